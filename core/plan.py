@@ -1,0 +1,292 @@
+"""The stage plan: two boundaries and three sparsities, the one description of a configuration, and how to propose one.
+
+Stages are named as sampling meets them: *early* is noisy (large t, first), *late* is almost clean (small t, last).
+Boundaries are scheduler timesteps counted from 0: late t < low, middle low <= t < high, early t >= high.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .dynamics import DEFAULT_THRESHOLD, Curves, curves
+from .errors import PlanError
+from .noise import NUM_TRAIN_TIMESTEPS, NoiseSchedule
+from .plan_checks import MAX_SPARSITY, check_keys, number_within, parse, short, whole
+
+STAGES = ("late", "middle", "early")
+PROPOSAL_CLIP = 0.7  # the formula never proposes more than this for a stage
+PAPER_EYE = (0.2, 0.6)  # the paper's Fig. 3: fast learning for t in (200, 600) of 1000
+FLAT_SPAN = 0.15  # the flatter preset stays within target +- this
+MIN_STAGE_SHARE = 0.02  # a smaller proposed stage is not worth a subnetwork: fall back
+MAX_FILE_BYTES = 1_000_000
+METHODS = ("obs", "magnitude")
+CALIBRATIONS = ("stage", "pooled")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Which share of heads and neurons is removed in which part of the trajectory. Immutable, always valid.
+
+    Raises PlanError, one sentence, for anything that cannot be.
+    """
+
+    boundaries: tuple[int, int]
+    sparsity: tuple[float, float, float]  # share removed, in STAGES order
+    name: str = ""
+    method: Literal["obs", "magnitude"] = "obs"  # magnitude: no compensation, a baseline
+    calibration: Literal["stage", "pooled"] = "stage"  # pooled: one compensation for all stages, a baseline
+    num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+
+    def __post_init__(self) -> None:
+        total = whole(self.num_train_timesteps, "num_train_timesteps")
+        if not 3 <= total <= 100_000:
+            raise PlanError(f"num_train_timesteps must lie between 3 and 100000, not {total}.")
+        if not isinstance(self.boundaries, (list, tuple)) or len(self.boundaries) != 2:
+            raise PlanError("boundaries must be two whole numbers, low then high, such as [93, 550].")
+        low, high = (whole(b, "boundaries") for b in self.boundaries)
+        if not 0 < low < high < total:
+            raise PlanError(f"boundaries must satisfy 0 < low < high < {total}, but they are {short(low)} and {short(high)}.")
+        if not isinstance(self.sparsity, (list, tuple)) or len(self.sparsity) != 3:
+            raise PlanError("sparsity must have three numbers: late, middle and early.")
+        sparsity = tuple(number_within(s, f"The sparsity of the {stage} stage") for s, stage in zip(self.sparsity, STAGES, strict=True))
+        if not isinstance(self.name, str) or len(self.name) > 200:
+            raise PlanError("name must be a text of at most 200 characters.")
+        for field, allowed in (("method", METHODS), ("calibration", CALIBRATIONS)):
+            if getattr(self, field) not in allowed:
+                raise PlanError(f"{field} must be {' or '.join(map(repr, allowed))}, not {short(getattr(self, field))}.")
+        for field, value in (("boundaries", (low, high)), ("sparsity", sparsity), ("num_train_timesteps", total)):
+            object.__setattr__(self, field, value)
+
+    # --- stages
+
+    def stage_of(self, t: float) -> int:
+        """0 late, 1 middle, 2 early: the one stage of scheduler timestep `t`, which may be fractional."""
+        t = float(t)
+        if not math.isfinite(t):
+            raise PlanError("A timestep must be a finite number to have a stage.")
+        low, high = self.boundaries
+        return 0 if t < low else 1 if t < high else 2
+
+    def stages_of(self, timesteps: Iterable[float]) -> list[int]:
+        """Stage of every timestep, in the given order."""
+        return [self.stage_of(t) for t in timesteps]
+
+    def stage_range(self, i: int) -> tuple[int, int]:
+        """(lo, hi), half-open: the scheduler timesteps of stage `i` (0 late, 1 middle, 2 early)."""
+        if i not in (0, 1, 2):
+            raise PlanError("A stage is 0 (late), 1 (middle) or 2 (early).")
+        edges = (0, *self.boundaries, self.num_train_timesteps)
+        return edges[i], edges[i + 1]
+
+    def steps_per_stage(self, timesteps: Iterable[float]) -> dict[str, int]:
+        """How many of the sampling timesteps fall into each stage, by stage name."""
+        stages = self.stages_of(timesteps)
+        return {stage: stages.count(i) for i, stage in enumerate(STAGES)}
+
+    def mean_sparsity(self, timesteps: Iterable[float]) -> float:
+        """Step-weighted mean of the sparsities: what the whole run saves, sum of w_i s_i with w_i = n_i / n."""
+        return float(self._weights(timesteps) @ np.array(self.sparsity))
+
+    def _weights(self, timesteps: Iterable[float]) -> np.ndarray:
+        counts = np.array(list(self.steps_per_stage(timesteps).values()), dtype=np.float64)
+        if counts.sum() == 0:
+            raise PlanError("There must be at least one sampling step to weigh the stages by.")
+        return counts / counts.sum()
+
+    # --- edits
+
+    def with_boundaries(self, low: int, high: int) -> StagePlan:
+        """The same plan with other boundaries."""
+        return replace(self, boundaries=(low, high))
+
+    def with_sparsity(self, late: float, middle: float, early: float) -> StagePlan:
+        """The same plan with other sparsities."""
+        return replace(self, sparsity=(late, middle, early))
+
+    def scaled_to(self, target: float, timesteps: Iterable[float]) -> StagePlan:
+        """The same proportions with a step-weighted mean of `target`; what exceeds 0.95 is shared out over the other stages.
+
+        A plan without any sparsity has no proportions and becomes uniform. Raises PlanError when the target cannot be reached.
+        """
+        weights, shape = self._weights(timesteps), np.array(self.sparsity)
+        if weights @ shape == 0:
+            shape = np.ones(3)
+        return self.with_sparsity(*_share_out(shape, weights, number_within(target, "The target sparsity"), MAX_SPARSITY))
+
+    # --- JSON
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a plan file; optional fields only where they differ from the default."""
+        plain: dict[str, Any] = {"boundaries": list(self.boundaries), "sparsity": dict(zip(STAGES, self.sparsity, strict=True))}
+        optional = fields(self)[2:]
+        return plain | {f.name: getattr(self, f.name) for f in optional if getattr(self, f.name) != f.default}
+
+    def dumps(self) -> str:
+        """The text of a plan file."""
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, plan: dict[str, Any] | str) -> StagePlan:
+        """A plan from plain data or from JSON text. Raises PlanError for unknown keys, wrong types and impossible values."""
+        if isinstance(plan, str):
+            plan = parse(plan)
+        known = [f.name for f in fields(cls)]
+        check_keys(plan, "A plan", known, required=known[:2])
+        sparsity = plan["sparsity"]
+        check_keys(sparsity, "sparsity", STAGES, required=STAGES)
+        return cls(**plan | {"sparsity": tuple(sparsity[stage] for stage in STAGES)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> StagePlan:
+        """Read a plan file. Raises PlanError, also when the file is missing or is not text."""
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+            if len(data) > MAX_FILE_BYTES:
+                raise PlanError(f"The plan file {path.name} is larger than 1 MB; it is not a plan.")
+            text = data.decode("utf-8-sig")
+        except FileNotFoundError as err:
+            raise PlanError(f"The plan file {path} does not exist; check the path.") from err
+        except UnicodeDecodeError as err:
+            raise PlanError(f"The plan file {path.name} is not UTF-8 text; save it as JSON.") from err
+        except (OSError, ValueError) as err:
+            raise PlanError(f"The plan file {path} cannot be read ({type(err).__name__}); check the path.") from err
+        return cls.from_json(text)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A proposed plan with the rule behind it in one plain sentence."""
+
+    plan: StagePlan
+    rule: str
+    fallback: bool  # the boundaries are ours, not the paper's rule
+    threshold: float  # M
+    lam: float
+
+
+def propose_plan(
+    schedule: NoiseSchedule,
+    target: float = 0.33,
+    timesteps: Sequence[float] | None = None,
+    m: float = DEFAULT_THRESHOLD,
+    lam: float | None = None,
+    variance: float = 1.0,
+    flat: bool = False,
+) -> Proposal:
+    """Boundaries by the paper's threshold rule, sparsities in proportion to 1 - mean score of the stage.
+
+    `timesteps` are the sampling timesteps whose counts weigh the stages (default: every training timestep), so that the
+    step-weighted mean is `target`. `flat` keeps every stage within target +- 0.15.
+    Raises PlanError for a target that cannot be reached with at most 0.7 in each stage.
+    """
+    if isinstance(m, bool) or not isinstance(m, Real) or not 0 < m < 1:
+        raise PlanError("The threshold M must be a number between 0 and 1.")
+    c = curves(schedule, variance, lam)
+    if c.score.max() <= 0:
+        raise PlanError(f"With lambda = {c.lam:g} every score is negative, so there is no threshold to cut at; choose a smaller lambda.")
+    boundaries, fallback = _boundaries(c, float(m))
+    sparsity = _formula(c, boundaries, number_within(target, "The target sparsity"), timesteps, flat)
+    name = "Formula, flatter" if flat else "Formula"
+    constants = f"M = {m:g}, lambda = {c.lam:g}" + (", our default as the paper does not give its own" if lam is None else "")
+    rule = _rule(boundaries, constants, float(target), fallback, flat)
+    return Proposal(_plan(c, boundaries, sparsity, name=name), rule, fallback, float(m), c.lam)
+
+
+def presets(schedule: NoiseSchedule, target: float = 0.33, timesteps: Sequence[float] | None = None) -> dict[str, StagePlan]:
+    """Plans to start from, by name, all with a step-weighted mean sparsity of `target`.
+
+    Uniform is the baseline of one network for all timesteps: equal sparsities and one pooled calibration.
+    """
+    target, c = number_within(target, "The target sparsity"), curves(schedule)
+    formula = propose_plan(schedule, target, timesteps).plan
+    eye = tuple(round(share * len(schedule)) for share in PAPER_EYE)
+    eye_name = f"Paper's eye [{eye[0]}, {eye[1]}]"
+    plans = (
+        formula,
+        propose_plan(schedule, target, timesteps, flat=True).plan,
+        _plan(c, eye, _formula(c, eye, target, timesteps, False), name=eye_name),
+        replace(formula, sparsity=(target,) * 3, calibration="pooled", name="Uniform"),
+    )
+    return {plan.name: plan for plan in plans}
+
+
+def _boundaries(c: Curves, m: float) -> tuple[tuple[int, int], bool]:
+    """((low, high), fallback): the contiguous stretch around the peak of Grad where score >= M max score.
+
+    A plain above/below test breaks into pieces for large lambda. Schedules whose Grad peaks at an end leave a stage
+    (nearly) empty; there the cuts are at equal thirds of the total MSE, which is our rule and not the paper's.
+    """
+    total, above = len(c.score), c.score >= m * c.score.max()
+    low = high = int(c.gradient.argmax())
+    if above[low]:
+        while low > 0 and above[low - 1]:
+            low -= 1
+        while high < total and above[high]:
+            high += 1
+    least = max(1, math.ceil(MIN_STAGE_SHARE * total))
+    if min(low, high - low, total - high) >= least:
+        return (low, high), False
+    low, high = (int(i) for i in np.searchsorted(c.mse, c.mse[-1] * np.array([1 / 3, 2 / 3])))
+    low = min(max(low, least), total - 2 * least)
+    return (low, min(max(high, low + least), total - least)), True
+
+
+def _formula(
+    c: Curves, boundaries: tuple[int, int], target: float, timesteps: Sequence[float] | None, flat: bool
+) -> tuple[float, float, float]:
+    """s_i = S (1 - m_i) / sum_j w_j (1 - m_j), m_i the mean of clip(score / max, 0, 1) over the stage, each at most 0.7."""
+    plan = _plan(c, boundaries, (0.0, 0.0, 0.0))
+    weights = plan._weights(c.timesteps if timesteps is None else timesteps)
+    importance = np.clip(c.score / c.score.max(), 0, 1)
+    shape = np.array([1 - importance[slice(*plan.stage_range(i))].mean() for i in range(3)])
+    sparsity = _share_out(shape, weights, target, PROPOSAL_CLIP)
+    widest = np.abs(sparsity - target).max()
+    if flat and widest > FLAT_SPAN:  # shrinking all deviations together leaves the weighted mean where it is
+        sparsity = target + (sparsity - target) * FLAT_SPAN / widest
+    return tuple(float(s) for s in sparsity)
+
+
+def _share_out(shape: np.ndarray, weights: np.ndarray, target: float, cap: float) -> np.ndarray:
+    """min(cap, k shape) with k such that sum w s = target: what the cap cuts off goes to the other stages in proportion."""
+    if target == 0:
+        return np.zeros(3)
+    capped = np.zeros(3, dtype=bool)
+    for _ in range(4):  # each round caps at least one more of three stages, or is done
+        room = target - cap * weights[capped].sum()
+        free = float((weights * shape)[~capped].sum())
+        if free <= 0:
+            break
+        k = room / free
+        new = ~capped & (k * shape > cap)
+        if not new.any():
+            return np.where(capped, cap, k * shape)
+        capped |= new
+    reach = cap * float(weights[shape > 0].sum())
+    if target <= reach + 1e-12:  # exactly at the limit
+        return np.where(shape > 0, cap, 0.0)
+    raise PlanError(f"A mean sparsity of {target:g} cannot be reached: these stages and steps allow at most {reach:.2f}; lower the target.")
+
+
+def _plan(c: Curves, boundaries: tuple[int, int], sparsity: tuple[float, float, float], name: str = "") -> StagePlan:
+    return StagePlan(boundaries, sparsity, name=name, num_train_timesteps=len(c.timesteps))
+
+
+def _rule(boundaries: tuple[int, int], constants: str, target: float, fallback: bool, flat: bool) -> str:
+    if fallback:
+        where = f"equal thirds of the total MSE, our fallback because the paper's rule ({constants}) leaves a stage nearly empty"
+    else:
+        where = f"the paper's rule, score >= M max score around the steepest MSE ({constants})"
+    how = f", kept within {FLAT_SPAN:g} of {target:g}" if flat else ""
+    low, high = boundaries
+    shares = f"sparsity in proportion to 1 - mean score of the stage{how}, step-weighted mean {target:g}"
+    return f"Boundaries [{low}, {high}] by {where}; {shares}."
