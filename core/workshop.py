@@ -1,0 +1,471 @@
+"""One loaded model with everything known about it: calibration, predictions, subnetworks.
+
+After one calibration any plan is arithmetic on Grams: `predict` answers from per-bin curves in milliseconds, or exactly from
+the stage's own Grams; `build` turns a plan into slim networks without running the model. One removal order a layer (all bins
+pooled), compensation per stage.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .calibration import CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint
+from .checkpoints import BUNDLED, Checkpoint, device_text, load_checkpoint
+from .errors import PlanError, Stopped, StudioError
+from .metrics import Judge
+from .mosaic import Cut, MosaicTransformer
+from .noise import BETA_SCHEDULES, NoiseSchedule
+from .obs import RemovalPath, compensated_weights
+from .orders import RemovalOrders, find_orders
+from .plan import STAGES, StagePlan
+from .prunable import PrunableLayer, find_layers, removed_groups
+from .timing import LatencyTable, count_macs, forward_call, measure_alternating
+
+LATENCY_SPARSITIES = (0.7, 0.45, 0.2, 0.0)
+
+
+@dataclass(frozen=True)
+class StagePrediction:
+    """What one stage costs and what it loses, before anything was measured on the finished networks."""
+
+    stage: str
+    steps: int  # sampling steps that fall in it
+    sparsity: float  # asked for
+    achieved: float  # share of prunable weights that goes, after whole heads and multiples of 16 neurons
+    macs: float  # one image, linear and convolution layers, both guidance halves, all steps of the stage
+    macs_dense: float
+    seconds: float | None  # the whole batch, all steps of the stage; None until the device's latency table is measured
+    seconds_dense: float | None
+    error: float | None  # mean over layers of ||W'X - WX||^2 / ||WX||^2 on calibration tokens
+    error_held_out: float | None = None  # the same on held-out tokens, in exact predictions only
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Sums over the stages. `error` is weighted by sampling steps."""
+
+    stages: tuple[StagePrediction, ...]
+    batch: int
+    exact: bool
+
+    def _sum(self, name: str) -> float | None:
+        values = [getattr(s, name) for s in self.stages]
+        return None if any(v is None for v in values) else sum(values)
+
+    @property
+    def macs(self) -> float:
+        return self._sum("macs")
+
+    @property
+    def macs_dense(self) -> float:
+        return self._sum("macs_dense")
+
+    @property
+    def seconds(self) -> float | None:
+        return self._sum("seconds")
+
+    @property
+    def seconds_dense(self) -> float | None:
+        return self._sum("seconds_dense")
+
+    @property
+    def error(self) -> float | None:
+        return self._weighted("error")
+
+    @property
+    def error_held_out(self) -> float | None:
+        return self._weighted("error_held_out")
+
+    def _weighted(self, name: str) -> float | None:
+        steps = sum(s.steps for s in self.stages)
+        if not steps or any(getattr(s, name) is None for s in self.stages if s.steps):
+            return None
+        return sum(getattr(s, name) * s.steps for s in self.stages if s.steps) / steps
+
+    @property
+    def speedup_macs(self) -> float:
+        return self.macs_dense / self.macs if self.macs else 1.0
+
+    @property
+    def speedup_seconds(self) -> float | None:
+        return self.seconds_dense / self.seconds if self.seconds else None
+
+
+class Workshop:
+    """A checkpoint and what was measured of it. Thread-safe; keep one per model (`get_workshop`)."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: CalibrationSettings | None = None, cache: Path | None = None):
+        self.checkpoint, self.settings = checkpoint, settings or CalibrationSettings()
+        self.transformer, self.vae = checkpoint.pipeline.transformer, checkpoint.pipeline.vae
+        self.device = self.transformer.proj_out_2.weight.device
+        self.dtype = self.transformer.proj_out_2.weight.dtype
+        self.name, self.class_names = checkpoint.name, checkpoint.class_names
+        self.latents, self.labels = checkpoint.latents, checkpoint.labels
+        self.device_text = device_text(self.device)
+        self.layers: list[PrunableLayer] = find_layers(self.transformer)
+        self.blocks = len(self.transformer.transformer_blocks)
+        scheduler = checkpoint.pipeline.scheduler
+        if getattr(scheduler.config, "prediction_type", "epsilon") != "epsilon":
+            raise StudioError(f"{self.name} predicts {scheduler.config.prediction_type}; only epsilon prediction is supported so far.")
+        own = scheduler.config.get("beta_schedule", "linear")
+        self.schedule = NoiseSchedule.from_scheduler(scheduler)
+        self.beta_schedule = own if own in BETA_SCHEDULES else "linear"
+        self.cache = Path(cache) if cache else cache_root()
+        self.lock = threading.RLock()
+        self._calibrating = threading.Lock()  # one calibration at a time; a second caller waits and finds it done
+        self.dense = MosaicTransformer(self.transformer, None, [None] * 3)
+        self._bank = GramBank(self.folder, self.layers, self.settings)
+        self._orders: RemovalOrders | None = None
+        self._paths: OrderedDict[tuple, RemovalPath] = OrderedDict()
+        self._built: OrderedDict[str, MosaicTransformer] = OrderedDict()
+        self._latency: dict[int, LatencyTable] = {}
+
+    # ------------------------------------------------------------ what is known
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of weights, calibration data and settings: names the folder in the cache."""
+        data = {} if self.latents is None else {"latents": self.latents, "labels": self.labels}
+        return fingerprint(self.transformer.state_dict(), data, asdict(self.settings), str(self.dtype))
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.cache / self.key
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """The feature network shipped beside the model, if any."""
+        folder = self.checkpoint.folder and self.checkpoint.folder / "features"
+        return Judge.load(folder) if folder and folder.exists() else None
+
+    def example(self):
+        """The finished comparison that ships with the model (a `core.sampling.Comparison`), or None."""
+        from .sampling import Comparison
+
+        folder = self.checkpoint.folder and self.checkpoint.folder / "example"
+        return Comparison.load(folder) if folder and folder.exists() else None
+
+    @cached_property
+    def forward_macs(self) -> tuple[int, int]:
+        """MACs of one dense forward of one image: (linear and convolution, attention products counted by formula)."""
+        linear, _ = count_macs(forward_call(self.dense.network(0), self.transformer.config, 1, self.device, self.dtype))
+        tokens = (self.transformer.config.sample_size // self.transformer.config.patch_size) ** 2
+        attention = sum(2 * tokens * tokens * x.groups * x.group_size for x in self.layers if x.kind == "heads")
+        return linear, attention
+
+    @property
+    def calibrated(self) -> bool:
+        return self._bank.complete and RemovalOrders.exists(self.folder)
+
+    @property
+    def calibration_text(self) -> str:
+        if not self.calibrated:
+            return "not calibrated on this machine yet"
+        o = self.orders
+        s = self.settings
+        return (
+            f"{s.images + s.held_out} images in each of {s.bins} timestep bins (a quarter held out), "
+            f"at least {o.tokens_per_column:.0f} tokens per column and bin, measured {o.when} on {o.device}"
+        )
+
+    @property
+    def orders(self) -> RemovalOrders:
+        """Removal orders and per-bin curves: this machine's, else the shipped ones. StudioError when there are none."""
+        with self.lock:
+            if self._orders is None or (self._orders.shipped and self.calibrated):
+                local = RemovalOrders.exists(self.folder)
+                shipped = self.checkpoint.folder and self.checkpoint.folder / "calibration"
+                if not local and not (shipped and RemovalOrders.exists(shipped)):
+                    raise StudioError("This model has not been calibrated yet: press Calibrate.")
+                self._orders = RemovalOrders.load(self.folder if local else shipped, self.layers, shipped=not local)
+            return self._orders
+
+    # ------------------------------------------------------------ calibration
+
+    def calibrate(self, progress: Progress | None = None, stop: threading.Event | None = None) -> None:
+        """Measure what is missing. Resumes; raises Stopped or StudioError, finished bins are kept."""
+        if self.latents is None:
+            raise StudioError("This model has no calibration data: put calibration/latents.safetensors (latents, labels) into its folder.")
+        with self._calibrating:  # not `lock`: predictions go on meanwhile
+            self._bank.check()
+            if self.calibrated:
+                return
+            start = time.perf_counter()
+            self._bank = calibrate(self.transformer, self.layers, self.schedule, self.latents, self.labels, self.folder, self.settings, progress, stop)
+            orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, started=start)
+            orders.save(self.folder)
+            with self.lock:
+                self._orders = None
+                self._paths.clear()
+                self._built.clear()
+
+    def snap(self, plan: StagePlan) -> StagePlan:
+        """The plan with its boundaries moved to the nearest bin edges (free boundaries cut a bin in proportion)."""
+        inner = self.settings.edges[1:-1]
+        low = min(inner[:-1], key=lambda e: abs(e - plan.boundaries[0]))  # the last edge is left for the high boundary
+        high = min((e for e in inner if e > low), key=lambda e: abs(e - plan.boundaries[1]))
+        return plan.with_boundaries(low, high)
+
+    # ------------------------------------------------------------ what a plan costs
+
+    def removed(self, sparsity: float) -> list[int]:
+        """Groups each layer loses, in `layers` order."""
+        return removed_groups(self.layers, sparsity)
+
+    def row_macs(self, sparsity: float) -> float:
+        """Linear and convolution MACs of one forward of one row at this sparsity."""
+        gone = sum(layer.macs_per_group * r for layer, r in zip(self.layers, self.removed(sparsity), strict=True))
+        return self.forward_macs[0] - gone
+
+    def predict(self, plan: StagePlan, timesteps: list[float], batch: int = 16, exact: bool = False, halves: int = 2) -> Prediction:
+        """Cost and error of a plan over these sampling timesteps. `exact` reads the stage's Grams (needs calibration)."""
+        self._check(plan)
+        counts = plan.steps_per_stage(timesteps)
+        table = self.latency(batch * halves)
+        dense, stages = self.forward_macs[0], []
+        for i, (stage, sparsity) in enumerate(zip(STAGES, plan.sparsity, strict=True)):
+            steps, macs = counts[stage], self.row_macs(sparsity)
+            if exact:
+                error, held_out = self.exact_error(plan, i)
+            else:
+                error, held_out = self._estimated_error(plan, i), None
+            weights = sum(x.weights_per_group * x.groups for x in self.layers)
+            gone = sum(x.weights_per_group * r for x, r in zip(self.layers, self.removed(sparsity), strict=True))
+            stages.append(
+                StagePrediction(
+                    stage, steps, sparsity, gone / weights, macs * halves * steps, dense * halves * steps,
+                    table and table.at(macs) * steps, table and table.at(dense) * steps, error, held_out,
+                )  # fmt: skip
+            )
+        return Prediction(tuple(stages), batch, exact)
+
+    def _estimated_error(self, plan: StagePlan, stage: int) -> float | None:
+        try:
+            orders = self.orders
+        except StudioError:
+            return None
+        if plan.method != "obs":
+            return None  # the curves are those of compensated pruning
+        low, high = plan.stage_range(stage) if plan.calibration == "stage" else (0, plan.num_train_timesteps)
+        return orders.estimate(self._bank.overlap(low, high), self.removed(plan.sparsity[stage]))
+
+    def exact_error(self, plan: StagePlan, stage: int) -> tuple[float, float]:
+        """Mean relative layer error of one stage on calibration and on held-out tokens, from the stage's own Grams."""
+        fit, held = [], []
+        low, high = self._range(plan, stage)
+        for i, removed in enumerate(self.removed(plan.sparsity[stage])):
+            a, b = self._layer_errors(plan, i, low, high, removed)
+            fit.append(a)
+            held.append(b)
+        return float(np.mean(fit)), float(np.mean(held))
+
+    def _layer_errors(self, plan: StagePlan, layer: int, low: float, high: float, removed: int) -> tuple[float, float]:
+        if not removed:
+            return 0.0, 0.0
+        path = self._path(layer, low, high)
+        weight = self._weight(layer).double().cpu()
+        if plan.method == "obs":
+            cut = path.weights_at(removed).double().cpu()
+        else:
+            cut = _magnitude_cut(weight, self.layers[layer], removed)[1]
+        difference = cut - weight
+        return tuple(
+            float(((difference @ gram) * difference).sum() / ((weight @ gram) * weight).sum())
+            for gram in (self._bank.gram(layer, low, high)[0], self._bank.gram(layer, low, high, held_out=True)[0])
+        )
+
+    def _check(self, plan: StagePlan) -> None:
+        if plan.num_train_timesteps != len(self.schedule):
+            raise PlanError(f"The plan counts {plan.num_train_timesteps} training timesteps, {self.name} has {len(self.schedule)}: make a plan for this model.")
+
+    def _range(self, plan: StagePlan, stage: int) -> tuple[float, float]:
+        return plan.stage_range(stage) if plan.calibration == "stage" else (0, plan.num_train_timesteps)
+
+    # ------------------------------------------------------------ subnetworks
+
+    def _weight(self, layer: int) -> Tensor:
+        return self.transformer.get_submodule(self.layers[layer].consumer).weight.detach()
+
+    def _path(self, layer: int, low: float, high: float) -> RemovalPath:
+        """The whole removal path of one layer on one stretch of timesteps; the last 64 are kept."""
+        key = (layer, low, high)
+        with self.lock:
+            if key in self._paths:
+                self._paths.move_to_end(key)
+                return self._paths[key]
+        if not self.calibrated:
+            raise StudioError("This model has not been calibrated on this machine yet: press Calibrate.")
+        x, orders = self.layers[layer], self.orders
+        gram, _ = self._bank.gram(layer, low, high)
+        path = RemovalPath.from_order(self._weight(layer).float(), gram.to(self.device), orders.order[layer], x.group_size, orders.damping[layer])
+        with self.lock:
+            self._paths[key] = path
+            while len(self._paths) > 64:
+                self._paths.popitem(last=False)
+        return path
+
+    def build(self, plan: StagePlan, progress: Progress | None = None, stop: threading.Event | None = None, masked: bool = False) -> MosaicTransformer:
+        """The subnetworks of a plan, ready to sample. Calibrates first if that was never done. Raises Stopped."""
+        self._check(plan)
+        if not self.calibrated and (plan.method == "obs" and any(any(self.removed(s)) for s in plan.sparsity)):
+            self.calibrate(progress, stop)
+        key = json.dumps([plan.to_json(), masked], sort_keys=True)
+        with self.lock:
+            if key in self._built:
+                self._built.move_to_end(key)
+                return self._built[key]
+            shared: dict[tuple, list[Cut] | None] = {}
+            cuts = []
+            for stage in range(3):
+                where = (*self._range(plan, stage), plan.sparsity[stage])
+                if where not in shared:
+                    shared[where] = self._cuts(plan, stage, progress, stop)
+                cuts.append(shared[where])
+            built = self._built[key] = MosaicTransformer(self.transformer, plan, cuts, masked)
+            while len(self._built) > 6:
+                self._built.popitem(last=False)
+        return built
+
+    def _cuts(self, plan: StagePlan, stage: int, progress: Progress | None, stop: threading.Event | None) -> list[Cut] | None:
+        low, high = self._range(plan, stage)
+        removed = self.removed(plan.sparsity[stage])
+        if not any(removed):
+            return None
+        cuts = []
+        for i, (layer, gone) in enumerate(zip(self.layers, removed, strict=True)):
+            if stop is not None and stop.is_set():
+                raise Stopped("Stopped while pruning; the model and the calibration are as they were.")
+            if progress is not None:
+                progress(stage * len(removed) + i, 3 * len(removed), f"pruning the {STAGES[stage]} stage, {layer.name}")
+            weight = self._weight(i)
+            if not gone:
+                cuts.append(Cut(torch.arange(layer.groups), None))
+            elif plan.method == "magnitude":
+                kept, cut = _magnitude_cut(weight, layer, gone)
+                cuts.append(Cut(kept, cut))
+            else:
+                cuts.append(self._compensated(i, low, high, gone))
+        return cuts
+
+    def _compensated(self, layer: int, low: float, high: float, gone: int) -> Cut:
+        """One level of one layer: from the path if it is there already, else from the kept columns alone (a third of the work)."""
+        x, orders = self.layers[layer], self.orders
+        kept = orders.order[layer][gone:].sort().values
+        path = self._paths.get((layer, low, high))
+        if path is not None:
+            return Cut(kept, path.weights_at(gone).to(self.dtype))
+        gram, _ = self._bank.gram(layer, low, high)
+        columns = (kept[:, None] * x.group_size + torch.arange(x.group_size)).flatten()
+        weight = compensated_weights(self._weight(layer).float(), gram.to(self.device), columns, orders.damping[layer])
+        return Cut(kept, weight.to(self.dtype))
+
+    # ------------------------------------------------------------ tables and pictures
+
+    def layer_table(self, plan: StagePlan, exact: bool = False) -> list[dict]:
+        """Dense against pruned, one row per layer and stage; `error` only with `exact` (needs calibration)."""
+        rows = []
+        for stage, name in enumerate(STAGES):
+            low, high = self._range(plan, stage)
+            removed = self.removed(plan.sparsity[stage])
+            for i, (layer, gone) in enumerate(zip(self.layers, removed, strict=True)):
+                fit, held = self._layer_errors(plan, i, low, high, gone) if exact else (None, None)
+                kept = layer.groups - gone
+                rows.append({
+                    "stage": name, "block": layer.block + 1, "layer": layer.name, "kind": layer.kind, "kept": kept, "of": layer.groups,
+                    "params_dense": layer.groups * layer.weights_per_group, "params_pruned": kept * layer.weights_per_group,
+                    "macs_dense": layer.groups * layer.macs_per_group, "macs_pruned": kept * layer.macs_per_group,
+                    "error": fit, "error_held_out": held,
+                })  # fmt: skip
+        return rows
+
+    def kept_share(self, plan: StagePlan) -> np.ndarray:
+        """Share of each block's prunable weights that runs: (3 stages, blocks)."""
+        total, kept = np.zeros(self.blocks), np.zeros((3, self.blocks))
+        for layer in self.layers:
+            total[layer.block] += layer.groups * layer.weights_per_group
+        for stage in range(3):
+            for layer, gone in zip(self.layers, self.removed(plan.sparsity[stage]), strict=True):
+                kept[stage, layer.block] += (layer.groups - gone) * layer.weights_per_group
+        return kept / total
+
+    # ------------------------------------------------------------ this device
+
+    def _latency_path(self, rows: int) -> Path:
+        name = fingerprint([self.device_text, rows, list(LATENCY_SPARSITIES), str(self.dtype)])
+        return self.folder / f"latency-{name}.json"
+
+    def latency(self, rows: int) -> LatencyTable | None:
+        """The device's latency table for a batch of `rows` denoiser rows, if it was measured."""
+        if rows not in self._latency:
+            table = LatencyTable.load(self._latency_path(rows))
+            if table is None:
+                return None
+            self._latency[rows] = table
+        return self._latency[rows]
+
+    def measure_latency(self, batch: int = 16, halves: int = 2, progress: Progress | None = None, stop: threading.Event | None = None) -> LatencyTable:
+        """Time forwards of four widths in turn (weights do not matter for time) and keep the medians."""
+        rows = batch * halves
+        known = self.latency(rows)
+        if known is not None:
+            return known
+        if progress is not None:
+            progress(0, 1, "measuring this device's speed at four widths")
+        calls, macs = [], []
+        for sparsity in LATENCY_SPARSITIES:
+            cuts = [
+                Cut(torch.arange(layer.groups - gone), self._weight(i)) if gone else Cut(torch.arange(layer.groups), None)
+                for i, (layer, gone) in enumerate(zip(self.layers, self.removed(sparsity), strict=True))
+            ]
+            model = MosaicTransformer(self.transformer, StagePlan((1, 2), (sparsity,) * 3), [cuts] * 3)
+            network = model.network(500) if sparsity else self.dense.network(500)
+            calls.append(_inference(forward_call(network, self.transformer.config, rows, self.device, self.dtype)))
+            macs.append(float(self.row_macs(sparsity)))
+        times = measure_alternating(calls, self.device, repeats=7, warm_up=2, stop=stop)
+        table = LatencyTable(self.device_text, rows, tuple(macs), tuple(float(np.median(t)) for t in times))
+        try:
+            table.save(self._latency_path(rows))
+        except OSError:
+            pass  # a full disk costs only the next start a second of measuring
+        self._latency[rows] = table
+        return table
+
+
+def _inference(call):
+    def run():
+        with torch.inference_mode():
+            call()
+
+    return run
+
+
+def _magnitude_cut(weight: Tensor, layer: PrunableLayer, removed: int) -> tuple[Tensor, Tensor]:
+    """The baseline: groups with the smallest column norm are zeroed, nothing is compensated."""
+    norms = weight.double().square().sum(0).view(layer.groups, layer.group_size).sum(1)
+    kept = norms.argsort()[removed:].sort().values.cpu()
+    mask = torch.zeros(layer.groups, dtype=torch.bool)
+    mask[kept] = True
+    return kept, weight * mask.repeat_interleave(layer.group_size).to(weight)
+
+
+_WORKSHOPS: dict[tuple, Workshop] = {}
+_WORKSHOPS_LOCK = threading.Lock()
+
+
+def get_workshop(model: str | Path = BUNDLED, device: str = "auto", revision: str | None = None) -> Workshop:
+    """The one workshop of this model in this process. Raises StudioError."""
+    key = (str(model), device, revision)
+    with _WORKSHOPS_LOCK:
+        if key not in _WORKSHOPS:
+            _WORKSHOPS[key] = Workshop(load_checkpoint(model, device, revision))
+        return _WORKSHOPS[key]
