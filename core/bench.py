@@ -1,0 +1,168 @@
+"""Measured claims, each from one command.
+
+    python -m core.bench speed                     # realised against MAC-predicted speed-up, batch 16, interleaved
+    python -m core.bench quality --out study.json  # the README's table; resumes, about an hour on two CPU cores
+
+`quality` samples in bf16 by default (twice as fast on CPUs that have it); it prints the latent MSE that bf16 alone causes, so that
+no difference below that floor is mistaken for a result. Neither runs beside anything else that wants the processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .checkpoints import BUNDLED
+from .denoise import Denoiser, decode, start_noise
+from .metrics import latent_mse, psnr, ssim
+from .plan import StagePlan, presets, propose_plan
+from .sampling import sampler
+from .timing import count_macs, forward_call, measure_alternating, module_forward, spread
+from .workshop import Workshop, get_workshop
+
+TARGETS = (0.33, 0.5)
+RUNS = ((50, 2000, (0, 1, 2)), (10, 2000, (0, 1, 2)), (20, 1000, (0,)), (7, 1000, (0,)))  # steps, images, seeds
+
+
+def contenders(workshop: Workshop, steps: int) -> Iterator[tuple[str, StagePlan | None, int]]:
+    """(name, plan, steps): dense, the plans, and dense with as many steps as the plan's work pays for."""
+    timesteps = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, steps).timesteps
+    yield "dense", None, steps
+    for target in TARGETS:
+        known = presets(workshop.schedule, target, timesteps)
+        formula, flatter, uniform = known["Formula"], known["Formula, flatter"], known["Uniform"]
+        work = workshop.predict(formula, timesteps).macs / workshop.predict(formula, timesteps).macs_dense
+        yield f"MosaicDiff {target}", formula, steps
+        yield f"MosaicDiff flatter {target}", flatter, steps
+        yield f"uniform OBS {target}", uniform, steps
+        yield f"magnitude, no compensation {target}", replace(uniform, method="magnitude"), steps
+        fewer = max(1, round(steps * work))
+        yield f"dense, {fewer} steps (work of {target})", None, fewer
+
+
+def quality(args: argparse.Namespace) -> None:
+    """FID, class accuracy and distance to dense of every contender; one row at a time into --out."""
+    workshop = get_workshop(args.model)
+    workshop.calibrate(lambda d, t, text: print(f"[{d}/{t}] {text}", file=sys.stderr, flush=True))
+    rows = json.loads(args.out.read_text()) if args.out.exists() else []
+    done = {(r["method"], r["base_steps"], r["seed"]) for r in rows}
+    dtype = getattr(torch, args.dtype)
+    for steps, n, seed in plan_of_runs(args):
+        reference = None
+        for name, plan, used in contenders(workshop, steps):
+            if (name, steps, seed) in done and name != "dense":
+                continue
+            latents, images, macs = draw(workshop, plan, used, n, seed, dtype)
+            if name == "dense":
+                reference = (latents, images)
+                if (name, steps, seed) in done:
+                    continue
+            labels = torch.arange(n) % len(workshop.class_names)
+            decibel = psnr(images, reference[1])
+            decibel = decibel[torch.isfinite(decibel)]
+            rows.append({
+                "method": name, "base_steps": steps, "steps": used, "seed": seed, "n": n, "macs": macs, "fid": workshop.judge.fid(images),
+                "class_accuracy": workshop.judge.class_accuracy(images, labels), "variance_ratio": workshop.judge.variance_ratio(images, labels),
+                "latent_mse": float(latent_mse(latents, reference[0]).mean()), "psnr": float(decibel.mean()) if len(decibel) else None,
+                "ssim": float(ssim(images, reference[1]).mean()), "dtype": args.dtype, "device": workshop.device_text,
+                "plan": plan and plan.to_json(), "when": time.strftime("%Y-%m-%d %H:%M"),
+            })  # fmt: skip
+            part = args.out.with_suffix(".part")
+            part.write_text(json.dumps(rows, indent=1) + "\n")
+            part.replace(args.out)
+            r = rows[-1]
+            fid = "-" if r["fid"] is None else f"{r['fid']:.2f}"
+            print(f"{steps:3d} steps, seed {seed}, {name:36s} FID {fid:>7s}  latent MSE {r['latent_mse']:.5f}  accuracy {r['class_accuracy']:.3f}", flush=True)
+    if args.dtype != "float32":
+        floor = rounding_floor(workshop, dtype)
+        print(f"latent MSE that {args.dtype} alone causes (dense, 50 steps, n = 200): {floor:.6f}")
+
+
+def plan_of_runs(args: argparse.Namespace) -> Iterator[tuple[int, int, int]]:
+    """(steps, images, seed), first seeds first, so that an interrupted study has every row once."""
+    for k in range(args.seeds):
+        for steps, n, seeds in RUNS:
+            if k < len(seeds):
+                yield steps, min(n, args.images or n), seeds[k]
+
+
+def draw(workshop: Workshop, plan: StagePlan | None, steps: int, n: int, seed: int, dtype: torch.dtype, batch: int = 250):
+    """Latents, pictures and MACs (all images, both guidance halves) of n seeded samples, classes in turn, DDIM, guidance 1.5."""
+    model = workshop.dense if plan is None else workshop.build(plan)
+    model = copy.deepcopy(model).to(dtype) if dtype != workshop.dtype else model
+    side = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, steps)
+    labels = torch.arange(n) % len(workshop.class_names)
+    noise = start_noise(n, workshop.transformer.config, seed)
+    latents = torch.cat([side.run(noise[i : i + batch], labels[i : i + batch], 1.5)[0] for i in range(0, n, batch)]).float().cpu()
+    macs = sum(workshop.row_macs(plan.sparsity[s] if plan is not None else 0.0) for s in side.stages) * 2 * n
+    return latents, decode(workshop.vae, latents), macs
+
+
+def rounding_floor(workshop: Workshop, dtype: torch.dtype) -> float:
+    """Latent MSE between dense runs in `dtype` and in the workshop's own precision."""
+    low, high = (draw(workshop, None, 50, 200, 0, d)[0] for d in (dtype, workshop.dtype))
+    return float(latent_mse(low, high).mean())
+
+
+def speed(args: argparse.Namespace) -> None:
+    """Denoiser forwards of whole sampling runs in turn: stock dense, dense with one embedder, and the formula's plans."""
+    workshop = get_workshop(args.model)
+    rows = args.batch * 2
+    stock = forward_call(module_forward(workshop.transformer), workshop.transformer.config, rows, workshop.device, workshop.dtype)
+    lines, out = [], {"device": workshop.device_text, "batch": args.batch, "when": time.strftime("%Y-%m-%d %H:%M"), "runs": args.repeats, "results": []}
+    timesteps = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 50).timesteps
+    for target in TARGETS:
+        plan = propose_plan(workshop.schedule, target, timesteps).plan
+        mosaic = workshop.build(plan)
+        counts = plan.steps_per_stage(timesteps)
+        networks = (workshop.dense.network(500), *mosaic.stages_as_networks())
+        forwards = [forward_call(f, workshop.transformer.config, rows, workshop.device, workshop.dtype) for f in networks]
+        with torch.inference_mode():
+            times = measure_alternating([stock, *forwards], workshop.device, repeats=args.repeats, warm_up=3)
+        weights = list(counts.values())
+        total = sum(weights)
+        per_round = [[times[1][r] * total, sum(times[2 + s][r] * weights[s] for s in range(3)), times[0][r] * total] for r in range(args.repeats)]
+        ratios = [a / b for a, b, _ in per_round]
+        stock_ratios = [c / b for _, b, c in per_round]
+        macs = workshop.predict(plan, timesteps, args.batch).speedup_macs
+        stock_macs = count_macs(stock)[0] / count_macs(forwards[0])[0] * macs
+        r = {
+            "target": target, "speedup_macs": macs, "speedup_measured": statistics.median(ratios), "spread": spread(ratios),
+            "realised": statistics.median(ratios) / macs, "against_stock_measured": statistics.median(stock_ratios),
+            "against_stock_spread": spread(stock_ratios), "against_stock_macs": stock_macs, "dense_seconds": statistics.median(a for a, _, _ in per_round),
+        }  # fmt: skip
+        out["results"].append(r)
+        lines.append(
+            f"target {target}: MACs ×{macs:.3f}, measured ×{r['speedup_measured']:.3f} ± {r['spread']:.3f} -> {r['realised']:.3f} of it; "
+            f"against diffusers' own forward ×{r['against_stock_measured']:.3f} ± {r['against_stock_spread']:.3f} (MACs ×{stock_macs:.3f})"
+        )
+    title = f"{out['device']}, batch {args.batch} with guidance, {args.repeats} rounds in turn, {out['when']}"
+    print(json.dumps(out) if args.json else "\n".join([title, *lines]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["speed", "quality"])
+    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("study.json"))
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, help="fewer images than the table's, for a quick look")
+    args = parser.parse_args()
+    {"speed": speed, "quality": quality}[args.what](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""Our sampling loop against the stock pipeline, every scheduler, and what a comparison reports."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from core import sampling
+from core.denoise import Denoiser, decode, start_noise
+from core.errors import Stopped, StudioError
+from core.metrics import FeatureNetwork, Judge, ReferenceStatistics
+from core.noise import SCHEDULERS, make_scheduler
+from core.plan import StagePlan
+from core.sampling import Comparison, Preview, SampleSettings, compare, grid, pictures, sampler
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers with NumPy 2
+
+PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75))
+ZERO = StagePlan((100, 600), (0.0, 0.0, 0.0))
+LABELS = torch.tensor([1, 5])
+
+
+def noise(n: int = 2, seed: int = 3) -> torch.Tensor:
+    return torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def finish(steps) -> Comparison:
+    *previews, last = steps
+    assert all(isinstance(p, Preview) for p in previews) and isinstance(last, Comparison)
+    return last
+
+
+@pytest.fixture(scope="module")
+def pair(workshop) -> tuple[list[Preview], Comparison]:
+    """Dense against a plan, small enough to be shown while it runs."""
+    *previews, last = compare(workshop, None, PLAN, SampleSettings((1, 5, 7), steps=10, repeats=2))
+    return previews, last
+
+
+# ------------------------------------------------------------ the loop
+
+
+@pytest.mark.parametrize("guidance", [1.5, 1.0])
+def test_ddim_gives_the_stock_pipelines_bits(workshop, guidance):
+    pipeline, seen = workshop.checkpoint.pipeline, []
+    handle = pipeline.vae.post_quant_conv.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    try:
+        random = torch.Generator().manual_seed(3)
+        images = pipeline(LABELS.tolist(), guidance_scale=guidance, num_inference_steps=7, generator=random, output_type="np").images
+    finally:
+        handle.remove()
+    ours, seconds = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 7).run(noise(), LABELS, guidance)
+    assert torch.equal(ours / workshop.vae.config.scaling_factor, seen[0])
+    assert len(seconds) == 7 and all(s > 0 for s in seconds)
+    decoded = decode(workshop.vae, ours)[:, 0].numpy()
+    assert np.abs((decoded / 2 + 0.5) - images.reshape(decoded.shape)).max() < 1e-6
+
+
+def reference(workshop, name, steps):
+    """The loop as diffusers' own documentation writes it: start at init_noise_sigma, scale the model input, step."""
+    scheduler, device = make_scheduler(name), workshop.device
+    scheduler.set_timesteps(steps, device=device)
+    x, random = noise().to(device) * scheduler.init_noise_sigma, torch.Generator().manual_seed(11)
+    extra = {"generator": random} if name in ("DDIM", "DDPM", "Euler", "Euler ancestral", "DPM-Solver++", "DPM2 ancestral") else {}
+    labels = torch.cat([LABELS, torch.full((2,), 1000)]).to(device)
+    with torch.inference_mode():
+        for t in scheduler.timesteps:
+            rows = scheduler.scale_model_input(torch.cat([x, x]), t)
+            eps, null = workshop.transformer(rows, timestep=t.expand(4), class_labels=labels).sample.chunk(2)
+            x = scheduler.step(null + 1.5 * (eps - null), t, x, **extra).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_is_run_as_diffusers_means_it(workshop, name):
+    ours, seconds = Denoiser(workshop.dense, sampler(workshop, name), workshop.schedule, 6).run(noise(), LABELS, 1.5, seed=11)
+    assert torch.isfinite(ours).all()
+    assert torch.allclose(ours, reference(workshop, name, 6), atol=1e-4, rtol=1e-4)
+
+
+def test_euler_ends_where_ddim_ends(workshop):
+    """Both follow the same ODE: with many steps they meet. Without init_noise_sigma or input scaling they would not."""
+    ends = {n: Denoiser(workshop.dense, sampler(workshop, n), workshop.schedule, 200).run(noise(), LABELS, 1.0)[0] for n in ("DDIM", "Euler")}
+    coarse = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 10).run(noise(), LABELS, 1.0)[0]
+    gap = (ends["DDIM"] - ends["Euler"]).square().mean()
+    assert gap < 0.02 * ends["DDIM"].square().mean()
+    assert gap < (ends["DDIM"] - coarse).square().mean()
+
+
+def test_the_guess_of_the_clean_latents_is_right(workshop):
+    """With DDIM the last step lands on its own guess; and in every step x_t = a x_0 + s e holds for the scheduler's own guess."""
+    model, scheduler = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 5), sampler(workshop, "DDIM")
+    steps = list(model.session(noise(), LABELS, 1.5))
+    assert torch.allclose(steps[-1].clean, model.latents, atol=1e-4)
+    assert scheduler.config.set_alpha_to_one
+    euler = Denoiser(workshop.dense, sampler(workshop, "Euler"), workshop.schedule, 5)
+    assert torch.allclose(list(euler.session(noise(), LABELS, 1.5))[-1].clean, euler.latents, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_step_runs_the_network_of_its_stage(workshop, name):
+    mosaic = workshop.build(PLAN)
+    model, ran = Denoiser(mosaic, sampler(workshop, name), workshop.schedule, 12), []
+    handles = [network.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, network in enumerate(mosaic.stages)]
+    try:
+        steps = list(model.session(noise(), LABELS, 1.5))
+    finally:
+        for handle in handles:
+            handle.remove()
+    expected = [0 if t < 100 else 1 if t < 600 else 2 for t in model.timesteps]
+    assert ran == expected == model.stages == [s.stage for s in steps]
+    assert set(expected) == {0, 1, 2} and [s.timestep for s in steps] == model.timesteps
+
+
+def test_runs_do_not_depend_on_runs_before(workshop):
+    """Multistep and stochastic schedulers carry state: a second run starts fresh, and nobody else's scheduler is touched."""
+    for name in ("UniPC", "DDPM", "Euler ancestral", "PNDM"):
+        scheduler = sampler(workshop, name)
+        before = copy.deepcopy(scheduler.__dict__)
+        model = Denoiser(workshop.dense, scheduler, workshop.schedule, 5)
+        assert torch.equal(model.run(noise(), LABELS, 1.5, seed=2)[0], model.run(noise(), LABELS, 1.5, seed=2)[0])
+        assert str(before) == str(scheduler.__dict__)
+
+
+def test_start_noise_is_seeded(workshop):
+    config = workshop.transformer.config
+    assert torch.equal(start_noise(3, config, 5), start_noise(3, config, 5)) and not torch.equal(start_noise(3, config, 5), start_noise(3, config, 6))
+    assert torch.equal(start_noise(2, config, 3), noise(2, 3))  # the stock pipeline's noise for this seed
+
+
+def test_stop_within_one_step(workshop):
+    stop, seen = threading.Event(), []
+
+    def watch(step):
+        seen.append(step.index)
+        if step.index == 2:
+            stop.set()
+
+    with pytest.raises(Stopped, match="step 3 of 20"):
+        Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 20).run(noise(), LABELS, 1.5, stop=stop, watch=watch)
+    assert seen == [0, 1, 2]
+
+
+# ------------------------------------------------------------ comparisons
+
+
+def test_dense_against_a_plan_of_zeros_gives_equal_pictures(workshop):
+    found = finish(compare(workshop, None, ZERO, SampleSettings((1, 5), steps=4, repeats=1)))
+    assert torch.equal(found.a.latents, found.b.latents) and torch.equal(found.a.images, found.b.images)
+    assert found.latent_mse == 0 and found.ssim == pytest.approx(1) and found.psnr is None and found.speedup_macs == 1
+    assert "same network" in found.verdict
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["psnr"] is None
+
+
+def test_both_sides_start_from_the_same_noise_also_when_the_sampler_draws(workshop):
+    found = finish(compare(workshop, None, ZERO, SampleSettings((1, 5), steps=4, repeats=1, scheduler="Euler ancestral")))
+    assert torch.equal(found.a.latents, found.b.latents)
+
+
+def test_pictures_are_those_of_the_loop(workshop, pair):
+    found = pair[1]
+    start = start_noise(3, workshop.transformer.config, 0)
+    for side, model in ((found.a, workshop.dense), (found.b, workshop.build(PLAN))):
+        latents = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, 10).run(start, torch.tensor([1, 5, 7]), 1.5)[0]
+        assert torch.equal(side.latents, latents.cpu()) and torch.equal(side.images, decode(workshop.vae, latents))
+        assert side.images.shape == (3, 1, 32, 32) and side.images.abs().max() <= 1
+    assert found.latent_mse == pytest.approx(float((found.a.latents - found.b.latents).square().mean()), rel=1e-5) and found.latent_mse > 0
+
+
+def test_figures_of_a_comparison(workshop, pair):
+    previews, found = pair
+    assert found.n == 3 and found.a.fid is None and found.b.class_accuracy is None  # no feature network beside this model
+    assert found.a.macs == workshop.forward_macs[0] * 2 * 10 * 3
+    steps = [PLAN.stage_of(t) for t in found.b.timesteps]
+    assert found.b.stages == steps and found.a.stages == [-1] * 10
+    assert found.b.macs == sum(int(workshop.row_macs(PLAN.sparsity[s])) for s in steps) * 2 * 3
+    assert found.speedup_macs == pytest.approx(found.a.macs / found.b.macs) and found.speedup_macs > 1
+    assert found.b.macs == pytest.approx(3 * workshop.predict(PLAN, found.b.timesteps).macs)
+    assert found.speedup_predicted == pytest.approx(workshop.predict(PLAN, found.b.timesteps, batch=3).speedup_seconds)
+    assert len(found.a.step_seconds) == len(found.b.step_seconds) == 2 and all(len(run) == 10 for run in found.a.step_seconds)
+    assert found.a.seconds == pytest.approx(np.median([sum(run) for run in found.a.step_seconds]))
+    assert sum(row["steps"] for row in found.stage_rows()) == 10
+    assert len(found.a.film) == len(found.b.film) == len(found.a.film_timesteps) == 8 and found.a.film[0].shape == (3, 1, 32, 32)
+    shown = [p for p in previews if p.image_a is not None]
+    assert len(shown) == 10 and shown[0].image_a.dtype == np.uint8 and shown[0].image_b.shape == (3, 32, 32)
+    assert [p.stage for p in shown] == steps and [p.step for p in shown] == list(range(10))
+
+
+KEYS = {"dense", "mosaic", "speedup_measured", "speedup_predicted", "speedup_macs", "psnr", "ssim", "latent_mse", "n", "device"}
+
+
+def test_json_has_what_the_command_line_promises(pair):
+    found = json.loads(json.dumps(pair[1].to_json(), allow_nan=False))  # strict JSON: no NaN, no tensors
+    assert found.keys() >= KEYS
+    for side in ("dense", "mosaic"):
+        assert found[side].keys() >= {"seconds", "seconds_spread", "macs", "fid", "class_accuracy"}
+        assert isinstance(found[side]["macs"], int) and found[side]["fid"] is None
+    assert found["dense"]["plan"] is None and StagePlan.from_json(found["mosaic"]["plan"]) == PLAN
+    assert found["speedup_predicted"] > 0 and found["verdict"].endswith(".")
+
+
+def test_a_comparison_there_and_back(pair, tmp_path):
+    found = pair[1]
+    found.save(tmp_path)
+    back = Comparison.load(tmp_path)
+    assert back.to_json() == found.to_json() and back.settings == found.settings
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".safetensors"]
+    for a, b in ((found.a, back.a), (found.b, back.b)):
+        assert (a.images - b.images).abs().max() <= 1 / 255 + 1e-6 and (pictures(a.images) == pictures(b.images)).all()
+        assert torch.allclose(a.latents, b.latents, rtol=1e-3, atol=1e-3) and len(b.film) == 8 and b.stages == a.stages
+    (tmp_path / "comparison.json").write_text("{")
+    with pytest.raises(StudioError, match="cannot be read"):
+        Comparison.load(tmp_path)
+
+
+def test_names_tell_the_sides_apart(workshop):
+    found = finish(compare(workshop, PLAN, StagePlan((100, 600), (0.5, 0.5, 0.5)), SampleSettings((1,), steps=2, repeats=1)))
+    assert (found.a.name, found.b.name) == ("MosaicDiff (A)", "MosaicDiff (B)")
+
+
+def test_a_slower_plan_is_called_slower(pair):
+    found = copy.copy(pair[1])
+    found.a, found.b = copy.copy(found.a), copy.copy(found.b)
+    found.a.step_seconds, found.b.step_seconds = [[0.1] * 10] * 3, [[0.2] * 10] * 3
+    assert "was not faster" in found.verdict and found.speedup_measured == pytest.approx(0.5) and found.speedup_spread == 0
+    found.b.step_seconds = [[0.1] * 10] * 3
+    assert "not measurably faster" in found.verdict
+    found.b.step_seconds = [[0.05] * 10] * 3
+    assert "50% less time" in found.verdict and "×2.00" in found.verdict
+
+
+# ------------------------------------------------------------ large sets
+
+
+@pytest.fixture
+def judged(workshop, monkeypatch):
+    torch.manual_seed(0)
+    judge = Judge(FeatureNetwork(width=2, features=4).eval(), ReferenceStatistics(torch.zeros(4), torch.eye(4), torch.ones(10), 10))
+    monkeypatch.setitem(workshop.__dict__, "judge", judge)
+
+
+def test_large_sets_are_timed_batch_by_batch(workshop, judged, monkeypatch):
+    monkeypatch.setattr(sampling, "BATCH", 8)
+    monkeypatch.setattr(sampling, "IN_STEP", 4)
+    monkeypatch.setattr("core.metrics.MIN_IMAGES_FOR_FID", 20)
+    found = finish(compare(workshop, None, PLAN, SampleSettings(tuple(i % 10 for i in range(20)), steps=2)))
+    assert found.n == 20 and found.a.images.shape[0] == 20 and len(found.a.step_seconds) == 2  # two full batches; the rest is not timed
+    assert found.a.seconds == pytest.approx(20 / 8 * np.median([sum(r) for r in found.a.step_seconds]))
+    assert found.a.macs == workshop.forward_macs[0] * 2 * 2 * 20
+    assert found.a.fid > 0 and found.b.fid > 0 and 0 <= found.a.class_accuracy <= 1
+    first = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 2)
+    start = start_noise(20, workshop.transformer.config, 0)
+    rows = slice(8, 16)  # the second batch is rows 8 to 15 of the one seed's noise
+    again = first.run(start[rows], torch.tensor([i % 10 for i in range(20)])[rows], 1.5)[0].cpu()
+    assert torch.equal(found.a.latents[rows], again)
+
+
+def test_one_short_batch_is_timed_too(workshop, monkeypatch):
+    monkeypatch.setattr(sampling, "BATCH", 8)
+    monkeypatch.setattr(sampling, "IN_STEP", 4)
+    found = finish(compare(workshop, None, PLAN, SampleSettings((1,) * 6, steps=2, repeats=2)))
+    assert len(found.a.step_seconds) == 2 and found.a.scale == 1
+
+
+def test_no_fid_below_200(workshop, judged):
+    found = finish(compare(workshop, None, PLAN, SampleSettings((1, 2), steps=2, repeats=1)))
+    assert found.a.fid is None and found.b.fid is None and found.a.class_accuracy is not None
+
+
+# ------------------------------------------------------------ stop
+
+
+def test_stop_while_both_sides_walk(workshop):
+    stop, seen = threading.Event(), []
+    with pytest.raises(Stopped, match="before anything was timed"):
+        for item in compare(workshop, None, PLAN, SampleSettings((1,), steps=10, repeats=1), stop):
+            if item.step is not None:
+                seen.append(item.step)
+                stop.set()
+    assert seen == [0]
+
+
+def test_stop_while_timing_keeps_the_complete_runs(workshop):
+    stop, last = threading.Event(), None
+    for last in compare(workshop, None, PLAN, SampleSettings((1,), steps=3, repeats=4), stop):
+        if isinstance(last, Preview) and last.text.startswith("timing run 3"):
+            stop.set()
+    assert last.timed_runs == 2 and "2 of 4 timed runs" in last.notes
+
+
+def test_stop_in_a_large_set(workshop, monkeypatch):
+    monkeypatch.setattr(sampling, "BATCH", 4)
+    monkeypatch.setattr(sampling, "IN_STEP", 2)
+    stop = threading.Event()
+    with pytest.raises(Stopped):
+        for item in compare(workshop, None, PLAN, SampleSettings((1,) * 12, steps=3), stop):
+            if item.text.startswith("batch 1"):
+                stop.set()
+
+
+# ------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"labels": ()}, {"labels": (1,) * 10_001}, {"steps": 0}, {"steps": 1001}, {"steps": 2.0}, {"steps": True}, {"guidance": math.nan},
+        {"guidance": -1}, {"guidance": "2"}, {"seed": -1}, {"seed": 1.5}, {"seed": 2**60}, {"repeats": 0}, {"repeats": 99},
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(StudioError) as err:
+        SampleSettings(**{"labels": (1,)} | wrong)
+    assert str(err.value).endswith(".") and "\n" not in str(err.value)
+
+
+@pytest.mark.parametrize("label", [-1, 1000, 1.0, "3"])
+def test_unknown_classes_are_refused(workshop, label):
+    with pytest.raises(StudioError, match="is not a class"):
+        next(compare(workshop, None, PLAN, SampleSettings((label,))))
+
+
+@pytest.mark.parametrize("name", ["Flow matching", "EDM", "Karras"])
+def test_schedulers_that_do_not_suit_the_model_are_refused_before_anything_runs(workshop, name):
+    with pytest.raises(StudioError, match="choose one of DDIM"):
+        next(compare(workshop, None, PLAN, SampleSettings((1,), scheduler=name)))
+
+
+def test_steps_a_scheduler_cannot_do_are_refused(workshop):
+    with pytest.raises(StudioError, match="cannot sample in 2 steps"):
+        next(compare(workshop, None, PLAN, SampleSettings((1,), steps=2, scheduler="DPM2 ancestral")))
+
+
+def test_numpy_numbers_become_plain_ones():
+    settings = SampleSettings(tuple(np.arange(3)), steps=np.int64(5), seed=np.int32(1))
+    assert json.loads(json.dumps(settings.to_json()))["labels"] == [0, 1, 2]
+
+
+def test_trained_betas_of_the_model_are_used(workshop, monkeypatch):
+    from diffusers import DDIMScheduler
+
+    own = np.linspace(0.0002, 0.03, 1000).tolist()
+    monkeypatch.setattr(workshop.checkpoint.pipeline, "scheduler", DDIMScheduler(trained_betas=own, clip_sample=False))
+    assert sampler(workshop, "DPM-Solver++").betas.tolist() == pytest.approx(own)
+
+
+# ------------------------------------------------------------ pictures
+
+
+def test_grid_is_row_by_row():
+    images = torch.stack([torch.full((1, 2, 2), v) for v in (-1.0, 0.0, 1.0)])
+    sheet = grid(images, columns=2, scale=2)
+    assert sheet.shape == (8, 8) and sheet.dtype == np.uint8
+    assert (sheet[:4, :4] == 0).all() and (sheet[:4, 4:] == 128).all() and (sheet[4:, :4] == 255).all() and (sheet[4:, 4:] == 255).all()
+    assert grid(torch.zeros(4, 3, 5, 5)).shape == (10, 10, 3)
