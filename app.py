@@ -1,0 +1,117 @@
+"""MosaicDiff Studio: `python app.py` opens the page, `python app.py curves|prune|compare --json` does the same work without one.
+
+Heavy imports happen inside the verbs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+BUNDLED = "the bundled model"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that refuses in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def _common(suppress: bool) -> argparse.ArgumentParser:
+    """Options of every verb. Suppressed defaults leave alone what was given before the verb."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS if suppress else None)
+    common.add_argument("--model", metavar="FOLDER|ID", help=f"diffusers DiT pipeline, a folder or a hub id (default: {BUNDLED})")
+    common.add_argument("--revision", help="branch or commit of a hub id, e.g. refs/pr/1")
+    device = {} if suppress else {"default": "auto"}
+    common.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **device)
+    return common
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. `--model`, `--revision` and `--device` mean the same on every verb, and before it."""
+    common = _common(suppress=True)
+    page = argparse.ArgumentParser(add_help=False)
+    page.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    page.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
+    page.add_argument("--share", action="store_true", help="public link through Gradio's tunnel: leaves this machine, never the default")
+    page.add_argument("--plan", metavar="FILE", help="plan file to open with")
+
+    root = Parser(prog="app.py", description="See, tune and prove training-free pruning of diffusion models.", parents=[_common(suppress=False), page])
+    verbs = root.add_subparsers(dest="verb", metavar="curves|prune|compare", title="without a browser")
+
+    curves = verbs.add_parser("curves", parents=[common], help="theoretical curves, boundaries and sparsities of a noise schedule")
+    curves.add_argument("--beta-schedule", default="linear", help="linear, scaled_linear, squaredcos_cap_v2, sigmoid")
+    curves.add_argument("--beta-start", type=float)
+    curves.add_argument("--beta-end", type=float)
+    curves.add_argument("--scheduler", default="DDIM", help="sampler whose steps are counted, e.g. DDIM, Euler, DPM-Solver++")
+    curves.add_argument("--target", type=float, default=0.33, help="mean sparsity over the sampling steps (default 0.33)")
+    curves.add_argument("--steps", type=int, default=50, help="sampling steps (default 50)")
+    curves.add_argument("--variance", type=float, default=1.0, help="mean square of a latent value (default 1)")
+
+    prune = verbs.add_parser("prune", parents=[common], help="write the subnetworks of a plan")
+    prune.add_argument("--plan", metavar="FILE", required=True)
+    prune.add_argument("--out", metavar="DIR", required=True, help="folder for safetensors and manifest.json (new or empty)")
+    prune.add_argument("--steps", type=int, default=50, help="sampling steps that MACs are counted over (default 50)")
+
+    compare = verbs.add_parser("compare", parents=[common], help="sample dense and a plan from the same noise, timed in turn")
+    compare.add_argument("--plan", metavar="FILE", required=True)
+    compare.add_argument("--against", metavar="FILE", help="a plan in dense's place")
+    compare.add_argument("--images", type=int, default=16, help="how many (default 16); FID from 200")
+    compare.add_argument("--steps", type=int, default=50)
+    compare.add_argument("--seed", type=int, default=0)
+    compare.add_argument("--guidance", type=float, default=1.5)
+    compare.add_argument("--scheduler", default="DDIM")
+    compare.add_argument("--repeats", type=int, default=3, help="timed runs of each side (default 3; large sets time every batch of 100)")
+    compare.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
+    for verb in (curves, prune, compare):
+        verb.add_argument("--json", action="store_true", help="one JSON object on stdout (progress goes to stderr)")
+    return root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb or open the page; 0 when it worked, 2 for something the user can mend (one sentence on stderr)."""
+    args = parser().parse_args(arguments)
+    from core.errors import StudioError
+
+    try:
+        if args.verb is None:
+            return open_studio(args)
+        from core import commands
+
+        return getattr(commands, args.verb)(args)
+    except StudioError as err:
+        print(f"app.py: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("app.py: stopped; finished calibration bins are kept.", file=sys.stderr)
+        return 130
+
+
+def open_studio(args: argparse.Namespace) -> int:
+    """Build the page and serve it until Ctrl-C."""
+    from core.plan import StagePlan
+
+    plan = StagePlan.load(args.plan) if args.plan else None  # a bad plan is refused before anything heavy is loaded
+    from core.checkpoints import BUNDLED as bundled
+    from core.workshop import get_workshop
+
+    workshop = get_workshop(args.model or bundled, args.device, args.revision)
+    from mosaic_ui.studio import build_studio, launch_options
+
+    host = args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"Listening on {host}: anybody who can reach this machine can use the studio.", file=sys.stderr)
+    demo = build_studio(workshop, plan)
+    demo.launch(server_name=host, server_port=args.port, share=args.share, **launch_options())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

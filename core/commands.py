@@ -1,0 +1,200 @@
+"""The verbs of the command line: the studio's work without a browser. One JSON object on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .errors import StudioError
+
+
+def curves(args: argparse.Namespace) -> int:
+    """Theory of one noise schedule: curves, proposed boundaries and sparsities."""
+    from .dynamics import curves as theory
+    from .noise import NoiseSchedule, make_scheduler, sampling_timesteps
+    from .plan import STAGES, propose_plan
+
+    schedule = NoiseSchedule.from_betas(args.beta_schedule, args.beta_start, args.beta_end)
+    if not math.isfinite(args.variance) or args.variance <= 0:
+        raise StudioError(f"--variance must be a positive number, not {args.variance}.")
+    timesteps = sampling_timesteps(make_scheduler(args.scheduler, args.beta_schedule, args.beta_start, args.beta_end), args.steps)
+    proposal = propose_plan(schedule, args.target, timesteps, variance=args.variance)
+    found = theory(schedule, args.variance)
+    plan = proposal.plan
+    result = {
+        "timesteps": [int(t) for t in found.timesteps], "mse": found.mse.tolist(), "gradient": found.gradient.tolist(),
+        "log_snr": found.log_snr.tolist(), "score": found.score.tolist(), "boundaries": list(plan.boundaries),
+        "sparsity": dict(zip(STAGES, plan.sparsity, strict=True)), "steps_per_stage": plan.steps_per_stage(timesteps),
+        "rule": proposal.rule, "threshold": proposal.threshold, "lambda": proposal.lam, "fallback": proposal.fallback,
+        "beta_schedule": args.beta_schedule, "scheduler": args.scheduler, "steps": args.steps, "target": args.target,
+    }  # fmt: skip
+    low, high = plan.boundaries
+    text = [proposal.rule, f"boundaries {low} and {high}"]
+    text += [f"{s}: {n} of {len(timesteps)} steps, sparsity {v:.2f}" for s, n, v in zip(STAGES, result["steps_per_stage"].values(), plan.sparsity, strict=True)]
+    return _say(args, result, text)
+
+
+def prune(args: argparse.Namespace) -> int:
+    """Write the subnetworks of a plan: one safetensors file a stage and a readable manifest."""
+    from .noise import sampling_timesteps
+    from .plan import STAGES, StagePlan
+
+    plan = StagePlan.load(args.plan)
+    out = _fresh_folder(args.out)
+    workshop = _workshop(args)
+    timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
+    workshop.calibrate(_progress)
+    start = time.perf_counter()
+    mosaic = workshop.build(plan, _progress)
+    seconds = time.perf_counter() - start
+    prediction = workshop.predict(plan, timesteps, exact=True)
+    layers = workshop.layer_table(plan, exact=True)
+    result = {
+        "plan": plan.to_json(), "model": workshop.name, "device": workshop.device_text, "calibration": workshop.calibration_text,
+        "macs": {s.stage: {"steps": s.steps, "dense": s.macs_dense, "pruned": s.macs} for s in prediction.stages},
+        "macs_unit": f"one image, {args.steps} steps, both guidance halves, linear and convolution layers",
+        "speedup_macs": prediction.speedup_macs, "error": {s.stage: s.error for s in prediction.stages},
+        "error_held_out": {s.stage: s.error_held_out for s in prediction.stages}, "layers": layers, "seconds": seconds, "out": str(args.out),
+    }  # fmt: skip
+    files = write_subnetworks(mosaic, out, result | {"base": workshop.key})
+    result["files"] = files
+    text = [f"{s.stage}: {s.steps} steps, {s.macs / 1e9:.2f} of {s.macs_dense / 1e9:.2f} GMACs, layer error {s.error:.4f}" for s in prediction.stages]
+    return _say(args, result, [*text, f"×{prediction.speedup_macs:.2f} fewer MACs over the whole run; {len(STAGES)} subnetworks in {args.out}"])
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Dense (or --against) and a plan from the same noise."""
+    from .plan import StagePlan
+    from .sampling import Comparison, Preview, SampleSettings
+    from .sampling import compare as run
+
+    plan = StagePlan.load(args.plan)
+    against = StagePlan.load(args.against) if args.against else None
+    if not 1 <= args.images <= 10_000:
+        raise StudioError(f"--images must lie between 1 and 10000, not {args.images}.")
+    out = _folder(args.out) if args.out else None
+    workshop = _workshop(args)
+    classes = list(workshop.class_names)
+    labels = tuple(classes[i % len(classes)] for i in range(args.images))
+    settings = SampleSettings(labels, args.steps, args.guidance, args.seed, args.scheduler, args.repeats)
+    if plan.method == "obs" or (against is not None and against.method == "obs"):
+        workshop.calibrate(_progress)
+    comparison = None
+    for item in run(workshop, against, plan, settings):
+        if isinstance(item, Preview):
+            _progress(item.done, item.total, item.text)
+        else:
+            comparison = item
+    assert isinstance(comparison, Comparison)  # `run` ends with one or raises
+    result = comparison.to_json()
+    if out is not None:
+        write_pictures(comparison, out)
+        _write_text(out / "result.json", json.dumps(_finite(result), indent=2))
+    fid = f", FID {comparison.a.fid:.2f} -> {comparison.b.fid:.2f}" if comparison.b.fid is not None else ""
+    text = [comparison.verdict, f"latent MSE {comparison.latent_mse:.4f}, SSIM {comparison.ssim:.3f}{fid} (n = {comparison.n}, {comparison.device})"]
+    return _say(args, result, text)
+
+
+def write_subnetworks(mosaic: Any, out: Path, facts: dict[str, Any]) -> list[str]:
+    """`late|middle|early.safetensors` hold what differs from the dense model; `manifest.json` says what is kept. Written whole or not at all."""
+    from safetensors.torch import save_file
+
+    from .plan import STAGES
+
+    base = {v.data_ptr() for v in mosaic.dense.state_dict().values()}
+    part, files = out.with_name(out.name + ".part"), []
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        for stage, network in zip(STAGES, mosaic.stages, strict=True):
+            tensors = {k: v.contiguous() for k, v in network.state_dict().items() if v.data_ptr() not in base}
+            save_file(tensors, part / f"{stage}.safetensors", metadata={"stage": stage, "format": "pt"})
+            files.append(f"{stage}.safetensors")
+        (part / "manifest.json").write_text(json.dumps(_finite(facts | {"kept": kept_widths(mosaic)}), indent=2) + "\n")
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    except Exception as err:  # safetensors wraps a full disk in its own error
+        shutil.rmtree(part, ignore_errors=True)
+        raise StudioError(f"The subnetworks could not be written to {out.name}/ ({err}); nothing was left there.") from err
+    return [*files, "manifest.json"]
+
+
+def kept_widths(mosaic: Any) -> dict[str, list[dict[str, int]]]:
+    """Heads and neurons that each block keeps, per stage."""
+    from .plan import STAGES
+
+    return {
+        stage: [{"heads": b.attn1.heads, "neurons": b.ff.net[2].in_features} for b in network.transformer_blocks]
+        for stage, network in zip(STAGES, mosaic.stages, strict=True)
+    }
+
+
+def write_pictures(comparison: Any, out: Path) -> None:
+    """Grids of the first hundred images of each side, lossless."""
+    from PIL import Image
+
+    from .sampling import grid
+
+    for letter, side in (("dense" if comparison.a.plan is None else "against", comparison.a), ("mosaic", comparison.b)):
+        try:
+            Image.fromarray(grid(side.images[:100], 10, scale=2)).save(out / f"{letter}.png")
+        except OSError as err:
+            raise StudioError(f"The pictures could not be written to {out.name}/ ({err.strerror}).") from err
+
+
+def _workshop(args: argparse.Namespace) -> Any:
+    from .checkpoints import BUNDLED
+    from .workshop import get_workshop
+
+    return get_workshop(args.model or BUNDLED, args.device, args.revision)
+
+
+def _folder(name: str) -> Path:
+    path = Path(name)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as err:
+        raise StudioError(f"The folder {name} cannot be written ({err.strerror}).") from err
+    return path
+
+
+def _fresh_folder(name: str) -> Path:
+    path = Path(name).resolve()  # "." has no name to write beside
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StudioError(f"{name} exists and is not an empty folder; name another one for --out.")
+    _folder(str(path.parent) or ".")
+    return path
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n")
+    except OSError as err:
+        raise StudioError(f"{path.name} could not be written ({err.strerror}).") from err
+
+
+def _progress(done: int, total: int, text: str) -> None:
+    print(f"[{done}/{total}] {text}", file=sys.stderr, flush=True)
+
+
+def _say(args: argparse.Namespace, result: dict[str, Any], text: list[str]) -> int:
+    """JSON has no NaN or infinity: they become null."""
+    print(json.dumps(_finite(result)) if args.json else "\n".join(text))
+    return 0
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

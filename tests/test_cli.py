@@ -1,0 +1,235 @@
+"""The command line as a user runs it: one JSON object on stdout, one sentence and exit code 2 for what can be mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import app  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers with NumPy 2
+
+HEAVY = ("torch", "diffusers", "gradio", "plotly", "numpy")
+PLAN = {"boundaries": [93, 550], "sparsity": {"late": 0.5, "middle": 0.25, "early": 0.5}}
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def verb(capsys, *arguments: str) -> tuple[int, str, str]:
+    """`python app.py ...` in this process: exit code, stdout, stderr."""
+    try:
+        code = app.main(list(arguments))
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refused(capsys, *arguments: str) -> str:
+    code, out, err = verb(capsys, *arguments)
+    assert code == 2 and out == "" and err.startswith("app.py") and err.count("\n") == 1 and "Traceback" not in err, err
+    return err
+
+
+def curves(capsys, *arguments: str) -> dict:
+    code, out, _ = verb(capsys, "curves", "--json", *arguments)
+    assert code == 0 and out.count("\n") == 1
+    return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.fixture
+def plan_file(tmp_path) -> Path:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(PLAN))
+    return path
+
+
+# ------------------------------------------------------------ imports
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, app\ntry:\n    app.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        f"print('HEAVY', [m for m in {HEAVY} if m in sys.modules])"
+    )
+    out = python(code)
+    assert "HEAVY []" in out and "curves" in out and "--share" in out
+
+
+def test_core_imports_neither_gradio_nor_plotly():
+    modules = [f"core.{p.stem}" for p in (ROOT / "core").glob("*.py") if p.stem != "__init__"]
+    code = f"import sys, importlib\n[importlib.import_module(m) for m in {modules}]\nprint([m for m in ('gradio', 'plotly', 'mosaic_ui') if m in sys.modules])"
+    assert python(code).strip() == "[]"
+
+
+def test_theory_needs_no_torch():
+    assert python("import sys, core, core.plan, core.dynamics, core.noise\nprint([m for m in ('torch', 'diffusers') if m in sys.modules])").strip() == "[]"
+
+
+# ------------------------------------------------------------ the parser
+
+
+def test_common_options_may_stand_before_the_verb():
+    given = app.parser().parse_args(["--model", "x", "--device", "cpu", "prune", "--plan", "p", "--out", "o"])
+    assert (given.model, given.device, given.revision) == ("x", "cpu", None)
+    given = app.parser().parse_args(["--model", "x", "prune", "--model", "y", "--plan", "p", "--out", "o"])
+    assert given.model == "y"
+    given = app.parser().parse_args(["compare", "--plan", "p"])
+    assert (given.model, given.device, given.images, given.guidance) == (None, "auto", 16, 1.5)
+    assert app.parser().parse_args(["--plan", "p"]).verb is None
+
+
+# ------------------------------------------------------------ curves
+
+
+def test_curves_of_the_linear_schedule(capsys):
+    """The check values of method.md; t there counts from 1."""
+    found = curves(capsys)
+    for key in ("timesteps", "mse", "gradient", "log_snr", "score"):
+        assert len(found[key]) == 1000
+    assert found["timesteps"] == list(range(1000))
+    for t, mse in ((100, 0.106), (200, 0.376), (550, 1.570), (600, 1.678), (1000, 1.987)):
+        assert found["mse"][t - 1] == pytest.approx(mse, abs=6e-4)
+    for t, snr in ((1, 9.21), (100, 2.17), (550, -3.03), (1000, -10.1)):
+        assert found["log_snr"][t - 1] == pytest.approx(snr, abs=0.06)
+    assert max(found["gradient"]) == pytest.approx(3.837e-3, rel=1e-3) and found["gradient"].index(max(found["gradient"])) == 312
+    assert found["boundaries"] == [93, 550]
+    assert [round(found["sparsity"][s], 2) for s in ("late", "middle", "early")] == [0.40, 0.10, 0.55]
+    assert sum(found["steps_per_stage"].values()) == 50
+    steps, sparsity = found["steps_per_stage"], found["sparsity"]
+    assert sum(steps[s] * sparsity[s] for s in steps) / 50 == pytest.approx(0.33)
+
+
+def test_curves_of_the_scaled_linear_schedule(capsys):
+    found = curves(capsys, "--beta-schedule", "scaled_linear")
+    assert found["boundaries"] == [90, 831]
+    assert max(found["gradient"]) == pytest.approx(2.541e-3, rel=1e-3) and found["gradient"].index(max(found["gradient"])) == 489
+    assert found["mse"][549] == pytest.approx(1.072, abs=6e-4)
+
+
+@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "sigmoid"])
+def test_curves_of_the_other_schedules(capsys, schedule):
+    found = curves(capsys, "--beta-schedule", schedule, "--scheduler", "Euler", "--steps", "20", "--target", "0.2", "--variance", "0.8")
+    low, high = found["boundaries"]
+    assert 0 < low < high < 1000 and sum(found["steps_per_stage"].values()) == 20 and len(found["mse"]) == 1000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--beta-schedule", "cubic"], ["--beta-start", "0.5", "--beta-end", "0.1"], ["--beta-start", "nan"], ["--scheduler", "Nope"], ["--target", "1.5"],
+        ["--target", "nan"], ["--target", "many"], ["--steps", "0"], ["--steps", "5000"], ["--variance", "0"], ["--variance", "inf"], ["--colour", "red"],
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_refused_in_one_line(capsys, arguments):
+    refused(capsys, "curves", "--json", *arguments)
+
+
+def test_curves_as_a_process():
+    """The real thing once: stdout is the object and nothing else."""
+    done = subprocess.run([sys.executable, "app.py", "curves", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and json.loads(done.stdout)["boundaries"] == [93, 550]
+    bad = subprocess.run([sys.executable, "app.py", "curves", "--beta-schedule", "x"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert bad.returncode == 2 and bad.stdout == "" and bad.stderr.count("\n") == 1 and bad.stderr.startswith("app.py: Unknown beta schedule")
+
+
+# ------------------------------------------------------------ plans
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "null", '{"boundaries": [93, 550]}', '{"boundaries": [550, 93], "sparsity": {"late": 0, "middle": 0, "early": 0}}',
+        '{"boundaries": [93, 550], "sparsity": {"late": NaN, "middle": 0, "early": 0}}',
+        '{"boundaries": [93, 550], "sparsity": {"late": 0.99, "middle": 0, "early": 0}}',
+        '{"boundaries": [93, 550], "sparsity": {"late": "0.3", "middle": 0, "early": 0}}',
+        '{"boundaries": [93, 550], "sparsity": {"late": 0.3, "middle": 0, "early": 0}, "extra": 1}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["prune", "compare"])
+def test_bad_plans_are_refused_before_anything_is_loaded(capsys, tmp_path, name, text):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    refused(capsys, name, "--plan", str(path), "--out", str(tmp_path / "out"), "--json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_things_are_refused(capsys, tmp_path, plan_file):
+    refused(capsys, "prune", "--plan", str(tmp_path / "none.json"), "--out", str(tmp_path / "out"))
+    refused(capsys, "compare", "--plan", str(plan_file), "--against", str(tmp_path / "none.json"))
+    refused(capsys, "compare", "--plan", str(plan_file), "--images", "0")
+    refused(capsys, "prune", "--plan", str(plan_file))
+    assert "not a diffusers pipeline" in refused(capsys, "prune", "--plan", str(plan_file), "--out", str(tmp_path / "out"), "--model", str(tmp_path))
+    assert "neither a folder" in refused(capsys, "compare", "--plan", str(plan_file), "--model", "./nowhere")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "file").write_text("")
+    assert "not an empty folder" in refused(capsys, "prune", "--plan", str(plan_file), "--out", str(full))
+
+
+# ------------------------------------------------------------ prune and compare
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cli-cache")
+
+
+def test_prune_and_compare_a_model_folder(capsys, monkeypatch, model_folder, cache, tmp_path, plan_file):
+    """Everything a user does without a browser, in one go because the model is calibrated for it once, with the default settings."""
+    monkeypatch.setenv("MOSAIC_CACHE", str(cache))
+    out = tmp_path / "pruned"
+    code, text, err = verb(capsys, "--model", str(model_folder), "prune", "--plan", str(plan_file), "--out", str(out), "--json")
+    assert code == 0, err
+    found = json.loads(text)
+    assert text.count("\n") == 1 and "measuring timesteps" in err and found["plan"] == PLAN
+    assert found["macs"].keys() == found["error"].keys() == {"late", "middle", "early"} and len(found["layers"]) == 3 * 4
+    for stage in found["macs"].values():
+        assert 0 < stage["pruned"] < stage["dense"]
+    assert all(0 < e < 1 for e in found["error"].values()) and all(0 <= row["error"] < 1 for row in found["layers"])
+
+    assert sorted(p.name for p in out.iterdir()) == sorted(found["files"]) == ["early.safetensors", "late.safetensors", "manifest.json", "middle.safetensors"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["plan"] == PLAN and manifest["macs"] == found["macs"] and not list(tmp_path.glob("*.part"))
+    for stage, kept in manifest["kept"].items():
+        tensors = load_file(out / f"{stage}.safetensors")
+        for i, block in enumerate(kept):
+            assert tensors[f"transformer_blocks.{i}.attn1.to_q.weight"].shape == (16 * block["heads"], 64)
+            assert tensors[f"transformer_blocks.{i}.ff.net.2.weight"].shape == (64, block["neurons"])
+        assert not any("norm1" in name or "pos_embed" in name for name in tensors)  # only what differs from the dense model
+    assert {p.suffix for p in cache.rglob("*") if p.is_file()} <= {".safetensors", ".json"}
+    refused(capsys, "prune", "--plan", str(plan_file), "--out", str(out), "--model", str(model_folder))  # never overwritten
+
+    pictures, few = tmp_path / "pictures", ("--images", "2", "--steps", "4", "--repeats", "1", "--json")
+    code, text, err = verb(capsys, "compare", "--model", str(model_folder), "--plan", str(plan_file), "--out", str(pictures), *few)
+    assert code == 0, err
+    found = json.loads(text)
+    assert "measuring timesteps" not in err  # calibrated above
+    assert found["n"] == 2 and found["steps"] == 4 and found["speedup_macs"] > 1 and found["latent_mse"] > 0 and found["device"]
+    for side in ("dense", "mosaic"):
+        assert found[side]["fid"] is None and found[side]["seconds"] > 0 and found[side]["macs"] > 0 and found[side]["seconds_spread"] == 0
+    assert found["speedup_measured"] == pytest.approx(found["dense"]["seconds"] / found["mosaic"]["seconds"])
+    assert sorted(p.name for p in pictures.iterdir()) == ["dense.png", "mosaic.png", "result.json"]
+    assert json.loads((pictures / "result.json").read_text()) == found
+
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(PLAN | {"sparsity": {"late": 0, "middle": 0, "early": 0}, "name": "Nothing gone"}))
+    code, text, err = verb(capsys, "compare", "--model", str(model_folder), "--plan", str(plan_file), "--against", str(other), *few)
+    assert code == 0, err
+    against = json.loads(text)
+    assert against["dense"]["name"] == "Nothing gone" and against["dense"]["macs"] == found["dense"]["macs"] and against["latent_mse"] == found["latent_mse"]
+    assert "Karras" in refused(capsys, "compare", "--model", str(model_folder), "--plan", str(plan_file), "--scheduler", "Karras")
+    assert os.environ["MOSAIC_CACHE"] == str(cache) and list(cache.iterdir())
