@@ -1,0 +1,196 @@
+"""What the tabs ask the core, in the form that they show; no components here, so it is tested without a browser."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from core.dynamics import SampledCurves, curves, sample_forward
+from core.errors import StudioError
+from core.noise import NoiseSchedule, make_scheduler, sampling_timesteps
+from core.plan import STAGES, StagePlan, propose_plan
+
+from . import tables
+from .figures import VIEWS, curve_figure
+
+BATCH = 16  # images that the predicted time is for
+SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in well under a second
+
+
+def plain_errors(handler: Callable) -> Callable:
+    """A StudioError becomes a notice with its one sentence; nothing else is caught."""
+
+    def notice(error: StudioError) -> gr.Error:
+        return gr.Error(str(error), print_exception=False)
+
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def guarded(*args: Any) -> Any:
+            try:
+                yield from handler(*args)
+            except StudioError as error:
+                raise notice(error) from None
+
+    else:
+
+        @functools.wraps(handler)
+        def guarded(*args: Any) -> Any:
+            try:
+                return handler(*args)
+            except StudioError as error:
+                raise notice(error) from None
+
+    return guarded
+
+
+def whole_steps(steps: Any) -> int:
+    """The box's number of sampling steps as a whole number; refuses what no sampler can do."""
+    if isinstance(steps, bool) or not isinstance(steps, (int, float)) or steps != steps or not 2 <= steps <= 1000:
+        raise StudioError("Sampling steps must be a whole number from 2 to 1000.")
+    return int(steps)
+
+
+@lru_cache(maxsize=128)
+def _timesteps(scheduler: str, beta: str, steps: int) -> tuple[float, ...]:
+    return tuple(sampling_timesteps(make_scheduler(scheduler, beta), steps))
+
+
+def own_beta(workshop: Any) -> str:
+    """The beta schedule that the model was trained with, which is also the one it samples with."""
+    return workshop.beta_schedule
+
+
+def visited(workshop: Any, scheduler: str, steps: Any) -> list[float]:
+    """Timesteps that the sampler visits with this model, first one first."""
+    return list(_timesteps(scheduler, own_beta(workshop), whole_steps(steps)))
+
+
+@lru_cache(maxsize=8)
+def _from_betas(beta: str) -> NoiseSchedule:
+    return NoiseSchedule.from_betas(beta)
+
+
+def curve_schedule(workshop: Any, beta: str) -> NoiseSchedule:
+    """The schedule whose curves are drawn: the model's own, or another one to look at."""
+    return workshop.schedule if beta == own_beta(workshop) else _from_betas(beta)
+
+
+@lru_cache(maxsize=16)
+def _sampled(workshop: Any, beta: str) -> SampledCurves:
+    return sample_forward(workshop.latents[:SAMPLED_LATENTS], curve_schedule(workshop, beta), seed=0)
+
+
+def sampled_curves(workshop: Any, beta: str) -> SampledCurves | None:
+    """The curves measured on the model's latents (n = 1024, seed 0); None for a model without latents."""
+    return None if getattr(workshop, "latents", None) is None else _sampled(workshop, beta)
+
+
+def idle_stages(plan: StagePlan, timesteps: list[float]) -> list[str]:
+    """Stages that no sampling step visits: nothing set there can matter."""
+    return [stage for stage, steps in plan.steps_per_stage(timesteps).items() if steps == 0]
+
+
+def without_effect(workshop: Any, before: StagePlan, after: StagePlan, timesteps: list[float]) -> list[str]:
+    """One sentence for each sparsity that changed without changing what runs."""
+    idle = idle_stages(after, timesteps)
+    sentences = [f"No sampling step falls into the {stage} stage, so its slider has no effect at {len(timesteps)} steps." for stage in idle]
+    moved = [i for i in range(len(STAGES)) if before.sparsity[i] != after.sparsity[i] and STAGES[i] not in idle]
+    if moved:
+        old, new = workshop.kept_share(before), workshop.kept_share(after)  # (stages, blocks)
+        same = [STAGES[i] for i in moved if (old[i] == new[i]).all()]
+        sentences += [f"The {stage} stage keeps the same heads and neurons as before: that move was too small to matter." for stage in same]
+    return sentences
+
+
+def predicted(workshop: Any, plan: dict[str, Any], scheduler: str, steps: Any, exact: bool = False) -> tuple[str, str]:
+    """(stage table, headline) as HTML for a plan in JSON form."""
+    checked, timesteps = StagePlan.from_json(plan), visited(workshop, scheduler, steps)
+    prediction = workshop.predict(checked, timesteps, batch=BATCH, exact=exact)
+    return tables.stage_table(checked, prediction, timesteps, workshop.device_text), tables.headline(checked, prediction, timesteps)
+
+
+def figure(workshop: Any, view: str, scale: str, beta: str, threshold: float, lam: float) -> dict[str, Any]:
+    """The chart's figure for the chosen quantity, axis and schedule."""
+    if view not in VIEWS:
+        raise StudioError("Choose one of the four curves.")
+    theory = curves(curve_schedule(workshop, beta), lam=lam)
+    return curve_figure(view, scale == "log", theory, sampled_curves(workshop, beta), threshold)
+
+
+def constants(threshold: Any, lam: Any) -> tuple[float, float]:
+    """M and lambda from their boxes; refuses what the rule cannot use."""
+    if not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
+        raise StudioError("The threshold M must be a number between 0 and 1.")
+    if not isinstance(lam, (int, float)) or not 0 <= lam <= 10:
+        raise StudioError("Lambda must be a number from 0 to 10.")
+    return float(threshold), float(lam)
+
+
+def two_boundaries(value: Any) -> tuple[Any, Any]:
+    """What the chart sent, as a pair; `StagePlan` checks the numbers themselves."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise StudioError("A chart has exactly two boundaries, low then high.")
+    return value[0], value[1]
+
+
+def moved(workshop: Any, plan: dict[str, Any], low: Any, high: Any, snap: bool) -> StagePlan:
+    """The plan with other boundaries, on bin edges if asked; it loses its preset's name, which it no longer is."""
+    before = StagePlan.from_json(plan)
+    after = before.with_boundaries(low, high)
+    after = workshop.snap(after) if snap else after
+    return after if after.boundaries == before.boundaries else replace(after, name="")
+
+
+def schedule_note(workshop: Any, beta: str) -> str:
+    """Says so when the curves are not those of the loaded model."""
+    own = own_beta(workshop)
+    if beta == own:
+        return ""
+    return tables.notes(
+        [f"The curves are for {beta}; {workshop.name} was trained with {own} and samples with it, so the table stays with {own}."]
+    )
+
+
+def rule_text(workshop: Any, plan: StagePlan) -> str:
+    """The sentence of the formula where the plan is the formula's, else what the plan is."""
+    proposal = propose_plan(workshop.schedule, target=0.33)
+    return proposal.rule if plan.boundaries == proposal.plan.boundaries else "These boundaries are your own; Suggest proposes some."
+
+
+def exact_numbers(workshop: Any, plan: dict[str, Any], beta: str, lam: float) -> str:
+    """Theory at both boundaries, and how far the samples lie from it, as HTML."""
+    theory, sampled = curves(curve_schedule(workshop, beta), lam=lam), sampled_curves(workshop, beta)
+    rows = ""
+    for i, t in enumerate(StagePlan.from_json(plan).boundaries):
+        values = (theory.mse[t], theory.gradient[t], theory.log_snr[t], theory.score[t])
+        cells = "".join(f'<td data-label="{name}">{value:.4g}</td>' for name, value in zip(VIEWS, values, strict=True))
+        rows += f'<tr><th scope="row">Boundary {i + 1}, t = {t}</th>{cells}</tr>'
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *VIEWS))
+    agree = ""
+    if sampled is not None:
+        at = np.interp(sampled.timesteps, theory.timesteps, theory.mse)
+        off = float(np.max(np.abs(sampled.mse / at - 1)))
+        agree = (
+            f"Sampled MSE agrees with theory within {100 * off:.1f} % at every one of {len(sampled.timesteps)} timesteps "
+            f"(n = {sampled.n} latents, seed {sampled.seed}; theory is for latents of mean square 1)."
+        )
+    return (
+        f'<table class="stage-table plain"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f'<p class="fine">MSE(t) = (1 − a)² v + s² for x_t = a x_0 + s e, per latent value. Gradient = MSE(t) − MSE(t − 1). '
+        f"Score = gradient / max gradient + λ ln SNR, λ = {lam:g}. t is the scheduler's timestep, counted from 0. {agree}</p>"
+    )
+
+
+def share_of(target: Any) -> float:
+    """The target box's number as a share; refuses what no plan can reach."""
+    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 <= target <= 0.95:
+        raise StudioError("The target mean sparsity must be a number from 0 to 0.95.")
+    return float(target)

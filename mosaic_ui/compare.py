@@ -1,0 +1,330 @@
+"""The Compare tab: two configurations from the same noise, watched while they run, judged by measured time and distance.
+
+A side is a choice by name plus, perhaps, an uploaded plan; it becomes a `StagePlan` (None is the dense model) only when something is shown or run.
+The job is a generator: it streams previews, and each visitor's Stop reaches only their own run.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.errors import Stopped, StudioError
+from core.noise import SCHEDULERS
+from core.plan import StagePlan
+from core.sampling import IN_STEP, Comparison, Preview, SampleSettings, compare
+
+from . import compare_figures as figures
+from . import compare_live as live_views
+from . import compare_timing as timing_views
+from . import jobs
+from .compare_inputs import (
+    CURRENT,
+    DENSE,
+    MAX_IMAGES,
+    SIDES,
+    UPLOADED,
+    Request,
+    all_classes,
+    checked_settings,
+    checked_steps,
+    read_upload,
+    resolve_side,
+    run_timesteps,
+    side_names,
+    tidy_classes,
+)  # fmt: skip
+
+CSS = (Path(__file__).parent / "compare.css").read_text(encoding="utf-8")
+WAITING = "Waiting for the model; somebody else's run may be before yours."
+PREVIEW_SECONDS = 0.15  # fastest rate of live pictures; more would only load the page
+log = logging.getLogger(__name__)
+_waiting: dict[str, threading.Event] = {}  # Stop events of runs that stand in the queue, so that Stop reaches those too
+
+
+@dataclass(frozen=True)
+class Side:
+    """The picker of one side."""
+
+    choice: gr.Dropdown
+    upload: gr.UploadButton
+    uploaded: gr.State  # dict of a StagePlan, or None
+    note: gr.HTML
+
+
+@dataclass(frozen=True)
+class CompareTab:
+    """Every component that the wiring touches."""
+
+    a: Side
+    b: Side
+    classes: gr.Dropdown
+    images: gr.Slider
+    seed: gr.Number
+    steps: gr.Slider
+    guidance: gr.Number
+    scheduler: gr.Dropdown
+    repeats: gr.Slider
+    start: gr.Button
+    stop: gr.Button
+    live: gr.HTML
+    results: gr.Column
+    verdict: gr.HTML
+    slider: gr.ImageSlider
+    pair: gr.HTML
+    difference: gr.HTML
+    film: gr.HTML
+    timing: gr.HTML
+    metrics: gr.HTML
+    downloads: gr.HTML
+
+
+def result_views(comparison: Comparison, provenance: str = "") -> tuple:
+    """(verdict, slider, pair, difference, film, timing, metrics, downloads): the values of the result's components."""
+    sheet_a, sheet_b, sheet_d, factor, mean = figures.sheets(comparison)
+    return (
+        figures.verdict_html(comparison, provenance),
+        gr.update(value=(sheet_a, sheet_b), label=figures.pair_label(comparison.a.name, comparison.b.name)),
+        figures.side_by_side_html(sheet_a, sheet_b, comparison),
+        figures.difference_html(sheet_d, factor, mean, comparison),
+        figures.film_html(comparison),
+        timing_views.timing_html(timing_views.timing_rows(comparison.a, comparison.b), comparison),
+        figures.metrics_html(comparison),
+        figures.downloads_html(comparison),
+    )
+
+
+NO_RESULT = tuple(gr.skip() for _ in range(8))
+
+
+def overall(item: Preview, settings: SampleSettings, walked: bool) -> tuple[float, float]:
+    """(done, total) of the whole job. A small set is walked once and then timed `repeats` times, and each part counts its own steps."""
+    if len(settings.labels) > IN_STEP:
+        return item.done, item.total
+    before = 1 if walked and item.step is None else 0  # a timing run after the walk, or the walk itself
+    return before + item.done / max(1, item.total) * (settings.repeats if before else 1), 1 + settings.repeats
+
+
+def _stopped_view(sentence: str, seen: Preview | None, names: tuple[str, str], settings: SampleSettings) -> str:
+    sentence = sentence or "Stopped before the first step."
+    if seen is None:
+        return live_views.message_html(f"{sentence} Press Compare to start again.")
+    pictures = live_views.live_html("Stopped here", *overall(seen, settings, True), names, (seen.image_a, seen.image_b), seen.stage)
+    return live_views.message_html(f"{sentence} The pictures are unfinished, so no time and no distance is given for them.") + pictures
+
+
+def _calibration(workshop: Any, request: Request, stop: threading.Event) -> Iterator[str]:
+    """Calibrate with progress if a plan needs it, as live views; `compare` alone would be silent for that minute."""
+    if workshop.calibrated or all(plan is None or plan.method != "obs" for plan in request.plans):
+        return
+    for step in jobs.run_job(lambda progress: workshop.calibrate(progress, stop)):
+        if isinstance(step, jobs.Step):
+            yield live_views.live_html(f"Calibrating first, once per model: {step.text}", step.done, step.total, request.names)
+
+
+def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[tuple]:
+    """Run the comparison; yield (live, results' visibility, *result views) as it goes, partial pictures if it is stopped."""
+    names, settings, shown = request.names, request.settings, 0.0
+    seen: Preview | None = None  # the last preview that had pictures: they stay while the timing runs
+    hidden = gr.update(visible=False)
+    try:
+        if stop.is_set():
+            raise Stopped
+        yield live_views.live_html("Preparing both models", 0, 1, names), hidden, *NO_RESULT
+        for view in _calibration(workshop, request, stop):
+            yield view, gr.skip(), *NO_RESULT
+        for item in compare(workshop, *request.plans, settings, stop=stop):
+            if isinstance(item, Comparison):
+                item.a.name, item.b.name = names
+                yield gr.update(value="", visible=False), gr.update(visible=True), *result_views(item)
+                continue
+            seen = item if item.image_a is not None else seen
+            if item.image_a is None or time.monotonic() - shown >= PREVIEW_SECONDS:
+                shown = time.monotonic()
+                images = (seen.image_a, seen.image_b) if seen is not None else (None, None)
+                stage = item.stage if item.step is not None else None
+                yield (
+                    live_views.live_html(item.text, *overall(item, settings, seen is not None), names, images, stage),
+                    gr.skip(),
+                    *NO_RESULT,
+                )
+    except Stopped as error:
+        yield _stopped_view(str(error), seen, names, settings), hidden, *NO_RESULT
+    except StudioError as error:
+        yield live_views.message_html(str(error), bad=True), hidden, *NO_RESULT
+    except MemoryError:
+        yield live_views.message_html("There is not enough memory; ask for fewer images.", bad=True), hidden, *NO_RESULT
+    except RuntimeError as error:
+        log.exception("comparison failed")
+        short = "not enough memory; ask for fewer images" if "memory" in str(error).lower() else str(error).partition("\n")[0]
+        yield live_views.message_html(f"The comparison failed: {short}.", bad=True), hidden, *NO_RESULT
+
+
+def opening(workshop: Any) -> tuple[str, bool, tuple]:
+    """(live, results visible, result values) on opening: the stored example if there is one, else the empty state."""
+    example = workshop.example()
+    if example is None:
+        return live_views.empty_html(), False, ("", None, "", "", "", "", "", "")
+    origin = f"A finished example, {example.model}: measured on {example.device}, {example.when}. Press Compare to measure on this machine."
+    return "", True, result_views(example, origin)
+
+
+def _side(letter: str, default: str, note: str) -> Side:
+    with gr.Column(min_width=260, elem_classes="cmp-picker"):
+        choice = gr.Dropdown(list(SIDES), value=default, label=f"{letter} runs", filterable=False)
+        with gr.Row(elem_classes="cmp-under"):
+            text = gr.HTML(note)
+            upload = gr.UploadButton(
+                "Upload plan", type="binary", file_types=[".json"], size="sm", scale=0, min_width=110, elem_classes="cmp-upload",
+                elem_id=f"cmp-upload-{letter.lower()}",
+            )  # fmt: skip
+        return Side(choice, upload, gr.State(None), text)
+
+
+def build(shared: Any) -> CompareTab:
+    """Components of the tab, inside the caller's `gr.Blocks` and `gr.Tab`."""
+    workshop, names = shared.workshop, shared.workshop.class_names
+    live, visible, first = opening(workshop)
+    everything = all_classes(names)
+    schedulers = list(SCHEDULERS)
+    current = StagePlan.from_json(shared.plan.value)
+    gr.HTML(f"<style>{CSS}</style>", elem_classes="cmp-style")
+    with gr.Column(elem_classes="cmp-tab"):
+        with gr.Column(elem_classes="cmp-controls"):
+            with gr.Row():
+                a = _side("A", DENSE, live_views.plan_note(None))
+                b = _side("B", CURRENT, live_views.plan_note(current))
+            with gr.Row():
+                classes = gr.Dropdown([everything, *names.values()], value=[everything], multiselect=True, label="Classes", scale=2, min_width=220)
+                images = gr.Slider(1, MAX_IMAGES, value=16, step=1, label="Images", info="FID needs 200", min_width=200)
+                steps = gr.Slider(
+                    5,
+                    100,
+                    value=min(100, max(5, shared.steps.value)),
+                    step=1,
+                    label="Sampling steps",
+                    info="The same for both",
+                    min_width=200,
+                )
+            with gr.Accordion("Seed, guidance, scheduler, timing", open=False), gr.Row():
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=130)
+                guidance = gr.Number(1.5, label="Guidance", info="1 is off", minimum=1, maximum=20, step=0.1, min_width=130)
+                scheduler = gr.Dropdown(schedulers, value=shared.scheduler.value, label="Scheduler", filterable=False, min_width=150)
+                repeats = gr.Slider(1, 10, value=3, step=1, label="Timing repeats", info="The median counts", min_width=180)
+            with gr.Row(elem_classes="cmp-go"):
+                start = gr.Button("Compare", variant="primary", scale=3, min_width=160, elem_id="cmp-start")
+                stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, interactive=False, elem_id="cmp-stop")
+        live_box = gr.HTML(live, elem_id="cmp-live", visible=not visible)
+        with gr.Column(visible=visible, elem_id="cmp-results") as results:
+            verdict = gr.HTML(first[0])
+            with gr.Tabs(elem_id="cmp-views"):
+                with gr.Tab("Side by side"):
+                    pair = gr.HTML(first[2])
+                with gr.Tab("Slider"):
+                    start_pair = first[1] or {}
+                    slider = gr.ImageSlider(
+                        start_pair.get("value"), format="png", type="numpy", interactive=False, max_height=620,
+                        label=start_pair.get("label", "Left: A   |   Right: B"), elem_id="cmp-slider",
+                    )  # fmt: skip
+                with gr.Tab("Difference"):
+                    difference = gr.HTML(first[3])
+            film = gr.HTML(first[4])
+            with gr.Tabs():
+                with gr.Tab("Time per stage"):
+                    timing = gr.HTML(first[5])
+                with gr.Tab("All figures"):
+                    metrics = gr.HTML(first[6])
+            downloads = gr.HTML(first[7])
+    return CompareTab(
+        a, b, classes, images, seed, steps, guidance, scheduler, repeats, start, stop, live_box, results, verdict, slider, pair, difference,
+        film, timing, metrics, downloads,
+    )  # fmt: skip
+
+
+def wire(shared: Any, tab: CompareTab) -> None:
+    """Events of the tab."""
+    workshop = shared.workshop
+    everything = all_classes(workshop.class_names)
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+
+    def key(request: gr.Request) -> str:
+        return f"{request.session_hash}/compare"  # its own key: Compare waiting in the queue must not take over a running job's Stop
+
+    def describe(choice: str, current: dict, uploaded: dict | None, target: float, scheduler: str, steps: float) -> str:
+        try:
+            timesteps = run_timesteps(workshop, scheduler, checked_steps(steps))
+            return live_views.plan_note(resolve_side(choice, current, uploaded, workshop, target, timesteps))
+        except StudioError as error:
+            return live_views.plan_note(None, str(error))
+
+    def upload(content: bytes | None) -> tuple:
+        try:
+            plan = read_upload(content)
+        except StudioError as error:
+            return gr.skip(), gr.skip(), live_views.plan_note(None, str(error))
+        return plan.to_json(), UPLOADED, live_views.plan_note(plan)
+
+    def tidy(chosen: list[str]) -> list[str]:
+        return tidy_classes(chosen, everything)
+
+    def follow_steps(steps: float | None) -> Any:
+        return gr.skip() if steps is None else min(100, max(5, int(steps)))
+
+    def follow_scheduler(name: str) -> str:
+        return name
+
+    def prepare(request: gr.Request) -> tuple:
+        _waiting[key(request)] = jobs.new_stop(key(request))
+        return gr.update(interactive=False), gr.update(interactive=True), gr.update(value=live_views.message_html(WAITING), visible=True)
+
+    def run(
+        choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None, current: dict, target: float, classes: list[str],
+        images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float, request: gr.Request,
+    ) -> Iterator[tuple]:  # fmt: skip
+        stop = _waiting.pop(key(request), None) or jobs.new_stop(key(request))
+        try:
+            settings = checked_settings(workshop, classes, images, seed, steps, guidance, scheduler, repeats)
+            timesteps = run_timesteps(workshop, scheduler, settings.steps)
+            plans = (
+                resolve_side(choice_a, current, uploaded_a, workshop, target, timesteps),
+                resolve_side(choice_b, current, uploaded_b, workshop, target, timesteps),
+            )
+        except StudioError as error:
+            yield live_views.message_html(str(error), bad=True), gr.skip(), *NO_RESULT
+            return
+        names = side_names((choice_a, choice_b), plans)
+        try:
+            yield from stream(workshop, Request(settings, plans, names), stop)
+        finally:
+            stop.set()  # also when the visitor closed the page: the generator is closed, and so the work ends
+            jobs.finish(key(request), stop)
+
+    def ready() -> tuple:
+        return gr.update(interactive=True), gr.update(interactive=False)
+
+    def stop_run(request: gr.Request) -> Any:
+        return gr.update(interactive=not jobs.request_stop(key(request)))
+
+    for side in (tab.a, tab.b):
+        inputs = [side.choice, shared.plan, side.uploaded, shared.target, tab.scheduler, tab.steps]
+        triggers = [side.choice.input, shared.plan.change, shared.target.change, tab.steps.release, tab.scheduler.input]
+        gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **quiet)
+        side.upload.upload(upload, side.upload, [side.uploaded, side.choice, side.note], **quiet)
+    tab.classes.input(tidy, tab.classes, tab.classes, trigger_mode="always_last", **quiet)
+    shared.steps.change(follow_steps, shared.steps, tab.steps, trigger_mode="always_last", **quiet)
+    shared.scheduler.change(follow_scheduler, shared.scheduler, tab.scheduler, trigger_mode="always_last", **quiet)
+
+    controls = [tab.a.choice, tab.a.uploaded, tab.b.choice, tab.b.uploaded, shared.plan, shared.target, tab.classes, tab.images, tab.seed]
+    controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats]
+    views = [tab.live, tab.results, tab.verdict, tab.slider, tab.pair, tab.difference, tab.film, tab.timing, tab.metrics, tab.downloads]
+    begun = tab.start.click(prepare, None, [tab.start, tab.stop, tab.live], queue=False, **quiet)
+    done = begun.then(run, controls, views, **jobs.MODEL_JOB, **quiet)
+    done.then(ready, None, [tab.start, tab.stop], queue=False, **quiet)
+    tab.stop.click(stop_run, None, tab.stop, queue=False, **quiet)

@@ -1,0 +1,116 @@
+"""What a visitor asks the Compare tab for, checked: sides, uploaded plans, classes and settings (pure, no Gradio).
+
+A browser can send anything, so nothing here trusts a control's own limits. Every error is one sentence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import PlanError, StudioError
+from core.noise import SCHEDULERS, sampling_timesteps
+from core.plan import StagePlan, presets
+from core.sampling import SampleSettings, sampler
+
+DENSE, CURRENT, UPLOADED = "Dense", "Current plan", "Uploaded plan"
+PRESETS = ("Formula", "Formula, flatter", "Paper's eye [200, 600]", "Uniform")
+SIDES = (DENSE, CURRENT, *PRESETS, UPLOADED)
+MAX_PLAN_BYTES = 64 * 1024  # a plan file has a few hundred bytes
+MAX_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the visitor asked for, checked."""
+
+    settings: SampleSettings
+    plans: tuple[StagePlan | None, StagePlan | None]
+    names: tuple[str, str]
+
+
+def all_classes(class_names: dict[int, str]) -> str:
+    """The entry that stands for every class."""
+    return "All ten classes" if len(class_names) == 10 else f"All {len(class_names)} classes"
+
+
+def chosen_labels(chosen: list[str], class_names: dict[int, str], n: int) -> tuple[int, ...]:
+    """n labels: the chosen classes (none or the 'all' entry: every class) in turns."""
+    by_name = {name: label for label, name in class_names.items()}
+    labels = [by_name[name] for name in chosen if name in by_name] or sorted(class_names)
+    return tuple(labels[i % len(labels)] for i in range(n))
+
+
+def tidy_classes(chosen: list[str], everything: str) -> list[str]:
+    """'All' and single classes exclude each other; the one picked last wins, and nothing picked means all."""
+    if not chosen or chosen[-1] == everything:
+        return [everything]
+    return [name for name in chosen if name != everything]
+
+
+def read_upload(content: bytes | None) -> StagePlan:
+    """The bytes of an uploaded plan file. Raises PlanError with one sentence."""
+    if not content:
+        raise PlanError("The file is empty; choose a plan file in JSON.")
+    if len(content) > MAX_PLAN_BYTES:
+        raise PlanError(f"The file has {len(content) // 1024} kB, and a plan has at most 64 kB; choose a plan file in JSON.")
+    try:
+        return StagePlan.from_json(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise PlanError("The file is not text; choose a plan file in JSON.") from error
+
+
+def run_timesteps(workshop: Any, scheduler: str, steps: int) -> list[float]:
+    """The timesteps that a run visits with this scheduler, on the model's own noise schedule."""
+    return sampling_timesteps(sampler(workshop, scheduler), steps)
+
+
+def resolve_side(choice: str, current: dict | None, uploaded: dict | None, workshop: Any, target: float, timesteps: list[float]) -> StagePlan | None:
+    """A picker's choice -> its plan; None is the dense model. Raises StudioError where the choice has no plan yet."""
+    if choice == DENSE:
+        return None
+    if choice == CURRENT:
+        return StagePlan.from_json(current)
+    if choice == UPLOADED:
+        if uploaded is None:
+            raise StudioError("No plan is uploaded for this side yet; press Upload plan, or choose another entry.")
+        return StagePlan.from_json(uploaded)
+    if choice not in PRESETS:
+        raise StudioError("Choose what this side runs.")
+    return presets(workshop.schedule, target, timesteps)[choice]
+
+
+def side_names(choices: tuple[str, str], plans: tuple[StagePlan | None, StagePlan | None]) -> tuple[str, str]:
+    """What the sides are called in figures: the choice, or an uploaded plan's own name; two equal names get their letter."""
+    a, b = (plan.name if choice == UPLOADED and plan is not None and plan.name else choice for choice, plan in zip(choices, plans, strict=True))
+    return (f"{a} (A)", f"{b} (B)") if a == b else (a, b)
+
+
+def _whole(value: Any, low: int, high: int, what: str) -> int:
+    if not isinstance(value, (int, float)) or not low <= value <= high:  # a NaN is in no range
+        raise StudioError(f"{what} must be a whole number from {low} to {high}.")
+    return int(value)
+
+
+def checked_steps(steps: Any) -> int:
+    """The number of sampling steps. Raises StudioError."""
+    return _whole(steps, 5, 100, "Sampling steps")
+
+
+def checked_settings(
+    workshop: Any, classes: list[str], images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float
+) -> SampleSettings:
+    """The controls' values as settings; a browser can send anything, so each is checked. Raises StudioError."""
+    n = _whole(images, 1, MAX_IMAGES, "The number of images")
+    if not isinstance(guidance, (int, float)) or not 1 <= guidance <= 20:
+        raise StudioError("Guidance must be a number from 1 (off) to 20.")
+    if scheduler not in SCHEDULERS:
+        raise StudioError("Choose one of the listed schedulers.")
+    return SampleSettings(
+        labels=chosen_labels(classes or [], workshop.class_names, n),
+        steps=checked_steps(steps),
+        guidance=float(guidance),
+        seed=_whole(seed, 0, 2**31 - 1, "The seed"),
+        scheduler=scheduler,
+        repeats=_whole(repeats, 1, 20, "Timing repeats"),
+    )

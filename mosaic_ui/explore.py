@@ -1,0 +1,278 @@
+"""Place 1: where the trajectory is cut. Curves, two boundaries that are dragged, and a table that follows them.
+
+A drop is answered twice: at once with the estimate from per-bin curves, and by a second event with the exact
+prediction, so that the table never waits for linear algebra. Each answer says which of the two it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from core.dynamics import DEFAULT_THRESHOLD, default_lambda
+from core.errors import StudioError
+from core.plan import StagePlan, presets, propose_plan
+
+from . import answers, jobs, tables
+from .answers import BATCH, plain_errors
+from .figures import VIEWS
+from .stage_chart import stage_chart
+
+CUSTOM = "Your own"
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+LIVE = {**QUIET, "queue": False, "trigger_mode": "always_last"}  # while something is dragged: the newest wins, nothing queues
+EDIT = {
+    **QUIET,
+    "concurrency_limit": None,
+    "trigger_mode": "always_last",
+}  # sets the plan; queued, as State.change needs the queue's answer
+INTRO = (
+    "A model learns slowly where pictures are almost clean or almost pure noise, and fast in between. The two lines cut its timesteps into "
+    "**late**, **middle** and **early**. Drag them: every stage gets its own pruned network, and the table below follows."
+)
+
+CAPTION = (
+    '<p class="fine">Line: theory (Theorem 1 of the paper, latents of mean square 1). Points: measured on the model\'s own latents, noised. '
+    "Sampling runs from right to left. Keys: arrows move a line by 1 timestep, with Shift or Page keys by 10.</p>"
+)
+
+
+@dataclass
+class Explore:
+    """The tab's components; `shown` is the plan that they show, so that an echo of the tab's own edit is ignored."""
+
+    headline: gr.HTML
+    view: gr.Radio
+    scale: gr.Radio
+    chart: gr.HTML
+    low: gr.Number
+    high: gr.Number
+    snap: gr.Checkbox
+    suggest: gr.Button
+    preset: gr.Dropdown
+    rule: gr.HTML
+    schedule_note: gr.HTML
+    threshold: gr.Number
+    lam: gr.Number
+    table: gr.HTML
+    measure: gr.Button
+    job: gr.HTML
+    numbers: gr.HTML
+    shown: gr.State
+
+
+def build(shared: Any) -> Explore:
+    """The tab's components, filled with the opening plan: nothing is empty when the page comes up."""
+    workshop, plan = shared.workshop, shared.plan.value
+    checked, own = StagePlan.from_json(plan), answers.own_beta(workshop)
+    lam = default_lambda(workshop.schedule)
+    table, words = answers.predicted(workshop, plan, shared.scheduler.value, shared.steps.value)
+    names = list(presets(workshop.schedule))
+    headline = gr.HTML(words)
+    with gr.Row(equal_height=False, elem_classes="main-row"):
+        with gr.Column(scale=5, min_width=300, elem_classes="card"):
+            gr.Markdown(INTRO, elem_classes="intro")
+            with gr.Row(elem_classes="chart-bar"):
+                view = gr.Radio(list(VIEWS), value="MSE", label="Curve", scale=3, min_width=260, elem_classes="segmented")
+                scale = gr.Radio(["linear", "log"], value="linear", label="Vertical axis", scale=1, min_width=140, elem_classes="segmented")
+            chart = stage_chart(
+                list(checked.boundaries),
+                answers.figure(workshop, "MSE", "linear", own, DEFAULT_THRESHOLD, lam),
+                label="Learning curves over timesteps with two stage boundaries",
+                elem_id="stage-chart",
+            )
+            gr.HTML(CAPTION)
+        with gr.Column(scale=2, min_width=280, elem_classes="side"):
+            with gr.Column(elem_classes="card"):
+                gr.HTML('<h3 class="panel-title">Stage boundaries</h3>')
+                with gr.Row(elem_classes="pair"):
+                    low = gr.Number(checked.boundaries[0], label="Boundary 1 (late | middle)", precision=0, min_width=110)
+                    high = gr.Number(checked.boundaries[1], label="Boundary 2 (middle | early)", precision=0, min_width=110)
+                snap = gr.Checkbox(
+                    False,
+                    label="snap to calibration bins",
+                    info="Free: a bin that a boundary cuts counts for both stages, in proportion.",
+                )
+            with gr.Column(elem_classes="card"):
+                gr.HTML('<h3 class="panel-title">Suggestion</h3>')
+                with gr.Row(elem_classes="pair"):
+                    shared.target.render()
+                    preset = gr.Dropdown([*names, CUSTOM], value=_preset_name(checked, names), label="Preset", filterable=False, min_width=110)
+                suggest = gr.Button("Suggest", variant="primary")
+                rule = gr.HTML(tables.notes([answers.rule_text(workshop, checked)]))
+    with gr.Column(elem_classes="card"):
+        table_view = gr.HTML(table, elem_id="stage-table")
+        job = gr.HTML("")
+        measure = gr.Button("Measure this device's speed", size="sm", visible=not _knows_time(workshop, shared), elem_classes="fit")
+    with gr.Column(elem_classes="card"):
+        gr.HTML('<h3 class="panel-title">Sampler, noise schedule and the rule\'s constants</h3>')
+        with gr.Row(elem_classes="knobs"):
+            shared.scheduler.render()
+            shared.steps.render()
+            shared.beta.render()
+            threshold = gr.Number(DEFAULT_THRESHOLD, label="Threshold M", minimum=0.01, maximum=0.99, step=0.01, min_width=110)
+            lam_box = gr.Number(lam, label="Lambda (weight of ln SNR)", minimum=0, maximum=10, step=0.001, min_width=110)
+        note = gr.HTML("")
+    with gr.Accordion("Exact numbers at the boundaries, and the formulas", open=False):
+        numbers = gr.HTML(answers.exact_numbers(workshop, plan, own, lam))
+    shown = gr.State(plan)
+    return Explore(
+        headline, view, scale, chart, low, high, snap, suggest, preset, rule, note, threshold, lam_box, table_view, measure, job, numbers, shown
+    )  # fmt: skip
+
+
+def _preset_name(plan: StagePlan, names: list[str]) -> str:
+    return plan.name if plan.name in names else CUSTOM
+
+
+def _knows_time(workshop: Any, shared: Any) -> bool:
+    timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
+    return workshop.predict(StagePlan.from_json(shared.plan.value), timesteps, batch=BATCH).seconds is not None
+
+
+def wire(shared: Any, tab: Explore) -> None:
+    """Connect the tab: its own edits answer at once, then exactly; edits made elsewhere arrive through the plan."""
+    workshop = shared.workshop
+    sampler = [shared.scheduler, shared.steps]
+    edited = [shared.plan, tab.shown, tab.table, tab.headline, tab.low, tab.high, tab.preset, tab.chart]
+
+    def answer(plan: StagePlan, scheduler: str, steps: Any, request: gr.Request, move_chart: bool) -> tuple:
+        plain = plan.to_json()
+        jobs.mark_latest(request.session_hash, plain)
+        table, words = answers.predicted(workshop, plain, scheduler, steps)
+        line = list(plan.boundaries) if move_chart else gr.skip()
+        return plain, plain, table, words, *plan.boundaries, plan.name or CUSTOM, line
+
+    def on_bins(plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
+        """The plan, on bin edges if asked, and the sentence that says so."""
+        after = workshop.snap(plan) if snap else plan
+        if after.boundaries == plan.boundaries:
+            return plan, []
+        return replace(after, name=""), ["Then snapped to {} and {}, the nearest edges of calibration bins.".format(*after.boundaries)]
+
+    @plain_errors
+    def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> tuple:
+        after = StagePlan.from_json(plan).with_boundaries(*answers.two_boundaries(value))
+        return answers.predicted(workshop, after.to_json(), scheduler, steps)[0], *after.boundaries
+
+    @plain_errors
+    def on_drop(value: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
+        after = answers.moved(workshop, plan, *answers.two_boundaries(value), snap)
+        return answer(after, scheduler, steps, request, move_chart=list(after.boundaries) != list(value))
+
+    @plain_errors
+    def on_boxes(low: Any, high: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
+        before = StagePlan.from_json(plan)
+        try:
+            after = answers.moved(workshop, plan, low, high, snap)
+        except StudioError as error:
+            gr.Info(str(error), title="Boundaries unchanged")
+            after = before
+        if (low, high) == before.boundaries == after.boundaries:
+            return tuple(gr.skip() for _ in edited)  # a box was left as it was
+        return answer(after, scheduler, steps, request, move_chart=True)
+
+    @plain_errors
+    def on_snap(snap: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
+        return answer(answers.moved(workshop, plan, *plan["boundaries"], snap), scheduler, steps, request, move_chart=True)
+
+    @plain_errors
+    def on_suggest(target: Any, m: Any, lam: Any, beta: str, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
+        m, lam = answers.constants(m, lam)
+        schedule, timesteps = answers.curve_schedule(workshop, beta), answers.visited(workshop, scheduler, steps)
+        proposal = propose_plan(schedule, answers.share_of(target), timesteps, m=m, lam=lam)
+        plan, words = on_bins(proposal.plan, snap)
+        return *answer(plan, scheduler, steps, request, move_chart=True), tables.notes([proposal.rule, *words])
+
+    @plain_errors
+    def on_preset(name: str, target: Any, beta: str, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
+        offered = presets(answers.curve_schedule(workshop, beta), answers.share_of(target), answers.visited(workshop, scheduler, steps))
+        if name not in offered:
+            return *(gr.skip() for _ in edited), gr.skip()
+        plan, words = on_bins(offered[name], snap)
+        about = f"Preset “{name}”, at a step-weighted mean sparsity of {answers.share_of(target):g}."
+        return *answer(plan, scheduler, steps, request, move_chart=True), tables.notes([about, *words])
+
+    @plain_errors
+    def on_sampler(scheduler: str, steps: Any, plan: dict, request: gr.Request) -> tuple:
+        jobs.mark_latest(request.session_hash, plan)
+        return answers.predicted(workshop, plan, scheduler, steps)
+
+    @plain_errors
+    def refine(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
+        """The exact prediction, or the estimate again where that cannot be had; nothing when the visitor has moved on meanwhile.
+
+        It sets the boxes too: on a busy machine the answer to a drag's last move can come after the answer to its drop.
+        """
+        late = tuple(gr.skip() for _ in range(4))
+        if not jobs.is_latest(request.session_hash, plan):
+            return late
+        views = answers.predicted(workshop, plan, scheduler, steps, exact=workshop.calibrated)
+        return (*views, *plan["boundaries"]) if jobs.is_latest(request.session_hash, plan) else late
+
+    @plain_errors
+    def follow(plan: dict, shown: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
+        """An edit made in another tab; an echo of our own changes nothing."""
+        if plan == shown:
+            return tuple(gr.skip() for _ in edited[1:])
+        return answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True)[1:]
+
+    @plain_errors
+    def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any) -> dict:
+        return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam)))
+
+    @plain_errors
+    def on_beta(view: str, scale: str, beta: str, m: Any) -> tuple:
+        lam = default_lambda(answers.curve_schedule(workshop, beta))
+        picture = answers.figure(workshop, view, scale, beta, *answers.constants(m, lam))
+        return gr.update(figure=picture), lam, answers.schedule_note(workshop, beta)
+
+    def own_rule(plan: dict) -> Any:
+        """After a drop: a rule's sentence must not stand beside boundaries that a person chose."""
+        return gr.skip() if plan.get("name") else tables.notes(["These boundaries are your own; Suggest proposes some and says by which rule."])
+
+    @plain_errors
+    def on_numbers(plan: dict, beta: str, lam: Any) -> str:
+        return answers.exact_numbers(workshop, plan, beta, answers.constants(0.5, lam)[1])
+
+    @plain_errors
+    def on_measure(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
+        stop = jobs.new_stop(request.session_hash)
+        try:
+            for step in jobs.run_job(lambda report: workshop.measure_latency(BATCH, progress=report, stop=stop)):
+                if isinstance(step, jobs.Step):
+                    yield tables.progress(step.done, step.total, step.text), gr.skip(), gr.update(interactive=False)
+        finally:
+            stop.set()
+            jobs.finish(request.session_hash, stop)
+        yield "", answers.predicted(workshop, plan, scheduler, steps)[0], gr.update(visible=False)
+
+    exactly = {
+        "fn": refine,
+        "inputs": [shared.plan, *sampler],
+        "outputs": [tab.table, tab.headline, tab.low, tab.high],
+        **QUIET,
+        "trigger_mode": "always_last",
+    }
+    tab.chart.input(on_drag, [tab.chart, shared.plan, *sampler], [tab.table, tab.low, tab.high], **LIVE)
+    tab.chart.release(on_drop, [tab.chart, shared.plan, *sampler, tab.snap], edited, **EDIT).then(**exactly).then(own_rule, shared.plan, tab.rule, **LIVE)
+    boxes = [tab.low, tab.high, shared.plan, *sampler, tab.snap]
+    gr.on([box.submit for box in (tab.low, tab.high)] + [box.blur for box in (tab.low, tab.high)], on_boxes, boxes, edited, **EDIT).then(**exactly)
+    tab.snap.input(on_snap, [tab.snap, shared.plan, *sampler], edited, **EDIT).then(**exactly)
+    rule = [shared.target, tab.threshold, tab.lam, shared.beta, *sampler, tab.snap]
+    tab.suggest.click(on_suggest, rule, [*edited, tab.rule], **EDIT).then(**exactly)
+    tab.preset.input(on_preset, [tab.preset, shared.target, shared.beta, *sampler, tab.snap], [*edited, tab.rule], **EDIT).then(**exactly)
+    gr.on([s.change for s in sampler], on_sampler, [*sampler, shared.plan], [tab.table, tab.headline], **LIVE).then(**exactly)
+    shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
+    shared.plan.change(on_numbers, [shared.plan, shared.beta, tab.lam], tab.numbers, **LIVE)
+    shared.page.load(**exactly)
+    shared.status.change(**exactly)  # a calibration has just ended: the same plan can now be predicted exactly
+    curve = [tab.view, tab.scale, shared.beta, tab.threshold, tab.lam]
+    gr.on([tab.view.input, tab.scale.input, tab.threshold.input, tab.lam.input], on_curve, curve, tab.chart, **LIVE)
+    shared.beta.input(on_beta, curve[:4], [tab.chart, tab.lam, tab.schedule_note], **LIVE).then(
+        on_numbers, [shared.plan, shared.beta, tab.lam], tab.numbers, **LIVE
+    )
+    tab.measure.click(on_measure, [shared.plan, *sampler], [tab.job, tab.table, tab.measure], **QUIET, **jobs.MODEL_JOB).then(**exactly)

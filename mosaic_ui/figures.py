@@ -1,0 +1,188 @@
+"""Results as Plotly figures in plain JSON: {"data": [...], "layout": {...}}. Pure functions, no Plotly import.
+
+The colour "INK" stands for the page's text colour; the chart's script puts the real one in, so that a figure serves
+light and dark. Stage colours come from `theme.STAGE_COLOURS` and mean nothing but the stage.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from core.dynamics import Curves, SampledCurves, score
+from core.plan import STAGES
+
+from .theme import GRID_COLOUR, STAGE_COLOURS
+
+VIEWS = {
+    "MSE": ("mse", "MSE (per latent value)"),
+    "Gradient": ("gradient", "MSE gained per timestep"),
+    "ln SNR": ("log_snr", "ln SNR (nats)"),
+    "Score": ("score", "score (no unit)"),
+}
+ALWAYS_LINEAR = ("ln SNR", "Score")  # both pass through zero; ln SNR is a logarithm already
+
+_AXIS = {"fixedrange": True, "zeroline": False, "gridcolor": GRID_COLOUR, "linecolor": GRID_COLOUR, "ticks": ""}
+
+
+def _plain(values: np.ndarray) -> list[float]:
+    """Five significant digits: finer than a pixel, a third of the bytes."""
+    return [float(f"{v:.5g}") for v in np.asarray(values, dtype=np.float64)]
+
+
+def curve_figure(view: str, log: bool, theory: Curves, sampled: SampledCurves | None, threshold: float) -> dict[str, Any]:
+    """One quantity over all training timesteps: theory as a line, samples as points with a band of one standard deviation.
+
+    `view` is a key of VIEWS; `log` asks for a logarithmic y where that can be; `threshold` is M, drawn in the score view.
+    The band exists for the MSE only: the other quantities are measured on the mean over all draws.
+    """
+    field, title = VIEWS[view]
+    log = log and view not in ALWAYS_LINEAR
+    y = getattr(theory, field)
+    data: list[dict[str, Any]] = []
+    if sampled is not None:
+        data += _sampled_traces(view, field, theory, sampled, log)
+    data.append({
+        "type": "scatter", "mode": "lines", "name": "theory", "x": [int(t) for t in theory.timesteps],
+        "y": _plain(y), "line": {"color": "INK", "width": 2, "simplify": False}, "hovertemplate": "%{y:.4g}",
+    })  # fmt: skip
+    shapes, annotations = [], []
+    low, high = _limits(data, log)
+    if view == "Score":
+        level = threshold * float(y.max())
+        shapes.append(
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": level,
+                "y1": level,
+                "line": {"color": "INK", "width": 1, "dash": "dot"},
+            }
+        )
+        words = f"M · max score = {level:.3g}"
+        annotations.append(
+            {"xref": "paper", "x": 1, "y": level, "xanchor": "right", "yanchor": "bottom", "text": words, "showarrow": False}
+        )
+    ends = (("clean picture", 0, "left"), ("pure noise", 1, "right"))
+    for words, x, anchor in ends:
+        annotations.append({
+            "xref": "paper", "yref": "paper", "x": x, "y": 0, "yshift": -40, "xanchor": anchor, "yanchor": "middle",
+            "text": f"<i>{words}</i>", "showarrow": False, "opacity": 0.75,
+        })  # fmt: skip
+    layout = {
+        "margin": {"l": 58, "r": 16, "t": 34, "b": 96},
+        "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"},
+        "hovermode": "x unified",
+        "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
+        "shapes": shapes,
+        "annotations": annotations,
+        "xaxis": {
+            **_AXIS,
+            "range": [0, len(theory.timesteps)],
+            "title": {"text": "timestep t", "standoff": 14, "font": {"size": 12}},
+            "hoverformat": "d",
+        },
+        "yaxis": {
+            **_AXIS,
+            "title": {"text": title, "standoff": 6, "font": {"size": 12}},
+            "type": "log" if log else "linear",
+            "range": [low, high],
+            "exponentformat": "power",
+            "nticks": 7,
+        },
+    }
+    return {"data": data, "layout": layout}
+
+
+def _limits(data: list[dict[str, Any]], log: bool) -> tuple[float, float]:
+    """Axis limits, in Plotly's units (powers of ten on a logarithmic axis), with room above for the stage names."""
+    values = np.concatenate([trace["y"] for trace in data])
+    values = np.log10(values[values > 0]) if log else values
+    low, high = float(values.min()), float(values.max())
+    return low - 0.05 * (high - low), high + 0.14 * (high - low)
+
+
+def _sampled_traces(view: str, field: str, theory: Curves, sampled: SampledCurves, log: bool) -> list[dict[str, Any]]:
+    x = _plain(sampled.timesteps)
+    y = score(sampled.gradient, sampled.log_snr, theory.lam) if field == "score" else getattr(sampled, field)
+    traces: list[dict[str, Any]] = []
+    if view == "MSE":
+        low, high = y - sampled.mse_spread, y + sampled.mse_spread
+        if log:
+            low = np.maximum(low, y / 10)  # a logarithm has no place for a band that reaches zero
+        edge = {"type": "scatter", "mode": "lines", "x": x, "line": {"width": 0}, "hoverinfo": "skip"}
+        traces.append({**edge, "y": _plain(low), "showlegend": False})
+        traces.append({**edge, "y": _plain(high), "fill": "tonexty", "fillcolor": "rgba(128,128,128,.28)", "name": "± 1 std over latents"})
+    traces.append({
+        "type": "scatter", "mode": "markers", "name": f"sampled, n = {sampled.n}, seed {sampled.seed}", "x": x, "y": _plain(y),
+        "marker": {"color": "rgba(128,128,128,0)", "size": 7, "line": {"color": "INK", "width": 1.4}}, "hovertemplate": "%{y:.4g}",
+    })  # fmt: skip
+    return traces
+
+
+def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[float]) -> dict[str, Any]:
+    """What MosaicDiff does in one glance: blocks x sampling steps, each tile as strong as the share of the block that runs.
+
+    `kept_share` (3 stages, blocks) in 0..1; `stages` and `timesteps` per sampling step, in sampling order.
+    A strip above the tiles names the stage of every step.
+    """
+    kept_share = np.asarray(kept_share, dtype=np.float64)
+    steps, blocks = len(stages), kept_share.shape[1]
+    x = list(range(1, steps + 1))
+    data: list[dict[str, Any]] = []
+    strip: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i, stage in enumerate(STAGES):
+        colour = STAGE_COLOURS[stage]
+        mine = [s == i for s in stages]
+        z = [[round(float(kept_share[i, b]), 4) if here else None for here in mine] for b in range(blocks)]
+        words = [[f"step {k + 1} of {steps}, t = {timesteps[k]:.0f}, {stage} stage" for k in range(steps)] for _ in range(blocks)]
+        gap = 1 if steps <= 100 else 0
+        common = {"type": "heatmap", "x": x, "showscale": False, "xgap": gap, "hoverongaps": False}
+        data.append({
+            **common, "y": list(range(1, blocks + 1)), "z": z, "zmin": 0, "zmax": 1, "ygap": 2, "text": words,
+            "colorscale": [[0, _alpha(colour, 0.04)], [1, _alpha(colour, 1)]],
+            "hovertemplate": "%{text}<br>block %{y}: %{z:.0%} runs<extra></extra>",
+        })  # fmt: skip
+        strip.append({
+            **common, "y": [0], "z": [[1 if here else None for here in mine]], "zmin": 0, "zmax": 1, "yaxis": "y2", "xgap": 0, "hoverinfo": "skip",
+            "colorscale": [[0, colour], [1, colour]],
+        })  # fmt: skip
+        count = sum(mine)
+        if count:
+            middle = 1 + sum(k for k, here in enumerate(mine) if here) / count
+            words = f"{stage} · {count}" if count / steps >= 0.14 else str(count)
+            annotations.append({
+                "x": middle, "y": 0, "yref": "y2", "text": f"<b>{words}</b>", "showarrow": False, "font": {"color": "#ffffff", "size": 12},
+            })  # fmt: skip
+    layout = {
+        "margin": {"l": 46, "r": 8, "t": 8, "b": 48},
+        "showlegend": False,
+        "annotations": annotations,
+        "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
+        "xaxis": {
+            **_AXIS,
+            "showgrid": False,
+            "range": [0.5, steps + 0.5],
+            "title": {"text": "sampling step, first to last →", "font": {"size": 12}},
+            "anchor": "y",
+        },
+        "yaxis": {
+            **_AXIS,
+            "showgrid": False,
+            "range": [blocks + 0.5, 0.5],
+            "domain": [0, 0.87],
+            "title": {"text": "block", "standoff": 6, "font": {"size": 12}},
+            "dtick": 1 if blocks <= 14 else 4,
+        },
+        "yaxis2": {"domain": [0.9, 1], "anchor": "x", "fixedrange": True, "visible": False, "range": [-0.5, 0.5]},
+    }
+    return {"data": [*data, *strip], "layout": layout}
+
+
+def _alpha(colour: str, alpha: float) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"

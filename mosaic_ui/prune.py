@@ -1,0 +1,301 @@
+"""Place 2: how much of each stage is removed, what that costs and saves, and the two long jobs, Calibrate and Prune.
+
+The mosaic picture shows the whole idea: one tile per block and sampling step, as strong as the share of it that runs.
+"""
+
+from __future__ import annotations
+
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from core.errors import PlanError, Stopped, StudioError
+from core.plan import MAX_FILE_BYTES, MAX_SPARSITY, STAGES, StagePlan
+
+from . import answers, jobs, tables
+from .answers import BATCH, plain_errors
+from .explore import EDIT, LIVE, QUIET
+from .figures import mosaic_figure
+from .stage_chart import plot_panel
+from .theme import STAGE_MEANING
+
+LAYER_HEADERS = ["layer", "stage", "kept", "of", "parameters dense", "parameters pruned", "MMACs dense", "MMACs pruned", "error %"]
+UPLOAD_LIMIT = min(MAX_FILE_BYTES, 64_000)  # a plan is a few hundred bytes
+
+
+@dataclass
+class Prune:
+    """The tab's components. `shape` is the plan whose proportions the master slider keeps, even through zero."""
+
+    sliders: list[gr.Slider]  # in STAGES order
+    master: gr.Slider
+    effect: gr.HTML
+    cost: gr.HTML
+    mosaic: gr.HTML
+    calibrate: gr.Button
+    prune: gr.Button
+    stop: gr.Button
+    job: gr.HTML
+    layers_box: gr.Accordion
+    layers: gr.Dataframe
+    code: gr.Code
+    download: gr.HTML
+    upload: gr.UploadButton
+    shown: gr.State
+    shape: gr.State
+    layers_open: gr.State
+
+
+def predicted_cost(workshop: Any, plan: StagePlan, timesteps: list[float], exact: bool = False) -> str:
+    """The four figures above the mosaic, as HTML."""
+    return tables.cost_cards(plan, workshop.predict(plan, timesteps, batch=BATCH, exact=exact), timesteps)
+
+
+def picture(workshop: Any, plan: StagePlan, timesteps: list[float]) -> dict[str, Any]:
+    """The mosaic figure of a plan."""
+    return mosaic_figure(workshop.kept_share(plan), plan.stages_of(timesteps), timesteps)
+
+
+def layer_rows(workshop: Any, plan: StagePlan) -> list[list[Any]]:
+    """The per-layer table, dense against pruned, one row per layer and stage; columns as LAYER_HEADERS, errors once calibrated."""
+    return [
+        [
+            row["layer"], row["stage"], row["kept"], row["of"], row["params_dense"], row["params_pruned"],
+            round(row["macs_dense"] / 1e6, 3), round(row["macs_pruned"] / 1e6, 3), None if row["error"] is None else round(100 * row["error"], 2),
+        ]
+        for row in workshop.layer_table(plan, exact=workshop.calibrated)
+    ]  # fmt: skip
+
+
+def download_link(plan: StagePlan) -> str:
+    """A link that holds the plan file itself, so nothing is written on the server."""
+    data = urllib.parse.quote(plan.dumps())
+    return f'<a class="button-link" download="plan.json" href="data:application/json;charset=utf-8,{data}">Download plan (JSON)</a>'
+
+
+def read_upload(content: bytes | None) -> StagePlan:
+    """The plan in an uploaded file. Raises PlanError with one sentence."""
+    if not content:
+        raise PlanError("The uploaded file is empty; choose a plan file.")
+    if len(content) > UPLOAD_LIMIT:
+        raise PlanError(f"The uploaded file is larger than {UPLOAD_LIMIT // 1000} kB; it is not a plan.")
+    try:
+        return StagePlan.from_json(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise PlanError("The uploaded file is not UTF-8 text; choose a plan saved as JSON.") from error
+
+
+def pruned_sentence(workshop: Any, plan: StagePlan, seconds: float) -> str:
+    """What has just been built, in one sentence."""
+    kept = workshop.kept_share(plan).mean(1)  # (stages,)
+    parts = ", ".join(f"{stage} {tables.percent(share)}" for stage, share in zip(STAGES, kept, strict=True))
+    return f"Pruned in {tables.seconds_text(seconds)} (measured): one network per stage is ready, keeping of its weights {parts}. See it in 3 Compare."
+
+
+def build(shared: Any) -> Prune:
+    """The tab's components, filled with the opening plan."""
+    workshop, plan = shared.workshop, StagePlan.from_json(shared.plan.value)
+    timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
+    gr.Markdown(
+        "Sparsity is the share of attention heads and of MLP neurons that is removed. What is left is adjusted so that each layer's output "
+        "changes as little as possible: no training, seconds of work.",
+        elem_classes="intro",
+    )
+    with gr.Row(equal_height=False, elem_classes="main-row"):
+        with gr.Column(scale=2, min_width=300, elem_classes="side"):
+            with gr.Column(elem_classes="card"):
+                gr.HTML('<h3 class="panel-title">How much to remove</h3>')
+                master = gr.Slider(
+                    0, MAX_SPARSITY, round(plan.mean_sparsity(timesteps), 3), step=0.005, label="Target mean sparsity",
+                    info="Scales the three below, keeping their proportions; weighted by sampling steps.",
+                )  # fmt: skip
+                sliders = [
+                    gr.Slider(
+                        0,
+                        MAX_SPARSITY,
+                        round(plan.sparsity[i], 3),
+                        step=0.005,
+                        label=f"{stage.capitalize()} stage sparsity",
+                        info=STAGE_MEANING[stage],
+                        elem_classes=["stage-slider", f"stage-{stage}"],
+                    )  # fmt: skip
+                    for i, stage in reversed(list(enumerate(STAGES)))  # as sampling meets them
+                ][::-1]
+                effect = gr.HTML("")
+            with gr.Column(elem_classes="card"):
+                gr.HTML('<h3 class="panel-title">Calibrate and prune</h3>')
+                with gr.Row(elem_classes="buttons"):
+                    calibrate = gr.Button("Calibrate", min_width=76)
+                    prune = gr.Button("Prune", variant="primary", min_width=76)
+                    stop = gr.Button("Stop", variant="stop", min_width=76, interactive=False)
+                job = gr.HTML(_ready(workshop))
+        with gr.Column(scale=5, min_width=300, elem_classes="card"):
+            cost = gr.HTML(predicted_cost(workshop, plan, timesteps))
+            gr.HTML('<h3 class="panel-title">What runs when: blocks × sampling steps</h3>')
+            mosaic = plot_panel(
+                picture(workshop, plan, timesteps), label="Share of each block that runs at each sampling step", elem_id="mosaic"
+            )
+            gr.HTML(tables.stage_legend())
+            gr.HTML(
+                '<p class="fine">Full colour: the whole block runs. The fainter the tile, the more of its heads and neurons are removed.</p>'
+            )
+    with gr.Accordion("Per-layer table, dense against pruned", open=False) as layers_box:
+        layers = gr.Dataframe(headers=LAYER_HEADERS, interactive=False, max_height=420, show_label=False, elem_id="layer-table")
+        gr.HTML(
+            '<p class="fine">MMACs: million multiply-accumulates in one forward pass of one image. '
+            "Error: relative output error on calibration data, empty until calibrated.</p>"
+        )
+    with gr.Accordion("The plan as a file", open=False):
+        with gr.Row(elem_classes="file-row"):
+            download = gr.HTML(download_link(plan))
+            upload = gr.UploadButton("Upload plan", type="binary", file_types=[".json"], size="md")
+        code = gr.Code(plan.dumps(), language="json", label="plan.json", interactive=False)
+    plain = plan.to_json()
+    return Prune(
+        sliders, master, effect, cost, mosaic, calibrate, prune, stop, job, layers_box, layers, code, download, upload,
+        gr.State(plain), gr.State(plain), gr.State(False),
+    )  # fmt: skip
+
+
+def _ready(workshop: Any) -> str:
+    if workshop.calibrated:
+        return tables.message("Calibrated: any plan can be pruned in about a second.")
+    return tables.message("Prune calibrates first where that has not been done; the measurements are kept for every later plan.")
+
+
+def wire(shared: Any, tab: Prune) -> None:
+    """Connect the tab: sliders answer at once, jobs run one at a time, edits made elsewhere arrive through the plan."""
+    workshop = shared.workshop
+    sampler = [shared.scheduler, shared.steps]
+    views = [tab.shown, *tab.sliders, tab.master, tab.cost, tab.mosaic, tab.effect, tab.code, tab.download]
+
+    def show(plan: StagePlan, before: StagePlan, timesteps: list[float]) -> tuple:
+        """All views of a plan, in the order of `views`; `before` is what the sliders stood at."""
+        effect = tables.notes(answers.without_effect(workshop, before, plan, timesteps))
+        return (
+            plan.to_json(), *(round(s, 3) for s in plan.sparsity), round(plan.mean_sparsity(timesteps), 3), predicted_cost(workshop, plan, timesteps),
+            gr.update(figure=picture(workshop, plan, timesteps)), effect, plan.dumps(), download_link(plan),
+        )  # fmt: skip
+
+    def on_stage(i: int) -> Callable:
+        """The handler of one stage's slider; only that stage changes, the others keep their unrounded values."""
+
+        @plain_errors
+        def on_slide(value: float, plan: dict, scheduler: str, steps: Any) -> tuple:
+            before = StagePlan.from_json(plan)
+            sparsity = [*before.sparsity]
+            sparsity[i] = value
+            after = replace(before.with_sparsity(*sparsity), name="")
+            shown = list(show(after, before, answers.visited(workshop, scheduler, steps)))
+            shown[1 + i] = gr.skip()  # never set the knob that is being held
+            return after.to_json(), after.to_json(), *shown
+
+        return on_slide
+
+    @plain_errors
+    def on_master(target: float, plan: dict, shape: dict, scheduler: str, steps: Any) -> tuple:
+        timesteps, before = answers.visited(workshop, scheduler, steps), StagePlan.from_json(plan)
+        scaled = StagePlan.from_json(shape).with_boundaries(*before.boundaries).scaled_to(target, timesteps)
+        after = replace(before.with_sparsity(*(round(s, 4) for s in scaled.sparsity)), name="")
+        shown = list(show(after, before, timesteps))
+        shown[4] = gr.skip()
+        return after.to_json(), *shown
+
+    @plain_errors
+    def follow(plan: dict, shown: dict, scheduler: str, steps: Any) -> tuple:
+        """An edit made in another tab; an echo of our own changes nothing."""
+        if plan == shown:
+            return tuple(gr.skip() for _ in range(1 + len(views)))
+        checked = StagePlan.from_json(plan)
+        return plan, *show(checked, checked, answers.visited(workshop, scheduler, steps))
+
+    @plain_errors
+    def on_sampler(plan: dict, scheduler: str, steps: Any) -> tuple:
+        checked = StagePlan.from_json(plan)
+        return show(checked, checked, answers.visited(workshop, scheduler, steps))
+
+    @plain_errors
+    def on_upload(content: bytes) -> dict:
+        plan = read_upload(content)
+        gr.Info(f"Plan loaded: boundaries {plan.boundaries[0]} and {plan.boundaries[1]}.")
+        return plan.to_json()
+
+    @plain_errors
+    def refine(plan: dict, scheduler: str, steps: Any) -> Any:
+        if not workshop.calibrated:
+            return gr.skip()
+        return predicted_cost(workshop, StagePlan.from_json(plan), answers.visited(workshop, scheduler, steps), exact=True)
+
+    @plain_errors
+    def on_layers(plan: dict, is_open: bool) -> Any:
+        return layer_rows(workshop, StagePlan.from_json(plan)) if is_open else gr.skip()
+
+    @plain_errors
+    def on_layers_open(plan: dict) -> tuple:
+        return True, layer_rows(workshop, StagePlan.from_json(plan))
+
+    def on_layers_close() -> bool:
+        return False
+
+    def long_job(request: gr.Request, work: Callable, done: Callable[[float], str]) -> Iterator[tuple]:
+        """Run a job for the three buttons, the progress place and the status line; ends in one sentence whatever happens."""
+        stop, began = jobs.new_stop(request.session_hash), time.perf_counter()
+        busy = (gr.update(interactive=False), gr.update(interactive=False), gr.update(interactive=True))
+        idle = (gr.update(interactive=True), gr.update(interactive=True), gr.update(interactive=False))
+        yield tables.progress(0, 0, "Starting"), *busy, gr.skip()
+        words = ""
+        try:
+            for step in jobs.run_job(lambda report: work(report, stop)):
+                if isinstance(step, jobs.Step):
+                    yield tables.progress(step.done, step.total, step.text), *busy, gr.skip()
+            words = tables.message(done(time.perf_counter() - began), "good")
+        except Stopped:
+            words = tables.message("Stopped. What was measured so far is kept, and nothing is half-written.")
+        except StudioError as error:
+            words = tables.message(str(error), "bad")
+        finally:
+            stop.set()  # also when the visitor closed the page: the thread must not go on for nobody
+            jobs.finish(request.session_hash, stop)
+        yield words, *idle, tables.status_line(workshop)
+
+    def on_calibrate(request: gr.Request) -> Iterator[tuple]:
+        def done(seconds: float) -> str:
+            return f"Calibrated in {tables.seconds_text(seconds)} (measured): {workshop.calibration_text}"
+
+        yield from long_job(request, workshop.calibrate, done)
+
+    def on_prune(plan: dict, request: gr.Request) -> Iterator[tuple]:
+        checked = StagePlan.from_json(plan)
+
+        def work(report: Callable, stop: Any) -> None:
+            workshop.build(checked, progress=report, stop=stop)
+
+        def done(seconds: float) -> str:
+            return pruned_sentence(workshop, checked, seconds)
+
+        yield from long_job(request, work, done)
+
+    def on_stop(request: gr.Request) -> Any:
+        return tables.message("Stopping …") if jobs.request_stop(request.session_hash) else gr.skip()
+
+    exactly = {"fn": refine, "inputs": [shared.plan, *sampler], "outputs": tab.cost, **QUIET, "trigger_mode": "always_last"}
+    shared.page.load(**exactly)
+    for i, slider in enumerate(tab.sliders):
+        slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT)
+    tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT)
+    for slider in (tab.master, *tab.sliders):
+        slider.release(**exactly)
+    shared.plan.change(follow, [shared.plan, tab.shown, *sampler], [tab.shape, *views], **LIVE)
+    shared.plan.change(on_layers, [shared.plan, tab.layers_open], tab.layers, **QUIET, trigger_mode="always_last")
+    gr.on([s.change for s in sampler], on_sampler, [shared.plan, *sampler], views, **LIVE)
+    tab.layers_box.expand(on_layers_open, shared.plan, [tab.layers_open, tab.layers], **QUIET)
+    tab.layers_box.collapse(on_layers_close, None, tab.layers_open, **QUIET)
+    tab.upload.upload(on_upload, tab.upload, shared.plan, **QUIET)
+    job_views = [tab.job, tab.calibrate, tab.prune, tab.stop, shared.status]
+    tab.calibrate.click(on_calibrate, None, job_views, **QUIET, **jobs.MODEL_JOB).then(**exactly)
+    tab.prune.click(on_prune, shared.plan, job_views, **QUIET, **jobs.MODEL_JOB).then(**exactly)
+    tab.stop.click(on_stop, None, tab.job, **QUIET, queue=False)  # not behind the job that it is to stop

@@ -1,0 +1,53 @@
+"""A Plotly chart with the two stage boundaries as lines that can be dragged, and the same chart without lines.
+
+`stage_chart(...)` is a `gr.HTML` with two events: `input` while a line moves (throttled) and `release` when it is let
+go or the arrow keys rest. Its value is the list `[low, high]` of 0-based scheduler timesteps, its one property
+`figure` the Plotly JSON. The markup, style and script are the files of the same name.
+
+Plain functions on purpose: a subclass of a Gradio component writes a `.pyi` file beside its source at import. And
+one property only: an update of one property of a chart in a tab not yet opened drops its other properties, so the
+options are written into the script. What the browser sends is checked by `StagePlan`, like any other input.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+
+from core.noise import NUM_TRAIN_TIMESTEPS
+from core.plan import STAGES
+
+from .theme import STAGE_COLOURS
+
+PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+HERE = Path(__file__).parent
+
+
+def _read(suffix: str) -> str:
+    return (HERE / f"stage_chart.{suffix}").read_text(encoding="utf-8")
+
+
+def stage_chart(value: list[int], figure: dict[str, Any], *, label: str, height: int = 380, **kwargs: Any) -> gr.HTML:
+    """Curves with draggable boundaries `value` = [low, high]; `figure` is {"data": [...], "layout": {...}}."""
+    gr.set_static_paths(PLOTLY_JS)  # this one file, not its folder
+    colours = [STAGE_COLOURS[name] for name in STAGES]
+    options = {"lower": 0, "upper": NUM_TRAIN_TIMESTEPS, "label": label, "names": list(STAGES), "colours": colours}
+    return gr.HTML(
+        value=value,
+        figure=figure,
+        html_template=_read("html"),
+        css_template=_read("css").replace("0HEIGHT", str(height)),
+        js_on_load=_read("js").replace("OPTIONS;", json.dumps(options) + ";", 1),
+        head=f'<script src="gradio_api/file={PLOTLY_JS}"></script>',  # relative: works under a mount path too
+        apply_default_css=False,
+        **kwargs,
+    )
+
+
+def plot_panel(figure: dict[str, Any], *, label: str, height: int = 320, **kwargs: Any) -> gr.HTML:
+    """The same chart without boundaries: for pictures that are only looked at. Update with `gr.update(figure=...)`."""
+    return stage_chart([], figure, label=label, height=height, **kwargs)

@@ -1,0 +1,107 @@
+"""The page as a whole: header, the controls that all places share, and the order of the three places.
+
+    from core.workshop import get_workshop
+    build_studio(get_workshop()).launch(**launch_options())
+
+`Shared.plan` is the single truth: the JSON form of a `StagePlan`. Every chart, slider and box is a view of it. A tab's
+own edits return the tab's views and the new plan; the other tabs follow through `shared.plan.change`.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported, so before it
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from core.noise import BETA_SCHEDULES, SCHEDULERS
+from core.plan import StagePlan, propose_plan
+
+from . import compare, explore, jobs, prune, tables
+from .theme import CSS, make_theme
+
+TITLE = "MosaicDiff Studio"
+DEFAULT_TARGET = 0.33  # the paper's main setting
+DEFAULT_STEPS = 50
+
+
+@dataclass
+class Shared:
+    """What the tabs share. Components are made here and rendered by the tab where a person looks for them."""
+
+    workshop: Any  # core.workshop.Workshop
+    page: gr.Blocks
+    plan: gr.State  # dict: StagePlan.to_json(), the single truth
+    scheduler: gr.Dropdown  # sampler's name, a key of core.noise.SCHEDULERS
+    beta: gr.Dropdown  # beta schedule of the curves
+    steps: gr.Number  # sampling steps
+    target: gr.Number  # target mean sparsity of suggestions and presets
+    status: gr.HTML  # the device and calibration line under the title
+
+
+HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
+<p>Makes a trained diffusion model sample faster without retraining: sampling is cut into three stages, and each stage
+runs its own smaller, pruned copy of the network. <span class="aside">MosaicDiff, ICCV 2025 (Guo, Tang, Zeng, Shen);
+not the video tool of the same name.</span></p></header>"""
+
+
+def _make_shared(workshop: Any, page: gr.Blocks, plan: StagePlan) -> Shared:
+    own_beta = workshop.beta_schedule
+    return Shared(
+        workshop=workshop,
+        page=page,
+        plan=gr.State(plan.to_json()),
+        scheduler=gr.Dropdown(list(SCHEDULERS), value="DDIM", label="Scheduler", render=False, filterable=False),
+        beta=gr.Dropdown(list(BETA_SCHEDULES), value=own_beta, label="Beta schedule", render=False, filterable=False),
+        steps=gr.Number(DEFAULT_STEPS, label="Sampling steps", precision=0, minimum=2, maximum=1000, render=False),
+        target=gr.Number(DEFAULT_TARGET, label="Suggest for mean sparsity", minimum=0, maximum=0.9, step=0.01, render=False),
+        status=gr.HTML(tables.status_line(workshop), render=False),
+    )
+
+
+def _on_leave(request: gr.Request) -> None:
+    jobs.forget(request.session_hash)
+
+
+def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
+    """The page for one workshop, opening on `plan` (default: the formula's proposal for the model's own schedule)."""
+    if plan is None:
+        plan = propose_plan(workshop.schedule, target=DEFAULT_TARGET).plan
+
+    def current_status() -> str:
+        return tables.status_line(workshop)
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+        shared = _make_shared(workshop, page, plan)
+        gr.HTML(HEADER)
+        shared.status.render()
+        with gr.Tabs():
+            with gr.Tab("1 Explore", id="explore"):
+                explore_tab = explore.build(shared)
+            with gr.Tab("2 Prune", id="prune"):
+                prune_tab = prune.build(shared)
+            with gr.Tab("3 Compare", id="compare"):
+                compare_tab = compare.build(shared)
+        explore.wire(shared, explore_tab)
+        prune.wire(shared, prune_tab)
+        compare.wire(shared, compare_tab)
+        page.load(current_status, None, shared.status, **explore.QUIET)  # a calibration may have happened since the page was built
+        page.unload(_on_leave)
+    page.queue(max_size=32)
+    return page
+
+
+def launch_options() -> dict[str, Any]:
+    """Arguments for `launch` (Gradio 6 takes the look there, not in `Blocks`)."""
+    return {
+        "theme": make_theme(),
+        "css": CSS,
+        "footer_links": [],
+        "run_history": False,  # the default keeps every run in the visitor's browser
+        "max_file_size": "1mb",  # the one upload is a plan, a few hundred bytes
+        "enable_monitoring": False,
+    }

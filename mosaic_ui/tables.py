@@ -1,0 +1,187 @@
+"""Numbers as HTML: the stage table, the cost line and the headline. Pure functions; every number has its unit."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from core.plan import STAGES, StagePlan
+
+from .theme import STAGE_COLOURS, STAGE_MEANING
+
+ESTIMATE = "estimate from per-bin curves"
+EXACT = "exact for this plan"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`digits` significant digits, never in exponent form: 0.123, 1.23, 12.3, 123, 1234."""
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def macs_text(macs: float) -> str:
+    """Multiply-accumulates with a unit a person can read."""
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if macs >= size:
+            return f"{number(macs / size)} {unit}MACs"
+    return f"{macs:.0f} MACs"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Seconds, or milliseconds below a tenth of one."""
+    if seconds is None:
+        return "not measured yet"
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.1 else f"{number(seconds)} s"
+
+
+def percent(share: float | None, places: int = 0) -> str:
+    """A share as per cent; a dash where it is not known."""
+    return "–" if share is None else f"{100 * share:.{places}f} %"
+
+
+def times(factor: float | None) -> str:
+    """A speed-up factor: ×1.41."""
+    return "unknown" if factor is None else f"×{factor:.2f}"
+
+
+def swatch(stage: str) -> str:
+    """The stage's colour as a small square."""
+    return f'<i class="swatch" style="background:{STAGE_COLOURS[stage]}"></i>'
+
+
+def _of_dense(value: str, dense: str | None) -> str:
+    return f"{value}<small>dense {dense}</small>" if dense else value
+
+
+def _time_cell(seconds: float | None) -> str:
+    return "–<small>not measured yet</small>" if seconds is None else seconds_text(seconds)
+
+
+def _error_cell(error: float | None) -> str:
+    return "–<small>not known yet</small>" if error is None else percent(error, 2)
+
+
+def _cells(parts: Iterable[tuple[str, str]]) -> str:
+    return "".join(f'<td data-label="{html.escape(label)}">{content}</td>' for label, content in parts)
+
+
+def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device: str) -> str:
+    """Stage by stage what runs and what it is predicted to cost; the last row is the whole run.
+
+    `prediction` is a core.workshop.Prediction. The table's `data-boundaries` and `data-exact` say what it answers.
+    """
+    known_time = prediction.seconds is not None
+    rows = []
+    for i, stage in enumerate(STAGES):
+        part, (low, high) = prediction.stages[i], plan.stage_range(i)
+        dense_time = seconds_text(part.seconds_dense) if known_time and part.seconds_dense is not None else None
+        name = f"<span>{swatch(stage)}<b>{stage}</b></span><small>{STAGE_MEANING[stage]}</small>"
+        cells = [
+            ("Timesteps", f"{low} to {high - 1}"),
+            ("Sampling steps", str(part.steps)),
+            ("Sparsity", f"{percent(plan.sparsity[i], 1)}<small>{percent(part.achieved, 1)} of weights go</small>"),
+            ("MACs, predicted", _of_dense(macs_text(part.macs), macs_text(part.macs_dense)) if part.steps else "–"),
+            ("Time, predicted", _of_dense(_time_cell(part.seconds), dense_time) if part.steps else "–"),
+            ("Error, predicted", _error_cell(part.error) if part.steps else "–"),
+        ]
+        rows.append(f'<tr data-stage="{stage}"><th scope="row">{name}</th>{_cells(cells)}</tr>')
+    dense_time = seconds_text(prediction.seconds_dense) if known_time and prediction.seconds_dense is not None else None
+    total = [
+        ("Timesteps", f"0 to {plan.num_train_timesteps - 1}"),
+        ("Sampling steps", str(len(timesteps))),
+        ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1)),
+        ("MACs, predicted", _of_dense(macs_text(prediction.macs), macs_text(prediction.macs_dense))),
+        ("Time, predicted", _of_dense(_time_cell(prediction.seconds), dense_time)),
+        ("Error, predicted", _error_cell(prediction.error)),
+    ]
+    gain = f"predicted {times(prediction.speedup_macs)} fewer MACs"
+    if prediction.speedup_seconds is not None:
+        gain += f", {times(prediction.speedup_seconds)} faster"
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("Stage", "Timesteps", "Sampling steps", "Sparsity"))
+    for what, unit in (("MACs", "per image"), ("Time", f"{prediction.batch} images"), ("Error", "of a layer's output")):
+        head += f'<th scope="col">{what} <em>predicted</em><small>{unit}</small></th>'
+    low, high = plan.boundaries
+    kind, words = ("exact", EXACT) if prediction.exact else ("estimate", ESTIMATE)
+    foot = (
+        f"MACs: multiply-accumulates of the denoiser, both guidance halves. Time: on {html.escape(device)}, from its latency table. "
+        "Error: mean relative output error of the pruned layers on calibration data."
+    )
+    return (
+        f'<div class="stage-table-wrap"><p class="table-head"><span class="pill {kind}" data-testid="prediction-kind">{words}</span></p>'
+        f'<table class="stage-table" data-boundaries="{low},{high}" data-exact="{str(prediction.exact).lower()}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        f'<tfoot><tr data-stage="total"><th scope="row"><b>Whole run</b><small>{gain}</small></th>{_cells(total)}</tr></tfoot></table>'
+        f'<p class="fine">{foot}</p></div>'
+    )
+
+
+def headline(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
+    """The plan in one plain sentence."""
+    if not any(plan.sparsity):
+        return '<p class="headline">Nothing is pruned yet: every step runs the whole network. Raise a sparsity or press Suggest.</p>'
+    gentle = min(range(3), key=lambda i: plan.sparsity[i])
+    where = f", least in the {STAGES[gentle]} stage" if len(set(plan.sparsity)) > 1 else ", the same in every stage"
+    why = " where the model learned fastest" if STAGES[gentle] == "middle" and len(set(plan.sparsity)) > 1 else ""
+    return (
+        f'<p class="headline">This plan removes <b>{percent(plan.mean_sparsity(timesteps))}</b> of the network\'s heads and neurons on average'
+        f"{where}{why}, and is predicted to need <b>{times(prediction.speedup_macs)}</b> fewer multiply-accumulates over "
+        f"{len(timesteps)} sampling steps.</p>"
+    )
+
+
+def cost_cards(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
+    """The predicted cost in four short figures."""
+    if prediction.seconds is None:
+        time_main, time_note = "–", "not measured yet on this device"
+    else:
+        time_main = f"≈ {seconds_text(prediction.seconds)}"
+        time_note = f"for {prediction.batch} images; dense ≈ {seconds_text(prediction.seconds_dense)}"
+    kind = EXACT if prediction.exact else "estimate"
+    cards = [
+        ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1), f"over {len(timesteps)} sampling steps"),
+        (
+            "MACs, predicted",
+            f"{times(prediction.speedup_macs)} fewer",
+            f"{macs_text(prediction.macs)} of {macs_text(prediction.macs_dense)} per image",
+        ),
+        ("Time, predicted", time_main, time_note),
+        ("Layer error, predicted", percent(prediction.error, 2), kind),
+    ]
+    body = "".join(f"<div><dt>{name}</dt><dd>{value}</dd><small>{note}</small></div>" for name, value, note in cards)
+    return f'<dl class="cards" data-testid="cost">{body}</dl>'
+
+
+def stage_legend() -> str:
+    """The three stages in sampling order, each with its colour and its meaning."""
+    return '<p class="stage-legend">' + "".join(f"<span>{swatch(s)}{s}: {STAGE_MEANING[s]}</span>" for s in reversed(STAGES)) + "</p>"
+
+
+def notes(sentences: list[str]) -> str:
+    """Short remarks below a control; nothing at all when there are none."""
+    return "".join(f'<p class="note">{html.escape(s)}</p>' for s in sentences)
+
+
+def progress(done: int, total: int, text: str) -> str:
+    """A bar with words; `total` 0 means unknown."""
+    share = min(1.0, done / total) if total else 0.0
+    label = html.escape(text)
+    return (
+        f'<div class="job" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * share:.0f}" aria-label="{label}">'
+        f'<p>{label} <span>{100 * share:.0f} %</span></p><div class="rail"><div style="width:{100 * share:.1f}%"></div></div></div>'
+    )
+
+
+def status_line(workshop: Any) -> str:
+    """Which model, which device, calibrated or not: one line of HTML."""
+    state = workshop.calibration_text
+    parts = [("Model", workshop.name), ("Device", workshop.device_text), ("Calibration", state)]
+    items = "".join(f"<span><b>{name}</b> {html.escape(text)}</span>" for name, text in parts)
+    return f'<div class="status-line" data-testid="status">{items}</div>'
+
+
+def message(text: str, kind: str = "") -> str:
+    """How a job ended, in one sentence."""
+    return f'<p class="job-message {kind}" role="status">{html.escape(text)}</p>'

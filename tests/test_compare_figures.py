@@ -1,0 +1,324 @@
+"""Compare tab: pictures, times per stage and HTML from results, and the handlers' checks. No model, no browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.errors import PlanError, StudioError
+from core.noise import NoiseSchedule
+from core.plan import StagePlan
+from core.sampling import Comparison, Preview, SampleSettings, Side
+from mosaic_ui import compare, compare_inputs, compare_live, compare_timing, compare_words
+from mosaic_ui import compare_figures as figures
+from mosaic_ui import compare_pictures as pictures
+from mosaic_ui.theme import STAGE_COLOURS
+
+PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
+SETTINGS = SampleSettings(labels=(0, 1), steps=4, guidance=1.5, seed=7, scheduler="DDIM", repeats=3)
+
+
+def comparison(n: int = 2, fid: float | None = None, **changes) -> Comparison:
+    """Two images, four steps; B is twice as fast."""
+    images = torch.linspace(-1, 1, n * 32 * 32).reshape(n, 1, 32, 32)
+    times = [[1.0, 1.0, 1.0, 1.0], [1.1, 1.0, 1.0, 1.0], [0.9, 1.0, 1.0, 1.0]]
+    common = {"latents": torch.zeros(n, 4, 8, 8), "scale": 1.0, "timesteps": [900.0, 600.0, 300.0, 50.0], "film": [images, images],
+              "film_timesteps": [900.0, 50.0], "fid": fid}  # fmt: skip
+    dense = Side("Dense", None, images=images, step_seconds=times, stages=[-1] * 4, macs=3_000_000_000, predicted_seconds=[2.0] * 4,
+                 class_accuracy=0.5, **common)  # fmt: skip
+    pruned = Side("<b>mine</b>", PLAN, images=-images, step_seconds=[[t / 2 for t in row] for row in times], stages=[2, 2, 1, 0],
+                  macs=2_000_000_000, predicted_seconds=[0.5, 0.5, 1.5, 0.75], **common)  # fmt: skip
+    values = {"a": dense, "b": pruned, "settings": SETTINGS, "device": "CPU, 2 threads", "model": "tiny", "when": "today", "psnr": 27.5,
+              "ssim": 0.93, "latent_mse": 0.012, "n": n}  # fmt: skip
+    return Comparison(**{**values, **changes})
+
+
+def decoded(address: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))))
+
+
+def test_to_uint8_covers_the_range_and_survives_nan():
+    images = torch.tensor([-2.0, -1.0, 0.0, 1.0, float("nan")]).reshape(1, 1, 1, 5)
+    grey = pictures.to_uint8(images)
+    assert grey.shape == (1, 1, 5, 3) and grey.dtype == np.uint8
+    assert grey[0, 0, :, 0].tolist() == [0, 0, 128, 255, 0]
+
+
+def test_colour_images_keep_their_channels():
+    images = torch.stack([torch.full((2, 2), v) for v in (-1.0, 0.0, 1.0)])[None]
+    assert pictures.to_uint8(images)[0, 0, 0].tolist() == [0, 128, 255]
+
+
+def test_contact_sheet_repeats_whole_pixels():
+    samples = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
+    sheet = pictures.contact_sheet(samples, pixels=6, gap=1)
+    assert sheet.shape == (2 * 6 + 1, 3 * 6 + 2, 3)  # 5 samples: 3 columns, 2 rows, each pixel 3 x 3
+    assert (sheet[0:3, 0:3] == samples[0, 0, 0]).all() and (sheet[7:10, 7:10] == samples[4, 0, 0]).all()
+
+
+def test_the_bundled_size_is_shown_at_128_pixels():
+    assert pictures.contact_sheet(np.zeros((1, 32, 32, 3), np.uint8)).shape == (128, 128, 3)
+
+
+def test_downloads_hold_every_sample_within_the_limit():
+    samples = np.zeros((512, 32, 32, 3), np.uint8)
+    sheet = pictures.download_sheet(samples)
+    assert max(sheet.shape) <= pictures.MAX_SHEET_PIXELS and sheet.shape[1] >= 23 * 32
+
+
+@pytest.mark.parametrize("step, factor", [(0, 32), (3, 32), (20, 8), (100, 2), (200, 1)])
+def test_difference_scale_follows_the_size_of_the_difference(step, factor):
+    a = np.full((1, 8, 8, 3), 20, np.uint8)
+    amplified, chosen, mean = pictures.amplified_difference(a, a + np.uint8(step))
+    assert chosen == factor and mean == step and (amplified == min(255, step * factor)).all()
+
+
+def test_difference_does_not_wrap_around():
+    low, high = np.full((1, 2, 2, 3), 5, np.uint8), np.full((1, 2, 2, 3), 250, np.uint8)
+    assert (pictures.amplified_difference(low, high)[0] == 245).all()
+
+
+def test_png_is_lossless():
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    assert (decoded(pictures.data_address(pictures.png_bytes(picture))) == picture).all()
+    grey = np.repeat(picture[..., :1], 3, axis=2)
+    assert (decoded(pictures.data_address(pictures.png_bytes(grey))) == grey[..., 0]).all()
+
+
+@pytest.mark.parametrize(
+    "value, width, text",
+    [(None, None, "–"), (float("nan"), None, "–"), (0.0456, None, "45.6 ms"), (1.2, None, "1.20 s"), (12.34, None, "12.3 s"), (150.4, None, "150 s"),
+     (1.234, 0.02, "1.23 ± 0.02 s"), (1.23, 0.004, "1.230 ± 0.004 s"), (0.0456, 0.0012, "45.6 ± 1.2 ms"), (1.0, 0.0, "1.00 ± 0.00 s")],
+)  # fmt: skip
+def test_seconds_carry_their_unit_and_enough_figures(value, width, text):
+    assert compare_words.seconds_text(value, width) == text
+
+
+def test_macs_and_factors_in_words():
+    assert compare_words.macs_text(1.234e12) == "1.23 TMACs" and compare_words.macs_text(None) == "–"
+    assert compare_words.factor_text(1.3149) == "1.31×" and compare_words.factor_text(None) == "not known"
+
+
+def test_a_dense_side_is_cut_where_the_plan_cuts():
+    c = comparison()
+    rows = compare_timing.timing_rows(c.a, c.b)
+    assert [row.name for row in rows] == ["Early", "Middle", "Late", "Whole run"]
+    assert [(row.a.steps, row.b.steps) for row in rows] == [(2, 2), (1, 1), (1, 1), (4, 4)]
+    assert [row.a.predicted for row in rows] == [4.0, 2.0, 2.0, 8.0]
+    assert [row.b.predicted for row in rows] == [1.0, 1.5, 0.75, 3.25]
+    assert rows[0].a.measured == pytest.approx(2.0) and rows[0].b.measured == pytest.approx(1.0)
+
+
+def test_two_dense_sides_have_one_row():
+    c = comparison()
+    c.b.stages, c.b.predicted_seconds = [-1] * 4, None
+    rows = compare_timing.timing_rows(c.a, c.b)
+    assert [row.name for row in rows] == ["Whole run"] and rows[0].b.predicted is None
+
+
+def test_two_plans_keep_their_own_stages():
+    c = comparison()
+    c.a.stages = [2, 1, 1, 1]
+    rows = compare_timing.timing_rows(c.a, c.b)
+    assert [(row.a.steps, row.b.steps) for row in rows] == [(1, 2), (3, 1), (0, 1), (4, 4)]
+    assert rows[2].a.measured is None and "no step in this stage" in compare_timing.timing_html(rows, c)
+
+
+def test_verdict_stands_first_and_names_are_escaped():
+    page = figures.verdict_html(comparison(), "Measured on a laptop.")
+    assert page.index("less time than Dense") < page.index("2.00×") < page.index("1.50×") < page.index("2.46×")
+    assert "<b>mine</b>" not in page and "&lt;b&gt;mine" in page
+    assert "Measured on a laptop." in page and "seed 7" in page and "CPU, 2 threads" in page
+
+
+def test_a_slower_side_is_said_to_be_slower():
+    c = comparison()
+    c.a, c.b = c.b, c.a
+    assert "was not faster" in figures.verdict_html(c)
+
+
+def test_a_stopped_timing_says_so():
+    assert "Stopped after 1 of 3 timed runs." in figures.verdict_html(comparison(notes="Stopped after 1 of 3 timed runs."))
+
+
+def test_measured_and_predicted_never_look_alike():
+    c = comparison()
+    page = compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
+    assert page.count("</b> measured") == 8 and page.count(" s predicted") == 8
+    assert page.count('cmp-bar is-measured"') == 8 and page.count('cmp-bar is-predicted"') == 8
+    c.a.predicted_seconds = c.b.predicted_seconds = None
+    unknown = compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
+    assert " s predicted" not in unknown and "no prediction for this device yet" in unknown
+
+
+def test_fid_is_a_sentence_where_there_are_too_few_images():
+    assert figures.metrics_html(comparison()).count("needs 200 images, you have 2") == 2
+    assert "15.30" in figures.metrics_html(comparison(fid=15.3))
+    c = comparison()
+    c.n = 300
+    assert figures.metrics_html(c).count("not available for this model") == 2
+
+
+def test_metrics_say_n_seed_and_device():
+    page = figures.metrics_html(comparison(psnr=None))
+    for words in (
+        "n = 2",
+        "seed 7",
+        "CPU, 2 threads",
+        "identical pictures",
+        "0.9300",
+        "0.012",
+        "50.0 %",
+        "not available",
+        "1.50×",
+        "2.00× ± 0.00",
+    ):
+        assert words in page
+    assert "27.50 dB" in figures.metrics_html(comparison())
+
+
+def test_film_has_a_frame_per_prediction_with_stage_and_timestep():
+    page = figures.film_html(comparison())
+    assert page.count("<li>") == 4 and page.count("t 900<") == 2
+    assert page.index("<small>full") < page.index("<small>early") < page.index("<small>late")
+    assert STAGE_COLOURS["early"] in page and STAGE_COLOURS["late"] in page
+    c = comparison()
+    c.a.film = c.b.film = []
+    assert "at most 64 images" in figures.film_html(c)
+
+
+def test_difference_says_its_scale():
+    sheet_a, sheet_b, sheet, factor, mean = figures.sheets(comparison())
+    assert sheet_a.shape == sheet_b.shape == sheet.shape
+    assert f"× {factor}" in figures.difference_html(sheet, 4, mean, None).replace("× 4", f"× {factor}")
+    assert "white means 63 grey levels" in figures.difference_html(sheet, 4, mean, None)
+    assert "the same to the last grey level" in figures.difference_html(sheet, 32, 0.0, None)
+
+
+def test_downloads_carry_both_grids_and_the_result():
+    page = figures.downloads_html(comparison())
+    addresses = [part.split('"', 1)[0] for part in page.split('href="')[1:]]
+    assert [a.split(";")[0] for a in addresses] == ["data:image/png", "data:image/png", "data:application/json"]
+    facts = json.loads(base64.b64decode(addresses[2].split(",")[1]))
+    assert facts["n"] == 2 and facts["dense"]["fid"] is None and facts["speedup_measured"] == 2.0
+    assert decoded(addresses[0]).shape == (128, 260)
+
+
+def test_live_view_shows_progress_stage_and_pictures():
+    grid = np.zeros((4, 8, 8), np.uint8)
+    page = compare_live.live_html("Step 3 of 50", 3, 50, ("Dense", "Plan"), (grid, None), 1)
+    assert 'aria-valuenow="6"' in page and "middle stage" in page and page.count("<img") == 1 and "cmp-wait" in page
+    assert "full model" in compare_live.stage_chip(-1) and "late stage" in compare_live.stage_chip("late") and compare_live.stage_chip(None) == ""
+
+
+def test_plan_note_in_sampling_order():
+    page = compare_live.plan_note(PLAN)
+    assert page.index("early") < page.index("middle") < page.index("late") and "−55" in page and "t ≥ 550" in page
+    assert "full model" in compare_live.plan_note(None)
+    assert "&lt;script" in compare_live.plan_note(None, "<script>") and 'role="alert"' in compare_live.plan_note(None, "bad")
+
+
+WORKSHOP = SimpleNamespace(
+    class_names={i: f"class {i}" for i in range(10)}, schedule=NoiseSchedule.from_betas("linear"), beta_schedule="linear",
+)  # fmt: skip
+
+
+def test_labels_take_the_chosen_classes_in_turns():
+    assert compare_inputs.chosen_labels(["class 3", "class 1"], WORKSHOP.class_names, 5) == (3, 1, 3, 1, 3)
+    assert compare_inputs.chosen_labels(["All ten classes"], WORKSHOP.class_names, 12) == (*range(10), 0, 1)
+
+
+def test_all_and_single_classes_exclude_each_other():
+    everything = compare_inputs.all_classes(WORKSHOP.class_names)
+    assert everything == "All ten classes"
+    assert compare_inputs.tidy_classes([everything, "class 1"], everything) == ["class 1"]
+    assert compare_inputs.tidy_classes(["class 1", everything], everything) == [everything]
+    assert compare_inputs.tidy_classes([], everything) == [everything]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"{", b"[]", b'{"boundaries": [1]}', b'{"a": 1}', b" " * 70_000])
+def test_a_bad_upload_is_one_sentence(content):
+    with pytest.raises(PlanError) as error:
+        compare_inputs.read_upload(content)
+    assert "\n" not in str(error.value) and str(error.value)
+
+
+def test_a_good_upload_is_the_plan():
+    assert compare_inputs.read_upload(PLAN.dumps().encode()) == PLAN
+
+
+def test_sides_resolve_to_plans():
+    timesteps = [float(t) for t in range(980, -1, -20)]
+
+    def resolve(choice, uploaded=None):
+        return compare_inputs.resolve_side(choice, PLAN.to_json(), uploaded, WORKSHOP, 0.33, timesteps)
+
+    assert resolve("Dense") is None and resolve("Current plan") == PLAN
+    assert resolve("Uploaded plan", PLAN.to_json()) == PLAN
+    assert resolve("Paper's eye [200, 600]").boundaries == (200, 600)
+    assert len({resolve(name) for name in compare_inputs.PRESETS}) == 4
+    for bad in ("Uploaded plan", "../etc", None):
+        with pytest.raises(StudioError):
+            resolve(bad)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"images": None}, {"images": 0}, {"images": 10_000}, {"seed": -1}, {"seed": float("nan")}, {"steps": 101}, {"guidance": None}, {"guidance": 99},
+     {"scheduler": "nope"}, {"repeats": 0}],
+)  # fmt: skip
+def test_settings_are_checked(change):
+    values = {"classes": [], "images": 16, "seed": 0, "steps": 50, "guidance": 1.5, "scheduler": "DDIM", "repeats": 3}
+    assert len(compare_inputs.checked_settings(WORKSHOP, **values).labels) == 16
+    with pytest.raises(StudioError):
+        compare_inputs.checked_settings(WORKSHOP, **{**values, **change})
+
+
+def test_progress_runs_once_from_nothing_to_all():
+    settings = SampleSettings(labels=(0,) * 4, steps=10, repeats=2)
+    walk = compare.overall(Preview("step", 5, 10, step=4), settings, True)
+    timing = compare.overall(Preview("timing", 1, 2), settings, True)
+    assert walk[0] / walk[1] == pytest.approx(0.5 / 3) and timing[0] / timing[1] == pytest.approx(2 / 3)
+    assert compare.overall(Preview("measuring", 0, 1), settings, False)[0] == 0
+    assert compare.overall(Preview("batch", 3, 4), SampleSettings(labels=(0,) * 400), False) == (3, 4)
+
+
+def test_equal_names_get_their_letter():
+    assert compare_inputs.side_names(("Dense", "Dense"), (None, None)) == ("Dense (A)", "Dense (B)")
+    named = StagePlan((93, 550), (0.4, 0.1, 0.55), name="mine")
+    assert compare_inputs.side_names(("Uploaded plan", "Uniform"), (named, PLAN)) == ("mine", "Uniform")
+
+
+def last_live(updates) -> tuple:
+    *_, last = updates
+    return last
+
+
+def test_a_run_from_the_handler_to_the_views(workshop):
+    settings = compare_inputs.checked_settings(workshop, ["thing 1"], 2, 0, 5, 1.5, "DDIM", 1)
+    request = compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan"))
+    updates = list(compare.stream(workshop, request, threading.Event()))
+    assert any("<img" in str(update[0]) for update in updates[:-1])
+    views = [str(view) for view in updates[-1]]
+    assert "Current plan" in views[2] and "Dense" in views[2] and "Left: A · Dense" in views[3] and len(views) == 10
+
+
+def test_stop_leaves_partial_pictures_and_a_sentence(workshop):
+    stop = threading.Event()
+    settings = compare_inputs.checked_settings(workshop, [], 2, 0, 20, 1.5, "DDIM", 1)
+    seen = []
+    for update in compare.stream(workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop):
+        seen.append(str(update[0]))
+        if "<img" in seen[-1]:
+            stop.set()
+    assert "Stopped" in seen[-1] and "unfinished" in seen[-1] and seen[-1].count("<img") == 2
+    before = last_live(compare.stream(workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop))
+    assert "Press Compare to start again" in before[0]
