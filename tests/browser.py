@@ -1,0 +1,73 @@
+"""A headless Chromium on a running studio, for the browser tests and the drag benchmark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlparse
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+class Watch:
+    """What a page asked for and complained about."""
+
+    def __init__(self, page: Page):
+        self.hosts: set[str] = set()
+        self.errors: list[str] = []
+        page.on("request", lambda r: self.hosts.add(urlparse(r.url).hostname or "") if r.url.startswith("http") else None)
+        page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: self.errors.append(str(e)))
+
+
+@contextmanager
+def serve(workshop) -> Iterator[str]:
+    """The studio of one workshop on a free port; yields its address."""
+    from mosaic_ui.studio import build_studio, launch_options
+
+    page = build_studio(workshop)
+    _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False, **launch_options())
+    try:
+        yield url
+    finally:
+        page.close(verbose=False)
+
+
+@contextmanager
+def chromium() -> Iterator:
+    """Debian's Chromium through playwright; no browser of playwright's own is downloaded."""
+    path = next((p for p in map(shutil.which, NAMES) if p), None)
+    if path is None:
+        raise RuntimeError("No Chromium on the PATH: run `sh tests/find_browser.sh`, or install Debian's package chromium.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def boundaries(page: Page) -> list[int]:
+    """What the stage table says it answers."""
+    return [int(b) for b in page.locator("#stage-table table").get_attribute("data-boundaries").split(",")]
+
+
+def settled(page: Page) -> list[int]:
+    """Wait until the table answers for where the two handles are, and return that."""
+    now = [page.get_by_role("slider", name=f"Stage boundary {i}").get_attribute("aria-valuenow") for i in (1, 2)]
+    expect(page.locator("#stage-table table")).to_have_attribute("data-boundaries", ",".join(now), timeout=60_000)
+    return [int(b) for b in now]
+
+
+def drag(page: Page, name: str, pixels: int, steps: int = 12) -> None:
+    """Drag a boundary handle sideways with the mouse."""
+    box = page.get_by_role("slider", name=name).bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + pixels, y + 25, steps=steps)  # upwards or downwards must not matter
+    page.mouse.up()

@@ -1,0 +1,195 @@
+"""The studio as a visitor meets it: a real server, a real browser, a tiny random model."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from browser import Watch, boundaries, chromium, drag, serve, settled
+from playwright.sync_api import expect
+
+from core.checkpoints import load_checkpoint
+from core.workshop import Workshop
+
+SLOW = 60_000  # ms; a machine that runs other things must not fail a test
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def studio(workshop):
+    with serve(workshop) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser, studio):
+    """A fresh visitor. Whatever the test does, nothing may leave the machine and the console must stay clean."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(SLOW)
+    watch = Watch(opened)
+    opened.goto(studio)
+    expect(opened.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+    yield opened
+    context.close()
+    assert watch.hosts <= {"127.0.0.1"}, watch.hosts
+    assert not watch.errors, watch.errors
+
+
+def test_the_first_screen_explains_itself(page):
+    expect(page.get_by_role("heading", name="MosaicDiff Studio")).to_be_visible()
+    expect(page.get_by_text("not the video tool", exact=False)).to_be_visible()
+    expect(page.get_by_test_id("status")).to_contain_text("Device")
+    expect(page.locator("#stage-table")).to_contain_text("predicted")
+    assert boundaries(page) == [93, 550]
+    assert page.locator("#stage-chart .js-plotly-plot").count() == 1
+
+
+def test_dragging_a_boundary_moves_only_sideways_and_the_table_follows(page):
+    drag(page, "Stage boundary 2", 60)
+    low, high = settled(page)
+    assert low == 93 and 560 < high < 800
+    handle = page.get_by_role("slider", name="Stage boundary 2")
+    assert int(handle.get_attribute("aria-valuenow")) == high
+    expect(page.get_by_label("Boundary 2 (middle | early)")).to_have_value(str(high))
+    expect(page.locator('#stage-table tr[data-stage="early"]')).to_contain_text(f"{high} to 999")
+    expect(page.locator("#stage-table table")).to_have_attribute("data-exact", "true", timeout=SLOW)  # the estimate is replaced
+
+
+def test_keyboard_and_number_box_move_a_boundary_exactly(page):
+    handle = page.get_by_role("slider", name="Stage boundary 1")
+    handle.focus()
+    handle.press("ArrowRight")
+    handle.press("Shift+ArrowRight")
+    expect(page.locator("#stage-table table")).to_have_attribute("data-boundaries", "104,550", timeout=SLOW)
+    box = page.get_by_label("Boundary 2 (middle | early)")
+    box.fill("700")
+    box.press("Enter")
+    expect(page.get_by_role("slider", name="Stage boundary 2")).to_have_attribute("aria-valuenow", "700", timeout=SLOW)
+    assert boundaries(page) == [104, 700]
+
+
+def test_boundaries_cannot_cross(page):
+    drag(page, "Stage boundary 1", 900)
+    low, high = settled(page)
+    assert 93 < low < high == 550
+
+
+def test_a_finger_drags_too(browser, studio):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    page.goto(studio)
+    handle = page.get_by_role("slider", name="Stage boundary 2")
+    expect(handle).to_be_visible(timeout=SLOW)
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = context.new_cdp_session(page)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for k in range(1, 7):
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x + 8 * k, "y": y}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert settled(page)[1] > 560
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways on a phone"
+    context.close()
+
+
+def test_prune_says_what_it_built_and_other_tabs_follow(page):
+    drag(page, "Stage boundary 2", -50)
+    high = settled(page)[1]
+    page.get_by_role("tab", name="2 Prune").click()
+    box = page.get_by_label("number input for Early stage sparsity")
+    box.fill("0.7")
+    box.press("Enter")
+    expect(page.get_by_test_id("cost").first).to_contain_text("fewer", timeout=SLOW)
+    page.get_by_role("button", name="Prune", exact=True).click()
+    expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)
+    page.get_by_text("The plan as a file").click()
+    expect(page.get_by_role("link", name="Download plan")).to_have_attribute("href", re.compile(f"{high}.*0.7"), timeout=SLOW)
+    page.get_by_role("tab", name="1 Explore").click()
+    expect(page.locator('#stage-table tr[data-stage="early"]')).to_contain_text("70.0 %", timeout=SLOW)
+    assert boundaries(page)[1] == high
+
+
+def compare_with(page, images: str, steps: str) -> None:
+    page.get_by_role("tab", name="3 Compare").click()
+    for name, value in (("Images", images), ("Sampling steps", steps)):
+        box = page.locator(".cmp-controls").get_by_label(f"number input for {name}")
+        box.fill(value)
+        box.press("Enter")
+    page.locator("#cmp-start").click()
+
+
+def test_compare_ends_in_a_sentence_with_measured_and_predicted(page):
+    compare_with(page, "4", "6")
+    verdict = page.locator(".cmp-verdict")
+    expect(verdict).to_contain_text("median of 3 timed runs", timeout=SLOW)
+    expect(verdict).to_contain_text("multiply-accumulates")
+    results = page.locator("#cmp-results")
+    expect(results).to_contain_text("measured")
+    expect(results).to_contain_text("predicted")
+    page.get_by_role("tab", name="All figures").click()
+    expect(results).to_contain_text("needs 200 images")
+
+
+def test_stop_stops_a_comparison_and_the_next_one_runs(page):
+    compare_with(page, "64", "100")
+    live = page.locator("#cmp-live")
+    expect(live).to_contain_text(re.compile(r"step \d+ of 100", re.I), timeout=SLOW)
+    page.locator("#cmp-stop").click()
+    expect(live).to_contain_text("Stopped", timeout=SLOW)
+    expect(page.locator("#cmp-start")).to_be_enabled(timeout=SLOW)
+    compare_with(page, "2", "5")
+    expect(page.locator(".cmp-verdict")).to_contain_text("timed runs", timeout=SLOW)
+
+
+def test_a_broken_plan_is_refused_in_one_sentence(page):
+    page.get_by_role("tab", name="2 Prune").click()
+    page.get_by_text("The plan as a file").click()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Upload plan").first.click()
+    chooser.value.set_files({"name": "plan.json", "mimeType": "application/json", "buffer": b'{"boundaries": [550, 93], "sparsity": {"late": 0.1, "middle": 0.1, "early": 0.1}}'})
+    expect(page.get_by_text("boundaries must satisfy", exact=False)).to_be_visible(timeout=SLOW)
+    page.get_by_role("tab", name="1 Explore").click()
+    assert boundaries(page) == [93, 550]
+
+
+def test_calibrate_from_nothing_can_be_stopped_and_goes_on(browser, model_folder, small_settings, tmp_path):
+    fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
+    with serve(fresh) as url:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(SLOW)
+        page.goto(url)
+        expect(page.get_by_test_id("status")).to_contain_text("not calibrated", timeout=SLOW)
+        page.get_by_role("tab", name="2 Prune").click()
+        page.get_by_role("button", name="Calibrate", exact=True).click()
+        stop = page.get_by_role("button", name="Stop", exact=True).and_(page.locator(":not(#cmp-stop)"))
+        expect(stop).to_be_enabled(timeout=SLOW)
+        stop.click()
+        expect(page.get_by_text(re.compile("Stopped|Calibrated"))).not_to_have_count(0, timeout=SLOW)
+        expect(page.get_by_role("button", name="Prune", exact=True)).to_be_enabled(timeout=SLOW)
+        page.get_by_role("button", name="Prune", exact=True).click()
+        expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)
+        assert fresh.calibrated and not list(tmp_path.rglob("*.part"))
+        context.close()
+
+
+def test_two_visitors_do_not_share_a_plan(browser, studio):
+    first, second = (browser.new_context(viewport={"width": 1280, "height": 900}) for _ in range(2))
+    pages = [c.new_page() for c in (first, second)]
+    for page in pages:
+        page.set_default_timeout(SLOW)
+        page.goto(studio)
+        expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+    drag(pages[0], "Stage boundary 2", 80)
+    assert settled(pages[0])[1] > 560
+    assert boundaries(pages[1]) == [93, 550]
+    first.close()
+    second.close()
