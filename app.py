@@ -105,6 +105,7 @@ def open_studio(args: argparse.Namespace) -> int:
     workshop = get_workshop(args.model or bundled, args.device, args.revision)
     from mosaic_ui.studio import build_studio, launch_options
 
+    workshop.measure_latency(16)  # about a second, once per device: so that the page opens with times, not with dashes
     host = args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(f"Listening on {host}: anybody who can reach this machine can use the studio.", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Measured claims, each from one command.
 
     python -m core.bench speed                     # realised against MAC-predicted speed-up, batch 16, interleaved
-    python -m core.bench quality --out study.json  # the README's table; resumes, about an hour on two CPU cores
+    python -m core.bench quality --out study.json  # the study; resumes, about an hour on two CPU cores
+    python -m core.bench table --out study.json    # the README's table and its sentences from it
 
 `quality` samples in bf16 by default (twice as fast on CPUs that have it); it prints the latent MSE that bf16 alone causes, so that
 no difference below that floor is mistaken for a result. Neither runs beside anything else that wants the processor.
@@ -26,6 +27,7 @@ from .denoise import Denoiser, decode, start_noise
 from .metrics import latent_mse, psnr, ssim
 from .plan import StagePlan, presets, propose_plan
 from .sampling import sampler
+from .study import findings, load_study, markdown, verdicts
 from .timing import count_macs, forward_call, measure_alternating, module_forward, spread
 from .workshop import Workshop, get_workshop
 
@@ -149,19 +151,25 @@ def speed(args: argparse.Namespace) -> None:
     print(json.dumps(out) if args.json else "\n".join([title, *lines]))
 
 
+def table(args: argparse.Namespace) -> None:
+    """The study as Markdown."""
+    found = findings(load_study(args.out))
+    print(markdown(found), *(f"- {sentence}" for sentence in verdicts(found)), sep="\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["speed", "quality"])
+    parser.add_argument("what", choices=["speed", "quality", "table"])
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("study.json"))
+    parser.add_argument("--out", type=Path, default=BUNDLED / "study.json")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, help="fewer images than the table's, for a quick look")
     args = parser.parse_args()
-    {"speed": speed, "quality": quality}[args.what](args)
+    {"speed": speed, "quality": quality, "table": table}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ def load_checkpoint(model: str | Path = BUNDLED, device: str = "auto", revision:
     Raises StudioError with what to do when the folder or id is not a DiT pipeline in safetensors.
     """
     from diffusers import DiTPipeline
+    from diffusers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # the loading bar would mix with the command line's own progress
     where = pick_device(device)
     dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
     folder = Path(model) if Path(model).is_dir() else None

@@ -42,7 +42,7 @@ class RemovalOrders:
     shipped: bool = False
 
     def estimate(self, overlap: list[float], removed: list[int]) -> float:
-        """Mean relative layer error over the bins of a stage. Optimistic: it grants every bin its own compensation."""
+        """Mean relative layer error over the bins of a stage, each bin compensated for itself (and so with fewer tokens than the stage has)."""
         shares = torch.tensor(overlap, dtype=torch.float64)
         relative = []
         for i, gone in enumerate(removed):
@@ -53,6 +53,10 @@ class RemovalOrders:
     @staticmethod
     def exists(folder: Path) -> bool:
         return (Path(folder) / "orders.safetensors").exists()
+
+    @staticmethod
+    def drop(folder: Path) -> None:
+        (Path(folder) / "orders.safetensors").unlink(missing_ok=True)
 
     def save(self, folder: Path) -> None:
         """One safetensors file with the rest as metadata, moved into place whole."""
@@ -85,7 +89,7 @@ class RemovalOrders:
             errors = [tensors[f"errors/{i}"].double() for i in range(len(layers))]
             energy = [tensors[f"energy/{i}"].double() for i in range(len(layers))]
         except Exception as err:
-            raise StudioError(f"The removal orders in {path.parent.name}/ cannot be used ({err}): delete the file and calibrate again.") from err
+            raise StudioError(f"The removal orders in {path.parent.name}/ cannot be used ({err}): calibrate again.") from err
         return cls(order=order, errors=errors, energy=energy, shipped=shipped, **{name: facts[name] for name in FACTS})
 
 
@@ -107,8 +111,9 @@ def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramB
         errors, energy = [], []
         for low, high in zip(edges, edges[1:], strict=False):
             gram, tokens = bank.gram(i, low, high)
-            path = RemovalPath.from_order(weight, gram.to(weight.device), order, layer.group_size, damping)
-            errors.append(path.errors[:: layer.step].clone())
+            gram = gram.to(weight.device)
+            path = RemovalPath.from_order(weight, gram, order, layer.group_size, damping, held_out=gram)
+            errors.append(path.held_out_errors[:: layer.step].clone())  # on the bin itself: the plain error, without the ridge term
             energy.append(path.energy)
             tokens_per_column = min(tokens_per_column, tokens / (layer.groups * layer.group_size))
         for part, value in zip(parts, (order, damping, torch.stack(errors), torch.tensor(energy, dtype=torch.float64)), strict=True):

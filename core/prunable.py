@@ -13,6 +13,8 @@ from torch import nn
 
 from .errors import StudioError
 
+GOLDEN = 0.618033988749895
+TINY = 1e-9  # 2.4999999 of a product must count as 2.5
 NEURON_STEP = 16  # kept MLP widths are multiples of this; CPU time follows width closely, so a small step is enough
 
 
@@ -87,20 +89,25 @@ def _refuse(block: nn.Module, i: int) -> None:
 def removed_groups(layers: list[PrunableLayer], sparsity: float) -> list[int]:
     """How many groups each layer loses at `sparsity`, so that the total comes out right although heads are coarse.
 
-    Heads: cumulative rounding over the blocks (2.64 heads become 3, 2, 3, 3, ...); neurons: nearest multiple of 16.
-    At least one group, or one step, is kept in every layer.
+    Heads: every block rounds at its own place (2.64 heads are 3 in most blocks, 2 in the others), so that the sum over blocks is the
+    nearest whole number and no block regains a head as sparsity grows. Neurons: nearest multiple of 16. One group, or one step, always stays.
     """
-    removed, seen = [], {}
+    offsets = iter(_offsets(sum(layer.kind == "heads" for layer in layers)))
+    removed = []
     for layer in layers:
         if layer.kind == "heads":
-            i = seen[layer.kind] = seen.get(layer.kind, 0) + 1
-            count = _half_up(sparsity * layer.groups * i) - _half_up(sparsity * layer.groups * (i - 1))
+            count = int(sparsity * layer.groups + next(offsets) + TINY)
         else:
-            count = _half_up(sparsity * layer.groups / layer.step) * layer.step
+            count = int(sparsity * layer.groups / layer.step + 0.5 + TINY) * layer.step
         removed.append(max(0, min(count, layer.groups - layer.step)))
     return removed
 
 
-def _half_up(x: float) -> int:
-    """Round half up, steadily: Python's round goes to even, and 2.4999999 of a sum must count as 2.5."""
-    return int(x + 0.5 + 1e-9)
+def _offsets(blocks: int) -> list[float]:
+    """(rank + 1/2) / blocks, ranks scattered by the golden ratio: the floors of x + offset sum up to blocks * x, rounded (Hermite's identity)."""
+    golden = [(i * GOLDEN) % 1 for i in range(blocks)]
+    ranks = sorted(range(blocks), key=golden.__getitem__)
+    offsets = [0.0] * blocks
+    for rank, block in enumerate(ranks):
+        offsets[block] = (rank + 0.5) / blocks
+    return offsets

@@ -6,6 +6,7 @@ batches that are timed as they are made. Speed-up is the median over pairs of (s
 
 from __future__ import annotations
 
+import copy
 import json
 import statistics
 import threading
@@ -303,10 +304,13 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
 
 
 def sampler(workshop: Workshop, name: str) -> Any:
-    """The named scheduler on the model's own noise schedule. Raises StudioError."""
+    """The named scheduler on the model's own noise schedule; the model's own one as it is configured. Raises StudioError."""
     if name not in SCHEDULERS:
         raise StudioError(f"The scheduler {name!r} cannot sample {workshop.name}; choose one of {', '.join(SCHEDULERS)}.")
-    config = workshop.checkpoint.pipeline.scheduler.config
+    shipped = workshop.checkpoint.pipeline.scheduler
+    if type(shipped).__name__ == SCHEDULERS[name]:
+        return copy.deepcopy(shipped)
+    config = shipped.config
     own = {"trained_betas": config["trained_betas"]} if config.get("trained_betas") else {}
     return make_scheduler(name, config.get("beta_schedule", "linear"), config.get("beta_start"), config.get("beta_end"), config.num_train_timesteps, **own)
 

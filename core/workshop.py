@@ -155,6 +155,13 @@ class Workshop:
         folder = self.checkpoint.folder and self.checkpoint.folder / "example"
         return Comparison.load(folder) if folder and folder.exists() else None
 
+    def study(self) -> list:
+        """What `core.bench quality` found on this model (`core.study.Finding`s), if the model ships with it; else an empty list."""
+        from .study import findings, load_study
+
+        path = self.checkpoint.folder and self.checkpoint.folder / "study.json"
+        return findings(load_study(path)) if path and path.exists() else []
+
     @cached_property
     def forward_macs(self) -> tuple[int, int]:
         """MACs of one dense forward of one image: (linear and convolution, attention products counted by formula)."""
@@ -198,7 +205,7 @@ class Workshop:
             raise StudioError("This model has no calibration data: put calibration/latents.safetensors (latents, labels) into its folder.")
         with self._calibrating:  # not `lock`: predictions go on meanwhile
             self._bank.check()
-            if self.calibrated:
+            if self.calibrated and self._orders_readable():
                 return
             start = time.perf_counter()
             self._bank = calibrate(self.transformer, self.layers, self.schedule, self.latents, self.labels, self.folder, self.settings, progress, stop)
@@ -208,6 +215,15 @@ class Workshop:
                 self._orders = None
                 self._paths.clear()
                 self._built.clear()
+
+    def _orders_readable(self) -> bool:
+        """Whether this machine's orders can be read; a damaged file is dropped, so that it is worked out again from the bins."""
+        try:
+            RemovalOrders.load(self.folder, self.layers)
+        except StudioError:
+            RemovalOrders.drop(self.folder)
+            return False
+        return True
 
     def snap(self, plan: StagePlan) -> StagePlan:
         """The plan with its boundaries moved to the nearest bin edges (free boundaries cut a bin in proportion)."""

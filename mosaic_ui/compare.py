@@ -24,7 +24,7 @@ from core.sampling import IN_STEP, Comparison, Preview, SampleSettings, compare
 from . import compare_figures as figures
 from . import compare_live as live_views
 from . import compare_timing as timing_views
-from . import jobs
+from . import jobs, study_view
 from .compare_inputs import (
     CURRENT,
     DENSE,
@@ -41,6 +41,7 @@ from .compare_inputs import (
     side_names,
     tidy_classes,
 )  # fmt: skip
+from .stage_chart import plot_panel
 
 CSS = (Path(__file__).parent / "compare.css").read_text(encoding="utf-8")
 WAITING = "Waiting for the model; somebody else's run may be before yours."
@@ -242,10 +243,22 @@ def build(shared: Any) -> CompareTab:
                 with gr.Tab("All figures"):
                     metrics = gr.HTML(first[6])
             downloads = gr.HTML(first[7])
+        _build_study(workshop)
     return CompareTab(
         a, b, classes, images, seed, steps, guidance, scheduler, repeats, start, stop, live_box, results, verdict, slider, pair, difference,
         film, timing, metrics, downloads,
     )  # fmt: skip
+
+
+def _build_study(workshop: Any) -> None:
+    """What was measured on the shipped model at four step counts, if it comes with a study."""
+    found = workshop.study()
+    if not found:
+        return
+    with gr.Accordion("Does pruning pay, or would fewer steps do? The shipped study", open=False):
+        gr.HTML(study_view.study_sentences(found))
+        plot_panel(study_view.study_figure(found), label="FID against work: dense with fewer steps, MosaicDiff, uniform pruning", elem_id="study-chart")
+        gr.HTML(study_view.study_table(found))
 
 
 def wire(shared: Any, tab: CompareTab) -> None:

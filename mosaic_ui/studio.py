@@ -64,7 +64,8 @@ def _make_shared(workshop: Any, page: gr.Blocks, plan: StagePlan) -> Shared:
 
 
 def _on_leave(request: gr.Request) -> None:
-    jobs.forget(request.session_hash)
+    for key in (request.session_hash, f"{request.session_hash}/compare"):
+        jobs.forget(key)
 
 
 def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:

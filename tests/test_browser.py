@@ -154,7 +154,8 @@ def test_a_broken_plan_is_refused_in_one_sentence(page):
     page.get_by_text("The plan as a file").click()
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Upload plan").first.click()
-    chooser.value.set_files({"name": "plan.json", "mimeType": "application/json", "buffer": b'{"boundaries": [550, 93], "sparsity": {"late": 0.1, "middle": 0.1, "early": 0.1}}'})
+    crossed = b'{"boundaries": [550, 93], "sparsity": {"late": 0.1, "middle": 0.1, "early": 0.1}}'
+    chooser.value.set_files({"name": "plan.json", "mimeType": "application/json", "buffer": crossed})
     expect(page.get_by_text("boundaries must satisfy", exact=False)).to_be_visible(timeout=SLOW)
     page.get_by_role("tab", name="1 Explore").click()
     assert boundaries(page) == [93, 550]

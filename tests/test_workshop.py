@@ -125,15 +125,17 @@ def layers(kind: str, groups: int, blocks: int) -> list[PrunableLayer]:
 
 
 def test_coarse_heads_come_out_right_on_average():
-    assert removed_groups(layers("heads", 8, 8), 0.33) == [3, 2, 3, 3, 2, 3, 2, 3]  # 2.64 each, 21.12 in all
+    assert sorted(removed_groups(layers("heads", 8, 8), 0.33)) == [2, 2, 2, 3, 3, 3, 3, 3]  # 2.64 each, 21.12 in all
     for s in np.linspace(0, 0.87, 30):
         assert abs(sum(removed_groups(layers("heads", 8, 8), s)) - 8 * 8 * s) <= 0.5 + 1e-6
 
 
-def test_removed_groups_grow_with_sparsity_in_all():
+def test_removed_groups_grow_with_sparsity_in_every_block():
     for kind, groups in (("heads", 8), ("heads", 3), ("neurons", 1024), ("neurons", 100)):
-        totals = [sum(removed_groups(layers(kind, groups, 6), s)) for s in np.linspace(0, 0.95, 96)]
-        assert totals == sorted(totals) and totals[0] == 0
+        steps = [removed_groups(layers(kind, groups, 6), s) for s in np.linspace(0, 0.95, 96)]
+        assert sum(steps[0]) == 0
+        for before, after in zip(steps, steps[1:], strict=False):
+            assert all(a >= b for a, b in zip(after, before, strict=True))  # no block regains a head
 
 
 def test_something_is_always_kept():
@@ -146,7 +148,7 @@ def test_something_is_always_kept():
 
 def test_rounding_does_not_depend_on_floating_point_luck():
     assert removed_groups(layers("heads", 10, 1), 0.15) == [2]  # 1.5
-    assert removed_groups(layers("heads", 5, 2), 0.3) == [2, 1]  # 1.5, 3.0 in sums that are not exact
+    assert removed_groups(layers("heads", 5, 2), 0.3) == [1, 2]  # 1.5 each, 3 in all, though 0.3 * 5 is not exact
 
 
 def test_achieved_share_is_reported(workshop, timesteps):
