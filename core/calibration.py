@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -138,11 +139,15 @@ def pack(gram: Tensor) -> Tensor:
 def unpack(triangle: Tensor) -> Tensor:
     """The symmetric matrix of an upper triangle, fp64."""
     n = int((2 * len(triangle)) ** 0.5)
-    full = torch.empty(n, n, dtype=torch.float64)
-    i, j = torch.triu_indices(n, n)
-    full[i, j] = triangle.double()
-    full[j, i] = full[i, j]
-    return full
+    return triangle.double()[_positions(n)]
+
+
+@lru_cache(maxsize=4)
+def _positions(n: int) -> Tensor:
+    """(n, n) where each entry of the matrix lies in the upper triangle stored row by row."""
+    i = torch.arange(n)
+    low, high = torch.minimum(i[:, None], i[None]), torch.maximum(i[:, None], i[None])
+    return low * n - low * (low + 1) // 2 + high
 
 
 @torch.inference_mode()

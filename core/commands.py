@@ -71,8 +71,8 @@ def prune(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Dense (or --against) and a plan from the same noise."""
+    from .comparison import Comparison, Preview, SampleSettings
     from .plan import StagePlan
-    from .sampling import Comparison, Preview, SampleSettings
     from .sampling import compare as run
 
     plan = StagePlan.load(args.plan)
@@ -140,7 +140,7 @@ def write_pictures(comparison: Any, out: Path) -> None:
     """Grids of the first hundred images of each side, lossless."""
     from PIL import Image
 
-    from .sampling import grid
+    from .comparison import grid
 
     for letter, side in (("dense" if comparison.a.plan is None else "against", comparison.a), ("mosaic", comparison.b)):
         try:

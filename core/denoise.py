@@ -32,6 +32,7 @@ class Step:
     index: int
     timestep: float
     stage: int  # index into STAGES, -1 dense
+    noisy: Tensor  # (n, c, h, w) x_t in the model's own parametrisation
     clean: Tensor  # (n, c, h, w) the model's present guess of x_0
     seconds: float  # denoiser only
 
@@ -95,7 +96,7 @@ class Denoiser:
             clean = (scaled - s * eps) / a
             x = scheduler.step(eps, t, x, **extra).prev_sample
             self.latents = x
-            yield Step(i, self.timesteps[i], self.stages[i], clean, seconds)
+            yield Step(i, self.timesteps[i], self.stages[i], scaled, clean, seconds)
 
 
 def start_noise(n: int, config: Any, seed: int) -> Tensor:

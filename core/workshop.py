@@ -11,94 +11,28 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .calibration import CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint
 from .checkpoints import BUNDLED, Checkpoint, device_text, load_checkpoint
+from .dynamics import SampledCurves
 from .errors import PlanError, Stopped, StudioError
 from .metrics import Judge
 from .mosaic import Cut, MosaicTransformer
 from .noise import BETA_SCHEDULES, NoiseSchedule
-from .obs import RemovalPath, compensated_weights
 from .orders import RemovalOrders, find_orders
 from .plan import STAGES, StagePlan
+from .prediction import Prediction, StagePrediction
 from .prunable import PrunableLayer, find_layers, removed_groups
+from .surgeon import Surgeon
 from .timing import LatencyTable, count_macs, forward_call, measure_alternating
 
 LATENCY_SPARSITIES = (0.7, 0.45, 0.2, 0.0)
-
-
-@dataclass(frozen=True)
-class StagePrediction:
-    """What one stage costs and what it loses, before anything was measured on the finished networks."""
-
-    stage: str
-    steps: int  # sampling steps that fall in it
-    sparsity: float  # asked for
-    achieved: float  # share of prunable weights that goes, after whole heads and multiples of 16 neurons
-    macs: float  # one image, linear and convolution layers, both guidance halves, all steps of the stage
-    macs_dense: float
-    seconds: float | None  # the whole batch, all steps of the stage; None until the device's latency table is measured
-    seconds_dense: float | None
-    error: float | None  # mean over layers of ||W'X - WX||^2 / ||WX||^2 on calibration tokens
-    error_held_out: float | None = None  # the same on held-out tokens, in exact predictions only
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Sums over the stages. `error` is weighted by sampling steps."""
-
-    stages: tuple[StagePrediction, ...]
-    batch: int
-    exact: bool
-
-    def _sum(self, name: str) -> float | None:
-        values = [getattr(s, name) for s in self.stages]
-        return None if any(v is None for v in values) else sum(values)
-
-    @property
-    def macs(self) -> float:
-        return self._sum("macs")
-
-    @property
-    def macs_dense(self) -> float:
-        return self._sum("macs_dense")
-
-    @property
-    def seconds(self) -> float | None:
-        return self._sum("seconds")
-
-    @property
-    def seconds_dense(self) -> float | None:
-        return self._sum("seconds_dense")
-
-    @property
-    def error(self) -> float | None:
-        return self._weighted("error")
-
-    @property
-    def error_held_out(self) -> float | None:
-        return self._weighted("error_held_out")
-
-    def _weighted(self, name: str) -> float | None:
-        steps = sum(s.steps for s in self.stages)
-        if not steps or any(getattr(s, name) is None for s in self.stages if s.steps):
-            return None
-        return sum(getattr(s, name) * s.steps for s in self.stages if s.steps) / steps
-
-    @property
-    def speedup_macs(self) -> float:
-        return self.macs_dense / self.macs if self.macs else 1.0
-
-    @property
-    def speedup_seconds(self) -> float | None:
-        return self.seconds_dense / self.seconds if self.seconds else None
 
 
 class Workshop:
@@ -122,13 +56,15 @@ class Workshop:
         self.beta_schedule = own if own in BETA_SCHEDULES else "linear"
         self.cache = Path(cache) if cache else cache_root()
         self.lock = threading.RLock()
+        self._building = threading.Lock()
         self._calibrating = threading.Lock()  # one calibration at a time; a second caller waits and finds it done
         self.dense = MosaicTransformer(self.transformer, None, [None] * 3)
         self._bank = GramBank(self.folder, self.layers, self.settings)
         self._orders: RemovalOrders | None = None
-        self._paths: OrderedDict[tuple, RemovalPath] = OrderedDict()
+        self.surgeon = Surgeon(self.transformer, self.layers, lambda: self._bank, lambda: self.orders)
         self._built: OrderedDict[str, MosaicTransformer] = OrderedDict()
         self._latency: dict[int, LatencyTable] = {}
+        self.paths_walked: dict[tuple[str, int], SampledCurves] = {}  # see core.sampling.sample_path
 
     # ------------------------------------------------------------ what is known
 
@@ -149,8 +85,8 @@ class Workshop:
         return Judge.load(folder) if folder and folder.exists() else None
 
     def example(self):
-        """The finished comparison that ships with the model (a `core.sampling.Comparison`), or None."""
-        from .sampling import Comparison
+        """The finished comparison that ships with the model (a `core.comparison.Comparison`), or None."""
+        from .comparison import Comparison
 
         folder = self.checkpoint.folder and self.checkpoint.folder / "example"
         return Comparison.load(folder) if folder and folder.exists() else None
@@ -213,7 +149,7 @@ class Workshop:
             orders.save(self.folder)
             with self.lock:
                 self._orders = None
-                self._paths.clear()
+                self.surgeon.forget()
                 self._built.clear()
 
     def _orders_readable(self) -> bool:
@@ -277,28 +213,13 @@ class Workshop:
 
     def exact_error(self, plan: StagePlan, stage: int) -> tuple[float, float]:
         """Mean relative layer error of one stage on calibration and on held-out tokens, from the stage's own Grams."""
-        fit, held = [], []
-        low, high = self._range(plan, stage)
-        for i, removed in enumerate(self.removed(plan.sparsity[stage])):
-            a, b = self._layer_errors(plan, i, low, high, removed)
-            fit.append(a)
-            held.append(b)
-        return float(np.mean(fit)), float(np.mean(held))
+        errors = [self._layer_errors(plan, i, stage, gone) for i, gone in enumerate(self.removed(plan.sparsity[stage]))]
+        return tuple(float(x) for x in np.mean(errors, axis=0))
 
-    def _layer_errors(self, plan: StagePlan, layer: int, low: float, high: float, removed: int) -> tuple[float, float]:
-        if not removed:
-            return 0.0, 0.0
-        path = self._path(layer, low, high)
-        weight = self._weight(layer).double().cpu()
-        if plan.method == "obs":
-            cut = path.weights_at(removed).double().cpu()
-        else:
-            cut = _magnitude_cut(weight, self.layers[layer], removed)[1]
-        difference = cut - weight
-        return tuple(
-            float(((difference @ gram) * difference).sum() / ((weight @ gram) * weight).sum())
-            for gram in (self._bank.gram(layer, low, high)[0], self._bank.gram(layer, low, high, held_out=True)[0])
-        )
+    def _layer_errors(self, plan: StagePlan, layer: int, stage: int, gone: int) -> tuple[float, float]:
+        if gone and not self.calibrated:
+            raise StudioError("This model has not been calibrated on this machine yet: press Calibrate.")
+        return self.surgeon.errors(layer, *self._range(plan, stage), gone, plan.method)
 
     def _check(self, plan: StagePlan) -> None:
         if plan.num_train_timesteps != len(self.schedule):
@@ -309,34 +230,13 @@ class Workshop:
 
     # ------------------------------------------------------------ subnetworks
 
-    def _weight(self, layer: int) -> Tensor:
-        return self.transformer.get_submodule(self.layers[layer].consumer).weight.detach()
-
-    def _path(self, layer: int, low: float, high: float) -> RemovalPath:
-        """The whole removal path of one layer on one stretch of timesteps; the last 64 are kept."""
-        key = (layer, low, high)
-        with self.lock:
-            if key in self._paths:
-                self._paths.move_to_end(key)
-                return self._paths[key]
-        if not self.calibrated:
-            raise StudioError("This model has not been calibrated on this machine yet: press Calibrate.")
-        x, orders = self.layers[layer], self.orders
-        gram, _ = self._bank.gram(layer, low, high)
-        path = RemovalPath.from_order(self._weight(layer).float(), gram.to(self.device), orders.order[layer], x.group_size, orders.damping[layer])
-        with self.lock:
-            self._paths[key] = path
-            while len(self._paths) > 64:
-                self._paths.popitem(last=False)
-        return path
-
     def build(self, plan: StagePlan, progress: Progress | None = None, stop: threading.Event | None = None, masked: bool = False) -> MosaicTransformer:
         """The subnetworks of a plan, ready to sample. Calibrates first if that was never done. Raises Stopped."""
         self._check(plan)
         if not self.calibrated and (plan.method == "obs" and any(any(self.removed(s)) for s in plan.sparsity)):
             self.calibrate(progress, stop)
         key = json.dumps([plan.to_json(), masked], sort_keys=True)
-        with self.lock:
+        with self._building:  # not `lock`: predictions go on meanwhile
             if key in self._built:
                 self._built.move_to_end(key)
                 return self._built[key]
@@ -363,27 +263,8 @@ class Workshop:
                 raise Stopped("Stopped while pruning; the model and the calibration are as they were.")
             if progress is not None:
                 progress(stage * len(removed) + i, 3 * len(removed), f"pruning the {STAGES[stage]} stage, {layer.name}")
-            weight = self._weight(i)
-            if not gone:
-                cuts.append(Cut(torch.arange(layer.groups), None))
-            elif plan.method == "magnitude":
-                kept, cut = _magnitude_cut(weight, layer, gone)
-                cuts.append(Cut(kept, cut))
-            else:
-                cuts.append(self._compensated(i, low, high, gone))
+            cuts.append(self.surgeon.cut(i, low, high, gone, plan.method))
         return cuts
-
-    def _compensated(self, layer: int, low: float, high: float, gone: int) -> Cut:
-        """One level of one layer: from the path if it is there already, else from the kept columns alone (a third of the work)."""
-        x, orders = self.layers[layer], self.orders
-        kept = orders.order[layer][gone:].sort().values
-        path = self._paths.get((layer, low, high))
-        if path is not None:
-            return Cut(kept, path.weights_at(gone).to(self.dtype))
-        gram, _ = self._bank.gram(layer, low, high)
-        columns = (kept[:, None] * x.group_size + torch.arange(x.group_size)).flatten()
-        weight = compensated_weights(self._weight(layer).float(), gram.to(self.device), columns, orders.damping[layer])
-        return Cut(kept, weight.to(self.dtype))
 
     # ------------------------------------------------------------ tables and pictures
 
@@ -391,10 +272,9 @@ class Workshop:
         """Dense against pruned, one row per layer and stage; `error` only with `exact` (needs calibration)."""
         rows = []
         for stage, name in enumerate(STAGES):
-            low, high = self._range(plan, stage)
             removed = self.removed(plan.sparsity[stage])
             for i, (layer, gone) in enumerate(zip(self.layers, removed, strict=True)):
-                fit, held = self._layer_errors(plan, i, low, high, gone) if exact else (None, None)
+                fit, held = self._layer_errors(plan, i, stage, gone) if exact else (None, None)
                 kept = layer.groups - gone
                 rows.append({
                     "stage": name, "block": layer.block + 1, "layer": layer.name, "kind": layer.kind, "kept": kept, "of": layer.groups,
@@ -440,7 +320,7 @@ class Workshop:
         calls, macs = [], []
         for sparsity in LATENCY_SPARSITIES:
             cuts = [
-                Cut(torch.arange(layer.groups - gone), self._weight(i)) if gone else Cut(torch.arange(layer.groups), None)
+                Cut(torch.arange(layer.groups - gone), self.surgeon.weight(i)) if gone else Cut(torch.arange(layer.groups), None)
                 for i, (layer, gone) in enumerate(zip(self.layers, self.removed(sparsity), strict=True))
             ]
             model = MosaicTransformer(self.transformer, StagePlan((1, 2), (sparsity,) * 3), [cuts] * 3)
@@ -463,15 +343,6 @@ def _inference(call):
             call()
 
     return run
-
-
-def _magnitude_cut(weight: Tensor, layer: PrunableLayer, removed: int) -> tuple[Tensor, Tensor]:
-    """The baseline: groups with the smallest column norm are zeroed, nothing is compensated."""
-    norms = weight.double().square().sum(0).view(layer.groups, layer.group_size).sum(1)
-    kept = norms.argsort()[removed:].sort().values.cpu()
-    mask = torch.zeros(layer.groups, dtype=torch.bool)
-    mask[kept] = True
-    return kept, weight * mask.repeat_interleave(layer.group_size).to(weight)
 
 
 _WORKSHOPS: dict[tuple, Workshop] = {}

@@ -117,12 +117,12 @@ def predicted(workshop: Any, plan: dict[str, Any], scheduler: str, steps: Any, e
     return tables.stage_table(checked, prediction, timesteps, workshop.device_text), tables.headline(checked, prediction, timesteps)
 
 
-def figure(workshop: Any, view: str, scale: str, beta: str, threshold: float, lam: float) -> dict[str, Any]:
-    """The chart's figure for the chosen quantity, axis and schedule."""
+def figure(workshop: Any, view: str, scale: str, beta: str, threshold: float, lam: float, path: SampledCurves | None = None) -> dict[str, Any]:
+    """The chart's figure for the chosen quantity, axis and schedule; `path` only where the schedule is the model's own."""
     if view not in VIEWS:
         raise StudioError("Choose one of the four curves.")
     theory = curves(curve_schedule(workshop, beta), lam=lam)
-    return curve_figure(view, scale == "log", theory, sampled_curves(workshop, beta), threshold)
+    return curve_figure(view, scale == "log", theory, sampled_curves(workshop, beta), threshold, path if beta == own_beta(workshop) else None)
 
 
 def constants(threshold: Any, lam: Any) -> tuple[float, float]:

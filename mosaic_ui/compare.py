@@ -16,10 +16,11 @@ from typing import Any
 
 import gradio as gr
 
+from core.comparison import Comparison, Preview, SampleSettings
 from core.errors import Stopped, StudioError
 from core.noise import SCHEDULERS
 from core.plan import StagePlan
-from core.sampling import IN_STEP, Comparison, Preview, SampleSettings, compare
+from core.sampling import IN_STEP, compare
 
 from . import compare_figures as figures
 from . import compare_live as live_views

@@ -11,9 +11,10 @@ from html import escape
 
 import numpy as np
 
+from core.comparison import Comparison
 from core.metrics import MIN_IMAGES_FOR_FID
 from core.plan import STAGES
-from core.sampling import IN_STEP, Comparison
+from core.sampling import IN_STEP
 
 from .compare_pictures import (
     MAX_SHOWN,

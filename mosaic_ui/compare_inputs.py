@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from core.comparison import SampleSettings
 from core.errors import PlanError, StudioError
 from core.noise import SCHEDULERS, sampling_timesteps
 from core.plan import StagePlan, presets
-from core.sampling import SampleSettings, sampler
+from core.sampling import sampler
 
 DENSE, CURRENT, UPLOADED = "Dense", "Current plan", "Uploaded plan"
 PRESETS = ("Formula", "Formula, flatter", "Paper's eye [200, 600]", "Uniform")

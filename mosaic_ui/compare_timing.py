@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
+from core.comparison import Comparison, Side
 from core.plan import STAGES
-from core.sampling import Comparison, Side
 
 from .compare_words import SAMPLING_ORDER, halves_words, plural, seconds_text, spread_words, stage_colour
 

@@ -15,6 +15,7 @@ import gradio as gr
 from core.dynamics import DEFAULT_THRESHOLD, default_lambda
 from core.errors import StudioError
 from core.plan import StagePlan, presets, propose_plan
+from core.sampling import sample_path
 
 from . import answers, jobs, tables
 from .answers import BATCH, plain_errors
@@ -47,6 +48,8 @@ class Explore:
     headline: gr.HTML
     view: gr.Radio
     scale: gr.Radio
+    path: gr.Checkbox
+    path_job: gr.HTML
     chart: gr.HTML
     low: gr.Number
     high: gr.Number
@@ -85,6 +88,12 @@ def build(shared: Any) -> Explore:
                 elem_id="stage-chart",
             )
             gr.HTML(CAPTION)
+            path = gr.Checkbox(
+                False,
+                label="show the model's own sampling path",
+                info="Samples 32 latents with the dense model once (a few seconds), by the sampler and steps below.",
+            )
+            path_job = gr.HTML("")
         with gr.Column(scale=2, min_width=280, elem_classes="side"):
             with gr.Column(elem_classes="card"):
                 gr.HTML('<h3 class="panel-title">Stage boundaries</h3>')
@@ -120,7 +129,7 @@ def build(shared: Any) -> Explore:
         numbers = gr.HTML(answers.exact_numbers(workshop, plan, own, lam))
     shown = gr.State(plan)
     return Explore(
-        headline, view, scale, chart, low, high, snap, suggest, preset, rule, note, threshold, lam_box, table_view, measure, job, numbers, shown
+        headline, view, scale, path, path_job, chart, low, high, snap, suggest, preset, rule, note, threshold, lam_box, table_view, measure, job, numbers, shown
     )  # fmt: skip
 
 
@@ -220,14 +229,32 @@ def wire(shared: Any, tab: Explore) -> None:
             return tuple(gr.skip() for _ in edited[1:])
         return answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True)[1:]
 
-    @plain_errors
-    def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any) -> dict:
-        return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam)))
+    def walked(path: bool, scheduler: str, steps: Any) -> Any:
+        """The model's own path if it is asked for and was walked with this sampler."""
+        return workshop.paths_walked.get((scheduler, answers.whole_steps(steps))) if path else None
 
     @plain_errors
-    def on_beta(view: str, scale: str, beta: str, m: Any) -> tuple:
+    def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> dict:
+        return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path)))
+
+    @plain_errors
+    def on_path(view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
+        """Walk the path if it is wanted and was not walked yet, then draw."""
+        if path and walked(path, scheduler, steps) is None:
+            stop = jobs.new_stop(request.session_hash)
+            try:
+                for step in jobs.run_job(lambda report: sample_path(workshop, scheduler, answers.whole_steps(steps), progress=report, stop=stop)):
+                    if isinstance(step, jobs.Step):
+                        yield tables.progress(step.done, step.total, step.text), gr.skip()
+            finally:
+                stop.set()
+                jobs.finish(request.session_hash, stop)
+        yield "", on_curve(view, scale, beta, m, lam, path, scheduler, steps)
+
+    @plain_errors
+    def on_beta(view: str, scale: str, beta: str, m: Any, *path: Any) -> tuple:
         lam = default_lambda(answers.curve_schedule(workshop, beta))
-        picture = answers.figure(workshop, view, scale, beta, *answers.constants(m, lam))
+        picture = answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path))
         return gr.update(figure=picture), lam, answers.schedule_note(workshop, beta)
 
     def own_rule(plan: dict) -> Any:
@@ -270,9 +297,11 @@ def wire(shared: Any, tab: Explore) -> None:
     shared.plan.change(on_numbers, [shared.plan, shared.beta, tab.lam], tab.numbers, **LIVE)
     shared.page.load(**exactly)
     shared.status.change(**exactly)  # a calibration has just ended: the same plan can now be predicted exactly
-    curve = [tab.view, tab.scale, shared.beta, tab.threshold, tab.lam]
+    walk = [tab.path, *sampler]
+    curve = [tab.view, tab.scale, shared.beta, tab.threshold, tab.lam, *walk]
     gr.on([tab.view.input, tab.scale.input, tab.threshold.input, tab.lam.input], on_curve, curve, tab.chart, **LIVE)
-    shared.beta.input(on_beta, curve[:4], [tab.chart, tab.lam, tab.schedule_note], **LIVE).then(
+    gr.on([tab.path.input, *(s.change for s in sampler)], on_path, curve, [tab.path_job, tab.chart], **QUIET, **jobs.MODEL_JOB)
+    shared.beta.input(on_beta, [*curve[:4], *walk], [tab.chart, tab.lam, tab.schedule_note], **LIVE).then(
         on_numbers, [shared.plan, shared.beta, tab.lam], tab.numbers, **LIVE
     )
     tab.measure.click(on_measure, [shared.plan, *sampler], [tab.job, tab.table, tab.measure], **QUIET, **jobs.MODEL_JOB).then(**exactly)

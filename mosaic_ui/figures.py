@@ -31,9 +31,12 @@ def _plain(values: np.ndarray) -> list[float]:
     return [float(f"{v:.5g}") for v in np.asarray(values, dtype=np.float64)]
 
 
-def curve_figure(view: str, log: bool, theory: Curves, sampled: SampledCurves | None, threshold: float) -> dict[str, Any]:
+def curve_figure(
+    view: str, log: bool, theory: Curves, sampled: SampledCurves | None, threshold: float, path: SampledCurves | None = None
+) -> dict[str, Any]:
     """One quantity over all training timesteps: theory as a line, samples as points with a band of one standard deviation.
 
+    `path`, the model's own way from noise to picture, is drawn as crosses.
     `view` is a key of VIEWS; `log` asks for a logarithmic y where that can be; `threshold` is M, drawn in the score view.
     The band exists for the MSE only: the other quantities are measured on the mean over all draws.
     """
@@ -43,6 +46,8 @@ def curve_figure(view: str, log: bool, theory: Curves, sampled: SampledCurves | 
     data: list[dict[str, Any]] = []
     if sampled is not None:
         data += _sampled_traces(view, field, theory, sampled, log)
+    if path is not None:
+        data.append(_points(field, theory, path, f"the model's own path, n = {path.n}, seed {path.seed}", "x-thin"))
     data.append({
         "type": "scatter", "mode": "lines", "name": "theory", "x": [int(t) for t in theory.timesteps],
         "y": _plain(y), "line": {"color": "INK", "width": 2, "simplify": False}, "hovertemplate": "%{y:.4g}",
@@ -107,7 +112,7 @@ def _limits(data: list[dict[str, Any]], log: bool) -> tuple[float, float]:
 
 def _sampled_traces(view: str, field: str, theory: Curves, sampled: SampledCurves, log: bool) -> list[dict[str, Any]]:
     x = _plain(sampled.timesteps)
-    y = score(sampled.gradient, sampled.log_snr, theory.lam) if field == "score" else getattr(sampled, field)
+    y = _measured(field, theory, sampled)
     traces: list[dict[str, Any]] = []
     if view == "MSE":
         low, high = y - sampled.mse_spread, y + sampled.mse_spread
@@ -116,11 +121,21 @@ def _sampled_traces(view: str, field: str, theory: Curves, sampled: SampledCurve
         edge = {"type": "scatter", "mode": "lines", "x": x, "line": {"width": 0}, "hoverinfo": "skip"}
         traces.append({**edge, "y": _plain(low), "showlegend": False})
         traces.append({**edge, "y": _plain(high), "fill": "tonexty", "fillcolor": "rgba(128,128,128,.28)", "name": "± 1 std over latents"})
-    traces.append({
-        "type": "scatter", "mode": "markers", "name": f"sampled, n = {sampled.n}, seed {sampled.seed}", "x": x, "y": _plain(y),
-        "marker": {"color": "rgba(128,128,128,0)", "size": 7, "line": {"color": "INK", "width": 1.4}}, "hovertemplate": "%{y:.4g}",
-    })  # fmt: skip
+    traces.append(_points(field, theory, sampled, f"sampled, n = {sampled.n}, seed {sampled.seed}", "circle"))
     return traces
+
+
+def _measured(field: str, theory: Curves, sampled: SampledCurves) -> np.ndarray:
+    return score(sampled.gradient, sampled.log_snr, theory.lam) if field == "score" else getattr(sampled, field)
+
+
+def _points(field: str, theory: Curves, sampled: SampledCurves, name: str, symbol: str) -> dict[str, Any]:
+    """Measured values as open markers."""
+    return {
+        "type": "scatter", "mode": "markers", "name": name, "x": _plain(sampled.timesteps), "y": _plain(_measured(field, theory, sampled)),
+        "marker": {"symbol": symbol, "color": "rgba(128,128,128,0)", "size": 7, "line": {"color": "INK", "width": 1.4}},
+        "hovertemplate": "%{y:.4g}",
+    }  # fmt: skip
 
 
 def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[float]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from core.comparison import Comparison, Preview, SampleSettings, Side
 from core.errors import PlanError, StudioError
 from core.noise import NoiseSchedule
 from core.plan import StagePlan
-from core.sampling import Comparison, Preview, SampleSettings, Side
 from mosaic_ui import compare, compare_inputs, compare_live, compare_timing, compare_words
 from mosaic_ui import compare_figures as figures
 from mosaic_ui import compare_pictures as pictures

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from core import sampling
+from core.comparison import Comparison, Preview, SampleSettings, grid, pictures
 from core.denoise import Denoiser, decode, start_noise
 from core.errors import Stopped, StudioError
 from core.metrics import FeatureNetwork, Judge, ReferenceStatistics
 from core.noise import SCHEDULERS, make_scheduler
 from core.plan import StagePlan
-from core.sampling import Comparison, Preview, SampleSettings, compare, grid, pictures, sampler
+from core.sampling import compare, sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers with NumPy 2
 

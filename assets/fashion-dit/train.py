@@ -351,8 +351,9 @@ def evaluate(args) -> None:
 
 def make_example(args) -> None:
     """What the studio opens with: removal orders with per-bin curves, and one finished comparison (dense against the formula's plan)."""
+    from core.comparison import Comparison, Preview, SampleSettings
     from core.plan import propose_plan
-    from core.sampling import Comparison, Preview, SampleSettings, compare
+    from core.sampling import compare
     from core.workshop import get_workshop
 
     workshop = get_workshop(HERE)

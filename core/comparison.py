@@ -1,0 +1,263 @@
+"""What a comparison found: settings, the two sides with their pictures and times, and the sentence that sums it up.
+
+Speed-up is the median over pairs of timed runs of (seconds of A / seconds of B).
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import StudioError
+from .plan import STAGES, StagePlan
+from .timing import spread
+
+MAX_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What both sides of a comparison share."""
+
+    labels: tuple[int, ...]
+    steps: int = 50
+    guidance: float = 1.5
+    seed: int = 0
+    scheduler: str = "DDIM"
+    repeats: int = 3  # timed runs of each side
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.labels) <= MAX_IMAGES:
+            raise StudioError(f"Ask for 1 to {MAX_IMAGES} images, not {len(self.labels)}.")
+        if not _whole(self.steps) or not 1 <= self.steps <= 1000:
+            raise StudioError(f"Sampling steps must be a whole number from 1 to 1000, not {self.steps!r}.")
+        if not isinstance(self.guidance, (int, float)) or not np.isfinite(self.guidance) or not 0 <= self.guidance <= 20:
+            raise StudioError(f"Guidance must be a number from 0 to 20, not {self.guidance!r}.")
+        if not _whole(self.seed) or not 0 <= self.seed < 2**53:
+            raise StudioError(f"The seed must be a whole number from 0 to 2^53, not {self.seed!r}.")
+        if not _whole(self.repeats) or not 1 <= self.repeats <= 50:
+            raise StudioError(f"Timed repeats must be a whole number from 1 to 50, not {self.repeats!r}.")
+        for name in ("steps", "seed", "repeats"):  # NumPy's integers do not go into JSON
+            object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "labels", tuple(int(x) if _whole(x) else x for x in self.labels))
+
+    @property
+    def halves(self) -> int:
+        """Denoiser rows per image: 2 with classifier-free guidance, else 1."""
+        return 2 if self.guidance > 1 else 1
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"labels": list(self.labels)}
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+@dataclass
+class Side:
+    """One side's pictures and times."""
+
+    name: str
+    plan: StagePlan | None  # None: dense
+    latents: Tensor  # (n, c, h, w)
+    images: Tensor  # (n, channels, H, W) in [-1, 1], CPU
+    step_seconds: list[list[float]]  # timed runs x steps, denoiser only
+    scale: float  # a timed run covers 1 / scale of the images (batches), so seconds of the whole = scale * sum
+    timesteps: list[float]
+    stages: list[int]  # per step, index into STAGES, -1 dense
+    macs: int  # denoiser, whole run, all images, both guidance halves; linear and convolution layers
+    predicted_seconds: list[float] | None  # per step, whole run, from the latency table, made before measuring
+    film: list[Tensor] = field(default_factory=list)  # guesses of the clean picture, (n, channels, H, W)
+    film_timesteps: list[float] = field(default_factory=list)
+    fid: float | None = None
+    class_accuracy: float | None = None
+
+    @property
+    def run_seconds(self) -> list[float]:
+        """Denoiser's seconds of the whole run, one figure a timed run."""
+        return [self.scale * sum(run) for run in self.step_seconds]
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self.run_seconds)
+
+    @property
+    def seconds_spread(self) -> float:
+        return spread(self.run_seconds)
+
+    def stage_seconds(self, steps: list[int]) -> tuple[float, float]:
+        """Median and spread of the time spent in these steps."""
+        totals = [self.scale * sum(run[i] for i in steps) for run in self.step_seconds]
+        return statistics.median(totals), spread(totals)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What to show while a comparison runs."""
+
+    text: str
+    done: int
+    total: int
+    image_a: np.ndarray | None = None  # uint8 (n, H, W) or (n, H, W, 3)
+    image_b: np.ndarray | None = None
+    step: int | None = None
+    timestep: float | None = None
+    stage: int = -1  # of side B at this step, else of A
+
+
+@dataclass
+class Comparison:
+    """Everything one comparison found. `a` is the reference of psnr, ssim and latent_mse."""
+
+    a: Side
+    b: Side
+    settings: SampleSettings
+    device: str
+    model: str
+    when: str
+    psnr: float | None  # mean over the images that differ; None when all are equal
+    ssim: float
+    latent_mse: float
+    n: int
+    notes: str = ""
+
+    @property
+    def pair_ratios(self) -> list[float]:
+        return [x / y for x, y in zip(self.a.run_seconds, self.b.run_seconds, strict=True)]
+
+    @property
+    def speedup_measured(self) -> float:
+        return statistics.median(self.pair_ratios)
+
+    @property
+    def speedup_spread(self) -> float:
+        return spread(self.pair_ratios)
+
+    @property
+    def speedup_macs(self) -> float:
+        return self.a.macs / self.b.macs
+
+    @property
+    def speedup_predicted(self) -> float | None:
+        a, b = self.a.predicted_seconds, self.b.predicted_seconds
+        return None if a is None or b is None else sum(a) / sum(b)
+
+    @property
+    def timed_runs(self) -> int:
+        return len(self.a.step_seconds)
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence, also when it is not faster."""
+        ratio, off = self.speedup_measured, self.speedup_spread
+        facts = f"median of {self.timed_runs} timed runs in turn, spread ±{off:.2f}"
+        work = f"with {abs(1 - 1 / self.speedup_macs):.0%} {'fewer' if self.speedup_macs >= 1 else 'more'} multiply-accumulates"
+        if abs(self.speedup_macs - 1) < 1e-9 and torch.equal(self.a.latents, self.b.latents):
+            return f"Both sides are the same network: equal pictures, and a measured ratio of ×{ratio:.2f} ({facts}) that is only noise."
+        if ratio - max(off, 0.02) > 1:
+            return f"{self.b.name} took {1 - 1 / ratio:.0%} less time than {self.a.name} (×{ratio:.2f}, {facts}) {work}."
+        if ratio + max(off, 0.02) < 1:
+            return f"{self.b.name} was not faster: it took {1 / ratio - 1:.0%} more time than {self.a.name} (×{ratio:.2f}, {facts}) {work}."
+        return f"{self.b.name} was not measurably faster than {self.a.name} (×{ratio:.2f}, {facts}) {work}."
+
+    def stage_rows(self) -> list[dict[str, Any]]:
+        """Per stage (of B's plan, else A's): steps, and for both sides measured median, spread and prediction, in seconds."""
+        stages = self.b.stages if self.b.plan is not None else self.a.stages
+        rows = []
+        for i, name in enumerate(STAGES):
+            steps = [k for k, s in enumerate(stages) if s == i]
+            if not steps:
+                continue
+            row: dict[str, Any] = {"stage": name, "steps": len(steps)}
+            for letter, side in (("a", self.a), ("b", self.b)):
+                median, off = side.stage_seconds(steps)
+                predicted = None if side.predicted_seconds is None else sum(side.predicted_seconds[k] for k in steps)
+                row |= {f"{letter}_seconds": median, f"{letter}_spread": off, f"{letter}_predicted": predicted}
+            rows.append(row)
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """The command line's object. `dense` is side A (with --against: that plan), `mosaic` side B."""
+
+        def side(s: Side) -> dict[str, Any]:
+            return {
+                "name": s.name, "seconds": s.seconds, "seconds_spread": s.seconds_spread, "macs": s.macs, "fid": s.fid,
+                "class_accuracy": s.class_accuracy, "plan": s.plan and s.plan.to_json(),
+            }  # fmt: skip
+
+        return {
+            "dense": side(self.a), "mosaic": side(self.b), "speedup_measured": self.speedup_measured, "speedup_spread": self.speedup_spread,
+            "speedup_predicted": self.speedup_predicted, "speedup_macs": self.speedup_macs, "psnr": self.psnr, "ssim": self.ssim,
+            "latent_mse": self.latent_mse, "n": self.n, "timed_runs": self.timed_runs, "stages": self.stage_rows(), "steps": self.settings.steps,
+            "guidance": self.settings.guidance, "scheduler": self.settings.scheduler, "seed": self.settings.seed, "device": self.device,
+            "model": self.model, "when": self.when, "verdict": self.verdict, "notes": self.notes,
+        }  # fmt: skip
+
+    def save(self, folder: Path) -> None:
+        """Two files that `load` reads back: tensors (pictures as bytes) and facts. For the example that ships with the model."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors, facts = {}, {"settings": self.settings.to_json()}
+        facts |= {k: getattr(self, k) for k in ("device", "model", "when", "psnr", "ssim", "latent_mse", "n", "notes")}
+        for letter, side in (("a", self.a), ("b", self.b)):
+            tensors |= {f"{letter}/images": to_bytes(side.images), f"{letter}/latents": side.latents.half().contiguous()}
+            tensors |= {f"{letter}/film/{i}": to_bytes(frame) for i, frame in enumerate(side.film)}
+            names = ("name", "step_seconds", "scale", "timesteps", "stages", "macs", "predicted_seconds", "film_timesteps", "fid", "class_accuracy")
+            facts[letter] = {k: getattr(side, k) for k in names} | {"plan": side.plan and side.plan.to_json()}
+        save_file(tensors, folder / "comparison.safetensors")
+        (folder / "comparison.json").write_text(json.dumps(facts) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Comparison:
+        """Read what `save` wrote. Raises StudioError."""
+        try:
+            tensors, facts = load_file(folder / "comparison.safetensors"), json.loads((folder / "comparison.json").read_text())
+            sides = []
+            for letter in "ab":
+                f = facts.pop(letter)
+                f["plan"] = f["plan"] and StagePlan.from_json(f["plan"])
+                film = [from_bytes(tensors[f"{letter}/film/{i}"]) for i in range(len(f["film_timesteps"]))]
+                sides.append(Side(latents=tensors[f"{letter}/latents"].float(), images=from_bytes(tensors[f"{letter}/images"]), film=film, **f))
+            settings = facts.pop("settings")
+            return cls(*sides, settings=SampleSettings(**settings | {"labels": tuple(settings["labels"])}), **facts)
+        except Exception as err:
+            raise StudioError(f"The example in {folder.name}/ cannot be read ({type(err).__name__}); restore it from the repository.") from err
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """[-1, 1] to uint8."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).byte().contiguous()
+
+
+def from_bytes(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
+
+
+def pictures(images: Tensor) -> np.ndarray:
+    """(n, 1 or 3, H, W) in [-1, 1] -> uint8 (n, H, W) or (n, H, W, 3)."""
+    array = to_bytes(images).permute(0, 2, 3, 1).numpy()
+    return array[..., 0] if array.shape[-1] == 1 else array
+
+
+def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> np.ndarray:
+    """One uint8 picture of many, row by row, each pixel blown up `scale` times."""
+    array = pictures(images)
+    n, h, w = array.shape[:3]
+    columns = columns or min(n, max(1, round(n**0.5)))
+    rows = -(-n // columns)
+    sheet = np.full((rows * h, columns * w, *array.shape[3:]), 255, np.uint8)
+    for i, picture in enumerate(array):
+        sheet[(i // columns) * h : (i // columns + 1) * h, (i % columns) * w : (i % columns + 1) * w] = picture
+    return sheet.repeat(scale, 0).repeat(scale, 1)
+
+
+def side_name(plan: StagePlan | None) -> str:
+    return "Dense" if plan is None else plan.name or "MosaicDiff"

@@ -1,0 +1,127 @@
+"""Levels of single layers on stretches of timesteps: compensated cuts and their errors, from Grams alone.
+
+Everything that is worked out is kept for a while (paths, errors), so that a slider that moves asks only for what has changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .calibration import GramBank
+from .mosaic import Cut
+from .obs import RemovalPath, compensated_weights
+from .orders import RemovalOrders
+from .prunable import PrunableLayer
+
+PATHS_KEPT = 72  # three stages of eight blocks and half as many again; 8 MB each on the bundled model's MLPs
+ERRORS_KEPT = 4096
+
+
+class Surgeon:
+    """Cuts for the layers of one model. `bank` and `orders` are asked for at each use, as a calibration replaces them."""
+
+    def __init__(self, transformer: nn.Module, layers: list[PrunableLayer], bank: Callable[[], GramBank], orders: Callable[[], RemovalOrders]):
+        self.transformer, self.layers, self.bank, self.orders = transformer, layers, bank, orders
+        self._lock = threading.Lock()
+        self._paths: OrderedDict[tuple, tuple[RemovalPath, float]] = OrderedDict()
+        self._errors: OrderedDict[tuple, tuple[float, float]] = OrderedDict()
+
+    def forget(self) -> None:
+        """After a new calibration."""
+        with self._lock:
+            self._paths.clear()
+            self._errors.clear()
+
+    def weight(self, layer: int) -> Tensor:
+        """The dense consumer weight (d, columns)."""
+        return self.transformer.get_submodule(self.layers[layer].consumer).weight.detach()
+
+    def cut(self, layer: int, low: float, high: float, gone: int, method: str = "obs") -> Cut:
+        """What remains of a layer after `gone` groups on timesteps [low, high).
+
+        From the layer's path if it is known already, else from the kept columns alone (a third of the work). Same weights.
+        """
+        x, weight = self.layers[layer], self.weight(layer)
+        if not gone:
+            return Cut(torch.arange(x.groups), None)
+        if method == "magnitude":
+            return magnitude_cut(weight, x, gone)
+        kept = self.orders().order[layer][gone:].sort().values
+        with self._lock:
+            known = self._paths.get((layer, low, high))
+        if known is not None:
+            return Cut(kept, known[0].weights_at(gone).to(weight.dtype))
+        gram, _ = self.bank().gram(layer, low, high)
+        columns = (kept[:, None] * x.group_size + torch.arange(x.group_size)).flatten()
+        cut = compensated_weights(weight.float(), gram.to(weight.device), columns, self.orders().damping[layer])
+        return Cut(kept, cut.to(weight.dtype))
+
+    def errors(self, layer: int, low: float, high: float, gone: int, method: str = "obs") -> tuple[float, float]:
+        """||W'X - WX||^2 / ||WX||^2 on the calibration tokens of [low, high) and on the held-out ones."""
+        if not gone:
+            return 0.0, 0.0
+        key = (layer, low, high, gone, method)
+        found = _recall(self._errors, key, self._lock)
+        if found is None:
+            found = self._measure(layer, low, high, gone, method)
+            _keep(self._errors, key, found, ERRORS_KEPT, self._lock)
+        return found
+
+    def _measure(self, layer: int, low: float, high: float, gone: int, method: str) -> tuple[float, float]:
+        weight = self.weight(layer).double()
+        held_out = self.bank().gram(layer, low, high, held_out=True)[0].to(weight.device)
+        if method == "magnitude":
+            difference = magnitude_cut(weight, self.layers[layer], gone).weight - weight
+            return relative_error(difference, weight, self.bank().gram(layer, low, high)[0].to(weight.device)), relative_error(difference, weight, held_out)
+        path, mean_diagonal = self._path(layer, low, high)
+        difference = path.weights_at(gone).double() - weight
+        if path.rung == "eigenvalue floor":  # then the objective is not error plus ridge
+            return relative_error(difference, weight, self.bank().gram(layer, low, high)[0].to(weight.device)), relative_error(difference, weight, held_out)
+        ridge = path.damping * mean_diagonal * float(difference.square().sum())  # what the objective counts beside the error
+        return max(0.0, float(path.errors[gone]) - ridge) / max(path.energy, 1e-30), relative_error(difference, weight, held_out)
+
+    def _path(self, layer: int, low: float, high: float) -> tuple[RemovalPath, float]:
+        """The whole removal path of a layer on a stretch, and the mean diagonal of its Gram."""
+        key = (layer, low, high)
+        found = _recall(self._paths, key, self._lock)
+        if found is None:
+            gram, _ = self.bank().gram(layer, low, high)
+            weight, orders = self.weight(layer).float(), self.orders()
+            path = RemovalPath.from_order(weight, gram.to(weight.device), orders.order[layer], self.layers[layer].group_size, orders.damping[layer])
+            found = (path, float(gram.diagonal().mean()))
+            _keep(self._paths, key, found, PATHS_KEPT, self._lock)
+        return found
+
+
+def relative_error(difference: Tensor, weight: Tensor, gram: Tensor) -> float:
+    """tr(D H D^T) / tr(W H W^T)."""
+    return float(((difference @ gram) * difference).sum() / ((weight @ gram) * weight).sum().clamp_min(1e-30))
+
+
+def magnitude_cut(weight: Tensor, layer: PrunableLayer, gone: int) -> Cut:
+    """The baseline: groups with the smallest column norm are zeroed, nothing is compensated."""
+    norms = weight.double().square().sum(0).view(layer.groups, layer.group_size).sum(1)
+    kept = norms.argsort()[gone:].sort().values.cpu()
+    mask = torch.zeros(layer.groups, dtype=torch.bool)
+    mask[kept] = True
+    return Cut(kept, weight * mask.repeat_interleave(layer.group_size).to(weight))
+
+
+def _recall(store: OrderedDict, key: tuple, lock: threading.Lock) -> Any:
+    with lock:
+        if key in store:
+            store.move_to_end(key)
+        return store.get(key)
+
+
+def _keep(store: OrderedDict, key: tuple, value: Any, most: int, lock: threading.Lock) -> None:
+    with lock:
+        store[key] = value
+        while len(store) > most:
+            store.popitem(last=False)
