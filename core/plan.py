@@ -59,6 +59,8 @@ class StagePlan:
         sparsity = tuple(number_within(s, f"The sparsity of the {stage} stage") for s, stage in zip(self.sparsity, STAGES, strict=True))
         if not isinstance(self.name, str) or len(self.name) > 200:
             raise PlanError("name must be a text of at most 200 characters.")
+        if any("\ud800" <= c <= "\udfff" for c in self.name):  # JSON allows half a character, no file and no page does
+            raise PlanError("name has a character that is not valid Unicode; write another name.")
         for field, allowed in (("method", METHODS), ("calibration", CALIBRATIONS)):
             if getattr(self, field) not in allowed:
                 raise PlanError(f"{field} must be {' or '.join(map(repr, allowed))}, not {short(getattr(self, field))}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,7 @@ def plain_errors(handler: Callable) -> Callable:
     """A StudioError becomes a notice with its one sentence; nothing else is caught."""
 
     def notice(error: StudioError) -> gr.Error:
-        return gr.Error(str(error), print_exception=False)
+        return gr.Error(html.escape(str(error), quote=False), print_exception=False)  # notices are HTML, and a sentence may quote a file
 
     if inspect.isgeneratorfunction(handler):
 
@@ -53,7 +54,7 @@ def plain_errors(handler: Callable) -> Callable:
 
 def whole_steps(steps: Any) -> int:
     """The box's number of sampling steps as a whole number; refuses what no sampler can do."""
-    if isinstance(steps, bool) or not isinstance(steps, (int, float)) or steps != steps or not 2 <= steps <= 1000:
+    if isinstance(steps, bool) or not isinstance(steps, (int, float)) or not 2 <= steps <= 1000 or steps != int(steps):
         raise StudioError("Sampling steps must be a whole number from 2 to 1000.")
     return int(steps)
 
@@ -129,7 +130,7 @@ def constants(threshold: Any, lam: Any) -> tuple[float, float]:
     """M and lambda from their boxes; refuses what the rule cannot use."""
     if not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
         raise StudioError("The threshold M must be a number between 0 and 1.")
-    if not isinstance(lam, (int, float)) or not 0 <= lam <= 10:
+    if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not 0 <= lam <= 10:
         raise StudioError("Lambda must be a number from 0 to 10.")
     return float(threshold), float(lam)
 

@@ -56,7 +56,7 @@ def read_upload(content: bytes | None) -> StagePlan:
     if len(content) > MAX_PLAN_BYTES:
         raise PlanError(f"The file has {len(content) // 1024} kB, and a plan has at most 64 kB; choose a plan file in JSON.")
     try:
-        return StagePlan.from_json(content.decode("utf-8"))
+        return StagePlan.from_json(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise PlanError("The file is not text; choose a plan file in JSON.") from error
 
@@ -88,7 +88,7 @@ def side_names(choices: tuple[str, str], plans: tuple[StagePlan | None, StagePla
 
 
 def _whole(value: Any, low: int, high: int, what: str) -> int:
-    if not isinstance(value, (int, float)) or not low <= value <= high:  # a NaN is in no range
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or value != int(value):  # a NaN is in no range
         raise StudioError(f"{what} must be a whole number from {low} to {high}.")
     return int(value)
 

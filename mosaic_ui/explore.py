@@ -145,7 +145,7 @@ def _knows_time(workshop: Any, shared: Any) -> bool:
 def wire(shared: Any, tab: Explore) -> None:
     """Connect the tab: its own edits answer at once, then exactly; edits made elsewhere arrive through the plan."""
     workshop = shared.workshop
-    sampler = [shared.scheduler, shared.steps]
+    sampler, names = [shared.scheduler, shared.steps], list(presets(workshop.schedule))
     edited = [shared.plan, tab.shown, tab.table, tab.headline, tab.low, tab.high, tab.preset, tab.chart]
 
     def answer(plan: StagePlan, scheduler: str, steps: Any, request: gr.Request, move_chart: bool) -> tuple:
@@ -153,14 +153,14 @@ def wire(shared: Any, tab: Explore) -> None:
         jobs.mark_latest(request.session_hash, plain)
         table, words = answers.predicted(workshop, plain, scheduler, steps)
         line = list(plan.boundaries) if move_chart else gr.skip()
-        return plain, plain, table, words, *plan.boundaries, plan.name or CUSTOM, line
+        return plain, plain, table, words, *plan.boundaries, _preset_name(plan, names), line
 
     def on_bins(plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
         """The plan, on bin edges if asked, and the sentence that says so."""
         after = workshop.snap(plan) if snap else plan
         if after.boundaries == plan.boundaries:
             return plan, []
-        return replace(after, name=""), ["Then snapped to {} and {}, the nearest edges of calibration bins.".format(*after.boundaries)]
+        return replace(after, name=f"{plan.name}, snapped"), ["Then snapped to {} and {}, the nearest edges of calibration bins.".format(*after.boundaries)]
 
     @plain_errors
     def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> tuple:
@@ -258,8 +258,8 @@ def wire(shared: Any, tab: Explore) -> None:
         return gr.update(figure=picture), lam, answers.schedule_note(workshop, beta)
 
     def own_rule(plan: dict) -> Any:
-        """After a drop: a rule's sentence must not stand beside boundaries that a person chose."""
-        return gr.skip() if plan.get("name") else tables.notes(["These boundaries are your own; Suggest proposes some and says by which rule."])
+        """After any edit: a rule's sentence must not stand beside a plan that a person made."""
+        return gr.skip() if plan.get("name") else tables.notes(["This plan is your own; Suggest proposes one and says by which rule."])
 
     @plain_errors
     def on_numbers(plan: dict, beta: str, lam: Any) -> str:
@@ -285,7 +285,7 @@ def wire(shared: Any, tab: Explore) -> None:
         "trigger_mode": "always_last",
     }
     tab.chart.input(on_drag, [tab.chart, shared.plan, *sampler], [tab.table, tab.low, tab.high], **LIVE)
-    tab.chart.release(on_drop, [tab.chart, shared.plan, *sampler, tab.snap], edited, **EDIT).then(**exactly).then(own_rule, shared.plan, tab.rule, **LIVE)
+    tab.chart.release(on_drop, [tab.chart, shared.plan, *sampler, tab.snap], edited, **EDIT).then(**exactly)
     boxes = [tab.low, tab.high, shared.plan, *sampler, tab.snap]
     gr.on([box.submit for box in (tab.low, tab.high)] + [box.blur for box in (tab.low, tab.high)], on_boxes, boxes, edited, **EDIT).then(**exactly)
     tab.snap.input(on_snap, [tab.snap, shared.plan, *sampler], edited, **EDIT).then(**exactly)
@@ -294,6 +294,7 @@ def wire(shared: Any, tab: Explore) -> None:
     tab.preset.input(on_preset, [tab.preset, shared.target, shared.beta, *sampler, tab.snap], [*edited, tab.rule], **EDIT).then(**exactly)
     gr.on([s.change for s in sampler], on_sampler, [*sampler, shared.plan], [tab.table, tab.headline], **LIVE).then(**exactly)
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
+    shared.plan.change(own_rule, shared.plan, tab.rule, **LIVE)
     shared.plan.change(on_numbers, [shared.plan, shared.beta, tab.lam], tab.numbers, **LIVE)
     shared.page.load(**exactly)
     shared.status.change(**exactly)  # a calibration has just ended: the same plan can now be predicted exactly

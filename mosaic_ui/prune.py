@@ -221,6 +221,7 @@ def wire(shared: Any, tab: Prune) -> None:
     @plain_errors
     def on_upload(content: bytes) -> dict:
         plan = read_upload(content)
+        workshop.predict(plan, [0.0])  # refuses a plan for another number of training timesteps before every tab takes it over
         gr.Info(f"Plan loaded: boundaries {plan.boundaries[0]} and {plan.boundaries[1]}.")
         return plan.to_json()
 

@@ -1,0 +1,319 @@
+"""Explore, Prune and the page as a whole: answers, tables, figures and handlers, on a tiny model and without a browser."""
+
+from __future__ import annotations
+
+import copy
+import json
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from urllib.parse import unquote
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+
+from core.dynamics import DEFAULT_THRESHOLD, default_lambda
+from core.errors import PlanError, StudioError
+from core.noise import BETA_SCHEDULES
+from core.plan import STAGES, StagePlan
+from core.sampling import Comparison, SampleSettings, Side
+from mosaic_ui import answers, compare_figures, compare_inputs, compare_live, compare_timing, prune, tables
+from mosaic_ui.figures import VIEWS, mosaic_figure
+from mosaic_ui.studio import build_studio, launch_options
+from mosaic_ui.theme import STAGE_COLOURS
+
+PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
+PLAIN = PLAN.to_json()
+HOSTILE = '<img src=x onerror="alert(1)">\'</p><script>alert(2)</script>'
+NAN, INF = float("nan"), float("inf")
+VISITOR = SimpleNamespace(session_hash="visitor")
+
+
+class Tags(HTMLParser):
+    """What a browser would make of a text: its elements and their attributes."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def harmless(text: str) -> bool:
+    return not any(tag == "script" or attrs.get("src") == "x" or any(a.startswith("on") for a in attrs) for tag, attrs in Tags(text).found)
+
+
+@pytest.fixture(scope="module")
+def page(workshop):
+    return build_studio(workshop, PLAN)
+
+
+@pytest.fixture(scope="module")
+def handler(page):
+    """A handler of the page by its name; `which` of several, as for the three sliders."""
+
+    def find(name: str, which: int = 0):
+        return [f.fn for f in page.fns.values() if f.name == name][which]
+
+    return find
+
+
+REFUSED = [
+    (answers.whole_steps, ["50", None, NAN, INF, -INF, True, 1, 1001, 10.5, [50], {}]),
+    (answers.share_of, ["0.3", None, NAN, INF, -0.01, 0.96, True, False, [0.3]]),
+    (lambda m: answers.constants(m, 0), ["0.5", None, NAN, INF, 0, 1, True, [0.5]]),
+    (lambda lam: answers.constants(0.5, lam), ["0", None, NAN, INF, -1, 11, True, [0.5]]),
+    (answers.two_boundaries, [None, 5, "93", "ab", [], [1], [1, 2, 3], {"0": 1, "1": 2}, {1, 2}]),
+]
+
+
+@pytest.mark.parametrize("check, value", [(check, value) for check, values in REFUSED for value in values])
+def test_what_no_control_would_send_is_refused_in_one_sentence(check, value):
+    with pytest.raises(StudioError) as error:
+        check(value)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+def test_good_values_pass():
+    assert answers.whole_steps(50.0) == 50 and isinstance(answers.whole_steps(50.0), int) and answers.share_of(0) == 0.0
+    assert answers.constants(0.55, 0) == (0.55, 0.0) and answers.two_boundaries([93, 550]) == (93, 550)
+
+
+BAD_PAIRS = [[None, 5], ["93", 550], [NAN, 550], [INF, 550], [True, 550], [93.5, 550], [0, 550], [550, 93], [93, 93], [93, 1000], [[1], 5], [10**400, 5]]
+
+
+@pytest.mark.parametrize("pair", BAD_PAIRS)
+def test_impossible_boundaries_are_refused_in_one_sentence(workshop, pair):
+    with pytest.raises(PlanError) as error:
+        answers.moved(workshop, PLAIN, *answers.two_boundaries(pair), False)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("pair", [None, [1, 2, 3], *BAD_PAIRS[:4]])
+def test_the_chart_handlers_turn_refusals_into_notices(handler, pair):
+    for name, rest in (("on_drag", ()), ("on_drop", (False, VISITOR))):
+        with pytest.raises(gr.Error):
+            handler(name)(pair, PLAIN, "DDIM", 50, *rest)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, NAN, True, 0.96, -0.1])
+def test_the_sliders_turn_refusals_into_notices(handler, value):
+    for call in (lambda: handler("on_slide")(value, PLAIN, "DDIM", 50), lambda: handler("on_master")(value, PLAIN, PLAIN, "DDIM", 50)):
+        with pytest.raises(gr.Error):
+            call()
+
+
+def test_other_errors_are_not_swallowed():
+    @answers.plain_errors
+    def broken():
+        raise KeyError("a bug")
+
+    @answers.plain_errors
+    def steps():
+        yield 1
+        raise StudioError(f"No {HOSTILE} here.")
+
+    with pytest.raises(KeyError):
+        broken()
+    with pytest.raises(gr.Error) as notice:
+        list(steps())
+    assert "<" not in notice.value.message and notice.value.print_exception is False
+
+
+def test_a_prediction_says_which_kind_it_is(workshop):
+    estimate, words = answers.predicted(workshop, PLAIN, "DDIM", 50)
+    exact, _ = answers.predicted(workshop, PLAIN, "DDIM", 50, exact=True)
+    assert 'data-exact="false"' in estimate and tables.ESTIMATE in estimate and tables.EXACT not in estimate
+    assert 'data-exact="true"' in exact and tables.EXACT in exact and tables.ESTIMATE not in exact
+    for table in (estimate, exact):
+        assert 'data-boundaries="93,550"' in table
+        assert all(f"{what} <em>predicted</em>" in table for what in ("MACs", "Time", "Error")) and "measured on" not in table
+    assert "predicted to need" in words
+    assert "Nothing is pruned" in answers.predicted(workshop, PLAN.with_sparsity(0, 0, 0).to_json(), "DDIM", 50)[1]
+
+
+def test_cost_cards_mark_estimates_and_predictions(workshop):
+    cards = [prune.predicted_cost(workshop, PLAN, answers.visited(workshop, "DDIM", 50), exact=exact) for exact in (False, True)]
+    assert [page.count("predicted</dt>") for page in cards] == [3, 3] and "<small>estimate</small>" in cards[0] and tables.EXACT in cards[1]
+
+
+def test_unmeasured_time_is_not_a_number():
+    stage = SimpleNamespace(steps=1, achieved=0.5, macs=1e9, macs_dense=2e9, seconds=None, seconds_dense=None, error=None)
+    unknown = SimpleNamespace(stages=(stage,) * 3, seconds=None, seconds_dense=None, macs=3e9, macs_dense=6e9, speedup_macs=2.0, speedup_seconds=None,
+                              error=None, batch=16, exact=False)  # fmt: skip
+    table = tables.stage_table(PLAN, unknown, [900.0, 300.0, 10.0], HOSTILE)
+    assert table.count("not measured yet") == 4 and table.count("not known yet") == 4 and "faster" not in table and harmless(table)
+    assert "not measured yet on this device" in tables.cost_cards(PLAN, unknown, [900.0])
+
+
+def test_numbers_have_a_unit_and_no_exponent():
+    assert [tables.number(v) for v in (0, 0.01234, 1.234, 1234.5, 1e-6)] == ["0", "0.0123", "1.23", "1234", "0.00000100"]
+    assert [tables.macs_text(v) for v in (999, 2.5e6, 1.5e9, 2e12, 3e15)] == ["999 MACs", "2.50 MMACs", "1.50 GMACs", "2.00 TMACs", "3.00 PMACs"]
+    assert tables.seconds_text(None) == "not measured yet" and tables.seconds_text(0.05) == "50 ms" and tables.seconds_text(1.5) == "1.50 s"
+    assert tables.percent(None) == "–" and tables.times(None) == "unknown"
+
+
+def test_a_move_too_small_to_matter_is_said(workshop):
+    timesteps, after = answers.visited(workshop, "DDIM", 50), PLAN.with_sparsity(0.5001, 0.25, 0.5)
+    (sentence,) = answers.without_effect(workshop, PLAN, after, timesteps)
+    assert sentence == "The late stage keeps the same heads and neurons as before: that move was too small to matter."
+    assert answers.without_effect(workshop, PLAN, PLAN.with_sparsity(0.9, 0.25, 0.5), timesteps) == []
+    assert answers.without_effect(workshop, PLAN, PLAN, timesteps) == []
+
+
+def test_a_stage_without_steps_is_said(workshop):
+    narrow, timesteps = PLAN.with_boundaries(1, 2), answers.visited(workshop, "DDIM", 5)
+    assert answers.idle_stages(narrow, timesteps) == [stage for stage in STAGES if narrow.steps_per_stage(timesteps)[stage] == 0] != []
+    sentences = answers.without_effect(workshop, narrow, narrow.with_sparsity(0.5, 0.9, 0.5), timesteps)
+    assert "No sampling step falls into the middle stage, so its slider has no effect at 5 steps." in sentences
+    assert not any("too small" in s for s in sentences)
+
+
+def test_curves_of_another_schedule_are_said_to_be_another(workshop):
+    assert answers.schedule_note(workshop, "linear") == ""
+    note = answers.schedule_note(workshop, "sigmoid")
+    assert "sigmoid" in note and workshop.name in note and "trained with linear" in note
+    assert answers.curve_schedule(workshop, "linear") is workshop.schedule and answers.curve_schedule(workshop, "sigmoid") is not workshop.schedule
+
+
+def test_moving_a_boundary_takes_the_presets_name_away(workshop):
+    named = StagePlan((93, 550), (0.5, 0.25, 0.5), name="Formula").to_json()
+    assert answers.moved(workshop, named, 93, 550, False).name == "Formula" and answers.moved(workshop, named, 94, 550, False).name == ""
+    assert answers.moved(workshop, named, 120, 550, True).boundaries == (100, 600)
+
+
+@pytest.mark.parametrize("beta", BETA_SCHEDULES)
+def test_curves_are_strict_json_with_finite_axes(workshop, beta):
+    lam = default_lambda(answers.curve_schedule(workshop, beta))
+    for view in VIEWS:
+        for scale in ("linear", "log"):
+            figure = answers.figure(workshop, view, scale, beta, DEFAULT_THRESHOLD, lam)
+            json.dumps(figure, allow_nan=False)
+            low, high = figure["layout"]["yaxis"]["range"]
+            assert low < high and len(figure["data"][-1]["x"]) == 1000
+            assert figure["layout"]["yaxis"]["type"] == ("log" if scale == "log" and view in ("MSE", "Gradient") else "linear")
+    with pytest.raises(StudioError):
+        answers.figure(workshop, "nope", "log", beta, DEFAULT_THRESHOLD, lam)
+
+
+def test_mosaic_has_a_tile_per_block_and_step(workshop):
+    timesteps = answers.visited(workshop, "DDIM", 20)
+    figure = prune.picture(workshop, PLAN, timesteps)
+    json.dumps(figure, allow_nan=False)
+    tiles, strips, kept = figure["data"][:3], figure["data"][3:], workshop.kept_share(PLAN)
+    filled = [v for trace in tiles for row in trace["z"] for v in row if v is not None]
+    assert len(filled) == workshop.blocks * 20 and all(len(trace["z"]) == workshop.blocks for trace in tiles)
+    counts = PLAN.steps_per_stage(timesteps)
+    assert [sum(v is not None for v in trace["z"][0]) for trace in strips] == [counts[stage] for stage in STAGES] and sum(counts.values()) == 20
+    stage = PLAN.stage_of(timesteps[0])
+    assert [row[0] for row in tiles[stage]["z"]] == pytest.approx(kept[stage], abs=1e-4)
+    assert [trace["colorscale"][1][1] for trace in strips] == [STAGE_COLOURS[stage] for stage in STAGES]
+    assert any(str(counts["early"]) in note["text"] for note in figure["layout"]["annotations"])
+
+
+def test_mosaic_with_an_empty_stage_has_no_name_for_it():
+    assert len(mosaic_figure(np.ones((3, 2)), [2, 2, 0], [900.0, 700.0, 5.0])["layout"]["annotations"]) == 2
+
+
+def test_layer_rows_match_their_headers(workshop):
+    rows = prune.layer_rows(workshop, PLAN)
+    assert len(rows) == 3 * len(workshop.layers) and all(len(row) == len(prune.LAYER_HEADERS) for row in rows)
+    for _, stage, kept, of, dense, pruned, *_ in rows:
+        assert stage in STAGES and 0 < kept <= of and pruned * of == dense * kept
+    assert all(row[-1] > 0 for row in rows if row[2] < row[3])
+    fresh = SimpleNamespace(calibrated=False, layer_table=workshop.layer_table)
+    assert {row[-1] for row in prune.layer_rows(fresh, PLAN)} == {None}
+
+
+def test_pruned_sentence_says_time_and_shares(workshop):
+    sentence = prune.pruned_sentence(workshop, PLAN.with_sparsity(0, 0, 0.5), 0.25)
+    assert "0.250 s (measured)" in sentence and "late 100 %" in sentence and "middle 100 %" in sentence and "early 100 %" not in sentence
+
+
+def test_the_download_is_the_plan_and_survives_its_own_upload():
+    named = StagePlan((93, 550), (0.5, 0.25, 0.5), name=HOSTILE + " ä 图")
+    link = prune.download_link(named)
+    assert harmless(link) and [tag for tag, _ in Tags(link).found] == ["a"]
+    content = unquote(link.split("charset=utf-8,")[1].split('"')[0]).encode()
+    for read in (prune.read_upload, compare_inputs.read_upload):
+        assert read(content) == named and read(b"\xef\xbb\xbf" + content) == named  # some editors put a byte order mark first
+
+
+BAD_FILES = [None, b"", b"\xff\xfe", b"{", b"[]", b"null", b'"x"', b"NaN", b'{"boundaries": [1]}', b'{"a": 1}', b"[" * 60_000, b" " * (prune.UPLOAD_LIMIT + 1),
+             b'{"boundaries":[93,550],"sparsity":{"late":NaN,"middle":0,"early":0}}', b'{"boundaries":[93,550],"sparsity":[0,0,0]}',
+             b'{"boundaries":[93,550],"sparsity":{"late":0,"middle":0,"early":0},"name":"\\ud800"}']  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BAD_FILES, ids=range(len(BAD_FILES)))
+def test_a_bad_upload_is_one_sentence(content):
+    for read in (prune.read_upload, compare_inputs.read_upload):
+        with pytest.raises(PlanError) as error:
+            read(content)
+        assert str(error.value) and "\n" not in str(error.value)
+
+
+def test_upload_handler_refuses_what_this_model_cannot_use_and_quotes_no_html(handler):
+    other = StagePlan((9, 55), (0.5, 0.25, 0.5), num_train_timesteps=100).dumps().encode()
+    for content in (other, json.dumps({**PLAIN, "<img src=x onerror=alert(1)>": 1}).encode()):
+        with pytest.raises(gr.Error) as notice:
+            handler("on_upload")(content)
+        assert "<" not in notice.value.message
+
+
+def test_hostile_names_are_text_in_every_view_of_the_page(workshop):
+    hostile = copy.copy(workshop)
+    hostile.name, hostile.device_text = f"model {HOSTILE}", f"CPU {HOSTILE}"
+    hostile.class_names = {i: f"{HOSTILE} {i}" for i in range(10)}
+    page = build_studio(hostile, StagePlan((93, 550), (0.5, 0.25, 0.5), name=HOSTILE))
+    shown = [c["props"].get("value") for c in page.config["components"] if c["type"] in ("html", "markdown")]
+    texts = [text for text in shown if isinstance(text, str)]
+    assert len(texts) > 10 and any("&lt;img" in text for text in texts)
+    assert [text for text in texts if not harmless(text)] == []
+
+
+def test_an_uploaded_name_reaches_no_view_of_explore_or_prune(handler):
+    plain = PLAIN | {"name": HOSTILE}
+    assert handler("on_upload")(json.dumps(plain).encode()) == plain
+    explore, pruned = handler("follow", 0)(plain, PLAIN, "DDIM", 50, VISITOR), handler("follow", 1)(plain, PLAIN, "DDIM", 50)
+    assert explore[5] == "Your own"  # the list of presets has no such entry
+    for view in (*explore[1:3], pruned[6], pruned[8], pruned[-1]):
+        assert isinstance(view, str | dict) and "<img" not in str(view) and harmless(str(view))
+
+
+def test_hostile_names_are_text_in_compare():
+    plan = StagePlan((93, 550), (0.5, 0.25, 0.5), name=HOSTILE)
+    names = compare_inputs.side_names(("Uploaded plan",) * 2, (plan, plan))
+    pictures = torch.zeros(2, 1, 8, 8)
+    a, b = (Side(name, plan, torch.zeros(2, 4, 2, 2), pictures, [[1.0, 1.0]], 1.0, [900.0, 5.0], [2, 0], 1000, [1.0, 1.0], [pictures] * 2, [900.0, 5.0])
+            for name in names)  # fmt: skip
+    result = Comparison(a=a, b=b, settings=SampleSettings(labels=(0, 1), steps=2), device=HOSTILE, model=HOSTILE, when="", psnr=1.0, ssim=1.0,
+                        latent_mse=0.0, n=2)  # fmt: skip
+    sheet_a, sheet_b, sheet, factor, mean = compare_figures.sheets(result)
+    rows = compare_timing.timing_rows(a, b)
+    views = {
+        "verdict": compare_figures.verdict_html(result, HOSTILE), "pair": compare_figures.side_by_side_html(sheet_a, sheet_b, result),
+        "difference": compare_figures.difference_html(sheet, factor, mean, result), "film": compare_figures.film_html(result),
+        "metrics": compare_figures.metrics_html(result), "timing": compare_timing.timing_html(rows, result),
+        "downloads": compare_figures.downloads_html(result), "picker": compare_live.plan_note(plan), "refusal": compare_live.plan_note(None, HOSTILE),
+        "live": compare_live.live_html(HOSTILE, 1, 2, names, (np.zeros((2, 4, 4), np.uint8), None), 1), "message": compare_live.message_html(HOSTILE),
+        "progress": tables.progress(1, 2, HOSTILE), "job": tables.message(HOSTILE), "note": tables.notes([HOSTILE]),
+    }  # fmt: skip
+    assert [name for name, view in views.items() if not harmless(view)] == []
+    assert all("&lt;img" in views[name] for name in ("verdict", "pair", "film", "metrics", "timing", "live"))
+
+
+def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
+    assert {f.name for f in page.fns.values()} >= {"on_drag", "on_drop", "on_slide", "on_master", "on_upload", "on_calibrate", "on_prune", "on_stop", "run"}
+    assert {f.api_visibility for f in page.fns.values()} == {"private"}
+    heavy = [f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")]
+    assert len(heavy) == 4 and all(f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy)
+    assert all(not f.queue for f in page.fns.values() if f.name in ("on_stop", "stop_run", "on_drag"))
+
+
+def test_launch_options_limit_uploads_and_keep_everything_here():
+    options = launch_options()
+    assert (options["max_file_size"], options["run_history"], options["enable_monitoring"]) == ("1mb", False, False)
+    assert "http" not in options["css"] and prune.UPLOAD_LIMIT <= 64_000
