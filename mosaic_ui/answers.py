@@ -14,13 +14,14 @@ import gradio as gr
 import numpy as np
 
 from core.dynamics import SampledCurves, curves, sample_forward
-from core.errors import StudioError
+from core.errors import PlanError, StudioError
 from core.noise import NoiseSchedule, make_scheduler, sampling_timesteps
 from core.plan import STAGES, StagePlan, propose_plan
 
 from . import tables
 from .figures import VIEWS, curve_figure
 
+UPLOAD_LIMIT = 64_000  # bytes; a plan has a few hundred
 BATCH = 16  # images that the predicted time is for
 SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in well under a second
 
@@ -50,6 +51,18 @@ def plain_errors(handler: Callable) -> Callable:
                 raise notice(error) from None
 
     return guarded
+
+
+def read_upload(content: bytes | None) -> StagePlan:
+    """The plan in the bytes of an uploaded file. Raises PlanError with one sentence."""
+    if not content:
+        raise PlanError("The file is empty; choose a plan file in JSON.")
+    if len(content) > UPLOAD_LIMIT:
+        raise PlanError(f"The file has {len(content) // 1000} kB, and a plan has at most {UPLOAD_LIMIT // 1000} kB; choose a plan file in JSON.")
+    try:
+        return StagePlan.from_json(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise PlanError("The file is not UTF-8 text; choose a plan file in JSON.") from error
 
 
 def whole_steps(steps: Any) -> int:

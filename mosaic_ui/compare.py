@@ -26,6 +26,7 @@ from . import compare_figures as figures
 from . import compare_live as live_views
 from . import compare_timing as timing_views
 from . import jobs, study_view
+from .answers import read_upload
 from .compare_inputs import (
     CURRENT,
     DENSE,
@@ -36,7 +37,6 @@ from .compare_inputs import (
     all_classes,
     checked_settings,
     checked_steps,
-    read_upload,
     resolve_side,
     run_timesteps,
     side_names,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.comparison import SampleSettings
-from core.errors import PlanError, StudioError
+from core.errors import StudioError
 from core.noise import SCHEDULERS, sampling_timesteps
 from core.plan import StagePlan, presets
 from core.sampling import sampler
@@ -17,7 +17,6 @@ from core.sampling import sampler
 DENSE, CURRENT, UPLOADED = "Dense", "Current plan", "Uploaded plan"
 PRESETS = ("Formula", "Formula, flatter", "Paper's eye [200, 600]", "Uniform")
 SIDES = (DENSE, CURRENT, *PRESETS, UPLOADED)
-MAX_PLAN_BYTES = 64 * 1024  # a plan file has a few hundred bytes
 MAX_IMAGES = 512
 
 
@@ -47,18 +46,6 @@ def tidy_classes(chosen: list[str], everything: str) -> list[str]:
     if not chosen or chosen[-1] == everything:
         return [everything]
     return [name for name in chosen if name != everything]
-
-
-def read_upload(content: bytes | None) -> StagePlan:
-    """The bytes of an uploaded plan file. Raises PlanError with one sentence."""
-    if not content:
-        raise PlanError("The file is empty; choose a plan file in JSON.")
-    if len(content) > MAX_PLAN_BYTES:
-        raise PlanError(f"The file has {len(content) // 1024} kB, and a plan has at most 64 kB; choose a plan file in JSON.")
-    try:
-        return StagePlan.from_json(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise PlanError("The file is not text; choose a plan file in JSON.") from error
 
 
 def run_timesteps(workshop: Any, scheduler: str, steps: int) -> list[float]:

@@ -13,18 +13,17 @@ from typing import Any
 
 import gradio as gr
 
-from core.errors import PlanError, Stopped, StudioError
-from core.plan import MAX_FILE_BYTES, MAX_SPARSITY, STAGES, StagePlan
+from core.errors import Stopped, StudioError
+from core.plan import MAX_SPARSITY, STAGES, StagePlan
 
 from . import answers, jobs, tables
-from .answers import BATCH, plain_errors
+from .answers import BATCH, plain_errors, read_upload
 from .explore import EDIT, LIVE, QUIET
 from .figures import mosaic_figure
 from .stage_chart import plot_panel
 from .theme import STAGE_MEANING
 
 LAYER_HEADERS = ["layer", "stage", "kept", "of", "parameters dense", "parameters pruned", "MMACs dense", "MMACs pruned", "error %"]
-UPLOAD_LIMIT = min(MAX_FILE_BYTES, 64_000)  # a plan is a few hundred bytes
 
 
 @dataclass
@@ -75,18 +74,6 @@ def download_link(plan: StagePlan) -> str:
     """A link that holds the plan file itself, so nothing is written on the server."""
     data = urllib.parse.quote(plan.dumps())
     return f'<a class="button-link" download="plan.json" href="data:application/json;charset=utf-8,{data}">Download plan (JSON)</a>'
-
-
-def read_upload(content: bytes | None) -> StagePlan:
-    """The plan in an uploaded file. Raises PlanError with one sentence."""
-    if not content:
-        raise PlanError("The uploaded file is empty; choose a plan file.")
-    if len(content) > UPLOAD_LIMIT:
-        raise PlanError(f"The uploaded file is larger than {UPLOAD_LIMIT // 1000} kB; it is not a plan.")
-    try:
-        return StagePlan.from_json(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise PlanError("The uploaded file is not UTF-8 text; choose a plan saved as JSON.") from error
 
 
 def pruned_sentence(workshop: Any, plan: StagePlan, seconds: float) -> str:

@@ -17,7 +17,7 @@ from core.comparison import Comparison, Preview, SampleSettings, Side
 from core.errors import PlanError, StudioError
 from core.noise import NoiseSchedule
 from core.plan import StagePlan
-from mosaic_ui import compare, compare_inputs, compare_live, compare_timing, compare_words
+from mosaic_ui import answers, compare, compare_inputs, compare_live, compare_timing, compare_words
 from mosaic_ui import compare_figures as figures
 from mosaic_ui import compare_pictures as pictures
 from mosaic_ui.theme import STAGE_COLOURS
@@ -247,12 +247,12 @@ def test_all_and_single_classes_exclude_each_other():
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"{", b"[]", b'{"boundaries": [1]}', b'{"a": 1}', b" " * 70_000])
 def test_a_bad_upload_is_one_sentence(content):
     with pytest.raises(PlanError) as error:
-        compare_inputs.read_upload(content)
+        answers.read_upload(content)
     assert "\n" not in str(error.value) and str(error.value)
 
 
 def test_a_good_upload_is_the_plan():
-    assert compare_inputs.read_upload(PLAN.dumps().encode()) == PLAN
+    assert answers.read_upload(PLAN.dumps().encode()) == PLAN
 
 
 def test_sides_resolve_to_plans():

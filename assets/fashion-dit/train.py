@@ -381,7 +381,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--feature-steps", type=int, default=2000)
     parser.add_argument("--vae-steps", type=int, default=4500)
-    parser.add_argument("--dit-steps", type=int, default=4600)
+    parser.add_argument("--dit-steps", type=int, default=8000)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--from-ema", type=int, metavar="STEP", help="resume the DiT from the shipped EMA weights, as step STEP")
     args = parser.parse_args()
