@@ -28,7 +28,7 @@ from .metrics import latent_mse, psnr, ssim
 from .plan import StagePlan, presets, propose_plan
 from .sampling import sampler
 from .study import findings, load_study, markdown, verdicts
-from .timing import count_macs, forward_call, measure_alternating, module_forward, spread
+from .timing import count_macs, forward_call, module_forward, spread
 from .workshop import Workshop, get_workshop
 
 TARGETS = (0.33, 0.5)
@@ -117,40 +117,58 @@ def rounding_floor(workshop: Workshop, dtype: torch.dtype) -> float:
     return float(latent_mse(low, high).mean())
 
 
+class Stock:
+    """diffusers' own transformer with the three answers that `Denoiser` asks for."""
+
+    def __init__(self, workshop: Workshop):
+        self.device, self.dtype, self.forward = workshop.device, workshop.dtype, module_forward(workshop.transformer)
+
+    def stage_of(self, timestep: float) -> int:
+        return -1
+
+    def network(self, timestep: float):
+        return self.forward
+
+
 def speed(args: argparse.Namespace) -> None:
-    """Denoiser forwards of whole sampling runs in turn: stock dense, dense with one embedder, and the formula's plans."""
+    """Whole sampling runs (50 DDIM steps, guidance) in turn: stock diffusers, dense with one embedder, the formula's plans."""
     workshop = get_workshop(args.model)
-    rows = args.batch * 2
-    stock = forward_call(module_forward(workshop.transformer), workshop.transformer.config, rows, workshop.device, workshop.dtype)
-    lines, out = [], {"device": workshop.device_text, "batch": args.batch, "when": time.strftime("%Y-%m-%d %H:%M"), "runs": args.repeats, "results": []}
-    timesteps = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 50).timesteps
-    for target in TARGETS:
-        plan = propose_plan(workshop.schedule, target, timesteps).plan
-        mosaic = workshop.build(plan)
-        counts = plan.steps_per_stage(timesteps)
-        networks = (workshop.dense.network(500), *mosaic.stages_as_networks())
-        forwards = [forward_call(f, workshop.transformer.config, rows, workshop.device, workshop.dtype) for f in networks]
-        with torch.inference_mode():
-            times = measure_alternating([stock, *forwards], workshop.device, repeats=args.repeats, warm_up=3)
-        weights = list(counts.values())
-        total = sum(weights)
-        per_round = [[times[1][r] * total, sum(times[2 + s][r] * weights[s] for s in range(3)), times[0][r] * total] for r in range(args.repeats)]
-        ratios = [a / b for a, b, _ in per_round]
-        stock_ratios = [c / b for _, b, c in per_round]
+    workshop.calibrate(lambda d, t, text: print(f"[{d}/{t}] {text}", file=sys.stderr, flush=True))
+    scheduler = sampler(workshop, "DDIM")
+    timesteps = Denoiser(workshop.dense, scheduler, workshop.schedule, 50).timesteps
+    plans = [propose_plan(workshop.schedule, target, timesteps).plan for target in TARGETS]
+    sides = [Denoiser(m, scheduler, workshop.schedule, 50) for m in (Stock(workshop), workshop.dense, *map(workshop.build, plans))]
+    labels, noise = torch.arange(args.batch) % len(workshop.class_names), start_noise(args.batch, workshop.transformer.config, 0)
+    seconds: list[list[float]] = [[] for _ in sides]
+    for round_ in range(args.repeats + 1):  # the first round warms up
+        for i, side in enumerate(sides):
+            took = sum(side.run(noise, labels, 1.5)[1])
+            if round_:
+                seconds[i].append(took)
+    stock, dense, *pruned = seconds
+    forwards = (sides[1].networks[0], sides[0].networks[0])
+    one, many = (count_macs(forward_call(f, workshop.transformer.config, 1, workshop.device, workshop.dtype))[0] for f in forwards)
+    results = []
+    for target, plan, mine in zip(TARGETS, plans, pruned, strict=True):
         macs = workshop.predict(plan, timesteps, args.batch).speedup_macs
-        stock_macs = count_macs(stock)[0] / count_macs(forwards[0])[0] * macs
-        r = {
+        ratios, against = ([x / y for x, y in zip(other, mine, strict=True)] for other in (dense, stock))
+        results.append({
             "target": target, "speedup_macs": macs, "speedup_measured": statistics.median(ratios), "spread": spread(ratios),
-            "realised": statistics.median(ratios) / macs, "against_stock_measured": statistics.median(stock_ratios),
-            "against_stock_spread": spread(stock_ratios), "against_stock_macs": stock_macs, "dense_seconds": statistics.median(a for a, _, _ in per_round),
-        }  # fmt: skip
-        out["results"].append(r)
-        lines.append(
-            f"target {target}: MACs ×{macs:.3f}, measured ×{r['speedup_measured']:.3f} ± {r['spread']:.3f} -> {r['realised']:.3f} of it; "
-            f"against diffusers' own forward ×{r['against_stock_measured']:.3f} ± {r['against_stock_spread']:.3f} (MACs ×{stock_macs:.3f})"
+            "realised": statistics.median(ratios) / macs, "against_stock_macs": macs * many / one,
+            "against_stock_measured": statistics.median(against), "against_stock_spread": spread(against),
+            "seconds": statistics.median(mine), "dense_seconds": statistics.median(dense), "stock_seconds": statistics.median(stock),
+        })  # fmt: skip
+    facts = {"device": workshop.device_text, "batch": args.batch, "rounds": args.repeats, "when": time.strftime("%Y-%m-%d %H:%M"), "results": results}
+    if args.json:
+        print(json.dumps(facts))
+        return
+    print(f"{facts['device']}, {args.batch} images with guidance, 50 DDIM steps, {args.repeats} rounds in turn, {facts['when']}")
+    for r in results:
+        print(
+            f"target {r['target']}: MACs ×{r['speedup_macs']:.3f}, measured ×{r['speedup_measured']:.3f} ± {r['spread']:.3f}, {r['realised']:.3f} of it; "
+            f"against diffusers' own forward ×{r['against_stock_measured']:.3f} ± {r['against_stock_spread']:.3f} (MACs ×{r['against_stock_macs']:.3f}); "
+            f"{r['seconds']:.2f} s, dense {r['dense_seconds']:.2f} s, stock {r['stock_seconds']:.2f} s"
         )
-    title = f"{out['device']}, batch {args.batch} with guidance, {args.repeats} rounds in turn, {out['when']}"
-    print(json.dumps(out) if args.json else "\n".join([title, *lines]))
 
 
 def table(args: argparse.Namespace) -> None:
@@ -164,7 +182,7 @@ def main() -> None:
     parser.add_argument("what", choices=["speed", "quality", "table"])
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, default=BUNDLED / "study.json")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])

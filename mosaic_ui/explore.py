@@ -284,7 +284,9 @@ def wire(shared: Any, tab: Explore) -> None:
         **QUIET,
         "trigger_mode": "always_last",
     }
-    tab.chart.input(on_drag, [tab.chart, shared.plan, *sampler], [tab.table, tab.low, tab.high], **LIVE)
+    live = {"fn": on_drag, "inputs": [tab.chart, shared.plan, *sampler], "outputs": [tab.table, tab.low, tab.high], **LIVE}
+    tab.chart.input(**live)
+    tab.chart.release(**live)  # the table follows by the short way; the plan itself goes through the queue
     tab.chart.release(on_drop, [tab.chart, shared.plan, *sampler, tab.snap], edited, **EDIT).then(**exactly)
     boxes = [tab.low, tab.high, shared.plan, *sampler, tab.snap]
     gr.on([box.submit for box in (tab.low, tab.high)] + [box.blur for box in (tab.low, tab.high)], on_boxes, boxes, edited, **EDIT).then(**exactly)

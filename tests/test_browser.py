@@ -100,6 +100,15 @@ def test_a_finger_drags_too(browser, studio):
     context.close()
 
 
+def test_the_models_own_path_joins_the_chart(page):
+    page.get_by_label("show the model's own sampling path").check()
+    legend = page.locator("#stage-chart .legendtext")
+    expect(legend.filter(has_text="own path, n = 32")).to_have_count(1, timeout=SLOW)
+    page.get_by_text("Gradient", exact=True).first.click()
+    expect(page.locator("#stage-chart .ytitle")).to_contain_text("gained", timeout=SLOW)
+    expect(legend.filter(has_text="own path, n = 32")).to_have_count(1)
+
+
 def test_prune_says_what_it_built_and_other_tabs_follow(page):
     drag(page, "Stage boundary 2", -50)
     high = settled(page)[1]
