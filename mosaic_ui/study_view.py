@@ -11,6 +11,7 @@ from .theme import GRID_COLOUR
 
 SHOWN = {"dense": ("circle", "INK"), "MosaicDiff": ("diamond", "#CC79A7"), "uniform OBS": ("square", "#56B4E9")}  # Okabe-Ito, apart from the stages
 WORDS = {"dense": "dense, with fewer and fewer steps", "MosaicDiff": "MosaicDiff", "uniform OBS": "uniform pruning"}
+TICKS = [5, 7, 10, 15, 20, 30, 50, 70, 100]
 AXIS = {"zeroline": False, "gridcolor": GRID_COLOUR, "linecolor": GRID_COLOUR, "fixedrange": True}
 
 
@@ -35,10 +36,11 @@ def study_figure(found: list[Finding]) -> dict[str, Any]:
             "marker": {"symbol": symbol, "size": 10, "color": colour}, "line": {"color": colour, "width": 1, "dash": "dot"},
             "hovertemplate": "%{text}: FID %{y:.2f} at %{x:.0f} % of the work",
         })  # fmt: skip
+    most = max(f.base_steps for f in found)
     layout = {
         "margin": {"l": 58, "r": 16, "t": 20, "b": 96},
         "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"},
-        "xaxis": {**AXIS, "type": "log", "title": {"text": f"work per image, % of dense at {max(f.base_steps for f in found)} steps (MACs)"}, "tickvals": [5, 7, 10, 15, 20, 30, 50, 70, 100]},
+        "xaxis": {**AXIS, "type": "log", "title": {"text": f"work per image, % of dense at {most} steps (MACs)"}, "tickvals": TICKS},
         "yaxis": {**AXIS, "title": {"text": "FID (lower is better)"}},
         "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from browser import Watch, boundaries, chromium, drag, serve, settled
@@ -66,7 +67,8 @@ def test_keyboard_and_number_box_move_a_boundary_exactly(page):
     handle.focus()
     handle.press("ArrowRight")
     handle.press("Shift+ArrowRight")
-    expect(page.locator("#stage-table table")).to_have_attribute("data-boundaries", "104,550", timeout=SLOW)
+    expect(page.locator('#stage-table table[data-boundaries="104,550"][data-exact="true"]')).to_be_visible(timeout=SLOW)
+    page.wait_for_timeout(500)  # every answer to the keys is in; typing starts after that
     box = page.get_by_label("Boundary 2 (middle | early)")
     box.fill("700")
     box.press("Enter")
@@ -172,6 +174,12 @@ def test_a_broken_plan_is_refused_in_one_sentence(page):
 
 def test_calibrate_from_nothing_can_be_stopped_and_goes_on(browser, model_folder, small_settings, tmp_path):
     fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
+    calibrate = fresh.calibrate
+
+    def slowly(progress=None, stop=None):  # the tiny model is done before a hand could reach Stop
+        calibrate(lambda *report: (time.sleep(0.3), progress and progress(*report)), stop)
+
+    fresh.calibrate = slowly
     with serve(fresh) as url:
         context = browser.new_context()
         page = context.new_page()

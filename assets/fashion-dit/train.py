@@ -248,6 +248,9 @@ def save_pipeline(weights: dict[str, Tensor]) -> None:
     vae = AutoencoderKL.from_pretrained(HERE / "vae", torch_dtype=torch.float16)
     scheduler = DDIMScheduler(num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
     DiTPipeline(untied.half(), vae, scheduler).save_pretrained(HERE)
+    config = json.loads((HERE / "vae" / "config.json").read_text())
+    config.pop("_name_or_path", None)  # a path of the machine it was trained on
+    (HERE / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     index = json.loads((HERE / "model_index.json").read_text())
     index["id2label"] = {str(i): name for i, name in enumerate(CLASSES)}  # DiTPipeline reads it from here and does not write it back
     (HERE / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
