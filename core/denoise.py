@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .calibration import NULL_CLASS
 from .errors import Stopped
 from .mosaic import MosaicTransformer
 from .noise import NoiseSchedule
 from .timing import synchronise
-
-NULL_CLASS = 1000
 
 
 @dataclass(frozen=True)

@@ -185,13 +185,13 @@ class Workshop:
         counts = plan.steps_per_stage(timesteps)
         table = self.latency(batch * halves)
         dense, stages = self.forward_macs[0], []
+        weights = sum(x.weights_per_group * x.groups for x in self.layers)
         for i, (stage, sparsity) in enumerate(zip(STAGES, plan.sparsity, strict=True)):
             steps, macs = counts[stage], self.row_macs(sparsity)
             if exact:
                 error, held_out = self.exact_error(plan, i)
             else:
                 error, held_out = self._estimated_error(plan, i), None
-            weights = sum(x.weights_per_group * x.groups for x in self.layers)
             gone = sum(x.weights_per_group * r for x, r in zip(self.layers, self.removed(sparsity), strict=True))
             stages.append(
                 StagePrediction(
@@ -208,8 +208,7 @@ class Workshop:
             return None
         if plan.method != "obs":
             return None  # the curves are those of compensated pruning
-        low, high = plan.stage_range(stage) if plan.calibration == "stage" else (0, plan.num_train_timesteps)
-        return orders.estimate(self._bank.overlap(low, high), self.removed(plan.sparsity[stage]))
+        return orders.estimate(self._bank.overlap(*self._range(plan, stage)), self.removed(plan.sparsity[stage]))
 
     def exact_error(self, plan: StagePlan, stage: int) -> tuple[float, float]:
         """Mean relative layer error of one stage on calibration and on held-out tokens, from the stage's own Grams."""
