@@ -104,9 +104,8 @@ def draw(workshop: Workshop, plan: StagePlan | None, steps: int, n: int, seed: i
     model = workshop.dense if plan is None else workshop.build(plan)
     model = copy.deepcopy(model).to(dtype) if dtype != workshop.dtype else model
     side = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, steps)
-    labels = torch.arange(n) % len(workshop.class_names)
-    noise = start_noise(n, workshop.transformer.config, seed)
-    latents = torch.cat([side.run(noise[i : i + batch], labels[i : i + batch], 1.5)[0] for i in range(0, n, batch)]).float().cpu()
+    conditions, noise = workshop.some_conditions(n), start_noise(n, workshop.latent_shape, seed)
+    latents = torch.cat([side.run(noise[i : i + batch], conditions.rows(slice(i, i + batch)), 1.5)[0] for i in range(0, n, batch)]).float().cpu()
     macs = sum(workshop.row_macs(plan.sparsity[s] if plan is not None else 0.0) for s in side.stages) * 2 * n
     return latents, decode(workshop.vae, latents), macs
 
@@ -138,16 +137,16 @@ def speed(args: argparse.Namespace) -> None:
     timesteps = Denoiser(workshop.dense, scheduler, workshop.schedule, 50).timesteps
     plans = [propose_plan(workshop.schedule, target, timesteps).plan for target in TARGETS]
     sides = [Denoiser(m, scheduler, workshop.schedule, 50) for m in (Stock(workshop), workshop.dense, *map(workshop.build, plans))]
-    labels, noise = torch.arange(args.batch) % len(workshop.class_names), start_noise(args.batch, workshop.transformer.config, 0)
+    conditions, noise = workshop.some_conditions(args.batch), start_noise(args.batch, workshop.latent_shape, 0)
     seconds: list[list[float]] = [[] for _ in sides]
     for round_ in range(args.repeats + 1):  # the first round warms up
         for i, side in enumerate(sides):
-            took = sum(side.run(noise, labels, 1.5)[1])
+            took = sum(side.run(noise, conditions, 1.5)[1])
             if round_:
                 seconds[i].append(took)
     stock, dense, *pruned = seconds
     forwards = (sides[1].networks[0], sides[0].networks[0])
-    one, many = (count_macs(forward_call(f, workshop.transformer.config, 1, workshop.device, workshop.dtype))[0] for f in forwards)
+    one, many = (count_macs(forward_call(f, workshop.transformer, 1))[0] for f in forwards)
     results = []
     for target, plan, mine in zip(TARGETS, plans, pruned, strict=True):
         macs = workshop.predict(plan, timesteps, args.batch).speedup_macs

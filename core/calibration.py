@@ -28,11 +28,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import Stopped, StudioError
+from .families import Conditions, family_of, first_parameter
 from .noise import NoiseSchedule
 from .prunable import PrunableLayer
 
 Progress = Callable[[int, int, str], None]
-NULL_CLASS = 1000  # the null label that DiTPipeline hard-wires
 STALE_SECONDS = 600  # a half-written file this old was left by a run that died
 
 
@@ -152,26 +152,25 @@ def _positions(n: int) -> Tensor:
 
 @torch.inference_mode()
 def calibrate(
-    transformer: nn.Module, layers: list[PrunableLayer], schedule: NoiseSchedule, latents: Tensor, labels: Tensor, folder: Path,
+    transformer: nn.Module, layers: list[PrunableLayer], schedule: NoiseSchedule, latents: Tensor, conditions: Conditions, folder: Path,
     settings: CalibrationSettings, progress: Progress | None = None, stop: threading.Event | None = None, batch: int = 64,
 ) -> GramBank:  # fmt: skip
     """Measure every bin that is missing and return the bank.
 
-    latents (n, c, h, w), labels (n,). Raises Stopped (finished bins are kept) and StudioError (bad data, full disk).
+    latents (n, c, h, w) and what each is conditioned on. Raises Stopped (finished bins are kept) and StudioError (bad data, full disk).
     """
     per_bin = settings.images + settings.held_out
     if len(latents) < per_bin:
         raise StudioError(f"Calibration needs {per_bin} latents, {len(latents)} were given.")
-    shape = (transformer.config.in_channels, transformer.config.sample_size, transformer.config.sample_size)
-    if tuple(latents.shape[1:]) != shape or labels.shape != latents.shape[:1]:
-        raise StudioError(f"The calibration latents must be n x {' x '.join(map(str, shape))} with n labels for this model.")
-    if labels.min() < 0 or labels.max() > NULL_CLASS:
-        raise StudioError(f"The calibration labels must lie between 0 and {NULL_CLASS}.")
+    shape = family_of(transformer).latent_shape(transformer)
+    fits = latents.ndim == 4 and latents.shape[1] == shape[0] and (family_of(transformer).any_size or tuple(latents.shape[1:]) == shape)
+    if not fits or len(conditions) != len(latents):
+        raise StudioError(f"The calibration latents must be n x {' x '.join(map(str, shape))} with n conditions for this model.")
     if not torch.isfinite(latents).all():
         raise StudioError("The calibration latents contain NaN or infinity.")
     bank = GramBank(folder, layers, settings)
     _prepare(folder, bank, settings)
-    device, dtype = transformer.proj_out_2.weight.device, transformer.proj_out_2.weight.dtype
+    device, dtype = first_parameter(transformer).device, first_parameter(transformer).dtype
     missing = bank.missing()
     chunks = -(-settings.images // batch) + -(-settings.held_out // batch)
     done, total = 0, len(missing) * chunks
@@ -193,8 +192,8 @@ def calibrate(
                     if progress is not None:
                         progress(done, total, f"measuring timesteps {low} to {high - 1}")
                     both = torch.cat([x[part]] * 2).to(device, dtype)
-                    y = torch.cat([labels[pick][part].long(), torch.full((len(part),), NULL_CLASS)]).to(device)
-                    transformer(both, timestep=torch.cat([t[part]] * 2).to(device), class_labels=y, return_dict=False)
+                    arguments = conditions.rows(pick[part]).pair(device, dtype)
+                    transformer(both, torch.cat([t[part]] * 2).to(device), **arguments, return_dict=False)
                     done += 1
             tensors |= {f"{kind}/{i}": pack(g).cpu() for i, g in enumerate(meter.grams)}
             tensors[f"tokens/{kind}"] = torch.tensor(meter.tokens)

@@ -1,4 +1,4 @@
-"""Load a diffusers DiT pipeline: the bundled demo, a local folder or a hub id. Safetensors only."""
+"""Load a diffusers pipeline, DiT or SDXL: the bundled demo, a local folder or a hub id. Safetensors only."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import StudioError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = ASSETS / "fashion-dit"
+PIPELINES = ("DiTPipeline", "StableDiffusionXLPipeline")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,15 @@ class Checkpoint:
 
     name: str
     folder: Path | None  # local folder, None for a hub id
-    pipeline: Any  # diffusers.DiTPipeline, in eval mode, frozen
+    pipeline: Any  # diffusers.DiTPipeline or StableDiffusionXLPipeline, in eval mode, frozen
     latents: Tensor | None  # (n, c, h, w) fp32 calibration latents, or None
     labels: Tensor | None  # (n,)
-    class_names: dict[int, str]
+    class_names: dict[int, str]  # empty for a model that is asked in words
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The part that is pruned: the pipeline's transformer or UNet."""
+        return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
 
     @property
     def bundled(self) -> bool:
@@ -64,31 +71,52 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def load_checkpoint(model: str | Path = BUNDLED, device: str = "auto", revision: str | None = None, dtype: torch.dtype | None = None) -> Checkpoint:
-    """Open `model` with DiTPipeline.from_pretrained; fp32 on a CPU, bf16 on CUDA unless `dtype` says otherwise.
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """None or "auto": fp32 on a CPU, bf16 on CUDA. Raises StudioError for anything but fp32, fp16 and bf16."""
+    if dtype in (None, "auto"):
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    chosen = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if chosen not in DTYPES.values():
+        raise StudioError(f"{dtype!r} is not a precision to load a model in; choose one of auto, {', '.join(DTYPES)}.")
+    return chosen
 
-    Raises StudioError with what to do when the folder or id is not a DiT pipeline in safetensors.
+
+def load_checkpoint(
+    model: str | Path = BUNDLED, device: str = "auto", revision: str | None = None, dtype: str | torch.dtype | None = None
+) -> Checkpoint:
+    """Open `model` (a folder or a hub id) with its own pipeline class, DiTPipeline or StableDiffusionXLPipeline.
+
+    Raises StudioError with what to do when it is neither, or not in safetensors.
     """
-    from diffusers import DiTPipeline
+    import diffusers
     from diffusers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the loading bar would mix with the command line's own progress
     where = pick_device(device)
-    dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    dtype = pick_dtype(dtype, where)
     folder = Path(model) if Path(model).is_dir() else None
     if folder is None and (str(model).startswith(("/", ".", "~")) or str(model).count("/") != 1):
         raise StudioError(f"{str(model)!r} is neither a folder with a diffusers pipeline nor a hub id like facebook/DiT-XL-2-256.")
     try:
-        pipeline = DiTPipeline.from_pretrained(str(model), revision=revision, use_safetensors=True, dtype=dtype, low_cpu_mem_usage=False)
+        kind = diffusers.DiffusionPipeline.load_config(str(model), revision=revision).get("_class_name", "")
+        if kind not in PIPELINES:
+            raise StudioError(f"{model} is a {kind or 'folder without a pipeline'}; MosaicDiff Studio opens {' and '.join(PIPELINES)}.")
+        pipeline = getattr(diffusers, kind).from_pretrained(str(model), revision=revision, use_safetensors=True, dtype=dtype)
+    except StudioError:
+        raise
     except Exception as err:  # diffusers and the hub client raise many kinds
         raise StudioError(_refusal(str(model), folder, err)) from err
+    if dtype == torch.float16 and getattr(pipeline.vae.config, "force_upcast", False) and not hasattr(pipeline, "labels"):
+        pipeline.vae.to(torch.float32)  # SDXL's VAE overflows in fp16
     pipeline.to(where)
     pipeline.set_progress_bar_config(disable=True)
-    for part in (pipeline.transformer, pipeline.vae):
-        part.eval().requires_grad_(False)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.eval().requires_grad_(False)
     latents, labels = calibration_data(folder)
-    labels_of = getattr(pipeline, "labels", None) or {}
-    names = {int(i): name for name, i in labels_of.items()} or {i: f"class {i}" for i in range(10)}
+    names = {}
+    if hasattr(pipeline, "labels"):
+        names = {int(i): name for name, i in (pipeline.labels or {}).items()} or {i: f"class {i}" for i in range(10)}
     name = "Fashion DiT (bundled)" if folder is not None and folder.resolve() == BUNDLED else (folder.name if folder else str(model))
     return Checkpoint(name, folder, pipeline, latents, labels, dict(sorted(names.items())))
 
@@ -112,4 +140,4 @@ def _refusal(model: str, folder: Path | None, err: Exception) -> str:
     if "safetensors" in str(err) and ("no file" in str(err).lower() or "not find" in str(err).lower()):
         return f"{model} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256 try --revision refs/pr/1."
     text = " ".join(str(err).split())
-    return f"{model} could not be loaded as a DiT pipeline ({type(err).__name__}: {text[:160]})."
+    return f"{model} could not be loaded ({type(err).__name__}: {text[:160]})."

@@ -126,14 +126,11 @@ def write_subnetworks(mosaic: Any, out: Path, facts: dict[str, Any]) -> list[str
     return [*files, "manifest.json"]
 
 
-def kept_widths(mosaic: Any) -> dict[str, list[dict[str, int]]]:
-    """Heads and neurons that each block keeps, per stage."""
+def kept_widths(mosaic: Any) -> dict[str, dict[str, int]]:
+    """Heads or neurons that each layer keeps, per stage, by layer name."""
     from .plan import STAGES
 
-    return {
-        stage: [{"heads": b.attn1.heads, "neurons": b.ff.net[2].in_features} for b in network.transformer_blocks]
-        for stage, network in zip(STAGES, mosaic.stages, strict=True)
-    }
+    return {stage: {layer.name: kept for layer, kept in zip(mosaic.layers, mosaic.kept(i), strict=True)} for i, stage in enumerate(STAGES)}
 
 
 def write_pictures(comparison: Any, out: Path) -> None:

@@ -21,22 +21,30 @@ from .plan import STAGES, StagePlan
 from .timing import spread
 
 MAX_IMAGES = 10_000
+MAX_PROMPT = 1000  # characters; the text encoders read 77 tokens
 
 
 @dataclass(frozen=True)
 class SampleSettings:
     """What both sides of a comparison share."""
 
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] = ()  # one an image, for a model with classes
     steps: int = 50
     guidance: float = 1.5
     seed: int = 0
     scheduler: str = "DDIM"
     repeats: int = 3  # timed runs of each side
+    prompts: tuple[str, ...] = ()  # one an image, for a model with text
+    negative: str = ""  # of every prompt
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.labels) <= MAX_IMAGES:
-            raise StudioError(f"Ask for 1 to {MAX_IMAGES} images, not {len(self.labels)}.")
+        if not 1 <= self.n <= MAX_IMAGES:
+            raise StudioError(f"Ask for 1 to {MAX_IMAGES} images, not {self.n}.")
+        if self.labels and self.prompts:
+            raise StudioError("Give classes or prompts, not both.")
+        if any(not isinstance(p, str) or len(p) > MAX_PROMPT for p in (*self.prompts, self.negative)):
+            raise StudioError(f"A prompt is a text of at most {MAX_PROMPT} characters.")
         if not _whole(self.steps) or not 1 <= self.steps <= 1000:
             raise StudioError(f"Sampling steps must be a whole number from 1 to 1000, not {self.steps!r}.")
         if not isinstance(self.guidance, (int, float)) or not np.isfinite(self.guidance) or not 0 <= self.guidance <= 20:
@@ -48,6 +56,16 @@ class SampleSettings:
         for name in ("steps", "seed", "repeats"):  # NumPy's integers do not go into JSON
             object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "labels", tuple(int(x) if _whole(x) else x for x in self.labels))
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        if self.size is not None:
+            if len(self.size) != 2 or not all(_whole(x) and 8 <= x <= 4096 for x in self.size):
+                raise StudioError("A size is two whole numbers from 8 to 4096: height and width in pixels.")
+            object.__setattr__(self, "size", tuple(int(x) for x in self.size))
+
+    @property
+    def n(self) -> int:
+        """Images of each side."""
+        return len(self.labels) or len(self.prompts)
 
     @property
     def halves(self) -> int:
@@ -55,7 +73,7 @@ class SampleSettings:
         return 2 if self.guidance > 1 else 1
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"labels": list(self.labels)}
+        return asdict(self) | {"labels": list(self.labels), "prompts": list(self.prompts), "size": self.size and list(self.size)}
 
 
 def _whole(value: Any) -> bool:

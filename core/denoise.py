@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calibration import NULL_CLASS
 from .errors import Stopped
+from .families import Conditions
 from .mosaic import MosaicTransformer
 from .noise import NoiseSchedule
 from .timing import synchronise
@@ -53,10 +53,10 @@ class Denoiser:
         self.takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
 
     @torch.inference_mode()
-    def run(self, noise: Tensor, labels: Tensor, guidance: float, seed: int = 0, stop: threading.Event | None = None,
+    def run(self, noise: Tensor, conditions: Conditions, guidance: float, seed: int = 0, stop: threading.Event | None = None,
             watch: Callable[[Step], None] | None = None) -> tuple[Tensor, list[float]]:  # fmt: skip
         """Denoise (n, c, h, w) unit noise; returns final latents and the denoiser's seconds of every step. Raises Stopped."""
-        session = self.session(noise, labels, guidance, seed)
+        session = self.session(noise, conditions, guidance, seed)
         seconds = []
         for step in session:
             seconds.append(step.seconds)
@@ -67,7 +67,7 @@ class Denoiser:
         return self.latents, seconds
 
     @torch.inference_mode()
-    def session(self, noise: Tensor, labels: Tensor, guidance: float, seed: int = 0):
+    def session(self, noise: Tensor, conditions: Conditions, guidance: float, seed: int = 0):
         """The same as a generator of `Step`, so that two sides can walk in step; `self.latents` holds x_t."""
         device, dtype = self.model.device, self.model.dtype
         scheduler = copy.deepcopy(self.scheduler)  # multistep schedulers carry state; every run starts fresh
@@ -75,16 +75,14 @@ class Denoiser:
         extra = {"generator": random} if self.takes_generator else {}
         channels = noise.shape[1]
         x = (noise * scheduler.init_noise_sigma).to(device)
-        y = labels.to(device)
-        if guidance > 1:
-            y = torch.cat([y, torch.full_like(y, NULL_CLASS)])
+        arguments = conditions.pair(device, dtype, guidance > 1)
         for i, t in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(x, t)
             rows = (torch.cat([scaled, scaled]) if guidance > 1 else scaled).to(dtype)
             times = t[None].expand(len(rows))
             synchronise(device)
             start = time.perf_counter()
-            predicted = self.networks[i](rows, times, y)
+            predicted = self.networks[i](rows, times, **arguments)
             synchronise(device)
             seconds = time.perf_counter() - start
             eps = predicted[:, :channels].float()  # a learned-sigma model has twice the channels
@@ -98,14 +96,18 @@ class Denoiser:
             yield Step(i, self.timesteps[i], self.stages[i], scaled, clean, seconds)
 
 
-def start_noise(n: int, config: Any, seed: int) -> Tensor:
+def start_noise(n: int, shape: tuple[int, int, int], seed: int) -> Tensor:
     """Unit noise (n, c, h, w) drawn on the CPU, so that every device starts from the same."""
-    return torch.randn(n, config.in_channels, config.sample_size, config.sample_size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()
 def decode(vae: Any, latents: Tensor, batch: int = 100) -> Tensor:
     """Latents (n, c, h, w) to pictures (n, channels, H, W) in [-1, 1], fp32 on the CPU."""
-    weight = next(vae.parameters())
-    scaled = latents.to(weight.device, weight.dtype) / vae.config.scaling_factor
+    weight, config = next(vae.parameters()), vae.config
+    scaled = latents.float() / config.scaling_factor
+    if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
+        mean, std = (torch.tensor(v, device=latents.device).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
+        scaled = scaled * std + mean
+    scaled = (scaled + (getattr(config, "shift_factor", None) or 0.0)).to(weight.device, weight.dtype)
     return torch.cat([vae.decode(part).sample.float().clamp(-1, 1).cpu() for part in scaled.split(batch)])

@@ -1,29 +1,24 @@
-"""One transformer that is three: `MosaicTransformer` runs the subnetwork of the stage that a timestep belongs to.
+"""One denoiser that is three: `MosaicTransformer` runs the subnetwork of the stage that a timestep belongs to.
 
-It stands in a stock pipeline by `pipeline.transformer = mosaic`. There it reads one scalar a step to find the stage;
-the studio's own loop asks `network(t)` for every timestep before it starts, so nothing is read back while it runs.
+It stands in a stock pipeline by `pipeline.transformer = mosaic` (DiT) or `pipeline.unet = mosaic` (SDXL). There it reads one
+pair of scalars a step to find the stage; the studio's own loop asks `network(t)` for every timestep before it starts, so nothing
+is read back while it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .errors import StudioError
+from .families import first_parameter
 from .plan import STAGES, StagePlan
-from .slimming import masked_linear, shallow, slim_attention, slim_feed_forward
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What one layer keeps in one stage."""
-
-    kept: Tensor  # (kept groups,) ascending
-    weight: Tensor | None  # (d, all columns) compensated consumer weight, removed columns 0; None: untouched
+from .prunable import PrunableLayer, find_layers
+from .slimming import Cut, cut_module, graft, shallow
 
 
 class OnceEmbedder(nn.Module):
@@ -45,66 +40,71 @@ class OnceEmbedder(nn.Module):
         return memo[2]
 
 
-def embedders_equal(transformer: nn.Module) -> bool:
-    """Whether all blocks carry the same conditioning embedder, tensor for tensor."""
-    first, *others = (block.norm1.emb.state_dict() for block in transformer.transformer_blocks)
-    return all(torch.equal(first[k], other[k]) for other in others for k in first)
+def embedders(model: nn.Module) -> dict[str, nn.Module]:
+    """Path -> conditioning embedder of every adaLN-Zero block; empty for models that embed once anyway (SDXL)."""
+    found = {f"transformer_blocks.{i}.norm1.emb": getattr(getattr(b, "norm1", None), "emb", None) for i, b in enumerate(getattr(model, "transformer_blocks", []))}
+    return {path: module for path, module in found.items() if module is not None}
 
 
-def assemble(transformer: nn.Module, cuts: list[Cut] | None, once: OnceEmbedder | None, masked: bool = False) -> nn.Module:
-    """A transformer that shares everything with the dense one except what the cuts shrink (attention, MLP per block).
+def embedders_equal(model: nn.Module) -> bool:
+    """Whether there are embedders and all blocks carry the same, tensor for tensor."""
+    states = [m.state_dict() for m in embedders(model).values()]
+    return bool(states) and all(torch.equal(states[0][k], other[k]) for other in states[1:] for k in states[0])
+
+
+def assemble(
+    model: nn.Module, cuts: list[Cut] | None, once: OnceEmbedder | None, masked: bool = False, layers: list[PrunableLayer] | None = None
+) -> nn.Module:
+    """A denoiser that shares everything with the dense one except what the cuts shrink (one `Cut` a layer, in `find_layers` order).
 
     `masked` keeps the full width and only zeroes: the slow reference.
     """
-    blocks = []
-    for i, block in enumerate(transformer.transformer_blocks):
-        children = {}
-        if once is not None:
-            children["norm1"] = shallow(block.norm1, emb=once)
-        if cuts is not None:
-            heads, neurons = cuts[2 * i], cuts[2 * i + 1]
-            if masked:
-                out, second = block.attn1.to_out[0], block.ff.net[2]
-                if heads.weight is not None:
-                    children["attn1"] = shallow(block.attn1, to_out=nn.ModuleList([masked_linear(out, heads.weight), *list(block.attn1.to_out)[1:]]))
-                if neurons.weight is not None:
-                    children["ff"] = shallow(block.ff, net=nn.ModuleList([*list(block.ff.net)[:2], masked_linear(second, neurons.weight)]))
-            else:
-                if heads.weight is not None:
-                    children["attn1"] = slim_attention(block.attn1, heads.kept, heads.weight)
-                if neurons.weight is not None:
-                    children["ff"] = slim_feed_forward(block.ff, neurons.kept, neurons.weight)
-        blocks.append(shallow(block, **children))
-    return shallow(transformer, transformer_blocks=nn.ModuleList(blocks)).eval()
+    parts: dict[str, nn.Module] = {} if once is None else dict.fromkeys(embedders(model), once)
+    if cuts is not None:
+        layers = find_layers(model) if layers is None else layers
+        parts |= {layer.module: cut_module(model, layer, cut, masked) for layer, cut in zip(layers, cuts, strict=True) if cut.weight is not None}
+    return graft(model, parts).eval() if parts else shallow(model).eval()
 
 
 class MosaicTransformer(nn.Module):
-    """The subnetworks of a plan over one dense transformer, routed by timestep.
+    """The subnetworks of a plan over one dense denoiser (DiT or SDXL's UNet), routed by timestep.
 
-    `dense` (the transformer), `plan` and one list of `Cut` a stage (in STAGES order, layers in `find_layers` order; None: dense).
+    `dense` (the model), `plan` and one list of `Cut` a stage (in STAGES order, layers in `find_layers` order; None: dense).
     """
 
-    def __init__(self, dense: nn.Module, plan: StagePlan | None, cuts: list[list[Cut] | None], masked: bool = False):
+    def __init__(self, dense: nn.Module, plan: StagePlan | None, cuts: list[list[Cut] | None], masked: bool = False,
+                 layers: list[PrunableLayer] | None = None):  # fmt: skip
         super().__init__()
         self.plan, self.enabled = plan, True
+        self.layers = find_layers(dense) if layers is None else layers
+        self.cuts = cuts
         # A private twin module graph over the same parameters: nothing below ever reaches into the dense model's own children.
-        self.once = OnceEmbedder(dense.transformer_blocks[0].norm1.emb) if embedders_equal(dense) else None
+        self.once = OnceEmbedder(next(iter(embedders(dense).values()))) if embedders_equal(dense) else None
         self.dense = dense
         built: dict[int, nn.Module] = {}  # stages with the same cuts are one network
         self.full = assemble(dense, None, self.once)
         for c in cuts:
             if id(c) not in built:
-                built[id(c)] = self.full if c is None else assemble(dense, c, self.once, masked)
+                built[id(c)] = self.full if c is None else assemble(dense, c, self.once, masked, self.layers)
         self.stages = nn.ModuleList([built[id(c)] for c in cuts])
         self.config = dense.config
 
+    def __getattr__(self, name: str) -> Any:
+        """What a pipeline reads of its denoiser beside the forward (SDXL: `add_embedding`) is the dense model's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "dense" or name.startswith("__"):
+                raise
+            return getattr(self.dense, name)
+
     @property
     def dtype(self) -> torch.dtype:
-        return self.dense.proj_out_2.weight.dtype
+        return first_parameter(self.dense).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.dense.proj_out_2.weight.device
+        return first_parameter(self.dense).device
 
     def disable(self) -> None:
         """Run the dense model, bit for bit, until `enable()`."""
@@ -131,29 +131,45 @@ class MosaicTransformer(nn.Module):
         """One callable a stage, in STAGES order."""
         return [partial(self._run, stage) for stage in self.stages]
 
-    def _run(self, network: nn.Module, hidden_states: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
+    def _run(self, network: nn.Module, sample: Tensor, timestep: Tensor, *args: Any, **conditions: Any) -> Tensor:
         try:
-            return network(hidden_states, timestep=timestep, class_labels=class_labels, return_dict=False)[0]
+            return network(sample, timestep, *args, **conditions, return_dict=False)[0]
         finally:
             if self.once is not None:
                 self.once.memo = None
 
-    def forward(self, hidden_states: Tensor, timestep: Tensor | None = None, class_labels: Tensor | None = None,
-                cross_attention_kwargs: dict | None = None, return_dict: bool = True):  # fmt: skip
-        """As DiTTransformer2DModel.forward. Reads one pair of scalars from `timestep` a call (a host sync on a GPU)."""
-        from diffusers.models.modeling_outputs import Transformer2DModelOutput
-
-        low, high = torch.stack([timestep.min(), timestep.max()]).tolist()
+    def forward(self, sample: Tensor | None = None, timestep: Tensor | float | None = None, *args: Any, return_dict: bool = True, **conditions: Any):
+        """As the dense model's forward (DiT: `hidden_states`, UNet: `sample`). Reads one pair of scalars from `timestep` a call (a host sync on a GPU)."""
+        sample = conditions.pop("hidden_states", sample)
+        low = high = timestep
+        if torch.is_tensor(timestep):
+            low, high = torch.stack([timestep.min(), timestep.max()]).tolist() if timestep.numel() > 1 else [timestep.item()] * 2
         if self.plan is not None and self.enabled and self.plan.stage_of(low) != self.plan.stage_of(high):
             raise StudioError("All rows of a batch must lie in one stage; sample them with one timestep a step.")
-        sample = self.network(low)(hidden_states, timestep, class_labels)
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+        found = self.network(low)(sample, timestep, *args, **conditions)
+        return _output(self.dense, found) if return_dict else (found,)
+
+    def kept(self, stage: int) -> list[int]:
+        """Groups that each layer keeps in a stage, in `layers` order."""
+        cuts = self.cuts[stage]
+        return [layer.groups if cuts is None else len(cut.kept) for layer, cut in zip(self.layers, cuts or [None] * len(self.layers), strict=True)]
 
     def summary(self) -> str:
         """One line a stage: what runs there."""
-        lines = []
-        for name, network in zip(STAGES, self.stages, strict=True):
-            heads = [b.attn1.heads for b in network.transformer_blocks]
-            widths = [b.ff.net[2].in_features for b in network.transformer_blocks]
-            lines.append(f"{name}: {sum(heads)} heads, {sum(widths)} neurons in {len(heads)} blocks")
+        lines, blocks = [], len({layer.block for layer in self.layers})
+        for stage, name in enumerate(STAGES):
+            kept = self.kept(stage)
+            heads, neurons = (sum(k for k, layer in zip(kept, self.layers, strict=True) if layer.kind == kind) for kind in ("heads", "neurons"))
+            lines.append(f"{name}: {heads} heads, {neurons} neurons in {blocks} blocks")
         return "\n".join(lines)
+
+
+def _output(model: nn.Module, sample: Tensor) -> Any:
+    """The output object of the dense model's own kind."""
+    if hasattr(model, "down_blocks"):
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+
+        return UNet2DConditionOutput(sample=sample)
+    from diffusers.models.modeling_outputs import Transformer2DModelOutput
+
+    return Transformer2DModelOutput(sample=sample)

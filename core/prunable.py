@@ -1,6 +1,6 @@
-"""What may shrink: attention heads and MLP neurons of a DiT, and refusals that explain.
+"""What may shrink: attention heads and MLP neurons of a DiT or of SDXL's UNet, and refusals that explain.
 
-A `PrunableLayer` names one consumer linear whose input columns are removed (the attention output projection or the
+A `PrunableLayer` names one consumer linear whose input columns are removed (an attention output projection or a
 second MLP layer) together with the rows of the layers that feed it. Everything else keeps its width.
 """
 
@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from .errors import StudioError
+from .families import BlockSite, family_of
 
 GOLDEN = 0.618033988749895
 TINY = 1e-9  # 2.4999999 of a product must count as 2.5
 NEURON_STEP = 16  # kept MLP widths are multiples of this; CPU time follows width closely, so a small step is enough
+PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor")  # they read `heads` and the widths anew at every call
 
 
 @dataclass(frozen=True)
@@ -25,65 +27,130 @@ class PrunableLayer:
     name: str  # "block 3 heads"
     block: int
     kind: str  # "heads" or "neurons"
+    module: str  # module path of the attention or MLP that shrinks
     consumer: str  # module path of the linear whose columns go
     groups: int  # heads, or neurons
     group_size: int  # columns a group: head_dim, or 1
     weights_per_group: int  # parameters that go with one group, biases included
-    macs_per_group: int  # multiply-accumulates of one forward of one image that go with one group
+    macs_per_group: int  # multiply-accumulates of linear layers, one forward of one image, that go with one group
+    attention_macs_per_group: int = 0  # the same of attention products (scores and weighted sums)
 
     @property
     def step(self) -> int:
         """Groups go in multiples of this."""
         return 1 if self.kind == "heads" else min(NEURON_STEP, self.groups)
 
+    @property
+    def width(self) -> int:
+        """Input columns of the consumer."""
+        return self.groups * self.group_size
 
-def find_layers(transformer: nn.Module) -> list[PrunableLayer]:
-    """The prunable layers of a DiT, attention before MLP, block by block.
+
+def find_layers(model: nn.Module) -> list[PrunableLayer]:
+    """The prunable layers, block by block: self-attention, cross-attention (SDXL), MLP.
 
     Raises StudioError with the reason when the model cannot be pruned safely.
     """
-    blocks = getattr(transformer, "transformer_blocks", None)
-    if blocks is None or not hasattr(transformer, "pos_embed") or not hasattr(transformer, "proj_out_2"):
-        raise StudioError(f"{type(transformer).__name__} is not a DiT as diffusers builds it; MosaicDiff Studio prunes DiTTransformer2DModel.")
-    config = transformer.config
-    tokens = (config.sample_size // config.patch_size) ** 2
+    family = family_of(model)
+    sites = family.sites(model)
+    if not sites:
+        raise StudioError(f"This {family.name} has no transformer blocks, so there is nothing to prune.")
+    if any(hasattr(m, "_hf_hook") for m in model.modules()):
+        raise StudioError("The model carries accelerate's offload hooks: call pipeline.remove_all_hooks() before pruning and offload again afterwards.")
+    if getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False):
+        raise StudioError(
+            "The model carries a LoRA or another adapter: fuse it into the weights first (pipeline.fuse_lora(), then unload_lora_weights())."
+        )
     layers = []
-    for i, block in enumerate(blocks):
-        _refuse(block, i)
-        width = block.attn1.to_out[0].out_features
-        heads, inner = block.attn1.heads, block.attn1.to_out[0].in_features
-        head_dim, bias = inner // heads, block.attn1.to_q.bias is not None
-        hidden = block.ff.net[2].in_features
-        layers += [
-            PrunableLayer(f"block {i + 1} heads", i, "heads", f"transformer_blocks.{i}.attn1.to_out.0", heads, head_dim,
-                          head_dim * (4 * width + 3 * bias), 4 * width * head_dim * tokens),
-            PrunableLayer(f"block {i + 1} neurons", i, "neurons", f"transformer_blocks.{i}.ff.net.2", hidden, 1,
-                          2 * width + (block.ff.net[0].proj.bias is not None), 2 * width * tokens),
-        ]  # fmt: skip
+    for i, site in enumerate(sites):
+        block = model.get_submodule(site.path)
+        _refuse_block(block, family.name, f"{site.name[0].upper()}{site.name[1:]}")
+        layers += _layers_of(block, i, site)
     return layers
 
 
-def _refuse(block: nn.Module, i: int) -> None:
+def _layers_of(block: nn.Module, i: int, site: BlockSite) -> list[PrunableLayer]:
+    layers, crossed = [], getattr(block, "attn2", None) is not None
+    for name, context in (("attn1", site.tokens), ("attn2", site.context)):
+        attention = getattr(block, name, None)
+        if attention is None:
+            continue
+        out, head_dim = attention.to_out[0], attention.to_out[0].in_features // attention.heads
+        width, memory = attention.to_q.in_features, attention.to_k.in_features
+        biases = sum(m.bias is not None for m in (attention.to_q, attention.to_k, attention.to_v))
+        kind = {"attn1": "self-attention heads", "attn2": "cross-attention heads"}[name] if crossed else "heads"
+        layers.append(
+            PrunableLayer(
+                f"{site.name} {kind}", i, "heads", f"{site.path}.{name}", f"{site.path}.{name}.to_out.0", attention.heads, head_dim,
+                head_dim * (width + 2 * memory + out.out_features + biases),
+                head_dim * ((width + out.out_features) * site.tokens + 2 * memory * context), 2 * head_dim * site.tokens * context,
+            )  # fmt: skip
+        )
+    first, second = block.ff.net[0].proj, block.ff.net[2]
+    rows = first.out_features // second.in_features  # 2 with a gate
+    layers.append(
+        PrunableLayer(
+            f"{site.name} neurons", i, "neurons", f"{site.path}.ff", f"{site.path}.ff.net.2", second.in_features, 1,
+            rows * (first.in_features + (first.bias is not None)) + second.out_features,
+            (rows * first.in_features + second.out_features) * site.tokens,
+        )  # fmt: skip
+    )
+    return layers
+
+
+def _refuse_block(block: nn.Module, family: str, where: str) -> None:
     """Raise StudioError when slicing this block would silently change what it computes."""
-    where = f"Block {i + 1}"
-    attention, mlp = getattr(block, "attn1", None), getattr(block, "ff", None)
-    if attention is None or mlp is None or getattr(block, "attn2", None) is not None or getattr(block, "norm_type", "") != "ada_norm_zero":
+    attentions, mlp = [a for a in (getattr(block, "attn1", None), getattr(block, "attn2", None)) if a is not None], getattr(block, "ff", None)
+    norm = getattr(block, "norm_type", "")
+    if family == "DiT" and (mlp is None or len(attentions) != 1 or norm != "ada_norm_zero"):
         raise StudioError(f"{where} is not an adaLN-Zero block with one self-attention and one MLP, so it is not pruned.")
-    linears = [attention.to_q, attention.to_k, attention.to_v, attention.to_out[0], getattr(mlp.net[0], "proj", None), mlp.net[2]]
-    if any(hasattr(m, "lora_A") or hasattr(m, "base_layer") for m in linears):
-        raise StudioError(f"{where} carries a LoRA: fuse it into the weights first (pipeline.fuse_lora(), then unload_lora_weights()).")
+    if family == "SDXL" and (mlp is None or len(attentions) != 2 or norm != "layer_norm"):
+        raise StudioError(f"{where} is not a layer-norm block with self-attention, cross-attention and one MLP, so it is not pruned.")
+    if getattr(block, "fuser", None) is not None:
+        raise StudioError(f"{where} has a gated self-attention fuser (GLIGEN), which is not supported.")
+    for attention in attentions:
+        _refuse_attention(attention, where)
+    if type(mlp.net[0]).__name__ not in ("GELU", "GEGLU") or len(mlp.net) != 3:
+        raise StudioError(f"{where} has an MLP other than linear, GELU or GEGLU, linear, which is not supported.")
+    _refuse_linears([mlp.net[0].proj, mlp.net[2]], where)
+    if mlp.net[0].proj.out_features != mlp.net[2].in_features * (2 if type(mlp.net[0]).__name__ == "GEGLU" else 1):
+        raise StudioError(f"{where} has an MLP whose two layers do not fit together, which is not supported.")
+
+
+def _refuse_attention(attention: nn.Module, where: str) -> None:
     if getattr(attention, "fused_projections", False):
-        raise StudioError(f"{where} has fused q/k/v projections: call unfuse_qkv_projections() first.")
+        raise StudioError(f"{where} has fused q/k/v projections: call unfuse_qkv_projections() first, and fuse again after pruning.")
+    if getattr(attention, "added_kv_proj_dim", None) is not None or getattr(attention, "to_add_out", None) is not None:
+        raise StudioError(f"{where} has added keys and values or joint attention, whose two output projections would have to be pruned together; not supported.")
+    parts = [attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]]
+    processor = type(getattr(attention, "processor", None)).__name__
+    if "IPAdapter" in processor:
+        raise StudioError(f"{where} carries an IP-Adapter with keys and values of its own: call pipeline.unload_ip_adapter() first.")
+    _refuse_linears(parts, where)
+    if processor not in PROCESSORS:
+        raise StudioError(f"{where} runs the attention processor {processor}, which is not known to work with fewer heads: call set_default_attn_processor() first.")
+    head_dim = attention.to_out[0].in_features // attention.heads
+    for norm in (getattr(attention, "norm_q", None), getattr(attention, "norm_k", None)):
+        shape = getattr(norm, "normalized_shape", None) or getattr(norm, "dim", None)
+        if norm is not None and shape is not None and tuple(shape if isinstance(shape, (tuple, list, torch.Size)) else (shape,)) != (head_dim,):
+            raise StudioError(f"{where} normalises queries and keys across heads, so a head cannot go without changing the others; not supported.")
+    if attention.to_k.out_features != attention.to_q.out_features or attention.to_v.out_features != attention.to_q.out_features:
+        raise StudioError(f"{where} shares keys among heads (grouped-query attention), which is not supported.")
+    if attention.to_q.out_features != attention.to_out[0].in_features or attention.to_q.out_features % attention.heads:
+        raise StudioError(f"{where} has an attention whose width is not heads times one head's width, which is not supported.")
+    if getattr(attention, "group_norm", None) is not None or getattr(attention, "spatial_norm", None) is not None:
+        raise StudioError(f"{where} has an attention with a norm of its own, which is not supported.")
+    if getattr(attention, "residual_connection", False) or getattr(attention, "rescale_output_factor", 1.0) != 1.0:
+        raise StudioError(f"{where} has an attention that adds its input or rescales its output, which is not supported.")
+
+
+def _refuse_linears(linears: list[nn.Module], where: str) -> None:
+    if any(hasattr(m, "lora_A") or hasattr(m, "base_layer") or getattr(m, "lora_layer", None) is not None for m in linears):
+        raise StudioError(f"{where} carries a LoRA: fuse it into the weights first (pipeline.fuse_lora(), then unload_lora_weights()).")
     if any(type(m) is not nn.Linear for m in linears):
         raise StudioError(f"{where} has a projection that is not a plain linear layer (quantised, perhaps), so it cannot be sliced.")
-    if any(not torch.is_floating_point(m.weight) for m in linears):
+    if any(not m.weight.is_floating_point() for m in linears):
         raise StudioError(f"{where} has integer weights; load the model in fp32, fp16 or bf16.")
-    if attention.to_k.out_features != attention.to_q.out_features:
-        raise StudioError(f"{where} shares keys among heads (grouped-query attention), which is not supported.")
-    if getattr(attention, "added_kv_proj_dim", None) is not None or getattr(attention, "norm_q", None) is not None:
-        raise StudioError(f"{where} has added or normalised keys, which is not supported.")
-    if type(mlp.net[0]).__name__ != "GELU" or len(mlp.net) != 3:
-        raise StudioError(f"{where} has an MLP other than linear, GELU, linear, which is not supported.")
 
 
 def removed_groups(layers: list[PrunableLayer], sparsity: float) -> list[int]:

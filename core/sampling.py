@@ -22,6 +22,7 @@ from .comparison import Comparison, Preview, SampleSettings, Side, pictures, sid
 from .denoise import Denoiser, Step, decode, start_noise
 from .dynamics import SampledCurves, sample_trajectory
 from .errors import Stopped, StudioError
+from .families import Conditions
 from .metrics import latent_mse, psnr, ssim
 from .noise import SCHEDULERS, make_scheduler, sampling_timesteps
 from .plan import STAGES, StagePlan
@@ -39,8 +40,8 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
 
     Raises StudioError for what cannot be sampled and Stopped when `stop` is set before anything was timed.
     """
-    n, plans = len(settings.labels), (plan_a, plan_b)
-    _check_labels(workshop, settings)
+    n, plans = settings.n, (plan_a, plan_b)
+    workshop.check_settings(settings)
     scheduler = sampler(workshop, settings.scheduler)
     sampling_timesteps(scheduler, settings.steps)  # refuses what it cannot do, before anything long starts
     for plan in plans:
@@ -51,11 +52,11 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     size = n if n <= IN_STEP else BATCH
     yield Preview("measuring this device's speed at four widths", 0, 1)
     workshop.measure_latency(min(size, n), settings.halves, stop=stop)
-    labels, noise = torch.tensor(settings.labels), start_noise(n, workshop.transformer.config, settings.seed)
+    conditions, noise = workshop.conditions(settings), start_noise(n, workshop.shape_for(settings), settings.seed)
     if n <= IN_STEP:
-        found = yield from _small(workshop, sides, noise, labels, settings, stop)
+        found = yield from _small(workshop, sides, noise, conditions, settings, stop)
     else:
-        found = yield from _large(workshop, sides, noise, labels, settings, stop)
+        found = yield from _large(workshop, sides, noise, conditions, settings, stop)
     yield _result(workshop, plans, sides, found, settings, min(size, n))
 
 
@@ -68,8 +69,6 @@ def sample_path(workshop: Workshop, scheduler: str = "DDIM", steps: int = 50, n:
     key = (scheduler, steps)
     if key in workshop.paths_walked:
         return workshop.paths_walked[key]
-    classes = list(workshop.class_names)
-    labels = torch.tensor([classes[i % len(classes)] for i in range(n)])
     side = Denoiser(workshop.dense, sampler(workshop, scheduler), workshop.schedule, steps)
     states: list[tuple[float, Tensor]] = []
 
@@ -78,7 +77,7 @@ def sample_path(workshop: Workshop, scheduler: str = "DDIM", steps: int = 50, n:
         if progress is not None:
             progress(step.index + 1, len(side.timesteps), f"sampling {n} latents along the model's own path")
 
-    final, _ = side.run(start_noise(n, workshop.transformer.config, seed), labels, guidance, seed, stop, note)
+    final, _ = side.run(start_noise(n, workshop.latent_shape, seed), workshop.some_conditions(n), guidance, seed, stop, note)
     workshop.paths_walked[key] = found = sample_trajectory(states, final, seed)
     return found
 
@@ -95,13 +94,6 @@ def sampler(workshop: Workshop, name: str) -> Any:
     return make_scheduler(name, config.get("beta_schedule", "linear"), config.get("beta_start"), config.get("beta_end"), config.num_train_timesteps, **own)
 
 
-def _check_labels(workshop: Workshop, settings: SampleSettings) -> None:
-    classes = workshop.transformer.config.num_embeds_ada_norm
-    for label in settings.labels:
-        if not isinstance(label, (int, np.integer)) or not 0 <= label < classes:
-            raise StudioError(f"{label!r} is not a class of {workshop.name}; classes are whole numbers from 0 to {classes - 1}.")
-
-
 @dataclass
 class _Found:
     """Latents, times (timed runs x steps) and film of the two sides."""
@@ -114,13 +106,13 @@ class _Found:
     notes: str = ""
 
 
-def _small(workshop: Workshop, sides: list[Denoiser], noise: Tensor, labels: Tensor, settings: SampleSettings, stop: threading.Event | None):
+def _small(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions: Conditions, settings: SampleSettings, stop: threading.Event | None):
     """Both sides in step for pictures and warm-up, then timed runs in turn."""
     total = len(sides[0].timesteps)
     frames = set(np.linspace(0, total - 1, min(FRAMES, total)).round().astype(int).tolist())
     shown = set(np.linspace(0, total - 1, min(PREVIEWS, total)).round().astype(int).tolist())
     found = _Found([None, None], ([], []))
-    sessions = [s.session(noise, labels, settings.guidance, settings.seed) for s in sides]
+    sessions = [s.session(noise, conditions, settings.guidance, settings.seed) for s in sides]
     for i, (a, b) in enumerate(zip(*sessions, strict=True)):
         if i in frames:
             for film, step in zip(found.film, (a, b), strict=True):
@@ -139,7 +131,7 @@ def _small(workshop: Workshop, sides: list[Denoiser], noise: Tensor, labels: Ten
         try:
             pair: list[list[float]] = [[], []]
             for k in (0, 1) if run % 2 == 0 else (1, 0):
-                pair[k] = sides[k].run(noise, labels, settings.guidance, settings.seed, stop)[1]
+                pair[k] = sides[k].run(noise, conditions, settings.guidance, settings.seed, stop)[1]
         except Stopped:
             if not found.times[0]:
                 raise Stopped("Stopped before a timed run of both sides was complete.") from None
@@ -150,18 +142,18 @@ def _small(workshop: Workshop, sides: list[Denoiser], noise: Tensor, labels: Ten
     return found
 
 
-def _large(workshop: Workshop, sides: list[Denoiser], noise: Tensor, labels: Tensor, settings: SampleSettings, stop: threading.Event | None):
+def _large(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions: Conditions, settings: SampleSettings, stop: threading.Event | None):
     """Batch by batch, which side goes first alternating; every full batch is a timed run."""
     n = len(noise)
     found, latents = _Found([None, None], ([], []), scale=n / BATCH), ([], [])
     for side in sides:  # warm-up: two steps of each
-        session = side.session(noise[:BATCH], labels[:BATCH], settings.guidance)
+        session = side.session(noise[:BATCH], conditions.rows(slice(BATCH)), settings.guidance)
         next(session), next(session, None)
     batches = -(-n // BATCH)
     for k in range(batches):
         rows = slice(k * BATCH, (k + 1) * BATCH)
         for j in (0, 1) if k % 2 == 0 else (1, 0):
-            result, seconds = sides[j].run(noise[rows], labels[rows], settings.guidance, settings.seed + k, stop)
+            result, seconds = sides[j].run(noise[rows], conditions.rows(rows), settings.guidance, settings.seed + k, stop)
             latents[j].append(result)
             if len(noise[rows]) == BATCH:
                 found.times[j].append(seconds)
@@ -170,13 +162,13 @@ def _large(workshop: Workshop, sides: list[Denoiser], noise: Tensor, labels: Ten
         found.scale = 1.0
         for run in range(settings.repeats):
             for j in (0, 1) if run % 2 == 0 else (1, 0):
-                found.times[j].append(sides[j].run(noise, labels, settings.guidance, settings.seed, stop)[1])
+                found.times[j].append(sides[j].run(noise, conditions, settings.guidance, settings.seed, stop)[1])
     found.latents = [torch.cat(x) for x in latents]
     return found
 
 
 def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Found, settings: SampleSettings, size: int) -> Comparison:
-    n, sides = len(settings.labels), []
+    n, sides = settings.n, []
     table = workshop.latency(size * settings.halves)
     for plan, model, latents, times, film in zip(plans, models, found.latents, found.times, found.film, strict=True):
         row_macs = [workshop.row_macs(plan.sparsity[s] if plan is not None else 0.0) for s in model.stages]

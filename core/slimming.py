@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from .prunable import PrunableLayer
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one layer keeps in one stage."""
+
+    kept: Tensor  # (kept groups,) ascending
+    weight: Tensor | None  # (d, all columns) compensated consumer weight, removed columns 0; None: untouched
+    bias: Tensor | None = None  # (d,) a new bias; only where no group is kept, b + W mean(x)
 
 
 def shallow(module: nn.Module, **children: nn.Module) -> nn.Module:
@@ -19,6 +31,37 @@ def shallow(module: nn.Module, **children: nn.Module) -> nn.Module:
     return twin
 
 
+def graft(module: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
+    """A shallow twin of a whole tree with the modules at these dotted paths replaced; what no path leads through is the same object."""
+    direct: dict[str, nn.Module] = {}
+    deeper: dict[str, dict[str, nn.Module]] = {}
+    for path, new in replacements.items():
+        head, _, rest = path.partition(".")
+        if rest:
+            deeper.setdefault(head, {})[rest] = new
+        else:
+            direct[head] = new
+    return shallow(module, **direct, **{name: graft(module._modules[name], inner) for name, inner in deeper.items()})
+
+
+def shapes_only(module: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
+    """A twin of a whole tree whose parameters and buffers are shapes without memory (device "meta"); what is shared stays shared."""
+    memo = {} if memo is None else memo
+    if id(module) in memo:
+        return memo[id(module)]
+    twin = memo[id(module)] = shallow(module)
+    for registry, wrap in ((twin._parameters, lambda t: nn.Parameter(t.detach().to("meta"), requires_grad=False)), (twin._buffers, lambda t: t.to("meta"))):
+        for name, tensor in registry.items():
+            if tensor is not None:
+                if id(tensor) not in memo:
+                    memo[id(tensor)] = wrap(tensor)
+                registry[name] = memo[id(tensor)]
+    for name, child in twin._modules.items():
+        if child is not None:
+            twin._modules[name] = shapes_only(child, memo)
+    return twin
+
+
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A frozen linear layer that holds copies of these tensors."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
@@ -28,37 +71,74 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer.eval()
 
 
+class Constant(nn.Module):
+    """Stands for an attention or MLP that kept nothing: its output bias for every token (diffusers' own attention divides by its heads)."""
+
+    def __init__(self, bias: Tensor | None, width: int, like: Tensor):
+        super().__init__()
+        bias = torch.zeros(width, dtype=like.dtype, device=like.device) if bias is None else bias.detach().to(like).clone()
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """(batch, tokens, anything) -> (batch, tokens, width)."""
+        return self.bias.to(hidden_states.dtype).expand(*hidden_states.shape[:-1], len(self.bias))
+
+
+def cut_module(model: nn.Module, layer: PrunableLayer, cut: Cut, masked: bool = False) -> nn.Module:
+    """What stands at `layer.module` after the cut. `masked` keeps the full width and only zeroes: the slow reference."""
+    module = model.get_submodule(layer.module)
+    if cut.weight is None:
+        return module
+    if masked:
+        return masked_module(module, layer, cut)
+    if not len(cut.kept):
+        consumer = model.get_submodule(layer.consumer)
+        return Constant(consumer.bias if cut.bias is None else cut.bias, consumer.out_features, consumer.weight).eval()
+    return (slim_attention if layer.kind == "heads" else slim_feed_forward)(module, cut.kept, cut.weight)
+
+
 def slim_attention(attention: nn.Module, heads: Tensor, out_weight: Tensor) -> nn.Module:
-    """Keep these heads (ascending indices). `out_weight` (d, all columns) is the compensated output projection; its bias stays full.
+    """Keep these heads (ascending indices, at least one). `out_weight` (d, all columns) is the compensated output projection; its bias stays full.
 
     diffusers' processor works out head_dim as width // heads, so heads, inner_dim, inner_kv_dim and sliceable_head_dim change together.
     """
     if len(heads) == attention.heads:
-        return attention
+        return attention if out_weight is None else _with_out(attention, out_weight)
     head_dim = attention.to_out[0].in_features // attention.heads
     columns = (heads[:, None] * head_dim + torch.arange(head_dim)).flatten().to(out_weight.device)
     projections = {n: getattr(attention, n) for n in ("to_q", "to_k", "to_v")}
     children = {n: linear(m.weight[columns], None if m.bias is None else m.bias[columns]) for n, m in projections.items()}
-    out = attention.to_out[0]
-    weight = out_weight[:, columns].to(out.weight.dtype)
-    children["to_out"] = nn.ModuleList([linear(weight, out.bias), *list(attention.to_out)[1:]])
-    slim = shallow(attention, **children)
+    slim = shallow(_with_out(attention, out_weight[:, columns]), **children)
     slim.heads = slim.sliceable_head_dim = len(heads)
     slim.inner_dim = slim.inner_kv_dim = len(columns)
     return slim
 
 
 def slim_feed_forward(mlp: nn.Module, neurons: Tensor, out_weight: Tensor) -> nn.Module:
-    """Keep these neurons (ascending indices). `out_weight` (d, all columns) is the compensated second layer."""
-    if len(neurons) == mlp.net[2].in_features:
-        return mlp
-    first, second = mlp.net[0].proj, mlp.net[2]
+    """Keep these neurons (ascending indices, at least one). `out_weight` (d, all columns) is the compensated second layer.
+
+    GELU's first layer has a row a neuron, GEGLU's has two: value rows j first, then gate rows j + n.
+    """
+    n = mlp.net[2].in_features
     neurons = neurons.to(out_weight.device)
-    activation = shallow(mlp.net[0], proj=linear(first.weight[neurons], None if first.bias is None else first.bias[neurons]))
-    weight = out_weight[:, neurons].to(second.weight.dtype)
-    return shallow(mlp, net=nn.ModuleList([activation, mlp.net[1], linear(weight, second.bias)]))
+    first = mlp.net[0].proj
+    rows = torch.cat([neurons + n * k for k in range(first.out_features // n)])
+    activation = shallow(mlp.net[0], proj=linear(first.weight[rows], None if first.bias is None else first.bias[rows]))
+    second = linear(out_weight[:, neurons].to(mlp.net[2].weight.dtype), mlp.net[2].bias)
+    return shallow(mlp, net=nn.ModuleList([activation, mlp.net[1], second]))
 
 
-def masked_linear(layer: nn.Linear, weight: Tensor) -> nn.Linear:
-    """The same layer at full width with other weights: the reference that a slim layer is held against."""
-    return linear(weight.to(layer.weight.dtype), layer.bias)
+def masked_module(module: nn.Module, layer: PrunableLayer, cut: Cut) -> nn.Module:
+    """The same module at full width with the cut's weights: the reference that a slim one is held against."""
+    if layer.kind == "heads":
+        return _with_out(module, cut.weight, cut.bias)
+    second = module.net[2]
+    new = linear(cut.weight.to(second.weight.dtype), second.bias if cut.bias is None else cut.bias.to(second.weight))
+    return shallow(module, net=nn.ModuleList([*list(module.net)[:2], new]))
+
+
+def _with_out(attention: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    """The same attention with another output projection."""
+    out = attention.to_out[0]
+    new = linear(weight.to(out.weight.dtype), out.bias if bias is None else bias.to(out.weight))
+    return shallow(attention, to_out=nn.ModuleList([new, *list(attention.to_out)[1:]]))

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import GramBank
-from .mosaic import Cut
 from .obs import RemovalPath, compensated_weights
 from .orders import RemovalOrders
 from .prunable import PrunableLayer
+from .slimming import Cut
 
 PATHS_KEPT = 72  # three stages of eight blocks and half as many again; 8 MB each on the bundled model's MLPs
 ERRORS_KEPT = 4096

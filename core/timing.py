@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from .errors import Stopped
+from .families import Conditions, each_tensor, family_of, first_parameter
+from .slimming import shapes_only
 
 
 def synchronise(device: torch.device) -> None:
@@ -94,22 +96,38 @@ class LatencyTable:
             return None
 
 
-def forward_call(network: Callable, config: object, rows: int, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
-    """A denoiser forward on random input, ready to be timed or counted. `network(x, timestep, class_labels)`."""
-    x = torch.randn(rows, config.in_channels, config.sample_size, config.sample_size, device=device, dtype=dtype)
-    t = torch.full((rows,), 500, device=device)
-    y = torch.zeros(rows, dtype=torch.long, device=device)
+def forward_call(network: Callable, model: nn.Module, rows: int, shape: tuple[int, int, int] | None = None) -> Callable[[], object]:
+    """A denoiser forward on random input, ready to be timed or counted: `network(x, t, **conditions)` with the inputs that `model` takes.
+
+    shape: latents (c, h, w); the model's nominal one by default.
+    """
+    family, like = family_of(model), first_parameter(model)
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, *(shape or family.latent_shape(model)), generator=random).to(like)
+    t = torch.full((rows,), 500, device=like.device)
+    arguments = Conditions(family.probe(model, rows, random), {}).pair(like.device, like.dtype, guided=False)
 
     def call() -> object:
-        return network(x, t, y)
+        return network(x, t, **arguments)
 
     return call
 
 
 def module_forward(module: nn.Module) -> Callable:
-    """A plain diffusers transformer as `network(x, timestep, class_labels)`."""
+    """A plain diffusers denoiser as `network(x, t, **conditions)`."""
 
-    def call(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return module(x, timestep=t, class_labels=y, return_dict=False)[0]
+    def call(x: torch.Tensor, t: torch.Tensor, **conditions: object) -> torch.Tensor:
+        return module(x, t, **conditions, return_dict=False)[0]
 
     return call
+
+
+def model_macs(model: nn.Module, shape: tuple[int, int, int] | None = None) -> tuple[int, int]:
+    """MACs of one forward of one image, (linear and convolution, attention products), without computing anything: all tensors are shapes only.
+
+    The attention products are those that the counter sees, which on this path is none for the fused kernels of some devices.
+    """
+    network = shapes_only(model)
+    x, t, conditions = forward_call(lambda x, t, **conditions: (x, t, conditions), model, 1, shape)()
+    conditions = each_tensor(conditions, lambda v: v.to("meta"))
+    return count_macs(lambda: network(x.to("meta"), t.to("meta"), **conditions, return_dict=False))

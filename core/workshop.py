@@ -14,6 +14,7 @@ from collections import OrderedDict
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,15 +23,21 @@ from .calibration import CalibrationSettings, GramBank, Progress, cache_root, ca
 from .checkpoints import BUNDLED, Checkpoint, device_text, load_checkpoint
 from .dynamics import SampledCurves
 from .errors import PlanError, Stopped, StudioError
+from .families import SDXL, Conditions, family_of, first_parameter
 from .metrics import Judge
-from .mosaic import Cut, MosaicTransformer
+from .mosaic import MosaicTransformer
 from .noise import BETA_SCHEDULES, NoiseSchedule
 from .orders import RemovalOrders, find_orders
 from .plan import STAGES, StagePlan
 from .prediction import Prediction, StagePrediction
+from .prompts import PROMPTS
 from .prunable import PrunableLayer, find_layers, removed_groups
+from .slimming import Cut
 from .surgeon import Surgeon
-from .timing import LatencyTable, count_macs, forward_call, measure_alternating
+from .timing import LatencyTable, forward_call, measure_alternating, model_macs
+
+if TYPE_CHECKING:
+    from .comparison import SampleSettings
 
 LATENCY_SPARSITIES = (0.7, 0.45, 0.2, 0.0)
 
@@ -40,14 +47,15 @@ class Workshop:
 
     def __init__(self, checkpoint: Checkpoint, settings: CalibrationSettings | None = None, cache: Path | None = None):
         self.checkpoint, self.settings = checkpoint, settings or CalibrationSettings()
-        self.transformer, self.vae = checkpoint.pipeline.transformer, checkpoint.pipeline.vae
-        self.device = self.transformer.proj_out_2.weight.device
-        self.dtype = self.transformer.proj_out_2.weight.dtype
+        self.transformer, self.vae = checkpoint.denoiser, checkpoint.pipeline.vae
+        self.family = family_of(self.transformer)
+        self.device, self.dtype = first_parameter(self.transformer).device, first_parameter(self.transformer).dtype
+        self.latent_shape = self.family.latent_shape(self.transformer)  # (c, h, w)
         self.name, self.class_names = checkpoint.name, checkpoint.class_names
         self.latents, self.labels = checkpoint.latents, checkpoint.labels
         self.device_text = device_text(self.device)
         self.layers: list[PrunableLayer] = find_layers(self.transformer)
-        self.blocks = len(self.transformer.transformer_blocks)
+        self.blocks = len({layer.block for layer in self.layers})
         scheduler = checkpoint.pipeline.scheduler
         if getattr(scheduler.config, "prediction_type", "epsilon") != "epsilon":
             raise StudioError(f"{self.name} predicts {scheduler.config.prediction_type}; only epsilon prediction is supported so far.")
@@ -58,7 +66,7 @@ class Workshop:
         self.lock = threading.RLock()
         self._building = threading.Lock()
         self._calibrating = threading.Lock()  # one calibration at a time; a second caller waits and finds it done
-        self.dense = MosaicTransformer(self.transformer, None, [None] * 3)
+        self.dense = MosaicTransformer(self.transformer, None, [None] * 3, layers=self.layers)
         self._bank = GramBank(self.folder, self.layers, self.settings)
         self._orders: RemovalOrders | None = None
         self.surgeon = Surgeon(self.transformer, self.layers, lambda: self._bank, lambda: self.orders)
@@ -101,9 +109,8 @@ class Workshop:
     @cached_property
     def forward_macs(self) -> tuple[int, int]:
         """MACs of one dense forward of one image: (linear and convolution, attention products counted by formula)."""
-        linear, _ = count_macs(forward_call(self.dense.network(0), self.transformer.config, 1, self.device, self.dtype))
-        tokens = (self.transformer.config.sample_size // self.transformer.config.patch_size) ** 2
-        attention = sum(2 * tokens * tokens * x.groups * x.group_size for x in self.layers if x.kind == "heads")
+        linear, _ = model_macs(self.dense.full, self.latent_shape)
+        attention = sum(x.attention_macs_per_group * x.groups for x in self.layers)
         return linear, attention
 
     @property
@@ -133,6 +140,42 @@ class Workshop:
                 self._orders = RemovalOrders.load(self.folder if local else shipped, self.layers, shipped=not local)
             return self._orders
 
+    # ------------------------------------------------------------ what is sampled
+
+    def check_settings(self, settings: SampleSettings) -> None:
+        """Raise StudioError for what this model cannot sample."""
+        if self.family is SDXL:
+            if not settings.prompts:
+                raise StudioError(f"{self.name} paints from text: give a prompt for every image.")
+            if settings.size is not None and any(x % 64 for x in settings.size):
+                raise StudioError("Height and width must be multiples of 64 pixels.")
+            return
+        if settings.prompts or settings.size:
+            raise StudioError(f"{self.name} paints classes at one size, not prompts; give classes.")
+        classes = self.transformer.config.num_embeds_ada_norm
+        for label in settings.labels:
+            if not isinstance(label, int) or not 0 <= label < classes:
+                raise StudioError(f"{label!r} is not a class of {self.name}; classes are whole numbers from 0 to {classes - 1}.")
+
+    def shape_for(self, settings: SampleSettings) -> tuple[int, int, int]:
+        """Latents (c, h, w) of one image."""
+        if settings.size is None:
+            return self.latent_shape
+        return (self.latent_shape[0], *(x // self.checkpoint.pipeline.vae_scale_factor for x in settings.size))
+
+    def conditions(self, settings: SampleSettings) -> Conditions:
+        """What the images of these settings are conditioned on."""
+        if self.family is SDXL:
+            return SDXL.conditions(self.checkpoint.pipeline, list(settings.prompts), settings.negative, settings.size)
+        return self.family.conditions(torch.tensor(settings.labels))
+
+    def some_conditions(self, n: int) -> Conditions:
+        """Conditions for n images that nobody asked for in particular: classes in turn, or the built-in prompts in turn."""
+        if self.family is SDXL:
+            return SDXL.conditions(self.checkpoint.pipeline, [PROMPTS[i % len(PROMPTS)] for i in range(n)])
+        classes = list(self.class_names)
+        return self.family.conditions(torch.tensor([classes[i % len(classes)] for i in range(n)]))
+
     # ------------------------------------------------------------ calibration
 
     def calibrate(self, progress: Progress | None = None, stop: threading.Event | None = None) -> None:
@@ -144,7 +187,7 @@ class Workshop:
             if self.calibrated and self._orders_readable():
                 return
             start = time.perf_counter()
-            self._bank = calibrate(self.transformer, self.layers, self.schedule, self.latents, self.labels, self.folder, self.settings, progress, stop)
+            self._bank = calibrate(self.transformer, self.layers, self.schedule, self.latents, self.family.conditions(self.labels), self.folder, self.settings, progress, stop)
             orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, started=start)
             orders.save(self.folder)
             with self.lock:
@@ -246,7 +289,7 @@ class Workshop:
                 if where not in shared:
                     shared[where] = self._cuts(plan, stage, progress, stop)
                 cuts.append(shared[where])
-            built = self._built[key] = MosaicTransformer(self.transformer, plan, cuts, masked)
+            built = self._built[key] = MosaicTransformer(self.transformer, plan, cuts, masked, self.layers)
             while len(self._built) > 6:
                 self._built.popitem(last=False)
         return built
@@ -322,9 +365,9 @@ class Workshop:
                 Cut(torch.arange(layer.groups - gone), self.surgeon.weight(i)) if gone else Cut(torch.arange(layer.groups), None)
                 for i, (layer, gone) in enumerate(zip(self.layers, self.removed(sparsity), strict=True))
             ]
-            model = MosaicTransformer(self.transformer, StagePlan((1, 2), (sparsity,) * 3), [cuts] * 3)
+            model = MosaicTransformer(self.transformer, StagePlan((1, 2), (sparsity,) * 3), [cuts] * 3, layers=self.layers)
             network = model.network(500) if sparsity else self.dense.network(500)
-            calls.append(_inference(forward_call(network, self.transformer.config, rows, self.device, self.dtype)))
+            calls.append(_inference(forward_call(network, self.transformer, rows)))
             macs.append(float(self.row_macs(sparsity)))
         times = measure_alternating(calls, self.device, repeats=7, warm_up=2, stop=stop)
         table = LatencyTable(self.device_text, rows, tuple(macs), tuple(float(np.median(t)) for t in times))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from core import calibration
-from core.calibration import NULL_CLASS, CalibrationSettings, GramBank, GramMeter, calibrate, fingerprint, pack, unpack
+from core.calibration import CalibrationSettings, GramBank, GramMeter, calibrate, fingerprint, pack, unpack
 from core.errors import Stopped, StudioError
+from core.families import NULL_CLASS, DiT
 from core.noise import NoiseSchedule
 from core.workshop import Workshop
 
@@ -21,7 +22,7 @@ TINY = CalibrationSettings(edges=(0, 200, 500, 1000), images=6, held_out=2)
 
 def run(workshop, folder, settings=TINY, latents=None, **more) -> GramBank:
     latents = workshop.latents if latents is None else latents
-    return calibrate(workshop.transformer, workshop.layers, workshop.schedule, latents, workshop.labels, folder, settings, **more)
+    return calibrate(workshop.transformer, workshop.layers, workshop.schedule, latents, DiT.conditions(workshop.labels), folder, settings, **more)
 
 
 def everything(bank: GramBank) -> list[torch.Tensor]:
@@ -273,11 +274,11 @@ def test_refuses_bad_latents(workshop, tmp_path):
         run(workshop, tmp_path / "a", latents=workshop.latents[:7])
     good, of = workshop.latents, workshop.labels
     for latents, labels in ((good[:, :, :4, :4], of), (good, of[:20]), (good[:, :3], of)):
-        with pytest.raises(StudioError, match="must be n x 4 x 8 x 8 with n labels"):
-            calibrate(workshop.transformer, workshop.layers, workshop.schedule, latents, labels, tmp_path / "a", TINY)
+        with pytest.raises(StudioError, match="must be n x 4 x 8 x 8 with n conditions"):
+            calibrate(workshop.transformer, workshop.layers, workshop.schedule, latents, DiT.conditions(labels), tmp_path / "a", TINY)
     for label in (-1, 1001):
         with pytest.raises(StudioError, match="labels must lie between 0 and 1000"):
-            calibrate(workshop.transformer, workshop.layers, workshop.schedule, workshop.latents, workshop.labels + label, tmp_path / "a", TINY)
+            DiT.conditions(workshop.labels + label)
     assert not (tmp_path / "a").exists()
 
 
@@ -292,5 +293,5 @@ def test_an_overflowing_model_is_named_not_averaged(workshop, tmp_path):
     loud = NoiseSchedule("loud", "vp", workshop.schedule.a, workshop.schedule.s)
     huge = torch.full_like(workshop.latents, 3e38)
     with pytest.raises(StudioError, match="block 1 heads is not finite"):
-        calibrate(workshop.transformer, workshop.layers, loud, huge, workshop.labels, tmp_path, TINY)
+        calibrate(workshop.transformer, workshop.layers, loud, huge, DiT.conditions(workshop.labels), tmp_path, TINY)
     assert left_over(tmp_path) == []

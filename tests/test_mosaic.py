@@ -10,6 +10,7 @@ from torch import nn
 
 from core.denoise import Denoiser
 from core.errors import StudioError
+from core.families import DiT
 from core.mosaic import Cut, MosaicTransformer, OnceEmbedder, embedders_equal
 from core.plan import StagePlan
 from core.prunable import find_layers
@@ -126,7 +127,7 @@ def test_stock_pipeline_with_a_mosaic_equals_our_loop(workshop):
     pipeline.transformer = mosaic  # the documented way in
     latents, _ = sample_stock(pipeline, pipeline.transformer, steps=6)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    ours, _ = Denoiser(mosaic, workshop.checkpoint.pipeline.scheduler, workshop.schedule, 6).run(noise, torch.tensor([1, 5]), 1.5)
+    ours, _ = Denoiser(mosaic, workshop.checkpoint.pipeline.scheduler, workshop.schedule, 6).run(noise, DiT.conditions(torch.tensor([1, 5])), 1.5)
     assert torch.equal(ours, latents)
     assert not torch.equal(latents, sample_stock(pipeline, workshop.transformer, steps=6)[0])
 
@@ -265,7 +266,7 @@ def test_the_model_itself_is_accepted(workshop):
 
 
 def test_refuses_what_is_not_a_dit():
-    with pytest.raises(StudioError, match="not a DiT"):
+    with pytest.raises(StudioError, match="neither a DiT"):
         find_layers(nn.Linear(2, 2))
 
 
@@ -316,13 +317,58 @@ def test_refuses_grouped_keys(dense):
         find_layers(broken(dense, change))
 
 
-def test_refuses_normalised_keys(dense):
-    with pytest.raises(StudioError, match="normalised keys"):
-        find_layers(broken(dense, lambda b: setattr(b.attn1, "norm_q", nn.LayerNorm(16))))
+def test_refuses_norms_across_heads_but_not_within_a_head(dense):
+    find_layers(broken(copy.deepcopy(dense), lambda b: setattr(b.attn1, "norm_q", nn.LayerNorm(16))))
+    with pytest.raises(StudioError, match="across heads"):
+        find_layers(broken(dense, lambda b: setattr(b.attn1, "norm_q", nn.LayerNorm(64))))
 
 
-def test_refuses_a_gated_mlp(dense):
-    from diffusers.models.activations import GEGLU
+def test_refuses_an_unknown_mlp(dense):
+    from diffusers.models.activations import SwiGLU
 
     with pytest.raises(StudioError, match="MLP other than"):
-        find_layers(broken(dense, lambda b: b.ff.net.__setitem__(0, GEGLU(64, 256))))
+        find_layers(broken(dense, lambda b: b.ff.net.__setitem__(0, SwiGLU(64, 256))))
+
+
+def test_refuses_an_mlp_whose_layers_do_not_fit(dense):
+    from diffusers.models.activations import GEGLU
+
+    with pytest.raises(StudioError, match="do not fit together"):
+        find_layers(broken(dense, lambda b: b.ff.net.__setitem__(0, GEGLU(64, 128))))
+
+
+def test_refuses_added_keys_and_joint_attention(dense):
+    from diffusers.models.attention_processor import Attention
+
+    with pytest.raises(StudioError, match="joint attention"):
+        find_layers(broken(dense, lambda b: setattr(b, "attn1", Attention(64, heads=4, dim_head=16, bias=True, added_kv_proj_dim=32))))
+
+
+def test_refuses_an_ip_adapter(dense):
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+
+    processor = IPAdapterAttnProcessor2_0(64, 64)
+    with pytest.raises(StudioError, match="unload_ip_adapter"):
+        find_layers(broken(dense, lambda b: b.attn1.set_processor(processor)))
+
+
+def test_refuses_a_processor_it_does_not_know(dense):
+    class Odd:
+        def __call__(self, attn, hidden_states, **kwargs):
+            return hidden_states
+
+    with pytest.raises(StudioError, match="set_default_attn_processor"):
+        find_layers(broken(dense, lambda b: b.attn1.set_processor(Odd())))
+
+
+def test_refuses_a_gated_fuser(dense):
+    with pytest.raises(StudioError, match="fuser"):
+        find_layers(broken(dense, lambda b: setattr(b, "fuser", nn.Linear(2, 2))))
+
+
+def test_refuses_offload_hooks(dense):
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    add_hook_to_module(dense.transformer_blocks[1], ModelHook())
+    with pytest.raises(StudioError, match="remove_all_hooks"):
+        find_layers(dense)

@@ -14,6 +14,7 @@ import torch
 from core import sampling
 from core.comparison import Comparison, Preview, SampleSettings, grid, pictures
 from core.denoise import Denoiser, decode, start_noise
+from core.families import DiT
 from core.errors import Stopped, StudioError
 from core.metrics import FeatureNetwork, Judge, ReferenceStatistics
 from core.noise import SCHEDULERS, make_scheduler
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffuse
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75))
 ZERO = StagePlan((100, 600), (0.0, 0.0, 0.0))
 LABELS = torch.tensor([1, 5])
+COND = DiT.conditions(LABELS)
 
 
 def noise(n: int = 2, seed: int = 3) -> torch.Tensor:
@@ -56,7 +58,7 @@ def test_ddim_gives_the_stock_pipelines_bits(workshop, guidance):
         images = pipeline(LABELS.tolist(), guidance_scale=guidance, num_inference_steps=7, generator=random, output_type="np").images
     finally:
         handle.remove()
-    ours, seconds = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 7).run(noise(), LABELS, guidance)
+    ours, seconds = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 7).run(noise(), COND, guidance)
     assert torch.equal(ours / workshop.vae.config.scaling_factor, seen[0])
     assert len(seconds) == 7 and all(s > 0 for s in seconds)
     decoded = decode(workshop.vae, ours)[:, 0].numpy()
@@ -80,15 +82,15 @@ def reference(workshop, name, steps):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_is_run_as_diffusers_means_it(workshop, name):
-    ours, seconds = Denoiser(workshop.dense, sampler(workshop, name), workshop.schedule, 6).run(noise(), LABELS, 1.5, seed=11)
+    ours, seconds = Denoiser(workshop.dense, sampler(workshop, name), workshop.schedule, 6).run(noise(), COND, 1.5, seed=11)
     assert torch.isfinite(ours).all()
     assert torch.allclose(ours, reference(workshop, name, 6), atol=1e-4, rtol=1e-4)
 
 
 def test_euler_ends_where_ddim_ends(workshop):
     """Both follow the same ODE: with many steps they meet. Without init_noise_sigma or input scaling they would not."""
-    ends = {n: Denoiser(workshop.dense, sampler(workshop, n), workshop.schedule, 200).run(noise(), LABELS, 1.0)[0] for n in ("DDIM", "Euler")}
-    coarse = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 10).run(noise(), LABELS, 1.0)[0]
+    ends = {n: Denoiser(workshop.dense, sampler(workshop, n), workshop.schedule, 200).run(noise(), COND, 1.0)[0] for n in ("DDIM", "Euler")}
+    coarse = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 10).run(noise(), COND, 1.0)[0]
     gap = (ends["DDIM"] - ends["Euler"]).square().mean()
     assert gap < 0.02 * ends["DDIM"].square().mean()
     assert gap < (ends["DDIM"] - coarse).square().mean()
@@ -97,11 +99,11 @@ def test_euler_ends_where_ddim_ends(workshop):
 def test_the_guess_of_the_clean_latents_is_right(workshop):
     """With DDIM the last step lands on its own guess; and in every step x_t = a x_0 + s e holds for the scheduler's own guess."""
     model, scheduler = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 5), sampler(workshop, "DDIM")
-    steps = list(model.session(noise(), LABELS, 1.5))
+    steps = list(model.session(noise(), COND, 1.5))
     assert torch.allclose(steps[-1].clean, model.latents, atol=1e-4)
     assert scheduler.config.set_alpha_to_one
     euler = Denoiser(workshop.dense, sampler(workshop, "Euler"), workshop.schedule, 5)
-    assert torch.allclose(list(euler.session(noise(), LABELS, 1.5))[-1].clean, euler.latents, atol=2e-3)
+    assert torch.allclose(list(euler.session(noise(), COND, 1.5))[-1].clean, euler.latents, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -110,7 +112,7 @@ def test_every_step_runs_the_network_of_its_stage(workshop, name):
     model, ran = Denoiser(mosaic, sampler(workshop, name), workshop.schedule, 12), []
     handles = [network.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, network in enumerate(mosaic.stages)]
     try:
-        steps = list(model.session(noise(), LABELS, 1.5))
+        steps = list(model.session(noise(), COND, 1.5))
     finally:
         for handle in handles:
             handle.remove()
@@ -125,14 +127,14 @@ def test_runs_do_not_depend_on_runs_before(workshop):
         scheduler = sampler(workshop, name)
         before = copy.deepcopy(scheduler.__dict__)
         model = Denoiser(workshop.dense, scheduler, workshop.schedule, 5)
-        assert torch.equal(model.run(noise(), LABELS, 1.5, seed=2)[0], model.run(noise(), LABELS, 1.5, seed=2)[0])
+        assert torch.equal(model.run(noise(), COND, 1.5, seed=2)[0], model.run(noise(), COND, 1.5, seed=2)[0])
         assert str(before) == str(scheduler.__dict__)
 
 
 def test_start_noise_is_seeded(workshop):
-    config = workshop.transformer.config
-    assert torch.equal(start_noise(3, config, 5), start_noise(3, config, 5)) and not torch.equal(start_noise(3, config, 5), start_noise(3, config, 6))
-    assert torch.equal(start_noise(2, config, 3), noise(2, 3))  # the stock pipeline's noise for this seed
+    shape = workshop.latent_shape
+    assert torch.equal(start_noise(3, shape, 5), start_noise(3, shape, 5)) and not torch.equal(start_noise(3, shape, 5), start_noise(3, shape, 6))
+    assert torch.equal(start_noise(2, shape, 3), noise(2, 3))  # the stock pipeline's noise for this seed
 
 
 def test_stop_within_one_step(workshop):
@@ -144,7 +146,7 @@ def test_stop_within_one_step(workshop):
             stop.set()
 
     with pytest.raises(Stopped, match="step 3 of 20"):
-        Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 20).run(noise(), LABELS, 1.5, stop=stop, watch=watch)
+        Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 20).run(noise(), COND, 1.5, stop=stop, watch=watch)
     assert seen == [0, 1, 2]
 
 
@@ -166,9 +168,9 @@ def test_both_sides_start_from_the_same_noise_also_when_the_sampler_draws(worksh
 
 def test_pictures_are_those_of_the_loop(workshop, pair):
     found = pair[1]
-    start = start_noise(3, workshop.transformer.config, 0)
+    start = start_noise(3, workshop.latent_shape, 0)
     for side, model in ((found.a, workshop.dense), (found.b, workshop.build(PLAN))):
-        latents = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, 10).run(start, torch.tensor([1, 5, 7]), 1.5)[0]
+        latents = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, 10).run(start, DiT.conditions(torch.tensor([1, 5, 7])), 1.5)[0]
         assert torch.equal(side.latents, latents.cpu()) and torch.equal(side.images, decode(workshop.vae, latents))
         assert side.images.shape == (3, 1, 32, 32) and side.images.abs().max() <= 1
     assert found.latent_mse == pytest.approx(float((found.a.latents - found.b.latents).square().mean()), rel=1e-5) and found.latent_mse > 0
@@ -256,9 +258,9 @@ def test_large_sets_are_timed_batch_by_batch(workshop, judged, monkeypatch):
     assert found.a.macs == workshop.forward_macs[0] * 2 * 2 * 20
     assert found.a.fid > 0 and found.b.fid > 0 and 0 <= found.a.class_accuracy <= 1
     first = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 2)
-    start = start_noise(20, workshop.transformer.config, 0)
+    start = start_noise(20, workshop.latent_shape, 0)
     rows = slice(8, 16)  # the second batch is rows 8 to 15 of the one seed's noise
-    again = first.run(start[rows], torch.tensor([i % 10 for i in range(20)])[rows], 1.5)[0].cpu()
+    again = first.run(start[rows], DiT.conditions(torch.tensor([i % 10 for i in range(20)])[rows]), 1.5)[0].cpu()
     assert torch.equal(found.a.latents[rows], again)
 
 

@@ -26,7 +26,7 @@ def timesteps() -> list[float]:
 
 
 def macs_of(workshop, network) -> int:
-    return count_macs(forward_call(network, workshop.transformer.config, 1, workshop.device, workshop.dtype))[0]
+    return count_macs(forward_call(network, workshop.transformer, 1))[0]
 
 
 # ------------------------------------------------------------ MACs
@@ -50,7 +50,7 @@ def test_the_stock_module_differs_by_the_shared_embedder_only(workshop):
     once = sum(m.weight.numel() for m in (emb.linear_1, emb.linear_2))  # one row, one product
     calls = []
     handles = [b.norm1.emb.register_forward_hook(lambda *_: calls.append(1)) for b in workshop.transformer.transformer_blocks]
-    forward_call(module_forward(workshop.transformer), workshop.transformer.config, 1, workshop.device, workshop.dtype)()
+    forward_call(module_forward(workshop.transformer), workshop.transformer, 1)()
     for handle in handles:
         handle.remove()
     assert stock - workshop.forward_macs[0] == (len(calls) - 1) * once and len(calls) >= workshop.blocks
@@ -121,7 +121,7 @@ def test_overall_error_is_weighted_by_steps(workshop, timesteps):
 
 
 def layers(kind: str, groups: int, blocks: int) -> list[PrunableLayer]:
-    return [PrunableLayer(f"block {i + 1} {kind}", i, kind, "", groups, 1, 1, 1) for i in range(blocks)]
+    return [PrunableLayer(f"block {i + 1} {kind}", i, kind, "", "", groups, 1, 1, 1) for i in range(blocks)]
 
 
 def test_coarse_heads_come_out_right_on_average():
