@@ -177,7 +177,7 @@ class Workshop(Pricing):
             start = time.perf_counter()
             conditions = self.family.conditions(self.labels)
             self._bank = calibrate(self.transformer, self.layers, self.schedule, self.latents, conditions, self.folder, self.settings, progress, stop)
-            orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, started=start)
+            orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, start, self.settings.damping)
             orders.save(self.folder)
             with self.lock:
                 self._orders = None
