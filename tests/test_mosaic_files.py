@@ -94,6 +94,15 @@ def test_stored_is_what_the_base_lacks_and_the_manifest_says_what_is_kept(dense,
     assert manifest["stages"]["early"]["kept"]["block 1 heads"] == "none"
 
 
+def test_names_that_manifests_go_by_are_unique_in_the_true_sdxl():
+    from diffusers import UNet2DConditionModel
+    from test_sdxl import TRUE_CONFIG
+
+    with torch.device("meta"):
+        layers = find_layers(UNet2DConditionModel(**TRUE_CONFIG))
+    assert len({layer.name for layer in layers}) == len(layers) == 210
+
+
 def test_saved_again_after_loading_it_is_the_same_folder(dense, saved, tmp_path):
     MosaicTransformer.from_pretrained(saved, dense).save_pretrained(tmp_path / "again")
     assert {p.name: p.read_bytes() for p in saved.iterdir()} == {p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()}
@@ -103,6 +112,18 @@ def test_moved_to_another_precision_it_is_saved_as_it_then_runs(dense, tmp_path)
     mosaic = mosaic_of(copy.deepcopy(dense)).to(torch.bfloat16)
     mosaic.save_pretrained(tmp_path / "out")
     assert same(mosaic, MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.dense))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_devices_may_differ(dense, tmp_path, dtype):
+    """Saved on a GPU, loaded there: the same bits; loaded on the CPU: the same weights, the base's hash being that of its values."""
+    mosaic = mosaic_of(copy.deepcopy(dense).to("cuda", dtype))
+    mosaic.save_pretrained(tmp_path / "out")
+    back = MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.dense)
+    assert back.device.type == "cuda" and same(mosaic, back)
+    there = MosaicTransformer.from_pretrained(tmp_path / "out", copy.deepcopy(dense).to(dtype))
+    assert there.device.type == "cpu" and same(mosaic.to("cpu"), there)
 
 
 @pytest.mark.parametrize("text", ["none", "0", "3", "0-9", "0, 2, 4-5, 9"])
@@ -160,9 +181,7 @@ def test_five_lines_in_a_fresh_process(model_folder, tmp_path):
 
 
 def test_five_lines_for_sdxl_without_scipy_and_pandas(sdxl_folder, tmp_path):
-    call = (
-        "pipeline('a fox', num_inference_steps=4, height=32, width=32, generator=torch.Generator().manual_seed(3), output_type='np').images[0]"
-    )
+    call = "pipeline('a fox', num_inference_steps=4, height=32, width=32, generator=torch.Generator().manual_seed(3), output_type='np').images[0]"
     block = "sys.modules |= dict.fromkeys(('scipy', 'pandas'))"  # as if they were not installed
     here, there = run_both(sdxl_folder, tmp_path, "StableDiffusionXLPipeline", "unet", call, block)
     assert here.shape == there.shape and (here == there).all()
