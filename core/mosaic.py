@@ -7,8 +7,10 @@ is read back while it runs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -149,6 +151,21 @@ class MosaicTransformer(nn.Module):
             raise StudioError("All rows of a batch must lie in one stage; sample them with one timestep a step.")
         found = self.network(low)(sample, timestep, *args, **conditions)
         return _output(self.dense, found) if return_dict else (found,)
+
+    def save_pretrained(self, folder: Path | str, facts: dict[str, Any] | None = None, progress: Callable[[int, int, str], None] | None = None,
+                        stop: threading.Event | None = None) -> list[str]:  # fmt: skip
+        """Write the subnetworks, without the dense model, into a new or empty folder: see `core.mosaic_files.save_mosaic`."""
+        from .mosaic_files import save_mosaic
+
+        return save_mosaic(self, folder, facts, progress, stop)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, base: Any, revision: str | None = None, progress: Callable[[int, int, str], None] | None = None,
+                        stop: threading.Event | None = None) -> MosaicTransformer:  # fmt: skip
+        """Saved subnetworks over their base (a pipeline, its denoiser, a folder or a hub id): see `core.mosaic_files.load_mosaic`."""
+        from .mosaic_files import load_mosaic
+
+        return load_mosaic(folder, base, revision, progress, stop)
 
     def kept(self, stage: int) -> list[int]:
         """Groups that each layer keeps in a stage, in `layers` order."""
