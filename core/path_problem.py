@@ -149,7 +149,7 @@ def _checked_gram(gram: Tensor, n: int, name: str) -> tuple[Tensor, float]:
     scale = _mean_diagonal(gram)
     largest = max(-smallest, largest)
     whole, gap = symmetrised(gram, scale)
-    if gap > 1e-3 * largest or whole.diagonal().min().item() * scale < NOT_A_GRAM * largest:
+    if gap > 1e-3 * largest or gram.diagonal().min().item() < NOT_A_GRAM * largest:
         raise StudioError(f"The {name} is not a sum of x x^T: it must be symmetric with no negative diagonal.")
     return whole, scale
 
