@@ -31,6 +31,12 @@ def _common(suppress: bool) -> argparse.ArgumentParser:
     common.add_argument("--revision", help="branch or commit of a hub id, e.g. refs/pr/1")
     device = {} if suppress else {"default": "auto"}
     common.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **device)
+    data = common.add_argument_group("what to calibrate on", "by default the latents shipped with the model, else samples of its own")
+    data.add_argument("--calibration-images", metavar="FOLDER", help="pictures with labels.csv or .json, with name.txt beside each, or in sub-folders by class")
+    data.add_argument("--self-calibrate", action="store_true", help="the model's own samples, even where latents are shipped")
+    data.add_argument("--calibration-count", type=int, metavar="N", help="different pictures or samples (default: as many as a timestep bin takes, 256)")
+    data.add_argument("--calibration-steps", type=int, metavar="N", help="sampling steps of own samples (default 20)")
+    data.add_argument("--calibration-guidance", type=float, metavar="G", help="guidance of own samples (default: 1.5 for DiT, 5 for SDXL)")
     return common
 
 
@@ -100,9 +106,10 @@ def open_studio(args: argparse.Namespace) -> int:
 
     plan = StagePlan.load(args.plan) if args.plan else None  # a bad plan is refused before anything heavy is loaded
     from core.checkpoints import BUNDLED as bundled
+    from core.commands import data_options
     from core.workshop import get_workshop
 
-    workshop = get_workshop(args.model or bundled, args.device, args.revision)
+    workshop = get_workshop(args.model or bundled, args.device, args.revision, data_options(args))
     from mosaic_ui.studio import build_studio, launch_options
 
     workshop.measure_latency(16)  # about a second, once per device: so that the page opens with times, not with dashes
