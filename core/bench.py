@@ -106,7 +106,8 @@ def draw(workshop: Workshop, plan: StagePlan | None, steps: int, n: int, seed: i
     side = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, steps)
     conditions, noise = workshop.some_conditions(n), start_noise(n, workshop.latent_shape, seed)
     latents = torch.cat([side.run(noise[i : i + batch], conditions.rows(slice(i, i + batch)), 1.5)[0] for i in range(0, n, batch)]).float().cpu()
-    macs = sum(workshop.row_macs(plan.sparsity[s] if plan is not None else 0.0) for s in side.stages) * 2 * n
+    row_macs = workshop.stage_macs(plan)
+    macs = sum(row_macs[s] for s in side.stages) * 2 * n
     return latents, decode(workshop.vae, latents), macs
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from .errors import Stopped, StudioError
 from .families import Conditions, family_of, first_parameter
-from .noise import NoiseSchedule
+from .noise import NUM_TRAIN_TIMESTEPS, NoiseSchedule
 from .prunable import PrunableLayer
 
 Progress = Callable[[int, int, str], None]
@@ -44,10 +45,29 @@ class CalibrationSettings:
     images: int = 192  # per bin, fitted
     held_out: int = 64  # per bin, kept apart
     seed: int = 0
+    damping: float | None = None  # one for all layers; None: chosen per layer on held-out tokens
 
     @property
     def bins(self) -> int:
         return len(self.edges) - 1
+
+
+def calibration_settings(args: Any) -> CalibrationSettings:
+    """The settings that the command line's `bins`, `images_per_bin` and `damping` ask for. Raises StudioError."""
+    wanted: dict[str, Any] = {}
+    if args.bins is not None:
+        if not 2 <= args.bins <= 100:
+            raise StudioError(f"--bins must lie between 2 and 100, not {args.bins}.")
+        wanted["edges"] = tuple(round(i * NUM_TRAIN_TIMESTEPS / args.bins) for i in range(args.bins + 1))
+    if args.images_per_bin is not None:
+        if not 4 <= args.images_per_bin <= 100_000:
+            raise StudioError(f"--images-per-bin must lie between 4 and 100000, not {args.images_per_bin}.")
+        wanted |= {"images": args.images_per_bin, "held_out": max(2, args.images_per_bin // 3)}
+    if args.damping is not None:
+        if not 0 <= args.damping <= 1:
+            raise StudioError(f"--damping must lie between 0 and 1, not {args.damping}.")
+        wanted["damping"] = args.damping
+    return CalibrationSettings(**wanted)
 
 
 def cache_root() -> Path:

@@ -33,7 +33,7 @@ class DataOptions:
 
     images: str | None = None  # folder of pictures, see core.picture_folder
     self_calibrate: bool = False  # the model's own samples, even where latents are shipped
-    count: int | None = None  # different latents; None: as many as one bin takes, so that none is used twice
+    count: int | None = None  # different latents; None: as many as one bin takes, so that none is used twice in it
     steps: int = 20  # of the sampler that makes own samples
     guidance: float | None = None  # of that sampler; None: the family's, see core.calibration_sources.GUIDANCE
     seed: int = 0
@@ -79,7 +79,7 @@ class CalibrationData:
 
 def few(different: int) -> str | None:
     """The warning that goes with few different latents; None at 64 and more."""
-    return f"only {different} different latents, each used again with other noise: {ENOUGH} or more are better" if different < ENOUGH else None
+    return f"only {different} different latents, {ENOUGH} or more are better" if different < ENOUGH else None
 
 
 def repeated(rows: Tensor, n: int, random: torch.Generator) -> Tensor:

@@ -83,7 +83,7 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
     Raises StudioError: no pictures, fewer than 8, a picture without a label, a label that the model does not know.
     """
     pipeline, vae = checkpoint.pipeline, checkpoint.pipeline.vae
-    found = list_pictures(options.images, options.count or needed, options.seed)
+    found = list_pictures(options.images, options.count or max(needed, FEWEST), options.seed)
     text = f"{len(found)} pictures of the given folder"
     if len(found) < FEWEST:
         raise StudioError(f"Calibration needs at least {FEWEST} pictures, the folder holds {len(found)}: add more (below {needed} some are used twice).")
@@ -146,7 +146,7 @@ def encode(vae: Any, images: Tensor) -> Tensor:
 
 def own_samples(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions) -> DataSource:
     """The model's own samples ("self-calibration"): its own scheduler, classes or built-in prompts in turn, nothing but the checkpoint needed."""
-    pipeline, count = checkpoint.pipeline, options.count or needed
+    pipeline, count = checkpoint.pipeline, options.count or max(needed, FEWEST)
     guidance = GUIDANCE[family.name] if options.guidance is None else float(options.guidance)
     text = f"the model's own samples ({count}, {options.steps} steps, guidance {guidance:g})"
     recipe = ["own samples", options.steps, guidance, options.seed, pipeline.scheduler.to_json_string(), _text_encoders(pipeline)]

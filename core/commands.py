@@ -147,10 +147,11 @@ def write_pictures(comparison: Any, out: Path) -> None:
 
 
 def _workshop(args: argparse.Namespace) -> Any:
+    from .calibration import calibration_settings
     from .checkpoints import BUNDLED
     from .workshop import get_workshop
 
-    return get_workshop(args.model or BUNDLED, args.device, args.revision, data_options(args))
+    return get_workshop(args.model or BUNDLED, args.device, args.revision, args.dtype, calibration_settings(args), data_options(args))
 
 
 def data_options(args: argparse.Namespace) -> Any:

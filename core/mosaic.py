@@ -42,7 +42,8 @@ class OnceEmbedder(nn.Module):
 
 def embedders(model: nn.Module) -> dict[str, nn.Module]:
     """Path -> conditioning embedder of every adaLN-Zero block; empty for models that embed once anyway (SDXL)."""
-    found = {f"transformer_blocks.{i}.norm1.emb": getattr(getattr(b, "norm1", None), "emb", None) for i, b in enumerate(getattr(model, "transformer_blocks", []))}
+    blocks = enumerate(getattr(model, "transformer_blocks", []))
+    found = {f"transformer_blocks.{i}.norm1.emb": getattr(getattr(b, "norm1", None), "emb", None) for i, b in blocks}
     return {path: module for path, module in found.items() if module is not None}
 
 

@@ -107,7 +107,7 @@ def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramB
         weight = transformer.get_submodule(layer.consumer).weight.detach().float()
         pooled, _ = bank.gram(i, edges[0], edges[-1])
         order = RemovalPath.from_gram(weight, pooled.to(weight.device), layer.group_size, damping=1e-3).order
-        damping = choose_damping(weight, bank, i, layer, order)
+        damping = choose_damping(weight, bank, i, layer, order) if bank.settings.damping is None else bank.settings.damping
         errors, energy = [], []
         for low, high in zip(edges, edges[1:], strict=False):
             gram, tokens = bank.gram(i, low, high)

@@ -132,6 +132,8 @@ def test_a_model_without_latents_calibrates_on_itself(bare, tmp_path):
     assert shop.calibrated and seen[0].startswith("sampling 8 latents to calibrate on: 2 steps each, 32 denoiser rows")
     assert "from the model's own samples (8, 2 steps, guidance 1.5) (only 8 different latents" in shop.calibration_text
     assert shop.build(PLAN).kept(0) != shop.build(PLAN).kept(1)
+    few = Workshop(bare, replace(TINY, images=3, held_out=1), tmp_path, DataOptions(self_calibrate=True, steps=2))
+    assert len(few.data()) == 8  # never fewer, however few a bin takes
     fresh = Workshop(bare, TINY, tmp_path, OWN)
     assert fresh.calibrated and torch.equal(fresh.data().latents, shop.data().latents)
 

@@ -14,8 +14,8 @@ import torch
 from core import sampling
 from core.comparison import Comparison, Preview, SampleSettings, grid, pictures
 from core.denoise import Denoiser, decode, start_noise
-from core.families import DiT
 from core.errors import Stopped, StudioError
+from core.families import DiT
 from core.metrics import FeatureNetwork, Judge, ReferenceStatistics
 from core.noise import SCHEDULERS, make_scheduler
 from core.plan import StagePlan
