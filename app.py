@@ -36,6 +36,12 @@ def _common(suppress: bool) -> argparse.ArgumentParser:
     common.add_argument("--bins", type=int, help="calibration: so many timestep bins of equal width (default: 11, finer where t is small)")
     common.add_argument("--images-per-bin", type=int, help="calibration: images fitted in each bin (default 192; a third as many more are held out)")
     common.add_argument("--damping", type=float, help="calibration: one ridge for all layers, as a share of mean(diag H) (default: chosen per layer)")
+    data = common.add_argument_group("what to calibrate on", "by default the latents shipped with the model, else samples of its own")
+    data.add_argument("--calibration-images", metavar="FOLDER", help="pictures with labels.csv or .json, with name.txt beside each, or in sub-folders by class")
+    data.add_argument("--self-calibrate", action="store_true", help="the model's own samples, even where latents are shipped")
+    data.add_argument("--calibration-count", type=int, metavar="N", help="different pictures or samples (default: as many as a timestep bin takes)")
+    data.add_argument("--calibration-steps", type=int, metavar="N", help="sampling steps of own samples (default 20)")
+    data.add_argument("--calibration-guidance", type=float, metavar="G", help="guidance of own samples (default: 1.5 for DiT, 5 for SDXL)")
     return common
 
 
@@ -106,9 +112,10 @@ def open_studio(args: argparse.Namespace) -> int:
     plan = StagePlan.load(args.plan) if args.plan else None  # a bad plan is refused before anything heavy is loaded
     from core.calibration import calibration_settings
     from core.checkpoints import BUNDLED as bundled
+    from core.commands import data_options
     from core.workshop import get_workshop
 
-    workshop = get_workshop(args.model or bundled, args.device, args.revision, args.dtype, calibration_settings(args))
+    workshop = get_workshop(args.model or bundled, args.device, args.revision, args.dtype, calibration_settings(args), data_options(args))
     from mosaic_ui.studio import build_studio, launch_options
 
     if workshop.forward_macs[0] < SMALL_MACS or workshop.device.type == "cuda":

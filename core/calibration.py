@@ -161,7 +161,7 @@ def calibrate(
         nonlocal done
         low, high = settings.edges[b], settings.edges[b + 1]
         random = torch.Generator().manual_seed(settings.seed * 10_007 + b)
-        pick = torch.randperm(len(latents), generator=random)[:per_bin]
+        pick = draw(len(latents), settings.images, settings.held_out, settings.seed, random)
         t = torch.randint(low, high, (per_bin,), generator=random)
         noise = torch.randn(latents[pick].shape, generator=random)
         a, s = (torch.tensor(v)[t].float().view(-1, 1, 1, 1) for v in (schedule.a, schedule.s))

@@ -129,7 +129,15 @@ def _workshop(args: argparse.Namespace) -> Any:
     from .checkpoints import BUNDLED
     from .workshop import get_workshop
 
-    return get_workshop(args.model or BUNDLED, args.device, args.revision, args.dtype, calibration_settings(args))
+    return get_workshop(args.model or BUNDLED, args.device, args.revision, args.dtype, calibration_settings(args), data_options(args))
+
+
+def data_options(args: argparse.Namespace) -> Any:
+    """What the command line says about calibration data, as `core.calibration_data.DataOptions`. Raises StudioError."""
+    from .calibration_data import DataOptions
+
+    given = {"images": args.calibration_images, "count": args.calibration_count, "steps": args.calibration_steps, "guidance": args.calibration_guidance}
+    return DataOptions(self_calibrate=args.self_calibrate, **{name: value for name, value in given.items() if value is not None})
 
 
 def _folder(name: str) -> Path:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from .calibration import CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint
+from .calibration_data import CalibrationData, DataOptions
+from .calibration_sources import choose_source
 from .checkpoints import BUNDLED, Checkpoint, device_text, load_checkpoint
 from .dynamics import SampledCurves
 from .errors import Stopped, StudioError
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 class Workshop(Pricing):
     """A checkpoint and what was measured of it. Thread-safe; keep one per model (`get_workshop`)."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: CalibrationSettings | None = None, cache: Path | None = None):
+    def __init__(self, checkpoint: Checkpoint, settings: CalibrationSettings | None = None, cache: Path | None = None, data: DataOptions | None = None):
         self.checkpoint, self.settings = checkpoint, settings or CalibrationSettings()
         self.transformer, self.vae = checkpoint.denoiser, checkpoint.pipeline.vae
         self.family = family_of(self.transformer)
@@ -48,6 +50,7 @@ class Workshop(Pricing):
         self.latent_shape = self.family.latent_shape(self.transformer)  # (c, h, w)
         self.name, self.class_names = checkpoint.name, checkpoint.class_names
         self.latents, self.labels = checkpoint.latents, checkpoint.labels
+        self.source = choose_source(checkpoint, self.family, self.settings.images + self.settings.held_out, data or DataOptions())
         self.device_text = device_text(self.device)
         self.layers: list[PrunableLayer] = find_layers(self.transformer)
         self.blocks = len({layer.block for layer in self.layers})
@@ -72,10 +75,14 @@ class Workshop(Pricing):
     # ------------------------------------------------------------ what is known
 
     @cached_property
+    def weights(self) -> str:
+        """Hash of the denoiser's weights."""
+        return fingerprint(self.transformer.state_dict())
+
+    @cached_property
     def key(self) -> str:
-        """Hash of weights, calibration data and settings: names the folder in the cache."""
-        data = {} if self.latents is None else {"latents": self.latents, "labels": self.labels}
-        return fingerprint(self.transformer.state_dict(), data, asdict(self.settings), str(self.dtype))
+        """Hash of weights, where calibration data come from, and settings: names the folder in the cache. Known before the data are made."""
+        return fingerprint(self.weights, self.source.identity, asdict(self.settings), str(self.dtype))
 
     @cached_property
     def folder(self) -> Path:
@@ -111,9 +118,10 @@ class Workshop(Pricing):
             return "not calibrated on this machine yet"
         o = self.orders
         s = self.settings
+        warning = f" ({self.source.warning})" if self.source.warning else ""
         return (
             f"{s.images + s.held_out} images in each of {s.bins} timestep bins (a quarter held out), "
-            f"at least {o.tokens_per_column:.0f} tokens per column and bin, measured {o.when} on {o.device}"
+            f"at least {o.tokens_per_column:.0f} tokens per column and bin, from {self.source.text}{warning}, measured {o.when} on {o.device}"
         )
 
     @property
@@ -166,17 +174,24 @@ class Workshop(Pricing):
 
     # ------------------------------------------------------------ calibration
 
+    def data(self, progress: Progress | None = None, stop: threading.Event | None = None) -> CalibrationData:
+        """The latents to calibrate on, at least as many as a bin takes; made first where they are not shipped. Resumes; raises Stopped or StudioError."""
+        wanted = self.settings.images + self.settings.held_out
+        return self.source.load(self, progress, stop).expanded(wanted, torch.Generator().manual_seed(self.settings.seed))
+
     def calibrate(self, progress: Progress | None = None, stop: threading.Event | None = None) -> None:
         """Measure what is missing. Resumes; raises Stopped or StudioError, finished bins are kept."""
-        if self.latents is None:
-            raise StudioError("This model has no calibration data: put calibration/latents.safetensors (latents, labels) into its folder.")
         with self._calibrating:  # not `lock`: predictions go on meanwhile
             self._bank.check()
             if self.calibrated and self._orders_readable():
                 return
             start = time.perf_counter()
-            conditions = self.family.conditions(self.labels)
-            self._bank = calibrate(self.transformer, self.layers, self.schedule, self.latents, conditions, self.folder, self.settings, progress, stop)
+            if self._bank.missing():
+                data = self.data(progress, stop)
+                self._bank = calibrate(
+                    self.transformer, self.layers, self.schedule, data.latents, data.conditions, self.folder, self.settings, progress, stop,
+                    ids=data.ids,
+                )  # fmt: skip
             orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, start, self.settings.damping)
             orders.save(self.folder)
             with self.lock:
@@ -244,11 +259,12 @@ _WORKSHOPS_LOCK = threading.Lock()
 
 
 def get_workshop(
-    model: str | Path = BUNDLED, device: str = "auto", revision: str | None = None, dtype: str | None = None, settings: CalibrationSettings | None = None
-) -> Workshop:
-    """The one workshop of this model, precision and calibration settings in this process. Raises StudioError."""
-    key = (str(model), device, revision, dtype or "auto", settings or CalibrationSettings())
+    model: str | Path = BUNDLED, device: str = "auto", revision: str | None = None, dtype: str | None = None, settings: CalibrationSettings | None = None,
+    data: DataOptions | None = None,
+) -> Workshop:  # fmt: skip
+    """The one workshop of this model, precision, calibration settings and calibration data in this process. Raises StudioError."""
+    key = (str(model), device, revision, dtype or "auto", settings or CalibrationSettings(), data or DataOptions())
     with _WORKSHOPS_LOCK:
         if key not in _WORKSHOPS:
-            _WORKSHOPS[key] = Workshop(load_checkpoint(model, device, revision, dtype), settings)
+            _WORKSHOPS[key] = Workshop(load_checkpoint(model, device, revision, dtype), settings, data=data)
         return _WORKSHOPS[key]

@@ -272,13 +272,6 @@ def test_refuses_bad_latents(workshop, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_refuses_to_calibrate_without_data(workshop, tmp_path):
-    shop = Workshop(replace(workshop.checkpoint, latents=None, labels=None), TINY, tmp_path)
-    with pytest.raises(StudioError, match="no calibration data"):
-        shop.calibrate()
-    assert not shop.calibrated and "not calibrated" in shop.calibration_text
-
-
 def test_an_overflowing_model_is_named_not_averaged(workshop, tmp_path):
     loud = NoiseSchedule("loud", "vp", workshop.schedule.a, workshop.schedule.s)
     huge = torch.full_like(workshop.latents, 3e38)

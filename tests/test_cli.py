@@ -249,3 +249,33 @@ def test_prune_and_compare_a_model_folder(capsys, monkeypatch, model_folder, cac
     assert against["dense"]["name"] == "Nothing gone" and against["dense"]["macs"] == found["dense"]["macs"] and against["latent_mse"] == found["latent_mse"]
     assert "Karras" in refused(capsys, "compare", "--model", str(model_folder), "--plan", str(plan_file), "--scheduler", "Karras")
     assert os.environ["MOSAIC_CACHE"] == str(cache) and list(cache.iterdir())
+
+
+# ------------------------------------------------------------ what is calibrated on
+
+
+def test_calibration_data_from_the_command_line(capsys, monkeypatch, model_folder, cache, tmp_path, plan_file):
+    """Pictures in sub-folders by class go all the way into the subnetworks; what cannot be is refused before anything runs."""
+    import numpy as np
+    from PIL import Image
+
+    monkeypatch.setenv("MOSAIC_CACHE", str(cache))
+    model, pictures, out = ("--model", str(model_folder)), tmp_path / "pictures", tmp_path / "out"
+    for i in range(8):
+        (pictures / str(i)).mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 32), dtype=np.uint8)).save(pictures / str(i) / "a.png")
+    prune = ("prune", *model, "--plan", str(plan_file), "--out", str(out), "--json")
+    code, text, err = verb(capsys, *prune, "--calibration-images", str(pictures))
+    assert code == 0, err
+    assert "encoding 8 pictures with the model's own VAE" in err and "8 pictures of the given folder (only 8" in json.loads(text)["calibration"]
+
+    out = tmp_path / "other"
+    prune = ("prune", *model, "--plan", str(plan_file), "--out", str(out), "--json")
+    assert "is not a folder" in refused(capsys, *prune, "--calibration-images", str(tmp_path / "none"))
+    assert "not both" in refused(capsys, *prune, "--calibration-images", str(pictures), "--self-calibrate")
+    assert "add --self-calibrate" in refused(capsys, *prune, "--calibration-steps", "5")
+    assert "--calibration-count" in refused(capsys, *prune, "--self-calibrate", "--calibration-count", "3")
+    pictures = pictures.rename(tmp_path / "more")
+    (pictures / "7").rename(pictures / "boots")
+    assert "boots/a.png is labelled 'boots'" in refused(capsys, *prune, "--calibration-images", str(pictures))
+    assert not out.exists()
