@@ -102,6 +102,18 @@ def compare(args: argparse.Namespace) -> int:
     return _say(args, result, text)
 
 
+def bench(args: argparse.Namespace) -> int:
+    """Measured ratios of the engine on this machine: all of them, or the one part that --only names."""
+    from .bench_suite import Suite, run_all, run_part
+    from .bench_table import table
+    from .checkpoints import BUNDLED
+
+    suite = Suite(args.model or BUNDLED, args.device, args.revision, args.quick, _progress)
+    result = run_part(args.only, suite) if args.only is not None else run_all(suite)
+    code = _say(args, result, table(result))
+    return 130 if result.get("stopped") else code
+
+
 def write_subnetworks(mosaic: Any, out: Path, facts: dict[str, Any]) -> list[str]:
     """`late|middle|early.safetensors` hold what differs from the dense model; `manifest.json` says what is kept. Written whole or not at all."""
     from safetensors.torch import save_file
