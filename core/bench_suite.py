@@ -57,9 +57,11 @@ class Suite:
 def path(suite: Suite) -> dict[str, Any]:
     """The blocked removal path of one DiT-XL/2 MLP against the textbook loop."""
     from .bench_path import path_benchmark
+    from .bench_rows import path_rows
 
-    n, d, steps, rounds = (768, 192, 8, 2) if suite.quick else (4608, 1152, 24, 3)
-    return path_benchmark(n=n, d=d, naive_steps=steps, rounds=rounds, threads=torch.get_num_threads(), device=suite.where, progress=suite.progress)
+    n, d, steps, rounds = (1536, 384, 8, 2) if suite.quick else (4608, 1152, 32, 3)
+    found = path_benchmark(n, d, steps, rounds, torch.get_num_threads(), str(suite.where), suite.progress, suite.stop)
+    return found | path_rows(found)
 
 
 def forward(suite: Suite) -> dict[str, Any]:
@@ -105,8 +107,10 @@ def macs(suite: Suite) -> dict[str, Any]:
 def allocation(suite: Suite) -> dict[str, Any]:
     """Time to share out a budget over layers and stages."""
     from .bench_allocation import allocation_benchmark
+    from .bench_rows import allocation_rows
 
-    return allocation_benchmark(rounds=3 if suite.quick else 20)
+    found = allocation_benchmark(rounds=3 if suite.quick else 9)
+    return found | allocation_rows(found)
 
 
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-HEADER = (  # what `part_lines` says itself, or leaves to the JSON
-    "part", "device", "threads", "torch", "when", "elapsed_seconds", "dtype", "ratios", "sizes", "measured", "quoted", "forward", "unit", "counts", "sparsity",
-)  # fmt: skip
+HEADER = ("part", "device", "threads", "torch", "when", "elapsed_seconds", "dtype")  # said in a part's first line, or once for all
 TITLES = {"dense_50": ("dense", 50), "dense_20": ("dense", 20), "uniform_30_floor_20": ("MosaicDiff 0.30", 20)}  # counted -> the paper's row
 
 
@@ -23,17 +21,16 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def part_lines(part: dict[str, Any]) -> list[str]:
-    """A heading and a line for every ratio, size and count."""
+    """A heading and a line for every ratio, time, size and count; for a result with none of these, one for every number."""
     if "error" in part:
         return [f"{part['part']}: {part['error']}"]
     facts = [part.get("device"), part.get("dtype"), part.get("when")]
     head = f"{part['part']} ({part['elapsed_seconds']:.0f} s{''.join(f', {f}' for f in facts if f)})"
-    lines = [f"  {ratio_line(row)}" for row in part.get("ratios", [])]
-    lines += [f"  {size_line(row)}" for row in part.get("sizes", [])]
+    lines = [line(row) for kind, line in (("ratios", ratio_line), ("times", time_line), ("sizes", size_line)) for row in part.get(kind, [])]
     if "measured" in part and "quoted" in part:
-        lines += [f"  {line}" for line in count_lines(part)]
-    lines += [f"  {line}" for line in other_lines({k: v for k, v in part.items() if k not in HEADER})]
-    return [head, *lines]
+        lines += count_lines(part)
+    lines = lines or other_lines({k: v for k, v in part.items() if k not in HEADER})
+    return [head, *(f"  {line}" for line in [*lines, *([part["note"]] if "note" in part else [])])]
 
 
 def ratio_line(row: dict[str, Any]) -> str:
@@ -45,6 +42,11 @@ def ratio_line(row: dict[str, Any]) -> str:
     if "seconds" in row:
         notes.append(f"{row['seconds']:.3g} s")
     return f"{line} ({', '.join(notes)}){_goal(row)}" if notes else line + _goal(row)
+
+
+def time_line(row: dict[str, Any]) -> str:
+    """"name  12.3 s ± 0.1 (3 rounds); goal at most 15 s: met"."""
+    return f"{row['name']:<78} {row['median']:.3g} {row['unit']} ± {row['spread']:.2g} ({row['rounds']} rounds){_goal(row, 1, ' ' + row['unit'])}"
 
 
 def size_line(row: dict[str, Any]) -> str:

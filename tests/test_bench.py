@@ -276,7 +276,8 @@ def test_parts_of_other_files_run_and_show(name):
     pytest.importorskip(f"core.bench_{name}")
     found = run_part(name, Suite(device="cpu", quick=True))
     json.dumps(found)
-    assert found["part"] == name and len(table(found)) > 1
+    rows = found.get("ratios", []) + found["times"]
+    assert found["part"] == name and len(lines_with(found, " ± ")) == len(rows) > 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
