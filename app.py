@@ -1,4 +1,4 @@
-"""MosaicDiff Studio: `python app.py` opens the page, `python app.py curves|prune|compare --json` does the same work without one.
+"""MosaicDiff Studio: `python app.py` opens the page, `python app.py curves|prune|compare|bench --json` does the same work without one.
 
 Heavy imports happen inside the verbs, so `--help` answers at once.
 """
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("--plan", metavar="FILE", help="plan file to open with")
 
     root = Parser(prog="app.py", description="See, tune and prove training-free pruning of diffusion models.", parents=[_common(suppress=False), page])
-    verbs = root.add_subparsers(dest="verb", metavar="curves|prune|compare", title="without a browser")
+    verbs = root.add_subparsers(dest="verb", metavar="curves|prune|compare|bench", title="without a browser")
 
     curves = verbs.add_parser("curves", parents=[common], help="theoretical curves, boundaries and sparsities of a noise schedule")
     curves.add_argument("--beta-schedule", default="linear", help="linear, scaled_linear, squaredcos_cap_v2, sigmoid")
@@ -81,7 +81,11 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--scheduler", default="DDIM")
     compare.add_argument("--repeats", type=int, default=3, help="timed runs of each side (default 3; large sets time every batch of 100)")
     compare.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
-    for verb in (curves, prune, compare):
+
+    bench = verbs.add_parser("bench", parents=[common], help="measure the engine on this machine: ratios with their spread, memory, MACs")
+    bench.add_argument("--only", metavar="NAME", help="one part: macs, memory, allocation, path, forward, realised or calibration")
+    bench.add_argument("--quick", action="store_true", help="small sizes and two rounds, to see that it runs")
+    for verb in (curves, prune, compare, bench):
         verb.add_argument("--json", action="store_true", help="one JSON object on stdout (progress goes to stderr)")
     return root
 

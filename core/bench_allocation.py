@@ -31,7 +31,7 @@ def synthetic_problem(levels: int) -> Problem:
     for block in range(BLOCKS):
         for kind, step, weight in (("heads", 1, 4), ("neurons", NEURON_STEP, 8)):
             groups = step * (levels - 1)
-            layers.append(PrunableLayer(f"block {block + 1} {kind}", block, kind, "", groups, 1, 1, weight * WIDTH * WIDTH * TOKENS // groups))
+            layers.append(PrunableLayer(f"block {block + 1} {kind}", block, kind, "", "", groups, 1, 1, weight * WIDTH * WIDTH * TOKENS // groups))
             for stage, row in enumerate(errors):
                 a, b = ((len(layers) * len(errors) + stage) * GOLDEN * k % 1 for k in (1, 7))
                 row.append(10 ** (-2 * a) * share ** (1.2 + 2 * b))

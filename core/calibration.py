@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .calibration_data import FEWEST, draw
 from .errors import Stopped, StudioError
 from .families import Conditions, family_of, first_parameter
 from .files import write_whole
@@ -36,6 +37,7 @@ from .triangles import CHUNK_BYTES, GramSum, sum_bytes
 Progress = Callable[[int, int, str], None]
 STALE_SECONDS = 600  # a half-written file this old was left by a run that died
 ENOUGH_TOKENS = 4  # per column and bin: with fewer a Gram says more about its sample than about the layer
+PLENTY = 8  # times the latents a bin takes
 NULL_ROW = -1  # in the record of rows: the unconditional one
 IMAGES_AT_ONCE = 64  # in one forward pass, each as two rows
 
@@ -103,8 +105,8 @@ def token_warning(tokens_per_column: float) -> str | None:
     if tokens_per_column >= ENOUGH_TOKENS:
         return None
     return (
-        f"Only {tokens_per_column:.1f} tokens per column and bin were measured and at least {ENOUGH_TOKENS} are needed: "
-        f"calibrate with {ENOUGH_TOKENS / max(tokens_per_column, 1e-9):.1f} times as many images per bin."
+        f"only {tokens_per_column:.1f} tokens per column and bin were measured and at least {ENOUGH_TOKENS} are needed: "
+        f"calibrate with {ENOUGH_TOKENS / max(tokens_per_column, 1e-9):.1f} times as many images per bin"
     )
 
 
@@ -135,12 +137,13 @@ def calibrate(
 ) -> GramBank:  # fmt: skip
     """Measure every bin that is missing and return the bank.
 
-    latents (n, c, h, w) and what each is conditioned on; ids (n,) name that in the record of rows (labels). batch in images, by default what memory allows (`images_at_once`).
+    latents (n, c, h, w) and what each is conditioned on; ids (n,) name that in the record of rows (labels). Where n is small, latents are
+    used again with another timestep and other noise (`draw`). batch in images, by default what memory allows (`images_at_once`).
     Raises Stopped (finished bins are kept) and StudioError (bad data, too little memory, full disk).
     """
     per_bin = settings.images + settings.held_out
-    if len(latents) < per_bin:
-        raise StudioError(f"Calibration needs {per_bin} latents, {len(latents)} were given.")
+    if len(latents) < FEWEST:
+        raise StudioError(f"Calibration needs at least {FEWEST} different latents, {len(latents)} were given.")
     shape = family_of(transformer).latent_shape(transformer)
     fits = latents.ndim == 4 and latents.shape[1] == shape[0] and (family_of(transformer).any_size or tuple(latents.shape[1:]) == shape)
     if not fits or len(conditions) != len(latents):
@@ -161,7 +164,10 @@ def calibrate(
         nonlocal done
         low, high = settings.edges[b], settings.edges[b + 1]
         random = torch.Generator().manual_seed(settings.seed * 10_007 + b)
-        pick = draw(len(latents), settings.images, settings.held_out, settings.seed, random)
+        if len(latents) >= PLENTY * per_bin:  # then hardly a held-out latent is fitted in another bin
+            pick = torch.randperm(len(latents), generator=random)[:per_bin]
+        else:
+            pick = draw(len(latents), settings.images, settings.held_out, settings.seed, random)
         t = torch.randint(low, high, (per_bin,), generator=random)
         noise = torch.randn(latents[pick].shape, generator=random)
         a, s = (torch.tensor(v)[t].float().view(-1, 1, 1, 1) for v in (schedule.a, schedule.s))

@@ -69,13 +69,6 @@ class CalibrationData:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def expanded(self, n: int, random: torch.Generator) -> CalibrationData:
-        """At least n rows: the same data where there are enough, else every latent once in the given order, then in shuffled rounds again."""
-        if len(self) >= n:
-            return self
-        rows = torch.cat([torch.arange(len(self)), repeated(torch.arange(len(self)), n - len(self), random)])
-        return CalibrationData(self.latents[rows], self.conditions.rows(rows), self.ids[rows], self.source)
-
 
 def few(different: int) -> str | None:
     """The warning that goes with few different latents; None at 64 and more."""

@@ -101,6 +101,18 @@ def compare(args: argparse.Namespace) -> int:
     return _say(args, result, text)
 
 
+def bench(args: argparse.Namespace) -> int:
+    """Measured ratios of the engine on this machine: all of them, or the one part that --only names."""
+    from .bench_suite import Suite, run_all, run_part
+    from .bench_table import table
+    from .checkpoints import BUNDLED
+
+    suite = Suite(args.model or BUNDLED, args.device, args.revision, args.quick, _progress)
+    result = run_part(args.only, suite) if args.only is not None else run_all(suite)
+    code = _say(args, result, table(result))
+    return 130 if result.get("stopped") else code
+
+
 def subnetwork_facts(workshop: Any, plan: Any, report: dict[str, Any]) -> dict[str, Any]:
     """What the manifest of saved subnetworks says beside them: where they come from, damping and errors of every layer, and the verb's own report."""
     damping = dict(zip([x.name for x in workshop.layers], workshop.orders.damping, strict=True)) if plan.method == "obs" else None

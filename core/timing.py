@@ -15,8 +15,8 @@ from torch import nn
 
 from .errors import Stopped
 from .families import Conditions, each_tensor, family_of, first_parameter
-from .slimming import shapes_only
 from .files import write_whole
+from .slimming import shapes_only
 
 
 def synchronise(device: torch.device) -> None:

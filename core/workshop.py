@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .calibration import CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint
+from .calibration import CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint, token_warning
 from .calibration_data import CalibrationData, DataOptions
 from .calibration_sources import choose_source
 from .checkpoints import BUNDLED, Checkpoint, device_text, load_checkpoint
@@ -118,7 +118,8 @@ class Workshop(Pricing):
             return "not calibrated on this machine yet"
         o = self.orders
         s = self.settings
-        warning = f" ({self.source.warning})" if self.source.warning else ""
+        warnings = [w for w in (self.source.warning, token_warning(o.tokens_per_column)) if w]
+        warning = f" ({'; '.join(warnings)})" if warnings else ""
         return (
             f"{s.images + s.held_out} images in each of {s.bins} timestep bins (a quarter held out), "
             f"at least {o.tokens_per_column:.0f} tokens per column and bin, from {self.source.text}{warning}, measured {o.when} on {o.device}"
@@ -175,9 +176,8 @@ class Workshop(Pricing):
     # ------------------------------------------------------------ calibration
 
     def data(self, progress: Progress | None = None, stop: threading.Event | None = None) -> CalibrationData:
-        """The latents to calibrate on, at least as many as a bin takes; made first where they are not shipped. Resumes; raises Stopped or StudioError."""
-        wanted = self.settings.images + self.settings.held_out
-        return self.source.load(self, progress, stop).expanded(wanted, torch.Generator().manual_seed(self.settings.seed))
+        """The latents to calibrate on; made first where they are not shipped. Resumes; raises Stopped or StudioError."""
+        return self.source.load(self, progress, stop)
 
     def calibrate(self, progress: Progress | None = None, stop: threading.Event | None = None) -> None:
         """Measure what is missing. Resumes; raises Stopped or StudioError, finished bins are kept."""

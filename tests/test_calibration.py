@@ -22,7 +22,8 @@ TINY = CalibrationSettings(edges=(0, 200, 500, 1000), images=6, held_out=2)
 
 def run(workshop, folder, settings=TINY, latents=None, **more) -> GramBank:
     latents = workshop.latents if latents is None else latents
-    return calibrate(workshop.transformer, workshop.layers, workshop.schedule, latents, DiT.conditions(workshop.labels), folder, settings, ids=workshop.labels, **more)
+    conditions = DiT.conditions(workshop.labels)
+    return calibrate(workshop.transformer, workshop.layers, workshop.schedule, latents, conditions, folder, settings, ids=workshop.labels, **more)
 
 
 def everything(bank: GramBank) -> list[torch.Tensor]:
@@ -260,7 +261,7 @@ def test_refuses_bad_latents(workshop, tmp_path):
     bad[250, 0, 0, 0] = float("nan")
     with pytest.raises(StudioError, match="NaN or infinity"):
         run(workshop, tmp_path / "a", latents=bad)
-    with pytest.raises(StudioError, match="needs 8 latents, 7 were given"):
+    with pytest.raises(StudioError, match="at least 8 different latents, 7 were given"):
         run(workshop, tmp_path / "a", latents=workshop.latents[:7])
     good, of = workshop.latents, workshop.labels
     for latents, labels in ((good[:, :, :4, :4], of), (good, of[:20]), (good[:, :3], of)):

@@ -105,16 +105,6 @@ def data(n: int) -> CalibrationData:
     return CalibrationData(torch.arange(float(n)).view(n, 1, 1, 1).expand(n, 4, 8, 8), DiT.conditions(labels), labels, "a test")
 
 
-def test_few_latents_are_used_evenly_with_their_own_conditions():
-    found = data(8).expanded(28, torch.Generator().manual_seed(0))
-    numbers = found.latents[:, 0, 0, 0].long()
-    assert len(found) == 28 and numbers[:8].tolist() == list(range(8))
-    assert sorted(numbers.bincount().tolist()) == [3, 3, 3, 3, 4, 4, 4, 4]
-    assert torch.equal(found.conditions.positive["class_labels"], numbers) and torch.equal(found.ids, numbers)
-    enough = data(8)
-    assert enough.expanded(8, torch.Generator()) is enough
-
-
 def test_too_few_latents_are_refused():
     with pytest.raises(StudioError, match="needs at least 8 different latents, there are 7"):
         data(7)

@@ -22,7 +22,7 @@ from core.triangles import unpack
 def test_a_warning_says_how_many_more_images():
     assert token_warning(4) is None and token_warning(100) is None
     assert token_warning(1.6) == (
-        "Only 1.6 tokens per column and bin were measured and at least 4 are needed: calibrate with 2.5 times as many images per bin."
+        "only 1.6 tokens per column and bin were measured and at least 4 are needed: calibrate with 2.5 times as many images per bin"
     )
     assert "times as many" in token_warning(0)
 
