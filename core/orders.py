@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +48,22 @@ class RemovalOrders:
     tokens_per_column: float  # of the widest layer, in one bin
     shipped: bool = False
 
+    @cached_property
+    def error_arrays(self) -> list[np.ndarray]:
+        """`errors` for arithmetic outside torch."""
+        return [e.numpy() for e in self.errors]
+
+    @cached_property
+    def energy_arrays(self) -> list[np.ndarray]:
+        """`energy` for arithmetic outside torch."""
+        return [e.numpy() for e in self.energy]
+
     def estimate(self, overlap: list[float], removed: list[int]) -> float:
         """Mean relative layer error over the bins of a stage, each bin compensated for itself (and so with fewer tokens than the stage has)."""
         shares = torch.tensor(overlap, dtype=torch.float64)
         relative = []
         for i, gone in enumerate(removed):
-            level = gone // self.steps[i]
+            level = -(-gone // self.steps[i])
             relative.append(float((shares @ self.errors[i][:, level]) / (shares @ self.energy[i]).clamp_min(1e-30)))
         return float(np.mean(relative))
 

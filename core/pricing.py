@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .allocation import Allocation
 from .calibration import GramBank, Progress, fingerprint
 from .errors import PlanError, StudioError
 from .mosaic import MosaicTransformer
 from .plan import STAGES, StagePlan
 from .prediction import Prediction, StagePrediction
 from .prunable import PrunableLayer, find_layers, removed_groups
+from .sharing import share
 from .slimming import Cut
 from .timing import LatencyTable, forward_call, measure_alternating, model_macs
 
 LATENCY_SPARSITIES = (0.7, 0.45, 0.2, 0.0)
+SHARINGS_KEPT = 64
 LATENCY_SECONDS = 40.0  # more is not worth waiting for
 
 
@@ -32,6 +36,7 @@ class Pricing:
     layers: list[PrunableLayer]
     _bank: GramBank
     _priced: dict  # latent shape -> (layers, MACs, attention MACs)
+    _shared: dict  # plan -> Allocation
     _latency: dict  # (rows, latent shape) -> LatencyTable
 
     @cached_property
@@ -53,7 +58,21 @@ class Pricing:
 
     def widths(self, plan: StagePlan) -> list[list[int]]:
         """Groups each layer loses in each stage: (3 stages in STAGES order, layers)."""
-        return [self.removed(s) for s in plan.sparsity]
+        if plan.plain:
+            return [self.removed(s) for s in plan.sparsity]
+        return [list(row) for row in self.sharing(plan).removed]
+
+    def sharing(self, plan: StagePlan) -> Allocation:
+        """How a plan's sparsities are shared over layers and stages. Raises StudioError before a calibration, which the error curves come from."""
+        orders, key = self.orders, (id(self.orders), replace(plan, name=""))
+        if key not in self._shared:
+            found = share(self.layers, orders, self._bank, plan)
+            with self.lock:
+                while len(self._shared) >= SHARINGS_KEPT:
+                    self._shared.pop(next(iter(self._shared)))
+                self._shared[key] = found
+            return found
+        return self._shared[key]
 
     def row_macs(self, removed: list[int] | float, shape: tuple[int, int, int] | None = None) -> float:
         """Linear and convolution MACs of one forward of one row that lost these groups (or this sparsity)."""

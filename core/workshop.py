@@ -69,7 +69,7 @@ class Workshop(Pricing):
         self._orders: RemovalOrders | None = None
         self.surgeon = Surgeon(self.transformer, self.layers, lambda: self._bank, lambda: self.orders)
         self._built: OrderedDict[str, MosaicTransformer] = OrderedDict()
-        self._latency, self._priced = {}, {}
+        self._latency, self._priced, self._shared = {}, {}, {}
         self.paths_walked: dict[tuple[str, int], SampledCurves] = {}  # see core.sampling.sample_path
 
     # ------------------------------------------------------------ what is known
@@ -198,6 +198,7 @@ class Workshop(Pricing):
                 self._orders = None
                 self.surgeon.forget()
                 self._built.clear()
+                self._shared.clear()
 
     def _orders_readable(self) -> bool:
         """Whether this machine's orders can be read; a damaged file is dropped, so that it is worked out again from the bins."""
