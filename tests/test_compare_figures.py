@@ -17,7 +17,7 @@ from core.comparison import Comparison, Preview, SampleSettings, Side
 from core.errors import PlanError, StudioError
 from core.noise import NoiseSchedule
 from core.plan import StagePlan
-from mosaic_ui import answers, compare, compare_inputs, compare_live, compare_timing, compare_words
+from mosaic_ui import answers, compare_inputs, compare_live, compare_run, compare_timing, compare_words
 from mosaic_ui import compare_figures as figures
 from mosaic_ui import compare_pictures as pictures
 from mosaic_ui.theme import STAGE_COLOURS
@@ -284,11 +284,11 @@ def test_settings_are_checked(change):
 
 def test_progress_runs_once_from_nothing_to_all():
     settings = SampleSettings(labels=(0,) * 4, steps=10, repeats=2)
-    walk = compare.overall(Preview("step", 5, 10, step=4), settings, True)
-    timing = compare.overall(Preview("timing", 1, 2), settings, True)
+    walk = compare_run.overall(Preview("step", 5, 10, step=4), settings, True)
+    timing = compare_run.overall(Preview("timing", 1, 2), settings, True)
     assert walk[0] / walk[1] == pytest.approx(0.5 / 3) and timing[0] / timing[1] == pytest.approx(2 / 3)
-    assert compare.overall(Preview("measuring", 0, 1), settings, False)[0] == 0
-    assert compare.overall(Preview("batch", 3, 4), SampleSettings(labels=(0,) * 400), False) == (3, 4)
+    assert compare_run.overall(Preview("measuring", 0, 1), settings, False)[0] == 0
+    assert compare_run.overall(Preview("batch", 3, 4), SampleSettings(labels=(0,) * 400), False) == (3, 4)
 
 
 def test_equal_names_get_their_letter():
@@ -305,7 +305,7 @@ def last_live(updates) -> tuple:
 def test_a_run_from_the_handler_to_the_views(workshop):
     settings = compare_inputs.checked_settings(workshop, ["thing 1"], 2, 0, 5, 1.5, "DDIM", 1)
     request = compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan"))
-    updates = list(compare.stream(workshop, request, threading.Event()))
+    updates = list(compare_run.stream(workshop, request, threading.Event()))
     assert any("<img" in str(update[0]) for update in updates[:-1])
     views = [str(view) for view in updates[-1]]
     assert "Current plan" in views[2] and "Dense" in views[2] and "Left: A · Dense" in views[3] and len(views) == 10
@@ -315,10 +315,10 @@ def test_stop_leaves_partial_pictures_and_a_sentence(workshop):
     stop = threading.Event()
     settings = compare_inputs.checked_settings(workshop, [], 2, 0, 20, 1.5, "DDIM", 1)
     seen = []
-    for update in compare.stream(workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop):
+    for update in compare_run.stream(workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop):
         seen.append(str(update[0]))
         if "<img" in seen[-1]:
             stop.set()
     assert "Stopped" in seen[-1] and "unfinished" in seen[-1] and seen[-1].count("<img") == 2
-    before = last_live(compare.stream(workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop))
+    before = last_live(compare_run.stream(workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop))
     assert "Press Compare to start again" in before[0]
