@@ -2,10 +2,13 @@
 
 A drop is answered twice: at once with the estimate from per-bin curves, and by a second event with the exact
 prediction, so that the table never waits for linear algebra. Each answer says which of the two it is.
+
+No answer sets a number box: those follow the chart inside the page (boundary_boxes.py).
 """
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,17 +22,15 @@ from core.sampling import sample_path
 
 from . import answers, jobs, tables
 from .answers import BATCH, plain_errors
+from .boundary_boxes import boundary_boxes, follow_chart, send_typed
 from .figures import VIEWS
 from .stage_chart import stage_chart
 
 CUSTOM = "Your own"
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 LIVE = {**QUIET, "queue": False, "trigger_mode": "always_last"}  # while something is dragged: the newest wins, nothing queues
-EDIT = {
-    **QUIET,
-    "concurrency_limit": None,
-    "trigger_mode": "always_last",
-}  # sets the plan; queued, as State.change needs the queue's answer
+# sets the plan; queued, as State.change needs the queue's answer, and one at a time in the order of asking, so that no edit is made to an old plan
+EDIT = {**QUIET, "concurrency_limit": 1, "concurrency_id": "plan", "trigger_mode": "always_last"}
 INTRO = (
     "A model learns slowly where pictures are almost clean or almost pure noise, and fast in between. The two lines cut its timesteps into "
     "**late**, **middle** and **early**. Drag them: every stage gets its own pruned network, and the table below follows."
@@ -39,7 +40,6 @@ CAPTION = (
     '<p class="fine">Line: theory (Theorem 1 of the paper, latents of mean square 1). Points: measured on the model\'s own latents, noised. '
     "Sampling runs from right to left. Keys: arrows move a line by 1 timestep, with Shift or Page keys by 10.</p>"
 )
-
 
 @dataclass
 class Explore:
@@ -51,8 +51,7 @@ class Explore:
     path: gr.Checkbox
     path_job: gr.HTML
     chart: gr.HTML
-    low: gr.Number
-    high: gr.Number
+    boxes: list[gr.Number]  # low, high
     snap: gr.Checkbox
     suggest: gr.Button
     preset: gr.Dropdown
@@ -98,8 +97,7 @@ def build(shared: Any) -> Explore:
             with gr.Column(elem_classes="card"):
                 gr.HTML('<h3 class="panel-title">Stage boundaries</h3>')
                 with gr.Row(elem_classes="pair"):
-                    low = gr.Number(checked.boundaries[0], label="Boundary 1 (late | middle)", precision=0, min_width=110)
-                    high = gr.Number(checked.boundaries[1], label="Boundary 2 (middle | early)", precision=0, min_width=110)
+                    boxes = boundary_boxes(checked.boundaries)
                 snap = gr.Checkbox(
                     False,
                     label="snap to calibration bins",
@@ -129,7 +127,7 @@ def build(shared: Any) -> Explore:
         numbers = gr.HTML(answers.exact_numbers(workshop, plan, own, lam))
     shown = gr.State(plan)
     return Explore(
-        headline, view, scale, path, path_job, chart, low, high, snap, suggest, preset, rule, note, threshold, lam_box, table_view, measure, job, numbers, shown
+        headline, view, scale, path, path_job, chart, boxes, snap, suggest, preset, rule, note, threshold, lam_box, table_view, measure, job, numbers, shown
     )  # fmt: skip
 
 
@@ -146,14 +144,14 @@ def wire(shared: Any, tab: Explore) -> None:
     """Connect the tab: its own edits answer at once, then exactly; edits made elsewhere arrive through the plan."""
     workshop = shared.workshop
     sampler, names = [shared.scheduler, shared.steps], list(presets(workshop.schedule))
-    edited = [shared.plan, tab.shown, tab.table, tab.headline, tab.low, tab.high, tab.preset, tab.chart]
+    edited = [shared.plan, tab.shown, tab.table, tab.headline, tab.preset, tab.chart]
 
     def answer(plan: StagePlan, scheduler: str, steps: Any, request: gr.Request, move_chart: bool) -> tuple:
         plain = plan.to_json()
-        jobs.mark_latest(request.session_hash, plain)
+        jobs.mark_latest(request.session_hash, [plain, scheduler, steps])
         table, words = answers.predicted(workshop, plain, scheduler, steps)
         line = list(plan.boundaries) if move_chart else gr.skip()
-        return plain, plain, table, words, *plan.boundaries, _preset_name(plan, names), line
+        return plain, plain, table, words, _preset_name(plan, names), line
 
     def on_bins(plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
         """The plan, on bin edges if asked, and the sentence that says so."""
@@ -163,9 +161,9 @@ def wire(shared: Any, tab: Explore) -> None:
         return replace(after, name=f"{plan.name}, snapped"), ["Then snapped to {} and {}, the nearest edges of calibration bins.".format(*after.boundaries)]
 
     @plain_errors
-    def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> tuple:
+    def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> str:
         after = StagePlan.from_json(plan).with_boundaries(*answers.two_boundaries(value))
-        return answers.predicted(workshop, after.to_json(), scheduler, steps)[0], *after.boundaries
+        return answers.predicted(workshop, after.to_json(), scheduler, steps)[0]
 
     @plain_errors
     def on_drop(value: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
@@ -175,13 +173,14 @@ def wire(shared: Any, tab: Explore) -> None:
     @plain_errors
     def on_boxes(low: Any, high: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
         before = StagePlan.from_json(plan)
+        if low is None and high is None:
+            return tuple(gr.skip() for _ in edited)  # left as it was
+        low, high = (old if new is None else new for new, old in zip((low, high), before.boundaries, strict=True))
         try:
             after = answers.moved(workshop, plan, low, high, snap)
         except StudioError as error:
-            gr.Info(str(error), title="Boundaries unchanged")
+            gr.Info(html.escape(f"{error} The boundaries stay as they were.", quote=False))
             after = before
-        if (low, high) == before.boundaries == after.boundaries:
-            return tuple(gr.skip() for _ in edited)  # a box was left as it was
         return answer(after, scheduler, steps, request, move_chart=True)
 
     @plain_errors
@@ -207,20 +206,17 @@ def wire(shared: Any, tab: Explore) -> None:
 
     @plain_errors
     def on_sampler(scheduler: str, steps: Any, plan: dict, request: gr.Request) -> tuple:
-        jobs.mark_latest(request.session_hash, plan)
+        jobs.mark_latest(request.session_hash, [plan, scheduler, steps])
         return answers.predicted(workshop, plan, scheduler, steps)
 
     @plain_errors
     def refine(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-        """The exact prediction, or the estimate again where that cannot be had; nothing when the visitor has moved on meanwhile.
-
-        It sets the boxes too: on a busy machine the answer to a drag's last move can come after the answer to its drop.
-        """
-        late = tuple(gr.skip() for _ in range(4))
-        if not jobs.is_latest(request.session_hash, plan):
+        """The exact prediction, or the estimate again where that cannot be had; nothing when the visitor has moved on meanwhile."""
+        asked, late = [plan, scheduler, steps], (gr.skip(), gr.skip())
+        if not jobs.is_latest(request.session_hash, asked):
             return late
         views = answers.predicted(workshop, plan, scheduler, steps, exact=workshop.calibrated)
-        return (*views, *plan["boundaries"]) if jobs.is_latest(request.session_hash, plan) else late
+        return views if jobs.is_latest(request.session_hash, asked) else late
 
     @plain_errors
     def follow(plan: dict, shown: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
@@ -280,16 +276,21 @@ def wire(shared: Any, tab: Explore) -> None:
     exactly = {
         "fn": refine,
         "inputs": [shared.plan, *sampler],
-        "outputs": [tab.table, tab.headline, tab.low, tab.high],
+        "outputs": [tab.table, tab.headline],
         **QUIET,
         "trigger_mode": "always_last",
     }
-    live = {"fn": on_drag, "inputs": [tab.chart, shared.plan, *sampler], "outputs": [tab.table, tab.low, tab.high], **LIVE}
+    live = {"fn": on_drag, "inputs": [tab.chart, shared.plan, *sampler], "outputs": tab.table, **LIVE}
     tab.chart.input(**live)
     tab.chart.release(**live)  # the table follows by the short way; the plan itself goes through the queue
     tab.chart.release(on_drop, [tab.chart, shared.plan, *sampler, tab.snap], edited, **EDIT).then(**exactly)
-    boxes = [tab.low, tab.high, shared.plan, *sampler, tab.snap]
-    gr.on([box.submit for box in (tab.low, tab.high)] + [box.blur for box in (tab.low, tab.high)], on_boxes, boxes, edited, **EDIT).then(**exactly)
+    opening = shared.plan.value["boundaries"]
+    leave = [event for box in tab.boxes for event in (box.submit, box.blur)]
+    typed = gr.on(leave, on_boxes, [*tab.boxes, shared.plan, *sampler, tab.snap], edited, js=send_typed(opening), **EDIT)
+    follow_line = {**follow_chart(tab.chart, tab.boxes, opening), **QUIET}
+    typed.then(**follow_line)  # also where the chart did not move: a refused boundary goes back to what it was
+    typed.then(**exactly)
+    tab.chart.change(**follow_line)
     tab.snap.input(on_snap, [tab.snap, shared.plan, *sampler], edited, **EDIT).then(**exactly)
     rule = [shared.target, tab.threshold, tab.lam, shared.beta, *sampler, tab.snap]
     tab.suggest.click(on_suggest, rule, [*edited, tab.rule], **EDIT).then(**exactly)

@@ -101,9 +101,43 @@ def test_the_chart_handlers_turn_refusals_into_notices(handler, pair):
 
 @pytest.mark.parametrize("value", ["0.5", None, NAN, True, 0.96, -0.1])
 def test_the_sliders_turn_refusals_into_notices(handler, value):
-    for call in (lambda: handler("on_slide")(value, PLAIN, "DDIM", 50), lambda: handler("on_master")(value, PLAIN, PLAIN, "DDIM", 50)):
+    slide, master = handler("on_slide"), handler("on_master")
+    for call in (lambda: slide(value, PLAIN, "DDIM", 50, VISITOR), lambda: master(value, PLAIN, PLAIN, "DDIM", 50, VISITOR)):
         with pytest.raises(gr.Error):
             call()
+
+
+def test_a_late_answer_to_an_old_plan_or_sampler_is_dropped(handler):
+    table, _ = handler("on_sampler")("DDIM", 50, PLAIN, VISITOR)
+    table_refine, cost_refine = handler("refine", 0), handler("refine", -1)
+    assert table_refine(PLAIN, "DDIM", 20, VISITOR) == (gr.skip(), gr.skip()) and cost_refine(PLAIN, "DDIM", 20, VISITOR) == gr.skip()
+    assert table_refine(PLAIN, "DDIM", 50, VISITOR)[0] != table and "exact" in cost_refine(PLAIN, "DDIM", 50, VISITOR)
+    handler("on_slide", 2)(0.7, PLAIN, "DDIM", 50, VISITOR)  # the early stage's
+    assert table_refine(PLAIN, "DDIM", 50, VISITOR) == (gr.skip(), gr.skip()) and cost_refine(PLAIN, "DDIM", 50, VISITOR) == gr.skip()
+    newer = PLAN.with_sparsity(0.5, 0.25, 0.7).to_json()
+    assert 'data-exact="true"' in table_refine(newer, "DDIM", 50, VISITOR)[0] and "exact" in cost_refine(newer, "DDIM", 50, VISITOR)
+
+
+def test_plans_are_set_one_at_a_time_and_no_answer_sets_a_box_that_is_typed_into(page):
+    (plan,) = {o._id for f in page.fns.values() if f.name == "on_drop" for o in f.outputs[:1]}
+    setters = [f for f in page.fns.values() if plan in [o._id for o in f.outputs]]
+    assert {f.name for f in setters} >= {"on_drop", "on_boxes", "on_snap", "on_suggest", "on_preset", "on_slide", "on_master", "on_upload"}
+    assert {(f.concurrency_id, f.concurrency_limit, f.queue) for f in setters} == {("plan", 1, True)}
+    boxes = {c._id for c in page.blocks.values() if (getattr(c, "label", "") or "").startswith("Boundary ")}
+    assert len(boxes) == 2 and all(f.fn is None for f in page.fns.values() if boxes & {o._id for o in f.outputs})
+
+
+def test_a_box_that_was_left_as_it_was_changes_nothing(handler):
+    on_boxes, skip = handler("on_boxes"), gr.skip()
+    assert set(map(str, on_boxes(None, None, PLAIN, "DDIM", 50, True, VISITOR))) == {str(skip)}
+    assert on_boxes(None, 700, PLAIN, "DDIM", 50, False, VISITOR)[0]["boundaries"] == [93, 700]
+
+
+def test_only_the_sliders_that_a_plan_moves_are_set(handler):
+    after = handler("on_slide", 2)(0.7, PLAIN, "DDIM", 50, VISITOR)  # the early stage's
+    assert after[3:6] == (gr.skip(),) * 3 and after[6] == pytest.approx(StagePlan.from_json(after[0]).mean_sparsity(range(0, 1000, 20)), abs=1e-3)
+    other = PLAN.with_sparsity(0.5, 0.3, 0.5).with_boundaries(100, 400).to_json()
+    assert handler("follow", 1)(other, PLAIN, "DDIM", 50)[2:5] == (gr.skip(), 0.3, gr.skip())
 
 
 def test_other_errors_are_not_swallowed():
@@ -278,7 +312,7 @@ def test_an_uploaded_name_reaches_no_view_of_explore_or_prune(handler):
     plain = PLAIN | {"name": HOSTILE}
     assert handler("on_upload")(json.dumps(plain).encode()) == plain
     explore, pruned = handler("follow", 0)(plain, PLAIN, "DDIM", 50, VISITOR), handler("follow", 1)(plain, PLAIN, "DDIM", 50)
-    assert explore[5] == "Your own"  # the list of presets has no such entry
+    assert explore[3] == "Your own"  # the list of presets has no such entry
     for view in (*explore[1:3], pruned[6], pruned[8], pruned[-1]):
         assert isinstance(view, str | dict) and "<img" not in str(view) and harmless(str(view))
 
