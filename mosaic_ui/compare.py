@@ -102,13 +102,14 @@ def build(shared: Any) -> CompareTab:
     current = StagePlan.from_json(shared.plan.value)
     gr.HTML(f"<style>{CSS}</style>", elem_classes="cmp-style")
     with gr.Column(elem_classes="cmp-tab"):
+        gr.Markdown("Two models draw the same pictures from the same noise. Is B really faster than A, and how far do its pictures move?", elem_classes="intro")
         with gr.Column(elem_classes="cmp-controls"):
             with gr.Row():
                 a = _side("A", DENSE, live_views.plan_note(None))
                 b = _side("B", CURRENT, live_views.plan_note(current))
             with gr.Row():
                 classes = gr.Dropdown([everything, *names.values()], value=[everything], multiselect=True, label="Classes", scale=2, min_width=220)
-                images = gr.Slider(1, MAX_IMAGES, value=16, step=1, label="Images", info="FID needs 200", min_width=200)
+                images = gr.Slider(1, MAX_IMAGES, value=16, step=1, label="Images", info="The quality score FID needs 200", min_width=200)
                 steps = gr.Slider(
                     5,
                     100,

@@ -18,10 +18,10 @@ from core.plan import MAX_SPARSITY, STAGES, StagePlan
 
 from . import answers, jobs, tables
 from .answers import BATCH, plain_errors, read_upload
-from .explore import EDIT, LIVE, QUIET
 from .figures import mosaic_figure
 from .stage_chart import plot_panel
 from .theme import STAGE_MEANING
+from .wiring import EDIT, LIVE, QUIET
 
 LAYER_HEADERS = ["layer", "stage", "kept", "of", "parameters dense", "parameters pruned", "MMACs dense", "MMACs pruned", "error %"]
 
@@ -76,11 +76,12 @@ def download_link(plan: StagePlan) -> str:
     return f'<a class="button-link" download="plan.json" href="data:application/json;charset=utf-8,{data}">Download plan (JSON)</a>'
 
 
-def pruned_sentence(workshop: Any, plan: StagePlan, seconds: float) -> str:
-    """What has just been built, in one sentence."""
+def pruned_sentence(workshop: Any, plan: StagePlan, seconds: float | None) -> str:
+    """What has just been built, in one sentence; `seconds` None where nothing had to be, as a kept network is not a fast one."""
     kept = workshop.kept_share(plan).mean(1)  # (stages,)
     parts = ", ".join(f"{stage} {tables.percent(share)}" for stage, share in zip(STAGES, kept, strict=True))
-    return f"Pruned in {tables.seconds_text(seconds)} (measured): one network per stage is ready, keeping of its weights {parts}. See it in 3 Compare."
+    how = "Ready, nothing had to be built" if seconds is None else f"Pruned in {tables.seconds_text(seconds)} (measured)"
+    return f"{how}: one network per stage, keeping of its weights {parts}. See it in 3 Compare."
 
 
 def build(shared: Any) -> Prune:
@@ -89,7 +90,7 @@ def build(shared: Any) -> Prune:
     timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
     gr.Markdown(
         "Sparsity is the share of attention heads and of MLP neurons that is removed. What is left is adjusted so that each layer's output "
-        "changes as little as possible: no training, seconds of work.",
+        "changes as little as possible, without any training.",
         elem_classes="intro",
     )
     with gr.Row(equal_height=False, elem_classes="main-row"):
@@ -268,13 +269,13 @@ def wire(shared: Any, tab: Prune) -> None:
         yield from long_job(request, workshop.calibrate, done)
 
     def on_prune(plan: dict, request: gr.Request) -> Iterator[tuple]:
-        checked = StagePlan.from_json(plan)
+        checked, steps = StagePlan.from_json(plan), []
 
         def work(report: Callable, stop: Any) -> None:
-            workshop.build(checked, progress=report, stop=stop)
+            workshop.build(checked, progress=lambda *step: (steps.append(step), report(*step)), stop=stop)
 
         def done(seconds: float) -> str:
-            return pruned_sentence(workshop, checked, seconds)
+            return pruned_sentence(workshop, checked, seconds if steps else None)
 
         yield from long_job(request, work, done)
 

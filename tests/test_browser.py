@@ -184,6 +184,20 @@ def test_the_models_own_path_joins_the_chart(page):
     expect(legend.filter(has_text="own path, n = 32")).to_have_count(1)
 
 
+@pytest.mark.parametrize("name, sigma", [("Flow matching", "σ = 0.001 at t = 0 to 1 at t = 999"), ("EDM (Karras)", "σ = 0.002 at t = 0 to 80 at t = 999")])
+def test_other_kinds_of_model_are_for_looking_only(page, name, sigma):
+    page.get_by_label("Curves of noise schedule").click()
+    page.get_by_role("option", name=name).click()
+    expect(page.get_by_text(sigma, exact=False)).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("For looking only", exact=False)).to_be_visible()
+    expect(page.locator("#stage-chart .legendtext").filter(has_text="proposed for this schedule")).to_have_count(1, timeout=SLOW)
+    page.get_by_role("button", name="Suggest").click()
+    expect(page.get_by_text("was trained with linear: show those curves", exact=False)).to_be_visible(timeout=SLOW)
+    assert boundaries(page) == [93, 550]
+    drag(page, "Stage boundary 2", 60)  # the handles stay the model's own, on the same timesteps
+    assert 560 < settled(page)[1] < 800
+
+
 def test_prune_says_what_it_built_and_other_tabs_follow(page):
     drag(page, "Stage boundary 2", -50)
     high = settled(page)[1]
