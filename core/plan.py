@@ -78,7 +78,8 @@ class StagePlan:
         protect = number_within(self.protect, "protect", 1.0)
         if self.method == "magnitude" and (self.allocation != "uniform" or self.scope != "stage"):
             raise PlanError("method 'magnitude' is a baseline with equal ratios: choose allocation 'uniform' and scope 'stage' with it.")
-        checked = {"boundaries": (low, high), "sparsity": sparsity, "num_train_timesteps": total, "multiple": multiple, "min_heads": min_heads, "protect": protect}
+        checked = {"boundaries": (low, high), "sparsity": sparsity, "num_train_timesteps": total}
+        checked |= {"multiple": multiple, "min_heads": min_heads, "protect": protect}
         for field, value in checked.items():
             object.__setattr__(self, field, value)
 
