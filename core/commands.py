@@ -51,7 +51,7 @@ def prune(args: argparse.Namespace) -> int:
     timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
     workshop.calibrate(_progress)
     start = time.perf_counter()
-    mosaic = workshop.build(plan, _progress)
+    mosaic = workshop.build(plan, _progress, measured=True)
     seconds = time.perf_counter() - start
     prediction = workshop.predict(plan, timesteps, exact=True)
     layers = workshop.layer_table(plan, exact=True)

@@ -144,6 +144,11 @@ class RemovalPath:
         return problem.climb(damping, attempt, dtype if order is None else torch.float64)[0]
 
     @property
+    def bytes(self) -> int:
+        """Memory that the path holds, the given weight not counted."""
+        return sum(t.numel() * t.element_size() for t in (self._columns, self._factor, self._scores, self._held_out) if t is not None)
+
+    @property
     def groups(self) -> int:
         """How many heads or neurons the layer has."""
         return len(self.order)

@@ -19,7 +19,7 @@ from .orders import RemovalOrders
 from .prunable import PrunableLayer
 from .slimming import Cut
 
-PATHS_KEPT = 72  # three stages of eight blocks and half as many again; 8 MB each on the bundled model's MLPs
+PATH_BYTES = 1_500_000_000  # of paths kept; 10 MB each on the bundled model's MLPs, 230 MB on DiT-XL/2's
 ERRORS_KEPT = 4096
 
 
@@ -96,6 +96,12 @@ class Surgeon:
         ridge = path.damping * mean_diagonal * float(difference.square().sum())  # what the objective counts beside the error
         return max(0.0, float(path.errors[gone]) - ridge) / max(path.energy, 1e-30), relative_error(difference, weight, held_out)
 
+    def _room(self, new: RemovalPath) -> int:
+        """How many paths may be kept with this one, at the mean size of those there are."""
+        with self._lock:
+            sizes = [path.bytes for path, _ in self._paths.values()] + [new.bytes]
+        return max(1, int(PATH_BYTES * len(sizes) / sum(sizes)))
+
     def _errors_of_a_constant(self, layer: int, low: float, high: float, weight: Tensor, held_out: Tensor) -> tuple[float, float]:
         """sum ||W x - W m||^2 / sum ||W x||^2, m the mean of the calibration tokens, on those and on the held-out ones."""
         mean, apart = (self.bank().mean(layer, low, high, h).to(weight.device) for h in (False, True))
@@ -116,7 +122,7 @@ class Surgeon:
             weight, orders = self.weight(layer).float(), self.orders()
             path = RemovalPath.from_order(weight, gram.to(weight.device), orders.order[layer], self.layers[layer].group_size, orders.damping[layer])
             found = (path, float(gram.diagonal().mean()))
-            _keep(self._paths, key, found, PATHS_KEPT, self._lock)
+            _keep(self._paths, key, found, self._room(path), self._lock)
         return found
 
 

@@ -218,8 +218,13 @@ class Workshop(Pricing):
 
     # ------------------------------------------------------------ subnetworks
 
-    def build(self, plan: StagePlan, progress: Progress | None = None, stop: threading.Event | None = None, masked: bool = False) -> MosaicTransformer:
-        """The subnetworks of a plan, ready to sample. Calibrates first if that was never done. Raises Stopped."""
+    def build(
+        self, plan: StagePlan, progress: Progress | None = None, stop: threading.Event | None = None, masked: bool = False, measured: bool = False
+    ) -> MosaicTransformer:
+        """The subnetworks of a plan, ready to sample. Calibrates first if that was never done. Raises Stopped.
+
+        `measured` works out every layer's exact error on the way, which `predict(exact=True)` then finds done: one factorisation for both.
+        """
         self._check(plan)
         if not self.calibrated and (plan.method == "obs" and any(map(any, self.widths(plan)))):
             self.calibrate(progress, stop)
@@ -233,14 +238,14 @@ class Workshop(Pricing):
             for stage in range(3):
                 where = (*self._range(plan, stage), plan.sparsity[stage])
                 if where not in shared:
-                    shared[where] = self._cuts(plan, stage, progress, stop)
+                    shared[where] = self._cuts(plan, stage, progress, stop, measured)
                 cuts.append(shared[where])
             built = self._built[key] = MosaicTransformer(self.transformer, plan, cuts, masked, self.layers)
             while len(self._built) > 6:
                 self._built.popitem(last=False)
         return built
 
-    def _cuts(self, plan: StagePlan, stage: int, progress: Progress | None, stop: threading.Event | None) -> list[Cut] | None:
+    def _cuts(self, plan: StagePlan, stage: int, progress: Progress | None, stop: threading.Event | None, measured: bool) -> list[Cut] | None:
         low, high = self._range(plan, stage)
         removed = self.widths(plan)[stage]
         if not any(removed):
@@ -251,6 +256,8 @@ class Workshop(Pricing):
                 raise Stopped("Stopped while pruning; the model and the calibration are as they were.")
             if progress is not None:
                 progress(stage * len(removed) + i, 3 * len(removed), f"pruning the {STAGES[stage]} stage, {layer.name}")
+            if measured:
+                self.surgeon.errors(i, low, high, gone, plan.method)
             cuts.append(self.surgeon.cut(i, low, high, gone, plan.method))
         return cuts
 
