@@ -110,7 +110,7 @@ def test_tokens_of_every_block_are_those_that_arrive(shop):
     seen = {}
     sites = SDXL.sites(shop.transformer)
     handles = [
-        shop.transformer.get_submodule(site.path).register_forward_pre_hook(lambda _, args, path=site.path: seen.__setitem__(path, args[0].shape[1])) for site in sites
+        shop.dense.full.get_submodule(site.path).register_forward_pre_hook(lambda _, args, path=site.path: seen.__setitem__(path, args[0].shape[1])) for site in sites
     ]
     with torch.inference_mode():
         forward_call(shop.dense.network(0), shop.transformer, 1)()
