@@ -72,11 +72,13 @@ class Denoiser:
     """One side, ready to run: the network of every step is looked up before the loop starts.
 
     The scheduler is copied, so nobody else's is touched. `start`: the step, from 0, that sampling begins with; what is noised to its
-    level is then given to `run` as `origin` (image to image, Meng et al. 2022, arXiv 2108.01073). Raises StudioError for a step that is not there.
+    level is then given to `run` as `origin` (image to image, Meng et al. 2022, arXiv 2108.01073). `tabulate`: a DiT's adaLN vectors are worked
+    out for all steps at once before the first, whose time includes that (see `MosaicTransformer.tabulate`); pictures then differ in rounding.
+    Raises StudioError for a step that is not there.
     """
 
-    def __init__(self, model: MosaicTransformer, scheduler: Any, schedule: NoiseSchedule, steps: int, start: int = 0):
-        self.model, self.steps, self.start = model, steps, start
+    def __init__(self, model: MosaicTransformer, scheduler: Any, schedule: NoiseSchedule, steps: int, start: int = 0, tabulate: bool = False):
+        self.model, self.steps, self.start, self.tabulate = model, steps, start, tabulate
         self.scheduler = copy.deepcopy(scheduler)
         self.scheduler.set_timesteps(steps)  # on the CPU, where schedulers may read them without waiting for the device
         self.visits = visits_from(self.scheduler, start)
@@ -118,13 +120,17 @@ class Denoiser:
             x = copy.deepcopy(scheduler).add_noise(origin.to(noise), noise, self.visits[:1].expand(len(noise)))
         x = x.to(device)
         arguments = conditions.pair(device, dtype, guidance > 1)
-        told = self.visits.to(device)
+        told, table = self.visits.to(device), None
         for i, t in enumerate(self.visits):
             scaled = scheduler.scale_model_input(x, t)
             rows = (torch.cat([scaled, scaled]) if guidance > 1 else scaled).to(dtype)
             times = told[i : i + 1].expand(len(rows))
             clock = StepClock(device)
             clock.mark()
+            if i == 0 and self.tabulate and "class_labels" in arguments:
+                table = self.model.tabulate(told, arguments["class_labels"])
+            if table is not None:
+                arguments["class_labels"] = table[i]
             predicted = self.networks[i](rows, times, **arguments)
             clock.mark()
             eps = predicted[:, :channels].float()  # a learned-sigma model has twice the channels
