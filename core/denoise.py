@@ -86,7 +86,9 @@ class Denoiser:
         self.networks = [model.network(t) for t in self.timesteps]
         self.stages = [model.stage_of(t) for t in self.timesteps]
         self.coefficients = [schedule.at(t) for t in self.timesteps]
-        self.takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        options = inspect.signature(self.scheduler.step).parameters
+        self.takes_generator = "generator" in options
+        self.multistep = options["order"].default if "order" in options else 0  # LMS takes the steps before `start` for done
 
     @torch.inference_mode()
     def run(self, noise: Tensor, conditions: Conditions, guidance: float, seed: int = 0, stop: threading.Event | None = None,
@@ -137,6 +139,8 @@ class Denoiser:
             if guidance > 1:
                 conditional, unconditional = eps.chunk(2)
                 eps = unconditional + guidance * (conditional - unconditional)
+            if self.multistep:
+                extra["order"] = min(i + 1, self.multistep)
             a, s = self.coefficients[i]
             clean = (scaled - s * eps) / a
             x = scheduler.step(eps, t, x, **extra).prev_sample
