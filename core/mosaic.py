@@ -136,6 +136,11 @@ class MosaicTransformer(nn.Module):
         for network in self.networks():
             network.fuse_qkv_projections()
 
+    def set_attn_processor(self, processor: Any) -> None:
+        """As UNet2DConditionModel's (one processor, or a dictionary path -> processor), in every network."""
+        for network in self.networks():
+            network.set_attn_processor(dict(processor) if isinstance(processor, dict) else processor)  # diffusers empties the dictionary
+
     def unfuse_qkv_projections(self) -> None:
         """Take `fuse_qkv_projections` back."""
         for network in reversed(self.networks()):  # networks share modules: the first to fuse remembers what they were
