@@ -23,7 +23,7 @@ from torch import Tensor
 from .errors import Stopped, StudioError
 from .families import Conditions
 from .mosaic import MosaicTransformer
-from .noise import NoiseSchedule
+from .noise import NoiseSchedule, usable
 
 
 class StepClock:
@@ -153,7 +153,7 @@ def visits_from(scheduler: Any, start: int) -> Tensor:
 
     Second-order schedulers call the model twice a step. Raises StudioError for a step that is not there.
     """
-    visits, order, plms = scheduler.timesteps, getattr(scheduler, "order", 1), hasattr(scheduler, "plms_timesteps")
+    visits, order, plms = usable(scheduler), getattr(scheduler, "order", 1), hasattr(scheduler, "plms_timesteps")
     steps = -(-len(visits) // order) - (plms and len(visits) > 1)
     if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < steps:
         raise StudioError(f"The step to start with must be a whole number from 0 to {steps - 1}.")
