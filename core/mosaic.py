@@ -3,12 +3,17 @@
 It stands in a stock pipeline by `pipeline.transformer = mosaic` (DiT) or `pipeline.unet = mosaic` (SDXL). There it reads one
 pair of scalars a step to find the stage; the studio's own loop asks `network(t)` for every timestep before it starts, so nothing
 is read back while it runs.
+
+Every tensor that no cut changes is the dense model's own, held once. The module objects are private: what happens to the mosaic's (moves,
+hooks, fused projections, train mode) does not happen to the dense model's, and the other way round.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,43 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .compiling import compiled
+from .conditioning import Modulation, OnceEmbedder, embed_first, embedders, embedders_equal, merged, modulations
 from .errors import StudioError
 from .families import first_parameter
 from .plan import STAGES, StagePlan
 from .prunable import PrunableLayer, find_layers
-from .slimming import Cut, cut_module, graft, shallow
+from .slimming import Cut, cut_module, graft, private, replace_tensors, shallow
 
-
-class OnceEmbedder(nn.Module):
-    """Timestep and label embedding, worked out once a forward instead of once a block.
-
-    diffusers' DiT holds an equal copy of the embedder in every block. Valid only where they are equal; bit-identical then.
-    """
-
-    def __init__(self, embedder: nn.Module):
-        super().__init__()
-        self.embedder = embedder
-        self.memo: tuple | None = None
-
-    def forward(self, timestep: Tensor, class_labels: Tensor, hidden_dtype: torch.dtype | None = None) -> Tensor:
-        """As CombinedTimestepLabelEmbeddings: (batch,), (batch,) -> (batch, d)."""
-        memo = self.memo  # read once: another thread may run the same model, and forget its own memo, at any moment
-        if memo is None or memo[0] is not timestep or memo[1] is not class_labels:
-            memo = self.memo = (timestep, class_labels, self.embedder(timestep, class_labels, hidden_dtype=hidden_dtype))
-        return memo[2]
-
-
-def embedders(model: nn.Module) -> dict[str, nn.Module]:
-    """Path -> conditioning embedder of every adaLN-Zero block; empty for models that embed once anyway (SDXL)."""
-    blocks = enumerate(getattr(model, "transformer_blocks", []))
-    found = {f"transformer_blocks.{i}.norm1.emb": getattr(getattr(b, "norm1", None), "emb", None) for i, b in blocks}
-    return {path: module for path, module in found.items() if module is not None}
-
-
-def embedders_equal(model: nn.Module) -> bool:
-    """Whether there are embedders and all blocks carry the same, tensor for tensor."""
-    states = [m.state_dict() for m in embedders(model).values()]
-    return bool(states) and all(torch.equal(states[0][k], other[k]) for other in states[1:] for k in states[0])
+TABLE_BYTES = 256 << 20  # of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
 
 
 def assemble(
@@ -62,57 +39,128 @@ def assemble(
 
     `masked` keeps the full width and only zeroes: the slow reference.
     """
-    parts: dict[str, nn.Module] = {} if once is None else dict.fromkeys(embedders(model), once)
+    parts: dict[str, nn.Module] = {} if once is None else merged(model, once)
     if cuts is not None:
         layers = find_layers(model) if layers is None else layers
         parts |= {layer.module: cut_module(model, layer, cut, masked) for layer, cut in zip(layers, cuts, strict=True) if cut.weight is not None}
-    return graft(model, parts).eval() if parts else shallow(model).eval()
+    network = graft(model, parts) if parts else shallow(model)
+    if once is not None:
+        network.register_forward_pre_hook(embed_first, with_kwargs=True)
+    return network.eval()
 
 
 class MosaicTransformer(nn.Module):
     """The subnetworks of a plan over one dense denoiser (DiT or SDXL's UNet), routed by timestep.
 
-    `dense` (the model), `plan` and one list of `Cut` a stage (in STAGES order, layers in `find_layers` order; None: dense).
+    `dense` (the model), `plan` and one list of `Cut` a stage (in STAGES order, layers in `find_layers` order; None: dense). The cuts' weights
+    are not kept: `cuts` afterwards says which groups each layer keeps.
     """
 
     def __init__(self, dense: nn.Module, plan: StagePlan | None, cuts: list[list[Cut] | None], masked: bool = False,
                  layers: list[PrunableLayer] | None = None):  # fmt: skip
         super().__init__()
+        dense = getattr(dense, "_orig_mod", dense)  # under torch.compile
         self.plan, self.enabled = plan, True
         self.layers = find_layers(dense) if layers is None else layers
-        self.cuts = cuts
-        # A private twin module graph over the same parameters: nothing below ever reaches into the dense model's own children.
         self.once = OnceEmbedder(next(iter(embedders(dense).values()))) if embedders_equal(dense) else None
-        self.dense = dense
-        built: dict[int, nn.Module] = {}  # stages with the same cuts are one network
-        self.full = assemble(dense, None, self.once)
+        self._full: nn.Module | None = assemble(private(dense), None, self.once)
+        stages: dict[int, nn.Module] = {}  # stages with the same cuts are one network
+        groups: dict[int, list[Cut] | None] = {}
         for c in cuts:
-            if id(c) not in built:
-                built[id(c)] = self.full if c is None else assemble(dense, c, self.once, masked, self.layers)
-        self.stages = nn.ModuleList([built[id(c)] for c in cuts])
+            if id(c) not in stages:
+                stages[id(c)] = self._full if c is None else assemble(self._full, c, None, masked, self.layers)
+                groups[id(c)] = None if c is None else [replace(x, weight=None, bias=None) for x in c]
+        self.cuts = [groups[id(c)] for c in cuts]
+        self.stages = nn.ModuleList([stages[id(c)] for c in cuts])
         self.config = dense.config
+        self._compiled: dict[int, Callable[..., Any]] = {}  # id of a network -> its compiled forward
 
     def __getattr__(self, name: str) -> Any:
-        """What a pipeline reads of its denoiser beside the forward (SDXL: `add_embedding`) is the dense model's."""
+        """What a pipeline reads of its denoiser beside the forward (SDXL: `add_embedding`) is the dense model's.
+
+        Not its methods: one that changes the model (a LoRA, say) would reach one stage only. Nor private names, of which hooks make their marks.
+        """
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "dense" or name.startswith("__"):
+            if name.startswith("_") or "stages" not in self.__dict__.get("_modules", {}):
                 raise
-            return getattr(self.dense, name)
+            if inspect.ismethod(value := getattr(self.stages[0], name)):
+                raise
+            return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Compiled forwards belong to the networks they were made for, so a copy starts without."""
+        return self.__dict__ | {"_compiled": {}}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MosaicTransformer:
+        """What `.to`, `.half`, `.cuda` and offloading do. The mosaic's tensors are replaced, once each; the dense model given by the user stays as it is."""
+        with torch.no_grad():
+            replace_tensors(self, fn)
+        return self
+
+    @property
+    def full(self) -> nn.Module:
+        """The dense model as it runs here. Raises StudioError after `release_dense()`."""
+        if self._full is None:
+            raise StudioError("The dense model was released from this MosaicTransformer; prune anew to have it back.")
+        return self._full
+
+    dense = full  # the same network under the name that says what it computes
+
+    def release_dense(self) -> None:
+        """Let go of the full-width weights that no stage runs. From then on there is no dense model to disable to, or to save against.
+
+        The memory is free once nobody else holds the dense model, as `pipeline.transformer` does before the mosaic takes its place.
+        """
+        if self.plan is None or not self.enabled:
+            raise StudioError("Only an enabled MosaicTransformer with a plan can release its dense model: it runs it otherwise.")
+        if self._full is not None and not any(network is self._full for network in self.stages):
+            self._compiled.pop(id(self._full), None)
+        self._full = None
+
+    def compile_stages(self, backend: str | Callable[..., Any] = "inductor", mode: str | None = None, dynamic: bool | None = None,
+                       fullgraph: bool = True) -> None:  # fmt: skip
+        """torch.compile every network as a whole, one graph a stage; each is compiled when it first runs. Arguments as torch.compile takes them.
+
+        Holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. Not carried over to deep copies.
+        """
+        names = dict(zip(map(id, self.stages), STAGES, strict=True))
+        options = {"backend": backend, "mode": mode, "dynamic": dynamic, "fullgraph": fullgraph}
+        self._compiled = {id(n): compiled(n, names.get(id(n), "dense"), **options) for n in self.networks()}
+
+    def networks(self) -> list[nn.Module]:
+        """The different networks: those of the stages and the dense one unless it was released."""
+        return list({id(n): n for n in [*self.stages, self._full] if n is not None}.values())
+
+    def fuse_qkv_projections(self) -> None:
+        """As UNet2DConditionModel's (a DiT has none: AttributeError), in every network. The dense model given by the user is not fused."""
+        for network in self.networks():
+            network.fuse_qkv_projections()
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """As UNet2DConditionModel's (one processor, or a dictionary path -> processor), in every network."""
+        for network in self.networks():
+            network.set_attn_processor(dict(processor) if isinstance(processor, dict) else processor)  # diffusers empties the dictionary
+
+    def unfuse_qkv_projections(self) -> None:
+        """Take `fuse_qkv_projections` back."""
+        for network in reversed(self.networks()):  # networks share modules: the first to fuse remembers what they were
+            network.unfuse_qkv_projections()
 
     @property
     def dtype(self) -> torch.dtype:
-        return first_parameter(self.dense).dtype
+        return first_parameter(self.stages[0]).dtype
 
     @property
     def device(self) -> torch.device:
-        return first_parameter(self.dense).device
+        return first_parameter(self.stages[0]).device
 
     def disable(self) -> None:
-        """Run the dense model, bit for bit, until `enable()`."""
+        """Run the dense model, bit for bit, until `enable()`. Raises StudioError after `release_dense()`."""
         if not self.enabled:
             raise StudioError("This MosaicTransformer is already disabled.")
+        _ = self.full
         self.enabled = False
 
     def enable(self) -> None:
@@ -130,27 +178,34 @@ class MosaicTransformer(nn.Module):
         stage = self.stage_of(timestep)
         return partial(self._run, self.full if stage < 0 else self.stages[stage])
 
+    def tabulate(self, timesteps: Tensor, class_labels: Tensor) -> list[Modulation] | None:
+        """For each timestep (steps,) what every block makes of it and of the labels (batch,), to be given to `network(t)` as its `class_labels`.
+
+        Rounds like one matrix product over all steps (fp32: a few units in the last place). None where blocks share no embedder, and where the
+        table would take more than TABLE_BYTES: for large batches it hardly pays.
+        """
+        if self.once is None:
+            return None
+        blocks = self.stages[0].transformer_blocks
+        if len(timesteps) * len(class_labels) * len(blocks) * blocks[0].norm1.linear.out_features * self.dtype.itemsize > TABLE_BYTES:
+            return None
+        return modulations(self.stages[0], timesteps, class_labels, self.dtype)
+
     def stages_as_networks(self) -> list[Callable[..., Tensor]]:
         """One callable a stage, in STAGES order."""
         return [partial(self._run, stage) for stage in self.stages]
 
     def _run(self, network: nn.Module, sample: Tensor, timestep: Tensor, *args: Any, **conditions: Any) -> Tensor:
-        try:
-            return network(sample, timestep, *args, **conditions, return_dict=False)[0]
-        finally:
-            if self.once is not None:
-                self.once.memo = None
+        return self._compiled.get(id(network), network)(sample, timestep, *args, **conditions, return_dict=False)[0]
 
     def forward(self, sample: Tensor | None = None, timestep: Tensor | float | None = None, *args: Any, return_dict: bool = True, **conditions: Any):
-        """As the dense model's forward (DiT: `hidden_states`, UNet: `sample`). Reads one pair of scalars from `timestep` a call (a host sync on a GPU)."""
+        """As the dense model's forward (DiT: `hidden_states`, UNet: `sample`). Reads `timestep` once a call (a host sync on a GPU)."""
         sample = conditions.pop("hidden_states", sample)
-        low = high = timestep
-        if torch.is_tensor(timestep):
-            low, high = torch.stack([timestep.min(), timestep.max()]).tolist() if timestep.numel() > 1 else [timestep.item()] * 2
-        if self.plan is not None and self.enabled and self.plan.stage_of(low) != self.plan.stage_of(high):
+        low, high = _ends(timestep)
+        if self.stage_of(low) != self.stage_of(high):
             raise StudioError("All rows of a batch must lie in one stage; sample them with one timestep a step.")
         found = self.network(low)(sample, timestep, *args, **conditions)
-        return _output(self.dense, found) if return_dict else (found,)
+        return _output(self.stages[0], found) if return_dict else (found,)
 
     def save_pretrained(self, folder: Path | str, facts: dict[str, Any] | None = None, progress: Callable[[int, int, str], None] | None = None,
                         stop: threading.Event | None = None) -> list[str]:  # fmt: skip
@@ -180,6 +235,15 @@ class MosaicTransformer(nn.Module):
             heads, neurons = (sum(k for k, layer in zip(kept, self.layers, strict=True) if layer.kind == kind) for kind in ("heads", "neurons"))
             lines.append(f"{name}: {heads} heads, {neurons} neurons in {blocks} blocks")
         return "\n".join(lines)
+
+
+def _ends(timestep: Tensor | float) -> tuple[float, float]:
+    """Lowest and highest timestep of a batch in one read, of one scalar where every row is the same memory, as `expand` makes it in DiTPipeline."""
+    if not torch.is_tensor(timestep):
+        return timestep, timestep
+    if timestep.numel() == 1 or not any(timestep.stride()):
+        return (timestep[(0,) * timestep.dim()].item(),) * 2
+    return tuple(torch.stack(timestep.aminmax()).tolist())
 
 
 def _output(model: nn.Module, sample: Tensor) -> Any:

@@ -201,12 +201,22 @@ def sampling_timesteps(scheduler: SchedulerMixin, steps: int) -> list[float]:
         mine.set_timesteps(int(steps))
     except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as err:
         raise StudioError(refusal) from err
-    visited = np.array([float(t) for t in mine.timesteps], dtype=np.float64)
+    visited = np.array([float(t) for t in usable(mine)], dtype=np.float64)
     if not np.isfinite(visited).all():  # DPM2 ancestral in 2 steps
         raise StudioError(refusal)
     if _kind(scheduler) != "vp" or scheduler.config.get("timestep_type") == "continuous":
         visited = np.interp(visited, _training_grid(scheduler)[0], np.arange(total))
-    return visited.clip(0, total - 1).tolist()  # "trailing" adds a timestep -1 for 61, 103, 121 ... steps
+    return visited.clip(0, total - 1).tolist()
+
+
+def usable(scheduler: SchedulerMixin) -> Any:
+    """The timesteps (model calls,) of a scheduler that were set and can be run.
+
+    "trailing" adds a timestep -1 for 61, 103, 121 ... steps. Schedulers that look noise levels up by timestep (DDIM, DDPM, PNDM) take it for the
+    noisiest of all and end in noise; their run is over without it. Those that count steps give it the level of timestep 0 and need it.
+    """
+    timesteps = scheduler.timesteps
+    return timesteps if hasattr(scheduler, "set_begin_index") else timesteps[timesteps >= 0]
 
 
 def _kind(scheduler: SchedulerMixin) -> Literal["vp", "flow", "sigma"]:

@@ -7,6 +7,7 @@ batches that are timed as they are made.
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ IN_STEP = 64  # up to this many images both sides are shown while they run
 BATCH = 100  # images a batch in larger sets
 FRAMES = 8  # of the film strip
 PREVIEWS = 16  # at most so many while a run goes on
+BETAS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas")  # of a scheduler's configuration
 
 
 def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | None, settings: SampleSettings,
@@ -83,15 +85,27 @@ def sample_path(workshop: Workshop, scheduler: str = "DDIM", steps: int = 50, n:
 
 
 def sampler(workshop: Workshop, name: str) -> Any:
-    """The named scheduler on the model's own noise schedule; the model's own one as it is configured. Raises StudioError."""
+    """The named scheduler as diffusers' `from_config` makes it of the model's own one, which itself is given as it is configured.
+
+    Carried over is what the model's configuration says and the named class knows: betas, timestep spacing and offset, prediction type and so on.
+    What it does not say is `make_scheduler`'s (no clipping). Raises StudioError.
+    """
     if name not in SCHEDULERS:
         raise StudioError(f"The scheduler {name!r} cannot sample {workshop.name}; choose one of {', '.join(SCHEDULERS)}.")
-    shipped = workshop.checkpoint.pipeline.scheduler
-    if type(shipped).__name__ == SCHEDULERS[name]:
+    import diffusers
+
+    shipped, cls = workshop.checkpoint.pipeline.scheduler, getattr(diffusers, SCHEDULERS[name])
+    if type(shipped) is cls:
         return copy.deepcopy(shipped)
-    config = shipped.config
-    own = {"trained_betas": config["trained_betas"]} if config.get("trained_betas") else {}
-    return make_scheduler(name, config.get("beta_schedule", "linear"), config.get("beta_start"), config.get("beta_end"), config.num_train_timesteps, **own)
+    config, known = dict(shipped.config), inspect.signature(cls).parameters
+    said = {k: v for k, v in config.items() if k in known and k not in (*config.get("_use_default_values", ()), *BETAS)}
+    if str(said.get("variance_type", "")).startswith("learned"):
+        del said["variance_type"]  # the loop takes the noise from a learned-variance model and leaves the variance
+    if name == "PNDM" and said.get("timestep_spacing") == "linspace":
+        del said["timestep_spacing"]  # PNDM goes down by T // steps whatever the spacing
+    if config.get("trained_betas") is not None:
+        said["trained_betas"] = config["trained_betas"]
+    return make_scheduler(name, config.get("beta_schedule", "linear"), config.get("beta_start"), config.get("beta_end"), config["num_train_timesteps"], **said)
 
 
 @dataclass

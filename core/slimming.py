@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ def shallow(module: nn.Module, **children: nn.Module) -> nn.Module:
         setattr(twin, hooks, copy.copy(getattr(module, hooks)))
     for registry in ("_parameters", "_buffers", "_modules"):
         setattr(twin, registry, dict(getattr(module, registry)))
+    vars(twin).pop("_compiled_call_impl", None)  # of module.compile(): it would run the module that it was made for
     twin._modules |= children
     return twin
 
@@ -44,31 +46,54 @@ def graft(module: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
     return shallow(module, **direct, **{name: graft(module._modules[name], inner) for name, inner in deeper.items()})
 
 
-def shapes_only(module: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
-    """A twin of a whole tree whose parameters and buffers are shapes without memory (device "meta"); what is shared stays shared."""
+def private(module: nn.Module, memo: dict[int, nn.Module] | None = None) -> nn.Module:
+    """A twin of a whole tree: no module object in common, every tensor in common. Module objects that appear twice do so in the twin."""
     memo = {} if memo is None else memo
-    if id(module) in memo:
-        return memo[id(module)]
-    twin = memo[id(module)] = shallow(module)
-    for registry, wrap in ((twin._parameters, lambda t: nn.Parameter(t.detach().to("meta"), requires_grad=False)), (twin._buffers, lambda t: t.to("meta"))):
-        for name, tensor in registry.items():
-            if tensor is not None:
-                if id(tensor) not in memo:
-                    memo[id(tensor)] = wrap(tensor)
-                registry[name] = memo[id(tensor)]
-    for name, child in twin._modules.items():
-        if child is not None:
-            twin._modules[name] = shapes_only(child, memo)
+    if id(module) not in memo:
+        twin = memo[id(module)] = shallow(module)
+        twin._modules |= {name: private(child, memo) for name, child in module._modules.items() if child is not None}
+    return memo[id(module)]
+
+
+def replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Put `change(tensor)` in the place of every parameter and buffer of a tree, once a tensor: what was shared stays shared.
+
+    The old tensors are not written to, so another tree over them stays as it is. Each is let go before the next is changed.
+    """
+    places: dict[int, tuple[Tensor, list[tuple[dict, str]]]] = {}
+    for part in module.modules():
+        for registry in (part._parameters, part._buffers):
+            for name, tensor in registry.items():
+                if tensor is not None:
+                    places.setdefault(id(tensor), (tensor, []))[1].append((registry, name))
+    while places:
+        old, where = places.popitem()[1]
+        new = change(old)
+        if new is not old and isinstance(old, nn.Parameter):
+            new = nn.Parameter(new.detach(), requires_grad=old.requires_grad)
+        for registry, name in where:
+            registry[name] = new
+
+
+def shapes_only(module: nn.Module) -> nn.Module:
+    """A twin of a whole tree whose parameters and buffers are shapes without memory (device "meta"); what is shared stays shared."""
+    twin = private(module)
+    replace_tensors(twin, lambda tensor: tensor.detach().to("meta"))
     return twin
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A frozen linear layer that holds copies of these tensors."""
+    """A frozen linear layer that holds these tensors themselves, made contiguous."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
+    layer.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return layer.eval()
+
+
+def copied(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
+    """A copy of its own memory."""
+    return None if tensor is None else tensor.detach().to(dtype or tensor.dtype, copy=True)
 
 
 class Constant(nn.Module):
@@ -103,7 +128,7 @@ def slim_attention(attention: nn.Module, heads: Tensor, out_weight: Tensor) -> n
     diffusers' processor works out head_dim as width // heads, so heads, inner_dim, inner_kv_dim and sliceable_head_dim change together.
     """
     if len(heads) == attention.heads:
-        return attention if out_weight is None else _with_out(attention, out_weight)
+        return attention if out_weight is None else _with_out(attention, copied(out_weight))
     head_dim = attention.to_out[0].in_features // attention.heads
     columns = (heads[:, None] * head_dim + torch.arange(head_dim)).flatten().to(out_weight.device)
     projections = {n: getattr(attention, n) for n in ("to_q", "to_k", "to_v")}
@@ -124,21 +149,21 @@ def slim_feed_forward(mlp: nn.Module, neurons: Tensor, out_weight: Tensor) -> nn
     first = mlp.net[0].proj
     rows = torch.cat([neurons + n * k for k in range(first.out_features // n)])
     activation = shallow(mlp.net[0], proj=linear(first.weight[rows], None if first.bias is None else first.bias[rows]))
-    second = linear(out_weight[:, neurons].to(mlp.net[2].weight.dtype), mlp.net[2].bias)
+    second = linear(out_weight[:, neurons].to(mlp.net[2].weight.dtype), copied(mlp.net[2].bias))
     return shallow(mlp, net=nn.ModuleList([activation, mlp.net[1], second]))
 
 
 def masked_module(module: nn.Module, layer: PrunableLayer, cut: Cut) -> nn.Module:
     """The same module at full width with the cut's weights: the reference that a slim one is held against."""
     if layer.kind == "heads":
-        return _with_out(module, cut.weight, cut.bias)
+        return _with_out(module, copied(cut.weight), cut.bias)
     second = module.net[2]
-    new = linear(cut.weight.to(second.weight.dtype), second.bias if cut.bias is None else cut.bias.to(second.weight))
+    new = linear(copied(cut.weight, second.weight.dtype), copied(second.bias if cut.bias is None else cut.bias.to(second.weight)))
     return shallow(module, net=nn.ModuleList([*list(module.net)[:2], new]))
 
 
 def _with_out(attention: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
-    """The same attention with another output projection."""
+    """The same attention with another output projection, which holds `weight` itself."""
     out = attention.to_out[0]
-    new = linear(weight.to(out.weight.dtype), out.bias if bias is None else bias.to(out.weight))
+    new = linear(weight.to(out.weight.dtype), copied(out.bias if bias is None else bias.to(out.weight)))
     return shallow(attention, to_out=nn.ModuleList([new, *list(attention.to_out)[1:]]))

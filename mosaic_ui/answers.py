@@ -15,8 +15,9 @@ import numpy as np
 
 from core.dynamics import SampledCurves, curves, sample_forward
 from core.errors import PlanError, StudioError
-from core.noise import make_scheduler, sampling_timesteps
+from core.noise import sampling_timesteps
 from core.plan import STAGES, StagePlan, propose_plan
+from core.sampling import sampler
 
 from . import tables
 from .figures import VIEWS, curve_figure
@@ -74,13 +75,13 @@ def whole_steps(steps: Any) -> int:
 
 
 @lru_cache(maxsize=128)
-def _timesteps(scheduler: str, beta: str, steps: int) -> tuple[float, ...]:
-    return tuple(sampling_timesteps(make_scheduler(scheduler, beta), steps))
+def _timesteps(workshop: Any, scheduler: str, steps: int) -> tuple[float, ...]:
+    return tuple(sampling_timesteps(sampler(workshop, scheduler), steps))
 
 
 def visited(workshop: Any, scheduler: str, steps: Any) -> list[float]:
     """Timesteps that the sampler visits with this model, first one first."""
-    return list(_timesteps(scheduler, own_beta(workshop), whole_steps(steps)))
+    return list(_timesteps(workshop, scheduler, whole_steps(steps)))
 
 
 @lru_cache(maxsize=16)

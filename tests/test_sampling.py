@@ -7,6 +7,7 @@ import json
 import math
 import threading
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -66,8 +67,9 @@ def test_ddim_gives_the_stock_pipelines_bits(workshop, guidance):
 
 
 def reference(workshop, name, steps):
-    """The loop as diffusers' own documentation writes it: start at init_noise_sigma, scale the model input, step."""
-    scheduler, device = make_scheduler(name), workshop.device
+    """The loop as diffusers' own documentation writes it: the scheduler from the model's config, start at init_noise_sigma, scale the model input, step."""
+    device, options = workshop.device, {"skip_prk_steps": True} if name == "PNDM" else {}
+    scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(workshop.checkpoint.pipeline.scheduler.config, **options)
     scheduler.set_timesteps(steps, device=device)
     x, random = noise().to(device) * scheduler.init_noise_sigma, torch.Generator().manual_seed(11)
     extra = {"generator": random} if name in ("DDIM", "DDPM", "Euler", "Euler ancestral", "DPM-Solver++", "DPM2 ancestral") else {}
@@ -335,7 +337,8 @@ def test_schedulers_that_do_not_suit_the_model_are_refused_before_anything_runs(
         next(compare(workshop, None, PLAN, SampleSettings((1,), scheduler=name)))
 
 
-def test_steps_a_scheduler_cannot_do_are_refused(workshop):
+def test_steps_a_scheduler_cannot_do_are_refused(workshop, monkeypatch):
+    monkeypatch.setattr(workshop.checkpoint.pipeline, "scheduler", make_scheduler("DDIM", timestep_spacing="linspace"))
     with pytest.raises(StudioError, match="cannot sample in 2 steps"):
         next(compare(workshop, None, PLAN, SampleSettings((1,), steps=2, scheduler="DPM2 ancestral")))
 
@@ -351,6 +354,23 @@ def test_trained_betas_of_the_model_are_used(workshop, monkeypatch):
     own = np.linspace(0.0002, 0.03, 1000).tolist()
     monkeypatch.setattr(workshop.checkpoint.pipeline, "scheduler", DDIMScheduler(trained_betas=own, clip_sample=False))
     assert sampler(workshop, "DPM-Solver++").betas.tolist() == pytest.approx(own)
+
+
+def test_a_scheduler_takes_over_what_the_models_own_one_says(workshop, monkeypatch):
+    """As diffusers' from_config; and what the model's config does not say is chosen for latents."""
+    said = dict(timestep_spacing="trailing", steps_offset=1, rescale_betas_zero_snr=False, variance_type="learned_range", clip_sample=False)
+    own = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.001, beta_end=0.011, **said)
+    monkeypatch.setattr(workshop.checkpoint.pipeline, "scheduler", own)
+    for name in SCHEDULERS:
+        config = sampler(workshop, name).config
+        assert (config.timestep_spacing, config.steps_offset) == ("trailing", 1), name
+        assert (config.beta_schedule, config.beta_start, config.beta_end) == ("scaled_linear", 0.001, 0.011), name
+        assert name == "DDPM" or config.get("variance_type") in (None, "fixed_small"), name
+    euler = diffusers.EulerDiscreteScheduler(use_karras_sigmas=True)  # does not know of clipping
+    monkeypatch.setattr(workshop.checkpoint.pipeline, "scheduler", euler)
+    assert sampler(workshop, "DDIM").config.clip_sample is False and sampler(workshop, "PNDM").config.skip_prk_steps is True
+    assert sampler(workshop, "DDIM").config.timestep_spacing == "leading"  # Euler's own default was not said
+    assert sampler(workshop, "UniPC").config.use_karras_sigmas is True
 
 
 # ------------------------------------------------------------ pictures

@@ -111,7 +111,7 @@ def test_tokens_of_every_block_are_those_that_arrive(shop):
     sites = SDXL.sites(shop.transformer)
     handles = []
     for site in sites:
-        block = shop.transformer.get_submodule(site.path)
+        block = shop.dense.full.get_submodule(site.path)
         handles.append(block.register_forward_pre_hook(lambda _, args, path=site.path: seen.__setitem__(path, args[0].shape[1])))
     with torch.inference_mode():
         forward_call(shop.dense.network(0), shop.transformer, 1)()
