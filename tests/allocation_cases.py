@@ -15,8 +15,8 @@ def model(blocks=8, heads=8, neurons=1024, width=256, tokens=64):
     """The prunable layers of a DiT."""
     layers = []
     for b in range(blocks):
-        layers.append(PrunableLayer(f"block {b + 1} heads", b, "heads", "", heads, width // heads, 1, 4 * width * width // heads * tokens))
-        layers.append(PrunableLayer(f"block {b + 1} neurons", b, "neurons", "", neurons, 1, 1, 2 * width * tokens))
+        layers.append(PrunableLayer(f"block {b + 1} heads", b, "heads", "", "", heads, width // heads, 1, 4 * width * width // heads * tokens))
+        layers.append(PrunableLayer(f"block {b + 1} neurons", b, "neurons", "", "", neurons, 1, 1, 2 * width * tokens))
     return layers
 
 
@@ -38,7 +38,7 @@ def bundled(menu=None, steps=(5, 22, 23)):
 def tiny(errors, costs, steps=(3, 2)):
     """A problem of 1 block a layer from (stages, layers, levels) arrays."""
     stages, count, levels = errors.shape
-    layers = [PrunableLayer(f"block {b + 1} heads", b, "heads", "", levels, 1, 1, 1) for b in range(count)]
+    layers = [PrunableLayer(f"block {b + 1} heads", b, "heads", "", "", levels, 1, 1, 1) for b in range(count)]
     curves = [[Curve(np.arange(levels), errors[s, i], costs[s, i]) for i in range(count)] for s in range(stages)]
     return Problem(layers, curves, steps, (True,) * count, tuple("ab"[:stages]))
 

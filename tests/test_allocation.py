@@ -83,7 +83,7 @@ def test_lagrangian_keeps_the_budget_and_its_bound_is_one(seed):
 def test_dynamic_beats_the_lagrangian_where_a_curve_is_not_convex():
     # A budget of 9 keeps the first layer at its middle level, which lies above the hull, or else the second: the better rate, the worse end.
     first, second = Curve(np.arange(3), np.array([0.0, 3.0, 10.0]), np.array([10.0, 9.0, 0.0])), Curve(np.arange(2), np.array([0.0, 5.9]), np.array([6.0, 0.0]))
-    layers = [PrunableLayer(f"block {b} heads", b, "heads", "", 3, 1, 1, 1) for b in (1, 2)]
+    layers = [PrunableLayer(f"block {b} heads", b, "heads", "", "", 3, 1, 1, 1) for b in (1, 2)]
     problem = Problem(layers, [[first, second]], (1,), (True, True), ("all",))
     relaxed, exact = (allocate(problem, m, Budget.of_cost(9), "run") for m in ("lagrangian", "dynamic"))
     assert relaxed.removed == ((2, 0),) and relaxed.error == 10.0

@@ -83,4 +83,4 @@ def test_estimates_come_with_the_model(bundled):
 
 def test_the_study_that_ships_can_be_read(bundled):
     found = bundled.study()
-    assert {10} <= {f.base_steps for f in found} and any(f.family == "MosaicDiff" for f in found)
+    assert {f.base_steps for f in found} == {50, 20, 10, 7} and any(f.family == "MosaicDiff" for f in found)

@@ -43,7 +43,7 @@ def test_a_token_cap_leaves_tokens_out_where_there_are_many(workshop, tmp_path):
 
 def test_a_cap_takes_each_token_at_most_once_and_as_many_of_every_batch():
     model = nn.ModuleDict({"to_out": nn.Linear(64, 1)})
-    layer = PrunableLayer("heads", 0, "heads", "to_out", 8, 8, 1, 1)
+    layer = PrunableLayer("heads", 0, "heads", "", "to_out", 8, 8, 1, 1)
     meter = GramMeter(model, [layer])
     for seed in (0, 1):
         meter.begin(16, CalibrationSettings(images=8, token_cap=4), seed)

@@ -17,7 +17,7 @@ from core.prunable import PrunableLayer
 from core.triangles import pack
 
 SETTINGS = CalibrationSettings(edges=(0, 400, 1000), images=3, held_out=2)
-LAYERS = [PrunableLayer("heads", 0, "heads", "a", 3, 4, 1, 1), PrunableLayer("neurons", 0, "neurons", "b", 30, 1, 1, 1)]
+LAYERS = [PrunableLayer("heads", 0, "heads", "", "a", 3, 4, 1, 1), PrunableLayer("neurons", 0, "neurons", "", "b", 30, 1, 1, 1)]
 
 
 def contents(bank: GramBank, seed: int) -> list[torch.Tensor]:
@@ -81,7 +81,7 @@ def test_check_drops_files_of_other_layers_and_settings(bank):
 
 
 def dit_xl() -> list[PrunableLayer]:
-    return [x for i in range(28) for x in (PrunableLayer("h", i, "heads", "a", 16, 72, 1, 1), PrunableLayer("n", i, "neurons", "b", 4608, 1, 1, 1))]
+    return [x for i in range(28) for x in (PrunableLayer("h", i, "heads", "", "a", 16, 72, 1, 1), PrunableLayer("n", i, "neurons", "", "b", 4608, 1, 1, 1))]
 
 
 def test_dit_xl_fits():
@@ -107,7 +107,7 @@ def peak():
 
 width, count = 2048, 10
 model = nn.ModuleDict({f"m{i}": nn.Linear(width, 1) for i in range(count)})
-layers = [PrunableLayer("neurons", i, "neurons", f"m{i}", width, 1, 1, 1) for i in range(count)]
+layers = [PrunableLayer("neurons", i, "neurons", "", f"m{i}", width, 1, 1, 1) for i in range(count)]
 settings = CalibrationSettings(edges=(0, 1000), images=2, held_out=1)
 bank = GramBank(Path(sys.argv[1]), layers, settings)
 x = torch.randn(2, 8, width)

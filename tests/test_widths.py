@@ -146,7 +146,7 @@ def test_a_width_slower_than_a_wider_one_is_never_chosen():
 
 
 def test_errors_between_two_measured_levels_lie_on_the_line():
-    layer = PrunableLayer("block 1 neurons", 0, "neurons", "", 1000, 1, 1, 7)
+    layer = PrunableLayer("block 1 neurons", 0, "neurons", "", "", 1000, 1, 1, 7)
     grid = np.arange(63) ** 2.0
     problem = make_problem([layer], [[grid]], (1,), Menu(multiple=64), stages=("all",))
     at = problem.curves[0][0]
