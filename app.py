@@ -1,4 +1,4 @@
-"""MosaicDiff Studio: `python app.py` opens the page, `python app.py curves|prune|compare --json` does the same work without one.
+"""MosaicDiff Studio: `python app.py` opens the page, `python app.py curves|prune|compare|bench --json` does the same work without one.
 
 Heavy imports happen inside the verbs, so `--help` answers at once.
 """
@@ -15,6 +15,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 BUNDLED = "the bundled model"
+SMALL_MACS = 2e10  # of one forward of one image; a larger model is not timed on a CPU before the page opens
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,10 +28,20 @@ class Parser(argparse.ArgumentParser):
 def _common(suppress: bool) -> argparse.ArgumentParser:
     """Options of every verb. Suppressed defaults leave alone what was given before the verb."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS if suppress else None)
-    common.add_argument("--model", metavar="FOLDER|ID", help=f"diffusers DiT pipeline, a folder or a hub id (default: {BUNDLED})")
+    common.add_argument("--model", metavar="FOLDER|ID", help=f"diffusers pipeline, DiT or SDXL, a folder or a hub id (default: {BUNDLED})")
     common.add_argument("--revision", help="branch or commit of a hub id, e.g. refs/pr/1")
     device = {} if suppress else {"default": "auto"}
     common.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **device)
+    common.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="precision (default: float32 on a CPU, bfloat16 on CUDA)", **device)
+    common.add_argument("--bins", type=int, help="calibration: so many timestep bins of equal width (default: 11, finer where t is small)")
+    common.add_argument("--images-per-bin", type=int, help="calibration: images fitted in each bin (default 192; a third as many more are held out)")
+    common.add_argument("--damping", type=float, help="calibration: one ridge for all layers, as a share of mean(diag H) (default: chosen per layer)")
+    data = common.add_argument_group("what to calibrate on", "by default the latents shipped with the model, else samples of its own")
+    data.add_argument("--calibration-images", metavar="FOLDER", help="pictures with labels.csv or .json, with name.txt beside each, or in sub-folders by class")
+    data.add_argument("--self-calibrate", action="store_true", help="the model's own samples, even where latents are shipped")
+    data.add_argument("--calibration-count", type=int, metavar="N", help="different pictures or samples (default: as many as a timestep bin takes)")
+    data.add_argument("--calibration-steps", type=int, metavar="N", help="sampling steps of own samples (default 20)")
+    data.add_argument("--calibration-guidance", type=float, metavar="G", help="guidance of own samples (default: 1.5 for DiT, 5 for SDXL)")
     return common
 
 
@@ -44,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("--plan", metavar="FILE", help="plan file to open with")
 
     root = Parser(prog="app.py", description="See, tune and prove training-free pruning of diffusion models.", parents=[_common(suppress=False), page])
-    verbs = root.add_subparsers(dest="verb", metavar="curves|prune|compare", title="without a browser")
+    verbs = root.add_subparsers(dest="verb", metavar="curves|prune|compare|bench", title="without a browser")
 
     curves = verbs.add_parser("curves", parents=[common], help="theoretical curves, boundaries and sparsities of a noise schedule")
     curves.add_argument("--beta-schedule", default="linear", help="linear, scaled_linear, squaredcos_cap_v2, sigmoid")
@@ -70,7 +81,11 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--scheduler", default="DDIM")
     compare.add_argument("--repeats", type=int, default=3, help="timed runs of each side (default 3; large sets time every batch of 100)")
     compare.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
-    for verb in (curves, prune, compare):
+
+    bench = verbs.add_parser("bench", parents=[common], help="measure the engine on this machine: ratios with their spread, memory, MACs")
+    bench.add_argument("--only", metavar="NAME", help="one part: macs, memory, allocation, path, forward, realised or calibration")
+    bench.add_argument("--quick", action="store_true", help="small sizes and two rounds, to see that it runs")
+    for verb in (curves, prune, compare, bench):
         verb.add_argument("--json", action="store_true", help="one JSON object on stdout (progress goes to stderr)")
     return root
 
@@ -99,13 +114,16 @@ def open_studio(args: argparse.Namespace) -> int:
     from core.plan import StagePlan
 
     plan = StagePlan.load(args.plan) if args.plan else None  # a bad plan is refused before anything heavy is loaded
+    from core.calibration import calibration_settings
     from core.checkpoints import BUNDLED as bundled
+    from core.commands import data_options
     from core.workshop import get_workshop
 
-    workshop = get_workshop(args.model or bundled, args.device, args.revision)
+    workshop = get_workshop(args.model or bundled, args.device, args.revision, args.dtype, calibration_settings(args), data_options(args))
     from mosaic_ui.studio import build_studio, launch_options
 
-    workshop.measure_latency(16)  # about a second, once per device: so that the page opens with times, not with dashes
+    if workshop.forward_macs[0] < SMALL_MACS or workshop.device.type == "cuda":
+        workshop.measure_latency(16)  # about a second, once per device: so that the page opens with times, not with dashes
     host = args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(f"Listening on {host}: anybody who can reach this machine can use the studio.", file=sys.stderr)

@@ -6,6 +6,7 @@
 
 `quality` samples in bf16 by default (twice as fast on CPUs that have it); it prints the latent MSE that bf16 alone causes, so that
 no difference below that floor is mistaken for a result. Neither runs beside anything else that wants the processor.
+All other ratios, on one page, are `python app.py bench`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -22,22 +22,21 @@ from pathlib import Path
 
 import torch
 
+from .bench_realised import TARGETS, speed_benchmark, timesteps_of
 from .checkpoints import BUNDLED
 from .denoise import Denoiser, decode, start_noise
 from .metrics import latent_mse, psnr, ssim
 from .plan import StagePlan, presets, propose_plan
 from .sampling import sampler
 from .study import findings, load_study, markdown, verdicts
-from .timing import count_macs, forward_call, module_forward, spread
 from .workshop import Workshop, get_workshop
 
-TARGETS = (0.33, 0.5)
 RUNS = ((50, 2000, (0, 1, 2)), (10, 2000, (0, 1, 2)), (20, 1000, (0,)), (7, 1000, (0,)))  # steps, images, seeds
 
 
 def contenders(workshop: Workshop, steps: int, seed: int) -> Iterator[tuple[str, StagePlan | None, int]]:
     """(name, plan, steps): dense, the plans, and dense with as many steps as the plan's work pays for. The flatter preset on the first seed only."""
-    timesteps = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, steps).timesteps
+    timesteps = timesteps_of(workshop, steps)
     yield "dense", None, steps
     for target in TARGETS:
         known = presets(workshop.schedule, target, timesteps)
@@ -106,7 +105,8 @@ def draw(workshop: Workshop, plan: StagePlan | None, steps: int, n: int, seed: i
     side = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, steps)
     conditions, noise = workshop.some_conditions(n), start_noise(n, workshop.latent_shape, seed)
     latents = torch.cat([side.run(noise[i : i + batch], conditions.rows(slice(i, i + batch)), 1.5)[0] for i in range(0, n, batch)]).float().cpu()
-    macs = sum(workshop.row_macs(plan.sparsity[s] if plan is not None else 0.0) for s in side.stages) * 2 * n
+    row_macs = workshop.stage_macs(plan)
+    macs = sum(row_macs[s] for s in side.stages) * 2 * n
     return latents, decode(workshop.vae, latents), macs
 
 
@@ -116,47 +116,13 @@ def rounding_floor(workshop: Workshop, dtype: torch.dtype) -> float:
     return float(latent_mse(low, high).mean())
 
 
-class Stock:
-    """diffusers' own transformer with the three answers that `Denoiser` asks for."""
-
-    def __init__(self, workshop: Workshop):
-        self.device, self.dtype, self.forward = workshop.device, workshop.dtype, module_forward(workshop.transformer)
-
-    def stage_of(self, timestep: float) -> int:
-        return -1
-
-    def network(self, timestep: float):
-        return self.forward
-
-
 def speed(args: argparse.Namespace) -> None:
     """Whole sampling runs (50 DDIM steps, guidance) in turn: stock diffusers, dense with one embedder, the formula's plans."""
     workshop = get_workshop(args.model)
     workshop.calibrate(lambda d, t, text: print(f"[{d}/{t}] {text}", file=sys.stderr, flush=True))
-    scheduler = sampler(workshop, "DDIM")
-    timesteps = Denoiser(workshop.dense, scheduler, workshop.schedule, 50).timesteps
-    plans = [propose_plan(workshop.schedule, target, timesteps).plan for target in TARGETS]
-    sides = [Denoiser(m, scheduler, workshop.schedule, 50) for m in (Stock(workshop), workshop.dense, *map(workshop.build, plans))]
-    conditions, noise = workshop.some_conditions(args.batch), start_noise(args.batch, workshop.latent_shape, 0)
-    seconds: list[list[float]] = [[] for _ in sides]
-    for round_ in range(args.repeats + 1):  # the first round warms up
-        for i, side in enumerate(sides):
-            took = sum(side.run(noise, conditions, 1.5)[1])
-            if round_:
-                seconds[i].append(took)
-    stock, dense, *pruned = seconds
-    forwards = (sides[1].networks[0], sides[0].networks[0])
-    one, many = (count_macs(forward_call(f, workshop.transformer, 1))[0] for f in forwards)
-    results = []
-    for target, plan, mine in zip(TARGETS, plans, pruned, strict=True):
-        macs = workshop.predict(plan, timesteps, args.batch).speedup_macs
-        ratios, against = ([x / y for x, y in zip(other, mine, strict=True)] for other in (dense, stock))
-        results.append({
-            "target": target, "speedup_macs": macs, "speedup_measured": statistics.median(ratios), "spread": spread(ratios),
-            "realised": statistics.median(ratios) / macs, "against_stock_macs": macs * many / one,
-            "against_stock_measured": statistics.median(against), "against_stock_spread": spread(against),
-            "seconds": statistics.median(mine), "dense_seconds": statistics.median(dense), "stock_seconds": statistics.median(stock),
-        })  # fmt: skip
+    timesteps = timesteps_of(workshop, 50)
+    plans = {target: propose_plan(workshop.schedule, target, timesteps).plan for target in TARGETS}
+    results = speed_benchmark(workshop, plans, args.batch, args.repeats)
     facts = {"device": workshop.device_text, "batch": args.batch, "rounds": args.repeats, "when": time.strftime("%Y-%m-%d %H:%M"), "results": results}
     if args.json:
         print(json.dumps(facts))

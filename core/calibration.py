@@ -1,39 +1,45 @@
 """One run over timestep bins on the dense model: Gram matrices that every threshold and every sparsity is built from.
 
 Real latents are noised to timesteps drawn uniformly inside each bin (SNR-aware calibration, method section 2), with their
-label and with the null label, and the inputs x of every prunable layer are summed up as x x^T, in fp32. Grams add up, so
-the Gram of any stage is the sum of its bins; a bin that a boundary cuts counts in proportion to the part inside.
+label and with the null label, and the inputs x of every prunable layer are summed up as x x^T, in fp32 (`core.triangles`).
 Ours, not the paper's: bins, the image count, and a quarter of the images held out to choose damping and to report honest errors.
 
-On disk: one safetensors file a bin (upper triangles), written whole or not at all, in a folder named after a hash of model, data
-and settings. A stopped run resumes with the first bin that is missing.
+Each bin becomes one file of the bank (`core.grams`) in a folder named after a hash of model, data and settings. What was fitted is on
+the disk before the held-out images begin, so one set of sums is all the memory it takes. A stopped run resumes with the first bin
+that is missing.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .calibration_data import FEWEST, draw
 from .errors import Stopped, StudioError
 from .families import Conditions, family_of, first_parameter
-from .noise import NoiseSchedule
+from .files import write_whole
+from .grams import GramBank, columns
+from .noise import NUM_TRAIN_TIMESTEPS, NoiseSchedule
 from .prunable import PrunableLayer
+from .triangles import CHUNK_BYTES, GramSum, sum_bytes
 
 Progress = Callable[[int, int, str], None]
 STALE_SECONDS = 600  # a half-written file this old was left by a run that died
+ENOUGH_TOKENS = 4  # per column and bin: with fewer a Gram says more about its sample than about the layer
+PLENTY = 8  # times the latents a bin takes
+NULL_ROW = -1  # in the record of rows: the unconditional one
+IMAGES_AT_ONCE = 64  # in one forward pass, each as two rows
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,34 @@ class CalibrationSettings:
     images: int = 192  # per bin, fitted
     held_out: int = 64  # per bin, kept apart
     seed: int = 0
+    damping: float | None = None  # one for all layers; None: chosen per layer on held-out tokens
+    token_cap: int | None = None  # fitted tokens per column and bin that a layer takes at most, held-out ones in proportion; None takes all
+
+    def __post_init__(self) -> None:
+        if self.token_cap is not None and self.token_cap < ENOUGH_TOKENS:
+            raise StudioError(f"A token cap of {self.token_cap} per column leaves too few to measure: choose {ENOUGH_TOKENS} or more, or none.")
 
     @property
     def bins(self) -> int:
         return len(self.edges) - 1
+
+
+def calibration_settings(args: Any) -> CalibrationSettings:
+    """The settings that the command line's `bins`, `images_per_bin` and `damping` ask for. Raises StudioError."""
+    wanted: dict[str, Any] = {}
+    if args.bins is not None:
+        if not 2 <= args.bins <= 100:
+            raise StudioError(f"--bins must lie between 2 and 100, not {args.bins}.")
+        wanted["edges"] = tuple(round(i * NUM_TRAIN_TIMESTEPS / args.bins) for i in range(args.bins + 1))
+    if args.images_per_bin is not None:
+        if not 4 <= args.images_per_bin <= 100_000:
+            raise StudioError(f"--images-per-bin must lie between 4 and 100000, not {args.images_per_bin}.")
+        wanted |= {"images": args.images_per_bin, "held_out": max(2, args.images_per_bin // 3)}
+    if args.damping is not None:
+        if not 0 <= args.damping <= 1:
+            raise StudioError(f"--damping must lie between 0 and 1, not {args.damping}.")
+        wanted["damping"] = args.damping
+    return CalibrationSettings(**wanted)
 
 
 def cache_root() -> Path:
@@ -70,149 +100,131 @@ def fingerprint(*parts: dict[str, Tensor] | object) -> str:
     return digest.hexdigest()[:16]
 
 
-class GramBank:
-    """Gram matrices per layer and timestep bin, on disk, read one layer at a time."""
-
-    def __init__(self, folder: Path, layers: list[PrunableLayer], settings: CalibrationSettings):
-        self.folder, self.layers, self.settings = Path(folder), layers, settings
-        self._open: dict[int, object] = {}
-        self._lock = threading.Lock()
-
-    def path(self, bin_index: int) -> Path:
-        return self.folder / f"bin-{bin_index:02d}.safetensors"
-
-    def missing(self) -> list[int]:
-        """Bins not measured yet."""
-        return [b for b in range(self.settings.bins) if not self.path(b).exists()]
-
-    @property
-    def complete(self) -> bool:
-        return not self.missing()
-
-    def overlap(self, low: float, high: float) -> list[float]:
-        """Share of each bin that lies in [low, high)."""
-        edges = self.settings.edges
-        return [max(0.0, min(high, b) - max(low, a)) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
-
-    def gram(self, layer: int, low: float, high: float, held_out: bool = False) -> tuple[Tensor, float]:
-        """Sum of x x^T over [low, high), (n, n) fp64, and the number of tokens in it. Raises StudioError when a file is damaged."""
-        total, tokens = None, 0.0
-        for b, share in enumerate(self.overlap(low, high)):
-            if share:
-                triangle, count = self._triangle(b, layer, held_out)
-                total = triangle.double().mul_(share) if total is None else total.add_(triangle, alpha=share)
-                tokens += share * count
-        if total is None:
-            raise StudioError(f"No calibration bin lies between timesteps {low:g} and {high:g}.")
-        return unpack(total), tokens
-
-    def _triangle(self, b: int, layer: int, held_out: bool) -> tuple[Tensor, int]:
-        kind = "held_out" if held_out else "fit"
-        try:
-            with self._lock:
-                if b not in self._open:
-                    self._open[b] = safe_open(self.path(b), framework="pt")
-                file = self._open[b]
-                return file.get_tensor(f"{kind}/{layer}"), int(file.get_tensor(f"tokens/{kind}"))
-        except Exception as err:  # safetensors raises its own kind, a vanished file OSError
-            raise StudioError(f"The calibration file {self.path(b).name} in {self.folder.name}/ cannot be read: calibrate again.") from err
-
-    def check(self) -> None:
-        """Drop bins whose file is damaged, so that the next calibration measures them again."""
-        with self._lock:
-            self._open.clear()  # look at the files as they are now
-        for b in range(self.settings.bins):
-            if self.path(b).exists():
-                try:
-                    self._triangle(b, 0, False)
-                except StudioError:
-                    self._open.pop(b, None)
-                    self.path(b).unlink(missing_ok=True)
+def token_warning(tokens_per_column: float) -> str | None:
+    """What to raise when a bin holds too few tokens for its widest layer; None when there are enough."""
+    if tokens_per_column >= ENOUGH_TOKENS:
+        return None
+    return (
+        f"only {tokens_per_column:.1f} tokens per column and bin were measured and at least {ENOUGH_TOKENS} are needed: "
+        f"calibrate with {ENOUGH_TOKENS / max(tokens_per_column, 1e-9):.1f} times as many images per bin"
+    )
 
 
-def pack(gram: Tensor) -> Tensor:
-    """Upper triangle (n, n) -> (n (n + 1) / 2,), row by row."""
-    i, j = torch.triu_indices(*gram.shape, device=gram.device)
-    return gram[i, j]
+def calibration_memory(layers: list[PrunableLayer]) -> int:
+    """Bytes a calibration needs beside the model and its forward pass, at most: the sums of one half of a bin, the fp32 copies of a
+    chunk of tokens, and the widest layer on its way to the disk."""
+    widest = max(columns(layer) for layer in layers)
+    return sum(sum_bytes(columns(layer)) for layer in layers) + 2 * CHUNK_BYTES + 8 * widest * widest
 
 
-def unpack(triangle: Tensor) -> Tensor:
-    """The symmetric matrix of an upper triangle, fp64."""
-    n = int((2 * len(triangle)) ** 0.5)
-    return triangle.double()[_positions(n)]
+def calibration_disk(layers: list[PrunableLayer], settings: CalibrationSettings) -> int:
+    """Bytes that all bins take on the disk."""
+    layout = GramBank(Path(), layers, settings).layout
+    return settings.bins * sum(dtype.itemsize * torch.Size(shape).numel() + 128 for _, dtype, shape in layout)  # 128: its line in the header
 
 
-@lru_cache(maxsize=4)
-def _positions(n: int) -> Tensor:
-    """(n, n) where each entry of the matrix lies in the upper triangle stored row by row."""
-    i = torch.arange(n)
-    low, high = torch.minimum(i[:, None], i[None]), torch.maximum(i[:, None], i[None])
-    return low * n - low * (low + 1) // 2 + high
+def images_at_once(layers: list[PrunableLayer], tokens: int) -> int:
+    """Images in one forward pass: as many as keep the widest input, 2 rows x tokens x columns in fp32, within a chunk; 64 at most."""
+    widest = max(columns(layer) for layer in layers)
+    return min(IMAGES_AT_ONCE, max(1, CHUNK_BYTES // (2 * tokens * widest * 4)))
 
 
 @torch.inference_mode()
 def calibrate(
     transformer: nn.Module, layers: list[PrunableLayer], schedule: NoiseSchedule, latents: Tensor, conditions: Conditions, folder: Path,
-    settings: CalibrationSettings, progress: Progress | None = None, stop: threading.Event | None = None, batch: int = 64,
+    settings: CalibrationSettings, progress: Progress | None = None, stop: threading.Event | None = None, batch: int | None = None,
+    ids: Tensor | None = None,
 ) -> GramBank:  # fmt: skip
     """Measure every bin that is missing and return the bank.
 
-    latents (n, c, h, w) and what each is conditioned on. Raises Stopped (finished bins are kept) and StudioError (bad data, full disk).
+    latents (n, c, h, w) and what each is conditioned on; ids (n,) name that in the record of rows (labels). Where n is small, latents are
+    used again with another timestep and other noise (`draw`). batch in images, by default what memory allows (`images_at_once`).
+    Raises Stopped (finished bins are kept) and StudioError (bad data, too little memory, full disk).
     """
     per_bin = settings.images + settings.held_out
-    if len(latents) < per_bin:
-        raise StudioError(f"Calibration needs {per_bin} latents, {len(latents)} were given.")
+    if len(latents) < FEWEST:
+        raise StudioError(f"Calibration needs at least {FEWEST} different latents, {len(latents)} were given.")
     shape = family_of(transformer).latent_shape(transformer)
     fits = latents.ndim == 4 and latents.shape[1] == shape[0] and (family_of(transformer).any_size or tuple(latents.shape[1:]) == shape)
     if not fits or len(conditions) != len(latents):
         raise StudioError(f"The calibration latents must be n x {' x '.join(map(str, shape))} with n conditions for this model.")
     if not torch.isfinite(latents).all():
         raise StudioError("The calibration latents contain NaN or infinity.")
+    names = torch.arange(len(latents)) if ids is None else ids.long()
     bank = GramBank(folder, layers, settings)
-    _prepare(folder, bank, settings)
     device, dtype = first_parameter(transformer).device, first_parameter(transformer).dtype
-    missing = bank.missing()
+    batch = batch or images_at_once(layers, max(site.tokens for site in family_of(transformer).sites(transformer, tuple(latents.shape[1:]))))
+    missing, need = _prepare(bank, device)
+    meter = GramMeter(transformer, layers)
     chunks = -(-settings.images // batch) + -(-settings.held_out // batch)
     done, total = 0, len(missing) * chunks
-    for b in missing:
+
+    def measure(b: int) -> Iterator[Tensor]:
+        """The tensors of a bin in the order of its file. They are taken from the meter one by one, so that it is free for the held-out half."""
+        nonlocal done
         low, high = settings.edges[b], settings.edges[b + 1]
         random = torch.Generator().manual_seed(settings.seed * 10_007 + b)
-        pick = torch.randperm(len(latents), generator=random)[:per_bin]
+        if len(latents) >= PLENTY * per_bin:  # then hardly a held-out latent is fitted in another bin
+            pick = torch.randperm(len(latents), generator=random)[:per_bin]
+        else:
+            pick = draw(len(latents), settings.images, settings.held_out, settings.seed, random)
         t = torch.randint(low, high, (per_bin,), generator=random)
         noise = torch.randn(latents[pick].shape, generator=random)
         a, s = (torch.tensor(v)[t].float().view(-1, 1, 1, 1) for v in (schedule.a, schedule.s))
         x = a * latents[pick].float() + s * noise
-        tensors: dict[str, Tensor] = {}
         for kind, rows in (("fit", torch.arange(settings.images)), ("held_out", torch.arange(settings.images, per_bin))):
-            meter = GramMeter(transformer, layers)
+            meter.begin(2 * len(rows), settings, seed=2 * b + (kind == "held_out"))
             with meter:
                 for part in rows.split(batch):
                     if stop is not None and stop.is_set():
                         raise Stopped(f"Stopped: {settings.bins - len(bank.missing())} of {settings.bins} bins are kept, the next run goes on from there.")
                     if progress is not None:
-                        progress(done, total, f"measuring timesteps {low} to {high - 1}")
+                        progress(done, total, f"measuring timesteps {low} to {high - 1}{need if b == missing[0] else ''}")
                     both = torch.cat([x[part]] * 2).to(device, dtype)
                     arguments = conditions.rows(pick[part]).pair(device, dtype)
                     transformer(both, torch.cat([t[part]] * 2).to(device), **arguments, return_dict=False)
                     done += 1
-            tensors |= {f"{kind}/{i}": pack(g).cpu() for i, g in enumerate(meter.grams)}
-            tensors[f"tokens/{kind}"] = torch.tensor(meter.tokens)
-        _write(bank.path(b), tensors)
+            yield from meter.results()
+            yield torch.cat([t[rows]] * 2).int()
+            yield torch.cat([names[pick][rows], torch.full((len(rows),), NULL_ROW)]).int()
+
+    for b in missing:
+        bank.write(b, measure(b))
     if progress is not None:
         progress(total, total, "calibrated")
     return bank
 
 
 class GramMeter:
-    """Context manager: forward hooks that sum x x^T, fp32, of the inputs of the prunable layers. Hooks are gone afterwards, whatever happens."""
+    """Context manager: forward hooks that sum up the inputs of the prunable layers. Hooks are gone afterwards, whatever happens."""
 
     def __init__(self, transformer: nn.Module, layers: list[PrunableLayer]):
         self.consumers = [transformer.get_submodule(layer.consumer) for layer in layers]
         self.names = [layer.name for layer in layers]
-        self.grams = [torch.zeros(m.in_features, m.in_features, device=m.weight.device) for m in self.consumers]
-        self.tokens = 0
+        self.sums = [GramSum(m.in_features, m.weight.device) for m in self.consumers]
+        self._limits: list[int] | None = None  # most tokens of each layer; None takes every one
+        self._rows, self._seen = 1, [0] * len(layers)
+        self._random = torch.Generator()
         self._handles: list = []
         self._thread = 0
+
+    def begin(self, rows: int, settings: CalibrationSettings, seed: int) -> None:
+        """Back to zero, for `rows` batch rows to come. With a token cap, `seed` decides which tokens of each batch a layer takes."""
+        for total in self.sums:
+            total.zero()
+        share = rows / (2 * settings.images)  # held-out images are fewer, and so are their tokens
+        self._limits = None if settings.token_cap is None else [int(settings.token_cap * total.n * share) for total in self.sums]
+        self._rows, self._seen = rows, [0] * len(self.sums)
+        self._random.manual_seed(settings.seed * 10_007 + 7_919 * (seed + 1))  # apart from the draws of the data, which a cap leaves as they are
+
+    def results(self) -> Iterator[Tensor]:
+        """Triangles, input sums and token counts (layers,), in the order of a bin's file."""
+        for i, total in enumerate(self.sums):
+            if not total.finite:
+                raise self._overflow(i)
+            yield total.triangle()
+        yield from (total.vector.float() for total in self.sums)
+        yield torch.tensor([total.tokens for total in self.sums], dtype=torch.int32)
 
     def __enter__(self) -> GramMeter:
         self._thread = threading.get_ident()
@@ -227,54 +239,61 @@ class GramMeter:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             if threading.get_ident() != self._thread:
                 return  # somebody else runs the same layers meanwhile (counts MACs, samples): not calibration data
-            x = args[0].flatten(0, -2).float()  # (tokens, width)
-            if not torch.isfinite(x).all():
-                raise StudioError(f"The input of {self.names[i]} is not finite during calibration; the model or its dtype overflows.")
-            self.grams[i].addmm_(x.T, x)
-            if i == 0:
-                self.tokens += len(x)
+            x = args[0].flatten(0, -2)  # (tokens, width)
+            if not self.sums[i].add(x, self._pick(i, len(args[0]), len(x))):
+                raise self._overflow(i)
 
         return add
 
+    def _pick(self, i: int, rows: int, tokens: int) -> Tensor | None:
+        """Which of a batch's tokens layer i takes, so that its limit is spread evenly over the rows; None for all."""
+        self._seen[i] += rows
+        if self._limits is None:
+            return None
+        left = self._limits[i] * self._seen[i] // self._rows - self.sums[i].tokens
+        return None if left >= tokens else torch.randperm(tokens, generator=self._random)[:left].sort().values
 
-def _prepare(folder: Path, bank: GramBank, settings: CalibrationSettings) -> None:
-    """Make the folder, note the settings, drop damaged files, and check the disk before the run starts."""
-    need = settings.bins * 2 * 4 * sum(_triangle_size(layer) for layer in bank.layers)
+    def _overflow(self, i: int) -> StudioError:
+        return StudioError(f"The input of {self.names[i]} is not finite during calibration; the model or its dtype overflows.")
+
+
+def _prepare(bank: GramBank, device: torch.device) -> tuple[list[int], str]:
+    """Check memory, make the folder, drop damaged files, check the disk, note the settings -> (missing bins, what they will take, in words)."""
+    memory, available = calibration_memory(bank.layers), free_memory(device)
+    if available is not None and available < memory:
+        raise StudioError(
+            f"Calibration needs {memory / 1e9:.1f} GB of memory beside the model and {available / 1e9:.1f} GB are free on {device}: "
+            "close other programs or choose another device."
+        )
+    folder = bank.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("*.part"):
             if time.time() - stale.stat().st_mtime > STALE_SECONDS:  # younger ones may belong to a run in another process
                 stale.unlink(missing_ok=True)
         bank.check()
-        left = need * len(bank.missing()) // settings.bins
-        space = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        missing = bank.missing()
+        left = calibration_disk(bank.layers, bank.settings) * len(missing) // bank.settings.bins
+        space = shutil.disk_usage(folder).free
         if space < left + 50_000_000:
             raise StudioError(
                 f"Calibration needs {left / 1e6:.0f} MB in {folder.parent.name}/ and {space / 1e6:.0f} MB are free: "
                 "make room or set MOSAIC_CACHE to another disk."
             )
-        facts = asdict(settings) | {"started": time.strftime("%Y-%m-%d %H:%M")}
-        (folder / "settings.json").write_text(json.dumps(facts, indent=2))
+        facts = asdict(bank.settings) | {"started": time.strftime("%Y-%m-%d %H:%M")}
+        write_whole(folder / "settings.json", lambda part: part.write_text(json.dumps(facts, indent=2)))
     except OSError as err:
         raise StudioError(f"The cache folder cannot be written ({err.strerror}): set MOSAIC_CACHE to a folder that can.") from err
+    return missing, f"; will write {left / 1e6:.0f} MB to {folder} and needs {memory / 1e6:.0f} MB of memory"
 
 
-def _triangle_size(layer: PrunableLayer) -> int:
-    n = layer.groups * layer.group_size
-    return n * (n + 1) // 2
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """One file, whole or not at all: written beside, flushed, then moved into place."""
-    part = path.with_suffix(f".{os.getpid()}.part")
+def free_memory(device: torch.device) -> int | None:
+    """Bytes still to be had on a device; None where the system does not say."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     try:
-        save_file(tensors, part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except Exception as err:  # safetensors wraps OSError in its own error
-        part.unlink(missing_ok=True)
-        full = getattr(err, "errno", None) == errno.ENOSPC or "space" in str(err).lower()
-        if full:
-            raise StudioError("The disk is full: finished bins are kept; make room or set MOSAIC_CACHE, then calibrate again.") from err
-        raise StudioError(f"A calibration file could not be written ({err}).") from err
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)

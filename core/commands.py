@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -42,7 +41,7 @@ def curves(args: argparse.Namespace) -> int:
 
 
 def prune(args: argparse.Namespace) -> int:
-    """Write the subnetworks of a plan: one safetensors file a stage and a readable manifest."""
+    """Write the subnetworks of a plan as `MosaicTransformer.from_pretrained` reads them: safetensors and a readable manifest."""
     from .noise import sampling_timesteps
     from .plan import STAGES, StagePlan
 
@@ -52,7 +51,7 @@ def prune(args: argparse.Namespace) -> int:
     timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
     workshop.calibrate(_progress)
     start = time.perf_counter()
-    mosaic = workshop.build(plan, _progress)
+    mosaic = workshop.build(plan, _progress, measured=True)
     seconds = time.perf_counter() - start
     prediction = workshop.predict(plan, timesteps, exact=True)
     layers = workshop.layer_table(plan, exact=True)
@@ -61,10 +60,10 @@ def prune(args: argparse.Namespace) -> int:
         "macs": {s.stage: {"steps": s.steps, "dense": s.macs_dense, "pruned": s.macs} for s in prediction.stages},
         "macs_unit": f"one image, {args.steps} steps, both guidance halves, linear and convolution layers",
         "speedup_macs": prediction.speedup_macs, "error": {s.stage: s.error for s in prediction.stages},
-        "error_held_out": {s.stage: s.error_held_out for s in prediction.stages}, "layers": layers, "seconds": seconds, "out": str(args.out),
+        "error_held_out": {s.stage: s.error_held_out for s in prediction.stages}, "layers": layers, "seconds": seconds,
     }  # fmt: skip
-    files = write_subnetworks(mosaic, out, result | {"base": workshop.key})
-    result["files"] = files
+    files = mosaic.save_pretrained(out, _finite(subnetwork_facts(workshop, plan, result)), progress=_progress)
+    result |= {"out": str(args.out), "files": files}
     text = [f"{s.stage}: {s.steps} steps, {s.macs / 1e9:.2f} of {s.macs_dense / 1e9:.2f} GMACs, layer error {s.error:.4f}" for s in prediction.stages]
     return _say(args, result, [*text, f"×{prediction.speedup_macs:.2f} fewer MACs over the whole run; {len(STAGES)} subnetworks in {args.out}"])
 
@@ -102,35 +101,26 @@ def compare(args: argparse.Namespace) -> int:
     return _say(args, result, text)
 
 
-def write_subnetworks(mosaic: Any, out: Path, facts: dict[str, Any]) -> list[str]:
-    """`late|middle|early.safetensors` hold what differs from the dense model; `manifest.json` says what is kept. Written whole or not at all."""
-    from safetensors.torch import save_file
+def bench(args: argparse.Namespace) -> int:
+    """Measured ratios of the engine on this machine: all of them, or the one part that --only names."""
+    from .bench_suite import Suite, run_all, run_part
+    from .bench_table import table
+    from .checkpoints import BUNDLED
 
-    from .plan import STAGES
-
-    base = {v.data_ptr() for v in mosaic.dense.state_dict().values()}
-    part, files = out.with_name(out.name + ".part"), []
-    try:
-        part.mkdir(parents=True, exist_ok=True)
-        for stage, network in zip(STAGES, mosaic.stages, strict=True):
-            tensors = {k: v.contiguous() for k, v in network.state_dict().items() if v.data_ptr() not in base}
-            save_file(tensors, part / f"{stage}.safetensors", metadata={"stage": stage, "format": "pt"})
-            files.append(f"{stage}.safetensors")
-        (part / "manifest.json").write_text(json.dumps(_finite(facts | {"kept": kept_widths(mosaic)}), indent=2) + "\n")
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-    except Exception as err:  # safetensors wraps a full disk in its own error
-        shutil.rmtree(part, ignore_errors=True)
-        raise StudioError(f"The subnetworks could not be written to {out.name}/ ({err}); nothing was left there.") from err
-    return [*files, "manifest.json"]
+    suite = Suite(args.model or BUNDLED, args.device, args.revision, args.quick, _progress)
+    result = run_part(args.only, suite) if args.only is not None else run_all(suite)
+    code = _say(args, result, table(result))
+    return 130 if result.get("stopped") else code
 
 
-def kept_widths(mosaic: Any) -> dict[str, dict[str, int]]:
-    """Heads or neurons that each layer keeps, per stage, by layer name."""
-    from .plan import STAGES
-
-    return {stage: {layer.name: kept for layer, kept in zip(mosaic.layers, mosaic.kept(i), strict=True)} for i, stage in enumerate(STAGES)}
+def subnetwork_facts(workshop: Any, plan: Any, report: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest of saved subnetworks says beside them: where they come from, damping and errors of every layer, and the verb's own report."""
+    damping = dict(zip([x.name for x in workshop.layers], workshop.orders.damping, strict=True)) if plan.method == "obs" else None
+    errors: dict[str, dict[str, Any]] = {}
+    for row in report["layers"]:
+        errors.setdefault(row["stage"], {})[row["layer"]] = {"calibration": row["error"], "held_out": row["error_held_out"]}
+    calibration = {"hash": workshop.key, "text": workshop.calibration_text}
+    return {"model": workshop.name, "calibration": calibration, "damping": damping, "errors": errors, "report": report}
 
 
 def write_pictures(comparison: Any, out: Path) -> None:
@@ -147,10 +137,19 @@ def write_pictures(comparison: Any, out: Path) -> None:
 
 
 def _workshop(args: argparse.Namespace) -> Any:
+    from .calibration import calibration_settings
     from .checkpoints import BUNDLED
     from .workshop import get_workshop
 
-    return get_workshop(args.model or BUNDLED, args.device, args.revision)
+    return get_workshop(args.model or BUNDLED, args.device, args.revision, args.dtype, calibration_settings(args), data_options(args))
+
+
+def data_options(args: argparse.Namespace) -> Any:
+    """What the command line says about calibration data, as `core.calibration_data.DataOptions`. Raises StudioError."""
+    from .calibration_data import DataOptions
+
+    given = {"images": args.calibration_images, "count": args.calibration_count, "steps": args.calibration_steps, "guidance": args.calibration_guidance}
+    return DataOptions(self_calibrate=args.self_calibrate, **{name: value for name, value in given.items() if value is not None})
 
 
 def _folder(name: str) -> Path:

@@ -88,7 +88,8 @@ class DiT:
         return model.config.in_channels, model.config.sample_size, model.config.sample_size
 
     @staticmethod
-    def sites(model: nn.Module) -> list[BlockSite]:
+    def sites(model: nn.Module, shape: tuple[int, int, int] | None = None) -> list[BlockSite]:
+        """Every transformer block. The shape cannot be another than the model's."""
         tokens = (model.config.sample_size // model.config.patch_size) ** 2
         return [BlockSite(f"transformer_blocks.{i}", f"block {i + 1}", tokens, 0) for i in range(len(model.transformer_blocks))]
 
@@ -122,8 +123,9 @@ class SDXL:
         return model.config.in_channels, model.config.sample_size, model.config.sample_size
 
     @staticmethod
-    def sites(model: nn.Module) -> list[BlockSite]:
-        """Every transformer block with the tokens it sees: each down block but the last halves both sides at its end."""
+    def sites(model: nn.Module, shape: tuple[int, int, int] | None = None) -> list[BlockSite]:
+        """Every transformer block with the tokens it sees: each down block but the last halves both sides at its end, rounding up."""
+        height, width = (shape or SDXL.latent_shape(model))[1:]
         stages = [("down", i, i, b) for i, b in enumerate(model.down_blocks)]
         deepest = len(model.down_blocks) - 1
         if model.mid_block is not None:
@@ -131,7 +133,7 @@ class SDXL:
         stages += [("up", i, deepest - i, b) for i, b in enumerate(model.up_blocks)]
         sites = []
         for side, index, depth, stage in stages:
-            tokens = (model.config.sample_size // 2**depth) ** 2
+            tokens = -(-height // 2**depth) * -(-width // 2**depth)
             root = "mid_block" if index is None else f"{side}_blocks.{index}"
             for j, attention in enumerate(getattr(stage, "attentions", None) or []):
                 where = side if index is None else f"{side} {index + 1}.{j + 1}"

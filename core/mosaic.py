@@ -11,9 +11,11 @@ hooks, fused projections, train mode) does not happen to the dense model's, and 
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from .errors import StudioError
 from .families import first_parameter
 from .plan import STAGES, StagePlan
 from .prunable import PrunableLayer, find_layers
-from .slimming import Cut, cut_module, graft, private, replace_tensors, shallow
+from .slimming import Constant, Cut, cut_module, graft, private, replace_tensors, shallow
 
 TABLE_BYTES = 256 << 20  # of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
 
@@ -42,7 +44,7 @@ def assemble(
         layers = find_layers(model) if layers is None else layers
         parts |= {layer.module: cut_module(model, layer, cut, masked) for layer, cut in zip(layers, cuts, strict=True) if cut.weight is not None}
     network = graft(model, parts) if parts else shallow(model)
-    if once is not None:
+    if once is not None and embed_first not in network._forward_pre_hooks.values():
         network.register_forward_pre_hook(embed_first, with_kwargs=True)
     return network.eval()
 
@@ -205,10 +207,36 @@ class MosaicTransformer(nn.Module):
         found = self.network(low)(sample, timestep, *args, **conditions)
         return _output(self.stages[0], found) if return_dict else (found,)
 
+    def save_pretrained(self, folder: Path | str, facts: dict[str, Any] | None = None, progress: Callable[[int, int, str], None] | None = None,
+                        stop: threading.Event | None = None) -> list[str]:  # fmt: skip
+        """Write the subnetworks, without the dense model, into a new or empty folder: see `core.mosaic_files.save_mosaic`."""
+        from .mosaic_files import save_mosaic
+
+        return save_mosaic(self, folder, facts, progress, stop)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, base: Any, revision: str | None = None, progress: Callable[[int, int, str], None] | None = None,
+                        stop: threading.Event | None = None) -> MosaicTransformer:  # fmt: skip
+        """Saved subnetworks over their base (a pipeline, its denoiser, a folder or a hub id): see `core.mosaic_files.load_mosaic`."""
+        from .mosaic_files import load_mosaic
+
+        return load_mosaic(folder, base, revision, progress, stop)
+
     def kept(self, stage: int) -> list[int]:
         """Groups that each layer keeps in a stage, in `layers` order."""
         cuts = self.cuts[stage]
         return [layer.groups if cuts is None else len(cut.kept) for layer, cut in zip(self.layers, cuts or [None] * len(self.layers), strict=True)]
+
+    def weight(self, stage: int, layer: int) -> Tensor:
+        """The consumer weight (d, all columns) of a layer in a stage, zero in the columns of groups that went; a copy."""
+        x, network, cuts = self.layers[layer], self.stages[stage], self.cuts[stage]
+        if isinstance(constant := network.get_submodule(x.module), Constant):
+            return constant.bias.new_zeros(len(constant.bias), x.width)
+        weight = network.get_submodule(x.consumer).weight.detach()
+        if weight.shape[1] == x.width:
+            return weight.clone()
+        columns = (cuts[layer].kept[:, None] * x.group_size + torch.arange(x.group_size)).flatten().to(weight.device)
+        return weight.new_zeros(len(weight), x.width).index_copy_(1, columns, weight)
 
     def summary(self) -> str:
         """One line a stage: what runs there."""

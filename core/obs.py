@@ -9,15 +9,19 @@ The greedy order comes from exact saliencies, rescored after each removal. Every
 survivors first (longest kept first), L = chol(H) and Z = W L, the best weights on the first k columns are Z[:, :k] L[:k, :k]^-1 and
 their error is the energy of the other columns of Z. So the whole curve is a cumulative sum and each level one triangular solve.
 
-All of it runs in float64 on the Gram's device. A column that no token ever reached (diag H = 0) is *dead*: it goes first, at no cost,
-and the ridge does not count it.
+All of it runs in float64 on the Gram's device, but for the search of the order in large layers (`path_problem.LARGE`), which is
+float32. From condition numbers of some 1e5 the two orders may part; what they achieve then differs by well under 1 % for inputs
+like an MLP's, and on spectra that fall by six decades in a random basis it scatters by some percent to both sides, just as float64
+does when the Gram is changed in its seventh digit. A search that accounts wrongly for its own cost is repeated in float64. (To refine a
+float32 factor would save nothing: one residual takes d k^2 multiplications, the float64 factor k^3 / 6.) At n = 4608, d = 1152 a path
+peaks at 0.5 GB beside the Gram and the weight given, and keeps 0.2 GB.
+A column that no token ever reached (diag H = 0) is *dead*: it goes first, at no cost, and the ridge does not count it.
 """
 
 from __future__ import annotations
 
-import math
 import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,14 +30,14 @@ from torch import Tensor
 
 from .errors import StudioError
 from .greedy import order_columns, order_groups
+from .path_problem import MIN_PIVOT, Problem, Rung, checked_damping, distinct_indices, expanded, search_dtype
+from .symmetric import add_product_, cholesky_, inverse_, mirror_, quadratic, solved_by_factor, tiles, times_factor
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)  # what a held-out Gram chooses from
 DEFAULT_DAMPING = 1e-2
 CHOICE_LEVELS = (0.25, 0.5, 0.75)  # shares removed at which held-out errors are compared
-FIRST_RIDGE = 1e-10  # first help for a singular Gram at damping 0: moves the objective by 1e-10, leaves six digits in the inverse
-MIN_PIVOT = 1e-11  # a Cholesky pivot below this share of its diagonal is rounding noise, not information
-EIGENVALUE_FLOOR = 1e-7  # of the largest eigenvalue: what float32 accumulation leaves trustworthy
-NOT_A_GRAM = -1e-3  # of the largest eigenvalue: more negative than any rounding explains
+SEARCH_PIVOT = {torch.float64: MIN_PIVOT, torch.float32: 1e-6}  # sixteen roundings: below this share of its diagonal a pivot is noise
+ACCOUNT = 0.01  # how far what a float32 search thought to have lost may be from what it has lost: what its order may cost more
 
 
 @dataclass(eq=False)  # tensors do not compare as a whole; one path is equal to itself
@@ -44,26 +48,36 @@ class RemovalPath:
     errors: Tensor  # (groups + 1,) float64 on the CPU: the minimised objective after each removal, never falling
     energy: float  # tr(W H W^T), not damped: what errors are relative to
     damping: float  # the one in force, as a share of mean(diag H); above the one asked for if `rung` says so
-    rung: str  # "plain", or the rung of the failure ladder that made the Gram factorisable
+    rung: str  # "plain", or the rung of the failure ladder that held: "order in float64", "damping raised to ...", "eigenvalue floor"
+    search: str  # what the order was searched in, "float64" or "float32"; "given" for one found elsewhere
     group_size: int
     _weight: Tensor = field(repr=False)  # (d, n) as given
     _columns: Tensor = field(repr=False)  # (n,) columns, longest kept first
-    _factor: Tensor = field(repr=False)  # (n, n) L, lower, in that order, of the Gram over its mean diagonal
+    _factor: Tensor = field(repr=False)  # (n, n) L in that order, of the Gram over its mean diagonal; nothing above its diagonal tiles
     _scores: Tensor = field(repr=False)  # (d, n) Z = W L
     _held_out: Tensor | None = field(default=None, repr=False)  # (n, n)
 
     @classmethod
     def from_gram(
-        cls, weight: Tensor, gram: Tensor, group_size: int = 1, damping: float | None = None, held_out: Tensor | None = None
+        cls,
+        weight: Tensor,
+        gram: Tensor,
+        group_size: int = 1,
+        damping: float | None = None,
+        held_out: Tensor | None = None,
+        precision: str = "auto",
     ) -> RemovalPath:
         """Order the groups greedily by exact saliency, then factorise.
 
         weight: (d, n), any float type. gram, held_out: (n, n), sums of x x^T over tokens (scale does not matter).
         group_size: consecutive columns that go together (head_dim for heads, 1 for neurons).
-        damping: share of mean(diag gram), 0 for none; None chooses on `held_out` if given, else 0.01.
+        damping: share of mean(diag gram), 0 for none; None chooses on `held_out` if given, else 0.01. The choice takes a search for
+        each of `DAMPINGS`: on one order for all of them it would fall on a larger damping (scarce tokens: 0.1 for 0.001).
+        precision: of the search: "float64", "float32", or "auto", which takes float32 above 2048 columns. The rest is float64.
         Raises StudioError for shapes that do not match, numbers that are not finite, or a matrix that is not a Gram.
         """
-        return cls._chosen(_Problem.checked(weight, gram, group_size, held_out), damping, None)
+        problem = Problem.checked(weight, gram, group_size, held_out)
+        return cls._chosen(problem, damping, None, search_dtype(precision, problem.w.shape[1]))
 
     @classmethod
     def from_order(
@@ -79,51 +93,60 @@ class RemovalPath:
 
         order: (groups,) each group index once, first removed first. The rest as in `from_gram`.
         """
-        problem = _Problem.checked(weight, gram, group_size, held_out)
-        given = _indices(order, problem.groups, "order")
+        problem = Problem.checked(weight, gram, group_size, held_out)
+        given = distinct_indices(order, problem.groups, "order")
         if len(given) != problem.groups:
             raise StudioError(f"A removal order names each of the {problem.groups} groups once; this one has {len(given)}.")
-        return cls._chosen(problem, damping, given)
+        return cls._chosen(problem, damping, given, torch.float64)
 
     @classmethod
-    def _chosen(cls, problem: _Problem, damping: float | None, order: Tensor | None) -> RemovalPath:
+    def _chosen(cls, problem: Problem, damping: float | None, order: Tensor | None, dtype: torch.dtype) -> RemovalPath:
         """The path at `damping`, or if that is None at the one with the smallest mean held-out error."""
         if damping is not None:
-            return cls._build(problem, _checked_damping(damping), order)
+            return cls._build(problem, checked_damping(damping), order, dtype)
         levels = sorted({min(max(round(share * problem.groups), 1), problem.groups - 1) for share in CHOICE_LEVELS} - {0})
         if not levels or problem.held_out is None or not problem.held_out.any():
-            return cls._build(problem, DEFAULT_DAMPING, order)
-        candidates = (cls._build(problem, rho, order) for rho in DAMPINGS)  # lazily: two in memory at a time
-        return min(candidates, key=lambda path: path.held_out_errors[levels].mean().item())
+            return cls._build(problem, DEFAULT_DAMPING, order, dtype)
+        candidates = (cls._build(problem, rho, order, dtype) for rho in DAMPINGS)  # lazily: two in memory at a time
+        return min(candidates, key=lambda path: path._held_out_error(levels))
 
     @classmethod
-    def _build(cls, problem: _Problem, damping: float, order: Tensor | None) -> RemovalPath:
-        def attempt(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-            found = _greedy_order(problem, matrix) if order is None else order
+    def _build(cls, problem: Problem, damping: float, order: Tensor | None, dtype: torch.dtype) -> RemovalPath:
+        def attempt(rung: Rung) -> RemovalPath | None:
+            found, thought = (order, None) if order is not None else _greedy_order(problem, rung) or (None, None)
             if found is None:
                 return None
-            columns = _expand(found.flip(0), problem.group_size).to(matrix.device)
-            factor = _cholesky(matrix[columns][:, columns])
-            return None if factor is None else (found, columns, factor)
+            columns = expanded(found.flip(0).to(problem.gram.device), problem.group_size)
+            factor = cholesky_(rung.lower(columns, torch.empty_like(problem.gram)), MIN_PIVOT)
+            if factor is None:
+                return None
+            scores, costs = times_factor(problem.w[:, columns], factor)
+            costs.masked_fill_(problem.dead[columns], 0.0)
+            steps = costs.view(-1, problem.group_size).sum(1).flip(0)  # (groups,) in removal order
+            if thought is not None and rung.dtype != torch.float64 and not _accounted(thought, steps):
+                return None
+            errors = torch.cat([steps.new_zeros(1), steps.cumsum(0)]).cpu() * problem.scale
+            return cls(
+                order=found.cpu(),
+                errors=errors,
+                energy=_energy(problem, rung, costs.sum()) * problem.scale,
+                damping=rung.damping,
+                rung=rung.name,
+                search="given" if order is not None else str(rung.dtype).removeprefix("torch."),
+                group_size=problem.group_size,
+                _weight=problem.weight,
+                _columns=columns,
+                _factor=factor,
+                _scores=scores,
+                _held_out=problem.held_out,
+            )
 
-        (found, columns, factor), damping, rung = _climb(problem, damping, attempt)
-        scores = problem.w[:, columns] @ factor  # (d, n)
-        costs = scores.square().sum(0) * ~problem.dead[columns]  # (n,)
-        steps = costs.view(-1, problem.group_size).sum(1).flip(0).cpu() * problem.scale  # (groups,) in removal order
-        errors = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
-        return cls(
-            order=found.cpu(),
-            errors=errors,
-            energy=problem.energy(),
-            damping=damping,
-            rung=rung,
-            group_size=problem.group_size,
-            _weight=problem.weight,
-            _columns=columns,
-            _factor=factor,
-            _scores=scores,
-            _held_out=problem.held_out,
-        )
+        return problem.climb(damping, attempt, dtype if order is None else torch.float64)[0]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the path holds, the given weight not counted."""
+        return sum(t.numel() * t.element_size() for t in (self._columns, self._factor, self._scores, self._held_out) if t is not None)
 
     @property
     def groups(self) -> int:
@@ -137,33 +160,64 @@ class RemovalPath:
     def weights_at(self, removed: int) -> Tensor:
         """Best full-width weight (d, n) after `removed` removals: type and device of the given weight, removed columns exactly zero.
 
-        One triangular solve of d k^2 multiplications for k kept columns; at 0 the given weight itself, bit for bit.
+        One triangular solve, from the side where less is to be done; at 0 the given weight itself, bit for bit.
         """
         kept = len(self._columns) - self._level(removed) * self.group_size
         if removed == 0:
             return self._weight.clone()
         weight = torch.zeros_like(self._weight)
         if kept:
-            solved = torch.linalg.solve_triangular(self._factor[:kept, :kept], self._scores[:, :kept], upper=False, left=False)
-            weight[:, self._columns[:kept].to(weight.device)] = solved.to(weight)
+            weight[:, self._columns[:kept].to(weight.device)] = self._best(kept).to(weight)
         return weight
+
+    def _best(self, kept: int) -> Tensor:
+        """(d, kept) float64 best weights on the first columns, from the side with fewer multiplications."""
+        d, n = self._scores.shape
+        gone = n - kept
+        return self._from_kept(kept) if d * kept <= gone * kept + 2 * d * gone else self._from_removed(kept)
+
+    def _from_kept(self, kept: int) -> Tensor:
+        """Z_K L_KK^-1: d k^2 / 2 multiplications, for few kept columns."""
+        return solved_by_factor(self._scores[:, :kept], self._factor[:kept, :kept])
+
+    def _from_removed(self, kept: int) -> Tensor:
+        """W_K + W_R L_RK L_KK^-1, the same as Z_K = W_K L_KK + W_R L_RK: m k^2 / 2 + d m k of them, for few removed columns m."""
+        lost = solved_by_factor(self._factor[kept:, :kept], self._factor[:kept, :kept])
+        w = self._weight.to(lost.device).index_select(1, self._columns).to(lost)
+        return torch.addmm(w[:, :kept], w[:, kept:], lost)
 
     @cached_property
     def held_out_errors(self) -> Tensor | None:
         """(groups + 1,) float64: ||(W' - W) X||^2 on the held-out tokens at every level, not damped; None without a held-out Gram.
 
         W' - W = -Z_R (L^-1)_R,: for the removed columns R, so the error is the sum over R x R of (Z^T Z) * (L^-1 H' L^-T), and
-        one more removal adds one more row and column of that product: the whole curve costs two triangular solves.
+        one more removal adds one more row and column of that product: the whole curve costs two triangular solves, and of the second
+        only what stands on and above the diagonal is worked out.
         """
         if self._held_out is None:
             return None
-        gram = self._held_out[self._columns][:, self._columns]
+        gram = self._held_out.index_select(0, self._columns).index_select(1, self._columns)
         half = torch.linalg.solve_triangular(self._factor, gram, upper=False)  # L^-1 H'
-        whitened = torch.linalg.solve_triangular(self._factor, half.mT, upper=False)  # L^-1 H' L^-T
-        product = whitened.mul_(self._scores.mT @ self._scores)
-        steps = product.diagonal() + 2 * product.triu(1).sum(1)  # column i joins those after it, which went earlier
+        del gram
+        steps = half.new_zeros(len(half))  # column i joins those after it, which went earlier
+        for first, end in tiles(len(half)):
+            product = torch.linalg.solve_triangular(self._factor[:end, :end], half[first:end, :end].mT, upper=False)  # of L^-1 H' L^-T
+            product *= self._scores[:, :end].mT @ self._scores[:, first:end]
+            corner = product[first:]
+            steps[:first] += 2 * product[:first].sum(1)
+            steps[first:end] += corner.diagonal() + 2 * corner.triu(1).sum(1)
         steps = steps.view(-1, self.group_size).sum(1).flip(0)
         return torch.cat([steps.new_zeros(1), steps.cumsum(0).clamp_min(0)]).cpu()
+
+    def _held_out_error(self, levels: Sequence[int]) -> float:
+        """Mean of `held_out_errors` at a few levels, each from its weights: a tenth of the whole curve's work."""
+        total = 0.0
+        for removed in levels:
+            kept = len(self._columns) - removed * self.group_size
+            change = -self._weight.to(self._scores)
+            change[:, self._columns[:kept]] += self._best(kept)
+            total += quadratic(change, self._held_out).item()
+        return total / len(levels)
 
     def _level(self, removed: int) -> int:
         if isinstance(removed, bool) or not isinstance(removed, numbers.Integral) or not 0 <= removed <= self.groups:
@@ -176,147 +230,71 @@ def compensated_weights(weight: Tensor, gram: Tensor, kept_columns: Tensor | Seq
 
     Same objective, types and errors as `RemovalPath`; costs one Cholesky of the kept columns only.
     """
-    problem = _Problem.checked(weight, gram, 1, None)
-    kept = _indices(kept_columns, problem.groups, "kept_columns").to(problem.gram.device)
+    problem = Problem.checked(weight, gram, 1, None)
+    kept = distinct_indices(kept_columns, problem.groups, "kept_columns").to(problem.gram.device)
     if len(kept) == problem.groups:
         return problem.weight.clone()
-    solved_weight = torch.zeros_like(problem.weight)
-    if not len(kept):
-        return solved_weight
-
-    def attempt(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
-        factor = _cholesky(matrix[kept][:, kept])
-        return None if factor is None else (matrix[:, kept], factor)
-
-    (columns, factor), _, _ = _climb(problem, _checked_damping(damping), attempt)
-    solved = torch.cholesky_solve((problem.w @ columns).mT, factor).mT  # (d, kept)
-    solved_weight[:, kept.to(weight.device)] = solved.to(solved_weight)
-    return solved_weight
+    best = torch.zeros_like(problem.weight)
+    if len(kept):
+        solved, _ = problem.climb(checked_damping(damping), lambda rung: _best_on(problem.w, rung, kept))
+        best[:, kept.to(best.device)] = solved.to(best)
+    return best
 
 
-@dataclass
-class _Problem:
-    """A checked layer in float64 on the Gram's device, the Gram over its mean diagonal so that no scale can overflow."""
-
-    weight: Tensor  # (d, n) as given
-    w: Tensor  # (d, n) float64
-    gram: Tensor  # (n, n) symmetric, mean diagonal 1
-    scale: float  # the mean diagonal taken out
-    dead: Tensor  # (n,) bool
-    group_size: int
-    held_out: Tensor | None
-
-    @classmethod
-    def checked(cls, weight: Tensor, gram: Tensor, group_size: int, held_out: Tensor | None) -> _Problem:
-        if weight.ndim != 2 or not weight.is_floating_point() or not weight.numel():
-            raise StudioError(f"A weight must be a float matrix of outputs x inputs, not {weight.dtype} of shape {tuple(weight.shape)}.")
-        n = weight.shape[1]
-        if isinstance(group_size, bool) or not isinstance(group_size, numbers.Integral) or group_size < 1 or n % group_size:
-            raise StudioError(f"{n} input columns cannot be cut into groups of {group_size}.")
-        if not weight.isfinite().all():
-            raise StudioError("The weight holds NaN or infinite values: load the model again before pruning.")
-        gram = _checked_gram(gram, n, "Gram")
-        if held_out is not None:
-            held_out = _checked_gram(held_out, n, "held-out Gram").to(gram.device)
-        diagonal = gram.diagonal()
-        scale = diagonal.mean().item() or 1.0
-        dead = diagonal <= 0
-        weight = weight.detach()
-        return cls(weight, weight.to(gram), gram / scale, scale, dead, int(group_size), held_out)
-
-    @property
-    def groups(self) -> int:
-        return self.w.shape[1] // self.group_size
-
-    def energy(self) -> float:
-        return ((self.w @ self.gram) * self.w).sum().item() * self.scale
-
-    def damped(self, damping: float) -> Tensor:
-        """The Gram with its ridge. Dead columns become unit columns apart from the rest: harmless to factorise, never counted."""
-        matrix = self.gram.masked_fill(self.dead[:, None] | self.dead[None, :], 0.0)
-        matrix.diagonal().add_(damping).masked_fill_(self.dead, 1.0)
-        return matrix
-
-
-def _checked_gram(gram: Tensor, n: int, name: str) -> Tensor:
-    """float64, symmetric, finite, not negative on the diagonal; on its own device where that has float64."""
-    if tuple(gram.shape) != (n, n):
-        raise StudioError(f"The {name} must be {n} x {n} for a layer with {n} input columns, not {tuple(gram.shape)}.")
-    gram = gram.detach().to("cpu" if gram.device.type == "mps" else gram.device).double()
-    if not gram.isfinite().all():
-        raise StudioError(f"The {name} holds NaN or infinite values: calibrate again, in float32 rather than half precision.")
-    largest = gram.abs().max()
-    if (gram - gram.mT).abs().max() > 1e-3 * largest or gram.diagonal().min() < NOT_A_GRAM * largest:
-        raise StudioError(f"The {name} is not a sum of x x^T: it must be symmetric with no negative diagonal.")
-    return (gram + gram.mT) / 2
-
-
-def _checked_damping(damping: float) -> float:
-    if isinstance(damping, bool) or not isinstance(damping, numbers.Real) or not math.isfinite(damping) or damping < 0:
-        raise StudioError(f"Damping must be a number that is 0 or larger, as a share of the mean diagonal, not {damping}.")
-    return float(damping)
-
-
-def _indices(values: Tensor | Sequence[int], count: int, name: str) -> Tensor:
-    """Distinct int64 indices below `count`, on the CPU."""
-    indices = torch.as_tensor(values).detach().cpu()
-    if indices.numel() == 0:
-        return torch.zeros(0, dtype=torch.int64)
-    if indices.ndim != 1 or indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex():
-        raise StudioError(f"{name} must be a list of whole numbers, not {indices.dtype} of shape {tuple(indices.shape)}.")
-    indices = indices.to(torch.int64)
-    if indices.min() < 0 or indices.max() >= count or len(indices.unique()) != len(indices):
-        raise StudioError(f"{name} must hold different numbers from 0 to {count - 1}.")
-    return indices
-
-
-def _expand(groups: Tensor, size: int) -> Tensor:
-    """Group indices (g,) -> their column indices (g * size,), group by group."""
-    return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
-
-
-def _cholesky(matrix: Tensor) -> Tensor | None:
-    """Lower factor, or None when it fails or when a pivot is only rounding noise (dependent columns that pass by luck)."""
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed.item() or not factor.isfinite().all():
+def _best_on(w: Tensor, rung: Rung, kept: Tensor) -> Tensor | None:
+    """(d, k) W_K + W_R M_RK (M_KK)^-1 in float64, solved for the fewer of d outputs and m removed columns; None if M_KK has no factor."""
+    factor = cholesky_(rung.lower(kept, rung.matrix.new_empty(len(kept), len(kept))), MIN_PIVOT)
+    if factor is None:
         return None
-    return factor if (factor.diagonal().square() >= MIN_PIVOT * matrix.diagonal()).all() else None
+    gone = torch.ones(w.shape[1], dtype=torch.bool, device=w.device).index_fill_(0, kept, False).nonzero()[:, 0]
+    cross, removed = rung.matrix.index_select(0, gone).index_select(1, kept), w.index_select(1, gone)
+    if len(gone) > len(w):
+        return w.index_select(1, kept).add_(torch.cholesky_solve((removed @ cross).mT, factor).mT)
+    return w.index_select(1, kept).addmm_(removed, torch.cholesky_solve(cross.mT, factor).mT)
 
 
-def _climb(problem: _Problem, damping: float, attempt: Callable[[Tensor], tuple | None]) -> tuple[tuple, float, str]:
-    """Try `attempt` on ever safer versions of the Gram -> (its result, the damping in force, the rung's name)."""
-    for matrix, rho, rung in _ladder(problem, damping):
-        result = attempt(matrix)
-        if result is not None:
-            return result, rho, rung
-    raise StudioError("The Gram cannot be factorised even with its eigenvalues raised: calibrate again with more images.")
-
-
-def _ladder(problem: _Problem, damping: float) -> Iterator[tuple[Tensor, float, str]]:
-    """The failure ladder: as asked, ten times the damping up to three times, an eigenvalue floor. (Symmetric and float64 already.)"""
-    yield problem.damped(damping), damping, "plain"
-    for i in range(3):
-        rho = max(damping * 10 ** (i + 1), FIRST_RIDGE * 10**i)
-        yield problem.damped(rho), rho, f"damping raised to {rho:.0e}"
-    values, vectors = torch.linalg.eigh(problem.damped(damping))
-    if values[0] < NOT_A_GRAM * values[-1]:
-        raise StudioError("The Gram is not a sum of x x^T: it has large negative eigenvalues, so calibrate again.")
-    yield (vectors * values.clamp_min(EIGENVALUE_FLOOR * values[-1])) @ vectors.mT, damping, "eigenvalue floor"
-
-
-def _greedy_order(problem: _Problem, matrix: Tensor) -> Tensor | None:
-    """Exact greedy order (groups,), dead groups first; None when the numbers do not hold up."""
+def _greedy_order(problem: Problem, rung: Rung) -> tuple[Tensor, Tensor] | None:
+    """Exact greedy order (groups,), dead groups first, and what each removal was thought to cost; None when the numbers do not hold up."""
     size = problem.group_size
     dead = problem.dead.view(-1, size).all(1)
     live = (~dead).nonzero()[:, 0]
-    columns = _expand(live, size)
-    factor = _cholesky(matrix[columns][:, columns])
-    if factor is None:
+    columns = None if len(live) == problem.groups else expanded(live, size)
+    n = len(live) * size
+    state = torch.empty(2 if size == 1 else 1, n, n, dtype=rung.dtype, device=problem.gram.device)
+    rung.lower(columns, state[0])
+    floor = 1 / state[0].diagonal()
+    if inverse_(state[0], SEARCH_PIVOT[rung.dtype]) is None:
         return None
-    inverse = torch.cholesky_inverse(factor)
-    w = problem.w[:, columns] * ~problem.dead[columns]  # a dead column inside a live group must not count either
+    if columns is None:
+        columns = torch.arange(n, device=state.device)
+    w = problem.w.index_select(1, columns).mul_(~problem.dead[columns]).to(rung.dtype)  # a dead column inside a live group must not count
+
+    def rebuilt(survivors: Tensor) -> Tensor | None:
+        best = _best_on(problem.w, rung, columns[survivors])
+        return None if best is None else add_product_(best.new_empty(best.shape[1], best.shape[1]), best, best, beta=0)
+
     if size == 1:
-        found = order_columns(inverse, w.mT @ w, 1 / matrix.diagonal()[columns])
+        add_product_(state[1], w, w, beta=0)
+        found = order_columns(state, floor, rebuild=rebuilt)
     else:
-        found = order_groups(inverse, w, size)
-    return None if found is None else torch.cat([dead.nonzero()[:, 0], live[found.to(live.device)]]).cpu()
+        found = order_groups(mirror_(state[0]), w, size)
+    if found is None:
+        return None
+    order, costs = found
+    return torch.cat([dead.nonzero()[:, 0], live[order]]), torch.cat([costs.new_zeros(problem.groups - len(live)), costs])
+
+
+def _energy(problem: Problem, rung: Rung, everything: Tensor) -> float:
+    """tr(W H W^T), not damped: what there is to lose less its ridge, or counted anew where the ridge would cancel most of it."""
+    ridge = (problem.w.square().sum(0) * rung.added).masked_fill_(problem.dead, 0.0).sum()
+    if rung.matrix is problem.gram and everything > 1.01 * ridge:
+        return (everything - ridge).item()
+    return quadratic(problem.w, problem.gram).item()
+
+
+def _accounted(thought: Tensor, steps: Tensor) -> bool:
+    """Whether the costs that a search went by add up to those of the order it found, a quarter, half and three quarters of the way."""
+    thought, lost = thought.double().cumsum(0), steps.cumsum(0)
+    levels = [round(share * len(lost)) - 1 for share in CHOICE_LEVELS]
+    gap, lost, everything = (thought - lost)[levels].abs(), lost[levels], lost[-1]
+    return bool((gap <= ACCOUNT * lost + 1e-6 * everything).all())

@@ -10,20 +10,27 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .calibration import GramBank, Progress
+from .calibration import Progress
 from .errors import Stopped, StudioError
+from .files import write_whole
+from .finished_layers import OrderedLayer, forget_layers, layer_key, load_layer, save_layer
+from .grams import GramBank, columns
 from .obs import DAMPINGS, RemovalPath, compensated_weights
 from .prunable import PrunableLayer
 
 FACTS = ("damping", "steps", "device", "when", "seconds", "tokens_per_column")  # stored as metadata beside the tensors
+WIDE = 2048  # columns from which a layer takes long enough to say what it is at
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,22 @@ class RemovalOrders:
     tokens_per_column: float  # of the widest layer, in one bin
     shipped: bool = False
 
+    @cached_property
+    def error_arrays(self) -> list[np.ndarray]:
+        """`errors` for arithmetic outside torch."""
+        return [e.numpy() for e in self.errors]
+
+    @cached_property
+    def energy_arrays(self) -> list[np.ndarray]:
+        """`energy` for arithmetic outside torch."""
+        return [e.numpy() for e in self.energy]
+
     def estimate(self, overlap: list[float], removed: list[int]) -> float:
         """Mean relative layer error over the bins of a stage, each bin compensated for itself (and so with fewer tokens than the stage has)."""
         shares = torch.tensor(overlap, dtype=torch.float64)
         relative = []
         for i, gone in enumerate(removed):
-            level = gone // self.steps[i]
+            level = -(-gone // self.steps[i])
             relative.append(float((shares @ self.errors[i][:, level]) / (shares @ self.energy[i]).clamp_min(1e-30)))
         return float(np.mean(relative))
 
@@ -59,19 +76,16 @@ class RemovalOrders:
         (Path(folder) / "orders.safetensors").unlink(missing_ok=True)
 
     def save(self, folder: Path) -> None:
-        """One safetensors file with the rest as metadata, moved into place whole."""
+        """One safetensors file with the rest as metadata, whole or not at all; single layers kept by `find_orders` are then dropped."""
         tensors = {}
         for i, (o, e, n) in enumerate(zip(self.order, self.errors, self.energy, strict=True)):
             tensors |= {f"order/{i}": o.to(torch.int32), f"errors/{i}": e.float().contiguous(), f"energy/{i}": n.float()}
         facts = {name: getattr(self, name) for name in FACTS}
-        path = Path(folder) / "orders.safetensors"
-        part = path.with_suffix(".part")
         try:
-            save_file(tensors, part, metadata={"facts": json.dumps(facts)})
-            part.replace(path)
-        except Exception as err:
-            part.unlink(missing_ok=True)
+            write_whole(Path(folder) / "orders.safetensors", lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
+        except (OSError, SafetensorError) as err:
             raise StudioError(f"The removal orders could not be written ({err}); make room on the disk and calibrate again.") from err
+        forget_layers(Path(folder))
 
     @classmethod
     def load(cls, folder: Path, layers: list[PrunableLayer], shipped: bool = False) -> RemovalOrders:
@@ -94,32 +108,57 @@ class RemovalOrders:
 
 
 def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramBank, device: str, progress: Progress | None = None,
-                stop: threading.Event | None = None, started: float | None = None) -> RemovalOrders:  # fmt: skip
-    """Order, damping and per-bin curves of every layer. Raises Stopped; the bins stay."""
-    edges = bank.settings.edges
-    parts: tuple[list, ...] = ([], [], [], [])
-    tokens_per_column = float("inf")
+                stop: threading.Event | None = None, started: float | None = None, damping: float | None = None) -> RemovalOrders:  # fmt: skip
+    """Order, damping and per-bin curves of every layer, one layer in memory at a time.
+
+    damping: one for all layers, as a share of the mean diagonal; None chooses a layer's own on held-out tokens (`choose_damping`).
+    Finished layers are kept beside the bins until the result is saved, so a stopped run goes on from there. Raises Stopped and StudioError.
+    """
+    found: list[OrderedLayer] = []
     for i, layer in enumerate(layers):
-        if stop is not None and stop.is_set():
-            raise Stopped("Stopped while ordering; all bins are kept, the next run goes on from there.")
-        if progress is not None:
-            progress(i, len(layers), f"finding the removal order of {layer.name}")
+        report = partial(_report, progress, stop, i, layers)
+        report("finding the removal order")
         weight = transformer.get_submodule(layer.consumer).weight.detach().float()
-        pooled, _ = bank.gram(i, edges[0], edges[-1])
-        order = RemovalPath.from_gram(weight, pooled.to(weight.device), layer.group_size, damping=1e-3).order
-        damping = choose_damping(weight, bank, i, layer, order)
-        errors, energy = [], []
-        for low, high in zip(edges, edges[1:], strict=False):
-            gram, tokens = bank.gram(i, low, high)
-            gram = gram.to(weight.device)
-            path = RemovalPath.from_order(weight, gram, order, layer.group_size, damping, held_out=gram)
-            errors.append(path.held_out_errors[:: layer.step].clone())  # on the bin itself: the plain error, without the ridge term
-            energy.append(path.energy)
-            tokens_per_column = min(tokens_per_column, tokens / (layer.groups * layer.group_size))
-        for part, value in zip(parts, (order, damping, torch.stack(errors), torch.tensor(energy, dtype=torch.float64)), strict=True):
-            part.append(value)
+        key = layer_key(weight, bank, layer, damping)
+        kept = load_layer(bank.folder, i, key)
+        if kept is None:
+            kept = _order_layer(weight, bank, i, layer, damping, report)
+            save_layer(bank.folder, i, key, kept)
+        found.append(kept)
     seconds = time.perf_counter() - started if started else 0.0
-    return RemovalOrders(*parts, [x.step for x in layers], device, time.strftime("%Y-%m-%d %H:%M"), round(seconds, 1), tokens_per_column)
+    return RemovalOrders(
+        [x.order for x in found], [x.damping for x in found], [x.errors for x in found], [x.energy for x in found], [x.step for x in layers],
+        device, time.strftime("%Y-%m-%d %H:%M"), round(seconds, 1), min(x.tokens_per_column for x in found),
+    )  # fmt: skip
+
+
+def _report(progress: Progress | None, stop: threading.Event | None, i: int, layers: list[PrunableLayer], text: str, detail: bool = False) -> None:
+    """Stop if asked to, else say what is done; details only of wide layers, which take long enough for them to be read."""
+    if stop is not None and stop.is_set():
+        raise Stopped(f"Stopped while ordering; all bins and {i} of {len(layers)} layers are kept, the next run goes on from there.")
+    if progress is not None and not (detail and columns(layers[i]) < WIDE):
+        progress(i, len(layers), f"{text} of {layers[i].name}")
+
+
+def _order_layer(weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, damping: float | None, report: Callable[..., None]) -> OrderedLayer:
+    edges = bank.settings.edges
+    pooled = bank.gram(i, edges[0], edges[-1])[0].to(weight.device)
+    order = RemovalPath.from_gram(weight, pooled, layer.group_size, damping=1e-3).order
+    del pooled  # as large as all that a bin needs
+    if damping is None:
+        report("choosing the damping", detail=True)
+        damping = choose_damping(weight, bank, i, layer, order)
+    errors, energy, tokens_per_column = [], [], float("inf")
+    for b, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        report(f"working out error curve {b + 1} of {bank.settings.bins}", detail=True)
+        gram, tokens = bank.gram(i, low, high)
+        gram = gram.to(weight.device)
+        path = RemovalPath.from_order(weight, gram, order, layer.group_size, damping, held_out=gram)
+        errors.append(path.held_out_errors[:: layer.step].clone())  # on the bin itself: the plain error, without the ridge term
+        energy.append(path.energy)
+        tokens_per_column = min(tokens_per_column, tokens / columns(layer))
+        del path, gram
+    return OrderedLayer(order, damping, torch.stack(errors), torch.tensor(energy, dtype=torch.float64), tokens_per_column)
 
 
 def choose_damping(weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, order: Tensor) -> float:

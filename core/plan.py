@@ -29,6 +29,9 @@ MIN_STAGE_SHARE = 0.02  # a smaller proposed stage is not worth a subnetwork: fa
 MAX_FILE_BYTES = 1_000_000
 METHODS = ("obs", "magnitude")
 CALIBRATIONS = ("stage", "pooled")
+ALLOCATIONS = ("uniform", "log_ramp", "lagrangian", "dynamic")  # see core.allocation
+SCOPES = ("stage", "run")
+MULTIPLES = (0, 16, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class StagePlan:
     method: Literal["obs", "magnitude"] = "obs"  # magnitude: no compensation, a baseline
     calibration: Literal["stage", "pooled"] = "stage"  # pooled: one compensation for all stages, a baseline
     num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+    allocation: Literal["uniform", "log_ramp", "lagrangian", "dynamic"] = "uniform"  # how layers share; uniform is the paper's
+    scope: Literal["stage", "run"] = "stage"  # run: one budget for all stages, equal in work to these sparsities
+    multiple: int = 0  # kept neurons are multiples of this (16, 64, 128); 0: as fine as the layer allows
+    min_heads: int = 1  # heads that every attention keeps; 0 lets one go altogether
+    protect: float = 0.0  # share that each layer of the first and last block keeps; 1: they are not pruned
 
     def __post_init__(self) -> None:
         total = whole(self.num_train_timesteps, "num_train_timesteps")
@@ -61,10 +69,18 @@ class StagePlan:
             raise PlanError("name must be a text of at most 200 characters.")
         if any("\ud800" <= c <= "\udfff" for c in self.name):  # JSON allows half a character, no file and no page does
             raise PlanError("name has a character that is not valid Unicode; write another name.")
-        for field, allowed in (("method", METHODS), ("calibration", CALIBRATIONS)):
+        for field, allowed in (("method", METHODS), ("calibration", CALIBRATIONS), ("allocation", ALLOCATIONS), ("scope", SCOPES)):
             if getattr(self, field) not in allowed:
                 raise PlanError(f"{field} must be {' or '.join(map(repr, allowed))}, not {short(getattr(self, field))}.")
-        for field, value in (("boundaries", (low, high)), ("sparsity", sparsity), ("num_train_timesteps", total)):
+        multiple, min_heads = whole(self.multiple, "multiple"), whole(self.min_heads, "min_heads")
+        if multiple not in MULTIPLES or not 0 <= min_heads <= 64:
+            raise PlanError(f"multiple must be one of {', '.join(map(str, MULTIPLES))} and min_heads lie between 0 and 64.")
+        protect = number_within(self.protect, "protect", 1.0)
+        if self.method == "magnitude" and (self.allocation != "uniform" or self.scope != "stage"):
+            raise PlanError("method 'magnitude' is a baseline with equal ratios: choose allocation 'uniform' and scope 'stage' with it.")
+        checked = {"boundaries": (low, high), "sparsity": sparsity, "num_train_timesteps": total}
+        checked |= {"multiple": multiple, "min_heads": min_heads, "protect": protect}
+        for field, value in checked.items():
             object.__setattr__(self, field, value)
 
     # --- stages
@@ -102,6 +118,11 @@ class StagePlan:
         if counts.sum() == 0:
             raise PlanError("There must be at least one sampling step to weigh the stages by.")
         return counts / counts.sum()
+
+    @property
+    def plain(self) -> bool:
+        """Whether every layer of a stage simply loses the stage's share, on the free menu of widths."""
+        return (self.allocation, self.multiple, self.min_heads, self.protect) == ("uniform", 0, 1, 0.0) and self.scope == "stage"
 
     # --- edits
 

@@ -46,13 +46,13 @@ class PrunableLayer:
         return self.groups * self.group_size
 
 
-def find_layers(model: nn.Module) -> list[PrunableLayer]:
-    """The prunable layers, block by block: self-attention, cross-attention (SDXL), MLP.
+def find_layers(model: nn.Module, shape: tuple[int, int, int] | None = None) -> list[PrunableLayer]:
+    """The prunable layers, block by block: self-attention, cross-attention (SDXL), MLP. MACs are those at latents of `shape`, by default the model's own.
 
     Raises StudioError with the reason when the model cannot be pruned safely.
     """
     family = family_of(model)
-    sites = family.sites(model)
+    sites = family.sites(model, shape)
     if not sites:
         raise StudioError(f"This {family.name} has no transformer blocks, so there is nothing to prune.")
     if any(hasattr(m, "_hf_hook") for m in model.modules()):
@@ -121,14 +121,14 @@ def _refuse_attention(attention: nn.Module, where: str) -> None:
     if getattr(attention, "fused_projections", False):
         raise StudioError(f"{where} has fused q/k/v projections: call unfuse_qkv_projections() first, and fuse again after pruning.")
     if getattr(attention, "added_kv_proj_dim", None) is not None or getattr(attention, "to_add_out", None) is not None:
-        raise StudioError(f"{where} has added keys and values or joint attention, whose two output projections would have to be pruned together; not supported.")
+        raise StudioError(f"{where} has added keys and values or joint attention, whose two outputs would have to be pruned together; not supported.")
     parts = [attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]]
     processor = type(getattr(attention, "processor", None)).__name__
     if "IPAdapter" in processor:
         raise StudioError(f"{where} carries an IP-Adapter with keys and values of its own: call pipeline.unload_ip_adapter() first.")
     _refuse_linears(parts, where)
     if processor not in PROCESSORS:
-        raise StudioError(f"{where} runs the attention processor {processor}, which is not known to work with fewer heads: call set_default_attn_processor() first.")
+        raise StudioError(f"{where} runs the attention processor {processor}, not known to work with fewer heads: call set_default_attn_processor() first.")
     head_dim = attention.to_out[0].in_features // attention.heads
     for norm in (getattr(attention, "norm_q", None), getattr(attention, "norm_k", None)):
         shape = getattr(norm, "normalized_shape", None) or getattr(norm, "dim", None)

@@ -53,7 +53,7 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     sides = [Denoiser(m, scheduler, workshop.schedule, settings.steps) for m in models]
     size = n if n <= IN_STEP else BATCH
     yield Preview("measuring this device's speed at four widths", 0, 1)
-    workshop.measure_latency(min(size, n), settings.halves, stop=stop)
+    workshop.measure_latency(min(size, n), settings.halves, stop=stop, shape=workshop.shape_for(settings))
     conditions, noise = workshop.conditions(settings), start_noise(n, workshop.shape_for(settings), settings.seed)
     if n <= IN_STEP:
         found = yield from _small(workshop, sides, noise, conditions, settings, stop)
@@ -183,9 +183,11 @@ def _large(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions:
 
 def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Found, settings: SampleSettings, size: int) -> Comparison:
     n, sides = settings.n, []
-    table = workshop.latency(size * settings.halves)
+    shape = workshop.shape_for(settings)
+    table = workshop.latency(size * settings.halves, shape)
     for plan, model, latents, times, film in zip(plans, models, found.latents, found.times, found.film, strict=True):
-        row_macs = [workshop.row_macs(plan.sparsity[s] if plan is not None else 0.0) for s in model.stages]
+        macs = workshop.stage_macs(plan, shape)
+        row_macs = [macs[s] for s in model.stages]
         images = decode(workshop.vae, latents)
         side = Side(
             side_name(plan), plan, latents.float().cpu(), images, times, found.scale, model.timesteps, model.stages,

@@ -19,7 +19,7 @@ from .orders import RemovalOrders
 from .prunable import PrunableLayer
 from .slimming import Cut
 
-PATHS_KEPT = 72  # three stages of eight blocks and half as many again; 8 MB each on the bundled model's MLPs
+PATH_BYTES = 1_500_000_000  # of paths kept; 10 MB each on the bundled model's MLPs, 230 MB on DiT-XL/2's
 ERRORS_KEPT = 4096
 
 
@@ -52,6 +52,8 @@ class Surgeon:
             return Cut(torch.arange(x.groups), None)
         if method == "magnitude":
             return magnitude_cut(weight, x, gone)
+        if gone == x.groups:
+            return Cut(torch.arange(0), torch.zeros_like(weight), self._constant(layer, low, high))
         kept = self.orders().order[layer][gone:].sort().values
         with self._lock:
             known = self._paths.get((layer, low, high))
@@ -61,6 +63,12 @@ class Surgeon:
         columns = (kept[:, None] * x.group_size + torch.arange(x.group_size)).flatten()
         cut = compensated_weights(weight.float(), gram.to(weight.device), columns, self.orders().damping[layer])
         return Cut(kept, cut.to(weight.dtype))
+
+    def _constant(self, layer: int, low: float, high: float) -> Tensor:
+        """What remains of a layer that loses everything: b + W mean(x), the best constant."""
+        consumer = self.transformer.get_submodule(self.layers[layer].consumer)
+        constant = consumer.weight.detach().double() @ self.bank().mean(layer, low, high).to(consumer.weight.device)
+        return (constant if consumer.bias is None else constant + consumer.bias.detach().double()).to(consumer.weight.dtype)
 
     def errors(self, layer: int, low: float, high: float, gone: int, method: str = "obs") -> tuple[float, float]:
         """||W'X - WX||^2 / ||WX||^2 on the calibration tokens of [low, high) and on the held-out ones."""
@@ -79,12 +87,31 @@ class Surgeon:
         if method == "magnitude":
             difference = magnitude_cut(weight, self.layers[layer], gone).weight - weight
             return relative_error(difference, weight, self.bank().gram(layer, low, high)[0].to(weight.device)), relative_error(difference, weight, held_out)
+        if gone == self.layers[layer].groups:
+            return self._errors_of_a_constant(layer, low, high, weight, held_out)
         path, mean_diagonal = self._path(layer, low, high)
         difference = path.weights_at(gone).double() - weight
         if path.rung == "eigenvalue floor":  # then the objective is not error plus ridge
             return relative_error(difference, weight, self.bank().gram(layer, low, high)[0].to(weight.device)), relative_error(difference, weight, held_out)
         ridge = path.damping * mean_diagonal * float(difference.square().sum())  # what the objective counts beside the error
         return max(0.0, float(path.errors[gone]) - ridge) / max(path.energy, 1e-30), relative_error(difference, weight, held_out)
+
+    def _room(self, new: RemovalPath) -> int:
+        """How many paths may be kept with this one, at the mean size of those there are."""
+        with self._lock:
+            sizes = [path.bytes for path, _ in self._paths.values()] + [new.bytes]
+        return max(1, int(PATH_BYTES * len(sizes) / sum(sizes)))
+
+    def _errors_of_a_constant(self, layer: int, low: float, high: float, weight: Tensor, held_out: Tensor) -> tuple[float, float]:
+        """sum ||W x - W m||^2 / sum ||W x||^2, m the mean of the calibration tokens, on those and on the held-out ones."""
+        mean, apart = (self.bank().mean(layer, low, high, h).to(weight.device) for h in (False, True))
+        gram, tokens = self.bank().gram(layer, low, high)
+        found = []
+        for matrix, count, own in ((gram.to(weight.device), tokens, mean), (held_out, self.bank().gram(layer, low, high, held_out=True)[1], apart)):
+            energy = ((weight @ matrix) * weight).sum()
+            w, m = weight @ own, weight @ mean
+            found.append(float((energy + count * (m @ m - 2 * w @ m)).clamp_min(0) / energy.clamp_min(1e-30)))
+        return found[0], found[1]
 
     def _path(self, layer: int, low: float, high: float) -> tuple[RemovalPath, float]:
         """The whole removal path of a layer on a stretch, and the mean diagonal of its Gram."""
@@ -95,7 +122,7 @@ class Surgeon:
             weight, orders = self.weight(layer).float(), self.orders()
             path = RemovalPath.from_order(weight, gram.to(weight.device), orders.order[layer], self.layers[layer].group_size, orders.damping[layer])
             found = (path, float(gram.diagonal().mean()))
-            _keep(self._paths, key, found, PATHS_KEPT, self._lock)
+            _keep(self._paths, key, found, self._room(path), self._lock)
         return found
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from .errors import Stopped
 from .families import Conditions, each_tensor, family_of, first_parameter
+from .files import write_whole
 from .slimming import shapes_only
 
 
@@ -81,10 +82,8 @@ class LatencyTable:
         return max(1e-9, y[i] + (y[i + 1] - y[i]) * (macs - x[i]) / (x[i + 1] - x[i]))
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({"device": self.device, "rows": self.rows, "macs": self.macs, "seconds": self.seconds}, indent=2))
-        part.replace(path)
+        text = json.dumps({"device": self.device, "rows": self.rows, "macs": self.macs, "seconds": self.seconds}, indent=2)
+        write_whole(path, lambda part: part.write_text(text))
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable | None:

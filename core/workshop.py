@@ -16,36 +16,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from .calibration import CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint
+from .calibration import CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint, token_warning
+from .calibration_data import CalibrationData, DataOptions
+from .calibration_sources import choose_source
 from .checkpoints import BUNDLED, Checkpoint, device_text, load_checkpoint
 from .dynamics import SampledCurves
-from .errors import PlanError, Stopped, StudioError
+from .errors import Stopped, StudioError
 from .families import SDXL, Conditions, family_of, first_parameter
 from .metrics import Judge
 from .mosaic import MosaicTransformer
 from .noise import BETA_SCHEDULES, NoiseSchedule
 from .orders import RemovalOrders, find_orders
 from .plan import STAGES, StagePlan
-from .prediction import Prediction, StagePrediction
+from .pricing import Pricing
 from .prompts import PROMPTS
-from .prunable import PrunableLayer, find_layers, removed_groups
+from .prunable import PrunableLayer, find_layers
 from .slimming import Cut
 from .surgeon import Surgeon
-from .timing import LatencyTable, forward_call, measure_alternating, model_macs
 
 if TYPE_CHECKING:
     from .comparison import SampleSettings
 
-LATENCY_SPARSITIES = (0.7, 0.45, 0.2, 0.0)
-
-
-class Workshop:
+class Workshop(Pricing):
     """A checkpoint and what was measured of it. Thread-safe; keep one per model (`get_workshop`)."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: CalibrationSettings | None = None, cache: Path | None = None):
+    def __init__(self, checkpoint: Checkpoint, settings: CalibrationSettings | None = None, cache: Path | None = None, data: DataOptions | None = None):
         self.checkpoint, self.settings = checkpoint, settings or CalibrationSettings()
         self.transformer, self.vae = checkpoint.denoiser, checkpoint.pipeline.vae
         self.family = family_of(self.transformer)
@@ -53,6 +50,7 @@ class Workshop:
         self.latent_shape = self.family.latent_shape(self.transformer)  # (c, h, w)
         self.name, self.class_names = checkpoint.name, checkpoint.class_names
         self.latents, self.labels = checkpoint.latents, checkpoint.labels
+        self.source = choose_source(checkpoint, self.family, self.settings.images + self.settings.held_out, data or DataOptions())
         self.device_text = device_text(self.device)
         self.layers: list[PrunableLayer] = find_layers(self.transformer)
         self.blocks = len({layer.block for layer in self.layers})
@@ -71,16 +69,20 @@ class Workshop:
         self._orders: RemovalOrders | None = None
         self.surgeon = Surgeon(self.transformer, self.layers, lambda: self._bank, lambda: self.orders)
         self._built: OrderedDict[str, MosaicTransformer] = OrderedDict()
-        self._latency: dict[int, LatencyTable] = {}
+        self._latency, self._priced, self._shared = {}, {}, {}
         self.paths_walked: dict[tuple[str, int], SampledCurves] = {}  # see core.sampling.sample_path
 
     # ------------------------------------------------------------ what is known
 
     @cached_property
+    def weights(self) -> str:
+        """Hash of the denoiser's weights."""
+        return fingerprint(self.transformer.state_dict())
+
+    @cached_property
     def key(self) -> str:
-        """Hash of weights, calibration data and settings: names the folder in the cache."""
-        data = {} if self.latents is None else {"latents": self.latents, "labels": self.labels}
-        return fingerprint(self.transformer.state_dict(), data, asdict(self.settings), str(self.dtype))
+        """Hash of weights, where calibration data come from, and settings: names the folder in the cache. Known before the data are made."""
+        return fingerprint(self.weights, self.source.identity, asdict(self.settings), str(self.dtype))
 
     @cached_property
     def folder(self) -> Path:
@@ -106,13 +108,6 @@ class Workshop:
         path = self.checkpoint.folder and self.checkpoint.folder / "study.json"
         return findings(load_study(path)) if path and path.exists() else []
 
-    @cached_property
-    def forward_macs(self) -> tuple[int, int]:
-        """MACs of one dense forward of one image: (linear and convolution, attention products counted by formula)."""
-        linear, _ = model_macs(self.dense.full, self.latent_shape)
-        attention = sum(x.attention_macs_per_group * x.groups for x in self.layers)
-        return linear, attention
-
     @property
     def calibrated(self) -> bool:
         return self._bank.complete and RemovalOrders.exists(self.folder)
@@ -123,9 +118,11 @@ class Workshop:
             return "not calibrated on this machine yet"
         o = self.orders
         s = self.settings
+        warnings = [w for w in (self.source.warning, token_warning(o.tokens_per_column)) if w]
+        warning = f" ({'; '.join(warnings)})" if warnings else ""
         return (
             f"{s.images + s.held_out} images in each of {s.bins} timestep bins (a quarter held out), "
-            f"at least {o.tokens_per_column:.0f} tokens per column and bin, measured {o.when} on {o.device}"
+            f"at least {o.tokens_per_column:.0f} tokens per column and bin, from {self.source.text}{warning}, measured {o.when} on {o.device}"
         )
 
     @property
@@ -178,22 +175,30 @@ class Workshop:
 
     # ------------------------------------------------------------ calibration
 
+    def data(self, progress: Progress | None = None, stop: threading.Event | None = None) -> CalibrationData:
+        """The latents to calibrate on; made first where they are not shipped. Resumes; raises Stopped or StudioError."""
+        return self.source.load(self, progress, stop)
+
     def calibrate(self, progress: Progress | None = None, stop: threading.Event | None = None) -> None:
         """Measure what is missing. Resumes; raises Stopped or StudioError, finished bins are kept."""
-        if self.latents is None:
-            raise StudioError("This model has no calibration data: put calibration/latents.safetensors (latents, labels) into its folder.")
         with self._calibrating:  # not `lock`: predictions go on meanwhile
             self._bank.check()
             if self.calibrated and self._orders_readable():
                 return
             start = time.perf_counter()
-            self._bank = calibrate(self.transformer, self.layers, self.schedule, self.latents, self.family.conditions(self.labels), self.folder, self.settings, progress, stop)
-            orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, started=start)
+            if self._bank.missing():
+                data = self.data(progress, stop)
+                self._bank = calibrate(
+                    self.transformer, self.layers, self.schedule, data.latents, data.conditions, self.folder, self.settings, progress, stop,
+                    ids=data.ids,
+                )  # fmt: skip
+            orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, start, self.settings.damping)
             orders.save(self.folder)
             with self.lock:
                 self._orders = None
                 self.surgeon.forget()
                 self._built.clear()
+                self._shared.clear()
 
     def _orders_readable(self) -> bool:
         """Whether this machine's orders can be read; a damaged file is dropped, so that it is worked out again from the bins."""
@@ -211,71 +216,17 @@ class Workshop:
         high = min((e for e in inner if e > low), key=lambda e: abs(e - plan.boundaries[1]))
         return plan.with_boundaries(low, high)
 
-    # ------------------------------------------------------------ what a plan costs
-
-    def removed(self, sparsity: float) -> list[int]:
-        """Groups each layer loses, in `layers` order."""
-        return removed_groups(self.layers, sparsity)
-
-    def row_macs(self, sparsity: float) -> float:
-        """Linear and convolution MACs of one forward of one row at this sparsity."""
-        gone = sum(layer.macs_per_group * r for layer, r in zip(self.layers, self.removed(sparsity), strict=True))
-        return self.forward_macs[0] - gone
-
-    def predict(self, plan: StagePlan, timesteps: list[float], batch: int = 16, exact: bool = False, halves: int = 2) -> Prediction:
-        """Cost and error of a plan over these sampling timesteps. `exact` reads the stage's Grams (needs calibration)."""
-        self._check(plan)
-        counts = plan.steps_per_stage(timesteps)
-        table = self.latency(batch * halves)
-        dense, stages = self.forward_macs[0], []
-        weights = sum(x.weights_per_group * x.groups for x in self.layers)
-        for i, (stage, sparsity) in enumerate(zip(STAGES, plan.sparsity, strict=True)):
-            steps, macs = counts[stage], self.row_macs(sparsity)
-            if exact:
-                error, held_out = self.exact_error(plan, i)
-            else:
-                error, held_out = self._estimated_error(plan, i), None
-            gone = sum(x.weights_per_group * r for x, r in zip(self.layers, self.removed(sparsity), strict=True))
-            stages.append(
-                StagePrediction(
-                    stage, steps, sparsity, gone / weights, macs * halves * steps, dense * halves * steps,
-                    table and table.at(macs) * steps, table and table.at(dense) * steps, error, held_out,
-                )  # fmt: skip
-            )
-        return Prediction(tuple(stages), batch, exact)
-
-    def _estimated_error(self, plan: StagePlan, stage: int) -> float | None:
-        try:
-            orders = self.orders
-        except StudioError:
-            return None
-        if plan.method != "obs":
-            return None  # the curves are those of compensated pruning
-        return orders.estimate(self._bank.overlap(*self._range(plan, stage)), self.removed(plan.sparsity[stage]))
-
-    def exact_error(self, plan: StagePlan, stage: int) -> tuple[float, float]:
-        """Mean relative layer error of one stage on calibration and on held-out tokens, from the stage's own Grams."""
-        errors = [self._layer_errors(plan, i, stage, gone) for i, gone in enumerate(self.removed(plan.sparsity[stage]))]
-        return tuple(float(x) for x in np.mean(errors, axis=0))
-
-    def _layer_errors(self, plan: StagePlan, layer: int, stage: int, gone: int) -> tuple[float, float]:
-        if gone and not self.calibrated:
-            raise StudioError("This model has not been calibrated on this machine yet: press Calibrate.")
-        return self.surgeon.errors(layer, *self._range(plan, stage), gone, plan.method)
-
-    def _check(self, plan: StagePlan) -> None:
-        if plan.num_train_timesteps != len(self.schedule):
-            raise PlanError(f"The plan counts {plan.num_train_timesteps} training timesteps, {self.name} has {len(self.schedule)}: make a plan for this model.")
-
-    def _range(self, plan: StagePlan, stage: int) -> tuple[float, float]:
-        return plan.stage_range(stage) if plan.calibration == "stage" else (0, plan.num_train_timesteps)
-
     # ------------------------------------------------------------ subnetworks
 
-    def build(self, plan: StagePlan, progress: Progress | None = None, stop: threading.Event | None = None, masked: bool = False) -> MosaicTransformer:
-        """The subnetworks of a plan, ready to sample. Calibrates first if that was never done. Raises Stopped."""
+    def build(
+        self, plan: StagePlan, progress: Progress | None = None, stop: threading.Event | None = None, masked: bool = False, measured: bool = False
+    ) -> MosaicTransformer:
+        """The subnetworks of a plan, ready to sample. Calibrates first if that was never done. Raises Stopped.
+
+        `measured` works out every layer's exact error on the way, which `predict(exact=True)` then finds done: one factorisation for both.
+        """
         self._check(plan)
-        if not self.calibrated and (plan.method == "obs" and any(any(self.removed(s)) for s in plan.sparsity)):
+        if not self.calibrated and (plan.method == "obs" and any(map(any, self.widths(plan)))):
             self.calibrate(progress, stop)
         key = json.dumps([plan.to_json(), masked], sort_keys=True)
         with self._building:  # not `lock`: predictions go on meanwhile
@@ -287,16 +238,16 @@ class Workshop:
             for stage in range(3):
                 where = (*self._range(plan, stage), plan.sparsity[stage])
                 if where not in shared:
-                    shared[where] = self._cuts(plan, stage, progress, stop)
+                    shared[where] = self._cuts(plan, stage, progress, stop, measured)
                 cuts.append(shared[where])
             built = self._built[key] = MosaicTransformer(self.transformer, plan, cuts, masked, self.layers)
             while len(self._built) > 6:
                 self._built.popitem(last=False)
         return built
 
-    def _cuts(self, plan: StagePlan, stage: int, progress: Progress | None, stop: threading.Event | None) -> list[Cut] | None:
+    def _cuts(self, plan: StagePlan, stage: int, progress: Progress | None, stop: threading.Event | None, measured: bool) -> list[Cut] | None:
         low, high = self._range(plan, stage)
-        removed = self.removed(plan.sparsity[stage])
+        removed = self.widths(plan)[stage]
         if not any(removed):
             return None
         cuts = []
@@ -305,96 +256,23 @@ class Workshop:
                 raise Stopped("Stopped while pruning; the model and the calibration are as they were.")
             if progress is not None:
                 progress(stage * len(removed) + i, 3 * len(removed), f"pruning the {STAGES[stage]} stage, {layer.name}")
+            if measured:
+                self.surgeon.errors(i, low, high, gone, plan.method)
             cuts.append(self.surgeon.cut(i, low, high, gone, plan.method))
         return cuts
-
-    # ------------------------------------------------------------ tables and pictures
-
-    def layer_table(self, plan: StagePlan, exact: bool = False) -> list[dict]:
-        """Dense against pruned, one row per layer and stage; `error` only with `exact` (needs calibration)."""
-        rows = []
-        for stage, name in enumerate(STAGES):
-            removed = self.removed(plan.sparsity[stage])
-            for i, (layer, gone) in enumerate(zip(self.layers, removed, strict=True)):
-                fit, held = self._layer_errors(plan, i, stage, gone) if exact else (None, None)
-                kept = layer.groups - gone
-                rows.append({
-                    "stage": name, "block": layer.block + 1, "layer": layer.name, "kind": layer.kind, "kept": kept, "of": layer.groups,
-                    "params_dense": layer.groups * layer.weights_per_group, "params_pruned": kept * layer.weights_per_group,
-                    "macs_dense": layer.groups * layer.macs_per_group, "macs_pruned": kept * layer.macs_per_group,
-                    "error": fit, "error_held_out": held,
-                })  # fmt: skip
-        return rows
-
-    def kept_share(self, plan: StagePlan) -> np.ndarray:
-        """Share of each block's prunable weights that runs: (3 stages, blocks)."""
-        total, kept = np.zeros(self.blocks), np.zeros((3, self.blocks))
-        for layer in self.layers:
-            total[layer.block] += layer.groups * layer.weights_per_group
-        for stage in range(3):
-            for layer, gone in zip(self.layers, self.removed(plan.sparsity[stage]), strict=True):
-                kept[stage, layer.block] += (layer.groups - gone) * layer.weights_per_group
-        return kept / total
-
-    # ------------------------------------------------------------ this device
-
-    def _latency_path(self, rows: int) -> Path:
-        name = fingerprint([self.device_text, rows, list(LATENCY_SPARSITIES), str(self.dtype)])
-        return self.folder / f"latency-{name}.json"
-
-    def latency(self, rows: int) -> LatencyTable | None:
-        """The device's latency table for a batch of `rows` denoiser rows, if it was measured."""
-        if rows not in self._latency:
-            table = LatencyTable.load(self._latency_path(rows))
-            if table is None:
-                return None
-            self._latency[rows] = table
-        return self._latency[rows]
-
-    def measure_latency(self, batch: int = 16, halves: int = 2, progress: Progress | None = None, stop: threading.Event | None = None) -> LatencyTable:
-        """Time forwards of four widths in turn (weights do not matter for time) and keep the medians."""
-        rows = batch * halves
-        known = self.latency(rows)
-        if known is not None:
-            return known
-        if progress is not None:
-            progress(0, 1, "measuring this device's speed at four widths")
-        calls, macs = [], []
-        for sparsity in LATENCY_SPARSITIES:
-            cuts = [
-                Cut(torch.arange(layer.groups - gone), self.surgeon.weight(i)) if gone else Cut(torch.arange(layer.groups), None)
-                for i, (layer, gone) in enumerate(zip(self.layers, self.removed(sparsity), strict=True))
-            ]
-            model = MosaicTransformer(self.transformer, StagePlan((1, 2), (sparsity,) * 3), [cuts] * 3, layers=self.layers)
-            network = model.network(500) if sparsity else self.dense.network(500)
-            calls.append(_inference(forward_call(network, self.transformer, rows)))
-            macs.append(float(self.row_macs(sparsity)))
-        times = measure_alternating(calls, self.device, repeats=7, warm_up=2, stop=stop)
-        table = LatencyTable(self.device_text, rows, tuple(macs), tuple(float(np.median(t)) for t in times))
-        try:
-            table.save(self._latency_path(rows))
-        except OSError:
-            pass  # a full disk costs only the next start a second of measuring
-        self._latency[rows] = table
-        return table
-
-
-def _inference(call):
-    def run():
-        with torch.inference_mode():
-            call()
-
-    return run
 
 
 _WORKSHOPS: dict[tuple, Workshop] = {}
 _WORKSHOPS_LOCK = threading.Lock()
 
 
-def get_workshop(model: str | Path = BUNDLED, device: str = "auto", revision: str | None = None) -> Workshop:
-    """The one workshop of this model in this process. Raises StudioError."""
-    key = (str(model), device, revision)
+def get_workshop(
+    model: str | Path = BUNDLED, device: str = "auto", revision: str | None = None, dtype: str | None = None, settings: CalibrationSettings | None = None,
+    data: DataOptions | None = None,
+) -> Workshop:  # fmt: skip
+    """The one workshop of this model, precision, calibration settings and calibration data in this process. Raises StudioError."""
+    key = (str(model), device, revision, dtype or "auto", settings or CalibrationSettings(), data or DataOptions())
     with _WORKSHOPS_LOCK:
         if key not in _WORKSHOPS:
-            _WORKSHOPS[key] = Workshop(load_checkpoint(model, device, revision))
+            _WORKSHOPS[key] = Workshop(load_checkpoint(model, device, revision, dtype), settings, data=data)
         return _WORKSHOPS[key]

@@ -15,12 +15,13 @@ import numpy as np
 
 from core.dynamics import SampledCurves, curves, sample_forward
 from core.errors import PlanError, StudioError
-from core.noise import NoiseSchedule, sampling_timesteps
+from core.noise import sampling_timesteps
 from core.plan import STAGES, StagePlan, propose_plan
 from core.sampling import sampler
 
 from . import tables
 from .figures import VIEWS, curve_figure
+from .schedules import curve_schedule, foreign_proposal, own_beta
 
 UPLOAD_LIMIT = 64_000  # bytes; a plan has a few hundred
 BATCH = 16  # images that the predicted time is for
@@ -78,24 +79,9 @@ def _timesteps(workshop: Any, scheduler: str, steps: int) -> tuple[float, ...]:
     return tuple(sampling_timesteps(sampler(workshop, scheduler), steps))
 
 
-def own_beta(workshop: Any) -> str:
-    """The beta schedule that the model was trained with, which is also the one it samples with."""
-    return workshop.beta_schedule
-
-
 def visited(workshop: Any, scheduler: str, steps: Any) -> list[float]:
     """Timesteps that the sampler visits with this model, first one first."""
     return list(_timesteps(workshop, scheduler, whole_steps(steps)))
-
-
-@lru_cache(maxsize=8)
-def _from_betas(beta: str) -> NoiseSchedule:
-    return NoiseSchedule.from_betas(beta)
-
-
-def curve_schedule(workshop: Any, beta: str) -> NoiseSchedule:
-    """The schedule whose curves are drawn: the model's own, or another one to look at."""
-    return workshop.schedule if beta == own_beta(workshop) else _from_betas(beta)
 
 
 @lru_cache(maxsize=16)
@@ -133,11 +119,12 @@ def predicted(workshop: Any, plan: dict[str, Any], scheduler: str, steps: Any, e
 
 
 def figure(workshop: Any, view: str, scale: str, beta: str, threshold: float, lam: float, path: SampledCurves | None = None) -> dict[str, Any]:
-    """The chart's figure for the chosen quantity, axis and schedule; `path` only where the schedule is the model's own."""
+    """The chart's figure for the chosen quantity, axis and schedule; `path` only where the schedule is the model's own, a proposal only where it is not."""
     if view not in VIEWS:
         raise StudioError("Choose one of the four curves.")
-    theory = curves(curve_schedule(workshop, beta), lam=lam)
-    return curve_figure(view, scale == "log", theory, sampled_curves(workshop, beta), threshold, path if beta == own_beta(workshop) else None)
+    theory, proposal = curves(curve_schedule(workshop, beta), lam=lam), foreign_proposal(workshop, beta, threshold, lam)
+    mine = path if beta == own_beta(workshop) else None
+    return curve_figure(view, scale == "log", theory, sampled_curves(workshop, beta), threshold, mine, proposal)
 
 
 def constants(threshold: Any, lam: Any) -> tuple[float, float]:
@@ -162,16 +149,6 @@ def moved(workshop: Any, plan: dict[str, Any], low: Any, high: Any, snap: bool) 
     after = before.with_boundaries(low, high)
     after = workshop.snap(after) if snap else after
     return after if after.boundaries == before.boundaries else replace(after, name="")
-
-
-def schedule_note(workshop: Any, beta: str) -> str:
-    """Says so when the curves are not those of the loaded model."""
-    own = own_beta(workshop)
-    if beta == own:
-        return ""
-    return tables.notes(
-        [f"The curves are for {beta}; {workshop.name} was trained with {own} and samples with it, so the table stays with {own}."]
-    )
 
 
 def rule_text(workshop: Any, plan: StagePlan) -> str:

@@ -1,14 +1,12 @@
 """The Compare tab: two configurations from the same noise, watched while they run, judged by measured time and distance.
 
 A side is a choice by name plus, perhaps, an uploaded plan; it becomes a `StagePlan` (None is the dense model) only when something is shown or run.
-The job is a generator: it streams previews, and each visitor's Stop reaches only their own run.
+The job itself is in `compare_run`; each visitor's Stop reaches only their own run.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +14,12 @@ from typing import Any
 
 import gradio as gr
 
-from core.comparison import Comparison, Preview, SampleSettings
-from core.errors import Stopped, StudioError
+from core.errors import StudioError
 from core.noise import SCHEDULERS
 from core.plan import StagePlan
-from core.sampling import IN_STEP, compare
 
-from . import compare_figures as figures
 from . import compare_live as live_views
-from . import compare_timing as timing_views
-from . import jobs, study_view
+from . import jobs, study_view, tables
 from .answers import read_upload
 from .compare_inputs import (
     CURRENT,
@@ -42,12 +36,11 @@ from .compare_inputs import (
     side_names,
     tidy_classes,
 )  # fmt: skip
+from .compare_run import NO_RESULT, opening, stream
 from .stage_chart import plot_panel
 
 CSS = (Path(__file__).parent / "compare.css").read_text(encoding="utf-8")
 WAITING = "Waiting for the model; somebody else's run may be before yours."
-PREVIEW_SECONDS = 0.15  # fastest rate of live pictures; more would only load the page
-log = logging.getLogger(__name__)
 _waiting: dict[str, threading.Event] = {}  # Stop events of runs that stand in the queue, so that Stop reaches those too
 
 
@@ -88,96 +81,6 @@ class CompareTab:
     downloads: gr.HTML
 
 
-def result_views(comparison: Comparison, provenance: str = "") -> tuple:
-    """(verdict, slider, pair, difference, film, timing, metrics, downloads): the values of the result's components."""
-    sheet_a, sheet_b, sheet_d, factor, mean = figures.sheets(comparison)
-    return (
-        figures.verdict_html(comparison, provenance),
-        gr.update(value=(sheet_a, sheet_b), label=figures.pair_label(comparison.a.name, comparison.b.name)),
-        figures.side_by_side_html(sheet_a, sheet_b, comparison),
-        figures.difference_html(sheet_d, factor, mean, comparison),
-        figures.film_html(comparison),
-        timing_views.timing_html(timing_views.timing_rows(comparison.a, comparison.b), comparison),
-        figures.metrics_html(comparison),
-        figures.downloads_html(comparison),
-    )
-
-
-NO_RESULT = tuple(gr.skip() for _ in range(8))
-
-
-def overall(item: Preview, settings: SampleSettings, walked: bool) -> tuple[float, float]:
-    """(done, total) of the whole job. A small set is walked once and then timed `repeats` times, and each part counts its own steps."""
-    if len(settings.labels) > IN_STEP:
-        return item.done, item.total
-    before = 1 if walked and item.step is None else 0  # a timing run after the walk, or the walk itself
-    return before + item.done / max(1, item.total) * (settings.repeats if before else 1), 1 + settings.repeats
-
-
-def _stopped_view(sentence: str, seen: Preview | None, names: tuple[str, str], settings: SampleSettings) -> str:
-    sentence = sentence or "Stopped before the first step."
-    if seen is None:
-        return live_views.message_html(f"{sentence} Press Compare to start again.")
-    pictures = live_views.live_html("Stopped here", *overall(seen, settings, True), names, (seen.image_a, seen.image_b), seen.stage)
-    return live_views.message_html(f"{sentence} The pictures are unfinished, so no time and no distance is given for them.") + pictures
-
-
-def _calibration(workshop: Any, request: Request, stop: threading.Event) -> Iterator[str]:
-    """Calibrate with progress if a plan needs it, as live views; `compare` alone would be silent for that minute."""
-    if workshop.calibrated or all(plan is None or plan.method != "obs" for plan in request.plans):
-        return
-    for step in jobs.run_job(lambda progress: workshop.calibrate(progress, stop)):
-        if isinstance(step, jobs.Step):
-            yield live_views.live_html(f"Calibrating first, once per model: {step.text}", step.done, step.total, request.names)
-
-
-def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[tuple]:
-    """Run the comparison; yield (live, results' visibility, *result views) as it goes, partial pictures if it is stopped."""
-    names, settings, shown = request.names, request.settings, 0.0
-    seen: Preview | None = None  # the last preview that had pictures: they stay while the timing runs
-    hidden = gr.update(visible=False)
-    try:
-        if stop.is_set():
-            raise Stopped
-        yield live_views.live_html("Preparing both models", 0, 1, names), hidden, *NO_RESULT
-        for view in _calibration(workshop, request, stop):
-            yield view, gr.skip(), *NO_RESULT
-        for item in compare(workshop, *request.plans, settings, stop=stop):
-            if isinstance(item, Comparison):
-                item.a.name, item.b.name = names
-                yield gr.update(value="", visible=False), gr.update(visible=True), *result_views(item)
-                continue
-            seen = item if item.image_a is not None else seen
-            if item.image_a is None or time.monotonic() - shown >= PREVIEW_SECONDS:
-                shown = time.monotonic()
-                images = (seen.image_a, seen.image_b) if seen is not None else (None, None)
-                stage = item.stage if item.step is not None else None
-                yield (
-                    live_views.live_html(item.text, *overall(item, settings, seen is not None), names, images, stage),
-                    gr.skip(),
-                    *NO_RESULT,
-                )
-    except Stopped as error:
-        yield _stopped_view(str(error), seen, names, settings), hidden, *NO_RESULT
-    except StudioError as error:
-        yield live_views.message_html(str(error), bad=True), hidden, *NO_RESULT
-    except MemoryError:
-        yield live_views.message_html("There is not enough memory; ask for fewer images.", bad=True), hidden, *NO_RESULT
-    except RuntimeError as error:
-        log.exception("comparison failed")
-        short = "not enough memory; ask for fewer images" if "memory" in str(error).lower() else str(error).partition("\n")[0]
-        yield live_views.message_html(f"The comparison failed: {short}.", bad=True), hidden, *NO_RESULT
-
-
-def opening(workshop: Any) -> tuple[str, bool, tuple]:
-    """(live, results visible, result values) on opening: the stored example if there is one, else the empty state."""
-    example = workshop.example()
-    if example is None:
-        return live_views.empty_html(), False, ("", None, "", "", "", "", "", "")
-    origin = f"A finished example, {example.model}: measured on {example.device}, {example.when}. Press Compare to measure on this machine."
-    return "", True, result_views(example, origin)
-
-
 def _side(letter: str, default: str, note: str) -> Side:
     with gr.Column(min_width=260, elem_classes="cmp-picker"):
         choice = gr.Dropdown(list(SIDES), value=default, label=f"{letter} runs", filterable=False)
@@ -199,13 +102,14 @@ def build(shared: Any) -> CompareTab:
     current = StagePlan.from_json(shared.plan.value)
     gr.HTML(f"<style>{CSS}</style>", elem_classes="cmp-style")
     with gr.Column(elem_classes="cmp-tab"):
+        gr.Markdown("Two models draw the same pictures from the same noise. Is B really faster than A, and how far do its pictures move?", elem_classes="intro")
         with gr.Column(elem_classes="cmp-controls"):
             with gr.Row():
                 a = _side("A", DENSE, live_views.plan_note(None))
                 b = _side("B", CURRENT, live_views.plan_note(current))
             with gr.Row():
                 classes = gr.Dropdown([everything, *names.values()], value=[everything], multiselect=True, label="Classes", scale=2, min_width=220)
-                images = gr.Slider(1, MAX_IMAGES, value=16, step=1, label="Images", info="FID needs 200", min_width=200)
+                images = gr.Slider(1, MAX_IMAGES, value=16, step=1, label="Images", info="The quality score FID needs 200", min_width=200)
                 steps = gr.Slider(
                     5,
                     100,
@@ -321,7 +225,8 @@ def wire(shared: Any, tab: CompareTab) -> None:
             jobs.finish(key(request), stop)
 
     def ready() -> tuple:
-        return gr.update(interactive=True), gr.update(interactive=False)
+        """The buttons as before; the status line, because a run may have calibrated first, whether it was stopped later or not."""
+        return gr.update(interactive=True), gr.update(interactive=False), tables.status_line(workshop)
 
     def stop_run(request: gr.Request) -> Any:
         return gr.update(interactive=not jobs.request_stop(key(request)))
@@ -340,5 +245,5 @@ def wire(shared: Any, tab: CompareTab) -> None:
     views = [tab.live, tab.results, tab.verdict, tab.slider, tab.pair, tab.difference, tab.film, tab.timing, tab.metrics, tab.downloads]
     begun = tab.start.click(prepare, None, [tab.start, tab.stop, tab.live], queue=False, **quiet)
     done = begun.then(run, controls, views, **jobs.MODEL_JOB, **quiet)
-    done.then(ready, None, [tab.start, tab.stop], queue=False, **quiet)
+    done.then(ready, None, [tab.start, tab.stop, shared.status], queue=False, **quiet)
     tab.stop.click(stop_run, None, tab.stop, queue=False, **quiet)

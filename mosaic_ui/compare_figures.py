@@ -11,7 +11,7 @@ from html import escape
 
 import numpy as np
 
-from core.comparison import Comparison
+from core.comparison import Comparison, Side
 from core.metrics import MIN_IMAGES_FOR_FID
 from core.plan import STAGES
 from core.sampling import IN_STEP
@@ -26,7 +26,7 @@ from .compare_pictures import (
     sheet_columns,
     to_uint8,
 )
-from .compare_words import factor_text, halves_words, macs_text, picture_html, plural, seconds_text, spread_words, stage_colour
+from .compare_words import SAMPLING_ORDER, factor_text, halves_words, macs_text, picture_html, plural, seconds_text, spread_words, stage_colour
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 
@@ -34,6 +34,14 @@ FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 def _settings_line(comparison: Comparison) -> str:
     s = comparison.settings
     return f"{comparison.n} images, seed {s.seed}, {s.steps} {s.scheduler} steps, guidance {s.guidance:g}, on {comparison.device}"
+
+
+def _side_words(side: Side) -> str:
+    """A side's name and what it leaves out, in sampling order."""
+    if side.plan is None:
+        return f"{escape(side.name)} (the full model)"
+    removed = ", ".join(f"{STAGES[i]} {100 * side.plan.sparsity[i]:.0f}&nbsp;%" for i in SAMPLING_ORDER)
+    return f"{escape(side.name)} (heads and neurons removed: {removed})"
 
 
 def pair_label(name_a: str, name_b: str) -> str:
@@ -54,7 +62,7 @@ def verdict_html(comparison: Comparison, provenance: str = "") -> str:
     origin = f'<p class="cmp-origin">{escape(remarks)}</p>' if remarks else ""
     return (
         f'<section class="cmp cmp-verdict" role="status"><div class="cmp-say"><h3>{escape(comparison.verdict)}</h3>'
-        f'<p class="cmp-sub">A is {escape(comparison.a.name)}, B is {escape(comparison.b.name)}. {escape(_settings_line(comparison))}.</p>{origin}</div>'
+        f'<p class="cmp-sub">A is {_side_words(comparison.a)}, B is {_side_words(comparison.b)}. {escape(_settings_line(comparison))}.</p>{origin}</div>'
         f'<div class="cmp-tiles" aria-label="Speed-up of B over A">{tiles}</div></section>'
     )
 

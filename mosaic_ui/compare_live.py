@@ -27,10 +27,10 @@ def plan_note(plan: StagePlan | None, error: str = "") -> str:
     spans = {2: f"t ≥ {high}", 1: f"{low} ≤ t < {high}", 0: f"t < {low}"}
     parts = "".join(
         f'<span class="cmp-part cmp-stage-part"><span class="cmp-dot" style="background:{stage_colour(i)}"></span>{STAGES[i]} '
-        f"<b>−{plan.sparsity[i] * 100:.0f}&nbsp;%</b> <small>{escape(spans[i])}</small></span>"
+        f"<b>{plan.sparsity[i] * 100:.0f}&nbsp;%</b> <small>{escape(spans[i])}</small></span>"
         for i in SAMPLING_ORDER
     )
-    return f'<p class="cmp-note">{parts}</p>'
+    return f'<p class="cmp-note"><span>Removed:</span>{parts}</p>'
 
 
 def stage_chip(stage: Any) -> str:

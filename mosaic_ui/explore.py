@@ -2,10 +2,13 @@
 
 A drop is answered twice: at once with the estimate from per-bin curves, and by a second event with the exact
 prediction, so that the table never waits for linear algebra. Each answer says which of the two it is.
+
+No answer sets a number box: those follow the chart inside the page (boundary_boxes.py).
 """
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,30 +18,15 @@ import gradio as gr
 from core.dynamics import DEFAULT_THRESHOLD, default_lambda
 from core.errors import StudioError
 from core.plan import StagePlan, presets, propose_plan
-from core.sampling import sample_path
 
 from . import answers, jobs, tables
 from .answers import BATCH, plain_errors
-from .figures import VIEWS
-from .stage_chart import stage_chart
+from .boundary_boxes import boundary_boxes, follow_chart, send_typed
+from .curve_panel import CurvePanel, build_curves, wire_curves
+from .schedules import not_taken_over, own_beta
+from .wiring import EDIT, LIVE, QUIET
 
 CUSTOM = "Your own"
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-LIVE = {**QUIET, "queue": False, "trigger_mode": "always_last"}  # while something is dragged: the newest wins, nothing queues
-EDIT = {
-    **QUIET,
-    "concurrency_limit": None,
-    "trigger_mode": "always_last",
-}  # sets the plan; queued, as State.change needs the queue's answer
-INTRO = (
-    "A model learns slowly where pictures are almost clean or almost pure noise, and fast in between. The two lines cut its timesteps into "
-    "**late**, **middle** and **early**. Drag them: every stage gets its own pruned network, and the table below follows."
-)
-
-CAPTION = (
-    '<p class="fine">Line: theory (Theorem 1 of the paper, latents of mean square 1). Points: measured on the model\'s own latents, noised. '
-    "Sampling runs from right to left. Keys: arrows move a line by 1 timestep, with Shift or Page keys by 10.</p>"
-)
 
 
 @dataclass
@@ -46,18 +34,12 @@ class Explore:
     """The tab's components; `shown` is the plan that they show, so that an echo of the tab's own edit is ignored."""
 
     headline: gr.HTML
-    view: gr.Radio
-    scale: gr.Radio
-    path: gr.Checkbox
-    path_job: gr.HTML
-    chart: gr.HTML
-    low: gr.Number
-    high: gr.Number
+    curves: CurvePanel
+    boxes: list[gr.Number]  # low, high
     snap: gr.Checkbox
     suggest: gr.Button
     preset: gr.Dropdown
     rule: gr.HTML
-    schedule_note: gr.HTML
     threshold: gr.Number
     lam: gr.Number
     table: gr.HTML
@@ -70,36 +52,19 @@ class Explore:
 def build(shared: Any) -> Explore:
     """The tab's components, filled with the opening plan: nothing is empty when the page comes up."""
     workshop, plan = shared.workshop, shared.plan.value
-    checked, own = StagePlan.from_json(plan), answers.own_beta(workshop)
+    checked, own = StagePlan.from_json(plan), own_beta(workshop)
     lam = default_lambda(workshop.schedule)
     table, words = answers.predicted(workshop, plan, shared.scheduler.value, shared.steps.value)
     names = list(presets(workshop.schedule))
     headline = gr.HTML(words)
     with gr.Row(equal_height=False, elem_classes="main-row"):
         with gr.Column(scale=5, min_width=300, elem_classes="card"):
-            gr.Markdown(INTRO, elem_classes="intro")
-            with gr.Row(elem_classes="chart-bar"):
-                view = gr.Radio(list(VIEWS), value="MSE", label="Curve", scale=3, min_width=260, elem_classes="segmented")
-                scale = gr.Radio(["linear", "log"], value="linear", label="Vertical axis", scale=1, min_width=140, elem_classes="segmented")
-            chart = stage_chart(
-                list(checked.boundaries),
-                answers.figure(workshop, "MSE", "linear", own, DEFAULT_THRESHOLD, lam),
-                label="Learning curves over timesteps with two stage boundaries",
-                elem_id="stage-chart",
-            )
-            gr.HTML(CAPTION)
-            path = gr.Checkbox(
-                False,
-                label="show the model's own sampling path",
-                info="Samples 32 latents with the dense model once (a few seconds), by the sampler and steps below.",
-            )
-            path_job = gr.HTML("")
+            panel = build_curves(shared, checked, lam)
         with gr.Column(scale=2, min_width=280, elem_classes="side"):
             with gr.Column(elem_classes="card"):
                 gr.HTML('<h3 class="panel-title">Stage boundaries</h3>')
                 with gr.Row(elem_classes="pair"):
-                    low = gr.Number(checked.boundaries[0], label="Boundary 1 (late | middle)", precision=0, min_width=110)
-                    high = gr.Number(checked.boundaries[1], label="Boundary 2 (middle | early)", precision=0, min_width=110)
+                    boxes = boundary_boxes(checked.boundaries)
                 snap = gr.Checkbox(
                     False,
                     label="snap to calibration bins",
@@ -117,19 +82,17 @@ def build(shared: Any) -> Explore:
         job = gr.HTML("")
         measure = gr.Button("Measure this device's speed", size="sm", visible=not _knows_time(workshop, shared), elem_classes="fit")
     with gr.Column(elem_classes="card"):
-        gr.HTML('<h3 class="panel-title">Sampler, noise schedule and the rule\'s constants</h3>')
+        gr.HTML('<h3 class="panel-title">Sampler and the rule\'s constants</h3>')
         with gr.Row(elem_classes="knobs"):
             shared.scheduler.render()
             shared.steps.render()
-            shared.beta.render()
             threshold = gr.Number(DEFAULT_THRESHOLD, label="Threshold M", minimum=0.01, maximum=0.99, step=0.01, min_width=110)
             lam_box = gr.Number(lam, label="Lambda (weight of ln SNR)", minimum=0, maximum=10, step=0.001, min_width=110)
-        note = gr.HTML("")
     with gr.Accordion("Exact numbers at the boundaries, and the formulas", open=False):
         numbers = gr.HTML(answers.exact_numbers(workshop, plan, own, lam))
     shown = gr.State(plan)
     return Explore(
-        headline, view, scale, path, path_job, chart, low, high, snap, suggest, preset, rule, note, threshold, lam_box, table_view, measure, job, numbers, shown
+        headline, panel, boxes, snap, suggest, preset, rule, threshold, lam_box, table_view, measure, job, numbers, shown
     )  # fmt: skip
 
 
@@ -146,14 +109,14 @@ def wire(shared: Any, tab: Explore) -> None:
     """Connect the tab: its own edits answer at once, then exactly; edits made elsewhere arrive through the plan."""
     workshop = shared.workshop
     sampler, names = [shared.scheduler, shared.steps], list(presets(workshop.schedule))
-    edited = [shared.plan, tab.shown, tab.table, tab.headline, tab.low, tab.high, tab.preset, tab.chart]
+    edited = [shared.plan, tab.shown, tab.table, tab.headline, tab.preset, tab.curves.chart]
 
     def answer(plan: StagePlan, scheduler: str, steps: Any, request: gr.Request, move_chart: bool) -> tuple:
         plain = plan.to_json()
-        jobs.mark_latest(request.session_hash, plain)
+        jobs.mark_latest(request.session_hash, [plain, scheduler, steps])
         table, words = answers.predicted(workshop, plain, scheduler, steps)
         line = list(plan.boundaries) if move_chart else gr.skip()
-        return plain, plain, table, words, *plan.boundaries, _preset_name(plan, names), line
+        return plain, plain, table, words, _preset_name(plan, names), line
 
     def on_bins(plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
         """The plan, on bin edges if asked, and the sentence that says so."""
@@ -163,9 +126,9 @@ def wire(shared: Any, tab: Explore) -> None:
         return replace(after, name=f"{plan.name}, snapped"), ["Then snapped to {} and {}, the nearest edges of calibration bins.".format(*after.boundaries)]
 
     @plain_errors
-    def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> tuple:
+    def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> str:
         after = StagePlan.from_json(plan).with_boundaries(*answers.two_boundaries(value))
-        return answers.predicted(workshop, after.to_json(), scheduler, steps)[0], *after.boundaries
+        return answers.predicted(workshop, after.to_json(), scheduler, steps)[0]
 
     @plain_errors
     def on_drop(value: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
@@ -175,13 +138,14 @@ def wire(shared: Any, tab: Explore) -> None:
     @plain_errors
     def on_boxes(low: Any, high: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
         before = StagePlan.from_json(plan)
+        if low is None and high is None:
+            return tuple(gr.skip() for _ in edited)  # left as it was
+        low, high = (old if new is None else new for new, old in zip((low, high), before.boundaries, strict=True))
         try:
             after = answers.moved(workshop, plan, low, high, snap)
         except StudioError as error:
-            gr.Info(str(error), title="Boundaries unchanged")
+            gr.Info(html.escape(f"{error} The boundaries stay as they were.", quote=False))
             after = before
-        if (low, high) == before.boundaries == after.boundaries:
-            return tuple(gr.skip() for _ in edited)  # a box was left as it was
         return answer(after, scheduler, steps, request, move_chart=True)
 
     @plain_errors
@@ -191,14 +155,16 @@ def wire(shared: Any, tab: Explore) -> None:
     @plain_errors
     def on_suggest(target: Any, m: Any, lam: Any, beta: str, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
         m, lam = answers.constants(m, lam)
-        schedule, timesteps = answers.curve_schedule(workshop, beta), answers.visited(workshop, scheduler, steps)
-        proposal = propose_plan(schedule, answers.share_of(target), timesteps, m=m, lam=lam)
+        if beta != own_beta(workshop):
+            gr.Info(html.escape(not_taken_over(workshop, beta), quote=False))
+            return *(gr.skip() for _ in edited), gr.skip()
+        proposal = propose_plan(workshop.schedule, answers.share_of(target), answers.visited(workshop, scheduler, steps), m=m, lam=lam)
         plan, words = on_bins(proposal.plan, snap)
         return *answer(plan, scheduler, steps, request, move_chart=True), tables.notes([proposal.rule, *words])
 
     @plain_errors
-    def on_preset(name: str, target: Any, beta: str, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
-        offered = presets(answers.curve_schedule(workshop, beta), answers.share_of(target), answers.visited(workshop, scheduler, steps))
+    def on_preset(name: str, target: Any, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
+        offered = presets(workshop.schedule, answers.share_of(target), answers.visited(workshop, scheduler, steps))
         if name not in offered:
             return *(gr.skip() for _ in edited), gr.skip()
         plan, words = on_bins(offered[name], snap)
@@ -207,20 +173,17 @@ def wire(shared: Any, tab: Explore) -> None:
 
     @plain_errors
     def on_sampler(scheduler: str, steps: Any, plan: dict, request: gr.Request) -> tuple:
-        jobs.mark_latest(request.session_hash, plan)
+        jobs.mark_latest(request.session_hash, [plan, scheduler, steps])
         return answers.predicted(workshop, plan, scheduler, steps)
 
     @plain_errors
     def refine(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-        """The exact prediction, or the estimate again where that cannot be had; nothing when the visitor has moved on meanwhile.
-
-        It sets the boxes too: on a busy machine the answer to a drag's last move can come after the answer to its drop.
-        """
-        late = tuple(gr.skip() for _ in range(4))
-        if not jobs.is_latest(request.session_hash, plan):
+        """The exact prediction, or the estimate again where that cannot be had; nothing when the visitor has moved on meanwhile."""
+        asked, late = [plan, scheduler, steps], (gr.skip(), gr.skip())
+        if not jobs.is_latest(request.session_hash, asked):
             return late
         views = answers.predicted(workshop, plan, scheduler, steps, exact=workshop.calibrated)
-        return (*views, *plan["boundaries"]) if jobs.is_latest(request.session_hash, plan) else late
+        return views if jobs.is_latest(request.session_hash, asked) else late
 
     @plain_errors
     def follow(plan: dict, shown: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
@@ -229,41 +192,9 @@ def wire(shared: Any, tab: Explore) -> None:
             return tuple(gr.skip() for _ in edited[1:])
         return answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True)[1:]
 
-    def walked(path: bool, scheduler: str, steps: Any) -> Any:
-        """The model's own path if it is asked for and was walked with this sampler."""
-        return workshop.paths_walked.get((scheduler, answers.whole_steps(steps))) if path else None
-
-    @plain_errors
-    def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> dict:
-        return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path)))
-
-    @plain_errors
-    def on_path(view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
-        """Walk the path if it is wanted and was not walked yet, then draw."""
-        if path and walked(path, scheduler, steps) is None:
-            stop = jobs.new_stop(request.session_hash)
-            try:
-                for step in jobs.run_job(lambda report: sample_path(workshop, scheduler, answers.whole_steps(steps), progress=report, stop=stop)):
-                    if isinstance(step, jobs.Step):
-                        yield tables.progress(step.done, step.total, step.text), gr.skip()
-            finally:
-                stop.set()
-                jobs.finish(request.session_hash, stop)
-        yield "", on_curve(view, scale, beta, m, lam, path, scheduler, steps)
-
-    @plain_errors
-    def on_beta(view: str, scale: str, beta: str, m: Any, *path: Any) -> tuple:
-        lam = default_lambda(answers.curve_schedule(workshop, beta))
-        picture = answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path))
-        return gr.update(figure=picture), lam, answers.schedule_note(workshop, beta)
-
     def own_rule(plan: dict) -> Any:
         """After any edit: a rule's sentence must not stand beside a plan that a person made."""
         return gr.skip() if plan.get("name") else tables.notes(["This plan is your own; Suggest proposes one and says by which rule."])
-
-    @plain_errors
-    def on_numbers(plan: dict, beta: str, lam: Any) -> str:
-        return answers.exact_numbers(workshop, plan, beta, answers.constants(0.5, lam)[1])
 
     @plain_errors
     def on_measure(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
@@ -280,31 +211,29 @@ def wire(shared: Any, tab: Explore) -> None:
     exactly = {
         "fn": refine,
         "inputs": [shared.plan, *sampler],
-        "outputs": [tab.table, tab.headline, tab.low, tab.high],
+        "outputs": [tab.table, tab.headline],
         **QUIET,
         "trigger_mode": "always_last",
     }
-    live = {"fn": on_drag, "inputs": [tab.chart, shared.plan, *sampler], "outputs": [tab.table, tab.low, tab.high], **LIVE}
-    tab.chart.input(**live)
-    tab.chart.release(**live)  # the table follows by the short way; the plan itself goes through the queue
-    tab.chart.release(on_drop, [tab.chart, shared.plan, *sampler, tab.snap], edited, **EDIT).then(**exactly)
-    boxes = [tab.low, tab.high, shared.plan, *sampler, tab.snap]
-    gr.on([box.submit for box in (tab.low, tab.high)] + [box.blur for box in (tab.low, tab.high)], on_boxes, boxes, edited, **EDIT).then(**exactly)
+    live = {"fn": on_drag, "inputs": [tab.curves.chart, shared.plan, *sampler], "outputs": tab.table, **LIVE}
+    tab.curves.chart.input(**live)
+    tab.curves.chart.release(**live)  # the table follows by the short way; the plan itself goes through the queue
+    tab.curves.chart.release(on_drop, [tab.curves.chart, shared.plan, *sampler, tab.snap], edited, **EDIT).then(**exactly)
+    opening = shared.plan.value["boundaries"]
+    leave = [event for box in tab.boxes for event in (box.submit, box.blur)]
+    typed = gr.on(leave, on_boxes, [*tab.boxes, shared.plan, *sampler, tab.snap], edited, js=send_typed(opening), **EDIT)
+    follow_line = {**follow_chart(tab.curves.chart, tab.boxes, opening), **QUIET}
+    typed.then(**follow_line)  # also where the chart did not move: a refused boundary goes back to what it was
+    typed.then(**exactly)
+    tab.curves.chart.change(**follow_line)
     tab.snap.input(on_snap, [tab.snap, shared.plan, *sampler], edited, **EDIT).then(**exactly)
     rule = [shared.target, tab.threshold, tab.lam, shared.beta, *sampler, tab.snap]
     tab.suggest.click(on_suggest, rule, [*edited, tab.rule], **EDIT).then(**exactly)
-    tab.preset.input(on_preset, [tab.preset, shared.target, shared.beta, *sampler, tab.snap], [*edited, tab.rule], **EDIT).then(**exactly)
+    tab.preset.input(on_preset, [tab.preset, shared.target, *sampler, tab.snap], [*edited, tab.rule], **EDIT).then(**exactly)
     gr.on([s.change for s in sampler], on_sampler, [*sampler, shared.plan], [tab.table, tab.headline], **LIVE).then(**exactly)
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
     shared.plan.change(own_rule, shared.plan, tab.rule, **LIVE)
-    shared.plan.change(on_numbers, [shared.plan, shared.beta, tab.lam], tab.numbers, **LIVE)
     shared.page.load(**exactly)
     shared.status.change(**exactly)  # a calibration has just ended: the same plan can now be predicted exactly
-    walk = [tab.path, *sampler]
-    curve = [tab.view, tab.scale, shared.beta, tab.threshold, tab.lam, *walk]
-    gr.on([tab.view.input, tab.scale.input, tab.threshold.input, tab.lam.input], on_curve, curve, tab.chart, **LIVE)
-    gr.on([tab.path.input, *(s.change for s in sampler)], on_path, curve, [tab.path_job, tab.chart], **QUIET, **jobs.MODEL_JOB)
-    shared.beta.input(on_beta, [*curve[:4], *walk], [tab.chart, tab.lam, tab.schedule_note], **LIVE).then(
-        on_numbers, [shared.plan, shared.beta, tab.lam], tab.numbers, **LIVE
-    )
+    wire_curves(shared, tab.curves, tab.threshold, tab.lam, tab.numbers)
     tab.measure.click(on_measure, [shared.plan, *sampler], [tab.job, tab.table, tab.measure], **QUIET, **jobs.MODEL_JOB).then(**exactly)

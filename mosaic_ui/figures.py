@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.dynamics import Curves, SampledCurves, score
-from core.plan import STAGES
+from core.plan import STAGES, Proposal
 
 from .theme import GRID_COLOUR, STAGE_COLOURS
 
@@ -20,6 +20,12 @@ VIEWS = {
     "Gradient": ("gradient", "MSE gained per timestep"),
     "ln SNR": ("log_snr", "ln SNR (nats)"),
     "Score": ("score", "score (no unit)"),
+}
+MEANING = {  # each quantity in plain words
+    "MSE": "how far a noised picture is from its clean one.",
+    "Gradient": "how much one more timestep of noise adds to that distance. Where it is high, the model learned fastest.",
+    "ln SNR": "picture against noise. Above 0 the picture is stronger, below 0 the noise.",
+    "Score": "gradient and ln SNR weighed together. The rule's middle stage is the stretch above the dotted line.",
 }
 ALWAYS_LINEAR = ("ln SNR", "Score")  # both pass through zero; ln SNR is a logarithm already
 
@@ -32,11 +38,13 @@ def _plain(values: np.ndarray) -> list[float]:
 
 
 def curve_figure(
-    view: str, log: bool, theory: Curves, sampled: SampledCurves | None, threshold: float, path: SampledCurves | None = None
+    view: str, log: bool, theory: Curves, sampled: SampledCurves | None, threshold: float, path: SampledCurves | None = None,
+    proposed: Proposal | None = None,
 ) -> dict[str, Any]:
     """One quantity over all training timesteps: theory as a line, samples as points with a band of one standard deviation.
 
-    `path`, the model's own way from noise to picture, is drawn as crosses.
+    `path`, the model's own way from noise to picture, is drawn as crosses; `proposed`, of a schedule that makes no plan
+    for the model, as dashed lines.
     `view` is a key of VIEWS; `log` asks for a logarithmic y where that can be; `threshold` is M, drawn in the score view.
     The band exists for the MSE only: the other quantities are measured on the mean over all draws.
     """
@@ -54,6 +62,8 @@ def curve_figure(
     })  # fmt: skip
     shapes, annotations = [], []
     low, high = _limits(data, log)
+    if proposed is not None:
+        data.insert(0, _cuts(proposed, *((10.0**low, 10.0**high) if log else (low, high))))
     if view == "Score":
         level = threshold * float(y.max())
         shapes.append(
@@ -68,9 +78,8 @@ def curve_figure(
             }
         )
         words = f"M · max score = {level:.3g}"
-        annotations.append(
-            {"xref": "paper", "x": 1, "y": level, "xanchor": "right", "yanchor": "bottom", "text": words, "showarrow": False}
-        )
+        x, anchor = (0.15, "left") if int(y.argmax()) > len(y) / 2 else (1, "right")  # away from the peak
+        annotations.append({"xref": "paper", "x": x, "y": level, "xanchor": anchor, "yanchor": "bottom", "text": words, "showarrow": False})
     ends = (("clean picture", 0, "left"), ("pure noise", 1, "right"))
     for words, x, anchor in ends:
         annotations.append({
@@ -93,6 +102,7 @@ def curve_figure(
         "yaxis": {
             **_AXIS,
             "title": {"text": title, "standoff": 6, "font": {"size": 12}},
+            "automargin": True,
             "type": "log" if log else "linear",
             "range": [low, high],
             "exponentformat": "power",
@@ -100,6 +110,17 @@ def curve_figure(
         },
     }
     return {"data": data, "layout": layout}
+
+
+def _cuts(proposal: Proposal, low: float, high: float) -> dict[str, Any]:
+    """Two upright dashed lines, as a trace so that the legend says what they are."""
+    cuts = proposal.plan.boundaries
+    x = [t for boundary in cuts for t in (boundary, boundary, None)]
+    name = f"proposed for this schedule: {cuts[0]} and {cuts[1]}{' (our fallback)' if proposal.fallback else ''}"
+    return {
+        "type": "scatter", "mode": "lines", "name": name, "x": x, "y": [low, high, None] * 2,
+        "line": {"color": "INK", "width": 1.5, "dash": "dash"}, "hoverinfo": "skip",
+    }  # fmt: skip
 
 
 def _limits(data: list[dict[str, Any]], log: bool) -> tuple[float, float]:

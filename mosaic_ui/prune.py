@@ -18,10 +18,10 @@ from core.plan import MAX_SPARSITY, STAGES, StagePlan
 
 from . import answers, jobs, tables
 from .answers import BATCH, plain_errors, read_upload
-from .explore import EDIT, LIVE, QUIET
 from .figures import mosaic_figure
 from .stage_chart import plot_panel
 from .theme import STAGE_MEANING
+from .wiring import EDIT, LIVE, QUIET
 
 LAYER_HEADERS = ["layer", "stage", "kept", "of", "parameters dense", "parameters pruned", "MMACs dense", "MMACs pruned", "error %"]
 
@@ -76,11 +76,12 @@ def download_link(plan: StagePlan) -> str:
     return f'<a class="button-link" download="plan.json" href="data:application/json;charset=utf-8,{data}">Download plan (JSON)</a>'
 
 
-def pruned_sentence(workshop: Any, plan: StagePlan, seconds: float) -> str:
-    """What has just been built, in one sentence."""
+def pruned_sentence(workshop: Any, plan: StagePlan, seconds: float | None) -> str:
+    """What has just been built, in one sentence; `seconds` None where nothing had to be, as a kept network is not a fast one."""
     kept = workshop.kept_share(plan).mean(1)  # (stages,)
     parts = ", ".join(f"{stage} {tables.percent(share)}" for stage, share in zip(STAGES, kept, strict=True))
-    return f"Pruned in {tables.seconds_text(seconds)} (measured): one network per stage is ready, keeping of its weights {parts}. See it in 3 Compare."
+    how = "Ready, nothing had to be built" if seconds is None else f"Pruned in {tables.seconds_text(seconds)} (measured)"
+    return f"{how}: one network per stage, keeping of its weights {parts}. See it in 3 Compare."
 
 
 def build(shared: Any) -> Prune:
@@ -89,7 +90,7 @@ def build(shared: Any) -> Prune:
     timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
     gr.Markdown(
         "Sparsity is the share of attention heads and of MLP neurons that is removed. What is left is adjusted so that each layer's output "
-        "changes as little as possible: no training, seconds of work.",
+        "changes as little as possible, without any training.",
         elem_classes="intro",
     )
     with gr.Row(equal_height=False, elem_classes="main-row"):
@@ -148,10 +149,11 @@ def build(shared: Any) -> Prune:
     )  # fmt: skip
 
 
+NOT_CALIBRATED = tables.message("Prune calibrates first where that has not been done; the measurements are kept for every later plan.")
+
+
 def _ready(workshop: Any) -> str:
-    if workshop.calibrated:
-        return tables.message("Calibrated: any plan can be pruned in about a second.")
-    return tables.message("Prune calibrates first where that has not been done; the measurements are kept for every later plan.")
+    return tables.message("Calibrated: any plan can be pruned without measuring again.") if workshop.calibrated else NOT_CALIBRATED
 
 
 def wire(shared: Any, tab: Prune) -> None:
@@ -160,45 +162,48 @@ def wire(shared: Any, tab: Prune) -> None:
     sampler = [shared.scheduler, shared.steps]
     views = [tab.shown, *tab.sliders, tab.master, tab.cost, tab.mosaic, tab.effect, tab.code, tab.download]
 
-    def show(plan: StagePlan, before: StagePlan, timesteps: list[float]) -> tuple:
-        """All views of a plan, in the order of `views`; `before` is what the sliders stood at."""
-        effect = tables.notes(answers.without_effect(workshop, before, plan, timesteps))
+    def show(plan: StagePlan, before: StagePlan, timesteps: list[float], effect: str = "") -> tuple:
+        """All views of a plan, in the order of `views`; a slider that stands right since `before` is not set, as somebody may be holding it."""
+        sliders = (gr.skip() if new == old else round(new, 3) for new, old in zip(plan.sparsity, before.sparsity, strict=True))
         return (
-            plan.to_json(), *(round(s, 3) for s in plan.sparsity), round(plan.mean_sparsity(timesteps), 3), predicted_cost(workshop, plan, timesteps),
+            plan.to_json(), *sliders, round(plan.mean_sparsity(timesteps), 3), predicted_cost(workshop, plan, timesteps),
             gr.update(figure=picture(workshop, plan, timesteps)), effect, plan.dumps(), download_link(plan),
         )  # fmt: skip
+
+    def moved(plan: StagePlan, before: StagePlan, timesteps: list[float], held: int) -> tuple:
+        """The same after a move of the knob at place `held` of `views`: that one is never set."""
+        shown = list(show(plan, before, timesteps, tables.notes(answers.without_effect(workshop, before, plan, timesteps))))
+        shown[held] = gr.skip()
+        return tuple(shown)
 
     def on_stage(i: int) -> Callable:
         """The handler of one stage's slider; only that stage changes, the others keep their unrounded values."""
 
         @plain_errors
-        def on_slide(value: float, plan: dict, scheduler: str, steps: Any) -> tuple:
+        def on_slide(value: float, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
             before = StagePlan.from_json(plan)
             sparsity = [*before.sparsity]
             sparsity[i] = value
             after = replace(before.with_sparsity(*sparsity), name="")
-            shown = list(show(after, before, answers.visited(workshop, scheduler, steps)))
-            shown[1 + i] = gr.skip()  # never set the knob that is being held
-            return after.to_json(), after.to_json(), *shown
+            jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
+            return after.to_json(), after.to_json(), *moved(after, before, answers.visited(workshop, scheduler, steps), 1 + i)
 
         return on_slide
 
     @plain_errors
-    def on_master(target: float, plan: dict, shape: dict, scheduler: str, steps: Any) -> tuple:
+    def on_master(target: float, plan: dict, shape: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
         timesteps, before = answers.visited(workshop, scheduler, steps), StagePlan.from_json(plan)
         scaled = StagePlan.from_json(shape).with_boundaries(*before.boundaries).scaled_to(target, timesteps)
         after = replace(before.with_sparsity(*(round(s, 4) for s in scaled.sparsity)), name="")
-        shown = list(show(after, before, timesteps))
-        shown[4] = gr.skip()
-        return after.to_json(), *shown
+        jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
+        return after.to_json(), *moved(after, before, timesteps, 4)
 
     @plain_errors
     def follow(plan: dict, shown: dict, scheduler: str, steps: Any) -> tuple:
         """An edit made in another tab; an echo of our own changes nothing."""
         if plan == shown:
             return tuple(gr.skip() for _ in range(1 + len(views)))
-        checked = StagePlan.from_json(plan)
-        return plan, *show(checked, checked, answers.visited(workshop, scheduler, steps))
+        return plan, *show(StagePlan.from_json(plan), StagePlan.from_json(shown), answers.visited(workshop, scheduler, steps))
 
     @plain_errors
     def on_sampler(plan: dict, scheduler: str, steps: Any) -> tuple:
@@ -213,10 +218,17 @@ def wire(shared: Any, tab: Prune) -> None:
         return plan.to_json()
 
     @plain_errors
-    def refine(plan: dict, scheduler: str, steps: Any) -> Any:
-        if not workshop.calibrated:
+    def refine(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> Any:
+        """The exact cost; nothing when the visitor has moved on meanwhile."""
+        asked = [plan, scheduler, steps]
+        if not workshop.calibrated or not jobs.is_latest(request.session_hash, asked):
             return gr.skip()
-        return predicted_cost(workshop, StagePlan.from_json(plan), answers.visited(workshop, scheduler, steps), exact=True)
+        cost = predicted_cost(workshop, StagePlan.from_json(plan), answers.visited(workshop, scheduler, steps), exact=True)
+        return cost if jobs.is_latest(request.session_hash, asked) else gr.skip()
+
+    def on_status(job: str) -> Any:
+        """Another tab has calibrated, or another visitor before the page was loaded: the remark that nobody has is out of date."""
+        return _ready(workshop) if job == NOT_CALIBRATED else gr.skip()
 
     @plain_errors
     def on_layers(plan: dict, is_open: bool) -> Any:
@@ -257,13 +269,13 @@ def wire(shared: Any, tab: Prune) -> None:
         yield from long_job(request, workshop.calibrate, done)
 
     def on_prune(plan: dict, request: gr.Request) -> Iterator[tuple]:
-        checked = StagePlan.from_json(plan)
+        checked, steps = StagePlan.from_json(plan), []
 
         def work(report: Callable, stop: Any) -> None:
-            workshop.build(checked, progress=report, stop=stop)
+            workshop.build(checked, progress=lambda *step: (steps.append(step), report(*step)), stop=stop)
 
         def done(seconds: float) -> str:
-            return pruned_sentence(workshop, checked, seconds)
+            return pruned_sentence(workshop, checked, seconds if steps else None)
 
         yield from long_job(request, work, done)
 
@@ -272,6 +284,9 @@ def wire(shared: Any, tab: Prune) -> None:
 
     exactly = {"fn": refine, "inputs": [shared.plan, *sampler], "outputs": tab.cost, **QUIET, "trigger_mode": "always_last"}
     shared.page.load(**exactly)
+    shared.status.change(on_status, tab.job, tab.job, **LIVE)
+    shared.status.change(**exactly)
+    shared.status.change(on_layers, [shared.plan, tab.layers_open], tab.layers, **QUIET, trigger_mode="always_last")
     for i, slider in enumerate(tab.sliders):
         slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT)
     tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT)
@@ -282,7 +297,7 @@ def wire(shared: Any, tab: Prune) -> None:
     gr.on([s.change for s in sampler], on_sampler, [shared.plan, *sampler], views, **LIVE)
     tab.layers_box.expand(on_layers_open, shared.plan, [tab.layers_open, tab.layers], **QUIET)
     tab.layers_box.collapse(on_layers_close, None, tab.layers_open, **QUIET)
-    tab.upload.upload(on_upload, tab.upload, shared.plan, **QUIET)
+    tab.upload.upload(on_upload, tab.upload, shared.plan, **EDIT)
     job_views = [tab.job, tab.calibrate, tab.prune, tab.stop, shared.status]
     tab.calibrate.click(on_calibrate, None, job_views, **QUIET, **jobs.MODEL_JOB).then(**exactly)
     tab.prune.click(on_prune, shared.plan, job_views, **QUIET, **jobs.MODEL_JOB).then(**exactly)

@@ -126,9 +126,10 @@ function themed(figure) {
   const ink = getComputedStyle(element).getPropertyValue('--body-text-color').trim() || '#222';
   const { data, layout } = JSON.parse(JSON.stringify(figure).replaceAll('"INK"', JSON.stringify(ink)));
   const narrow = plot.clientWidth < 560, margin = layout.margin || {};
+  const stacked = layout.legend ? 18 * Math.max(0, data.filter(trace => trace.name).length - 1) - 8 : 0; // a narrow legend has one entry a row
   return { data, layout: { ...layout, autosize: true, dragmode: false, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
     font: { family: getComputedStyle(element).fontFamily, size: narrow ? 11 : 13, color: ink },
-    margin: { ...margin, ...(narrow ? { l: 46, r: 10, b: (margin.b || 48) + (layout.legend ? 28 : 0) } : {}) } } }; // a narrow legend stacks
+    margin: { ...margin, ...(narrow ? { l: 46, r: 10, b: (margin.b || 48) + stacked } : {}) } } };
 }
 
 function draw() {

@@ -18,15 +18,17 @@ from typing import Any
 
 import gradio as gr
 
-from core.noise import BETA_SCHEDULES, SCHEDULERS
+from core.noise import SCHEDULERS
 from core.plan import StagePlan, propose_plan
 
-from . import compare, explore, jobs, prune, tables
+from . import answers, compare, explore, jobs, prune, tables
+from .schedules import choices
 from .theme import CSS, make_theme
+from .wiring import QUIET
 
 TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
-DEFAULT_STEPS = 50
+DEFAULT_SCHEDULER, DEFAULT_STEPS = "DDIM", 50
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Shared:
     page: gr.Blocks
     plan: gr.State  # dict: StagePlan.to_json(), the single truth
     scheduler: gr.Dropdown  # sampler's name, a key of core.noise.SCHEDULERS
-    beta: gr.Dropdown  # beta schedule of the curves
+    beta: gr.Dropdown  # noise schedule of the curves, a key of schedules.LABELS
     steps: gr.Number  # sampling steps
     target: gr.Number  # target mean sparsity of suggestions and presets
     status: gr.HTML  # the device and calibration line under the title
@@ -55,8 +57,8 @@ def _make_shared(workshop: Any, page: gr.Blocks, plan: StagePlan) -> Shared:
         workshop=workshop,
         page=page,
         plan=gr.State(plan.to_json()),
-        scheduler=gr.Dropdown(list(SCHEDULERS), value="DDIM", label="Scheduler", render=False, filterable=False),
-        beta=gr.Dropdown(list(BETA_SCHEDULES), value=own_beta, label="Beta schedule", render=False, filterable=False),
+        scheduler=gr.Dropdown(list(SCHEDULERS), value=DEFAULT_SCHEDULER, label="Scheduler", render=False, filterable=False),
+        beta=gr.Dropdown(choices(own_beta), value=own_beta, label="Curves of noise schedule", render=False, filterable=False),
         steps=gr.Number(DEFAULT_STEPS, label="Sampling steps", precision=0, minimum=2, maximum=1000, render=False),
         target=gr.Number(DEFAULT_TARGET, label="Suggest for mean sparsity", minimum=0, maximum=0.9, step=0.01, render=False),
         status=gr.HTML(tables.status_line(workshop), render=False),
@@ -71,7 +73,7 @@ def _on_leave(request: gr.Request) -> None:
 def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
     """The page for one workshop, opening on `plan` (default: the formula's proposal for the model's own schedule)."""
     if plan is None:
-        plan = propose_plan(workshop.schedule, target=DEFAULT_TARGET).plan
+        plan = propose_plan(workshop.schedule, DEFAULT_TARGET, answers.visited(workshop, DEFAULT_SCHEDULER, DEFAULT_STEPS)).plan
 
     def current_status() -> str:
         return tables.status_line(workshop)
@@ -90,7 +92,7 @@ def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
         explore.wire(shared, explore_tab)
         prune.wire(shared, prune_tab)
         compare.wire(shared, compare_tab)
-        page.load(current_status, None, shared.status, **explore.QUIET)  # a calibration may have happened since the page was built
+        page.load(current_status, None, shared.status, **QUIET)  # a calibration may have happened since the page was built
         page.unload(_on_leave)
     page.queue(max_size=32)
     return page

@@ -20,7 +20,10 @@ def study_sentences(found: list[Finding]) -> str:
     facts = sorted({(f.n, f.seeds) for f in found})
     note = "; ".join(f"n = {n} images, {k} seed{'s' if k > 1 else ''}" for n, k in facts)
     items = "".join(f"<li>{html.escape(s)}</li>" for s in verdicts(found))
-    return f'<ul class="study-list">{items}</ul><p class="fine">Measured on the bundled model: {note}. FID on its own small feature network.</p>'
+    return (
+        f'<ul class="study-list">{items}</ul><p class="fine">Measured on the bundled model: {note}. FID, a distance to real pictures '
+        "(lower is better), on its own small feature network. Latent MSE: distance to what the dense model draws from the same noise.</p>"
+    )
 
 
 def study_figure(found: list[Finding]) -> dict[str, Any]:
@@ -40,8 +43,8 @@ def study_figure(found: list[Finding]) -> dict[str, Any]:
     layout = {
         "margin": {"l": 58, "r": 16, "t": 20, "b": 96},
         "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"},
-        "xaxis": {**AXIS, "type": "log", "title": {"text": f"work per image, % of dense at {most} steps (MACs)"}, "tickvals": TICKS},
-        "yaxis": {**AXIS, "title": {"text": "FID (lower is better)"}},
+        "xaxis": {**AXIS, "type": "log", "title": {"text": f"work per image, % of dense at {most} steps (MACs)", "font": {"size": 12}}, "tickvals": TICKS},
+        "yaxis": {**AXIS, "title": {"text": "FID (lower is better)", "font": {"size": 12}}},
         "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
     }
     return {"data": data, "layout": layout}

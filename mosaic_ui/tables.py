@@ -11,8 +11,8 @@ from core.plan import STAGES, StagePlan
 
 from .theme import STAGE_COLOURS, STAGE_MEANING
 
-ESTIMATE = "estimate from per-bin curves"
-EXACT = "exact for this plan"
+ESTIMATE = "errors estimated from per-bin curves"
+EXACT = "errors exact for this plan"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -106,6 +106,7 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
     low, high = plan.boundaries
     kind, words = ("exact", EXACT) if prediction.exact else ("estimate", ESTIMATE)
     foot = (
+        "Sparsity: share of attention heads and MLP neurons removed. "
         f"MACs: multiply-accumulates of the denoiser, both guidance halves. Time: on {html.escape(device)}, from its latency table. "
         "Error: mean relative output error of the pruned layers on calibration data."
     )
@@ -123,12 +124,13 @@ def headline(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
     if not any(plan.sparsity):
         return '<p class="headline">Nothing is pruned yet: every step runs the whole network. Raise a sparsity or press Suggest.</p>'
     gentle = min(range(3), key=lambda i: plan.sparsity[i])
+    faster = "" if prediction.speedup_seconds is None else f", and to be <b>{times(prediction.speedup_seconds)}</b> faster on this device"
     where = f", least in the {STAGES[gentle]} stage" if len(set(plan.sparsity)) > 1 else ", the same in every stage"
     why = " where the model learned fastest" if STAGES[gentle] == "middle" and len(set(plan.sparsity)) > 1 else ""
     return (
-        f'<p class="headline">This plan removes <b>{percent(plan.mean_sparsity(timesteps))}</b> of the network\'s heads and neurons on average'
-        f"{where}{why}, and is predicted to need <b>{times(prediction.speedup_macs)}</b> fewer multiply-accumulates over "
-        f"{len(timesteps)} sampling steps.</p>"
+        f'<p class="headline">This plan removes <b>{percent(plan.mean_sparsity(timesteps))}</b> of the network\'s attention heads and neurons on average'
+        f"{where}{why}. Over {len(timesteps)} sampling steps it is predicted to need <b>{percent(1 - prediction.macs / prediction.macs_dense)}</b> less "
+        f"computation{faster}.</p>"
     )
 
 
@@ -138,8 +140,8 @@ def cost_cards(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
         time_main, time_note = "–", "not measured yet on this device"
     else:
         time_main = f"≈ {seconds_text(prediction.seconds)}"
-        time_note = f"for {prediction.batch} images; dense ≈ {seconds_text(prediction.seconds_dense)}"
-    kind = EXACT if prediction.exact else "estimate"
+        time_note = f"for {prediction.batch} images on this device; dense ≈ {seconds_text(prediction.seconds_dense)}"
+    kind = "exact on calibration data" if prediction.exact else "estimate"
     cards = [
         ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1), f"over {len(timesteps)} sampling steps"),
         (
@@ -175,11 +177,15 @@ def progress(done: int, total: int, text: str) -> str:
 
 
 def status_line(workshop: Any) -> str:
-    """Which model, which device, calibrated or not: one line of HTML."""
-    state = workshop.calibration_text
-    parts = [("Model", workshop.name), ("Device", workshop.device_text), ("Calibration", state)]
+    """Which model, which device, calibrated or not: one line of HTML, what was measured one click away."""
+    parts = [("Model", workshop.name), ("Device", workshop.device_text)]
     items = "".join(f"<span><b>{name}</b> {html.escape(text)}</span>" for name, text in parts)
-    return f'<div class="status-line" data-testid="status">{items}</div>'
+    state = html.escape(workshop.calibration_text)
+    if workshop.calibrated:
+        state = f"<details><summary><b>Calibration</b> done</summary>What pruning has to know of this model, measured once: {state}.</details>"
+    else:
+        state = f"<span><b>Calibration</b> {state}</span>"
+    return f'<div class="status-line" data-testid="status">{items}{state}</div>'
 
 
 def message(text: str, kind: str = "") -> str:

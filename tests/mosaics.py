@@ -1,77 +1,48 @@
-"""Mosaics with random cuts over tiny random pipelines of both families, and what they answer."""
+"""Random subnetworks over a small model, and what it means that two are the same."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from tiny_sdxl import make_sdxl
 
-from core.checkpoints import load_checkpoint
-from core.families import SDXL, DiT
 from core.mosaic import MosaicTransformer
-from core.noise import NoiseSchedule
 from core.plan import StagePlan
 from core.prunable import find_layers
 from core.slimming import Cut
+from core.timing import forward_call
 
-PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75))
+PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75), name="Mine")
 TIMES = (50, 300, 900)  # one in each stage
-SCHEDULE = NoiseSchedule.from_betas("linear")
-KINDS = ("dit", "sdxl")
+FACTS = {"model": "tiny", "calibration": {"hash": "0123456789abcdef"}, "damping": {"block 1 heads": 0.01}, "errors": {"late": {"block 1 heads": 0.2}}}
 
 
-def make_pipelines(dit_folder: Path, sdxl_folder: Path) -> dict:
-    """Both families, fp32 on the CPU."""
-    folders = zip(KINDS, (dit_folder, make_sdxl(sdxl_folder)), strict=True)
-    return {kind: load_checkpoint(folder, "cpu", dtype=torch.float32).pipeline for kind, folder in folders}
+def cuts_of(model, seed=0, share=0.6, nothing=(), untouched=()):
+    """Random groups with random weights on what stays; some layers lose everything (with a new bias), some stay as they are."""
+    random, cuts = torch.Generator().manual_seed(seed), []
+    for i, layer in enumerate(find_layers(model)):
+        weight = model.get_submodule(layer.consumer).weight.detach()
+        count = 0 if i in nothing else max(1, int(layer.groups * share))
+        kept = torch.randperm(layer.groups, generator=random)[:count].sort().values
+        mask = torch.zeros(layer.groups, dtype=torch.bool)
+        mask[kept] = True
+        values = (torch.randn(weight.shape, generator=random) * 0.1 * mask.repeat_interleave(layer.group_size)).to(weight)
+        bias = torch.randn(len(weight), generator=random).to(weight) if i in nothing else None
+        cuts.append(Cut(torch.arange(layer.groups), None) if i in untouched else Cut(kept, values, bias))
+    return cuts
 
 
-def cut_of(model, layer, share, random):
-    """`share` of the groups stay, at random, with random weights."""
-    weight = model.get_submodule(layer.consumer).weight
-    kept = torch.randperm(layer.groups, generator=random)[: max(1, int(layer.groups * share))].sort().values
-    mask = torch.zeros(layer.groups, dtype=torch.bool)
-    mask[kept] = True
-    values = torch.randn(weight.shape, generator=random) * 0.1 * mask.repeat_interleave(layer.group_size)
-    return Cut(kept, values.to(weight))
-
-
-def make_mosaic(model, masked=False):
-    random = torch.Generator().manual_seed(0)
-    cuts = [[cut_of(model, layer, share, random) for layer in find_layers(model)] for share in (0.5, 0.75, 0.25)]
-    return MosaicTransformer(model, PLAN, cuts, masked)
-
-
-def denoiser(pipeline):
-    return getattr(pipeline, "unet", None) or pipeline.transformer
-
-
-def inputs(pipeline, t, dtype=torch.float32, n=2):
-    """Positional and keyword arguments of one forward."""
-    random = torch.Generator().manual_seed(7)
-    model = denoiser(pipeline)
-    x = torch.randn(n, 4, model.config.sample_size, model.config.sample_size, generator=random).to(dtype)
-    conditions = SDXL.conditions(pipeline, ["a fox"] * n) if hasattr(pipeline, "unet") else DiT.conditions(torch.arange(n))
-    return (x, torch.full((n,), t)), conditions.pair(torch.device("cpu"), dtype, guided=False)
+def mosaic_of(model, masked=False):
+    """Three different stages; the early one with a layer that lost everything and one that is dense."""
+    return MosaicTransformer(model, PLAN, [cuts_of(model, 1), cuts_of(model, 2, 0.9), cuts_of(model, 3, 0.3, nothing=(0, 3), untouched=(1,))], masked)
 
 
 @torch.inference_mode()
-def answers(mosaic, pipeline, dtype=torch.float32):
-    """What the subnetwork of every stage says."""
-    asked = [inputs(pipeline, t, dtype) for t in TIMES]
-    return [mosaic(*args, **conditions).sample for args, conditions in asked]
+def outputs(mosaic):
+    return [forward_call(mosaic.network(t), mosaic.dense, 2)() for t in TIMES]
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def storages(*modules):
-    """Address -> bytes of every storage that these modules hold."""
-    held = [t.untyped_storage() for module in modules for t in [*module.parameters(), *module.buffers()]]
-    return {s.data_ptr(): s.nbytes() for s in held}
-
-
-def held(*modules):
-    return sum(storages(*modules).values())
+    assert a.plan == b.plan and a.enabled == b.enabled and [a.kept(i) for i in range(3)] == [b.kept(i) for i in range(3)]
+    for x, y in zip(a.stages, b.stages, strict=True):
+        x, y = x.state_dict(), y.state_dict()
+        assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+    return all(torch.equal(x, y) for x, y in zip(outputs(a), outputs(b), strict=True))

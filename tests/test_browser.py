@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import time
+from contextlib import contextmanager
 
 import pytest
 from browser import Watch, boundaries, chromium, drag, serve, settled
@@ -42,6 +44,31 @@ def page(browser, studio):
     assert not watch.errors, watch.errors
 
 
+@contextmanager
+def visitor(browser, workshop):
+    """A page on a workshop of its own, for what the shared one cannot show."""
+    with serve(workshop) as url:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        page.set_default_timeout(SLOW)
+        page.goto(url)
+        expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+        yield page
+        context.close()
+
+
+def slowed(workshop, seconds: float):
+    """The same workshop on a busy machine: every prediction comes late."""
+    slow, predict = copy.copy(workshop), workshop.predict
+
+    def later(*arguments, **options):
+        time.sleep(seconds)
+        return predict(*arguments, **options)
+
+    slow.predict = later
+    return slow
+
+
 def test_the_first_screen_explains_itself(page):
     expect(page.get_by_role("heading", name="MosaicDiff Studio")).to_be_visible()
     expect(page.get_by_text("not the video tool", exact=False)).to_be_visible()
@@ -74,6 +101,52 @@ def test_keyboard_and_number_box_move_a_boundary_exactly(page):
     box.press("Enter")
     expect(page.get_by_role("slider", name="Stage boundary 2")).to_have_attribute("aria-valuenow", "700", timeout=SLOW)
     assert boundaries(page) == [104, 700]
+
+
+def test_typing_right_after_a_drop_outlives_the_late_answers(browser, workshop):
+    with visitor(browser, slowed(workshop, 0.7)) as page:
+        drag(page, "Stage boundary 1", 40)
+        low = page.get_by_role("slider", name="Stage boundary 1").get_attribute("aria-valuenow")
+        assert low != "93"
+        boxes = [page.get_by_label(f"Boundary {name}") for name in ("1 (late | middle)", "2 (middle | early)")]
+        boxes[1].fill("700")  # the drop is not even answered yet
+        expect(page.locator(f'#stage-table table[data-boundaries="{low},550"][data-exact="true"]')).to_be_visible(timeout=SLOW)
+        expect(boxes[1]).to_have_value("700")
+        boxes[1].press("Enter")
+        page.wait_for_timeout(200)  # what Enter sends is on its way, and not answered yet
+        boxes[1].fill("710")
+        expect(page.locator(f'#stage-table table[data-boundaries="{low},700"][data-exact="true"]')).to_be_visible(timeout=SLOW)
+        expect(boxes[1]).to_have_value("710")
+        boxes[1].press("Tab")
+        expect(page.get_by_role("slider", name="Stage boundary 2")).to_have_attribute("aria-valuenow", "710", timeout=SLOW)
+        expect(page.locator(f'#stage-table table[data-boundaries="{low},710"][data-exact="true"]')).to_be_visible(timeout=SLOW)
+        expect(boxes[0]).to_have_value(low)
+
+
+def test_a_refused_or_snapped_boundary_is_shown_as_it_stands(page):
+    box = page.get_by_label("Boundary 1 (late | middle)")
+    box.fill("800")
+    box.press("Enter")
+    expect(page.get_by_text("The boundaries stay as they were", exact=False)).to_be_visible(timeout=SLOW)
+    expect(box).to_have_value("93", timeout=SLOW)
+    page.get_by_label("snap to calibration bins").check()
+    expect(box).to_have_value("100", timeout=SLOW)
+    box.fill("140")
+    box.press("Enter")
+    expect(box).to_have_value("100", timeout=SLOW)
+
+
+def test_two_sliders_moved_in_a_row_both_count(browser, workshop):
+    with visitor(browser, slowed(workshop, 0.7)) as page:
+        page.get_by_role("tab", name="2 Prune").click()
+        boxes = {name: page.get_by_label(f"number input for {name} stage sparsity") for name in ("Early", "Late")}
+        boxes["Early"].fill("0.7")
+        boxes["Late"].fill("0.2")  # before the first is answered
+        page.get_by_text("The plan as a file").click()
+        expect(page.get_by_role("link", name="Download plan")).to_have_attribute("href", re.compile("late%22%3A%200.2%2C.*early%22%3A%200.7%"), timeout=SLOW)
+        page.wait_for_timeout(3000)  # every late answer is in
+        for name, value in (("Early", "0.7"), ("Late", "0.2")):
+            expect(boxes[name]).to_have_value(value)
 
 
 def test_boundaries_cannot_cross(page):
@@ -109,6 +182,20 @@ def test_the_models_own_path_joins_the_chart(page):
     page.get_by_text("Gradient", exact=True).first.click()
     expect(page.locator("#stage-chart .ytitle")).to_contain_text("gained", timeout=SLOW)
     expect(legend.filter(has_text="own path, n = 32")).to_have_count(1)
+
+
+@pytest.mark.parametrize("name, sigma", [("Flow matching", "σ = 0.001 at t = 0 to 1 at t = 999"), ("EDM (Karras)", "σ = 0.002 at t = 0 to 80 at t = 999")])
+def test_other_kinds_of_model_are_for_looking_only(page, name, sigma):
+    page.get_by_label("Curves of noise schedule").click()
+    page.get_by_role("option", name=name).click()
+    expect(page.get_by_text(sigma, exact=False)).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("For looking only", exact=False)).to_be_visible()
+    expect(page.locator("#stage-chart .legendtext").filter(has_text="proposed for this schedule")).to_have_count(1, timeout=SLOW)
+    page.get_by_role("button", name="Suggest").click()
+    expect(page.get_by_text("was trained with linear: show those curves", exact=False)).to_be_visible(timeout=SLOW)
+    assert boundaries(page) == [93, 550]
+    drag(page, "Stage boundary 2", 60)  # the handles stay the model's own, on the same timesteps
+    assert 560 < settled(page)[1] < 800
 
 
 def test_prune_says_what_it_built_and_other_tabs_follow(page):
@@ -197,6 +284,20 @@ def test_calibrate_from_nothing_can_be_stopped_and_goes_on(browser, model_folder
         expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)
         assert fresh.calibrated and not list(tmp_path.rglob("*.part"))
         context.close()
+
+
+def test_a_comparison_that_calibrates_says_so_everywhere(browser, model_folder, small_settings, tmp_path):
+    fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
+    with visitor(browser, fresh) as page:
+        expect(page.get_by_test_id("status")).to_contain_text("not calibrated", timeout=SLOW)
+        compare_with(page, "2", "5")
+        expect(page.locator(".cmp-verdict")).to_contain_text("timed runs", timeout=SLOW)
+        expect(page.get_by_test_id("status")).not_to_contain_text("not calibrated", timeout=SLOW)
+        page.get_by_role("tab", name="2 Prune").click()
+        expect(page.get_by_text("Calibrated: any plan", exact=False)).to_be_visible(timeout=SLOW)
+        expect(page.get_by_test_id("cost")).to_contain_text("exact", timeout=SLOW)
+        page.get_by_role("tab", name="1 Explore").click()
+        expect(page.locator("#stage-table table")).to_have_attribute("data-exact", "true", timeout=SLOW)
 
 
 def test_two_visitors_do_not_share_a_plan(browser, studio):

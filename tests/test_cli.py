@@ -9,12 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import app  # noqa: E402
+from core.mosaic import MosaicTransformer  # noqa: E402
+from core.plan import StagePlan  # noqa: E402
+from core.workshop import get_workshop  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers with NumPy 2
 
@@ -203,13 +207,25 @@ def test_prune_and_compare_a_model_folder(capsys, monkeypatch, model_folder, cac
 
     assert sorted(p.name for p in out.iterdir()) == sorted(found["files"]) == ["early.safetensors", "late.safetensors", "manifest.json", "middle.safetensors"]
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["plan"] == PLAN and manifest["macs"] == found["macs"] and not list(tmp_path.glob("*.part"))
-    for stage, kept in manifest["kept"].items():
+    assert manifest["plan"] == PLAN and not list(tmp_path.glob("*.part"))
+    assert manifest["report"] == {k: v for k, v in found.items() if k not in ("out", "files")}  # no paths of this machine
+    names = [row["layer"] for row in found["layers"][:4]]
+    assert names == list(manifest["damping"]) and all(d > 0 for d in manifest["damping"].values()) and manifest["calibration"]["hash"]
+    for stage, said in manifest["stages"].items():
+        rows = {row["layer"]: row for row in found["layers"] if row["stage"] == stage}
+        assert list(said["kept"]) == list(manifest["errors"][stage]) == list(rows) == names
+        assert {name: e["calibration"] for name, e in manifest["errors"][stage].items()} == {name: row["error"] for name, row in rows.items()}
         tensors = load_file(out / f"{stage}.safetensors")
-        for i, block in enumerate(kept):
-            assert tensors[f"transformer_blocks.{i}.attn1.to_q.weight"].shape == (16 * block["heads"], 64)
-            assert tensors[f"transformer_blocks.{i}.ff.net.2.weight"].shape == (64, block["neurons"])
-        assert not any("norm1" in name or "pos_embed" in name for name in tensors)  # only what differs from the dense model
+        for i in range(2):
+            assert tensors[f"transformer_blocks.{i}.attn1.to_out.0.weight"].shape == (64, 16 * rows[f"block {i + 1} heads"]["kept"])
+            assert tensors[f"transformer_blocks.{i}.ff.net.2.weight"].shape == (64, rows[f"block {i + 1} neurons"]["kept"])
+        assert len(tensors) == 4  # only what cannot be worked out from the dense model
+    built = get_workshop(str(model_folder)).build(StagePlan.from_json(PLAN))
+    loaded = MosaicTransformer.from_pretrained(out, base=model_folder)
+    assert loaded.plan == built.plan
+    for stage in range(3):
+        ours, theirs = built.stages[stage].state_dict(), loaded.stages[stage].state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k].to(ours[k].device)) for k in ours)
     assert {p.suffix for p in cache.rglob("*") if p.is_file()} <= {".safetensors", ".json"}
     refused(capsys, "prune", "--plan", str(plan_file), "--out", str(out), "--model", str(model_folder))  # never overwritten
 
@@ -233,3 +249,33 @@ def test_prune_and_compare_a_model_folder(capsys, monkeypatch, model_folder, cac
     assert against["dense"]["name"] == "Nothing gone" and against["dense"]["macs"] == found["dense"]["macs"] and against["latent_mse"] == found["latent_mse"]
     assert "Karras" in refused(capsys, "compare", "--model", str(model_folder), "--plan", str(plan_file), "--scheduler", "Karras")
     assert os.environ["MOSAIC_CACHE"] == str(cache) and list(cache.iterdir())
+
+
+# ------------------------------------------------------------ what is calibrated on
+
+
+def test_calibration_data_from_the_command_line(capsys, monkeypatch, model_folder, cache, tmp_path, plan_file):
+    """Pictures in sub-folders by class go all the way into the subnetworks; what cannot be is refused before anything runs."""
+    import numpy as np
+    from PIL import Image
+
+    monkeypatch.setenv("MOSAIC_CACHE", str(cache))
+    model, pictures, out = ("--model", str(model_folder)), tmp_path / "pictures", tmp_path / "out"
+    for i in range(8):
+        (pictures / str(i)).mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 32), dtype=np.uint8)).save(pictures / str(i) / "a.png")
+    prune = ("prune", *model, "--plan", str(plan_file), "--out", str(out), "--json")
+    code, text, err = verb(capsys, *prune, "--calibration-images", str(pictures))
+    assert code == 0, err
+    assert "encoding 8 pictures with the model's own VAE" in err and "8 pictures of the given folder (only 8" in json.loads(text)["calibration"]
+
+    out = tmp_path / "other"
+    prune = ("prune", *model, "--plan", str(plan_file), "--out", str(out), "--json")
+    assert "is not a folder" in refused(capsys, *prune, "--calibration-images", str(tmp_path / "none"))
+    assert "not both" in refused(capsys, *prune, "--calibration-images", str(pictures), "--self-calibrate")
+    assert "add --self-calibrate" in refused(capsys, *prune, "--calibration-steps", "5")
+    assert "--calibration-count" in refused(capsys, *prune, "--self-calibrate", "--calibration-count", "3")
+    pictures = pictures.rename(tmp_path / "more")
+    (pictures / "7").rename(pictures / "boots")
+    assert "boots/a.png is labelled 'boots'" in refused(capsys, *prune, "--calibration-images", str(pictures))
+    assert not out.exists()

@@ -4,57 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from layers import brute_force, columns_of, error, layer, least_squares, naive_order, with_ridge
 
 from core import greedy
 from core.errors import StudioError
 from core.obs import DAMPINGS, RemovalPath, compensated_weights
 
 SEEDS = (0, 1, 2)
-
-
-def layer(seed: int, d: int = 7, n: int = 24, tokens: int = 200, steep: float = 1.0) -> tuple[Tensor, Tensor]:
-    """A weight (d, n) and correlated inputs (n, tokens), float64."""
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(n, n, generator=generator, dtype=torch.float64) / n**0.5 + 0.3 * torch.eye(n, dtype=torch.float64)
-    scales = torch.logspace(0, -steep, n, dtype=torch.float64)[:, None]
-    inputs = scales * (mix @ torch.randn(n, tokens, generator=generator, dtype=torch.float64))
-    return torch.randn(d, n, generator=generator, dtype=torch.float64), inputs
-
-
-def columns_of(groups: Tensor, size: int) -> Tensor:
-    return (groups[:, None] * size + torch.arange(size)).flatten()
-
-
-def with_ridge(inputs: Tensor, damping: float) -> Tensor:
-    """Inputs with extra tokens appended whose Gram is the ridge: damping by augmented least squares."""
-    ridge = (damping * inputs.square().sum(1).mean()).sqrt()
-    return torch.cat([inputs, ridge * torch.eye(len(inputs), dtype=inputs.dtype)], dim=1)
-
-
-def least_squares(weight: Tensor, inputs: Tensor, kept: Tensor) -> Tensor:
-    """Full-width weight that is best on `kept` columns, straight from the tokens (no Gram)."""
-    best = torch.zeros_like(weight)
-    if len(kept):
-        best[:, kept] = torch.linalg.lstsq(inputs[kept].T, (weight @ inputs).T, driver="gelsd").solution.T
-    return best
-
-
-def error(new: Tensor, weight: Tensor, inputs: Tensor) -> float:
-    return ((new - weight) @ inputs).square().sum().item()
-
-
-def brute_force(weight: Tensor, inputs: Tensor, size: int) -> list[int]:
-    """Remove, one at a time, the group whose removal leaves the smallest least-squares error."""
-    left, order = list(range(weight.shape[1] // size)), []
-    while left:
-        costs = {}
-        for group in left:
-            kept = columns_of(torch.tensor([g for g in left if g != group], dtype=torch.int64), size)
-            costs[group] = error(least_squares(weight, inputs, kept), weight, inputs)
-        order.append(min(costs, key=costs.get))
-        left.remove(order[-1])
-    return order
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -64,21 +20,6 @@ def test_order_is_brute_force_greedy(seed: int, size: int, damping: float) -> No
     path = RemovalPath.from_gram(weight, inputs @ inputs.T, group_size=size, damping=damping)
     assert path.order.tolist() == brute_force(weight, with_ridge(inputs, damping), size)
     assert path.rung == "plain" and path.damping == damping
-
-
-def naive_order(weight: Tensor, gram: Tensor) -> list[int]:
-    """The published loop: full inverse and full weight updated at every removal."""
-    w, inverse, order = weight.clone(), torch.linalg.inv(gram), []
-    for _ in range(len(gram)):
-        scores = w.square().sum(0) / inverse.diagonal()
-        scores[order] = torch.inf
-        j = int(scores.argmin())
-        order.append(j)
-        w = w - torch.outer(w[:, j], inverse[j]) / inverse[j, j]
-        inverse = inverse - torch.outer(inverse[:, j], inverse[j]) / inverse[j, j]
-        inverse[order, :], inverse[:, order] = 0, 0
-        inverse.diagonal()[order] = 1
-    return order
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -158,17 +99,6 @@ def test_column_permutation() -> None:
     assert torch.allclose(shuffled.weights_at(11), path.weights_at(11)[:, shuffle], atol=1e-9)
 
 
-@pytest.mark.parametrize(("of_weight", "of_gram"), [(1e3, 1.0), (1.0, 1e-12), (1e-4, 1e9)])
-def test_scale(of_weight: float, of_gram: float) -> None:
-    weight, inputs = layer(7, n=32)
-    gram = inputs @ inputs.T
-    path = RemovalPath.from_gram(weight, gram, damping=1e-2)
-    scaled = RemovalPath.from_gram(of_weight * weight, of_gram * gram, damping=1e-2)
-    assert torch.equal(scaled.order, path.order)
-    assert torch.allclose(scaled.errors / (of_weight**2 * of_gram), path.errors, rtol=1e-9)
-    assert torch.allclose(scaled.weights_at(9) / of_weight, path.weights_at(9), atol=1e-9)
-
-
 @pytest.mark.parametrize("damping", [0.0, 1e-2])
 def test_dead_columns_go_first_and_cost_nothing(damping: float) -> None:
     weight, inputs = layer(8, n=24)
@@ -194,52 +124,6 @@ def test_dead_heads_and_half_dead_heads(damping: float) -> None:
     if damping == 0:
         assert path.order[1:].tolist() == [g for g in brute_force(weight, inputs, 4) if g != 2]
         assert path.errors[4].item() == pytest.approx(error(path.weights_at(4), weight, inputs))
-
-
-def test_nothing_alive() -> None:
-    path = RemovalPath.from_gram(torch.ones(3, 4), torch.zeros(4, 4))
-    assert path.order.tolist() == [0, 1, 2, 3] and (path.errors == 0).all() and path.energy == 0
-    assert (path.weights_at(4) == 0).all()
-
-
-def test_duplicate_and_constant_columns() -> None:
-    weight, inputs = layer(10, n=24)
-    inputs[5], inputs[6] = inputs[4], 2 * inputs[4]
-    inputs[20], inputs[21] = 3.0, 3.0
-    path = RemovalPath.from_gram(weight, inputs @ inputs.T, damping=0.0)
-    assert path.rung.startswith("damping raised") and 0 < path.damping <= 1e-7
-    first = set(path.order[:3].tolist())
-    assert len(first & {4, 5, 6}) == 2 and len(first & {20, 21}) == 1
-    assert path.errors[3] < 1e-8 * path.energy < path.errors[4]
-    for removed in range(25):
-        exact = least_squares(weight, inputs, path.kept(removed))
-        assert error(path.weights_at(removed), weight, inputs) == pytest.approx(error(exact, weight, inputs), abs=1e-8 * path.energy)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("size", [1, 4])
-def test_fewer_tokens_than_columns(seed: int, size: int) -> None:
-    weight, inputs = layer(seed, n=32, tokens=20)
-    path = RemovalPath.from_gram(weight, inputs @ inputs.T, group_size=size, damping=0.0)
-    assert path.rung != "plain" and path.damping <= 1e-7
-    assert path.errors[12 // size] < 1e-7 * path.energy < path.errors[12 // size + 1]
-    assert (path.errors.diff() >= 0).all()
-    for removed in range(path.groups):
-        kept = columns_of(path.kept(removed), size)
-        best = error(least_squares(weight, inputs, kept), weight, inputs)
-        assert error(path.weights_at(removed), weight, inputs) == pytest.approx(best, abs=1e-7 * path.energy)
-    direct = compensated_weights(weight, inputs @ inputs.T, torch.arange(32), 0.0)
-    assert torch.equal(direct, weight)
-
-
-def test_eigenvalue_floor_for_a_gram_spoilt_by_rounding() -> None:
-    weight, inputs = layer(11, n=32, tokens=20)
-    gram = inputs @ inputs.T
-    values, vectors = torch.linalg.eigh(gram)
-    values[:4] = -1e-5 * values[-1]
-    path = RemovalPath.from_gram(weight, (vectors * values) @ vectors.T, damping=0.0)
-    assert path.rung == "eigenvalue floor" and path.errors.isfinite().all()
-    assert error(path.weights_at(6), weight, inputs) < 1e-3 * path.energy
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

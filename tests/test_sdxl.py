@@ -109,9 +109,10 @@ def test_macs_come_from_shapes_and_fit_the_built_network(shop):
 def test_tokens_of_every_block_are_those_that_arrive(shop):
     seen = {}
     sites = SDXL.sites(shop.transformer)
-    handles = [
-        shop.dense.full.get_submodule(site.path).register_forward_pre_hook(lambda _, args, path=site.path: seen.__setitem__(path, args[0].shape[1])) for site in sites
-    ]
+    handles = []
+    for site in sites:
+        block = shop.dense.full.get_submodule(site.path)
+        handles.append(block.register_forward_pre_hook(lambda _, args, path=site.path: seen.__setitem__(path, args[0].shape[1])))
     with torch.inference_mode():
         forward_call(shop.dense.network(0), shop.transformer, 1)()
     for handle in handles:
@@ -131,8 +132,8 @@ def test_stock_pipeline_equals_our_loop(shop, pruned):
     ours, _ = Denoiser(mosaic, pipeline.scheduler, shop.schedule, 4).run(noise, shop.conditions(settings), 5.0)
     pipeline.unet = mosaic
     try:
-        stock = pipeline(prompt=list(settings.prompts), negative_prompt=["blur"] * 2, guidance_scale=5.0, num_inference_steps=4, latents=noise.clone(), height=32,
-                         width=32, output_type="latent").images  # fmt: skip
+        words = {"prompt": list(settings.prompts), "negative_prompt": ["blur"] * 2}
+        stock = pipeline(**words, guidance_scale=5.0, num_inference_steps=4, latents=noise.clone(), height=32, width=32, output_type="latent").images
     finally:
         pipeline.unet = dense
     assert (ours - stock).abs().max() < 1e-4 * stock.abs().max()

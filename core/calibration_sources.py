@@ -1,0 +1,237 @@
+"""The three places that calibration latents come from: shipped beside the model, a folder of pictures, or the model's own samples.
+
+Pictures and samples cost a run of the VAE's encoder or of the sampler. What they give is kept in the cache, part by part, under
+a key of everything it depends on, and that key is known before the first latent is: so a `Workshop` can name its folder at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .calibration import Progress, fingerprint
+from .calibration_data import FEWEST, CalibrationData, DataOptions, few, kept, kept_in_parts
+from .checkpoints import Checkpoint
+from .denoise import Denoiser, start_noise
+from .errors import Stopped, StudioError
+from .families import SDXL, Conditions, DiT, both, each_tensor
+from .picture_folder import Picture, caption_of, class_of, list_pictures, read_picture
+from .prompts import PROMPTS
+
+if TYPE_CHECKING:
+    from .workshop import Workshop
+
+# Calibration wants latents like real ones: DiT-XL/2's best FID is reported at 1.5 (Peebles & Xie 2023), though show pieces are
+# sampled at 4; SDXL needs about 5, its pipeline's default, to paint what it is asked for.
+GUIDANCE = {DiT.name: 1.5, SDXL.name: 5.0}
+PROMPTS_AT_ONCE = 8  # SDXL's text encoders keep every hidden state, 13 MB a prompt
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A place that latents come from. Cheap to make; what is costly waits for `load`."""
+
+    text: str  # "the model's own samples (256, 20 steps, guidance 1.5)"
+    identity: Any  # goes into the key of everything measured on it
+    different: int  # latents of different pictures
+    load: Callable[[Workshop, Progress | None, threading.Event | None], CalibrationData]
+
+    @property
+    def warning(self) -> str | None:
+        return few(self.different)
+
+
+def choose_source(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions) -> DataSource:
+    """What the options ask for, else the shipped latents, else the model's own samples. `needed`: latents that one bin takes.
+
+    Raises StudioError for pictures that cannot serve, and for wishes that the shipped latents cannot fulfil.
+    """
+    if options.images is not None:
+        return pictures(checkpoint, family, needed, options)
+    if checkpoint.latents is not None and family is DiT and not options.self_calibrate:  # shipped latents come with class labels
+        if options != DataOptions():
+            raise StudioError(f"{checkpoint.name} ships calibration latents: add --self-calibrate or --calibration-images to use others.")
+        return shipped(checkpoint)
+    return own_samples(checkpoint, family, needed, options)
+
+
+# ------------------------------------------------------------ shipped
+
+
+def shipped(checkpoint: Checkpoint) -> DataSource:
+    """`calibration/latents.safetensors` in the model's folder: real latents and their labels."""
+    latents, labels = checkpoint.latents, checkpoint.labels
+
+    def load(workshop: Workshop, progress: Progress | None, stop: threading.Event | None) -> CalibrationData:
+        return CalibrationData(latents, DiT.conditions(labels), labels, text)
+
+    text = f"the {len(latents)} shipped latents"
+    return DataSource(text, {"latents": latents, "labels": labels}, len(latents), load)
+
+
+# ------------------------------------------------------------ pictures
+
+
+def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions) -> DataSource:
+    """A folder of pictures, encoded by the model's own VAE. Files are listed, labelled and hashed here, read in `load`.
+
+    Raises StudioError: no pictures, fewer than 8, a picture without a label, a label that the model does not know.
+    """
+    pipeline, vae = checkpoint.pipeline, checkpoint.pipeline.vae
+    found = list_pictures(options.images, options.count or max(needed, FEWEST), options.seed)
+    text = f"{len(found)} pictures of the given folder"
+    if len(found) < FEWEST:
+        raise StudioError(f"Calibration needs at least {FEWEST} pictures, the folder holds {len(found)}: add more (below {needed} some are used twice).")
+    channels = vae.config.in_channels
+    if channels not in (1, 3):
+        raise StudioError(f"The model's VAE takes {channels} channels; only grey and RGB pictures can be given.")
+    if family is SDXL:
+        shows = [caption_of(p) for p in found]
+    else:
+        names = getattr(pipeline, "labels", None) or {name: i for i, name in checkpoint.class_names.items()}
+        shows = [class_of(p, names, checkpoint.denoiser.config.num_embeds_ada_norm) for p in found]
+    size = pixel_size(checkpoint)
+    encoded = [fingerprint(vae.state_dict(), _plain(vae.config)), str(vae.dtype), size, [p.digest() for p in found]]
+
+    def load(workshop: Workshop, progress: Progress | None, stop: threading.Event | None) -> CalibrationData:
+        latents = encode_pictures(found, vae, size, workshop.latent_shape, workshop.cache / f"latents-{fingerprint(encoded)}", progress, stop)
+        conditions, ids = told(pipeline, shows, progress, stop) if family is SDXL else (DiT.conditions(torch.tensor(shows)), torch.tensor(shows))
+        return CalibrationData(latents, conditions, ids, text)
+
+    return DataSource(text, ["pictures", encoded, shows, _text_encoders(pipeline)], len(found), load)
+
+
+def pixel_size(checkpoint: Checkpoint) -> int:
+    """Height and width of the model's pictures."""
+    return checkpoint.denoiser.config.sample_size * 2 ** (len(checkpoint.pipeline.vae.config.block_out_channels) - 1)
+
+
+def encode_pictures(found: list[Picture], vae: Any, size: int, shape: tuple[int, int, int], folder: Any, progress: Progress | None = None,
+                    stop: threading.Event | None = None) -> Tensor:  # fmt: skip
+    """Latents (n, *shape) of picture files, a few at a time, kept in `folder` as they come. Raises Stopped and StudioError."""
+    channels = vae.config.in_channels
+
+    def make(first: int, last: int) -> Tensor:
+        if stop is not None and stop.is_set():
+            raise Stopped
+        if progress is not None:
+            progress(first, len(found), f"encoding {len(found)} pictures with the model's own VAE")
+        return encode(vae, torch.stack([read_picture(p, size, channels) for p in found[first:last]]))
+
+    return kept_in_parts(folder, len(found), max(1, min(64, 2**20 // size**2)), shape, make)
+
+
+@torch.inference_mode()
+def encode(vae: Any, images: Tensor) -> Tensor:
+    """Pictures (n, channels, H, W) in [-1, 1] to latents (n, c, h, w) as the denoiser knows them, fp32 on the CPU: the inverse of `core.denoise.decode`.
+
+    The mean of the VAE's posterior, whose spread is far below one step of noise; then shift, mean, standard deviation and scale as configured.
+    """
+    weight, config = next(vae.parameters()), vae.config
+    latents = vae.encode(images.to(weight.device, weight.dtype)).latent_dist.mode().float().cpu()
+    latents = latents - (getattr(config, "shift_factor", None) or 0.0)
+    if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
+        latents = (latents - mean) / std
+    return latents * config.scaling_factor
+
+
+# ------------------------------------------------------------ own samples
+
+
+def own_samples(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions) -> DataSource:
+    """The model's own samples ("self-calibration"): its own scheduler, classes or built-in prompts in turn, nothing but the checkpoint needed."""
+    pipeline, count = checkpoint.pipeline, options.count or max(needed, FEWEST)
+    guidance = GUIDANCE[family.name] if options.guidance is None else float(options.guidance)
+    text = f"the model's own samples ({count}, {options.steps} steps, guidance {guidance:g})"
+    recipe = ["own samples", options.steps, guidance, options.seed, pipeline.scheduler.to_json_string(), _text_encoders(pipeline)]
+    recipe.append(list(PROMPTS) if family is SDXL else list(checkpoint.class_names))
+
+    def load(workshop: Workshop, progress: Progress | None, stop: threading.Event | None) -> CalibrationData:
+        if family is SDXL:
+            conditions, ids = told(pipeline, [PROMPTS[i % len(PROMPTS)] for i in range(count)], progress, stop)
+        else:
+            ids = classes_in_turn(list(checkpoint.class_names), count, options.seed)
+            conditions = DiT.conditions(ids)
+        size = samples_at_once(workshop)
+        folder = workshop.cache / f"latents-{fingerprint(workshop.weights, str(workshop.dtype), recipe, size)}"  # a larger count goes on from a smaller one
+        return CalibrationData(sample(workshop, conditions, options.steps, guidance, options.seed, size, folder, progress, stop), conditions, ids, text)
+
+    return DataSource(text, [*recipe, count], count, load)
+
+
+def classes_in_turn(classes: list[int], n: int, seed: int) -> Tensor:
+    """(n,) classes, each once before any comes twice, in an order that `seed` shuffles: neighbouring classes of ImageNet are much alike."""
+    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
+    return torch.tensor(classes)[order][torch.arange(n) % len(classes)]
+
+
+def samples_at_once(workshop: Workshop) -> int:
+    """Samples in one batch, which is what a stop can lose: small on a CPU, where a batch of a large model takes minutes."""
+    room = 2**18 if workshop.device.type == "cuda" else 2**15
+    return max(1, min(64, room // torch.Size(workshop.latent_shape).numel()))
+
+
+def sample(workshop: Workshop, conditions: Conditions, steps: int, guidance: float, seed: int, size: int, folder: Any, progress: Progress | None = None,
+           stop: threading.Event | None = None) -> Tensor:  # fmt: skip
+    """Final latents (n, c, h, w) of the dense model's sampler, `size` at a time, kept in `folder` as they come. Raises Stopped and StudioError."""
+    n, shape = len(conditions), workshop.latent_shape
+    side = Denoiser(workshop.dense, workshop.checkpoint.pipeline.scheduler, workshop.schedule, steps)
+    calls, halves, had = len(side.timesteps), 2 if guidance > 1 else 1, kept(folder, n, size, shape)
+    rows, done = (n - had) * calls * halves, 0
+    text = f"sampling {n - had} latents to calibrate on: {calls} steps each, {rows:,} denoiser rows in all" + (f" ({had} are kept from before)" if had else "")
+
+    def make(first: int, last: int) -> Tensor:
+        nonlocal done
+        if progress is not None and not done:
+            progress(0, rows, text)
+
+        def note(_: object) -> None:
+            nonlocal done
+            done += (last - first) * halves
+            if progress is not None:
+                progress(done, rows, text)
+
+        part = first // size
+        noise = start_noise(size, shape, seed * 100_003 + part)[: last - first]
+        if stop is not None and stop.is_set():
+            raise Stopped
+        return side.run(noise, conditions.rows(slice(first, last)), guidance, seed * 100_003 + part, stop, note)[0]
+
+    return kept_in_parts(folder, n, size, shape, make)
+
+
+# ------------------------------------------------------------ words
+
+
+def told(pipeline: Any, prompts: list[str], progress: Progress | None = None, stop: threading.Event | None = None) -> tuple[Conditions, Tensor]:
+    """Conditions of SDXL on n prompts, each different one encoded once, the empty prompt as their negative; and which of the different ones each is (n,)."""
+    different, found = list(dict.fromkeys(prompts)), []
+    for first in range(0, len(different), PROMPTS_AT_ONCE):
+        if stop is not None and stop.is_set():
+            raise Stopped("Stopped while reading the prompts; nothing was lost.")
+        if progress is not None:
+            progress(first, len(different), f"reading {len(different)} prompts with the model's own text encoders")
+        found.append(SDXL.conditions(pipeline, different[first : first + PROMPTS_AT_ONCE]))
+    together = found[0]
+    for more in found[1:]:
+        together = Conditions(both(together.positive, more.positive), both(together.negative, more.negative))
+    ids = torch.tensor([different.index(p) for p in prompts])
+    empty = each_tensor(together.negative, lambda v: v[:1].expand(len(prompts), *v.shape[1:]))  # one row stands for all
+    return Conditions(each_tensor(together.positive, lambda v: v[ids]), empty), ids
+
+
+def _text_encoders(pipeline: Any) -> list[str]:
+    """What the text encoders hash to; empty for a model of classes."""
+    parts = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
+    return [fingerprint(part.state_dict()) for part in parts if part is not None]
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """The numbers of a VAE's configuration that scale its latents."""
+    return {name: config.get(name) for name in ("scaling_factor", "shift_factor", "latents_mean", "latents_std")}

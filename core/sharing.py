@@ -1,0 +1,39 @@
+"""Which layer loses how much under a plan: the plan's sparsities turned into groups per stage and layer.
+
+The paper's rule takes the same share of every layer. The other allocations move work between layers (and, with scope "run", between
+stages) at the MACs that equal shares would cost, using the per-bin error curves of a calibration. Stages weigh by the training
+timesteps they span, as evenly spaced sampling steps would, so that a plan means the same networks whatever the sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .allocation import Allocation, allocate, budget_of, uniform
+from .allocation_problem import Problem, make_problem, relative_errors
+from .grams import GramBank
+from .orders import RemovalOrders
+from .plan import StagePlan
+from .prunable import PrunableLayer
+from .widths import Menu
+
+
+def sharing_problem(layers: Sequence[PrunableLayer], orders: RemovalOrders, bank: GramBank, plan: StagePlan) -> Problem:
+    """The plan's curves: relative errors per stage and layer at the widths its menu allows, costs in MACs."""
+    ranges = [plan.stage_range(i) for i in range(3)]
+    seen = ranges if plan.calibration == "stage" else [(0, plan.num_train_timesteps)] * 3
+    shares = [np.array(bank.overlap(low, high)) for low, high in seen]
+    errors = [[relative_errors(e, n, share) for e, n in zip(orders.error_arrays, orders.energy_arrays, strict=True)] for share in shares]
+    menu = Menu(multiple=plan.multiple or None, min_heads=plan.min_heads, protect=plan.protect)
+    return make_problem(layers, errors, [high - low for low, high in ranges], menu)
+
+
+def share(layers: Sequence[PrunableLayer], orders: RemovalOrders, bank: GramBank, plan: StagePlan) -> Allocation:
+    """The plan's allocation, at most at the MACs of equal shares. Raises StudioError for a budget that the menu cannot meet."""
+    problem = sharing_problem(layers, orders, bank, plan)
+    equal = uniform(problem, plan.sparsity)
+    if plan.allocation == "uniform" and plan.scope == "stage":
+        return equal
+    return allocate(problem, plan.allocation, budget_of(equal), plan.scope)

@@ -1,0 +1,126 @@
+"""The chart of place 1 and what decides how it looks: quantity, axis, noise schedule, constants, the model's own path.
+
+Nothing here edits the plan; the two lines in the chart are wired by `explore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from core.dynamics import DEFAULT_THRESHOLD, default_lambda
+from core.plan import StagePlan
+from core.sampling import sample_path
+
+from . import answers, jobs, tables
+from .answers import plain_errors
+from .figures import MEANING, VIEWS
+from .schedules import curve_schedule, own_beta, schedule_note
+from .stage_chart import stage_chart
+from .wiring import LIVE, QUIET
+
+INTRO = (
+    "A model learns slowly where pictures are almost clean or almost pure noise, and fast in between. The two lines cut its timesteps into "
+    "**late**, **middle** and **early**. Drag them: every stage gets its own pruned network, and the table below follows."
+)
+CAPTION = (
+    '<p class="fine">Line: theory (Theorem 1 of the paper, latents of mean square 1). Points: measured on the model\'s own latents, noised. '
+    "Sampling runs from right to left. Keys: arrows move a line by 1 timestep, with Shift or Page keys by 10.</p>"
+)
+
+
+@dataclass
+class CurvePanel:
+    """The components of the card."""
+
+    view: gr.Radio
+    meaning: gr.HTML
+    scale: gr.Radio
+    chart: gr.HTML
+    path: gr.Checkbox
+    path_job: gr.HTML
+    note: gr.HTML  # says so when the schedule is not the model's
+
+
+def meaning(view: str) -> str:
+    """The chosen quantity in plain words."""
+    return f'<p class="meaning"><b>{view}:</b> {MEANING[view]}</p>' if view in MEANING else ""
+
+
+def build_curves(shared: Any, plan: StagePlan, lam: float) -> CurvePanel:
+    """The card's components, drawn for the model's own schedule."""
+    workshop = shared.workshop
+    gr.Markdown(INTRO, elem_classes="intro")
+    with gr.Row(elem_classes="chart-bar"):
+        view = gr.Radio(list(VIEWS), value="MSE", label="Curve", scale=3, min_width=260, elem_classes="segmented")
+        scale = gr.Radio(["linear", "log"], value="linear", label="Vertical axis", scale=1, min_width=140, elem_classes="segmented")
+    words = gr.HTML(meaning("MSE"))
+    chart = stage_chart(
+        list(plan.boundaries),
+        answers.figure(workshop, "MSE", "linear", own_beta(workshop), DEFAULT_THRESHOLD, lam),
+        label="Learning curves over timesteps with two stage boundaries",
+        elem_id="stage-chart",
+    )
+    gr.HTML(CAPTION)
+    with gr.Row(elem_classes="chart-bar"):
+        with gr.Column(scale=3, min_width=260):
+            path = gr.Checkbox(
+                False,
+                label="show the model's own sampling path",
+                info="Samples 32 latents with the dense model once, by the sampler and steps below.",
+            )
+            path_job = gr.HTML("")
+        with gr.Column(scale=2, min_width=200):
+            shared.beta.render()
+    return CurvePanel(view, words, scale, chart, path, path_job, gr.HTML(""))
+
+
+def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: gr.Number, numbers: gr.HTML) -> None:
+    """Redraw on every choice; `numbers` are theory at the boundaries."""
+    workshop, sampler = shared.workshop, [shared.scheduler, shared.steps]
+
+    def walked(path: bool, scheduler: str, steps: Any) -> Any:
+        """The model's own path if it is asked for and was walked with this sampler."""
+        return workshop.paths_walked.get((scheduler, answers.whole_steps(steps))) if path else None
+
+    def draw(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> dict:
+        return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path)))
+
+    @plain_errors
+    def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
+        return draw(view, scale, beta, m, lam, *path), meaning(view), schedule_note(workshop, beta, *answers.constants(m, lam))
+
+    @plain_errors
+    def on_path(view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
+        """Walk the path if it is wanted and was not walked yet, then draw."""
+        if path and walked(path, scheduler, steps) is None:
+            stop = jobs.new_stop(request.session_hash)
+            try:
+                for step in jobs.run_job(lambda report: sample_path(workshop, scheduler, answers.whole_steps(steps), progress=report, stop=stop)):
+                    if isinstance(step, jobs.Step):
+                        yield tables.progress(step.done, step.total, step.text), gr.skip()
+            finally:
+                stop.set()
+                jobs.finish(request.session_hash, stop)
+        yield "", draw(view, scale, beta, m, lam, path, scheduler, steps)
+
+    @plain_errors
+    def on_beta(view: str, scale: str, beta: str, m: Any, *path: Any) -> tuple:
+        lam = default_lambda(curve_schedule(workshop, beta))
+        return *on_curve(view, scale, beta, m, lam, *path), lam
+
+    @plain_errors
+    def on_numbers(plan: dict, beta: str, lam: Any) -> str:
+        return answers.exact_numbers(workshop, plan, beta, answers.constants(0.5, lam)[1])
+
+    walk = [panel.path, *sampler]
+    curve = [panel.view, panel.scale, shared.beta, threshold, lam_box, *walk]
+    drawn = [panel.chart, panel.meaning, panel.note]
+    at_boundaries = {"fn": on_numbers, "inputs": [shared.plan, shared.beta, lam_box], "outputs": numbers, **LIVE}
+    gr.on([panel.view.input, panel.scale.input, threshold.input, lam_box.input], on_curve, curve, drawn, **LIVE)
+    gr.on([panel.path.input, *(s.change for s in sampler)], on_path, curve, [panel.path_job, panel.chart], **QUIET, **jobs.MODEL_JOB)
+    shared.beta.input(on_beta, [*curve[:4], *walk], [*drawn, lam_box], **LIVE).then(**at_boundaries)
+    shared.plan.change(**at_boundaries)

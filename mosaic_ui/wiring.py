@@ -1,0 +1,8 @@
+"""Three ways to wire an event, so that every tab means the same by them."""
+
+from __future__ import annotations
+
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+LIVE = {**QUIET, "queue": False, "trigger_mode": "always_last"}  # while something is dragged: the newest wins, nothing queues
+# sets the plan; queued, as State.change needs the queue's answer, and one at a time in the order of asking, so that no edit is made to an old plan
+EDIT = {**QUIET, "concurrency_limit": 1, "concurrency_id": "plan", "trigger_mode": "always_last"}

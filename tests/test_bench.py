@@ -1,0 +1,287 @@
+"""`python app.py bench`: every part on tiny models, counts that must come out exactly, and the table. No clock is judged here."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+import torch
+from test_cli import refused, verb
+from tiny_sdxl import TINY_UNET
+
+from core.bench_forward import forward_benchmark
+from core.bench_macs import PARTS, linear_macs
+from core.bench_measure import Effort, in_turn, ratio
+from core.bench_memory import memory_benchmark, prefix_view_bytes, unique_bytes
+from core.bench_models import Subject, blocks_of_xl, gathering, mosaic_of, random_dit, shapes_of_dit, subject_of, uniform_cuts
+from core.bench_overhead import overhead_benchmark, rows_at_once
+from core.bench_realised import realised_benchmark, speed_benchmark, timesteps_of
+from core.bench_suite import PARTS as SUITE
+from core.bench_suite import Suite, run_all, run_part
+from core.bench_table import table
+from core.errors import Stopped
+from core.mosaic import embedders, embedders_equal
+from core.plan import propose_plan
+from core.prunable import find_layers
+from core.timing import count_macs, forward_call, module_forward
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+CPU = torch.device("cpu")
+TINY = {"num_attention_heads": 4, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8, "num_embeds_ada_norm": 1000}
+TWICE = Effort(0.0, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return blocks_of_xl(CPU, torch.float32, **TINY)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    model = UNet2DConditionModel(**TINY_UNET).eval().requires_grad_(False)
+    return Subject("tiny UNet", model, find_layers(model))
+
+
+def lines_with(result: dict, text: str) -> list[str]:
+    return [line for line in table(result) if text in line]
+
+
+# ------------------------------------------------------------ MACs of DiT-XL/2
+
+
+def test_macs_on_the_command_line_are_the_papers(capsys):
+    code, out, _ = verb(capsys, "bench", "--only", "macs", "--json")
+    found = json.loads(out)
+    assert code == 0 and out.count("\n") == 1
+    width, tokens = 1152, 256
+    attention, mlp, modulation = 4 * width**2 * tokens, 2 * 4 * width**2 * tokens, 6 * width**2
+    dense = 28 * (attention + mlp + modulation)
+    assert dense == 114_375_131_136
+    pruned = 28 * (attention * 12 // 16 + mlp // 4608 * (4608 - 1382) + modulation)
+    assert found["measured"] == {"dense_50": 50 * dense, "dense_20": 20 * dense, "uniform_30_floor_20": 20 * pruned}
+    assert [round(found["measured"][k] / 1e12, 2) for k in ("dense_50", "dense_20", "uniform_30_floor_20")] == [5.72, 2.29, 1.64]
+    assert {(r["method"], r["steps"]): r["macs"] for r in found["quoted"]["rows"]}[("MosaicDiff 0.30", 20)] == 1.64e12
+    assert not {"fid", "quoted"} & found["measured"].keys()
+    all_linear, forward = found["forward"]["all_linear"], found["forward"]
+    assert forward["dense"] == dense and sum(forward["dense_by_part"].values()) == all_linear
+    assert forward["patch_convolution"] == 2 * 2 * 4 * width * tokens  # what is left of the flop counter's number
+
+
+def test_linear_macs_on_shapes_are_those_of_a_model_that_runs():
+    real, shapes = random_dit(CPU, torch.float32, **TINY), shapes_of_dit(**TINY)
+    counted = linear_macs(shapes)
+    assert counted.keys() == set(PARTS)
+    everything, _ = count_macs(forward_call(module_forward(real), real, 1))
+    assert sum(counted.values()) + 2 * 2 * 4 * 32 * 16 == everything  # and the patch convolution
+    assert not any(m._forward_hooks for m in shapes.modules())
+
+
+def test_macs_as_a_table(capsys):
+    code, out, _ = verb(capsys, "bench", "--only", "macs")
+    assert code == 0 and "dense_50" in out and "5.7188 T MACs counted, the paper prints 5.72 T" in out
+
+
+# ------------------------------------------------------------ memory
+
+
+def test_unique_bytes_counts_storages_once():
+    wide = torch.zeros(10, 4)
+    assert unique_bytes([wide, wide[:2], wide.T]) == 160 and unique_bytes([wide[:2]]) == 160
+    assert unique_bytes([wide, wide.clone()]) == 320
+    first, tied = torch.nn.Linear(3, 5), torch.nn.Linear(3, 5)
+    assert unique_bytes([first, tied]) == 2 * 80
+    tied.weight = first.weight
+    assert unique_bytes([first, tied]) == 80 + 20
+    assert unique_bytes([first.to("meta"), torch.nn.Linear(3, 5, device="meta")]) == 2 * 80
+
+
+def test_shapes_take_the_bytes_of_real_storages(blocks):
+    shapes = shapes_of_dit(**TINY)
+    assert unique_bytes([shapes]) == unique_bytes([blocks.model])
+    assert unique_bytes([shapes.half()]) * 2 == unique_bytes([blocks.model])
+
+
+def test_three_subnetworks_of_dit_xl_2_hold_at_most_2_1_gb():
+    found = memory_benchmark(None)
+    sizes = {row["what"]: row["bytes"] / 1e9 for row in found["sizes"]}
+    assert sizes["dense, as diffusers stores it"] == pytest.approx(1.50, abs=0.005)
+    assert sizes["dense, equal embedders merged"] == pytest.approx(1.35, abs=0.005)
+    assert sizes["three subnetworks"] == pytest.approx(2.06, abs=0.01)
+    assert sizes["three copies of pruned models, each with all embedders"] == pytest.approx(3.4, abs=0.05)
+    assert sizes["three subnetworks with row-prefix views of one order"] == pytest.approx(1.54, abs=0.01)
+    assert [row["counted"] for row in found["sizes"]] == ["shapes"] * 4 + ["computed, not built"]
+    assert len(lines_with(found | {"part": "memory", "elapsed_seconds": 0.0}, "goal at most 2.1 GB: met")) == 1
+
+
+def test_prefix_views_of_equal_stages_add_only_consumers(blocks):
+    cuts = uniform_cuts(blocks, 0.5)
+    one = mosaic_of(blocks, cuts).stages[0]
+    consumers = sum(one.get_submodule(layer.consumer).weight.numel() * 4 for layer in blocks.layers)
+    conditioning = list(embedders(blocks.model).values())
+    merged = unique_bytes([blocks.model]) - unique_bytes(conditioning[1:])
+    assert prefix_view_bytes(blocks, [cuts] * 3, merged) == unique_bytes([one]) + 2 * consumers
+    assert prefix_view_bytes(blocks, [None] * 3, merged) > merged
+
+
+def test_memory_of_a_workshops_model(workshop):
+    found = memory_benchmark(workshop, **TINY)
+    sizes = {row["what"]: row["bytes"] for row in found["sizes"] if row["subject"] == workshop.name}
+    assert sizes["dense, as diffusers stores it"] == unique_bytes([workshop.transformer])
+    copies = sizes["three copies of pruned models, each with all embedders"]
+    assert sizes["dense, equal embedders merged"] < sizes["three subnetworks"] < copies < 3 * sizes["dense, as diffusers stores it"]
+    assert sizes["three subnetworks with row-prefix views of one order"] < sizes["three subnetworks"]
+    assert found["sparsity"] == {"late": 0.5, "middle": 0.2, "early": 0.5}
+    assert "met" not in found["sizes"][-2]  # the goal is DiT-XL/2's
+
+
+# ------------------------------------------------------------ forwards
+
+
+@pytest.mark.parametrize("name", ["blocks", "unet"])
+def test_gathering_computes_what_slim_does_from_full_width_weights(name, request):
+    subject = request.getfixturevalue(name)
+    cuts = uniform_cuts(subject, 0.5)
+    slim, gathered, masked, dense = mosaic_of(subject, cuts), gathering(subject, cuts), mosaic_of(subject, cuts, masked=True), mosaic_of(subject, None)
+    with torch.inference_mode():
+        a, b, c, d = (forward_call(m.network(500.0), subject.model, 2)() for m in (slim, gathered, masked, dense))
+    scale = c.abs().max()
+    assert (a - b).abs().max() < 1e-5 * scale and (a - c).abs().max() < 1e-4 * scale
+    assert (a - d).abs().max() > 1e-4 * scale  # the cuts did something
+    assert unique_bytes(gathered.stages.parameters()) == unique_bytes(masked.stages.parameters())
+    assert unique_bytes(slim.stages.parameters()) < unique_bytes(gathered.stages.parameters())
+
+
+def test_random_dit_is_repeatable_and_has_equal_embedders(blocks):
+    again = random_dit(CPU, torch.float32, **TINY)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), blocks.model.state_dict().values(), strict=True))
+    assert embedders_equal(again) and len({p.data_ptr() for e in embedders(again).values() for p in e.parameters()}) > 6
+
+
+def test_forward_ratios_and_their_lines(blocks, workshop):
+    seen = []
+    found = forward_benchmark([subject_of(workshop), blocks], (1, 2), (0.25, 0.5), TWICE, lambda d, t, text: seen.append((d, t, text)))
+    assert len(found["ratios"]) == 2 * 2 * 2 * 2 and [s[:2] for s in seen] == [(i, 4) for i in range(4)]
+    for row in found["ratios"]:
+        assert row["ratio"] > 0 and row["spread"] >= 0 and row["rounds"] == 2 and row["seconds"] > 0
+        assert ("met" in row) == (row["against"] == "gather")
+    cases = {(b, s, a) for b in (1, 2) for s in (0.25, 0.5) for a in ("gather", "masked")}
+    assert {(r["batch"], r["sparsity"], r["against"]) for r in found["ratios"]} == cases
+    assert found["threads"] == torch.get_num_threads() and found["device"] and found["when"] and found["dtype"] == "float32"
+    shown = lines_with(found | {"part": "forward", "elapsed_seconds": 1.0}, " ± ")
+    assert len(shown) == len(found["ratios"]) and all("2 rounds" in line for line in shown)
+
+
+def test_realised_is_measured_over_predicted(blocks, workshop):
+    found = realised_benchmark(workshop, blocks, (1, 16), (0.33,), 4, TWICE)
+    assert [(r["subject"], r["batch"]) for r in found["ratios"]] == [(s, b) for s in (workshop.name, blocks.name) for b in (1, 16)]
+    timesteps = timesteps_of(workshop, 4)
+    plan = propose_plan(workshop.schedule, 0.33, timesteps).plan
+    assert found["ratios"][0]["speedup_macs"] == pytest.approx(workshop.predict(plan, timesteps).speedup_macs)
+    for row in found["ratios"]:
+        assert row["speedup_macs"] > 1 and row["speedup_macs_with_attention"] > 1 and row["dense_seconds"] > 0
+        assert row["ratio"] == pytest.approx(row["speedup_measured"] / row["speedup_macs"])
+        assert ("met" in row) == (row["batch"] == 16)
+    slim = mosaic_of(blocks, uniform_cuts(blocks, 0.33))
+    linear = [count_macs(forward_call(n, blocks.model, 1))[0] for n in (mosaic_of(blocks, None).network(5), slim.network(5))]
+    products = [2 * 8 * 16**2 * heads for heads in (2 * 4, sum(slim.kept(0)[::2]))]  # scores and weighted sums of 16 tokens
+    last = found["ratios"][-1]
+    assert last["speedup_macs"] == linear[0] / linear[1]
+    assert last["speedup_macs_with_attention"] == (linear[0] + products[0]) / (linear[1] + products[1])
+    assert len(lines_with(found | {"part": "realised", "elapsed_seconds": 1.0}, " ± ")) == 4
+
+
+def test_speed_keeps_its_rows(workshop):
+    """`python -m core.bench speed`."""
+    timesteps = timesteps_of(workshop, 3)
+    (row,) = speed_benchmark(workshop, {0.33: propose_plan(workshop.schedule, 0.33, timesteps).plan}, 2, 2, steps=3)
+    assert list(row) == [
+        "target", "speedup_macs", "speedup_measured", "spread", "realised", "against_stock_macs", "against_stock_measured", "against_stock_spread",
+        "seconds", "dense_seconds", "stock_seconds",
+    ]  # fmt: skip
+    assert row["against_stock_macs"] > row["speedup_macs"] > 1 and row["realised"] == row["speedup_measured"] / row["speedup_macs"]
+
+
+# ------------------------------------------------------------ calibration
+
+
+def test_calibration_overhead(blocks, workshop):
+    found = overhead_benchmark([(subject_of(workshop), 4), (blocks, 2)], TWICE)
+    every = [r for r in found["ratios"] if "every token" in r["name"]]
+    assert [r["batch"] for r in every] == [4, 2] and all(r["at_most"] == 1.7 and r["ratio"] > 0 and r["rounds"] == 2 for r in every)
+    assert every[1]["tokens_per_column"] == 2 * 192 * 16 / 128
+    assert not any(m._forward_pre_hooks for m in blocks.model.modules())
+    assert len(lines_with(found | {"part": "calibration", "elapsed_seconds": 1.0}, " ± ")) == len(found["ratios"])
+
+
+def test_rows_of_a_calibration_pass(blocks):
+    assert rows_at_once(blocks) == 128
+    shapes = shapes_of_dit()
+    assert rows_at_once(Subject("", shapes, find_layers(shapes))) == 12  # 6 images, twice each: 57 MB before the second MLP layer
+
+
+# ------------------------------------------------------------ measuring and showing
+
+
+def test_rounds_follow_the_budget_and_calls_take_turns():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = in_turn(calls, CPU, 1e9, Effort(0.0, 1, 4))
+    assert [len(t) for t in times.values()] == [4] * 3 and "".join(order) == "abc" * 5  # one warm-up
+    assert {len(t) for t in in_turn(calls, CPU, 0.0, Effort(0.0, 2, 9)).values()} == {2}
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        in_turn(calls, CPU, 1.0, TWICE, stop)
+
+
+def test_a_ratio_is_the_median_over_rounds():
+    row = ratio("x", [2.0, 6.0, 4.0], [1.0, 2.0, 1.0], scale=2.0, at_least=1.5, who="me")
+    assert row == {"name": "x", "ratio": 1.5, "spread": 0.5, "rounds": 3, "who": "me", "at_least": 1.5, "met": True}
+    assert ratio("x", [2.0], [1.0], at_most=1.5)["met"] is False
+
+
+def test_table_of_all_parts_with_a_failure_and_a_foreign_layout():
+    foreign = {"speedup": 2.5, "spread": 0.25, "n": 3, "rows": [{"name": "dp", "seconds": 0.5, "seconds_spread": 0.1}]}
+    parts = {
+        "forward": {"part": "forward", "elapsed_seconds": 1.0, "ratios": [ratio("a", [2.0], [1.0])]},
+        "path": {"part": "path", "error": "No room."},
+        "other": {"part": "other", "elapsed_seconds": 1.0} | foreign,
+    }
+    whole = {"device": "this", "torch": "2", "when": "now", "threads": 1, "quick": True, "elapsed_seconds": 3.0, "parts": parts}
+    lines = table(whole)
+    assert any("×2.000 ± 0.000" in line for line in lines) and "path: No room." in lines and any("not for quoting" in line for line in lines)
+    assert "  speedup: 2.5 ± 0.25" in lines and "  rows dp, seconds: 0.5 ± 0.1" in lines and "  n: 3" in lines
+
+
+def test_unknown_names_are_refused(capsys):
+    said = refused(capsys, "bench", "--only", "everything", "--json")
+    assert "no benchmark called 'everything'" in said and all(name in said for name in SUITE)
+
+
+def test_a_stopped_run_keeps_what_is_finished():
+    stop, seen = threading.Event(), []
+    stop.set()
+    found = run_all(Suite(device="cpu", quick=True, stop=stop, progress=lambda *step: seen.append(step)), ("macs", "forward", "memory"))
+    assert found["stopped"] and list(found["parts"]) == ["macs", "forward"] and "measured" in found["parts"]["macs"]
+    assert any("stopped here" in line for line in table(found)) and [s[:2] for s in seen][:2] == [(0, 3), (1, 3)]
+
+
+@pytest.mark.parametrize("name", ["path", "allocation"])
+def test_parts_of_other_files_run_and_show(name):
+    found = run_part(name, Suite(device="cpu", quick=True))
+    json.dumps(found)
+    rows = found.get("ratios", []) + found["times"]
+    assert found["part"] == name and len(lines_with(found, " ± ")) == len(rows) > 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_forward_and_overhead_on_cuda():
+    subject = blocks_of_xl(torch.device("cuda"), torch.bfloat16, **TINY)
+    found = forward_benchmark([subject], (1,), (0.5,), TWICE)
+    assert "CUDA" in found["device"] and found["dtype"] == "bfloat16" and all(r["ratio"] > 0 for r in found["ratios"])
+    assert all(r["ratio"] > 0 for r in overhead_benchmark([(subject, 2)], TWICE)["ratios"])

@@ -1,0 +1,107 @@
+"""What a calibration asks for: enough tokens and not too many, memory and disk, said and checked before it starts."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_calibration import TINY, left_over, run
+from torch import nn
+
+from core.calibration import CalibrationSettings, GramMeter, calibrate, calibration_disk, images_at_once, token_warning
+from core.errors import StudioError
+from core.prunable import PrunableLayer
+from core.triangles import unpack
+
+# ------------------------------------------------------------ tokens
+
+
+def test_a_warning_says_how_many_more_images():
+    assert token_warning(4) is None and token_warning(100) is None
+    assert token_warning(1.6) == (
+        "only 1.6 tokens per column and bin were measured and at least 4 are needed: calibrate with 2.5 times as many images per bin"
+    )
+    assert "times as many" in token_warning(0)
+
+
+def test_a_token_cap_leaves_tokens_out_where_there_are_many(workshop, tmp_path):
+    every = replace(TINY, edges=(0, 1000), images=20, held_out=10)
+    capped = replace(every, token_cap=4)
+    whole, part, again = (run(workshop, tmp_path / name, s, batch=8) for name, s in (("whole", every), ("part", capped), ("again", capped)))
+    for i, layer in enumerate(workshop.layers):
+        for held_out, tokens, limit in ((False, 640, 4 * layer.groups * layer.group_size), (True, 320, 2 * layer.groups * layer.group_size)):
+            (gram, count), (less, few), (same, _) = (bank.gram(i, 0, 1000, held_out) for bank in (whole, part, again))
+            assert count == tokens and few == min(tokens, limit)
+            assert torch.equal(less, same)  # which ones is a matter of the seed alone
+            assert torch.equal(less, gram) == (few == count)  # the data drawn are the same with and without a cap
+            assert (gram - less).diagonal().min() > -1e-4 * gram.diagonal().max()
+    assert {part.gram(i, 0, 1000)[1] for i in range(len(workshop.layers))} == {256, 640}  # 64 columns of heads, 256 neurons
+
+
+def test_a_cap_takes_each_token_at_most_once_and_as_many_of_every_batch():
+    model = nn.ModuleDict({"to_out": nn.Linear(64, 1)})
+    layer = PrunableLayer("heads", 0, "heads", "to_out", 8, 8, 1, 1)
+    meter = GramMeter(model, [layer])
+    for seed in (0, 1):
+        meter.begin(16, CalibrationSettings(images=8, token_cap=4), seed)
+        with meter, torch.no_grad():
+            for k in range(8):  # two rows of 32 tokens, each a unit vector of its own
+                model["to_out"](torch.eye(64).view(2, 32, 64))
+                assert meter.sums[0].tokens == 32 * (k + 1)
+                assert meter.sums[0].vector.max() <= k + 1
+        triangle, vector, tokens = meter.results()
+        gram = unpack(triangle)
+        assert tokens.tolist() == [256] and vector.sum() == 256 and vector.max() <= 8 and vector.min() < vector.max()
+        assert torch.equal(gram, torch.diag(vector.double()))
+
+
+def test_a_cap_below_what_is_needed_is_refused():
+    with pytest.raises(StudioError, match="choose 4 or more, or none"):
+        CalibrationSettings(token_cap=3)
+
+
+# ------------------------------------------------------------ memory and disk
+
+
+def test_images_at_once_keep_the_widest_input_within_a_chunk(workshop):
+    assert images_at_once(workshop.layers, 16) == 64
+    wide = [replace(workshop.layers[1], groups=4608)]
+    assert images_at_once(wide, 256) == 6  # 2 x 256 x 4608 x 4 bytes are 9.4 MB
+    assert images_at_once(wide, 10**6) == 1
+
+
+def test_a_disk_too_full_to_start(workshop, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=400_000))
+    with pytest.raises(StudioError, match="0 MB are free: make room or set MOSAIC_CACHE"):
+        run(workshop, tmp_path / "key")
+    assert left_over(tmp_path) == []
+
+
+def test_too_little_memory_is_said_before_anything_is_made(workshop, tmp_path):
+    wide = [replace(workshop.layers[1], groups=10**7)]
+    with pytest.raises(StudioError, match="Calibration needs .* GB of memory beside the model .* close other programs or choose another device"):
+        calibrate(workshop.transformer, wide, workshop.schedule, workshop.latents, workshop.labels, tmp_path / "a", TINY)
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_it_takes_is_said_at_the_start(workshop, tmp_path):
+    seen = []
+    bank = run(workshop, tmp_path / "key", progress=lambda *a: seen.append(a[2]))
+    need = calibration_disk(workshop.layers, TINY)
+    assert f"will write {need / 1e6:.0f} MB to {tmp_path / 'key'}" in seen[0]
+    written = sum(bank.path(b).stat().st_size for b in range(TINY.bins))
+    assert written <= need < 1.1 * written
+
+
+def test_the_fitted_half_is_on_the_disk_before_the_held_out_half_begins(workshop, tmp_path):
+    sizes = []
+
+    def progress(done: int, total: int, text: str) -> None:
+        sizes.extend(part.stat().st_size for part in tmp_path.glob("*.part"))
+
+    run(workshop, tmp_path, progress=progress, settings=replace(TINY, edges=(0, 1000)))
+    triangles = sum(4 * n * (n + 1) // 2 for n in (layer.groups * layer.group_size for layer in workshop.layers))
+    assert len(sizes) == 2 and sizes[0] < 10_000 and triangles < sizes[1] < 1.1 * triangles

@@ -1,0 +1,120 @@
+"""The page's handlers called as a browser would call them, on a tiny model: what an edit sets, which answers are dropped, what is refused."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from hostile import HOSTILE, harmless
+
+from core.plan import StagePlan
+from mosaic_ui import schedules
+from mosaic_ui.studio import build_studio
+
+PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
+PLAIN = PLAN.to_json()
+NAN, INF = float("nan"), float("inf")
+VISITOR = SimpleNamespace(session_hash="visitor")
+
+
+@pytest.fixture(scope="module")
+def page(workshop):
+    return build_studio(workshop, PLAN)
+
+
+@pytest.fixture(scope="module")
+def handler(page):
+    """A handler of the page by its name; `which` of several, as for the three sliders."""
+
+    def find(name: str, which: int = 0):
+        return [f.fn for f in page.fns.values() if f.name == name][which]
+
+    return find
+
+
+@pytest.mark.parametrize("pair", [None, [1, 2, 3], [None, 5], ["93", 550], [NAN, 550], [INF, 550]])
+def test_the_chart_handlers_turn_refusals_into_notices(handler, pair):
+    for name, rest in (("on_drag", ()), ("on_drop", (False, VISITOR))):
+        with pytest.raises(gr.Error):
+            handler(name)(pair, PLAIN, "DDIM", 50, *rest)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, NAN, True, 0.96, -0.1])
+def test_the_sliders_turn_refusals_into_notices(handler, value):
+    slide, master = handler("on_slide"), handler("on_master")
+    for call in (lambda: slide(value, PLAIN, "DDIM", 50, VISITOR), lambda: master(value, PLAIN, PLAIN, "DDIM", 50, VISITOR)):
+        with pytest.raises(gr.Error):
+            call()
+
+
+def test_a_late_answer_to_an_old_plan_or_sampler_is_dropped(handler):
+    table, _ = handler("on_sampler")("DDIM", 50, PLAIN, VISITOR)
+    table_refine, cost_refine = handler("refine", 0), handler("refine", -1)
+    assert table_refine(PLAIN, "DDIM", 20, VISITOR) == (gr.skip(), gr.skip()) and cost_refine(PLAIN, "DDIM", 20, VISITOR) == gr.skip()
+    assert table_refine(PLAIN, "DDIM", 50, VISITOR)[0] != table and "exact" in cost_refine(PLAIN, "DDIM", 50, VISITOR)
+    handler("on_slide", 2)(0.7, PLAIN, "DDIM", 50, VISITOR)  # the early stage's
+    assert table_refine(PLAIN, "DDIM", 50, VISITOR) == (gr.skip(), gr.skip()) and cost_refine(PLAIN, "DDIM", 50, VISITOR) == gr.skip()
+    newer = PLAN.with_sparsity(0.5, 0.25, 0.7).to_json()
+    assert 'data-exact="true"' in table_refine(newer, "DDIM", 50, VISITOR)[0] and "exact" in cost_refine(newer, "DDIM", 50, VISITOR)
+
+
+def test_plans_are_set_one_at_a_time_and_no_answer_sets_a_box_that_is_typed_into(page):
+    (plan,) = {o._id for f in page.fns.values() if f.name == "on_drop" for o in f.outputs[:1]}
+    setters = [f for f in page.fns.values() if plan in [o._id for o in f.outputs]]
+    assert {f.name for f in setters} >= {"on_drop", "on_boxes", "on_snap", "on_suggest", "on_preset", "on_slide", "on_master", "on_upload"}
+    assert {(f.concurrency_id, f.concurrency_limit, f.queue) for f in setters} == {("plan", 1, True)}
+    boxes = {c._id for c in page.blocks.values() if (getattr(c, "label", "") or "").startswith("Boundary ")}
+    assert len(boxes) == 2 and all(f.fn is None for f in page.fns.values() if boxes & {o._id for o in f.outputs})
+
+
+def test_a_box_that_was_left_as_it_was_changes_nothing(handler):
+    on_boxes, skip = handler("on_boxes"), gr.skip()
+    assert set(map(str, on_boxes(None, None, PLAIN, "DDIM", 50, True, VISITOR))) == {str(skip)}
+    assert on_boxes(None, 700, PLAIN, "DDIM", 50, False, VISITOR)[0]["boundaries"] == [93, 700]
+
+
+def test_suggest_on_another_schedule_leaves_the_plan_alone(handler):
+    suggest, skip = handler("on_suggest"), str(gr.skip())
+    foreign = [suggest(0.33, 0.55, 0.02, name, "DDIM", 50, False, VISITOR) for name in schedules.LABELS if name != "linear"]
+    assert len(foreign) == 5 and {str(view) for views in foreign for view in views} == {skip}
+    assert suggest(0.33, 0.55, 0.026, "linear", "DDIM", 50, False, VISITOR)[0]["boundaries"] == [93, 550]
+
+
+def test_a_network_that_was_kept_is_not_said_to_be_pruned_fast(handler):
+    plain = PLAN.with_sparsity(0.31, 0.11, 0.41).to_json()
+    first, again = ([*handler("on_prune")(plain, VISITOR)][-1][0] for _ in range(2))
+    assert "Pruned in" in first and "(measured)" in first and "nothing had to be built" in again and "measured" not in again
+
+
+def test_only_the_sliders_that_a_plan_moves_are_set(handler):
+    after = handler("on_slide", 2)(0.7, PLAIN, "DDIM", 50, VISITOR)  # the early stage's
+    assert after[3:6] == (gr.skip(),) * 3 and after[6] == pytest.approx(StagePlan.from_json(after[0]).mean_sparsity(range(0, 1000, 20)), abs=1e-3)
+    other = PLAN.with_sparsity(0.5, 0.3, 0.5).with_boundaries(100, 400).to_json()
+    assert handler("follow", 1)(other, PLAIN, "DDIM", 50)[2:5] == (gr.skip(), 0.3, gr.skip())
+
+
+def test_upload_handler_refuses_what_this_model_cannot_use_and_quotes_no_html(handler):
+    other = StagePlan((9, 55), (0.5, 0.25, 0.5), num_train_timesteps=100).dumps().encode()
+    for content in (other, json.dumps({**PLAIN, "<img src=x onerror=alert(1)>": 1}).encode()):
+        with pytest.raises(gr.Error) as notice:
+            handler("on_upload")(content)
+        assert "<" not in notice.value.message
+
+
+def test_an_uploaded_name_reaches_no_view_of_explore_or_prune(handler):
+    plain = PLAIN | {"name": HOSTILE}
+    assert handler("on_upload")(json.dumps(plain).encode()) == plain
+    explore, pruned = handler("follow", 0)(plain, PLAIN, "DDIM", 50, VISITOR), handler("follow", 1)(plain, PLAIN, "DDIM", 50)
+    assert explore[3] == "Your own"  # the list of presets has no such entry
+    for view in (*explore[1:3], pruned[6], pruned[8], pruned[-1]):
+        assert isinstance(view, str | dict) and "<img" not in str(view) and harmless(str(view))
+
+
+def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
+    assert {f.name for f in page.fns.values()} >= {"on_drag", "on_drop", "on_slide", "on_master", "on_upload", "on_calibrate", "on_prune", "on_stop", "run"}
+    assert {f.api_visibility for f in page.fns.values()} == {"private"}
+    heavy = [f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")]
+    assert len(heavy) == 4 and all(f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy)
+    assert all(not f.queue for f in page.fns.values() if f.name in ("on_stop", "stop_run", "on_drag"))

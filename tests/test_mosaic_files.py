@@ -1,0 +1,256 @@
+"""Saved subnetworks: the same bits back, in a fresh process too, over the base they were cut from and no other."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mosaics import FACTS, PLAN, cuts_of, mosaic_of, outputs, same
+from safetensors.torch import load_file
+from tiny_sdxl import make_sdxl
+
+from core.checkpoints import load_checkpoint
+from core.errors import StudioError
+from core.manifest import coarser, indices, model_hash, ranges
+from core.mosaic import MosaicTransformer
+from core.prunable import find_layers
+from core.slimming import Constant, Cut
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def dense(model_folder):
+    return load_checkpoint(model_folder, "cpu", dtype=torch.float32).denoiser
+
+
+@pytest.fixture(scope="module")
+def sdxl_folder(tmp_path_factory):
+    return make_sdxl(tmp_path_factory.mktemp("sdxl") / "tiny-sdxl")
+
+
+@pytest.fixture(scope="module")
+def saved(dense, tmp_path_factory):
+    """Must not be changed: copy it."""
+    folder = tmp_path_factory.mktemp("saved") / "pruned"
+    mosaic_of(dense).save_pretrained(folder, FACTS)
+    return folder
+
+
+# ------------------------------------------------------------ there and back
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_same_bits_in_every_precision(dense, tmp_path, dtype):
+    mosaic = mosaic_of(copy.deepcopy(dense).to(dtype))
+    names = mosaic.save_pretrained(tmp_path / "out", FACTS)
+    assert names == ["late.safetensors", "middle.safetensors", "early.safetensors", "manifest.json"] and sorted(names) == sorted(os.listdir(tmp_path / "out"))
+    back = MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.dense)
+    assert same(mosaic, back) and back.kept(2)[0] == back.kept(2)[3] == 0 and back.facts == FACTS
+    assert {t.dtype for t in load_file(tmp_path / "out" / "early.safetensors").values()} == {dtype}
+    assert isinstance(back.stages[2].get_submodule(back.layers[0].module), Constant)
+
+
+def test_masked_disabled_dense_and_planless_come_back(dense, tmp_path):
+    masked, some = mosaic_of(dense, masked=True), cuts_of(dense)
+    disabled = MosaicTransformer(dense, PLAN, [some, None, [Cut(torch.arange(x.groups), None) for x in find_layers(dense)]])
+    disabled.disable()
+    planless = MosaicTransformer(dense, None, [None] * 3)
+    for name, mosaic in (("masked", masked), ("disabled", disabled), ("planless", planless)):
+        mosaic.save_pretrained(tmp_path / name)
+        assert same(mosaic, MosaicTransformer.from_pretrained(tmp_path / name, dense)), name
+    back = MosaicTransformer.from_pretrained(tmp_path / "disabled", dense)
+    back.enable()
+    disabled.enable()
+    assert same(back, disabled) and back.stages[1] is back.full
+    assert sorted(os.listdir(tmp_path / "disabled")) == ["late.safetensors", "manifest.json"] and os.listdir(tmp_path / "planless") == ["manifest.json"]
+
+
+def test_equal_stages_are_stored_once_and_are_one_network(dense, tmp_path):
+    mosaic = MosaicTransformer(dense, PLAN, [cuts_of(dense, 1), cuts_of(dense, 2), cuts_of(dense, 1)])
+    assert mosaic.stages[0] is not mosaic.stages[2]
+    assert mosaic.save_pretrained(tmp_path / "out") == ["late.safetensors", "middle.safetensors", "manifest.json"]
+    back = MosaicTransformer.from_pretrained(tmp_path / "out", dense)
+    assert same(mosaic, back) and back.stages[0] is back.stages[2] and back.stages[0] is not back.stages[1]
+
+
+def test_stored_is_what_the_base_lacks_and_the_manifest_says_what_is_kept(dense, saved):
+    manifest, mosaic = json.loads((saved / "manifest.json").read_text()), mosaic_of(dense)
+    assert manifest["plan"] == PLAN.to_json() and manifest["family"] == "DiT" and manifest["dtype"] == "float32" and FACTS.items() <= manifest.items()
+    assert [manifest["stages"][s]["timesteps"] for s in ("late", "middle", "early")] == [[0, 100], [100, 600], [600, 1000]]
+    for i, stage in enumerate(("late", "middle", "early")):
+        tensors = load_file(saved / f"{stage}.safetensors")
+        numbers = sum(64 * len(cut.kept) * x.group_size or 64 for x, cut in zip(mosaic.layers, mosaic.cuts[i], strict=True) if len(cut.kept) < x.groups)
+        assert sum(t.numel() for t in tensors.values()) == numbers
+        for layer, cut in zip(mosaic.layers, mosaic.cuts[i], strict=True):
+            text = manifest["stages"][stage]["kept"][layer.name]
+            assert (text == "all") if len(cut.kept) == layer.groups else (indices(text, layer.groups) == cut.kept.tolist())
+    assert manifest["stages"]["early"]["kept"]["block 1 heads"] == "none"
+
+
+def test_names_that_manifests_go_by_are_unique_in_the_true_sdxl():
+    from diffusers import UNet2DConditionModel
+    from test_sdxl import TRUE_CONFIG
+
+    with torch.device("meta"):
+        layers = find_layers(UNet2DConditionModel(**TRUE_CONFIG))
+    assert len({layer.name for layer in layers}) == len(layers) == 210
+
+
+def test_saved_again_after_loading_it_is_the_same_folder(dense, saved, tmp_path):
+    MosaicTransformer.from_pretrained(saved, dense).save_pretrained(tmp_path / "again")
+    assert {p.name: p.read_bytes() for p in saved.iterdir()} == {p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()}
+
+
+def test_moved_to_another_precision_it_is_saved_as_it_then_runs(dense, tmp_path):
+    mosaic = mosaic_of(copy.deepcopy(dense)).to(torch.bfloat16)
+    mosaic.save_pretrained(tmp_path / "out")
+    assert same(mosaic, MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.dense))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_devices_may_differ(dense, tmp_path, dtype):
+    """Saved on a GPU, loaded there: the same bits; loaded on the CPU: the same weights, the base's hash being that of its values."""
+    mosaic = mosaic_of(copy.deepcopy(dense).to("cuda", dtype))
+    mosaic.save_pretrained(tmp_path / "out")
+    back = MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.dense)
+    assert back.device.type == "cuda" and same(mosaic, back)
+    there = MosaicTransformer.from_pretrained(tmp_path / "out", copy.deepcopy(dense).to(dtype))
+    assert there.device.type == "cpu" and same(mosaic.to("cpu"), there)
+
+
+@pytest.mark.parametrize("text", ["none", "0", "3", "0-9", "0, 2, 4-5, 9"])
+def test_ranges_are_read_back(text):
+    assert ranges(indices(text, 10)) == text
+
+
+@pytest.mark.parametrize("text", ["", "10", "0-10", "3-1", "1, 1", "2, 1", "0-3, 2", "-1", "0-", "0,1", " 0", "0\n", "0-99999999999", "٣"])
+def test_what_are_no_indices(text):
+    with pytest.raises(ValueError):
+        indices(text, 10)
+
+
+# ------------------------------------------------------------ another process
+
+
+FRESH = """
+import sys
+{before}
+from diffusers import {kind}
+from core.mosaic import MosaicTransformer
+pipeline = {kind}.from_pretrained({folder!r})
+pipeline.{part} = MosaicTransformer.from_pretrained({pruned!r}, base=pipeline)
+image = {call}
+assert "gradio" not in sys.modules and "plotly" not in sys.modules
+import numpy
+numpy.save({out!r}, image)
+"""
+
+
+def run_both(folder, tmp_path, kind, part, call, before=""):
+    """The pictures of this process, which saves, and of a fresh one, which loads."""
+    import diffusers
+    import numpy as np
+
+    pipeline = getattr(diffusers, kind).from_pretrained(folder)
+    dense = getattr(pipeline, part)
+    mosaic = mosaic_of(dense)
+    mosaic.save_pretrained(tmp_path / "pruned")
+    without = eval(call, {"pipeline": pipeline, "torch": torch})
+    setattr(pipeline, part, mosaic)
+    here, out = eval(call, {"pipeline": pipeline, "torch": torch}), tmp_path / "image.npy"
+    assert not np.array_equal(here, without)
+    code = FRESH.format(before=before, kind=kind, part=part, folder=str(folder), pruned=str(tmp_path / "pruned"), call=call, out=str(out))
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on it
+    done = subprocess.run([sys.executable, "-c", "import torch\n" + code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return here, np.load(out)
+
+
+def test_five_lines_in_a_fresh_process(model_folder, tmp_path):
+    call = "pipeline([1], num_inference_steps=8, generator=torch.Generator().manual_seed(3), output_type='np').images[0]"
+    here, there = run_both(model_folder, tmp_path, "DiTPipeline", "transformer", call)
+    assert here.shape == there.shape and (here == there).all()
+
+
+def test_five_lines_for_sdxl_without_scipy_and_pandas(sdxl_folder, tmp_path):
+    call = "pipeline('a fox', num_inference_steps=4, height=32, width=32, generator=torch.Generator().manual_seed(3), output_type='np').images[0]"
+    block = "sys.modules |= dict.fromkeys(('scipy', 'pandas'))"  # as if they were not installed
+    here, there = run_both(sdxl_folder, tmp_path, "StableDiffusionXLPipeline", "unet", call, block)
+    assert here.shape == there.shape and (here == there).all()
+
+
+# ------------------------------------------------------------ the base
+
+
+def test_a_base_may_be_a_pipeline_a_denoiser_a_folder_or_a_mosaic(dense, saved, model_folder):
+    pipeline = load_checkpoint(model_folder, "cpu", dtype=torch.float32).pipeline
+    expected = mosaic_of(dense)
+    for base in (pipeline, dense, model_folder, str(model_folder), expected):
+        assert same(expected, MosaicTransformer.from_pretrained(saved, base=base))
+    for nothing in (None, 3, torch.zeros(2), object()):
+        with pytest.raises(StudioError, match="The base must be"):
+            MosaicTransformer.from_pretrained(saved, base=nothing)
+    with pytest.raises(StudioError, match="neither a folder"):
+        MosaicTransformer.from_pretrained(saved, base="nowhere")
+
+
+def test_a_folder_is_loaded_in_the_saved_precision(model_folder, tmp_path):
+    mosaic = mosaic_of(load_checkpoint(model_folder, "cpu", dtype=torch.bfloat16).denoiser)
+    mosaic.save_pretrained(tmp_path / "out")
+    assert same(mosaic, MosaicTransformer.from_pretrained(tmp_path / "out", base=model_folder))
+
+
+@pytest.mark.parametrize(("saved_in", "loaded_in"), [("float32", "float16"), ("float32", "bfloat16"), ("float16", "float32"), ("bfloat16", "float32")])
+def test_the_same_checkpoint_in_another_precision_is_taken(dense, tmp_path, saved_in, loaded_in):
+    a, b = (copy.deepcopy(dense).to(getattr(torch, d)) for d in (saved_in, loaded_in))
+    mosaic = mosaic_of(a)
+    mosaic.save_pretrained(tmp_path / "out")
+    back = MosaicTransformer.from_pretrained(tmp_path / "out", b)
+    assert back.dtype == b.proj_out_1.weight.dtype and {p.dtype for p in back.parameters()} == {back.dtype}
+    assert [back.kept(i) for i in range(3)] == [mosaic.kept(i) for i in range(3)]
+    for x, y in zip(outputs(mosaic), outputs(back), strict=True):
+        assert (x.float() - y.float()).abs().max() < 0.05 * x.float().abs().max()
+
+
+def test_half_precisions_agree_only_where_one_was_rounded_from_the_other(dense, tmp_path):
+    half = copy.deepcopy(dense).half()
+    mosaic_of(half).save_pretrained(tmp_path / "out")
+    MosaicTransformer.from_pretrained(tmp_path / "out", copy.deepcopy(half).bfloat16())
+    with pytest.raises(StudioError, match="the same checkpoint in float16"):
+        MosaicTransformer.from_pretrained(tmp_path / "out", copy.deepcopy(dense).bfloat16())
+
+
+def test_any_other_weight_is_another_base(dense, saved, model_folder):
+    other = copy.deepcopy(dense)
+    with torch.no_grad():
+        weight = other.transformer_blocks[1].norm1.linear.weight  # a layer that is not pruned
+        weight[3, 5] = torch.nextafter(weight[3, 5], torch.tensor(9.0))
+    with pytest.raises(StudioError, match="other weights than the model"):
+        MosaicTransformer.from_pretrained(saved, other)
+    assert model_hash(other, "float32") != model_hash(dense, "float32") and model_hash(dense, "float32") == model_hash(copy.deepcopy(dense), "float32")
+    assert coarser("float32", "float16") == coarser("float16", "float32") == "float16" and coarser("bfloat16", "float16") == "bfloat16"
+
+
+def test_other_layers_and_other_families_are_other_bases(dense, saved, sdxl_folder):
+    from diffusers import UNet2DConditionModel
+
+    fewer_heads = type(dense).from_config(dense.config | {"num_attention_heads": 2, "attention_head_dim": 32})
+    fewer_heads.load_state_dict(dense.state_dict())  # so only its layers tell
+    unet = UNet2DConditionModel.from_pretrained(sdxl_folder / "unet")
+    with pytest.raises(StudioError, match="of the kind DiT, the base is of the kind SDXL"):
+        MosaicTransformer.from_pretrained(saved, unet)
+    with pytest.raises(StudioError, match="other layers than the base"):
+        MosaicTransformer.from_pretrained(saved, fewer_heads)
+
+
+def test_offloaded_weights_are_refused(dense, saved):
+    with pytest.raises(StudioError, match="offloaded"):
+        MosaicTransformer.from_pretrained(saved, copy.deepcopy(dense).to("meta"))
