@@ -236,3 +236,10 @@ def test_offloading_to_the_gpu_and_back(own, kind):
     pipeline.to("cuda")
     assert mosaic.device.type == "cuda" and len(storages(mosaic)) == counted
     assert (run(pipeline, mosaic).cpu() - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_errors_across_calibrations_are_read_from_the_networks(workshop):
+    from core.bench_calibration import cross_error
+
+    found = cross_error(workshop, workshop.build(PLAN), workshop)
+    assert list(found.values()) == pytest.approx([workshop.exact_error(PLAN, stage)[1] for stage in range(3)], rel=1e-3) and min(found.values()) > 1e-4
