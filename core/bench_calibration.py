@@ -80,13 +80,12 @@ def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> 
     bank, found = judge.surgeon.bank(), {}
     for stage, name in enumerate(STAGES):
         low, high = mosaic.plan.stage_range(stage)
-        cuts = mosaic.cuts[stage] or []
         errors = []
-        for i, cut in enumerate(cuts):
+        for i in range(len(mosaic.layers)):
             weight = maker.surgeon.weight(i).double()
-            difference = torch.zeros_like(weight) if cut.weight is None else cut.weight.double().to(weight.device) - weight
+            difference = mosaic.weight(stage, i).double() - weight
             errors.append(relative_error(difference, weight, bank.gram(i, low, high, held_out=True)[0].to(weight.device)))
-        found[name] = float(np.mean(errors)) if errors else 0.0
+        found[name] = float(np.mean(errors))
     return found
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .bench_measure import machine
-from .bench_models import Subject, cuts_of, shapes_of_dit, subject_of
-from .mosaic import MosaicTransformer, OnceEmbedder, assemble, embedders
+from .bench_models import Subject, cuts_of, shapes_of_dit, subject_of, uniform_cuts
+from .mosaic import OnceEmbedder, assemble, embedders
 from .plan import STAGES, StagePlan
 from .prunable import find_layers, removed_groups
 from .slimming import Cut
@@ -46,8 +46,9 @@ def memory_benchmark(workshop: Workshop | None, sparsities: tuple[float, float, 
     if workshop is not None:
         plan = StagePlan((1, 2), sparsities, method="magnitude", num_train_timesteps=len(workshop.schedule))
         mosaic = workshop.build(plan)
-        rows += _sizes(subject_of(workshop), list(mosaic.stages), mosaic.cuts, mosaic.once is not None, "real storages")
-        rows.append(_row(workshop.name, "all that the MosaicTransformer keeps, dense model and cuts included", _held(mosaic), "real storages"))
+        subject = subject_of(workshop)
+        rows += _sizes(subject, list(mosaic.stages), [uniform_cuts(subject, s) for s in sparsities], mosaic.once is not None, "real storages")
+        rows.append(_row(workshop.name, "all that the MosaicTransformer keeps, dense model included", unique_bytes([mosaic]), "real storages"))
     model = shapes_of_dit(torch.float16, **changes)
     subject = Subject("DiT, fp16" if changes else "DiT-XL/2, fp16", model, find_layers(model))
     cuts = [cuts_of(subject, removed_groups(subject.layers, s)) for s in sparsities]
@@ -90,11 +91,6 @@ def prefix_view_bytes(subject: Subject, cuts: list[list[Cut] | None], merged: in
         consumer = subject.model.get_submodule(layer.consumer).out_features * layer.group_size  # weights of a group
         elements += (layer.weights_per_group - consumer) * max(kept) + consumer * sum(kept) - layer.weights_per_group * layer.groups
     return merged + elements * next(subject.model.parameters()).element_size()
-
-
-def _held(mosaic: MosaicTransformer) -> int:
-    cuts = [c for stage in mosaic.cuts if stage is not None for c in stage]
-    return unique_bytes([mosaic, *(t for c in cuts for t in (c.weight, c.bias) if t is not None)])
 
 
 def _row(subject: str, what: str, size: int, counted: str, at_most: float | None = None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class OnceEmbedder(nn.Module):
 
     def __init__(self, embedder: nn.Module):
         super().__init__()
-        self.kind = type(embedder)
+        self.kind = embedder.kind if isinstance(embedder, OnceEmbedder) else type(embedder)  # a mosaic may stand on another one's dense network
         self._modules |= private(embedder)._modules
 
     def forward(self, timestep: Tensor, class_labels: Tensor | Modulation, hidden_dtype: torch.dtype | None = None) -> Tensor:
@@ -49,7 +49,7 @@ class ReadyNorm(nn.Module):
 
     def __init__(self, norm: nn.Module, once: OnceEmbedder, index: int):
         super().__init__()
-        self.kind, self.index = type(norm), index
+        self.kind, self.index = norm.kind if isinstance(norm, ReadyNorm) else type(norm), index
         self._modules |= norm._modules | {"emb": once}
 
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | Modulation, hidden_dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:

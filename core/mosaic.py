@@ -27,7 +27,7 @@ from .errors import StudioError
 from .families import first_parameter
 from .plan import STAGES, StagePlan
 from .prunable import PrunableLayer, find_layers
-from .slimming import Cut, cut_module, graft, private, replace_tensors, shallow
+from .slimming import Constant, Cut, cut_module, graft, private, replace_tensors, shallow
 
 TABLE_BYTES = 256 << 20  # of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
 
@@ -44,7 +44,7 @@ def assemble(
         layers = find_layers(model) if layers is None else layers
         parts |= {layer.module: cut_module(model, layer, cut, masked) for layer, cut in zip(layers, cuts, strict=True) if cut.weight is not None}
     network = graft(model, parts) if parts else shallow(model)
-    if once is not None:
+    if once is not None and embed_first not in network._forward_pre_hooks.values():
         network.register_forward_pre_hook(embed_first, with_kwargs=True)
     return network.eval()
 
@@ -226,6 +226,17 @@ class MosaicTransformer(nn.Module):
         """Groups that each layer keeps in a stage, in `layers` order."""
         cuts = self.cuts[stage]
         return [layer.groups if cuts is None else len(cut.kept) for layer, cut in zip(self.layers, cuts or [None] * len(self.layers), strict=True)]
+
+    def weight(self, stage: int, layer: int) -> Tensor:
+        """The consumer weight (d, all columns) of a layer in a stage, zero in the columns of groups that went; a copy."""
+        x, network, cuts = self.layers[layer], self.stages[stage], self.cuts[stage]
+        if isinstance(constant := network.get_submodule(x.module), Constant):
+            return constant.bias.new_zeros(len(constant.bias), x.width)
+        weight = network.get_submodule(x.consumer).weight.detach()
+        if weight.shape[1] == x.width:
+            return weight.clone()
+        columns = (cuts[layer].kept[:, None] * x.group_size + torch.arange(x.group_size)).flatten().to(weight.device)
+        return weight.new_zeros(len(weight), x.width).index_copy_(1, columns, weight)
 
     def summary(self) -> str:
         """One line a stage: what runs there."""

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from random_mosaics import KINDS, PLAN, SCHEDULE, answers, cut_of, denoiser, inputs, make_mosaic, make_pipelines, same
+from mosaics import PLAN, cuts_of, mosaic_of
+from running import KINDS, SCHEDULE, answers, denoiser, inputs, make_pipelines, same
 from torch import nn
 
 from core.conditioning import Modulation, embedders_equal
@@ -15,7 +16,6 @@ from core.families import SDXL, DiT
 from core.mosaic import MosaicTransformer
 from core.noise import make_scheduler
 from core.prunable import find_layers
-from core.slimming import Cut
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def unet_pipeline(pipelines):
 @pytest.mark.parametrize("kind", KINDS)
 def test_slim_equals_masked_in_half_precision(pipelines, kind, dtype, near):
     model = copy.deepcopy(denoiser(pipelines[kind])).to(dtype)
-    slim, masked = (answers(make_mosaic(model, m), pipelines[kind], dtype) for m in (False, True))
+    slim, masked = (answers(mosaic_of(model, m), pipelines[kind], dtype) for m in (False, True))
     for a, b in zip(slim, masked, strict=True):
         assert a.dtype == dtype and (a - b).float().abs().max() < near * b.float().abs().max()
 
@@ -48,7 +48,7 @@ def test_projections_fuse_after_pruning(pipelines):
     from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_0
 
     model = pipelines["dit"].transformer
-    mosaic = make_mosaic(model)
+    mosaic = mosaic_of(model)
     expected = answers(mosaic, pipelines["dit"])
     for network in mosaic.stages:
         for attention in (m for m in network.modules() if isinstance(m, Attention)):
@@ -64,10 +64,8 @@ def test_projections_fuse_after_pruning(pipelines):
 @torch.no_grad()
 def test_a_pipeline_fuses_every_network_and_not_the_dense_model(unet_pipeline):
     pipeline, model = unet_pipeline, unet_pipeline.unet
-    random = torch.Generator().manual_seed(0)
-    layers = find_layers(model)
-    cuts = [cut_of(model, layer, 0.5, random) if i % 2 else Cut(torch.arange(layer.groups), None) for i, layer in enumerate(layers)]  # half are shared
-    mosaic = MosaicTransformer(model, PLAN, [cuts, None, [cut_of(model, layer, 0.5, random) for layer in layers]])
+    some = cuts_of(model, untouched=range(0, len(find_layers(model)), 2))  # half of the modules are shared with the dense network
+    mosaic = MosaicTransformer(model, PLAN, [some, None, cuts_of(model, share=0.5)])
     expected, pipeline.unet = answers(mosaic, pipeline), mosaic
     pipeline.fuse_qkv_projections(vae=False)
     assert all("Fused" in type(p).__name__ for network in mosaic.networks() for p in network.attn_processors.values())
@@ -86,14 +84,14 @@ def test_a_pipeline_fuses_every_network_and_not_the_dense_model(unet_pipeline):
 def test_tabulated_runs_differ_in_rounding_only(pipelines, name):
     model = pipelines["dit"].transformer
     conditions, noise = DiT.conditions(torch.tensor([1, 5, 1])), torch.randn(3, 4, 8, 8)
-    for mosaic in (make_mosaic(model), MosaicTransformer(model, None, [None] * 3)):  # the dense baseline too
+    for mosaic in (mosaic_of(model), MosaicTransformer(model, None, [None] * 3)):  # the dense baseline too
         plain, table = (Denoiser(mosaic, make_scheduler(name), SCHEDULE, 6, tabulate=t).run(noise, conditions, 1.5)[0] for t in (False, True))
         assert (plain - table).abs().max() < 1e-5 * plain.abs().max()
 
 
 @torch.inference_mode()
 def test_a_table_is_what_the_blocks_work_out(pipelines):
-    mosaic, calls = make_mosaic(pipelines["dit"].transformer), []
+    mosaic, calls = mosaic_of(pipelines["dit"].transformer), []
     timesteps, labels = torch.tensor([900.0, 300.5, 50.0]), torch.tensor([4, 1000, 4, 7])
     table = mosaic.tabulate(timesteps, labels)
     for t, row in zip(timesteps, table, strict=True):
@@ -104,7 +102,7 @@ def test_a_table_is_what_the_blocks_work_out(pipelines):
     mosaic.network(50.0)(x, t.expand(4), class_labels=table[2])
     handle.remove()
     assert not calls
-    assert make_mosaic(pipelines["sdxl"].unet).tabulate(timesteps, labels) is None
+    assert mosaic_of(pipelines["sdxl"].unet).tabulate(timesteps, labels) is None
     assert mosaic.tabulate(torch.zeros(10_000), torch.zeros(100, dtype=torch.long)) is None  # too large to pay
 
 
@@ -114,7 +112,7 @@ def test_blocks_with_embedders_of_their_own_are_not_tabulated(pipelines):
         model.transformer_blocks[1].norm1.emb.timestep_embedder.linear_1.weight[0, 0] += 0.1
     assert not embedders_equal(model)
     conditions, noise = DiT.conditions(torch.tensor([1, 5])), torch.randn(2, 4, 8, 8)
-    plain, table = (Denoiser(make_mosaic(model), make_scheduler("DDIM"), SCHEDULE, 4, tabulate=t).run(noise, conditions, 1.5)[0] for t in (False, True))
+    plain, table = (Denoiser(mosaic_of(model), make_scheduler("DDIM"), SCHEDULE, 4, tabulate=t).run(noise, conditions, 1.5)[0] for t in (False, True))
     assert torch.equal(plain, table)
 
 
@@ -135,7 +133,7 @@ def test_a_compiled_stage_is_one_graph(pipelines, fresh_dynamo, kind):
     from torch._dynamo.testing import CompileCounterWithBackend
 
     pipeline = pipelines[kind]
-    mosaic, backend = make_mosaic(denoiser(pipeline)), CompileCounterWithBackend("aot_eager")
+    mosaic, backend = mosaic_of(denoiser(pipeline)), CompileCounterWithBackend("aot_eager")
     conditions = SDXL.conditions(pipeline, ["a fox"]) if kind == "sdxl" else DiT.conditions(torch.tensor([1]))
     noise, sides = torch.randn(1, 4, *(denoiser(pipeline).config.sample_size,) * 2), {}
     expected = Denoiser(mosaic, make_scheduler("DDIM"), SCHEDULE, 6).run(noise, conditions, 1.5)[0]
@@ -157,7 +155,7 @@ def test_compiled_stages_take_tables_and_stock_calls(pipelines, fresh_dynamo):
     from torch._dynamo.testing import CompileCounterWithBackend
 
     pipeline, backend = pipelines["dit"], CompileCounterWithBackend("eager")
-    mosaic, noise = make_mosaic(pipeline.transformer), torch.randn(2, 4, 8, 8)
+    mosaic, noise = mosaic_of(pipeline.transformer), torch.randn(2, 4, 8, 8)
     side = Denoiser(mosaic, make_scheduler("DDIM"), SCHEDULE, 6, tabulate=True)
     expected = side.run(noise, DiT.conditions(torch.tensor([1, 5])), 1.5)[0]
     answered = answers(mosaic, pipeline)
@@ -177,7 +175,7 @@ def test_stages_do_not_use_up_each_others_recompilations(pipelines, fresh_dynamo
     backend, model = CompileCounterWithBackend("eager"), pipelines["dit"].transformer
     with torch._dynamo.config.patch(recompile_limit=1):
         for _ in range(2):
-            mosaic = make_mosaic(model)
+            mosaic = mosaic_of(model)
             mosaic.compile_stages(backend=backend)
             answers(mosaic, pipelines["dit"])
         assert backend.frame_count == 6

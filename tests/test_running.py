@@ -9,7 +9,8 @@ import weakref
 import accelerate
 import pytest
 import torch
-from random_mosaics import KINDS, PLAN, answers, cut_of, denoiser, held, make_mosaic, make_pipelines, same, storages
+from mosaics import PLAN, cuts_of, mosaic_of
+from running import KINDS, answers, denoiser, held, make_pipelines, same, storages
 
 from core.conditioning import embedders
 from core.errors import StudioError
@@ -56,8 +57,8 @@ def test_three_subnetworks_of_dit_xl_2_in_fp16_hold_at_most_2_1_gigabytes():
 
 
 def test_weights_of_cuts_are_not_kept(pipelines):
-    model, random = pipelines["dit"].transformer, torch.Generator().manual_seed(0)
-    cuts = [cut_of(model, layer, 0.5, random) for layer in find_layers(model)]
+    model = pipelines["dit"].transformer
+    cuts = cuts_of(model, share=0.5)
     groups, weights = [c.kept for c in cuts], [weakref.ref(c.weight) for c in cuts]
     mosaic = MosaicTransformer(model, PLAN, [cuts, None, cuts])
     del cuts
@@ -67,12 +68,22 @@ def test_weights_of_cuts_are_not_kept(pipelines):
     assert same([c.kept for c in mosaic.cuts[0]], groups) and mosaic.cuts[0] is mosaic.cuts[2] and mosaic.cuts[1] is None
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_weights_can_be_asked_for(pipelines, masked):
+    """Early stage: layers 0 and 3 lose everything, layer 1 is the dense one."""
+    model, early = pipelines["dit"].transformer, cuts_of(pipelines["dit"].transformer, 3, 0.3, nothing=(0, 3), untouched=(1,))
+    mosaic = mosaic_of(model, masked)
+    for i, (layer, cut) in enumerate(zip(mosaic.layers, early, strict=True)):
+        dense = model.get_submodule(layer.consumer).weight
+        assert torch.equal(mosaic.weight(2, i), dense if i == 1 else cut.weight) and mosaic.weight(2, i).data_ptr() != dense.data_ptr()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_released_dense_model_is_gone(pipelines, kind):
     model = copy.deepcopy(denoiser(pipelines[kind]))
-    mosaic = make_mosaic(model)
+    mosaic = mosaic_of(model)
     expected, before = answers(mosaic, pipelines[kind]), held(mosaic)
-    whole = weakref.ref(next(module for name, module in model.named_modules() if name.endswith("ff.net.2")).weight)
+    whole = weakref.ref(model.get_submodule(mosaic.layers[-1].consumer).weight)  # pruned in every stage
     mosaic.release_dense()
     assert held(mosaic) < before and whole() is not None  # it is still the caller's
     del model
@@ -94,7 +105,7 @@ def test_a_released_dense_model_is_gone(pipelines, kind):
 def test_a_move_keeps_the_sharing_and_leaves_the_dense_model_alone(pipelines, kind):
     pipeline = pipelines[kind]
     model = denoiser(pipeline)
-    mosaic, before = make_mosaic(model), copy.deepcopy(model.state_dict())
+    mosaic, before = mosaic_of(model), copy.deepcopy(model.state_dict())
     addresses, counted, shared = set(storages(model)), len(storages(mosaic)), len(set(storages(model)) & set(storages(mosaic)))
     assert shared > 10
     mosaic.to(torch.bfloat16)
@@ -102,7 +113,7 @@ def test_a_move_keeps_the_sharing_and_leaves_the_dense_model_alone(pipelines, ki
     assert not set(storages(mosaic)) & addresses
     after = model.state_dict()
     assert set(storages(model)) == addresses and all(torch.equal(before[k], v) and v.dtype == before[k].dtype for k, v in after.items())
-    low = make_mosaic(copy.deepcopy(model).to(torch.bfloat16))  # cut from the model in bf16: the same weights, rounded once
+    low = mosaic_of(copy.deepcopy(model).to(torch.bfloat16))  # cut from the model in bf16: the same weights, rounded once
     assert same(answers(mosaic, pipeline, torch.bfloat16), answers(low, pipeline, torch.bfloat16))
     mosaic.to("meta")
     assert mosaic.device.type == "meta" and model.device.type == "cpu"
@@ -110,7 +121,7 @@ def test_a_move_keeps_the_sharing_and_leaves_the_dense_model_alone(pipelines, ki
 
 
 def test_a_move_to_where_it_is_copies_nothing(pipelines):
-    mosaic = make_mosaic(pipelines["dit"].transformer)
+    mosaic = mosaic_of(pipelines["dit"].transformer)
     before = storages(mosaic)
     mosaic.to("cpu").float()
     assert storages(mosaic) == before
@@ -118,7 +129,7 @@ def test_a_move_to_where_it_is_copies_nothing(pipelines):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_deep_copy_shares_nothing_with_the_original(pipelines, kind):
-    mosaic = make_mosaic(denoiser(pipelines[kind]))
+    mosaic = mosaic_of(denoiser(pipelines[kind]))
     mosaic.compile_stages(backend="eager")
     twin = copy.deepcopy(mosaic)
     assert not set(storages(twin)) & set(storages(mosaic)) and held(twin) == held(mosaic)
@@ -133,7 +144,7 @@ def test_a_deep_copy_shares_nothing_with_the_original(pipelines, kind):
 
 def test_its_state_comes_back(pipelines):
     pipeline = pipelines["dit"]
-    mosaic = make_mosaic(copy.deepcopy(pipeline.transformer))
+    mosaic = mosaic_of(copy.deepcopy(pipeline.transformer))
     expected, state = answers(mosaic, pipeline), copy.deepcopy(mosaic.state_dict())
     with torch.no_grad():
         for parameter in mosaic.parameters():
@@ -145,13 +156,13 @@ def test_its_state_comes_back(pipelines):
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_of_the_dense_network_are_the_models_own(pipelines, kind):
     model = denoiser(pipelines[kind])
-    state = make_mosaic(model).full.state_dict()
+    state = mosaic_of(model).full.state_dict()
     assert state.keys() == model.state_dict().keys() and all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
 def test_what_is_asked_of_it_beside_the_forward(pipelines):
     model = copy.deepcopy(pipelines["sdxl"].unet)
-    mosaic = make_mosaic(model)
+    mosaic = mosaic_of(model)
     assert mosaic.add_embedding.linear_1.in_features == model.add_embedding.linear_1.in_features and mosaic.config is model.config
     assert not any(hasattr(mosaic, name) for name in ("nothing_of_the_kind", "_hf_hook", "__wrapped__", "load_lora_adapter", "enable_freeu"))
     model._hf_hook = object()  # the dense model is offloaded later: not the mosaic's affair
@@ -161,9 +172,9 @@ def test_what_is_asked_of_it_beside_the_forward(pipelines):
 
 def test_a_compiled_dense_model_is_cut_like_any_other(pipelines):
     model = copy.deepcopy(pipelines["dit"].transformer)
-    expected = answers(make_mosaic(model), pipelines["dit"])
+    expected = answers(mosaic_of(model), pipelines["dit"])
     model.compile(backend="eager")  # in place: the twins must not run what belongs to the model
-    assert same(answers(make_mosaic(model), pipelines["dit"]), expected)
+    assert same(answers(mosaic_of(model), pipelines["dit"]), expected)
     mosaic = MosaicTransformer(torch.compile(model, backend="eager"), None, [None] * 3)
     assert type(mosaic.full) is type(model)
 
@@ -189,7 +200,7 @@ def own(pipelines):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pipelines_move_takes_the_mosaic_along(own, kind):
     pipeline, model = own[kind], denoiser(own[kind])
-    mosaic = make_mosaic(model)
+    mosaic = mosaic_of(model)
     first = run(pipeline, mosaic)
     pipeline.to(torch.bfloat16)
     assert mosaic.dtype == torch.bfloat16 == denoiser(pipeline).dtype and model.dtype == torch.float32
@@ -201,7 +212,7 @@ def test_a_pipelines_move_takes_the_mosaic_along(own, kind):
 def test_offloading_takes_the_mosaic_along(own, kind):
     """As enable_model_cpu_offload hooks it; here the device it comes and goes to is the CPU itself."""
     pipeline = own[kind]
-    mosaic = make_mosaic(denoiser(pipeline))
+    mosaic = mosaic_of(denoiser(pipeline))
     expected, counted = run(pipeline, mosaic), len(storages(mosaic))
     hooked, hook = accelerate.cpu_offload_with_hook(mosaic, torch.device("cpu"))
     assert hooked is mosaic and torch.equal(run(pipeline, mosaic), expected)
@@ -215,7 +226,7 @@ def test_offloading_takes_the_mosaic_along(own, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_offloading_to_the_gpu_and_back(own, kind):
     pipeline, model = own[kind], denoiser(own[kind])
-    mosaic = make_mosaic(model)
+    mosaic = mosaic_of(model)
     expected, counted = run(pipeline, mosaic), len(storages(mosaic))
     pipeline.enable_model_cpu_offload()
     found = run(pipeline, mosaic)
@@ -225,3 +236,10 @@ def test_offloading_to_the_gpu_and_back(own, kind):
     pipeline.to("cuda")
     assert mosaic.device.type == "cuda" and len(storages(mosaic)) == counted
     assert (run(pipeline, mosaic).cpu() - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_errors_across_calibrations_are_read_from_the_networks(workshop):
+    from core.bench_calibration import cross_error
+
+    found = cross_error(workshop, workshop.build(PLAN), workshop)
+    assert list(found.values()) == pytest.approx([workshop.exact_error(PLAN, stage)[1] for stage in range(3)], rel=1e-3) and min(found.values()) > 1e-4

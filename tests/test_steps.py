@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from random_mosaics import KINDS, PLAN, SCHEDULE, denoiser, inputs, make_mosaic, make_pipelines
+from mosaics import PLAN, mosaic_of
+from running import KINDS, SCHEDULE, denoiser, inputs, make_pipelines
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,7 +47,7 @@ def classes(n=2):
 @pytest.mark.parametrize("start", [0, 3])
 def test_our_loop_reads_nothing_back(dit, name, start):
     """On the device "meta" tensors have no values: whatever looked at one, in the loop, the networks or the scheduler, would fail."""
-    mosaic = make_mosaic(dit.transformer).to("meta")
+    mosaic = mosaic_of(dit.transformer).to("meta")
     side = Denoiser(mosaic, make_scheduler(name), SCHEDULE, 8, start)
     noise = torch.randn(2, 4, 8, 8)
     latents, seconds = side.run(noise, classes(), 1.5, origin=noise if start else None)
@@ -54,7 +55,7 @@ def test_our_loop_reads_nothing_back(dit, name, start):
 
 
 def test_our_loop_reads_nothing_back_with_prompts(sdxl):
-    mosaic = make_mosaic(sdxl.unet).to("meta")
+    mosaic = mosaic_of(sdxl.unet).to("meta")
     conditions = SDXL.conditions(sdxl, ["a fox"])
     assert Denoiser(mosaic, sdxl.scheduler, SCHEDULE, 6).run(torch.randn(1, 4, 16, 16), conditions, 5.0)[0].device.type == "meta"
 
@@ -68,7 +69,7 @@ def test_a_read_on_meta_is_an_error(look):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("name", ["DDIM", "Euler", "Heun"])
 def test_our_loop_never_waits_for_the_gpu(dit, name):
-    mosaic = make_mosaic(copy.deepcopy(dit.transformer).cuda())
+    mosaic = mosaic_of(copy.deepcopy(dit.transformer).cuda())
     side, noise = Denoiser(mosaic, make_scheduler(name), SCHEDULE, 8), torch.randn(2, 4, 8, 8)
     side.run(noise, classes(), 1.5)
     session = side.session(noise, classes(), 1.5)
@@ -100,7 +101,7 @@ class Reads(TorchFunctionMode):
     ("sdxl", torch.tensor([300]).expand(2)), ("sdxl", 300),
 ])  # fmt: skip
 def test_a_stock_pipelines_call_reads_at_most_once(pipelines, kind, timestep):
-    mosaic, (x, _), conditions = make_mosaic(denoiser(pipelines[kind])), *inputs(pipelines[kind], 300)
+    mosaic, (x, _), conditions = mosaic_of(denoiser(pipelines[kind])), *inputs(pipelines[kind], 300)
     with Reads() as reads:
         expected = mosaic.network(300.0)(x, timestep, **conditions)
     assert reads.count == 0
@@ -128,11 +129,12 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_is_fused_and_nothing_is_gathered(pipelines, kind):
     model = denoiser(pipelines[kind])
-    mosaic, (x, _), arguments = make_mosaic(model), *inputs(pipelines[kind], 300)
+    mosaic, (x, _), arguments = mosaic_of(model), *inputs(pipelines[kind], 300)
     for t in (50, 300, 900):
         with Operations() as ran:
             mosaic.network(t)(x, torch.full((2,), t), **arguments)
-        assert sum("scaled_dot_product" in name for name in ran.names) == sum(layer.kind == "heads" for layer in mosaic.layers)
+        kept = zip(mosaic.layers, mosaic.kept(PLAN.stage_of(t)), strict=True)
+        assert sum("scaled_dot_product" in name for name in ran.names) == sum(layer.kind == "heads" and n > 0 for layer, n in kept)
         for word in ("softmax", "index", "gather", "take", "masked_select", "_local_scalar_dense"):
             assert not any(word in name for name in ran.names), (t, word)
         # the UNet's linear layers in front of its blocks see permuted pixels, which torch multiplies batch by batch
@@ -178,7 +180,7 @@ class Routes:
 def test_slim_pictures_are_the_masked_ones(dit, name):
     noise, ends = start_noise(2, (4, 8, 8), 0), []
     for masked in (False, True):
-        side = Denoiser(make_mosaic(dit.transformer, masked), make_scheduler(name, timestep_spacing="leading"), SCHEDULE, 10)
+        side = Denoiser(mosaic_of(dit.transformer, masked), make_scheduler(name, timestep_spacing="leading"), SCHEDULE, 10)
         assert set(side.stages) == {0, 1, 2}
         ends.append(side.run(noise, classes(), 1.5, seed=5)[0])
     assert (ends[0] - ends[1]).abs().max() < 1e-4 * ends[1].abs().max()
@@ -221,7 +223,7 @@ def test_a_run_ends_on_the_data_wherever_it_starts(name, spacing):
         if name in STOCHASTIC:
             assert abs(end.std() - DEVIATION) < 0.08
         else:
-            assert (end - MEAN - DEVIATION * place).std() < (0.04 if name in FIRST_ORDER else 0.01), (steps, start)
+            assert (end - MEAN - DEVIATION * place).std() < (0.04 if name in FIRST_ORDER else 0.02), (steps, start)
 
 
 @torch.inference_mode()

@@ -248,7 +248,7 @@ def test_two_threads_build_and_predict_at_once(workshop, timesteps):
 
 
 def test_two_threads_run_the_same_network_at_once(workshop):
-    """They share one embedder with a memo; neither may see the other's."""
+    """They share one embedder; neither may see what the other made of it."""
     network = workshop.build(PLAN).network(300)
     config, device = workshop.transformer.config, workshop.device
     inputs = [

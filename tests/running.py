@@ -1,22 +1,17 @@
-"""Mosaics with random cuts over tiny random pipelines of both families, and what they answer."""
+"""Tiny random pipelines of both families, and what mosaics over them say and hold."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from mosaics import TIMES
 from tiny_sdxl import make_sdxl
 
 from core.checkpoints import load_checkpoint
 from core.families import SDXL, DiT
-from core.mosaic import MosaicTransformer
 from core.noise import NoiseSchedule
-from core.plan import StagePlan
-from core.prunable import find_layers
-from core.slimming import Cut
 
-PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75))
-TIMES = (50, 300, 900)  # one in each stage
 SCHEDULE = NoiseSchedule.from_betas("linear")
 KINDS = ("dit", "sdxl")
 
@@ -25,22 +20,6 @@ def make_pipelines(dit_folder: Path, sdxl_folder: Path) -> dict:
     """Both families, fp32 on the CPU."""
     folders = zip(KINDS, (dit_folder, make_sdxl(sdxl_folder)), strict=True)
     return {kind: load_checkpoint(folder, "cpu", dtype=torch.float32).pipeline for kind, folder in folders}
-
-
-def cut_of(model, layer, share, random):
-    """`share` of the groups stay, at random, with random weights."""
-    weight = model.get_submodule(layer.consumer).weight
-    kept = torch.randperm(layer.groups, generator=random)[: max(1, int(layer.groups * share))].sort().values
-    mask = torch.zeros(layer.groups, dtype=torch.bool)
-    mask[kept] = True
-    values = torch.randn(weight.shape, generator=random) * 0.1 * mask.repeat_interleave(layer.group_size)
-    return Cut(kept, values.to(weight))
-
-
-def make_mosaic(model, masked=False):
-    random = torch.Generator().manual_seed(0)
-    cuts = [[cut_of(model, layer, share, random) for layer in find_layers(model)] for share in (0.5, 0.75, 0.25)]
-    return MosaicTransformer(model, PLAN, cuts, masked)
 
 
 def denoiser(pipeline):
@@ -64,6 +43,7 @@ def answers(mosaic, pipeline, dtype=torch.float32):
 
 
 def same(a, b):
+    """Of two lists of tensors."""
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
