@@ -245,7 +245,7 @@ class Workshop(Pricing):
                 self._built.popitem(last=False)
         return built
 
-    def _cuts(self, plan: StagePlan, stage: int, progress: Progress | None, stop: threading.Event | None, measured: bool) -> list[Cut] | None:
+    def _cuts(self, plan: StagePlan, stage: int, progress: Progress | None, stop: threading.Event | None, measured: bool = False) -> list[Cut] | None:
         low, high = self._range(plan, stage)
         removed = self.widths(plan)[stage]
         if not any(removed):
