@@ -198,8 +198,8 @@ def test_film_has_a_frame_per_prediction_with_stage_and_timestep():
 def test_difference_says_its_scale():
     sheet_a, sheet_b, sheet, factor, mean = figures.sheets(comparison())
     assert sheet_a.shape == sheet_b.shape == sheet.shape
-    assert f"× {factor}" in figures.difference_html(sheet, 4, mean, None).replace("× 4", f"× {factor}")
-    assert "white means 63 grey levels" in figures.difference_html(sheet, 4, mean, None)
+    assert f"× {factor}" in figures.difference_html(sheet, 4, mean, comparison()).replace("× 4", f"× {factor}")
+    assert "white means 63 grey levels" in figures.difference_html(sheet, 4, mean, comparison())
     assert "the same to the last grey level" in figures.difference_html(sheet, 32, 0.0, None)
 
 
@@ -276,7 +276,7 @@ def test_sides_resolve_to_plans():
      {"scheduler": "nope"}, {"repeats": 0}],
 )  # fmt: skip
 def test_settings_are_checked(change):
-    values = {"classes": [], "images": 16, "seed": 0, "steps": 50, "guidance": 1.5, "scheduler": "DDIM", "repeats": 3}
+    values = {"asked": [], "images": 16, "seed": 0, "steps": 50, "guidance": 1.5, "scheduler": "DDIM", "repeats": 3}
     assert len(compare_inputs.checked_settings(WORKSHOP, **values).labels) == 16
     with pytest.raises(StudioError):
         compare_inputs.checked_settings(WORKSHOP, **{**values, **change})
