@@ -200,7 +200,7 @@ def test_difference_says_its_scale():
     assert sheet_a.shape == sheet_b.shape == sheet.shape
     assert f"× {factor}" in figures.difference_html(sheet, 4, mean, comparison()).replace("× 4", f"× {factor}")
     assert "white means 63 grey levels" in figures.difference_html(sheet, 4, mean, comparison())
-    assert "the same to the last grey level" in figures.difference_html(sheet, 32, 0.0, None)
+    assert "the same to the last grey level" in figures.difference_html(sheet, 32, 0.0, comparison())
 
 
 def test_downloads_carry_both_grids_and_the_result():
