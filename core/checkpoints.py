@@ -89,9 +89,11 @@ def load_checkpoint(
     Raises StudioError with what to do when it is neither, or not in safetensors.
     """
     import diffusers
-    from diffusers.utils.logging import disable_progress_bar
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    disable_progress_bar()  # the loading bar would mix with the command line's own progress
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # the loading bar would mix with the command line's own progress
     where = pick_device(device)
     dtype = pick_dtype(dtype, where)
     folder = Path(model) if Path(model).is_dir() else None
