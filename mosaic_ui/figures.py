@@ -159,6 +159,11 @@ def _points(field: str, theory: Curves, sampled: SampledCurves, name: str, symbo
     }  # fmt: skip
 
 
+def mosaic_height(blocks: int) -> int:
+    """Pixels of the mosaic: every block keeps a row that can be seen."""
+    return max(320, 130 + 7 * blocks)
+
+
 MANY_BLOCKS = 20  # from here on rows are thin: no gaps, and one label for each group of blocks
 
 
@@ -179,7 +184,7 @@ def _block_axis(names: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]
     groups = _groups(names)
     if len(groups) == 1:
         return {"dtick": 1 if len(names) <= 14 else 4, "title": {"text": "block", "standoff": 6, "font": {"size": 12}}}, []
-    ticks = {"tickvals": [(a + b) / 2 for _, a, b in groups], "ticktext": [name for name, _, _ in groups], "tickfont": {"size": 10}}
+    ticks = {"automargin": True, "tickvals": [(a + b) / 2 for _, a, b in groups], "ticktext": [name for name, _, _ in groups], "tickfont": {"size": 10}}
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"color": "INK", "width": 0.6}, "opacity": 0.5}
     return ticks, [{**line, "y0": last + 0.5, "y1": last + 0.5} for _, _, last in groups[:-1]]
 
@@ -194,6 +199,7 @@ def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[flo
     steps, blocks = len(stages), kept_share.shape[1]
     names = names or [f"block {b + 1}" for b in range(blocks)]
     ticks, lines = _block_axis(names)
+    strip_share = 26.4 / (mosaic_height(blocks) - 56)  # a strip of 26 pixels, whatever the number of rows; 56 are margins
     x = list(range(1, steps + 1))
     data: list[dict[str, Any]] = []
     strip: list[dict[str, Any]] = []
@@ -222,7 +228,7 @@ def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[flo
                 "x": middle, "y": 0, "yref": "y2", "text": f"<b>{words}</b>", "showarrow": False, "font": {"color": "#ffffff", "size": 12},
             })  # fmt: skip
     layout = {
-        "margin": {"l": 46 if not lines else 58, "r": 8, "t": 8, "b": 48},
+        "margin": {"l": 46, "r": 8, "t": 8, "b": 48},
         "showlegend": False,
         "shapes": lines,
         "annotations": annotations,
@@ -238,10 +244,10 @@ def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[flo
             **_AXIS,
             "showgrid": False,
             "range": [blocks + 0.5, 0.5],
-            "domain": [0, 0.87],
+            "domain": [0, 1 - 1.3 * strip_share],
             **ticks,
         },
-        "yaxis2": {"domain": [0.9, 1], "anchor": "x", "fixedrange": True, "visible": False, "range": [-0.5, 0.5]},
+        "yaxis2": {"domain": [1 - strip_share, 1], "anchor": "x", "fixedrange": True, "visible": False, "range": [-0.5, 0.5]},
     }
     return {"data": [*data, *strip], "layout": layout}
 

@@ -17,6 +17,7 @@ from core.plan import MAX_SPARSITY, STAGES, StagePlan
 
 from . import answers, jobs, model_facts, sharing_panel, tables
 from .answers import plain_errors, read_upload
+from .figures import mosaic_height
 from .prune_views import (
     BEFORE,
     LAYER_HEADERS,
@@ -24,7 +25,6 @@ from .prune_views import (
     layer_rows,
     layers_caption,
     picture,
-    picture_height,
     predicted_cost,
     pruned_sentence,
     ready,
@@ -102,7 +102,7 @@ def build(shared: Any) -> Prune:
             gr.HTML('<h3 class="panel-title">What runs when: blocks × sampling steps</h3>')
             mosaic = plot_panel(
                 picture(workshop, plan, timesteps), label="Share of each block that runs at each sampling step", elem_id="mosaic",
-                height=picture_height(workshop),
+                height=mosaic_height(workshop.blocks),
             )  # fmt: skip
             gr.HTML(tables.stage_legend())
             gr.HTML(

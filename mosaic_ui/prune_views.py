@@ -28,11 +28,6 @@ def picture(workshop: Any, plan: StagePlan, timesteps: list[float]) -> dict[str,
     return mosaic_figure(workshop.kept_share(plan), plan.stages_of(timesteps), timesteps, block_names(workshop))
 
 
-def picture_height(workshop: Any) -> int:
-    """Pixels: every block keeps a row that can be seen."""
-    return max(320, 130 + 7 * workshop.blocks)
-
-
 def layer_rows(workshop: Any, plan: StagePlan) -> list[list[Any]]:
     """The per-layer table, dense against pruned, one row per layer and stage; columns as LAYER_HEADERS, errors where they come in time."""
     return [

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.plan import MULTIPLES, StagePlan
+from core.plan import MULTIPLES, STAGES, StagePlan
 
 from . import tables
 
@@ -47,7 +47,12 @@ def note(workshop: Any, plan: StagePlan) -> str:
     """What is done, in a sentence or two: the method's own words, then what came of it. Raises StudioError where it cannot be done."""
     sentences = [METHODS[plan.allocation][1]]
     if not plan.plain:
-        sentences.append(workshop.sharing(plan).text)
+        found = workshop.sharing(plan)
+        weighed = f" of {plan.num_train_timesteps} steps goes"  # the core counts every training timestep, the page the sampler's
+        sentences.append(found.text.replace(weighed, " goes, each stage weighed by the timesteps it spans"))
+        if plan.scope == "run":
+            parts = ", ".join(f"{stage} {tables.percent(share)}" for stage, share in zip(STAGES, found.sparsity, strict=True))
+            sentences.append(f"Of the work of each stage's prunable layers goes: {parts}. The sliders say what equal shares would be.")
     return tables.notes(sentences)
 
 

@@ -14,6 +14,7 @@ from .theme import STAGE_COLOURS, STAGE_MEANING
 
 ESTIMATE = "errors estimated from per-bin curves"
 EXACT = "errors exact for this plan"
+UNKNOWN = "errors not known before a calibration"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -110,7 +111,7 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
     for what, unit in (("MACs", "per image"), ("Time", images_text(prediction.batch)), ("Error", "of a layer's output")):
         head += f'<th scope="col">{what} <em>predicted</em><small>{unit}</small></th>'
     low, high = plan.boundaries
-    kind, words = ("exact", EXACT) if prediction.exact else ("estimate", ESTIMATE)
+    kind, words = ("exact", EXACT) if prediction.exact else ("estimate", UNKNOWN if prediction.error is None else ESTIMATE)
     foot = (
         "Sparsity: share of attention heads and MLP neurons removed. "
         f"MACs: multiply-accumulates of the denoiser, both guidance halves. Time: on {html.escape(device)}, from its latency table. "
@@ -170,7 +171,7 @@ def cost_cards(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
     else:
         time_main = f"≈ {seconds_text(prediction.seconds)}"
         time_note = f"for {images_text(prediction.batch)} on this device; dense ≈ {seconds_text(prediction.seconds_dense)}"
-    kind = "exact on calibration data" if prediction.exact else "estimate"
+    kind = "exact on calibration data" if prediction.exact else "not known before a calibration" if prediction.error is None else "estimate"
     cards = [
         ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1), f"over {len(timesteps)} sampling steps"),
         (
