@@ -227,20 +227,20 @@ def test_plan_note_in_sampling_order():
 
 
 WORKSHOP = SimpleNamespace(
-    class_names={i: f"class {i}" for i in range(10)}, schedule=NoiseSchedule.from_betas("linear"), beta_schedule="linear",
+    class_names={i: f"thing {i}" for i in range(10)}, schedule=NoiseSchedule.from_betas("linear"), beta_schedule="linear",
 )  # fmt: skip
 
 
 def test_labels_take_the_chosen_classes_in_turns():
-    assert compare_inputs.chosen_labels(["class 3", "class 1"], WORKSHOP.class_names, 5) == (3, 1, 3, 1, 3)
+    assert compare_inputs.chosen_labels(["thing 3", "thing 1"], WORKSHOP.class_names, 5) == (3, 1, 3, 1, 3)
     assert compare_inputs.chosen_labels(["All ten classes"], WORKSHOP.class_names, 12) == (*range(10), 0, 1)
 
 
 def test_all_and_single_classes_exclude_each_other():
     everything = compare_inputs.all_classes(WORKSHOP.class_names)
-    assert everything == "All ten classes"
-    assert compare_inputs.tidy_classes([everything, "class 1"], everything) == ["class 1"]
-    assert compare_inputs.tidy_classes(["class 1", everything], everything) == [everything]
+    assert everything == "All ten classes" and compare_inputs.all_classes({i: f"class {i}" for i in range(10)}) == "Classes 0 to 9"
+    assert compare_inputs.tidy_classes([everything, "thing 1"], everything) == ["thing 1"]
+    assert compare_inputs.tidy_classes(["thing 1", everything], everything) == [everything]
     assert compare_inputs.tidy_classes([], everything) == [everything]
 
 
