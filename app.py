@@ -13,9 +13,9 @@ from typing import NoReturn
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # says that torchvision is missing, which nothing here needs
 
 BUNDLED = "the bundled model"
-SMALL_MACS = 2e10  # of one forward of one image; a larger model is not timed on a CPU before the page opens
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,10 +74,13 @@ def parser() -> argparse.ArgumentParser:
     compare = verbs.add_parser("compare", parents=[common], help="sample dense and a plan from the same noise, timed in turn")
     compare.add_argument("--plan", metavar="FILE", required=True)
     compare.add_argument("--against", metavar="FILE", help="a plan in dense's place")
-    compare.add_argument("--images", type=int, default=16, help="how many (default 16); FID from 200")
+    compare.add_argument("--images", type=int, help="how many (default 16, or one for each prompt); FID from 200")
+    compare.add_argument("--prompt", action="append", metavar="TEXT", help="SDXL: what to paint; give it several times for several prompts in turn")
+    compare.add_argument("--negative", metavar="TEXT", help="SDXL: what to keep out")
+    compare.add_argument("--size", metavar="HxW", help="SDXL: height x width in pixels, multiples of 64 (default: the model's own)")
     compare.add_argument("--steps", type=int, default=50)
     compare.add_argument("--seed", type=int, default=0)
-    compare.add_argument("--guidance", type=float, default=1.5)
+    compare.add_argument("--guidance", type=float, help="default 1.5, or 5 for SDXL")
     compare.add_argument("--scheduler", default="DDIM")
     compare.add_argument("--repeats", type=int, default=3, help="timed runs of each side (default 3; large sets time every batch of 100)")
     compare.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
@@ -120,10 +123,11 @@ def open_studio(args: argparse.Namespace) -> int:
     from core.workshop import get_workshop
 
     workshop = get_workshop(args.model or bundled, args.device, args.revision, args.dtype, calibration_settings(args), data_options(args))
+    from mosaic_ui.model_facts import batch, large
     from mosaic_ui.studio import build_studio, launch_options
 
-    if workshop.forward_macs[0] < SMALL_MACS or workshop.device.type == "cuda":
-        workshop.measure_latency(16)  # about a second, once per device: so that the page opens with times, not with dashes
+    if not large(workshop) or workshop.device.type == "cuda":
+        workshop.measure_latency(batch(workshop))  # about a second, once per device: so that the page opens with times, not with dashes
     host = args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(f"Listening on {host}: anybody who can reach this machine can use the studio.", file=sys.stderr)

@@ -20,6 +20,7 @@ from .checkpoints import Checkpoint
 from .denoise import Denoiser, start_noise
 from .errors import Stopped, StudioError
 from .families import SDXL, Conditions, DiT, both, each_tensor
+from .noise import sampling_timesteps
 from .picture_folder import Picture, caption_of, class_of, list_pictures, read_picture
 from .prompts import PROMPTS
 
@@ -40,6 +41,7 @@ class DataSource:
     identity: Any  # goes into the key of everything measured on it
     different: int  # latents of different pictures
     load: Callable[[Workshop, Progress | None, threading.Event | None], CalibrationData]
+    rows: int = 0  # denoiser rows that making them takes, kept ones included
 
     @property
     def warning(self) -> str | None:
@@ -162,7 +164,8 @@ def own_samples(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: 
         folder = workshop.cache / f"latents-{fingerprint(workshop.weights, str(workshop.dtype), recipe, size)}"  # a larger count goes on from a smaller one
         return CalibrationData(sample(workshop, conditions, options.steps, guidance, options.seed, size, folder, progress, stop), conditions, ids, text)
 
-    return DataSource(text, [*recipe, count], count, load)
+    rows = count * len(sampling_timesteps(pipeline.scheduler, options.steps)) * (2 if guidance > 1 else 1)
+    return DataSource(text, [*recipe, count], count, load, rows)
 
 
 def classes_in_turn(classes: list[int], n: int, seed: int) -> Tensor:

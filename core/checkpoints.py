@@ -89,9 +89,14 @@ def load_checkpoint(
     Raises StudioError with what to do when it is neither, or not in safetensors.
     """
     import diffusers
+    from diffusers.utils import is_transformers_available
     from diffusers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # the loading bar would mix with the command line's own progress
+    disable_progress_bar()  # a loading bar would mix with the command line's own progress
+    if is_transformers_available():  # only text models need it
+        from transformers.utils.logging import disable_progress_bar as no_bar
+
+        no_bar()
     where = pick_device(device)
     dtype = pick_dtype(dtype, where)
     folder = Path(model) if Path(model).is_dir() else None

@@ -70,19 +70,23 @@ def prune(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Dense (or --against) and a plan from the same noise."""
+    from .calibration_sources import GUIDANCE
     from .comparison import Comparison, Preview, SampleSettings
     from .plan import StagePlan
     from .sampling import compare as run
 
     plan = StagePlan.load(args.plan)
     against = StagePlan.load(args.against) if args.against else None
-    if not 1 <= args.images <= 10_000:
+    if args.images is not None and not 1 <= args.images <= 10_000:
         raise StudioError(f"--images must lie between 1 and 10000, not {args.images}.")
-    out = _folder(args.out) if args.out else None
+    size = None if args.size is None else pixels(args.size)
     workshop = _workshop(args)
-    classes = list(workshop.class_names)
-    labels = tuple(classes[i % len(classes)] for i in range(args.images))
-    settings = SampleSettings(labels, args.steps, args.guidance, args.seed, args.scheduler, args.repeats)
+    settings = SampleSettings(
+        **asked(args, workshop, size), steps=args.steps, guidance=GUIDANCE[workshop.family.name] if args.guidance is None else args.guidance,
+        seed=args.seed, scheduler=args.scheduler, repeats=args.repeats,
+    )  # fmt: skip
+    workshop.check_settings(settings)
+    out = _folder(args.out) if args.out else None
     if plan.method == "obs" or (against is not None and against.method == "obs"):
         workshop.calibrate(_progress)
     comparison = None
@@ -99,6 +103,31 @@ def compare(args: argparse.Namespace) -> int:
     fid = f", FID {comparison.a.fid:.2f} -> {comparison.b.fid:.2f}" if comparison.b.fid is not None else ""
     text = [comparison.verdict, f"latent MSE {comparison.latent_mse:.4f}, SSIM {comparison.ssim:.3f}{fid} (n = {comparison.n}, {comparison.device})"]
     return _say(args, result, text)
+
+
+def asked(args: argparse.Namespace, workshop: Any, size: tuple[int, int] | None) -> dict[str, Any]:
+    """What `compare` paints, as arguments of `SampleSettings`: the prompts in turn for SDXL, else the classes in turn. Raises StudioError."""
+    from .families import SDXL
+
+    if workshop.family is not SDXL:
+        if args.prompt or args.negative or size:
+            raise StudioError(f"{workshop.name} paints classes at one size: leave out --prompt, --negative and --size, which are for SDXL.")
+        n, classes = 16 if args.images is None else args.images, list(workshop.class_names)
+        return {"labels": tuple(classes[i % len(classes)] for i in range(n))}
+    if not args.prompt:
+        raise StudioError(f"{workshop.name} paints from text: give --prompt TEXT, several times for several prompts.")
+    n = len(args.prompt) if args.images is None else args.images
+    if len(args.prompt) > n:
+        raise StudioError(f"There are {len(args.prompt)} prompts for --images {n}: ask for at least {len(args.prompt)}.")
+    return {"prompts": tuple(args.prompt[i % len(args.prompt)] for i in range(n)), "negative": args.negative or "", "size": size}
+
+
+def pixels(text: str) -> tuple[int, int]:
+    """"768x1024" -> (height, width). Raises StudioError."""
+    height, cross, width = text.lower().replace("×", "x").partition("x")
+    if not (cross and height.isascii() and width.isascii() and height.isdigit() and width.isdigit() and len(text) < 12):
+        raise StudioError("--size must be height x width in pixels, such as 768x1024.")
+    return int(height), int(width)
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -124,14 +153,15 @@ def subnetwork_facts(workshop: Any, plan: Any, report: dict[str, Any]) -> dict[s
 
 
 def write_pictures(comparison: Any, out: Path) -> None:
-    """Grids of the first hundred images of each side, lossless."""
+    """Grids of the first hundred images of each side, lossless; small ones twice as large."""
     from PIL import Image
 
     from .comparison import grid
 
     for letter, side in (("dense" if comparison.a.plan is None else "against", comparison.a), ("mosaic", comparison.b)):
         try:
-            Image.fromarray(grid(side.images[:100], 10, scale=2)).save(out / f"{letter}.png")
+            small = max(side.images.shape[-2:]) <= 128
+            Image.fromarray(grid(side.images[:100], min(10, len(side.images)), scale=2 if small else 1)).save(out / f"{letter}.png")
         except OSError as err:
             raise StudioError(f"The pictures could not be written to {out.name}/ ({err.strerror}).") from err
 

@@ -217,8 +217,13 @@ class Comparison:
             "speedup_predicted": self.speedup_predicted, "speedup_macs": self.speedup_macs, "psnr": self.psnr, "ssim": self.ssim,
             "latent_mse": self.latent_mse, "n": self.n, "timed_runs": self.timed_runs, "stages": self.stage_rows(), "steps": self.settings.steps,
             "guidance": self.settings.guidance, "scheduler": self.settings.scheduler, "seed": self.settings.seed, "device": self.device,
-            "model": self.model, "when": self.when, "verdict": self.verdict, "notes": self.notes,
+            "model": self.model, "when": self.when, "verdict": self.verdict, "notes": self.notes, **self._words(),
         }  # fmt: skip
+
+    def _words(self) -> dict[str, Any]:
+        """What a text model was asked for; nothing for classes."""
+        s = self.settings.to_json()
+        return {name: s[name] for name in ("prompts", "negative", "size")} if s["prompts"] else {}
 
     def save(self, folder: Path) -> None:
         """Two files that `load` reads back: tensors (pictures as bytes) and facts. For the example that ships with the model."""

@@ -48,7 +48,7 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     sampling_timesteps(scheduler, settings.steps)  # refuses what it cannot do, before anything long starts
     for plan in plans:
         if plan is not None and not workshop.calibrated and plan.method == "obs":
-            yield Preview("calibrating first (once per model, about a minute)", 0, 1)
+            yield Preview("calibrating first (once per model)", 0, 1)
     models = [workshop.dense if p is None else workshop.build(p, None, stop) for p in plans]
     sides = [Denoiser(m, scheduler, workshop.schedule, settings.steps) for m in models]
     size = n if n <= IN_STEP else BATCH

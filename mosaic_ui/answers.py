@@ -19,12 +19,11 @@ from core.noise import sampling_timesteps
 from core.plan import STAGES, StagePlan, propose_plan
 from core.sampling import sampler
 
-from . import tables
+from . import model_facts, tables
 from .figures import VIEWS, curve_figure
 from .schedules import curve_schedule, foreign_proposal, own_beta
 
 UPLOAD_LIMIT = 64_000  # bytes; a plan has a few hundred
-BATCH = 16  # images that the predicted time is for
 SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in well under a second
 
 
@@ -114,7 +113,7 @@ def without_effect(workshop: Any, before: StagePlan, after: StagePlan, timesteps
 def predicted(workshop: Any, plan: dict[str, Any], scheduler: str, steps: Any, exact: bool = False) -> tuple[str, str]:
     """(stage table, headline) as HTML for a plan in JSON form."""
     checked, timesteps = StagePlan.from_json(plan), visited(workshop, scheduler, steps)
-    prediction = workshop.predict(checked, timesteps, batch=BATCH, exact=exact)
+    prediction = workshop.predict(checked, timesteps, batch=model_facts.batch(workshop), exact=exact)
     return tables.stage_table(checked, prediction, timesteps, workshop.device_text), tables.headline(checked, prediction, timesteps)
 
 

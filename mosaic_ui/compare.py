@@ -17,14 +17,14 @@ import gradio as gr
 from core.errors import StudioError
 from core.noise import SCHEDULERS
 from core.plan import StagePlan
+from core.prompts import PROMPTS
 
 from . import compare_live as live_views
-from . import jobs, study_view, tables
+from . import jobs, model_facts, study_view, tables
 from .answers import read_upload
 from .compare_inputs import (
     CURRENT,
     DENSE,
-    MAX_IMAGES,
     SIDES,
     UPLOADED,
     Request,
@@ -60,7 +60,9 @@ class CompareTab:
 
     a: Side
     b: Side
-    classes: gr.Dropdown
+    asked: gr.Dropdown | gr.Textbox  # classes, or prompts one a line
+    negative: gr.Textbox  # of a model of words, else hidden
+    size: gr.Dropdown  # the same
     images: gr.Slider
     seed: gr.Number
     steps: gr.Slider
@@ -95,9 +97,9 @@ def _side(letter: str, default: str, note: str) -> Side:
 
 def build(shared: Any) -> CompareTab:
     """Components of the tab, inside the caller's `gr.Blocks` and `gr.Tab`."""
-    workshop, names = shared.workshop, shared.workshop.class_names
+    workshop = shared.workshop
     live, visible, first = opening(workshop)
-    everything = all_classes(names)
+    first_images, most_images = model_facts.images_offered(workshop)
     schedulers = list(SCHEDULERS)
     current = StagePlan.from_json(shared.plan.value)
     gr.HTML(f"<style>{CSS}</style>", elem_classes="cmp-style")
@@ -107,9 +109,10 @@ def build(shared: Any) -> CompareTab:
             with gr.Row():
                 a = _side("A", DENSE, live_views.plan_note(None))
                 b = _side("B", CURRENT, live_views.plan_note(current))
+            asked, negative, size = _asked(workshop)
             with gr.Row():
-                classes = gr.Dropdown([everything, *names.values()], value=[everything], multiselect=True, label="Classes", scale=2, min_width=220)
-                images = gr.Slider(1, MAX_IMAGES, value=16, step=1, label="Images", info="The quality score FID needs 200", min_width=200)
+                asked.render()
+                images = gr.Slider(1, most_images, value=first_images, step=1, label="Images", info=_images_info(workshop), min_width=200)
                 steps = gr.Slider(
                     5,
                     100,
@@ -119,9 +122,12 @@ def build(shared: Any) -> CompareTab:
                     info="The same for both",
                     min_width=200,
                 )
+            with gr.Row(visible=model_facts.asks_words(workshop)):
+                negative.render()
+                size.render()
             with gr.Accordion("Seed, guidance, scheduler, timing", open=False), gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=130)
-                guidance = gr.Number(1.5, label="Guidance", info="1 is off", minimum=1, maximum=20, step=0.1, min_width=130)
+                guidance = gr.Number(model_facts.default_guidance(workshop), label="Guidance", info="1 is off", minimum=1, maximum=20, step=0.1, min_width=130)
                 scheduler = gr.Dropdown(schedulers, value=shared.scheduler.value, label="Scheduler", filterable=False, min_width=150)
                 repeats = gr.Slider(1, 10, value=3, step=1, label="Timing repeats", info="The median counts", min_width=180)
             with gr.Row(elem_classes="cmp-go"):
@@ -138,6 +144,7 @@ def build(shared: Any) -> CompareTab:
                     slider = gr.ImageSlider(
                         start_pair.get("value"), format="png", type="numpy", interactive=False, max_height=620,
                         label=start_pair.get("label", "Left: A   |   Right: B"), elem_id="cmp-slider",
+                        elem_classes="cmp-photo" if model_facts.asks_words(workshop) else None,
                     )  # fmt: skip
                 with gr.Tab("Difference"):
                     difference = gr.HTML(first[3])
@@ -150,9 +157,32 @@ def build(shared: Any) -> CompareTab:
             downloads = gr.HTML(first[7])
         _build_study(workshop)
     return CompareTab(
-        a, b, classes, images, seed, steps, guidance, scheduler, repeats, start, stop, live_box, results, verdict, slider, pair, difference,
+        a, b, asked, negative, size, images, seed, steps, guidance, scheduler, repeats, start, stop, live_box, results, verdict, slider, pair, difference,
         film, timing, metrics, downloads,
     )  # fmt: skip
+
+
+def _asked(workshop: Any) -> tuple[gr.Dropdown | gr.Textbox, gr.Textbox, gr.Dropdown]:
+    """What the pictures shall show: classes, or prompts with what they shall not show and a size. Rendered by the caller."""
+    words = model_facts.asks_words(workshop)
+    if words:
+        asked = gr.Textbox(
+            "\n".join(PROMPTS[:2]), lines=2, max_lines=8, label="Prompts", info="One a line; they are painted in turn", scale=2, min_width=260, render=False
+        )
+    else:
+        everything = all_classes(workshop.class_names)
+        choices = [everything, *workshop.class_names.values()]
+        asked = gr.Dropdown(choices, value=[everything], multiselect=True, label="Classes", scale=2, min_width=220, render=False)
+    negative = gr.Textbox("", label="Negative prompt", info="What to keep out; may stay empty", visible=words, scale=2, min_width=260, render=False)
+    offered = list(model_facts.sizes(workshop)) if words else ["own"]
+    size = gr.Dropdown(offered, value=offered[0], label="Size", info="Pixels, the same for both", visible=words, filterable=False, min_width=200, render=False)
+    return asked, negative, size
+
+
+def _images_info(workshop: Any) -> str:
+    if workshop.judge is not None:
+        return "The quality score FID needs 200"
+    return "A large model takes its time; app.py compare draws more" if model_facts.large(workshop) else "The first 36 are shown"
 
 
 def _build_study(workshop: Any) -> None:
@@ -169,7 +199,6 @@ def _build_study(workshop: Any) -> None:
 def wire(shared: Any, tab: CompareTab) -> None:
     """Events of the tab."""
     workshop = shared.workshop
-    everything = all_classes(workshop.class_names)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
     def key(request: gr.Request) -> str:
@@ -190,7 +219,7 @@ def wire(shared: Any, tab: CompareTab) -> None:
         return plan.to_json(), UPLOADED, live_views.plan_note(plan)
 
     def tidy(chosen: list[str]) -> list[str]:
-        return tidy_classes(chosen, everything)
+        return tidy_classes(chosen, all_classes(workshop.class_names))
 
     def follow_steps(steps: float | None) -> Any:
         return gr.skip() if steps is None else min(100, max(5, int(steps)))
@@ -203,12 +232,12 @@ def wire(shared: Any, tab: CompareTab) -> None:
         return gr.update(interactive=False), gr.update(interactive=True), gr.update(value=live_views.message_html(WAITING), visible=True)
 
     def run(
-        choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None, current: dict, target: float, classes: list[str],
-        images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float, request: gr.Request,
+        choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None, current: dict, target: float, asked: Any,
+        images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float, negative: str, size: str, request: gr.Request,
     ) -> Iterator[tuple]:  # fmt: skip
         stop = _waiting.pop(key(request), None) or jobs.new_stop(key(request))
         try:
-            settings = checked_settings(workshop, classes, images, seed, steps, guidance, scheduler, repeats)
+            settings = checked_settings(workshop, asked, images, seed, steps, guidance, scheduler, repeats, negative, size)
             timesteps = run_timesteps(workshop, scheduler, settings.steps)
             plans = (
                 resolve_side(choice_a, current, uploaded_a, workshop, target, timesteps),
@@ -236,12 +265,13 @@ def wire(shared: Any, tab: CompareTab) -> None:
         triggers = [side.choice.input, shared.plan.change, shared.target.change, tab.steps.release, tab.scheduler.input]
         gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **quiet)
         side.upload.upload(upload, side.upload, [side.uploaded, side.choice, side.note], **quiet)
-    tab.classes.input(tidy, tab.classes, tab.classes, trigger_mode="always_last", **quiet)
+    if not model_facts.asks_words(workshop):
+        tab.asked.input(tidy, tab.asked, tab.asked, trigger_mode="always_last", **quiet)
     shared.steps.change(follow_steps, shared.steps, tab.steps, trigger_mode="always_last", **quiet)
     shared.scheduler.change(follow_scheduler, shared.scheduler, tab.scheduler, trigger_mode="always_last", **quiet)
 
-    controls = [tab.a.choice, tab.a.uploaded, tab.b.choice, tab.b.uploaded, shared.plan, shared.target, tab.classes, tab.images, tab.seed]
-    controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats]
+    controls = [tab.a.choice, tab.a.uploaded, tab.b.choice, tab.b.uploaded, shared.plan, shared.target, tab.asked, tab.images, tab.seed]
+    controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats, tab.negative, tab.size]
     views = [tab.live, tab.results, tab.verdict, tab.slider, tab.pair, tab.difference, tab.film, tab.timing, tab.metrics, tab.downloads]
     begun = tab.start.click(prepare, None, [tab.start, tab.stop, tab.live], queue=False, **quiet)
     done = begun.then(run, controls, views, **jobs.MODEL_JOB, **quiet)

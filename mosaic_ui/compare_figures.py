@@ -18,22 +18,32 @@ from core.sampling import IN_STEP
 
 from .compare_pictures import (
     MAX_SHOWN,
+    PAGE_PIXELS,
+    SAMPLE_PIXELS,
     amplified_difference,
     contact_sheet,
     data_address,
     download_sheet,
     png_bytes,
     sheet_columns,
+    shrunk,
     to_uint8,
 )
 from .compare_words import SAMPLING_ORDER, factor_text, halves_words, macs_text, picture_html, plural, seconds_text, spread_words, stage_colour
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
+FRAME_PIXELS = 96  # side of one of them
 
 
 def _settings_line(comparison: Comparison) -> str:
     s = comparison.settings
-    return f"{comparison.n} images, seed {s.seed}, {s.steps} {s.scheduler} steps, guidance {s.guidance:g}, on {comparison.device}"
+    size = "" if s.size is None else f" of {s.size[1]} × {s.size[0]} pixels"
+    words = f"{plural(comparison.n, 'image')}{size}, seed {s.seed}, {s.steps} {s.scheduler} steps, guidance {s.guidance:g}, on {comparison.device}"
+    if not s.prompts:
+        return words
+    different = list(dict.fromkeys(s.prompts))
+    asked = f"“{different[0]}”" if len(different) == 1 else f"{len(different)} prompts, “{different[0]}” first"
+    return f"{words}; {asked}" + (f", not “{s.negative}”" if s.negative else "")
 
 
 def _side_words(side: Side) -> str:
@@ -72,18 +82,29 @@ def sheets(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     a, b = to_uint8(comparison.a.images)[:MAX_SHOWN], to_uint8(comparison.b.images)[:MAX_SHOWN]
     difference, factor, mean = amplified_difference(a, b)
     columns = sheet_columns(len(a))
+    a, b, difference = (shrunk(x, PAGE_PIXELS // columns) for x in (a, b, difference))
     return contact_sheet(a, columns), contact_sheet(b, columns), contact_sheet(difference, columns), factor, mean
+
+
+def sheet_css(comparison: Comparison) -> str:
+    """Small pictures show their pixels; photographs are scaled smoothly by the browser."""
+    return "cmp-sheet" if max(comparison.a.images.shape[-2:]) <= SAMPLE_PIXELS else "cmp-sheet cmp-photo"
 
 
 def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comparison) -> str:
     """Both sheets, aligned, each under its name."""
     shown = min(comparison.n, MAX_SHOWN)
     count = f"{plural(shown, 'sample')}" if shown == comparison.n else f"the first {shown} of {comparison.n} samples"
+    css = sheet_css(comparison)
     figures = "".join(
-        f"<figure><figcaption><b>{letter}</b> {escape(side.name)}</figcaption>{picture_html(sheet, f'{letter}, {side.name}: {count}')}</figure>"
+        f"<figure><figcaption><b>{letter}</b> {escape(side.name)}</figcaption>{picture_html(sheet, f'{letter}, {side.name}: {count}', css)}</figure>"
         for letter, side, sheet in (("A", comparison.a, sheet_a), ("B", comparison.b, sheet_b))
     )
-    words = f"{count.capitalize()}; the same place in A and B means the same noise and class."
+    what = "prompt" if comparison.settings.prompts else "class"
+    words = f"{count.capitalize()}; the same place in A and B means the same noise and {what}."
+    wide = comparison.a.images.shape[-1]
+    if sheet_a.shape[1] < wide * sheet_columns(shown):
+        words += f" Shown smaller than their {wide} pixels; the downloads are whole."
     return f'<div class="cmp cmp-pair">{figures}</div><p class="cmp-sub cmp-centre">{words}</p>'
 
 
@@ -93,7 +114,8 @@ def difference_html(sheet: np.ndarray, factor: int, mean: float, comparison: Com
         f"brightness is |A − B| × {factor}, so white means {255 // factor} grey levels of 255 or more" if factor > 1 else "brightness is |A − B|, not amplified"
     )
     words = "A and B are the same to the last grey level." if mean == 0 else f"Black means equal; {scale}. Mean difference: {mean:.2f} grey levels of 255."
-    return f'<div class="cmp cmp-single">{picture_html(sheet, f"Difference of A and B: {words}")}</div><p class="cmp-sub cmp-centre">{words}</p>'
+    picture = picture_html(sheet, f"Difference of A and B: {words}", sheet_css(comparison))
+    return f'<div class="cmp cmp-single">{picture}</div><p class="cmp-sub cmp-centre">{words}</p>'
 
 
 def film_html(comparison: Comparison) -> str:
@@ -109,8 +131,8 @@ def film_html(comparison: Comparison) -> str:
         for t, images in zip(side.film_timesteps, side.film, strict=False):
             stage = -1 if side.plan is None else side.plan.stage_of(t)
             word = "full" if stage < 0 else STAGES[stage]
-            sheet = contact_sheet(to_uint8(images)[:FILM_SAMPLES], columns=1, pixels=96)
-            picture = picture_html(sheet, f"{letter} at timestep {t:.0f}, {word} stage", "cmp-frame")
+            sheet = contact_sheet(shrunk(to_uint8(images)[:FILM_SAMPLES], 2 * FRAME_PIXELS), columns=1, pixels=FRAME_PIXELS)
+            picture = picture_html(sheet, f"{letter} at timestep {t:.0f}, {word} stage", sheet_css(comparison).replace("cmp-sheet", "cmp-frame"))
             band = f'<span class="cmp-band" style="background:{stage_colour(stage)}"></span>'
             frames.append(f'<li>{band}{picture}<span class="cmp-t">t {t:.0f}</span><small>{word}</small></li>')
         strips.append(f'<div class="cmp-strip"><h4><b>{letter}</b> {escape(side.name)}</h4><ol>{"".join(frames)}</ol></div>')
@@ -144,17 +166,23 @@ def _number_text(value: float | None, digits: str) -> str:
     return format(value, digits)
 
 
-def metrics_html(comparison: Comparison) -> str:
-    """Every measure with its unit and n; where a figure cannot be given the cell says why."""
+UNJUDGED = "Not measured: this model comes without a feature network that could judge its pictures. Read the distances to A below, and look."
+
+
+def metrics_html(comparison: Comparison, judged: bool = True) -> str:
+    """Every measure with its unit and n; where a figure cannot be given the cell says why. `judged`: the model ships a feature network."""
     c, a, b, n = comparison, comparison.a, comparison.b, comparison.n
     repeats, e = c.timed_runs, escape
     timed = f"denoiser, whole run, median of {repeats} ± {spread_words(repeats)}"
     rows_both = (
         ("Time, measured", seconds_text(a.seconds, a.seconds_spread), seconds_text(b.seconds, b.seconds_spread), timed),
         ("Work, counted", macs_text(a.macs), macs_text(b.macs), f"all {n} images{halves_words(c.settings.halves)}"),
-        ("FID", _fid_text(a.fid, n), _fid_text(b.fid, n), f"lower is better; small feature network of this model, n = {n}"),
-        ("Class accuracy", _share_text(a.class_accuracy), _share_text(b.class_accuracy), f"a classifier sees the asked class, n = {n}"),
     )
+    if judged:
+        rows_both += (
+            ("FID", _fid_text(a.fid, n), _fid_text(b.fid, n), f"lower is better; small feature network of this model, n = {n}"),
+            ("Class accuracy", _share_text(a.class_accuracy), _share_text(b.class_accuracy), f"a classifier sees the asked class, n = {n}"),
+        )
     rows_pair = (
         (
             "PSNR",
@@ -168,6 +196,8 @@ def metrics_html(comparison: Comparison) -> str:
         ("Speed-up, predicted", factor_text(c.speedup_predicted), "from this device's latency table, before measuring"),
     )
     both = "".join(f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td>{e(x)}</td><td>{e(y)}</td></tr>' for name, x, y, note in rows_both)
+    if not judged:
+        both += f'<tr><th scope="row">Quality</th><td colspan="2">{UNJUDGED}</td></tr>'
     pair = "".join(f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td colspan="2">{e(x)}</td></tr>' for name, x, note in rows_pair)
     return (
         f'<div class="cmp"><table class="cmp-table"><thead><tr><th scope="col">Measure</th><th scope="col">A · {e(a.name)}</th><th scope="col">B · {e(b.name)}'

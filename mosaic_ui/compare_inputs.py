@@ -1,4 +1,4 @@
-"""What a visitor asks the Compare tab for, checked: sides, uploaded plans, classes and settings (pure, no Gradio).
+"""What a visitor asks the Compare tab for, checked: sides, uploaded plans, classes or prompts, and settings (pure, no Gradio).
 
 A browser can send anything, so nothing here trusts a control's own limits. Every error is one sentence.
 """
@@ -14,10 +14,11 @@ from core.noise import SCHEDULERS, sampling_timesteps
 from core.plan import StagePlan, presets
 from core.sampling import sampler
 
+from . import model_facts
+
 DENSE, CURRENT, UPLOADED = "Dense", "Current plan", "Uploaded plan"
 PRESETS = ("Formula", "Formula, flatter", "Paper's eye [200, 600]", "Uniform")
 SIDES = (DENSE, CURRENT, *PRESETS, UPLOADED)
-MAX_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Request:
 
 
 def all_classes(class_names: dict[int, str]) -> str:
-    """The entry that stands for every class."""
+    """The entry that stands for every class; a model that names none may know more than are offered."""
+    if class_names and all(name == f"class {label}" for label, name in class_names.items()):
+        return f"Classes {min(class_names)} to {max(class_names)}"
     return "All ten classes" if len(class_names) == 10 else f"All {len(class_names)} classes"
 
 
@@ -46,6 +49,26 @@ def tidy_classes(chosen: list[str], everything: str) -> list[str]:
     if not chosen or chosen[-1] == everything:
         return [everything]
     return [name for name in chosen if name != everything]
+
+
+def chosen_prompts(text: Any, n: int) -> tuple[str, ...]:
+    """n prompts: the box's lines in turns. Raises StudioError for none, or for more than there are images."""
+    if not isinstance(text, str):
+        raise StudioError("Prompts are a text, one prompt a line.")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise StudioError("Write what is to be painted: one prompt a line.")
+    if len(lines) > n:
+        raise StudioError(f"There are {len(lines)} prompts for {n} image{'s' if n > 1 else ''}: ask for {len(lines)} images, or take lines out.")
+    return tuple(lines[i % len(lines)] for i in range(n))
+
+
+def chosen_size(choice: Any, workshop: Any) -> tuple[int, int] | None:
+    """The listed size -> (height, width) in pixels, None for the model's own. Raises StudioError."""
+    offered = model_facts.sizes(workshop)
+    if choice not in offered:
+        raise StudioError("Choose one of the listed sizes.")
+    return offered[choice]
 
 
 def run_timesteps(workshop: Any, scheduler: str, steps: int) -> list[float]:
@@ -86,16 +109,24 @@ def checked_steps(steps: Any) -> int:
 
 
 def checked_settings(
-    workshop: Any, classes: list[str], images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float
-) -> SampleSettings:
-    """The controls' values as settings; a browser can send anything, so each is checked. Raises StudioError."""
-    n = _whole(images, 1, MAX_IMAGES, "The number of images")
+    workshop: Any, asked: Any, images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float,
+    negative: str = "", size: str | None = None,
+) -> SampleSettings:  # fmt: skip
+    """The controls' values as settings; a browser can send anything, so each is checked. Raises StudioError.
+
+    `asked` are the names of classes or, for a model of words, the box of prompts; only there `negative` and `size` count.
+    """
+    n = _whole(images, 1, model_facts.images_offered(workshop)[1], "The number of images")
     if not isinstance(guidance, (int, float)) or not 1 <= guidance <= 20:
         raise StudioError("Guidance must be a number from 1 (off) to 20.")
     if scheduler not in SCHEDULERS:
         raise StudioError("Choose one of the listed schedulers.")
+    if model_facts.asks_words(workshop):
+        what = {"prompts": chosen_prompts(asked, n), "negative": negative or "", "size": chosen_size(size, workshop)}
+    else:
+        what = {"labels": chosen_labels(asked or [], workshop.class_names, n)}
     return SampleSettings(
-        labels=chosen_labels(classes or [], workshop.class_names, n),
+        **what,
         steps=checked_steps(steps),
         guidance=float(guidance),
         seed=_whole(seed, 0, 2**31 - 1, "The seed"),

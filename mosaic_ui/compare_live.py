@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from core.plan import STAGES, StagePlan
 
-from .compare_pictures import MAX_SHOWN, contact_sheet
+from .compare_pictures import LIVE_PIXELS, MAX_SHOWN, contact_sheet, sheet_columns, shrunk
 from .compare_words import SAMPLING_ORDER, picture_html, stage_colour
+from .tables import shared_words
 from .theme import DENSE_COLOUR
 
 
@@ -30,7 +32,8 @@ def plan_note(plan: StagePlan | None, error: str = "") -> str:
         f"<b>{plan.sparsity[i] * 100:.0f}&nbsp;%</b> <small>{escape(spans[i])}</small></span>"
         for i in SAMPLING_ORDER
     )
-    return f'<p class="cmp-note"><span>Removed:</span>{parts}</p>'
+    shared = f'<span class="cmp-part"><small>{escape(shared_words(plan).strip())}</small></span>' if not plan.plain else ""
+    return f'<p class="cmp-note"><span>Removed:</span>{parts}{shared}</p>'
 
 
 def stage_chip(stage: Any) -> str:
@@ -45,6 +48,7 @@ def stage_chip(stage: Any) -> str:
 def live_sheet(images: np.ndarray) -> np.ndarray:
     """A preview's samples, uint8 (n, h, w) or (n, h, w, 3), as one small sheet; the page enlarges it."""
     samples = images[:MAX_SHOWN]
+    samples = shrunk(samples, LIVE_PIXELS // sheet_columns(len(samples)))
     return contact_sheet(np.repeat(samples[..., None], 3, axis=3) if samples.ndim == 3 else samples, pixels=max(samples.shape[1:3]), gap=1)
 
 
@@ -70,12 +74,13 @@ def message_html(sentence: str, bad: bool = False) -> str:
     return f'<p class="cmp cmp-message{" is-bad" if bad else ""}" role="{"alert" if bad else "status"}">{escape(sentence)}</p>'
 
 
-def empty_html() -> str:
-    """What stands there before the first run: what will appear and what to press."""
+def empty_html(before: Sequence[str] = ()) -> str:
+    """What stands there before the first run: what will appear and what to press; `before` says what has to be measured first."""
+    first = f"<p>A plan needs a calibration, once per model; Compare begins with it. {escape(' '.join(before))}</p>" if before else ""
     bars = "".join(f'<i style="background:{stage_colour(i)};flex:{grow}"></i>' for i, grow in ((2, 9), (1, 9), (0, 2)))
     return (
         '<section class="cmp cmp-empty"><div class="cmp-sketch" aria-hidden="true"><span>A</span><em></em><span>B</span></div>'
         f'<div class="cmp-ribbon" aria-hidden="true">{bars}</div><h3>Nothing compared yet</h3>'
         "<p>Press <b>Compare</b>: both sides start from the same noise, are timed in turns, and stand here side by side "
-        "with a plain verdict on whether B is really faster, and how far its pictures moved.</p></section>"
+        f"with a plain verdict on whether B is really faster, and how far its pictures moved.</p>{first}</section>"
     )

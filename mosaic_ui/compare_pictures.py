@@ -1,7 +1,7 @@
 """Sample tensors to crisp pictures: contact sheets, amplified differences and PNG data addresses (pure, no Gradio).
 
-Everything stays lossless: pixels are repeated, never interpolated, and the format is PNG, because a lossy format changes the very differences
-that a comparison is about.
+Small pictures stay as they are: pixels are repeated, never interpolated, and the format is PNG, because a lossy format changes the very
+differences that a comparison is about. Photographs too large for the page are shown smaller, and say so; their downloads are whole.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from PIL import Image
 SAMPLE_PIXELS = 128  # side of one sample on screen: four times the bundled model's 32, so one model pixel is a sharp square
 MAX_SHOWN = 36  # samples in the sheets on the page; the downloads hold all of them
 MAX_SHEET_PIXELS = 4096  # widest download: browsers and mail programs still open it
+PAGE_PIXELS = 2048  # widest sheet on the page: photographs of a large model would take tens of megabytes
+LIVE_PIXELS = 768  # widest sheet while a run goes on, drawn several times a second
 GAP = 4  # pixels between two samples
 AMPLIFICATIONS = (1, 2, 4, 8, 16, 32)
 
@@ -27,6 +29,16 @@ def to_uint8(images: Any) -> np.ndarray:
     array = np.nan_to_num(array, nan=-1.0)  # a diverged sample becomes black instead of undefined
     grey = np.rint((np.clip(array, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)  # (n, h, w, c)
     return np.repeat(grey, 3, axis=3) if grey.shape[3] < 3 else grey[..., :3]
+
+
+def shrunk(pictures: np.ndarray, most: int) -> np.ndarray:
+    """(n, h, w) or (n, h, w, c) uint8, reduced by 1, 2, 4 or 8, the smallest that brings both sides to `most`: means of whole blocks of pixels."""
+    height, width = pictures.shape[1:3]
+    factor = next((f for f in (1, 2, 4) if max(height, width) <= most * f), 8)
+    if factor == 1 or height % factor or width % factor:
+        return pictures
+    blocks = pictures.reshape(len(pictures), height // factor, factor, width // factor, factor, *pictures.shape[3:])
+    return np.rint(blocks.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
 
 
 def sheet_columns(n: int) -> int:

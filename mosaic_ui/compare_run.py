@@ -20,14 +20,14 @@ from core.sampling import IN_STEP, compare
 from . import compare_figures as figures
 from . import compare_live as live_views
 from . import compare_timing as timing_views
-from . import jobs
+from . import jobs, model_facts
 from .compare_inputs import Request
 
 PREVIEW_SECONDS = 0.15  # fastest rate of live pictures; more would only load the page
 log = logging.getLogger(__name__)
 
 
-def result_views(comparison: Comparison, provenance: str = "") -> tuple:
+def result_views(comparison: Comparison, provenance: str = "", judged: bool = True) -> tuple:
     """(verdict, slider, pair, difference, film, timing, metrics, downloads): the values of the result's components."""
     sheet_a, sheet_b, sheet_d, factor, mean = figures.sheets(comparison)
     return (
@@ -37,7 +37,7 @@ def result_views(comparison: Comparison, provenance: str = "") -> tuple:
         figures.difference_html(sheet_d, factor, mean, comparison),
         figures.film_html(comparison),
         timing_views.timing_html(timing_views.timing_rows(comparison.a, comparison.b), comparison),
-        figures.metrics_html(comparison),
+        figures.metrics_html(comparison, judged),
         figures.downloads_html(comparison),
     )
 
@@ -47,7 +47,7 @@ NO_RESULT = tuple(gr.skip() for _ in range(8))
 
 def overall(item: Preview, settings: SampleSettings, walked: bool) -> tuple[float, float]:
     """(done, total) of the whole job. A small set is walked once and then timed `repeats` times, and each part counts its own steps."""
-    if len(settings.labels) > IN_STEP:
+    if settings.n > IN_STEP:
         return item.done, item.total
     before = 1 if walked and item.step is None else 0  # a timing run after the walk, or the walk itself
     return before + item.done / max(1, item.total) * (settings.repeats if before else 1), 1 + settings.repeats
@@ -62,7 +62,7 @@ def _stopped_view(sentence: str, seen: Preview | None, names: tuple[str, str], s
 
 
 def _calibration(workshop: Any, request: Request, stop: threading.Event) -> Iterator[str]:
-    """Calibrate with progress if a plan needs it, as live views; `compare` alone would be silent for that minute."""
+    """Calibrate with progress if a plan needs it, as live views; `compare` alone would be silent all the while."""
     if workshop.calibrated or all(plan is None or plan.method != "obs" for plan in request.plans):
         return
     for step in jobs.run_job(lambda progress: workshop.calibrate(progress, stop)):
@@ -84,7 +84,7 @@ def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[t
         for item in compare(workshop, *request.plans, settings, stop=stop):
             if isinstance(item, Comparison):
                 item.a.name, item.b.name = names
-                yield gr.update(value="", visible=False), gr.update(visible=True), *result_views(item)
+                yield gr.update(value="", visible=False), gr.update(visible=True), *result_views(item, judged=workshop.judge is not None)
                 continue
             seen = item if item.image_a is not None else seen
             if item.image_a is None or time.monotonic() - shown >= PREVIEW_SECONDS:
@@ -112,6 +112,7 @@ def opening(workshop: Any) -> tuple[str, bool, tuple]:
     """(live, results visible, result values) on opening: the stored example if there is one, else the empty state."""
     example = workshop.example()
     if example is None:
-        return live_views.empty_html(), False, ("", None, "", "", "", "", "", "")
+        sentences = model_facts.calibration_sentences(workshop) if model_facts.unmeasured(workshop) else []
+        return live_views.empty_html(sentences), False, ("", None, "", "", "", "", "", "")
     origin = f"A finished example, {example.model}: measured on {example.device}, {example.when}. Press Compare to measure on this machine."
     return "", True, result_views(example, origin)

@@ -11,11 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from core.dynamics import DEFAULT_THRESHOLD, default_lambda
+from core.dynamics import DEFAULT_THRESHOLD, SampledCurves, default_lambda
 from core.plan import StagePlan
 from core.sampling import sample_path
 
-from . import answers, jobs, tables
+from . import answers, jobs, model_facts, tables
 from .answers import plain_errors
 from .figures import MEANING, VIEWS
 from .schedules import curve_schedule, own_beta, schedule_note
@@ -27,9 +27,11 @@ INTRO = (
     "**late**, **middle** and **early**. Drag them: every stage gets its own pruned network, and the table below follows."
 )
 CAPTION = (
-    '<p class="fine">Line: theory (Theorem 1 of the paper, latents of mean square 1). Points: measured on the model\'s own latents, noised. '
+    '<p class="fine">Line: theory (Theorem 1 of the paper, latents of mean square 1). POINTS '
     "Sampling runs from right to left. Keys: arrows move a line by 1 timestep, with Shift or Page keys by 10.</p>"
 )
+
+UNSAMPLED = "No measured points: this model ships no latents; its own sampling path, below, gives some."
 
 
 @dataclass
@@ -64,13 +66,14 @@ def build_curves(shared: Any, plan: StagePlan, lam: float) -> CurvePanel:
         label="Learning curves over timesteps with two stage boundaries",
         elem_id="stage-chart",
     )
-    gr.HTML(CAPTION)
+    measured = "Points: measured on the model's own latents, noised." if answers.sampled_curves(workshop, own_beta(workshop)) is not None else UNSAMPLED
+    gr.HTML(CAPTION.replace("POINTS", measured))
     with gr.Row(elem_classes="chart-bar"):
         with gr.Column(scale=3, min_width=260):
             path = gr.Checkbox(
                 False,
                 label="show the model's own sampling path",
-                info="Samples 32 latents with the dense model once, by the sampler and steps below.",
+                info=f"Samples {model_facts.path_images(workshop)} latents with the dense model once, by the sampler and steps below.",
             )
             path_job = gr.HTML("")
         with gr.Column(scale=2, min_width=200):
@@ -86,6 +89,10 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
         """The model's own path if it is asked for and was walked with this sampler."""
         return workshop.paths_walked.get((scheduler, answers.whole_steps(steps))) if path else None
 
+    def walk(scheduler: str, steps: Any, report: Any, stop: Any) -> SampledCurves:
+        n, guidance = model_facts.path_images(workshop), model_facts.default_guidance(workshop)
+        return sample_path(workshop, scheduler, answers.whole_steps(steps), n, guidance=guidance, progress=report, stop=stop)
+
     def draw(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> dict:
         return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path)))
 
@@ -99,7 +106,7 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
         if path and walked(path, scheduler, steps) is None:
             stop = jobs.new_stop(request.session_hash)
             try:
-                for step in jobs.run_job(lambda report: sample_path(workshop, scheduler, answers.whole_steps(steps), progress=report, stop=stop)):
+                for step in jobs.run_job(lambda report: walk(scheduler, steps, report, stop)):
                     if isinstance(step, jobs.Step):
                         yield tables.progress(step.done, step.total, step.text), gr.skip()
             finally:
@@ -116,11 +123,11 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     def on_numbers(plan: dict, beta: str, lam: Any) -> str:
         return answers.exact_numbers(workshop, plan, beta, answers.constants(0.5, lam)[1])
 
-    walk = [panel.path, *sampler]
-    curve = [panel.view, panel.scale, shared.beta, threshold, lam_box, *walk]
+    path = [panel.path, *sampler]
+    curve = [panel.view, panel.scale, shared.beta, threshold, lam_box, *path]
     drawn = [panel.chart, panel.meaning, panel.note]
     at_boundaries = {"fn": on_numbers, "inputs": [shared.plan, shared.beta, lam_box], "outputs": numbers, **LIVE}
     gr.on([panel.view.input, panel.scale.input, threshold.input, lam_box.input], on_curve, curve, drawn, **LIVE)
     gr.on([panel.path.input, *(s.change for s in sampler)], on_path, curve, [panel.path_job, panel.chart], **QUIET, **jobs.MODEL_JOB)
-    shared.beta.input(on_beta, [*curve[:4], *walk], [*drawn, lam_box], **LIVE).then(**at_boundaries)
+    shared.beta.input(on_beta, [*curve[:4], *path], [*drawn, lam_box], **LIVE).then(**at_boundaries)
     shared.plan.change(**at_boundaries)

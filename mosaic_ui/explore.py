@@ -19,8 +19,8 @@ from core.dynamics import DEFAULT_THRESHOLD, default_lambda
 from core.errors import StudioError
 from core.plan import StagePlan, presets, propose_plan
 
-from . import answers, jobs, tables
-from .answers import BATCH, plain_errors
+from . import answers, jobs, model_facts, tables
+from .answers import plain_errors
 from .boundary_boxes import boundary_boxes, follow_chart, send_typed
 from .curve_panel import CurvePanel, build_curves, wire_curves
 from .schedules import not_taken_over, own_beta
@@ -34,6 +34,8 @@ class Explore:
     """The tab's components; `shown` is the plan that they show, so that an echo of the tab's own edit is ignored."""
 
     headline: gr.HTML
+    first: gr.Column  # what to do first with a model of which nothing is measured
+    to_prune: gr.Button
     curves: CurvePanel
     boxes: list[gr.Number]  # low, high
     snap: gr.Checkbox
@@ -56,6 +58,9 @@ def build(shared: Any) -> Explore:
     lam = default_lambda(workshop.schedule)
     table, words = answers.predicted(workshop, plan, shared.scheduler.value, shared.steps.value)
     names = list(presets(workshop.schedule))
+    with gr.Column(visible=model_facts.unmeasured(workshop), elem_classes="card first-step", elem_id="first-step") as first:
+        gr.HTML(tables.first_step(workshop))
+        to_prune = gr.Button("Go to Calibrate", variant="primary", size="sm", elem_classes="fit")
     headline = gr.HTML(words)
     with gr.Row(equal_height=False, elem_classes="main-row"):
         with gr.Column(scale=5, min_width=300, elem_classes="card"):
@@ -92,7 +97,7 @@ def build(shared: Any) -> Explore:
         numbers = gr.HTML(answers.exact_numbers(workshop, plan, own, lam))
     shown = gr.State(plan)
     return Explore(
-        headline, panel, boxes, snap, suggest, preset, rule, threshold, lam_box, table_view, measure, job, numbers, shown
+        headline, first, to_prune, panel, boxes, snap, suggest, preset, rule, threshold, lam_box, table_view, measure, job, numbers, shown
     )  # fmt: skip
 
 
@@ -102,7 +107,7 @@ def _preset_name(plan: StagePlan, names: list[str]) -> str:
 
 def _knows_time(workshop: Any, shared: Any) -> bool:
     timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
-    return workshop.predict(StagePlan.from_json(shared.plan.value), timesteps, batch=BATCH).seconds is not None
+    return workshop.predict(StagePlan.from_json(shared.plan.value), timesteps, batch=model_facts.batch(workshop)).seconds is not None
 
 
 def wire(shared: Any, tab: Explore) -> None:
@@ -182,7 +187,7 @@ def wire(shared: Any, tab: Explore) -> None:
         asked, late = [plan, scheduler, steps], (gr.skip(), gr.skip())
         if not jobs.is_latest(request.session_hash, asked):
             return late
-        views = answers.predicted(workshop, plan, scheduler, steps, exact=workshop.calibrated)
+        views = answers.predicted(workshop, plan, scheduler, steps, exact=model_facts.exact_in_time(workshop))
         return views if jobs.is_latest(request.session_hash, asked) else late
 
     @plain_errors
@@ -196,11 +201,15 @@ def wire(shared: Any, tab: Explore) -> None:
         """After any edit: a rule's sentence must not stand beside a plan that a person made."""
         return gr.skip() if plan.get("name") else tables.notes(["This plan is your own; Suggest proposes one and says by which rule."])
 
+    def on_status() -> Any:
+        """A calibration has ended: nothing is left to be done first."""
+        return gr.update(visible=model_facts.unmeasured(workshop))
+
     @plain_errors
     def on_measure(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
         stop = jobs.new_stop(request.session_hash)
         try:
-            for step in jobs.run_job(lambda report: workshop.measure_latency(BATCH, progress=report, stop=stop)):
+            for step in jobs.run_job(lambda report: workshop.measure_latency(model_facts.batch(workshop), progress=report, stop=stop)):
                 if isinstance(step, jobs.Step):
                     yield tables.progress(step.done, step.total, step.text), gr.skip(), gr.update(interactive=False)
         finally:
@@ -234,6 +243,7 @@ def wire(shared: Any, tab: Explore) -> None:
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
     shared.plan.change(own_rule, shared.plan, tab.rule, **LIVE)
     shared.page.load(**exactly)
+    shared.status.change(on_status, None, tab.first, **QUIET, queue=False)
     shared.status.change(**exactly)  # a calibration has just ended: the same plan can now be predicted exactly
     wire_curves(shared, tab.curves, tab.threshold, tab.lam, tab.numbers)
     tab.measure.click(on_measure, [shared.plan, *sampler], [tab.job, tab.table, tab.measure], **QUIET, **jobs.MODEL_JOB).then(**exactly)

@@ -159,14 +159,47 @@ def _points(field: str, theory: Curves, sampled: SampledCurves, name: str, symbo
     }  # fmt: skip
 
 
-def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[float]) -> dict[str, Any]:
+def mosaic_height(blocks: int) -> int:
+    """Pixels of the mosaic: every block keeps a row that can be seen."""
+    return max(320, 130 + 7 * blocks)
+
+
+MANY_BLOCKS = 20  # from here on rows are thin: no gaps, and one label for each group of blocks
+
+
+def _groups(names: list[str]) -> list[tuple[str, int, int]]:
+    """(name, first, last) of each run of blocks of one place, counted from 1: "down 2.1 block 3" belongs to "down 2.1"."""
+    found: list[tuple[str, int, int]] = []
+    for i, name in enumerate(names, start=1):
+        place = name.rpartition("block")[0].strip()
+        if found and found[-1][0] == place:
+            found[-1] = (place, found[-1][1], i)
+        else:
+            found.append((place, i, i))
+    return found
+
+
+def _block_axis(names: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(ticks of the block axis, lines between groups): numbers for a DiT, places for a UNet."""
+    groups = _groups(names)
+    if len(groups) == 1:
+        return {"dtick": 1 if len(names) <= 14 else 4, "title": {"text": "block", "standoff": 6, "font": {"size": 12}}}, []
+    ticks = {"automargin": True, "tickvals": [(a + b) / 2 for _, a, b in groups], "ticktext": [name for name, _, _ in groups], "tickfont": {"size": 10}}
+    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"color": "INK", "width": 0.6}, "opacity": 0.5}
+    return ticks, [{**line, "y0": last + 0.5, "y1": last + 0.5} for _, _, last in groups[:-1]]
+
+
+def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[float], names: list[str] | None = None) -> dict[str, Any]:
     """What MosaicDiff does in one glance: blocks x sampling steps, each tile as strong as the share of the block that runs.
 
-    `kept_share` (3 stages, blocks) in 0..1; `stages` and `timesteps` per sampling step, in sampling order.
+    `kept_share` (3 stages, blocks) in 0..1; `stages` and `timesteps` per sampling step, in sampling order; `names` of the blocks.
     A strip above the tiles names the stage of every step.
     """
     kept_share = np.asarray(kept_share, dtype=np.float64)
     steps, blocks = len(stages), kept_share.shape[1]
+    names = names or [f"block {b + 1}" for b in range(blocks)]
+    ticks, lines = _block_axis(names)
+    strip_share = 26.4 / (mosaic_height(blocks) - 56)  # a strip of 26 pixels, whatever the number of rows; 56 are margins
     x = list(range(1, steps + 1))
     data: list[dict[str, Any]] = []
     strip: list[dict[str, Any]] = []
@@ -175,13 +208,13 @@ def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[flo
         colour = STAGE_COLOURS[stage]
         mine = [s == i for s in stages]
         z = [[round(float(kept_share[i, b]), 4) if here else None for here in mine] for b in range(blocks)]
-        words = [[f"step {k + 1} of {steps}, t = {timesteps[k]:.0f}, {stage} stage" for k in range(steps)] for _ in range(blocks)]
+        words = [[f"step {k + 1} of {steps}, t = {timesteps[k]:.0f}, {stage} stage<br>{name}" for k in range(steps)] for name in names]
         gap = 1 if steps <= 100 else 0
         common = {"type": "heatmap", "x": x, "showscale": False, "xgap": gap, "hoverongaps": False}
         data.append({
-            **common, "y": list(range(1, blocks + 1)), "z": z, "zmin": 0, "zmax": 1, "ygap": 2, "text": words,
+            **common, "y": list(range(1, blocks + 1)), "z": z, "zmin": 0, "zmax": 1, "ygap": 2 if blocks <= MANY_BLOCKS else 0, "text": words,
             "colorscale": [[0, _alpha(colour, 0.04)], [1, _alpha(colour, 1)]],
-            "hovertemplate": "%{text}<br>block %{y}: %{z:.0%} runs<extra></extra>",
+            "hovertemplate": "%{text}: %{z:.0%} runs<extra></extra>",
         })  # fmt: skip
         strip.append({
             **common, "y": [0], "z": [[1 if here else None for here in mine]], "zmin": 0, "zmax": 1, "yaxis": "y2", "xgap": 0, "hoverinfo": "skip",
@@ -197,6 +230,7 @@ def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[flo
     layout = {
         "margin": {"l": 46, "r": 8, "t": 8, "b": 48},
         "showlegend": False,
+        "shapes": lines,
         "annotations": annotations,
         "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
         "xaxis": {
@@ -210,11 +244,10 @@ def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[flo
             **_AXIS,
             "showgrid": False,
             "range": [blocks + 0.5, 0.5],
-            "domain": [0, 0.87],
-            "title": {"text": "block", "standoff": 6, "font": {"size": 12}},
-            "dtick": 1 if blocks <= 14 else 4,
+            "domain": [0, 1 - 1.3 * strip_share],
+            **ticks,
         },
-        "yaxis2": {"domain": [0.9, 1], "anchor": "x", "fixedrange": True, "visible": False, "range": [-0.5, 0.5]},
+        "yaxis2": {"domain": [1 - strip_share, 1], "anchor": "x", "fixedrange": True, "visible": False, "range": [-0.5, 0.5]},
     }
     return {"data": [*data, *strip], "layout": layout}
 

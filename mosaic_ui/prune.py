@@ -6,7 +6,6 @@ The mosaic picture shows the whole idea: one tile per block and sampling step, a
 from __future__ import annotations
 
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,14 +15,24 @@ import gradio as gr
 from core.errors import Stopped, StudioError
 from core.plan import MAX_SPARSITY, STAGES, StagePlan
 
-from . import answers, jobs, tables
-from .answers import BATCH, plain_errors, read_upload
-from .figures import mosaic_figure
+from . import answers, jobs, model_facts, sharing_panel, tables
+from .answers import plain_errors, read_upload
+from .figures import mosaic_height
+from .prune_views import (
+    BEFORE,
+    LAYER_HEADERS,
+    download_link,
+    layer_rows,
+    layers_caption,
+    picture,
+    predicted_cost,
+    pruned_sentence,
+    ready,
+)  # fmt: skip
+from .sharing_panel import SharingPanel, build_sharing
 from .stage_chart import plot_panel
 from .theme import STAGE_MEANING
 from .wiring import EDIT, LIVE, QUIET
-
-LAYER_HEADERS = ["layer", "stage", "kept", "of", "parameters dense", "parameters pruned", "MMACs dense", "MMACs pruned", "error %"]
 
 
 @dataclass
@@ -33,6 +42,7 @@ class Prune:
     sliders: list[gr.Slider]  # in STAGES order
     master: gr.Slider
     effect: gr.HTML
+    sharing: SharingPanel
     cost: gr.HTML
     mosaic: gr.HTML
     calibrate: gr.Button
@@ -47,41 +57,6 @@ class Prune:
     shown: gr.State
     shape: gr.State
     layers_open: gr.State
-
-
-def predicted_cost(workshop: Any, plan: StagePlan, timesteps: list[float], exact: bool = False) -> str:
-    """The four figures above the mosaic, as HTML."""
-    return tables.cost_cards(plan, workshop.predict(plan, timesteps, batch=BATCH, exact=exact), timesteps)
-
-
-def picture(workshop: Any, plan: StagePlan, timesteps: list[float]) -> dict[str, Any]:
-    """The mosaic figure of a plan."""
-    return mosaic_figure(workshop.kept_share(plan), plan.stages_of(timesteps), timesteps)
-
-
-def layer_rows(workshop: Any, plan: StagePlan) -> list[list[Any]]:
-    """The per-layer table, dense against pruned, one row per layer and stage; columns as LAYER_HEADERS, errors once calibrated."""
-    return [
-        [
-            row["layer"], row["stage"], row["kept"], row["of"], row["params_dense"], row["params_pruned"],
-            round(row["macs_dense"] / 1e6, 3), round(row["macs_pruned"] / 1e6, 3), None if row["error"] is None else round(100 * row["error"], 2),
-        ]
-        for row in workshop.layer_table(plan, exact=workshop.calibrated)
-    ]  # fmt: skip
-
-
-def download_link(plan: StagePlan) -> str:
-    """A link that holds the plan file itself, so nothing is written on the server."""
-    data = urllib.parse.quote(plan.dumps())
-    return f'<a class="button-link" download="plan.json" href="data:application/json;charset=utf-8,{data}">Download plan (JSON)</a>'
-
-
-def pruned_sentence(workshop: Any, plan: StagePlan, seconds: float | None) -> str:
-    """What has just been built, in one sentence; `seconds` None where nothing had to be, as a kept network is not a fast one."""
-    kept = workshop.kept_share(plan).mean(1)  # (stages,)
-    parts = ", ".join(f"{stage} {tables.percent(share)}" for stage, share in zip(STAGES, kept, strict=True))
-    how = "Ready, nothing had to be built" if seconds is None else f"Pruned in {tables.seconds_text(seconds)} (measured)"
-    return f"{how}: one network per stage, keeping of its weights {parts}. See it in 3 Compare."
 
 
 def build(shared: Any) -> Prune:
@@ -114,29 +89,28 @@ def build(shared: Any) -> Prune:
                     for i, stage in reversed(list(enumerate(STAGES)))  # as sampling meets them
                 ][::-1]
                 effect = gr.HTML("")
+                sharing = build_sharing(workshop, plan)
             with gr.Column(elem_classes="card"):
                 gr.HTML('<h3 class="panel-title">Calibrate and prune</h3>')
                 with gr.Row(elem_classes="buttons"):
                     calibrate = gr.Button("Calibrate", min_width=76)
                     prune = gr.Button("Prune", variant="primary", min_width=76)
                     stop = gr.Button("Stop", variant="stop", min_width=76, interactive=False)
-                job = gr.HTML(_ready(workshop))
+                job = gr.HTML(ready(workshop))
         with gr.Column(scale=5, min_width=300, elem_classes="card"):
             cost = gr.HTML(predicted_cost(workshop, plan, timesteps))
             gr.HTML('<h3 class="panel-title">What runs when: blocks × sampling steps</h3>')
             mosaic = plot_panel(
-                picture(workshop, plan, timesteps), label="Share of each block that runs at each sampling step", elem_id="mosaic"
-            )
+                picture(workshop, plan, timesteps), label="Share of each block that runs at each sampling step", elem_id="mosaic",
+                height=mosaic_height(workshop.blocks),
+            )  # fmt: skip
             gr.HTML(tables.stage_legend())
             gr.HTML(
                 '<p class="fine">Full colour: the whole block runs. The fainter the tile, the more of its heads and neurons are removed.</p>'
             )
     with gr.Accordion("Per-layer table, dense against pruned", open=False) as layers_box:
         layers = gr.Dataframe(headers=LAYER_HEADERS, interactive=False, max_height=420, show_label=False, elem_id="layer-table")
-        gr.HTML(
-            '<p class="fine">MMACs: million multiply-accumulates in one forward pass of one image. '
-            "Error: relative output error on calibration data, empty until calibrated.</p>"
-        )
+        gr.HTML(layers_caption(workshop))
     with gr.Accordion("The plan as a file", open=False):
         with gr.Row(elem_classes="file-row"):
             download = gr.HTML(download_link(plan))
@@ -144,30 +118,23 @@ def build(shared: Any) -> Prune:
         code = gr.Code(plan.dumps(), language="json", label="plan.json", interactive=False)
     plain = plan.to_json()
     return Prune(
-        sliders, master, effect, cost, mosaic, calibrate, prune, stop, job, layers_box, layers, code, download, upload,
+        sliders, master, effect, sharing, cost, mosaic, calibrate, prune, stop, job, layers_box, layers, code, download, upload,
         gr.State(plain), gr.State(plain), gr.State(False),
     )  # fmt: skip
-
-
-NOT_CALIBRATED = tables.message("Prune calibrates first where that has not been done; the measurements are kept for every later plan.")
-
-
-def _ready(workshop: Any) -> str:
-    return tables.message("Calibrated: any plan can be pruned without measuring again.") if workshop.calibrated else NOT_CALIBRATED
 
 
 def wire(shared: Any, tab: Prune) -> None:
     """Connect the tab: sliders answer at once, jobs run one at a time, edits made elsewhere arrive through the plan."""
     workshop = shared.workshop
     sampler = [shared.scheduler, shared.steps]
-    views = [tab.shown, *tab.sliders, tab.master, tab.cost, tab.mosaic, tab.effect, tab.code, tab.download]
+    views = [tab.shown, *tab.sliders, tab.master, tab.cost, tab.mosaic, tab.effect, tab.code, tab.download, *tab.sharing.controls, tab.sharing.note]
 
     def show(plan: StagePlan, before: StagePlan, timesteps: list[float], effect: str = "") -> tuple:
         """All views of a plan, in the order of `views`; a slider that stands right since `before` is not set, as somebody may be holding it."""
         sliders = (gr.skip() if new == old else round(new, 3) for new, old in zip(plan.sparsity, before.sparsity, strict=True))
         return (
             plan.to_json(), *sliders, round(plan.mean_sparsity(timesteps), 3), predicted_cost(workshop, plan, timesteps),
-            gr.update(figure=picture(workshop, plan, timesteps)), effect, plan.dumps(), download_link(plan),
+            gr.update(figure=picture(workshop, plan, timesteps)), effect, plan.dumps(), download_link(plan), *sharing_panel.follow(workshop, plan, before),
         )  # fmt: skip
 
     def moved(plan: StagePlan, before: StagePlan, timesteps: list[float], held: int) -> tuple:
@@ -199,6 +166,18 @@ def wire(shared: Any, tab: Prune) -> None:
         return after.to_json(), *moved(after, before, timesteps, 4)
 
     @plain_errors
+    def on_sharing(method: str, run: bool, multiple: int, ends: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
+        """Another way to share the cut; one that cannot be is said, the controls go back and the plan stays as it was."""
+        before = StagePlan.from_json(plan)
+        try:
+            after = sharing_panel.changed(workshop, before, method, run, multiple, ends)
+        except StudioError as error:
+            said = tables.notes([f"{error} The plan stays as it was."])
+            return *(gr.skip() for _ in range(len(views) - 3)), *sharing_panel.values(before), said
+        jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
+        return after.to_json(), after.to_json(), *show(after, before, answers.visited(workshop, scheduler, steps))
+
+    @plain_errors
     def follow(plan: dict, shown: dict, scheduler: str, steps: Any) -> tuple:
         """An edit made in another tab; an echo of our own changes nothing."""
         if plan == shown:
@@ -221,14 +200,14 @@ def wire(shared: Any, tab: Prune) -> None:
     def refine(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> Any:
         """The exact cost; nothing when the visitor has moved on meanwhile."""
         asked = [plan, scheduler, steps]
-        if not workshop.calibrated or not jobs.is_latest(request.session_hash, asked):
+        if not model_facts.exact_in_time(workshop) or not jobs.is_latest(request.session_hash, asked):
             return gr.skip()
         cost = predicted_cost(workshop, StagePlan.from_json(plan), answers.visited(workshop, scheduler, steps), exact=True)
         return cost if jobs.is_latest(request.session_hash, asked) else gr.skip()
 
     def on_status(job: str) -> Any:
         """Another tab has calibrated, or another visitor before the page was loaded: the remark that nobody has is out of date."""
-        return _ready(workshop) if job == NOT_CALIBRATED else gr.skip()
+        return ready(workshop) if BEFORE in job and workshop.calibrated else gr.skip()
 
     @plain_errors
     def on_layers(plan: dict, is_open: bool) -> Any:
@@ -290,6 +269,9 @@ def wire(shared: Any, tab: Prune) -> None:
     for i, slider in enumerate(tab.sliders):
         slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT)
     tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT)
+    share = [*tab.sharing.controls, shared.plan, *sampler]
+    shared_out = gr.on([c.input for c in tab.sharing.controls], on_sharing, share, [shared.plan, tab.shape, *views], **EDIT)
+    shared_out.then(**exactly)
     for slider in (tab.master, *tab.sliders):
         slider.release(**exactly)
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], [tab.shape, *views], **LIVE)

@@ -18,17 +18,17 @@ from typing import Any
 
 import gradio as gr
 
+from core.errors import StudioError
 from core.noise import SCHEDULERS
 from core.plan import StagePlan, propose_plan
 
-from . import answers, compare, explore, jobs, prune, tables
+from . import answers, compare, explore, jobs, model_facts, prune, tables
 from .schedules import choices
 from .theme import CSS, make_theme
 from .wiring import QUIET
 
 TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
-DEFAULT_SCHEDULER, DEFAULT_STEPS = "DDIM", 50
 
 
 @dataclass
@@ -52,14 +52,14 @@ not the video tool of the same name.</span></p></header>"""
 
 
 def _make_shared(workshop: Any, page: gr.Blocks, plan: StagePlan) -> Shared:
-    own_beta = workshop.beta_schedule
+    own_beta, (sampler, steps) = workshop.beta_schedule, model_facts.default_sampler(workshop)
     return Shared(
         workshop=workshop,
         page=page,
         plan=gr.State(plan.to_json()),
-        scheduler=gr.Dropdown(list(SCHEDULERS), value=DEFAULT_SCHEDULER, label="Scheduler", render=False, filterable=False),
+        scheduler=gr.Dropdown(list(SCHEDULERS), value=sampler, label="Scheduler", render=False, filterable=False),
         beta=gr.Dropdown(choices(own_beta), value=own_beta, label="Curves of noise schedule", render=False, filterable=False),
-        steps=gr.Number(DEFAULT_STEPS, label="Sampling steps", precision=0, minimum=2, maximum=1000, render=False),
+        steps=gr.Number(steps, label="Sampling steps", precision=0, minimum=2, maximum=1000, render=False),
         target=gr.Number(DEFAULT_TARGET, label="Suggest for mean sparsity", minimum=0, maximum=0.9, step=0.01, render=False),
         status=gr.HTML(tables.status_line(workshop), render=False),
     )
@@ -73,7 +73,12 @@ def _on_leave(request: gr.Request) -> None:
 def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
     """The page for one workshop, opening on `plan` (default: the formula's proposal for the model's own schedule)."""
     if plan is None:
-        plan = propose_plan(workshop.schedule, DEFAULT_TARGET, answers.visited(workshop, DEFAULT_SCHEDULER, DEFAULT_STEPS)).plan
+        plan = propose_plan(workshop.schedule, DEFAULT_TARGET, answers.visited(workshop, *model_facts.default_sampler(workshop))).plan
+    if not plan.plain and model_facts.unmeasured(workshop):
+        raise StudioError(
+            "This plan shares its cut over layers by their measured errors, and nothing is measured of this model yet: open the studio without --plan, "
+            "press Calibrate, then upload the plan."
+        )
 
     def current_status() -> str:
         return tables.status_line(workshop)
@@ -82,7 +87,7 @@ def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
         shared = _make_shared(workshop, page, plan)
         gr.HTML(HEADER)
         shared.status.render()
-        with gr.Tabs():
+        with gr.Tabs() as tabs:
             with gr.Tab("1 Explore", id="explore"):
                 explore_tab = explore.build(shared)
             with gr.Tab("2 Prune", id="prune"):
@@ -92,6 +97,7 @@ def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
         explore.wire(shared, explore_tab)
         prune.wire(shared, prune_tab)
         compare.wire(shared, compare_tab)
+        explore_tab.to_prune.click(lambda: gr.Tabs(selected="prune"), None, tabs, **QUIET, queue=False)
         page.load(current_status, None, shared.status, **QUIET)  # a calibration may have happened since the page was built
         page.unload(_on_leave)
     page.queue(max_size=32)

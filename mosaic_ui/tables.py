@@ -9,10 +9,12 @@ from typing import Any
 
 from core.plan import STAGES, StagePlan
 
+from . import model_facts
 from .theme import STAGE_COLOURS, STAGE_MEANING
 
 ESTIMATE = "errors estimated from per-bin curves"
 EXACT = "errors exact for this plan"
+UNKNOWN = "errors not known before a calibration"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -40,6 +42,11 @@ def seconds_text(seconds: float | None) -> str:
 def percent(share: float | None, places: int = 0) -> str:
     """A share as per cent; a dash where it is not known."""
     return "–" if share is None else f"{100 * share:.{places}f} %"
+
+
+def images_text(n: int) -> str:
+    """1 image, 16 images."""
+    return "1 image" if n == 1 else f"{n} images"
 
 
 def times(factor: float | None) -> str:
@@ -101,10 +108,10 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
     if prediction.speedup_seconds is not None:
         gain += f", {times(prediction.speedup_seconds)} faster"
     head = "".join(f'<th scope="col">{h}</th>' for h in ("Stage", "Timesteps", "Sampling steps", "Sparsity"))
-    for what, unit in (("MACs", "per image"), ("Time", f"{prediction.batch} images"), ("Error", "of a layer's output")):
+    for what, unit in (("MACs", "per image"), ("Time", images_text(prediction.batch)), ("Error", "of a layer's output")):
         head += f'<th scope="col">{what} <em>predicted</em><small>{unit}</small></th>'
     low, high = plan.boundaries
-    kind, words = ("exact", EXACT) if prediction.exact else ("estimate", ESTIMATE)
+    kind, words = ("exact", EXACT) if prediction.exact else ("estimate", UNKNOWN if prediction.error is None else ESTIMATE)
     foot = (
         "Sparsity: share of attention heads and MLP neurons removed. "
         f"MACs: multiply-accumulates of the denoiser, both guidance halves. Time: on {html.escape(device)}, from its latency table. "
@@ -130,7 +137,30 @@ def headline(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
     return (
         f'<p class="headline">This plan removes <b>{percent(plan.mean_sparsity(timesteps))}</b> of the network\'s attention heads and neurons on average'
         f"{where}{why}. Over {len(timesteps)} sampling steps it is predicted to need <b>{percent(1 - prediction.macs / prediction.macs_dense)}</b> less "
-        f"computation{faster}.</p>"
+        f"computation{faster}.{shared_words(plan)}</p>"
+    )
+
+
+SHARED_BY = {"uniform": "equal shares", "log_ramp": "a log ramp", "lagrangian": "the Lagrangian", "dynamic": "dynamic programming"}
+
+
+def shared_words(plan: StagePlan) -> str:
+    """How layers share the cut, where that is not the paper's rule; begins with a space."""
+    if plan.plain:
+        return ""
+    menu = f", neurons in multiples of {plan.multiple}" if plan.multiple else ""
+    ends = ", first and last block spared" if plan.protect else ""
+    run = ", one budget for all stages" if plan.scope == "run" else ""
+    return f" Layers share the cut by {SHARED_BY[plan.allocation]}{run}{menu}{ends}."
+
+
+def first_step(workshop: Any) -> str:
+    """What to do with a model of which nothing is measured yet, and what the page shows until then."""
+    body = "".join(f"<p>{html.escape(s)}</p>" for s in model_facts.calibration_sentences(workshop))
+    return (
+        '<h3 class="panel-title">First step: let the studio measure this model</h3>'
+        "<p>What you see now is theory: curves, boundaries, sparsities and MACs need no measurement. The predicted error, pruning and the finished "
+        f"networks do.</p>{body}"
     )
 
 
@@ -140,8 +170,8 @@ def cost_cards(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
         time_main, time_note = "–", "not measured yet on this device"
     else:
         time_main = f"≈ {seconds_text(prediction.seconds)}"
-        time_note = f"for {prediction.batch} images on this device; dense ≈ {seconds_text(prediction.seconds_dense)}"
-    kind = "exact on calibration data" if prediction.exact else "estimate"
+        time_note = f"for {images_text(prediction.batch)} on this device; dense ≈ {seconds_text(prediction.seconds_dense)}"
+    kind = "exact on calibration data" if prediction.exact else "not known before a calibration" if prediction.error is None else "estimate"
     cards = [
         ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1), f"over {len(timesteps)} sampling steps"),
         (
@@ -178,8 +208,12 @@ def progress(done: int, total: int, text: str) -> str:
 
 def status_line(workshop: Any) -> str:
     """Which model, which device, calibrated or not: one line of HTML, what was measured one click away."""
-    parts = [("Model", workshop.name), ("Device", workshop.device_text)]
-    items = "".join(f"<span><b>{name}</b> {html.escape(text)}</span>" for name, text in parts)
+    items = (
+        f"<span><b>Model</b> {html.escape(workshop.name)}</span>"
+        f"<details><summary><b>Device</b> {html.escape(workshop.device_text)}, {model_facts.precision(workshop)}</summary>"
+        "The model is loaded once, in one precision, for everybody who has this page open: start the studio with --dtype "
+        "float32, bfloat16 or float16, or with --device, to change it.</details>"
+    )
     state = html.escape(workshop.calibration_text)
     if workshop.calibrated:
         state = f"<details><summary><b>Calibration</b> done</summary>What pruning has to know of this model, measured once: {state}.</details>"

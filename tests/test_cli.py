@@ -92,7 +92,7 @@ def test_common_options_may_stand_before_the_verb():
     given = app.parser().parse_args(["--model", "x", "prune", "--model", "y", "--plan", "p", "--out", "o"])
     assert given.model == "y"
     given = app.parser().parse_args(["compare", "--plan", "p"])
-    assert (given.model, given.device, given.images, given.guidance) == (None, "auto", 16, 1.5)
+    assert (given.model, given.device, given.images, given.guidance) == (None, "auto", None, None)  # the model decides
     assert app.parser().parse_args(["--plan", "p"]).verb is None
 
 

@@ -198,9 +198,9 @@ def test_film_has_a_frame_per_prediction_with_stage_and_timestep():
 def test_difference_says_its_scale():
     sheet_a, sheet_b, sheet, factor, mean = figures.sheets(comparison())
     assert sheet_a.shape == sheet_b.shape == sheet.shape
-    assert f"× {factor}" in figures.difference_html(sheet, 4, mean, None).replace("× 4", f"× {factor}")
-    assert "white means 63 grey levels" in figures.difference_html(sheet, 4, mean, None)
-    assert "the same to the last grey level" in figures.difference_html(sheet, 32, 0.0, None)
+    assert f"× {factor}" in figures.difference_html(sheet, 4, mean, comparison()).replace("× 4", f"× {factor}")
+    assert "white means 63 grey levels" in figures.difference_html(sheet, 4, mean, comparison())
+    assert "the same to the last grey level" in figures.difference_html(sheet, 32, 0.0, comparison())
 
 
 def test_downloads_carry_both_grids_and_the_result():
@@ -227,20 +227,20 @@ def test_plan_note_in_sampling_order():
 
 
 WORKSHOP = SimpleNamespace(
-    class_names={i: f"class {i}" for i in range(10)}, schedule=NoiseSchedule.from_betas("linear"), beta_schedule="linear",
+    class_names={i: f"thing {i}" for i in range(10)}, schedule=NoiseSchedule.from_betas("linear"), beta_schedule="linear",
 )  # fmt: skip
 
 
 def test_labels_take_the_chosen_classes_in_turns():
-    assert compare_inputs.chosen_labels(["class 3", "class 1"], WORKSHOP.class_names, 5) == (3, 1, 3, 1, 3)
+    assert compare_inputs.chosen_labels(["thing 3", "thing 1"], WORKSHOP.class_names, 5) == (3, 1, 3, 1, 3)
     assert compare_inputs.chosen_labels(["All ten classes"], WORKSHOP.class_names, 12) == (*range(10), 0, 1)
 
 
 def test_all_and_single_classes_exclude_each_other():
     everything = compare_inputs.all_classes(WORKSHOP.class_names)
-    assert everything == "All ten classes"
-    assert compare_inputs.tidy_classes([everything, "class 1"], everything) == ["class 1"]
-    assert compare_inputs.tidy_classes(["class 1", everything], everything) == [everything]
+    assert everything == "All ten classes" and compare_inputs.all_classes({i: f"class {i}" for i in range(10)}) == "Classes 0 to 9"
+    assert compare_inputs.tidy_classes([everything, "thing 1"], everything) == ["thing 1"]
+    assert compare_inputs.tidy_classes(["thing 1", everything], everything) == [everything]
     assert compare_inputs.tidy_classes([], everything) == [everything]
 
 
@@ -276,7 +276,7 @@ def test_sides_resolve_to_plans():
      {"scheduler": "nope"}, {"repeats": 0}],
 )  # fmt: skip
 def test_settings_are_checked(change):
-    values = {"classes": [], "images": 16, "seed": 0, "steps": 50, "guidance": 1.5, "scheduler": "DDIM", "repeats": 3}
+    values = {"asked": [], "images": 16, "seed": 0, "steps": 50, "guidance": 1.5, "scheduler": "DDIM", "repeats": 3}
     assert len(compare_inputs.checked_settings(WORKSHOP, **values).labels) == 16
     with pytest.raises(StudioError):
         compare_inputs.checked_settings(WORKSHOP, **{**values, **change})

@@ -1,0 +1,119 @@
+"""What the page has to know of the loaded model before it asks or promises anything: words or classes, how large, what a calibration takes.
+
+No components here, so it is tested without a browser.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.calibration import calibration_disk
+from core.calibration_sources import GUIDANCE
+from core.checkpoints import DTYPES
+from core.errors import StudioError
+from core.families import SDXL
+from core.grams import columns
+from core.noise import SCHEDULERS
+
+SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for little at a time
+BATCH_MACS = {"cpu": 16 * SMALL_MACS, "cuda": 16e12}  # of the batch that predicted times are for: a second or a few for one forward
+EXACT_FLOPS = {"cpu": 3e11, "cuda": 1e13}  # of solving every layer of three stages: the exact answer has to come within about 3 s
+SHARES = ((1, 1), (0.75, 0.75), (0.5, 0.5), (0.75, 1), (1, 0.75))  # height and width on offer, of the model's own size
+STEPS_OF_WORDS = 30  # usual for SDXL with its own scheduler
+
+
+def asks_words(workshop: Any) -> bool:
+    """Whether pictures are asked for in words (SDXL), not by class (DiT)."""
+    return getattr(workshop, "family", None) is SDXL
+
+
+def large(workshop: Any) -> bool:
+    """Whether a picture takes so long that a few of them are enough to ask for."""
+    return asks_words(workshop) or getattr(workshop, "forward_macs", (0, 0))[0] > SMALL_MACS
+
+
+def images_offered(workshop: Any) -> tuple[int, int]:
+    """(default, most) number of pictures of a comparison in the page; the command line takes any number."""
+    return (2, 16) if large(workshop) else (16, 512)
+
+
+def batch(workshop: Any) -> int:
+    """Images that predicted times are for: 16, or fewer where one forward of 16 would take minutes."""
+    budget = BATCH_MACS.get(workshop.device.type, BATCH_MACS["cpu"])
+    return int(max(1, min(16, budget // workshop.forward_macs[0])))
+
+
+def exact_in_time(workshop: Any) -> bool:
+    """Whether exact errors can follow an edit: calibrated, and small enough to solve every layer at once."""
+    if not workshop.calibrated:
+        return False
+    flops = 3 * sum(columns(layer) ** 3 for layer in workshop.layers)
+    return flops <= EXACT_FLOPS.get(workshop.device.type, EXACT_FLOPS["cpu"])
+
+
+def path_images(workshop: Any) -> int:
+    """Latents that the model's own sampling path is averaged over."""
+    return 2 if large(workshop) else 32
+
+
+def default_guidance(workshop: Any) -> float:
+    """What this kind of model is usually sampled with."""
+    return GUIDANCE[SDXL.name if asks_words(workshop) else "DiT"]
+
+
+def default_sampler(workshop: Any) -> tuple[str, int]:
+    """(name of the sampler, steps) that the page opens with: DDIM at 50 as in the paper's tables, or a text model's own."""
+    own = type(workshop.checkpoint.pipeline.scheduler).__name__
+    names = [name for name, kind in SCHEDULERS.items() if kind == own]
+    return (names[0], STEPS_OF_WORDS) if asks_words(workshop) and names else ("DDIM", 50)
+
+
+def own_size(workshop: Any) -> int:
+    """Height and width in pixels of a text model's own pictures."""
+    return workshop.transformer.config.sample_size * workshop.checkpoint.pipeline.vae_scale_factor
+
+
+def sizes(workshop: Any) -> dict[str, tuple[int, int] | None]:
+    """Sizes on offer, in words -> (height, width) in pixels, multiples of 64; None is the model's own."""
+    own = own_size(workshop)
+    found: dict[str, tuple[int, int] | None] = {f"{own} × {own} (the model's own)": None}
+    for high, wide in SHARES[1:]:
+        size = tuple(max(64, 64 * round(share * own / 64)) for share in (high, wide))
+        if size != (own, own):
+            found[f"{size[1]} wide × {size[0]} high" if size[0] != size[1] else f"{size[1]} × {size[0]}"] = size
+    return found
+
+
+def precision(workshop: Any) -> str:
+    """The floating type of the denoiser's weights: float32, bfloat16 or float16."""
+    return next((name for name, kind in DTYPES.items() if kind == workshop.dtype), str(workshop.dtype))
+
+
+def unmeasured(workshop: Any) -> bool:
+    """Whether nothing is known of the layers yet: neither calibrated here nor shipped with curves."""
+    if workshop.calibrated:
+        return False
+    try:
+        return workshop.orders is None
+    except StudioError:
+        return True
+
+
+def bytes_text(count: float) -> str:
+    """Bytes with a unit a person can read."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def calibration_sentences(workshop: Any) -> list[str]:
+    """What pressing Calibrate does: where the data come from, the denoiser rows it takes at most, the disk, what a stop loses."""
+    settings, source = workshop.settings, workshop.source
+    measured = 2 * settings.bins * (settings.images + settings.held_out)
+    first = f"Calibrate measures {len(workshop.layers)} layers in {settings.bins} timestep bins on {source.text}."
+    made = f"{source.rows:,} denoiser rows to make the samples and {measured:,} rows" if source.rows else f"{measured:,} denoiser rows"
+    work = f"It takes {made} to measure (a picture with its unconditional twin is two rows)."
+    need = bytes_text(calibration_disk(workshop.layers, settings))
+    disk = f"The measurements take {need} on the disk, checked before it starts; a stop loses nothing that was finished."
+    return [first, work, disk]

@@ -1,0 +1,86 @@
+"""How layers share the cut: four methods in plain words, one budget or three, widths a device likes, ends spared.
+
+Closed by default, because the paper's rule, equal shares, needs nothing of it. A combination that cannot be is said and changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from core.plan import MULTIPLES, STAGES, StagePlan
+
+from . import tables
+
+METHODS = {  # value of StagePlan.allocation -> (name, what it does)
+    "uniform": ("Equal shares", "Every layer of a stage loses the same share. The paper's rule."),
+    "log_ramp": ("Log ramp", "Early blocks lose less and late ones more, as an error made early passes through every block behind it."),
+    "lagrangian": ("Lagrangian", "Layers that mind it least, by their measured error curves, lose more: one price for work in every layer. At once."),
+    "dynamic": ("Dynamic programming", "The smallest sum of measured layer errors that this much work allows, searched out. A moment slower, a little better."),
+}
+SAME_WORK = "All of them spend the computation that equal shares would spend; only who gives it differs."
+
+
+@dataclass
+class SharingPanel:
+    """The panel's components; `controls` in the order of `values`."""
+
+    method: gr.Radio
+    run: gr.Checkbox
+    multiple: gr.Dropdown
+    ends: gr.Checkbox
+    note: gr.HTML
+
+    @property
+    def controls(self) -> list[Any]:
+        return [self.method, self.run, self.multiple, self.ends]
+
+
+def values(plan: StagePlan) -> tuple[str, bool, int, bool]:
+    """What the controls show for a plan."""
+    return plan.allocation, plan.scope == "run", plan.multiple, plan.protect > 0
+
+
+def note(workshop: Any, plan: StagePlan) -> str:
+    """What is done, in a sentence or two: the method's own words, then what came of it. Raises StudioError where it cannot be done."""
+    sentences = [METHODS[plan.allocation][1]]
+    if not plan.plain:
+        found = workshop.sharing(plan)
+        weighed = f" of {plan.num_train_timesteps} steps goes"  # the core counts every training timestep, the page the sampler's
+        sentences.append(found.text.replace(weighed, " goes, each stage weighed by the timesteps it spans"))
+        if plan.scope == "run":
+            parts = ", ".join(f"{stage} {tables.percent(share)}" for stage, share in zip(STAGES, found.sparsity, strict=True))
+            sentences.append(f"Of the work of each stage's prunable layers goes: {parts}. The sliders say what equal shares would be.")
+    return tables.notes(sentences)
+
+
+def changed(workshop: Any, plan: StagePlan, method: Any, run: Any, multiple: Any, ends: Any) -> StagePlan:
+    """The plan with the controls' choices. Raises StudioError for what cannot be, so that nobody takes over a plan that has no networks."""
+    protect = plan.protect if bool(ends) == (plan.protect > 0) else float(bool(ends))  # a share from a plan file stays
+    after = replace(plan, allocation=method, scope="run" if run else "stage", multiple=multiple, protect=protect)
+    if not after.plain:
+        workshop.sharing(after)
+    return after if after == plan else replace(after, name="")
+
+
+def build_sharing(workshop: Any, plan: StagePlan) -> SharingPanel:
+    """The accordion, showing the plan."""
+    method, run, multiple, ends = values(plan)
+    with gr.Accordion("How layers share the cut", open=method != "uniform", elem_id="sharing"):
+        gr.HTML(f'<p class="fine">{SAME_WORK}</p>')
+        chosen = gr.Radio([(name, key) for key, (name, _) in METHODS.items()], value=method, label="Method", elem_classes="stacked")
+        words = gr.HTML(note(workshop, plan))
+        about = "The sparsities above then set the work of the whole run; where it is cut follows."
+        scope = gr.Checkbox(run, label="one budget for all three stages", info=about)
+        menu = [("as fine as the layer allows", 0), *((f"multiples of {m}", m) for m in MULTIPLES if m)]
+        widths = gr.Dropdown(menu, value=multiple, label="Neurons kept", info="A GPU multiplies in tiles and likes multiples of 64 or 128.", filterable=False)
+        spared = gr.Checkbox(ends, label="spare the first and the last block")
+    return SharingPanel(chosen, scope, widths, spared, words)
+
+
+def follow(workshop: Any, plan: StagePlan, before: StagePlan) -> tuple:
+    """Values of the controls and the note for a plan; a control that stands right since `before` is not set."""
+    shown = (gr.skip() if new == old else new for new, old in zip(values(plan), values(before), strict=True))
+    return *shown, note(workshop, plan)

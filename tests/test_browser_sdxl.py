@@ -1,0 +1,87 @@
+"""The studio on a text model, as a visitor meets it: a tiny random SDXL that ships nothing, calibrated on its own samples."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from browser import Watch, chromium, serve
+from playwright.sync_api import expect
+from tiny_sdxl import make_sdxl
+
+from core.calibration import CalibrationSettings
+from core.calibration_data import DataOptions
+from core.checkpoints import load_checkpoint
+from core.workshop import Workshop
+
+SLOW = 120_000  # ms; a machine that runs other things must not fail a test
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A text model that nothing is known of: few bins, few samples, two sampling steps."""
+    folder = make_sdxl(tmp_path_factory.mktemp("text") / "tiny-sdxl")
+    settings = CalibrationSettings(edges=(0, 300, 1000), images=8, held_out=4)
+    return Workshop(load_checkpoint(folder, "cpu", dtype=torch.float32), settings, tmp_path_factory.mktemp("cache"), DataOptions(steps=2))
+
+
+def number(page, label: str, value: str) -> None:
+    box = page.get_by_label(label)
+    box.fill(value)
+    box.press("Enter")
+
+
+def test_calibrate_prune_and_compare_a_text_model(fresh):
+    with serve(fresh) as url, chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(SLOW)
+        watch = Watch(page)
+        page.goto(url)
+        expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+        expect(page.get_by_test_id("status")).to_contain_text("float32", timeout=SLOW)
+        first = page.locator("#first-step")
+        expect(first).to_contain_text("the model's own samples (12, 2 steps, guidance 5)", timeout=SLOW)
+        rows = "48 denoiser rows to make the samples and 48 rows to measure"  # 12 x 2 steps x 2 halves; 2 bins x 12 x 2
+        expect(first).to_contain_text(rows, timeout=SLOW)
+        expect(page.locator("#stage-table")).to_contain_text("not known yet", timeout=SLOW)
+        page.get_by_role("button", name="Go to Calibrate").click()
+        expect(page.locator("#mosaic .ytick").filter(has_text="down 2.1")).to_have_count(1, timeout=SLOW)
+
+        page.get_by_text("How layers share the cut").click()
+        page.get_by_role("radio", name="Lagrangian").check()  # needs error curves
+        expect(page.locator("#sharing")).to_contain_text("press Calibrate. The plan stays as it was.", timeout=SLOW)
+        expect(page.get_by_role("radio", name="Equal shares")).to_be_checked(timeout=SLOW)
+
+        page.get_by_role("button", name="Calibrate", exact=True).click()
+        expect(page.get_by_text("Calibrated in", exact=False)).to_be_visible(timeout=SLOW)
+        expect(page.get_by_test_id("status")).to_contain_text("done", timeout=SLOW)
+        expect(first).to_be_hidden(timeout=SLOW)
+        page.get_by_role("radio", name="Dynamic programming").check()
+        expect(page.locator("#sharing")).to_contain_text("Dynamic programming over 24 layers", timeout=SLOW)
+        number(page, "number input for Target mean sparsity", "0.5")
+        page.get_by_role("button", name="Prune", exact=True).click()
+        expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)
+
+        page.get_by_role("tab", name="3 Compare").click()
+        page.get_by_label("Prompts").fill("a red fox\n\na blue boat")
+        page.get_by_label("Negative prompt").fill("fog")
+        page.get_by_label("Size", exact=True).click()
+        page.get_by_role("option", name="64 × 64").click()
+        controls = page.locator(".cmp-controls")
+        expect(controls.get_by_label("Classes")).to_have_count(0, timeout=SLOW)
+        for name, value in (("Images", "1"), ("Sampling steps", "5")):
+            number(controls, f"number input for {name}", value)
+        page.locator("#cmp-start").click()
+        expect(page.locator("#cmp-live")).to_contain_text("2 prompts for 1 image", timeout=SLOW)
+        number(controls, "number input for Images", "2")
+        page.locator("#cmp-start").click()
+        verdict = page.locator(".cmp-verdict")
+        expect(verdict).to_contain_text(re.compile("timed runs"), timeout=SLOW)
+        expect(verdict).to_contain_text("2 images of 64 × 64 pixels", timeout=SLOW)
+        expect(verdict).to_contain_text("2 prompts, “a red fox” first, not “fog”", timeout=SLOW)
+        page.get_by_role("tab", name="All figures").click()
+        results = page.locator("#cmp-results")
+        expect(results).to_contain_text("without a feature network that could judge", timeout=SLOW)
+        expect(results.get_by_text("FID", exact=True)).to_have_count(0, timeout=SLOW)
+        assert watch.hosts <= {"127.0.0.1"} and not watch.errors, watch.errors
