@@ -161,7 +161,7 @@ def test_sdxl_from_the_checkpoint_alone(sdxl, tmp_path):
     assert seen[1].startswith("sampling 8 latents to calibrate on: 2 steps each, 32 denoiser rows")
     found = shop.data()
     assert found.latents.shape == (8, 4, 16, 16) and found.ids[:8].tolist() == list(range(8))
-    assert found.conditions.positive["encoder_hidden_states"].shape == (12, 77, 64)
+    assert found.conditions.positive["encoder_hidden_states"].shape == (8, 77, 64)
     mosaic = shop.build(PLAN)
     assert mosaic.kept(0) != mosaic.kept(1)
     low, high = shop.exact_error(PLAN, 1)[0], shop.exact_error(StagePlan((100, 600), (0.5, 0.75, 0.5)), 1)[0]
