@@ -2,6 +2,7 @@
 
     python -m core.bench speed                     # realised against MAC-predicted speed-up, batch 16, interleaved
     python -m core.bench quality --out study.json  # the study; resumes, about an hour on two CPU cores
+    python -m core.bench sharing                   # the same for the ways in which layers share a cut: 10 steps, three seeds
     python -m core.bench table --out study.json    # the README's table and its sentences from it
 
 `quality` samples in bf16 by default (twice as fast on CPUs that have it); it prints the latent MSE that bf16 alone causes, so that
@@ -25,12 +26,14 @@ import torch
 from .bench_realised import TARGETS, speed_benchmark, timesteps_of
 from .checkpoints import BUNDLED
 from .denoise import Denoiser, decode, start_noise
+from .files import write_whole
 from .metrics import latent_mse, psnr, ssim
 from .plan import StagePlan, presets, propose_plan
 from .sampling import sampler
 from .study import findings, load_study, markdown, verdicts
 from .workshop import Workshop, get_workshop
 
+SHARING_RUNS = ((10, 2000, (0, 1, 2)),)
 RUNS = ((50, 2000, (0, 1, 2)), (10, 2000, (0, 1, 2)), (20, 1000, (0,)), (7, 1000, (0,)))  # steps, images, seeds
 
 
@@ -51,8 +54,22 @@ def contenders(workshop: Workshop, steps: int, seed: int) -> Iterator[tuple[str,
         yield f"dense, {fewer} steps (work of {target})", None, fewer
 
 
+def sharers(workshop: Workshop, steps: int, seed: int) -> Iterator[tuple[str, StagePlan | None, int]]:
+    """The formula's plan with its work shared out over the layers in every way there is, at equal MACs."""
+    yield "dense", None, steps
+    for target in TARGETS:
+        plan = presets(workshop.schedule, target, timesteps_of(workshop, steps))["Formula"]
+        yield f"equal shares (the paper) {target}", plan, steps
+        for method in ("log_ramp", "lagrangian", "dynamic"):
+            yield f"{method.replace('_', ' ')}, stage by stage {target}", replace(plan, allocation=method), steps
+        yield f"equal shares, one budget {target}", replace(plan, scope="run"), steps
+        yield f"dynamic, one budget {target}", replace(plan, allocation="dynamic", scope="run"), steps
+        yield f"dynamic, stage by stage, ends keep half {target}", replace(plan, allocation="dynamic", protect=0.5), steps
+
+
 def quality(args: argparse.Namespace) -> None:
     """FID, class accuracy and distance to dense of every contender; one row at a time into --out."""
+    who = STUDIES[args.what][0]
     workshop = get_workshop(args.model)
     workshop.calibrate(lambda d, t, text: print(f"[{d}/{t}] {text}", file=sys.stderr, flush=True))
     rows = json.loads(args.out.read_text()) if args.out.exists() else []
@@ -60,7 +77,7 @@ def quality(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype)
     for steps, n, seed in plan_of_runs(args):
         reference = None
-        for name, plan, used in contenders(workshop, steps, seed):
+        for name, plan, used in who(workshop, steps, seed):
             if (name, steps, seed) in done and name != "dense":
                 continue
             latents, images, macs = draw(workshop, plan, used, n, seed, dtype)
@@ -78,9 +95,7 @@ def quality(args: argparse.Namespace) -> None:
                 "ssim": float(ssim(images, reference[1]).mean()), "dtype": args.dtype, "device": workshop.device_text,
                 "plan": plan and plan.to_json(), "when": time.strftime("%Y-%m-%d %H:%M"),
             })  # fmt: skip
-            part = args.out.with_suffix(".part")
-            part.write_text(json.dumps(rows, indent=1) + "\n")
-            part.replace(args.out)
+            write_whole(args.out, lambda part: part.write_text(json.dumps(rows, indent=1) + "\n"))
             r = rows[-1]
             fid = "-" if r["fid"] is None else f"{r['fid']:.2f}"
             print(f"{steps:3d} steps, seed {seed}, {name:36s} FID {fid:>7s}  latent MSE {r['latent_mse']:.5f}  accuracy {r['class_accuracy']:.3f}", flush=True)
@@ -89,11 +104,14 @@ def quality(args: argparse.Namespace) -> None:
         print(f"latent MSE that {args.dtype} alone causes (dense, 50 steps, n = 200): {floor:.6f}")
 
 
+STUDIES = {"quality": (contenders, RUNS, "study.json"), "sharing": (sharers, SHARING_RUNS, "sharing.json")}  # contenders, runs, file beside the model
+
+
 def plan_of_runs(args: argparse.Namespace) -> Iterator[tuple[int, int, int]]:
     """(steps, images, seed), first seeds first, so that an interrupted study has every row once."""
     wanted = {tuple(map(int, pair.split(":"))) for pair in args.only.split(",")} if args.only else None
     for k in range(args.seeds):
-        for steps, n, seeds in RUNS:
+        for steps, n, seeds in STUDIES[args.what][1]:
             if k < len(seeds) and (wanted is None or (steps, seeds[k]) in wanted):
                 yield steps, min(n, args.images or n), seeds[k]
 
@@ -144,18 +162,19 @@ def table(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["speed", "quality", "table"])
+    parser.add_argument("what", choices=["speed", "quality", "sharing", "table"])
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path, default=BUNDLED / "study.json")
+    parser.add_argument("--out", type=Path, help="the study's file (default: beside the bundled model)")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", metavar="STEPS:SEED,...", help="these runs only, so that two processes of one thread each can share the work")
     parser.add_argument("--images", type=int, help="fewer images than the table's, for a quick look")
     args = parser.parse_args()
-    {"speed": speed, "quality": quality, "table": table}[args.what](args)
+    args.out = args.out or BUNDLED / STUDIES.get(args.what, STUDIES["quality"])[2]
+    {"speed": speed, "quality": quality, "sharing": quality, "table": table}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -20,20 +20,22 @@ from .prunable import PrunableLayer
 from .widths import Menu
 
 
-def sharing_problem(layers: Sequence[PrunableLayer], orders: RemovalOrders, bank: GramBank, plan: StagePlan) -> Problem:
-    """The plan's curves: relative errors per stage and layer at the widths its menu allows, costs in MACs."""
+def sharing_problem(layers: Sequence[PrunableLayer], orders: RemovalOrders, bank: GramBank, plan: StagePlan, menu: Menu) -> Problem:
+    """The plan's curves: relative errors per stage and layer at the widths of a menu, costs in MACs."""
     ranges = [plan.stage_range(i) for i in range(3)]
     seen = ranges if plan.calibration == "stage" else [(0, plan.num_train_timesteps)] * 3
     shares = [np.array(bank.overlap(low, high)) for low, high in seen]
     errors = [[relative_errors(e, n, share) for e, n in zip(orders.error_arrays, orders.energy_arrays, strict=True)] for share in shares]
-    menu = Menu(multiple=plan.multiple or None, min_heads=plan.min_heads, protect=plan.protect)
     return make_problem(layers, errors, [high - low for low, high in ranges], menu)
 
 
 def share(layers: Sequence[PrunableLayer], orders: RemovalOrders, bank: GramBank, plan: StagePlan) -> Allocation:
-    """The plan's allocation, at most at the MACs of equal shares. Raises StudioError for a budget that the menu cannot meet."""
-    problem = sharing_problem(layers, orders, bank, plan)
-    equal = uniform(problem, plan.sparsity)
-    if plan.allocation == "uniform" and plan.scope == "stage":
+    """The plan's allocation, at most at the MACs of equal shares on the free menu: what floors and spared blocks keep, others give.
+
+    Raises StudioError for a budget that the menu cannot meet.
+    """
+    equal = uniform(sharing_problem(layers, orders, bank, plan, Menu()), plan.sparsity)
+    if plan.plain:
         return equal
-    return allocate(problem, plan.allocation, budget_of(equal), plan.scope)
+    menu = Menu(multiple=plan.multiple or None, min_heads=plan.min_heads, protect=plan.protect)
+    return allocate(sharing_problem(layers, orders, bank, plan, menu), plan.allocation, budget_of(equal), plan.scope)
