@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+import torch
+from conftest import make_pipeline
 from hostile import HOSTILE, harmless
 
 from core.checkpoints import load_checkpoint
@@ -26,6 +28,15 @@ def handler(workshop):
 
 
 @pytest.fixture(scope="module")
+def workshop(small_settings, tmp_path_factory):
+    """Five blocks, so that sparing both ends leaves three to cut."""
+    folder = make_pipeline(tmp_path_factory.mktemp("five"), blocks=5, heads=4, head_dim=8)
+    shop = Workshop(load_checkpoint(folder, "cpu", dtype=torch.float32), small_settings, tmp_path_factory.mktemp("cache"))
+    shop.calibrate()
+    return shop
+
+
+@pytest.fixture(scope="module")
 def on_sharing(workshop):
     return handler(workshop)
 
@@ -43,7 +54,7 @@ def test_views_follow_a_choice_at_once(workshop, on_sharing, method, run):
     assert (after.allocation, after.scope, after.multiple, after.protect, after.name) == (method, "run" if run else "stage", 16, 1.0, "")
     assert after.boundaries == PLAN.boundaries and after.sparsity == PLAN.sparsity
     kept = workshop.kept_share(after)
-    assert (kept[:, [0, -1]] == 1).all()  # both of the two blocks are ends
+    assert (kept[:, [0, -1]] == 1).all() and (kept[:, 1:-1] < 1).all()
     mosaic = next(v["figure"] for v in found if isinstance(v, dict) and "figure" in v)
     assert mosaic["data"][0]["z"][0][-1] == 1.0
     assert ("The sliders say" in found[-1]) == run and tables.shared_words(after).strip() in compare_live.plan_note(after).replace("&#x27;", "'")
@@ -71,6 +82,13 @@ def test_what_cannot_be_is_said_and_the_plan_stays(on_sharing, choice):
     found = on_sharing(*choice, PLAIN, "DDIM", 50, VISITOR)
     assert {str(view) for view in found[:-5]} == {SKIP} and found[-5:-1] == ("uniform", False, 0, False)
     assert "The plan stays as it was." in found[-1] and harmless(found[-1])
+
+
+def test_sparing_every_block_cannot_do_the_work_of_equal_shares(model_folder, small_settings, tmp_path):
+    two = Workshop(load_checkpoint(model_folder, "cpu", dtype=torch.float32), small_settings, tmp_path)
+    two.calibrate()
+    found = handler(two)("lagrangian", False, 0, True, PLAIN, "DDIM", 50, VISITOR)
+    assert {str(view) for view in found[:-5]} == {SKIP} and "The plan stays as it was." in found[-1]
 
 
 def test_a_magnitude_baseline_cannot_be_shared_out(on_sharing):
