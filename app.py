@@ -128,6 +128,9 @@ def open_studio(args: argparse.Namespace) -> int:
 
     if not large(workshop) or workshop.device.type == "cuda":
         workshop.measure_latency(batch(workshop))  # about a second, once per device: so that the page opens with times, not with dashes
+        workshop.measure_layers()
+    elif plan is not None and plan.costs == "latency" and not plan.plain:
+        workshop.measure_layers()
     host = args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(f"Listening on {host}: anybody who can reach this machine can use the studio.", file=sys.stderr)

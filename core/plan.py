@@ -32,6 +32,7 @@ CALIBRATIONS = ("stage", "pooled")
 ALLOCATIONS = ("uniform", "log_ramp", "lagrangian", "dynamic")  # see core.allocation
 SCOPES = ("stage", "run")
 MULTIPLES = (0, 16, 64, 128)
+COSTS = ("macs", "latency")  # what sharing counts: work, or time as it was measured on the device at hand
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class StagePlan:
     allocation: Literal["uniform", "log_ramp", "lagrangian", "dynamic"] = "uniform"  # how layers share; uniform is the paper's
     scope: Literal["stage", "run"] = "stage"  # run: one budget for all stages, equal in work to these sparsities
     multiple: int = 0  # kept neurons are multiples of this (16, 64, 128); 0: as fine as the layer allows
+    costs: Literal["macs", "latency"] = "macs"  # latency: the time of equal shares on this device is what may be spent
     min_heads: int = 1  # heads that every attention keeps; 0 lets one go altogether
     protect: float = 0.0  # share that each layer of the first and last block keeps; 1: they are not pruned
 
@@ -69,7 +71,7 @@ class StagePlan:
             raise PlanError("name must be a text of at most 200 characters.")
         if any("\ud800" <= c <= "\udfff" for c in self.name):  # JSON allows half a character, no file and no page does
             raise PlanError("name has a character that is not valid Unicode; write another name.")
-        for field, allowed in (("method", METHODS), ("calibration", CALIBRATIONS), ("allocation", ALLOCATIONS), ("scope", SCOPES)):
+        for field, allowed in (("method", METHODS), ("calibration", CALIBRATIONS), ("allocation", ALLOCATIONS), ("scope", SCOPES), ("costs", COSTS)):
             if getattr(self, field) not in allowed:
                 raise PlanError(f"{field} must be {' or '.join(map(repr, allowed))}, not {short(getattr(self, field))}.")
         multiple, min_heads = whole(self.multiple, "multiple"), whole(self.min_heads, "min_heads")

@@ -17,6 +17,7 @@ import torch
 from .allocation import Allocation
 from .calibration import GramBank, Progress, fingerprint
 from .errors import PlanError, StudioError
+from .layer_times import LayerTimes, measure_layers
 from .mosaic import MosaicTransformer
 from .plan import STAGES, StagePlan
 from .prediction import Prediction, StagePrediction
@@ -28,6 +29,13 @@ from .timing import LatencyTable, forward_call, measure_alternating, model_macs
 LATENCY_SPARSITIES = (0.7, 0.45, 0.2, 0.0)
 SHARINGS_KEPT = 64
 LATENCY_SECONDS = 40.0  # more is not worth waiting for
+USUAL_IMAGES = 16
+BATCH_MACS = {"cpu": 3.2e11, "cuda": 16e12}  # of the batch that times are for by default: a second or a few for one forward
+
+
+def usual_images(device: torch.device, macs: float) -> int:
+    """Images that predicted times are for: 16, or fewer where one forward of 16, of `macs` each, would take minutes."""
+    return int(max(1, min(USUAL_IMAGES, BATCH_MACS.get(device.type, BATCH_MACS["cpu"]) // macs)))
 
 
 class Pricing:
@@ -37,6 +45,7 @@ class Pricing:
     _bank: GramBank
     _priced: dict  # latent shape -> (layers, MACs, attention MACs)
     _shared: dict  # plan -> Allocation
+    _layer_times: LayerTimes | None
     _latency: dict  # (rows, latent shape) -> LatencyTable
 
     @cached_property
@@ -63,10 +72,18 @@ class Pricing:
         return [list(row) for row in self.sharing(plan).removed]
 
     def sharing(self, plan: StagePlan) -> Allocation:
-        """How a plan's sparsities are shared over layers and stages. Raises StudioError before a calibration, which the error curves come from."""
-        orders, key = self.orders, (id(self.orders), replace(plan, name=""))
+        """How a plan's sparsities are shared over layers and stages.
+
+        Raises StudioError before a calibration, which the error curves come from, and for costs in time before the layers were timed.
+        """
+        orders, costs = self.orders, None
+        if plan.costs == "latency":
+            costs = self.layer_times
+            if costs is None:
+                raise StudioError(f"This plan shares out time, and the layers of {self.name} were not timed here: press Measure this device's speed.")
+        key = (id(orders), id(costs), replace(plan, name=""))
         if key not in self._shared:
-            found = share(self.layers, orders, self._bank, plan)
+            found = share(self.layers, orders, self._bank, plan, costs)
             with self.lock:
                 while len(self._shared) >= SHARINGS_KEPT:
                     self._shared.pop(next(iter(self._shared)))
@@ -91,7 +108,7 @@ class Pricing:
         """Cost and error of a plan over these sampling timesteps. `exact` reads the stage's Grams (needs calibration)."""
         self._check(plan)
         counts, widths = plan.steps_per_stage(timesteps), self.widths(plan)
-        table = self.latency(batch * halves, shape)
+        seconds_of = self._seconds_of(plan, batch * halves, shape)
         *stage_macs, dense = self.stage_macs(plan, shape)
         stages = []
         weights = sum(x.weights_per_group * x.groups for x in self.layers)
@@ -102,10 +119,18 @@ class Pricing:
             stages.append(
                 StagePrediction(
                     stage, steps, sparsity, gone / weights, macs * halves * steps, dense * halves * steps,
-                    table and table.at(macs) * steps, table and table.at(dense) * steps, error, held_out,
+                    seconds_of and seconds_of(macs, widths[i]) * steps, seconds_of and seconds_of(dense, None) * steps, error, held_out,
                 )  # fmt: skip
             )
         return Prediction(tuple(stages), batch, exact)
+
+    def _seconds_of(self, plan: StagePlan, rows: int, shape: tuple[int, int, int] | None) -> Callable[[float, list[int] | None], float] | None:
+        """(MACs, groups removed from each layer) -> seconds of one forward, where this device was measured: by MACs, or layer by layer."""
+        table, times = self.latency(rows, shape), self.layer_times if plan.costs == "latency" and not plan.plain else None
+        if table is None or times is None or times.rows != rows or shape not in (None, self.latent_shape):
+            return table and (lambda macs, removed: table.at(macs))
+        dense = table.seconds[-1]
+        return lambda macs, removed: dense if removed is None else max(1e-9, dense - times.saved(self.layers, removed))
 
     def _estimated_error(self, plan: StagePlan, stage: int) -> float | None:
         try:
@@ -212,6 +237,33 @@ class Pricing:
             pass  # a full disk costs only the next start a second of measuring
         self._latency[rows, shape or self.latent_shape] = table
         return table
+
+
+    @property
+    def layer_times(self) -> LayerTimes | None:
+        """Times of single layers on this device, if they were measured."""
+        if self._layer_times is None:
+            self._layer_times = LayerTimes.load(self._layer_times_path())
+        return self._layer_times
+
+    def _layer_times_path(self) -> Path:
+        return self.folder / f"layer-times-{fingerprint([self.device_text, 2 * self.usual_images, str(self.dtype)])}.json"
+
+    @property
+    def usual_images(self) -> int:
+        """Images that this model's times are for where nobody asks for a number."""
+        return usual_images(self.device, self.forward_macs[0])
+
+    def measure_layers(self, progress: Progress | None = None, stop: threading.Event | None = None) -> LayerTimes:
+        """Time single layers at several widths, at the usual batch with guidance, once per device. Raises Stopped."""
+        if self.layer_times is None:
+            found = measure_layers(self.transformer, self.layers, 2 * self.usual_images, self.device_text, progress, stop)
+            try:
+                found.save(self._layer_times_path())
+            except OSError:
+                pass  # as above
+            self._layer_times = found
+        return self._layer_times
 
 
 def _inference(call: Callable[[], object]) -> Callable[[], None]:

@@ -69,7 +69,7 @@ class Workshop(Pricing):
         self._orders: RemovalOrders | None = None
         self.surgeon = Surgeon(self.transformer, self.layers, lambda: self._bank, lambda: self.orders)
         self._built: OrderedDict[str, MosaicTransformer] = OrderedDict()
-        self._latency, self._priced, self._shared = {}, {}, {}
+        self._latency, self._priced, self._shared, self._layer_times = {}, {}, {}, None
         self.paths_walked: dict[tuple[str, int], SampledCurves] = {}  # see core.sampling.sample_path
 
     # ------------------------------------------------------------ what is known
@@ -226,7 +226,12 @@ class Workshop(Pricing):
         `measured` works out every layer's exact error on the way, which `predict(exact=True)` then finds done: one factorisation for both.
         """
         self._check(plan)
-        if not self.calibrated and (plan.method == "obs" and any(map(any, self.widths(plan)))):
+        if not plan.plain and not self.calibrated:
+            self.calibrate(progress, stop)  # how layers share the cut is read off its curves
+        if not plan.plain and plan.costs == "latency":
+            self.measure_layers(progress, stop)
+        widths = self.widths(plan)
+        if not self.calibrated and plan.method == "obs" and any(map(any, widths)):
             self.calibrate(progress, stop)
         key = json.dumps([plan.to_json(), masked], sort_keys=True)
         with self._building:  # not `lock`: predictions go on meanwhile
@@ -236,18 +241,19 @@ class Workshop(Pricing):
             shared: dict[tuple, list[Cut] | None] = {}
             cuts = []
             for stage in range(3):
-                where = (*self._range(plan, stage), plan.sparsity[stage])
+                where = (*self._range(plan, stage), tuple(widths[stage]))
                 if where not in shared:
-                    shared[where] = self._cuts(plan, stage, progress, stop, measured)
+                    shared[where] = self._cuts(plan, stage, widths[stage], progress, stop, measured)
                 cuts.append(shared[where])
             built = self._built[key] = MosaicTransformer(self.transformer, plan, cuts, masked, self.layers)
             while len(self._built) > 6:
                 self._built.popitem(last=False)
         return built
 
-    def _cuts(self, plan: StagePlan, stage: int, progress: Progress | None, stop: threading.Event | None, measured: bool = False) -> list[Cut] | None:
+    def _cuts(
+        self, plan: StagePlan, stage: int, removed: list[int], progress: Progress | None, stop: threading.Event | None, measured: bool = False
+    ) -> list[Cut] | None:
         low, high = self._range(plan, stage)
-        removed = self.widths(plan)[stage]
         if not any(removed):
             return None
         cuts = []

@@ -9,7 +9,7 @@ No answer sets a number box: those follow the chart inside the page (boundary_bo
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,7 +105,15 @@ def _preset_name(plan: StagePlan, names: list[str]) -> str:
     return plan.name if plan.name in names else CUSTOM
 
 
+def _measure(workshop: Any, report: Callable, stop: Any) -> None:
+    """This device's speed at a few widths of the whole model, and of its single layers."""
+    workshop.measure_latency(model_facts.batch(workshop), progress=report, stop=stop)
+    workshop.measure_layers(report, stop)
+
+
 def _knows_time(workshop: Any, shared: Any) -> bool:
+    if workshop.layer_times is None:
+        return False
     timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
     return workshop.predict(StagePlan.from_json(shared.plan.value), timesteps, batch=model_facts.batch(workshop)).seconds is not None
 
@@ -209,7 +217,7 @@ def wire(shared: Any, tab: Explore) -> None:
     def on_measure(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
         stop = jobs.new_stop(request.session_hash)
         try:
-            for step in jobs.run_job(lambda report: workshop.measure_latency(model_facts.batch(workshop), progress=report, stop=stop)):
+            for step in jobs.run_job(lambda report: _measure(workshop, report, stop)):
                 if isinstance(step, jobs.Step):
                     yield tables.progress(step.done, step.total, step.text), gr.skip(), gr.update(interactive=False)
         finally:

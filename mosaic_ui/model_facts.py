@@ -14,9 +14,9 @@ from core.errors import StudioError
 from core.families import SDXL
 from core.grams import columns
 from core.noise import SCHEDULERS
+from core.pricing import usual_images
 
 SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for little at a time
-BATCH_MACS = {"cpu": 16 * SMALL_MACS, "cuda": 16e12}  # of the batch that predicted times are for: a second or a few for one forward
 EXACT_FLOPS = {"cpu": 3e11, "cuda": 1e13}  # of solving every layer of three stages: the exact answer has to come within about 3 s
 SHARES = ((1, 1), (0.75, 0.75), (0.5, 0.5), (0.75, 1), (1, 0.75))  # height and width on offer, of the model's own size
 STEPS_OF_WORDS = 30  # usual for SDXL with its own scheduler
@@ -39,8 +39,7 @@ def images_offered(workshop: Any) -> tuple[int, int]:
 
 def batch(workshop: Any) -> int:
     """Images that predicted times are for: 16, or fewer where one forward of 16 would take minutes."""
-    budget = BATCH_MACS.get(workshop.device.type, BATCH_MACS["cpu"])
-    return int(max(1, min(16, budget // workshop.forward_macs[0])))
+    return usual_images(workshop.device, workshop.forward_macs[0])
 
 
 def exact_in_time(workshop: Any) -> bool:

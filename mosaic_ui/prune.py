@@ -166,14 +166,14 @@ def wire(shared: Any, tab: Prune) -> None:
         return after.to_json(), *moved(after, before, timesteps, 4)
 
     @plain_errors
-    def on_sharing(method: str, run: bool, multiple: int, ends: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
+    def on_sharing(method: str, run: bool, costs: str, multiple: int, ends: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
         """Another way to share the cut; one that cannot be is said, the controls go back and the plan stays as it was."""
         before = StagePlan.from_json(plan)
         try:
-            after = sharing_panel.changed(workshop, before, method, run, multiple, ends)
+            after = sharing_panel.changed(workshop, before, method, run, costs, multiple, ends)
         except StudioError as error:
             said = tables.notes([f"{error} The plan stays as it was."])
-            return *(gr.skip() for _ in range(len(views) - 3)), *sharing_panel.values(before), said
+            return *(gr.skip() for _ in range(len(views) - 4)), *sharing_panel.values(before), said
         jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
         return after.to_json(), after.to_json(), *show(after, before, answers.visited(workshop, scheduler, steps))
 

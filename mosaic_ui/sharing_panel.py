@@ -20,7 +20,8 @@ METHODS = {  # value of StagePlan.allocation -> (name, what it does)
     "lagrangian": ("Lagrangian", "Layers that mind it least, by their measured error curves, lose more: one price for work in every layer. At once."),
     "dynamic": ("Dynamic programming", "The smallest sum of measured layer errors that this much work allows, searched out. A moment slower, a little better."),
 }
-SAME_WORK = "All of them spend the computation that equal shares would spend; only who gives it differs."
+SAME_WORK = "All of them spend what equal shares would spend, in computation or in measured time; only who gives it differs."
+COUNTED = [("computation (MACs)", "macs"), ("time, as measured on this device", "latency")]
 
 
 @dataclass
@@ -29,18 +30,19 @@ class SharingPanel:
 
     method: gr.Radio
     run: gr.Checkbox
+    costs: gr.Radio
     multiple: gr.Dropdown
     ends: gr.Checkbox
     note: gr.HTML
 
     @property
     def controls(self) -> list[Any]:
-        return [self.method, self.run, self.multiple, self.ends]
+        return [self.method, self.run, self.costs, self.multiple, self.ends]
 
 
-def values(plan: StagePlan) -> tuple[str, bool, int, bool]:
+def values(plan: StagePlan) -> tuple[str, bool, str, int, bool]:
     """What the controls show for a plan."""
-    return plan.allocation, plan.scope == "run", plan.multiple, plan.protect > 0
+    return plan.allocation, plan.scope == "run", plan.costs, plan.multiple, plan.protect > 0
 
 
 def note(workshop: Any, plan: StagePlan) -> str:
@@ -56,10 +58,10 @@ def note(workshop: Any, plan: StagePlan) -> str:
     return tables.notes(sentences)
 
 
-def changed(workshop: Any, plan: StagePlan, method: Any, run: Any, multiple: Any, ends: Any) -> StagePlan:
+def changed(workshop: Any, plan: StagePlan, method: Any, run: Any, costs: Any, multiple: Any, ends: Any) -> StagePlan:
     """The plan with the controls' choices. Raises StudioError for what cannot be, so that nobody takes over a plan that has no networks."""
     protect = plan.protect if bool(ends) == (plan.protect > 0) else float(bool(ends))  # a share from a plan file stays
-    after = replace(plan, allocation=method, scope="run" if run else "stage", multiple=multiple, protect=protect)
+    after = replace(plan, allocation=method, scope="run" if run else "stage", costs=costs, multiple=multiple, protect=protect)
     if not after.plain:
         workshop.sharing(after)
     return after if after == plan else replace(after, name="")
@@ -67,17 +69,18 @@ def changed(workshop: Any, plan: StagePlan, method: Any, run: Any, multiple: Any
 
 def build_sharing(workshop: Any, plan: StagePlan) -> SharingPanel:
     """The accordion, showing the plan."""
-    method, run, multiple, ends = values(plan)
+    method, run, costs, multiple, ends = values(plan)
     with gr.Accordion("How layers share the cut", open=method != "uniform", elem_id="sharing"):
         gr.HTML(f'<p class="fine">{SAME_WORK}</p>')
         chosen = gr.Radio([(name, key) for key, (name, _) in METHODS.items()], value=method, label="Method", elem_classes="stacked")
         words = gr.HTML(note(workshop, plan))
         about = "The sparsities above then set the work of the whole run; where it is cut follows."
         scope = gr.Checkbox(run, label="one budget for all three stages", info=about)
+        counted = gr.Radio(COUNTED, value=costs, label="Counted in", info="Time is fairer on a GPU, where thin attention saves less than its MACs.")
         menu = [("as fine as the layer allows", 0), *((f"multiples of {m}", m) for m in MULTIPLES if m)]
         widths = gr.Dropdown(menu, value=multiple, label="Neurons kept", info="A GPU multiplies in tiles and likes multiples of 64 or 128.", filterable=False)
         spared = gr.Checkbox(ends, label="spare the first and the last block")
-    return SharingPanel(chosen, scope, widths, spared, words)
+    return SharingPanel(chosen, scope, counted, widths, spared, words)
 
 
 def follow(workshop: Any, plan: StagePlan, before: StagePlan) -> tuple:

@@ -79,6 +79,8 @@ def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
             "This plan shares its cut over layers by their measured errors, and nothing is measured of this model yet: open the studio without --plan, "
             "press Calibrate, then upload the plan."
         )
+    if not plan.plain:
+        workshop.sharing(plan)  # refuses a plan that no network can be made of, before the page is full of it
 
     def current_status() -> str:
         return tables.status_line(workshop)

@@ -151,7 +151,8 @@ def shared_words(plan: StagePlan) -> str:
     menu = f", neurons in multiples of {plan.multiple}" if plan.multiple else ""
     ends = ", first and last block spared" if plan.protect else ""
     run = ", one budget for all stages" if plan.scope == "run" else ""
-    return f" Layers share the cut by {SHARED_BY[plan.allocation]}{run}{menu}{ends}."
+    time = ", counted in time on this device" if plan.costs == "latency" else ""
+    return f" Layers share the cut by {SHARED_BY[plan.allocation]}{run}{time}{menu}{ends}."
 
 
 def first_step(workshop: Any) -> str:
