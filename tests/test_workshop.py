@@ -213,9 +213,9 @@ def test_a_plan_is_built_once(workshop):
 def test_weights_do_not_depend_on_what_was_predicted_before(workshop):
     """`build` takes a level from a stored path or from the kept columns alone: the same weights either way."""
     plan = StagePlan((220, 700), (0.5, 0.5, 0.5))
-    fresh = workshop._cuts(plan, 1, None, None)
+    fresh = workshop._cuts(plan, 1, workshop.widths(plan)[1], None, None)
     workshop.exact_error(plan, 1)  # stores the paths
-    for a, b in zip(fresh, workshop._cuts(plan, 1, None, None), strict=True):
+    for a, b in zip(fresh, workshop._cuts(plan, 1, workshop.widths(plan)[1], None, None), strict=True):
         assert torch.equal(a.kept, b.kept) and (a.weight - b.weight).abs().max() < 1e-5
 
 
