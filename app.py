@@ -36,6 +36,7 @@ def _common(suppress: bool) -> argparse.ArgumentParser:
     common.add_argument("--bins", type=int, help="calibration: so many timestep bins of equal width (default: 11, finer where t is small)")
     common.add_argument("--images-per-bin", type=int, help="calibration: images fitted in each bin (default 192; a third as many more are held out)")
     common.add_argument("--damping", type=float, help="calibration: one ridge for all layers, as a share of mean(diag H) (default: chosen per layer)")
+    common.add_argument("--weigh", choices=["even", "guidance", "gate", "timestep"], help="calibration: which rows count more (default: even)")
     data = common.add_argument_group("what to calibrate on", "by default the latents shipped with the model, else samples of its own")
     data.add_argument("--calibration-images", metavar="FOLDER", help="pictures with labels.csv or .json, with name.txt beside each, or in sub-folders by class")
     data.add_argument("--self-calibrate", action="store_true", help="the model's own samples, even where latents are shipped")

@@ -32,6 +32,7 @@ from .files import write_whole
 from .grams import GramBank, columns
 from .noise import NUM_TRAIN_TIMESTEPS, NoiseSchedule
 from .prunable import PrunableLayer
+from .row_weights import WEIGHTINGS, RowWeights
 from .triangles import CHUNK_BYTES, GramSum, sum_bytes
 
 Progress = Callable[[int, int, str], None]
@@ -51,9 +52,13 @@ class CalibrationSettings:
     held_out: int = 64  # per bin, kept apart
     seed: int = 0
     damping: float | None = None  # one for all layers; None: chosen per layer on held-out tokens
+    weighting: str = "even"  # which rows count more, see core.row_weights
+    guidance: float = 1.5  # of the weighting by guidance
     token_cap: int | None = None  # fitted tokens per column and bin that a layer takes at most, held-out ones in proportion; None takes all
 
     def __post_init__(self) -> None:
+        if self.weighting not in WEIGHTINGS:
+            raise StudioError(f"The weighting of calibration rows must be one of {', '.join(WEIGHTINGS)}, not {self.weighting}.")
         if self.token_cap is not None and self.token_cap < ENOUGH_TOKENS:
             raise StudioError(f"A token cap of {self.token_cap} per column leaves too few to measure: choose {ENOUGH_TOKENS} or more, or none.")
 
@@ -63,7 +68,7 @@ class CalibrationSettings:
 
 
 def calibration_settings(args: Any) -> CalibrationSettings:
-    """The settings that the command line's `bins`, `images_per_bin` and `damping` ask for. Raises StudioError."""
+    """The settings that the command line's `bins`, `images_per_bin`, `damping` and `weigh` ask for. Raises StudioError."""
     wanted: dict[str, Any] = {}
     if args.bins is not None:
         if not 2 <= args.bins <= 100:
@@ -77,6 +82,10 @@ def calibration_settings(args: Any) -> CalibrationSettings:
         if not 0 <= args.damping <= 1:
             raise StudioError(f"--damping must lie between 0 and 1, not {args.damping}.")
         wanted["damping"] = args.damping
+    if args.weigh is not None:
+        wanted["weighting"] = args.weigh
+        if args.calibration_guidance is not None:
+            wanted["guidance"] = args.calibration_guidance
     return CalibrationSettings(**wanted)
 
 
@@ -155,7 +164,7 @@ def calibrate(
     device, dtype = first_parameter(transformer).device, first_parameter(transformer).dtype
     batch = batch or images_at_once(layers, max(site.tokens for site in family_of(transformer).sites(transformer, tuple(latents.shape[1:]))))
     missing, need = _prepare(bank, device)
-    meter = GramMeter(transformer, layers)
+    meter = GramMeter(transformer, layers, RowWeights(transformer, layers, settings.weighting, settings.guidance))
     chunks = -(-settings.images // batch) + -(-settings.held_out // batch)
     done, total = 0, len(missing) * chunks
 
@@ -198,7 +207,8 @@ def calibrate(
 class GramMeter:
     """Context manager: forward hooks that sum up the inputs of the prunable layers. Hooks are gone afterwards, whatever happens."""
 
-    def __init__(self, transformer: nn.Module, layers: list[PrunableLayer]):
+    def __init__(self, transformer: nn.Module, layers: list[PrunableLayer], weights: RowWeights | None = None):
+        self.weights = weights or RowWeights(transformer, layers, "even", 1.0)
         self.consumers = [transformer.get_submodule(layer.consumer) for layer in layers]
         self.names = [layer.name for layer in layers]
         self.sums = [GramSum(m.in_features, m.weight.device) for m in self.consumers]
@@ -223,24 +233,29 @@ class GramMeter:
             if not total.finite:
                 raise self._overflow(i)
             yield total.triangle()
-        yield from (total.vector.float() for total in self.sums)
+        yield from (total.mean_sum.float() for total in self.sums)
         yield torch.tensor([total.tokens for total in self.sums], dtype=torch.int32)
 
     def __enter__(self) -> GramMeter:
         self._thread = threading.get_ident()
+        self.weights.__enter__()
         self._handles = [m.register_forward_pre_hook(self._hook(i)) for i, m in enumerate(self.consumers)]
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        self.weights.__exit__()
 
     def _hook(self, i: int) -> Callable:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             if threading.get_ident() != self._thread:
                 return  # somebody else runs the same layers meanwhile (counts MACs, samples): not calibration data
             x = args[0].flatten(0, -2)  # (tokens, width)
-            if not self.sums[i].add(x, self._pick(i, len(args[0]), len(x))):
+            weights = self.weights.of(i, len(args[0]))
+            if weights is not None:
+                weights = weights.to(x.device).repeat_interleave(len(x) // len(weights))
+            if not self.sums[i].add(x, self._pick(i, len(args[0]), len(x)), weights):
                 raise self._overflow(i)
 
         return add

@@ -17,6 +17,7 @@ from torch import Tensor
 from .errors import StudioError
 from .files import Layout, full_disk, read_layout, write_tensors
 from .prunable import PrunableLayer
+from .row_weights import bin_weights
 from .triangles import unpack
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ class GramBank:
         return not self.missing()
 
     def overlap(self, low: float, high: float) -> list[float]:
-        """Share of each bin that lies in [low, high)."""
+        """How much of each bin counts in [low, high): the share that lies in it, times the bin's weight (1, but for the weighting by timestep)."""
         edges = self.settings.edges
-        return [max(0.0, min(high, b) - max(low, a)) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+        shares = (max(0.0, min(high, b) - max(low, a)) / (b - a) for a, b in zip(edges, edges[1:], strict=False))
+        return [share * weight for share, weight in zip(shares, bin_weights(edges, self.settings.weighting), strict=True)]
 
     # ------------------------------------------------------------ reading
 

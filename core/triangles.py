@@ -33,7 +33,7 @@ class GramSum:
     """Sum of x x^T and of x over tokens for one layer: fp32 products with TF32 off, whatever type the tokens come in."""
 
     def __init__(self, n: int, device: torch.device | str = "cpu"):
-        self.n, self.tokens = n, 0
+        self.n, self.tokens, self.weight = n, 0, 0.0
         starts = stripe_starts(n)
         self.stripes = [torch.zeros(high - low, n - low, device=device) for low, high in zip(starts, starts[1:], strict=False)]
         self.vector = torch.zeros(n, dtype=torch.float64, device=device)
@@ -42,18 +42,25 @@ class GramSum:
         """Start again in the same memory."""
         for tensor in (*self.stripes, self.vector):
             tensor.zero_()
-        self.tokens = 0
+        self.tokens, self.weight = 0, 0.0
 
-    def add(self, x: Tensor, picked: Tensor | None = None) -> bool:
-        """Add tokens x (tokens, n), or only those at the indices `picked`. False when a number among them is not finite: then start again."""
+    def add(self, x: Tensor, picked: Tensor | None = None, weights: Tensor | None = None) -> bool:
+        """Add tokens x (tokens, n), or only those at the indices `picked`. False when a number among them is not finite: then start again.
+
+        weights: (tokens,) of x, how much each counts, 0 or more; what comes out is as if their mean were 1. Give them always or never.
+        """
         count, step = len(x) if picked is None else len(picked), max(1, CHUNK_BYTES // (4 * self.n))
         for start in range(0, count, step):
             part = x[start : start + step] if picked is None else x[picked[start : start + step]]
             part = part.float()  # before the product: fp16 squares overflow, bf16 products lose five digits
-            vector = part.sum(0)
+            own = None if weights is None else (weights[start : start + step] if picked is None else weights[picked[start : start + step]])[:, None].to(part)
+            vector = part.sum(0) if own is None else (part * own).sum(0)
             if not vector.isfinite().all():
                 return False
             self.vector += vector
+            if own is not None:
+                self.weight += float(own.double().sum())
+                part = part * own.sqrt()
             low = 0
             with full_precision:
                 for stripe in self.stripes:
@@ -69,7 +76,18 @@ class GramSum:
 
     def triangle(self) -> Tensor:
         """Upper triangle (n (n + 1) / 2,) of the sum so far, row by row, fp32 on the CPU."""
-        return _pack(self.stripes, self.n)
+        triangle = _pack(self.stripes, self.n)
+        return triangle if self.scale == 1 else triangle.mul_(self.scale)
+
+    @property
+    def mean_sum(self) -> Tensor:
+        """(n,) the sum of x, weighted as the products are."""
+        return self.vector * self.scale
+
+    @property
+    def scale(self) -> float:
+        """What makes the mean weight 1."""
+        return self.tokens / self.weight if self.weight > 0 else 1.0
 
 
 def pack(gram: Tensor) -> Tensor:
