@@ -3,6 +3,7 @@
     python -m core.bench speed                     # realised against MAC-predicted speed-up, batch 16, interleaved
     python -m core.bench quality --out study.json  # the study; resumes, about an hour on two CPU cores
     python -m core.bench sharing                   # the same for the ways in which layers share a cut: 10 steps, three seeds
+    python -m core.bench weighting                 # the same for the weightings of calibration rows (core.row_weights)
     python -m core.bench table --out study.json    # the README's table and its sentences from it
 
 `quality` samples in bf16 by default (twice as fast on CPUs that have it); it prints the latent MSE that bf16 alone causes, so that
@@ -29,10 +30,12 @@ from .denoise import Denoiser, decode, start_noise
 from .files import write_whole
 from .metrics import latent_mse, psnr, ssim
 from .plan import StagePlan, presets, propose_plan
+from .row_weights import WEIGHTINGS
 from .sampling import sampler
 from .study import findings, load_study, markdown, verdicts
 from .workshop import Workshop, get_workshop
 
+GUIDANCE = 1.5
 SHARING_RUNS = ((10, 2000, (0, 1, 2)),)
 RUNS = ((50, 2000, (0, 1, 2)), (10, 2000, (0, 1, 2)), (20, 1000, (0,)), (7, 1000, (0,)))  # steps, images, seeds
 
@@ -67,6 +70,18 @@ def sharers(workshop: Workshop, steps: int, seed: int) -> Iterator[tuple[str, St
         yield f"dynamic, stage by stage, ends keep half {target}", replace(plan, allocation="dynamic", protect=0.5), steps
 
 
+def weighers(workshop: Workshop, steps: int, seed: int) -> Iterator[tuple[str, StagePlan | None, int, Workshop]]:
+    """The formula's plan from calibrations that weigh their rows in every way there is; each has a workshop of its own over the same model."""
+    yield "dense", None, steps, workshop
+    for weighting in WEIGHTINGS:
+        settings = replace(workshop.settings, weighting=weighting, guidance=GUIDANCE)
+        shop = Workshop(workshop.checkpoint, settings, workshop.cache)
+        shop.calibrate(lambda d, t, text: print(f"[{d}/{t}] {text}", file=sys.stderr, flush=True))
+        for target in TARGETS:
+            plan = presets(workshop.schedule, target, timesteps_of(workshop, steps))["Formula"]
+            yield f"rows weighed by {weighting} {target}" if weighting != "even" else f"even rows {target}", plan, steps, shop
+
+
 def quality(args: argparse.Namespace) -> None:
     """FID, class accuracy and distance to dense of every contender; one row at a time into --out."""
     who = STUDIES[args.what][0]
@@ -77,10 +92,10 @@ def quality(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype)
     for steps, n, seed in plan_of_runs(args):
         reference = None
-        for name, plan, used in who(workshop, steps, seed):
+        for name, plan, used, *own in who(workshop, steps, seed):
             if (name, steps, seed) in done and name != "dense":
                 continue
-            latents, images, macs = draw(workshop, plan, used, n, seed, dtype)
+            latents, images, macs = draw(*(own or [workshop]), plan, used, n, seed, dtype)
             if name == "dense":
                 reference = (latents, images)
                 if (name, steps, seed) in done:
@@ -104,7 +119,11 @@ def quality(args: argparse.Namespace) -> None:
         print(f"latent MSE that {args.dtype} alone causes (dense, 50 steps, n = 200): {floor:.6f}")
 
 
-STUDIES = {"quality": (contenders, RUNS, "study.json"), "sharing": (sharers, SHARING_RUNS, "sharing.json")}  # contenders, runs, file beside the model
+STUDIES = {  # contenders, runs, file beside the model
+    "quality": (contenders, RUNS, "study.json"),
+    "sharing": (sharers, SHARING_RUNS, "sharing.json"),
+    "weighting": (weighers, SHARING_RUNS, "weighting.json"),
+}
 
 
 def plan_of_runs(args: argparse.Namespace) -> Iterator[tuple[int, int, int]]:
@@ -122,7 +141,7 @@ def draw(workshop: Workshop, plan: StagePlan | None, steps: int, n: int, seed: i
     model = copy.deepcopy(model).to(dtype) if dtype != workshop.dtype else model
     side = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, steps)
     conditions, noise = workshop.some_conditions(n), start_noise(n, workshop.latent_shape, seed)
-    latents = torch.cat([side.run(noise[i : i + batch], conditions.rows(slice(i, i + batch)), 1.5)[0] for i in range(0, n, batch)]).float().cpu()
+    latents = torch.cat([side.run(noise[i : i + batch], conditions.rows(slice(i, i + batch)), GUIDANCE)[0] for i in range(0, n, batch)]).float().cpu()
     row_macs = workshop.stage_macs(plan)
     macs = sum(row_macs[s] for s in side.stages) * 2 * n
     return latents, decode(workshop.vae, latents), macs
@@ -162,7 +181,7 @@ def table(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["speed", "quality", "sharing", "table"])
+    parser.add_argument("what", choices=["speed", *STUDIES, "table"])
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=9)
@@ -174,7 +193,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="fewer images than the table's, for a quick look")
     args = parser.parse_args()
     args.out = args.out or BUNDLED / STUDIES.get(args.what, STUDIES["quality"])[2]
-    {"speed": speed, "quality": quality, "sharing": quality, "table": table}[args.what](args)
+    {"speed": speed, "table": table}.get(args.what, quality)(args)
 
 
 if __name__ == "__main__":
