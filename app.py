@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -25,30 +25,60 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
-def _common(suppress: bool) -> argparse.ArgumentParser:
-    """Options of every verb. Suppressed defaults leave alone what was given before the verb."""
+CALIBRATION = (
+    "bins", "images_per_bin", "tokens_per_column", "damping", "weigh", "calibration_images", "self_calibrate", "calibration_count", "calibration_steps",
+    "calibration_guidance",
+)  # fmt: skip
+PAGE = ("host", "port", "share")
+UNUSED = {None: (), "curves": ("dtype", *CALIBRATION, *PAGE, "plan"), "prune": PAGE, "compare": PAGE, "bench": (*CALIBRATION, *PAGE, "plan")}
+
+
+def _common(suppress: bool, verb: str | None = None) -> argparse.ArgumentParser:
+    """Options of every verb. Suppressed defaults leave alone what was given before the verb.
+
+    Those that `verb` does not use are read all the same, so that `main` can refuse them by name, but `--help` leaves them out.
+    """
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS if suppress else None)
     common.add_argument("--model", metavar="FOLDER|ID", help=f"diffusers pipeline, DiT or SDXL, a folder or a hub id (default: {BUNDLED})")
     common.add_argument("--revision", help="branch or commit of a hub id, e.g. refs/pr/1")
     device = {} if suppress else {"default": "auto"}
     common.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **device)
-    common.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="precision (default: float32 on a CPU, bfloat16 on CUDA)", **device)
-    common.add_argument("--bins", type=int, help="calibration: so many timestep bins of equal width (default: 11, finer where t is small)")
-    common.add_argument("--images-per-bin", type=int, help="calibration: images fitted in each bin (default 192; a third as many more are held out)")
-    common.add_argument("--damping", type=float, help="calibration: one ridge for all layers, as a share of mean(diag H) (default: chosen per layer)")
-    common.add_argument("--weigh", choices=["even", "guidance", "gate", "timestep"], help="calibration: which rows count more (default: even)")
-    data = common.add_argument_group("what to calibrate on", "by default the latents shipped with the model, else samples of its own")
-    data.add_argument("--calibration-images", metavar="FOLDER", help="pictures with labels.csv or .json, with name.txt beside each, or in sub-folders by class")
-    data.add_argument("--self-calibrate", action="store_true", help="the model's own samples, even where latents are shipped")
-    data.add_argument("--calibration-count", type=int, metavar="N", help="different pictures or samples (default: as many as a timestep bin takes)")
-    data.add_argument("--calibration-steps", type=int, metavar="N", help="sampling steps of own samples (default 20)")
-    data.add_argument("--calibration-guidance", type=float, metavar="G", help="guidance of own samples (default: 1.5 for DiT, 5 for SDXL)")
+
+    def option(flag: str, help: str, into: Any = common, **more: Any) -> None:
+        used = flag[2:].replace("-", "_") not in UNUSED[verb]
+        (into if used else common).add_argument(flag, help=help if used else argparse.SUPPRESS, **more)
+
+    option("--dtype", "precision (default: float32 on a CPU, bfloat16 on CUDA)", choices=["auto", "float32", "bfloat16", "float16"], **device)
+    option("--bins", "calibration: so many timestep bins of equal width (default: 11, finer where t is small)", type=int)
+    option("--images-per-bin", "calibration: images fitted in each bin (default 192; a third as many more are held out)", type=int)
+    option("--tokens-per-column", "calibration: tokens that a layer takes at most, per column and bin, 4 or more: faster on many tokens, but fewer "
+           "make the compensation less exact (default: all)", type=int, metavar="N")  # fmt: skip
+    option("--damping", "calibration: one ridge for all layers, as a share of mean(diag H) (default: chosen per layer)", type=float)
+    option("--weigh", "calibration: which rows count more (default: even)", choices=["even", "guidance", "gate", "timestep"])
+    data = common
+    if "calibration_images" not in UNUSED[verb]:
+        data = common.add_argument_group("what to calibrate on", "by default the latents shipped with the model, else samples of its own")
+    option("--calibration-images", "pictures with labels.csv or .json, with name.txt beside each, or in sub-folders by class", data, metavar="FOLDER")
+    option("--self-calibrate", "the model's own samples, even where latents are shipped", data, action="store_true")
+    option("--calibration-count", "different pictures or samples (default: as many as a timestep bin takes)", data, type=int, metavar="N")
+    option("--calibration-steps", "sampling steps of own samples (default 20)", data, type=int, metavar="N")
+    option("--calibration-guidance", "guidance of own samples (default: 1.5 for DiT, 5 for SDXL)", data, type=float, metavar="G")
     return common
+
+
+def refuse_unused(args: argparse.Namespace) -> None:
+    """Raise StudioError for an option that the verb would pass over in silence, wherever it stands on the line."""
+    from core.errors import StudioError
+
+    values = {name: getattr(args, name, None) for name in UNUSED[args.verb]}
+    given = [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None and value is not False and value != "auto"]
+    if given:
+        raise StudioError(f"{args.verb} does not use {', '.join(given)}: leave {'it' if len(given) == 1 else 'them'} out.")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line. `--model`, `--revision` and `--device` mean the same on every verb, and before it."""
-    common = _common(suppress=True)
+    common = {verb: _common(suppress=True, verb=verb) for verb in UNUSED if verb}
     page = argparse.ArgumentParser(add_help=False)
     page.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     page.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
@@ -58,8 +88,8 @@ def parser() -> argparse.ArgumentParser:
     root = Parser(prog="app.py", description="See, tune and prove training-free pruning of diffusion models.", parents=[_common(suppress=False), page])
     verbs = root.add_subparsers(dest="verb", metavar="curves|prune|compare|bench", title="without a browser")
 
-    curves = verbs.add_parser("curves", parents=[common], help="theoretical curves, boundaries and sparsities of a noise schedule")
-    curves.add_argument("--beta-schedule", default="linear", help="linear, scaled_linear, squaredcos_cap_v2, sigmoid")
+    curves = verbs.add_parser("curves", parents=[common["curves"]], help="theoretical curves, boundaries and sparsities of a noise schedule")
+    curves.add_argument("--beta-schedule", help="linear, scaled_linear, squaredcos_cap_v2, sigmoid (default: the --model's own; without a model linear)")
     curves.add_argument("--beta-start", type=float)
     curves.add_argument("--beta-end", type=float)
     curves.add_argument("--scheduler", default="DDIM", help="sampler whose steps are counted, e.g. DDIM, Euler, DPM-Solver++")
@@ -67,12 +97,12 @@ def parser() -> argparse.ArgumentParser:
     curves.add_argument("--steps", type=int, default=50, help="sampling steps (default 50)")
     curves.add_argument("--variance", type=float, default=1.0, help="mean square of a latent value (default 1)")
 
-    prune = verbs.add_parser("prune", parents=[common], help="write the subnetworks of a plan")
+    prune = verbs.add_parser("prune", parents=[common["prune"]], help="write the subnetworks of a plan")
     prune.add_argument("--plan", metavar="FILE", required=True)
     prune.add_argument("--out", metavar="DIR", required=True, help="folder for safetensors and manifest.json (new or empty)")
     prune.add_argument("--steps", type=int, default=50, help="sampling steps that MACs are counted over (default 50)")
 
-    compare = verbs.add_parser("compare", parents=[common], help="sample dense and a plan from the same noise, timed in turn")
+    compare = verbs.add_parser("compare", parents=[common["compare"]], help="sample dense and a plan from the same noise, timed in turn")
     compare.add_argument("--plan", metavar="FILE", required=True)
     compare.add_argument("--against", metavar="FILE", help="a plan in dense's place")
     compare.add_argument("--images", type=int, help="how many (default 16, or one for each prompt); FID from 200")
@@ -86,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--repeats", type=int, default=3, help="timed runs of each side (default 3; large sets time every batch of 100)")
     compare.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
 
-    bench = verbs.add_parser("bench", parents=[common], help="measure the engine on this machine: ratios with their spread, memory, MACs")
+    bench = verbs.add_parser("bench", parents=[common["bench"]], help="measure the engine on this machine: ratios with their spread, memory, MACs")
     bench.add_argument("--only", metavar="NAME", help="one part: macs, memory, allocation, path, forward, realised or calibration")
     bench.add_argument("--quick", action="store_true", help="small sizes and two rounds, to see that it runs")
     for verb in (curves, prune, compare, bench):
@@ -100,6 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     from core.errors import StudioError
 
     try:
+        refuse_unused(args)
         if args.verb is None:
             return open_studio(args)
         from core import commands

@@ -54,15 +54,20 @@ def in_turn(calls: dict[str, Callable[[], object]], device: torch.device, second
 
 def ratio(name: str, over: list[float], under: list[float], scale: float = 1.0, at_least: float | None = None, at_most: float | None = None,
           **facts: Any) -> dict[str, Any]:  # fmt: skip
-    """One line of the table: the median over rounds of over / under / scale, its spread, and whether a goal is met."""
+    """One line of the table: the median over rounds of over / under / scale, its spread, and whether a goal is met (`verdict`)."""
     ratios = [x / y / scale for x, y in zip(over, under, strict=True)]
     middle = statistics.median(ratios)
-    row: dict[str, Any] = {"name": name, "ratio": middle, "spread": spread(ratios), "rounds": len(ratios), **facts}
-    if at_least is not None:
-        row |= {"at_least": at_least, "met": middle >= at_least}
-    if at_most is not None:
-        row |= {"at_most": at_most, "met": middle <= at_most}
-    return row
+    wide = spread(ratios)
+    return {"name": name, "ratio": middle, "spread": wide, "rounds": len(ratios), **facts} | verdict(middle, wide, at_least, at_most)
+
+
+def verdict(middle: float, spread: float, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
+    """The goal and whether it is met: True, False, or None where it lies within the spread, so that another run may say otherwise. {} without a goal."""
+    if at_least is None and at_most is None:
+        return {}
+    sense, goal = ("at_least", at_least) if at_least is not None else ("at_most", at_most)
+    reached = middle >= goal if sense == "at_least" else middle <= goal
+    return {sense: goal, "met": None if abs(middle - goal) < spread else reached}
 
 
 def medians(times: dict[str, list[float]]) -> dict[str, float]:

@@ -23,6 +23,7 @@ DIT_XL_2 = {  # facebook/DiT-XL-2-256, transformer/config.json
     "num_attention_heads": 16, "attention_head_dim": 72, "num_layers": 28, "in_channels": 4, "out_channels": 8, "sample_size": 32, "patch_size": 2,
     "num_embeds_ada_norm": 1000, "attention_bias": True, "activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero", "norm_elementwise_affine": False,
 }  # fmt: skip
+WIDTH = ("norm_type", "num_attention_heads", "attention_head_dim", "sample_size", "patch_size")  # what the cost of one block follows from
 BLOCKS = 2  # of the true width: enough to time, a fourteenth of the whole
 
 
@@ -33,6 +34,12 @@ class Subject:
     name: str
     model: nn.Module
     layers: list[PrunableLayer]
+
+    @property
+    def xl(self) -> bool:
+        """Whether its blocks are DiT-XL/2's, however many: then the goals set for DiT-XL/2 are for it."""
+        config = self.model.config
+        return all(config.get(name) == DIT_XL_2[name] for name in WIDTH)
 
 
 def shapes_of_dit(dtype: torch.dtype = torch.float32, **changes: Any) -> nn.Module:

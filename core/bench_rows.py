@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .bench_measure import verdict
+
 PATH_SECONDS, PATH_RATIO, LEVEL_SECONDS = 15.0, 15.0, 0.5  # goals on two CPU cores for one DiT-XL/2 MLP
 PATH_COLUMNS = 4608  # of that MLP; other sizes have no goal
 GOAL_LEVELS = 17  # a layer; the goals of an allocation are for as many
@@ -16,7 +18,7 @@ def path_rows(found: dict[str, Any]) -> dict[str, Any]:
     ratios = []
     for key, how in (("ratio", "written in place"), ("ratio_as_published", "as published")):
         row = {"name": f"{n} columns: textbook loop {how} / engine", "ratio": found[key], "spread": found[f"{key}_spread"], "rounds": rounds}
-        ratios.append(row | ({"at_least": PATH_RATIO, "met": found[key] >= PATH_RATIO} if full else {}))
+        ratios.append(row | verdict(found[key], found[f"{key}_spread"], at_least=PATH_RATIO if full else None))
     engine = found["engine"]
     times = [_time(f"{n} columns: order, factor and error curve", engine["seconds"], engine["spread"], "s", rounds, PATH_SECONDS if full else None)]
     for level in found["weights_at"]:
@@ -35,5 +37,4 @@ def allocation_rows(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _time(name: str, middle: float, spread: float, unit: str, rounds: int, at_most: float | None) -> dict[str, Any]:
-    row = {"name": name, "median": middle, "spread": spread, "unit": unit, "rounds": rounds}
-    return row if at_most is None else row | {"at_most": at_most, "met": middle <= at_most}
+    return {"name": name, "median": middle, "spread": spread, "unit": unit, "rounds": rounds} | verdict(middle, spread, at_most=at_most)

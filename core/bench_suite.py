@@ -28,13 +28,14 @@ class Suite:
     model: str | Path = BUNDLED
     device: str = "auto"
     revision: str | None = None
+    dtype: str | None = None
     quick: bool = False
     progress: Progress | None = None
     stop: threading.Event | None = None
 
     @cached_property
     def workshop(self) -> Workshop:
-        return get_workshop(self.model, self.device, self.revision)
+        return get_workshop(self.model, self.device, self.revision, self.dtype)
 
     @cached_property
     def where(self) -> torch.device:
@@ -44,7 +45,7 @@ class Suite:
         """Blocks of DiT-XL/2's width with random weights, on the device and in the precision that a model would be loaded in."""
         from .bench_models import blocks_of_xl
 
-        return blocks_of_xl(self.where, pick_dtype(None, self.where))
+        return blocks_of_xl(self.where, pick_dtype(self.dtype, self.where))
 
     def effort(self, seconds: float) -> Effort:
         return Effort(0.0, 2, 2) if self.quick else Effort(seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+VERDICTS = {True: "met", False: "not met", None: "within the spread, neither met nor missed"}
 HEADER = ("part", "device", "threads", "torch", "when", "elapsed_seconds", "dtype")  # said in a part's first line, or once for all
 TITLES = {"dense_50": ("dense", 50), "dense_20": ("dense", 20), "uniform_30_floor_20": ("MosaicDiff 0.30", 20)}  # counted -> the paper's row
 
@@ -65,7 +66,7 @@ def count_lines(part: dict[str, Any]) -> list[str]:
 def _goal(row: dict[str, Any], unit: float = 1.0, name: str = "") -> str:
     for sense in ("at_least", "at_most"):
         if sense in row:
-            return f"; goal {sense.replace('_', ' ')} {row[sense] / unit:g}{name}: {'met' if row['met'] else 'not met'}"
+            return f"; goal {sense.replace('_', ' ')} {row[sense] / unit:g}{name}: {VERDICTS[row['met']]}"
     return ""
 
 

@@ -14,11 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +24,20 @@ import torch
 from torch import Tensor, nn
 
 from .calibration_data import FEWEST, draw
+from .calibration_room import check_room
 from .errors import Stopped, StudioError
 from .families import Conditions, family_of, first_parameter
-from .files import write_whole
 from .grams import GramBank, columns
 from .noise import NUM_TRAIN_TIMESTEPS, NoiseSchedule
 from .prunable import PrunableLayer
 from .row_weights import WEIGHTINGS, RowWeights
-from .triangles import CHUNK_BYTES, GramSum, sum_bytes
+from .triangles import CHUNK_BYTES, GramSum
 
 Progress = Callable[[int, int, str], None]
-STALE_SECONDS = 600  # a half-written file this old was left by a run that died
 ENOUGH_TOKENS = 4  # per column and bin: with fewer a Gram says more about its sample than about the layer
-PLENTY = 8  # times the latents a bin takes
 NULL_ROW = -1  # in the record of rows: the unconditional one
 IMAGES_AT_ONCE = 64  # in one forward pass, each as two rows
+DRAWS = 2  # changes whenever other latents, timesteps or noise are drawn from the same data, so that bins of two kinds are never mixed
 
 
 @dataclass(frozen=True)
@@ -66,9 +63,15 @@ class CalibrationSettings:
     def bins(self) -> int:
         return len(self.edges) - 1
 
+    def on(self, timesteps: int) -> CalibrationSettings:
+        """The same for a noise schedule of so many timesteps: edges at the same shares of it, those that fall together only once."""
+        if self.edges[-1] == timesteps:
+            return self
+        return replace(self, edges=tuple(sorted({round(edge * timesteps / self.edges[-1]) for edge in self.edges})))
+
 
 def calibration_settings(args: Any) -> CalibrationSettings:
-    """The settings that the command line's `bins`, `images_per_bin`, `damping` and `weigh` ask for. Raises StudioError."""
+    """The settings that the command line asks for, with edges on 1000 timesteps (`CalibrationSettings.on`). Raises StudioError."""
     wanted: dict[str, Any] = {}
     if args.bins is not None:
         if not 2 <= args.bins <= 100:
@@ -78,6 +81,10 @@ def calibration_settings(args: Any) -> CalibrationSettings:
         if not 4 <= args.images_per_bin <= 100_000:
             raise StudioError(f"--images-per-bin must lie between 4 and 100000, not {args.images_per_bin}.")
         wanted |= {"images": args.images_per_bin, "held_out": max(2, args.images_per_bin // 3)}
+    if args.tokens_per_column is not None:
+        if args.tokens_per_column < ENOUGH_TOKENS:
+            raise StudioError(f"--tokens-per-column must be {ENOUGH_TOKENS} or more, not {args.tokens_per_column}: with fewer too little is measured.")
+        wanted["token_cap"] = args.tokens_per_column
     if args.damping is not None:
         if not 0 <= args.damping <= 1:
             raise StudioError(f"--damping must lie between 0 and 1, not {args.damping}.")
@@ -119,19 +126,6 @@ def token_warning(tokens_per_column: float) -> str | None:
     )
 
 
-def calibration_memory(layers: list[PrunableLayer]) -> int:
-    """Bytes a calibration needs beside the model and its forward pass, at most: the sums of one half of a bin, the fp32 copies of a
-    chunk of tokens, and the widest layer on its way to the disk."""
-    widest = max(columns(layer) for layer in layers)
-    return sum(sum_bytes(columns(layer)) for layer in layers) + 2 * CHUNK_BYTES + 8 * widest * widest
-
-
-def calibration_disk(layers: list[PrunableLayer], settings: CalibrationSettings) -> int:
-    """Bytes that all bins take on the disk."""
-    layout = GramBank(Path(), layers, settings).layout
-    return settings.bins * sum(dtype.itemsize * torch.Size(shape).numel() + 128 for _, dtype, shape in layout)  # 128: its line in the header
-
-
 def images_at_once(layers: list[PrunableLayer], tokens: int) -> int:
     """Images in one forward pass: as many as keep the widest input, 2 rows x tokens x columns in fp32, within a chunk; 64 at most."""
     widest = max(columns(layer) for layer in layers)
@@ -159,11 +153,13 @@ def calibrate(
         raise StudioError(f"The calibration latents must be n x {' x '.join(map(str, shape))} with n conditions for this model.")
     if not torch.isfinite(latents).all():
         raise StudioError("The calibration latents contain NaN or infinity.")
+    if settings.edges[-1] > len(schedule):
+        raise StudioError(f"The calibration bins end at timestep {settings.edges[-1]} and the model has {len(schedule)}: choose bins within them.")
     names = torch.arange(len(latents)) if ids is None else ids.long()
     bank = GramBank(folder, layers, settings)
     device, dtype = first_parameter(transformer).device, first_parameter(transformer).dtype
     batch = batch or images_at_once(layers, max(site.tokens for site in family_of(transformer).sites(transformer, tuple(latents.shape[1:]))))
-    missing, need = _prepare(bank, device)
+    missing, need = check_room(bank, device)
     meter = GramMeter(transformer, layers, RowWeights(transformer, layers, settings.weighting, settings.guidance))
     chunks = -(-settings.images // batch) + -(-settings.held_out // batch)
     done, total = 0, len(missing) * chunks
@@ -173,22 +169,19 @@ def calibrate(
         nonlocal done
         low, high = settings.edges[b], settings.edges[b + 1]
         random = torch.Generator().manual_seed(settings.seed * 10_007 + b)
-        if len(latents) >= PLENTY * per_bin:  # then hardly a held-out latent is fitted in another bin
-            pick = torch.randperm(len(latents), generator=random)[:per_bin]
-        else:
-            pick = draw(len(latents), settings.images, settings.held_out, settings.seed, random)
+        pick = draw(len(latents), settings.images, settings.held_out, settings.seed, random)
         t = torch.randint(low, high, (per_bin,), generator=random)
         noise = torch.randn(latents[pick].shape, generator=random)
         a, s = (torch.tensor(v)[t].float().view(-1, 1, 1, 1) for v in (schedule.a, schedule.s))
         x = a * latents[pick].float() + s * noise
         for kind, rows in (("fit", torch.arange(settings.images)), ("held_out", torch.arange(settings.images, per_bin))):
-            meter.begin(2 * len(rows), settings, seed=2 * b + (kind == "held_out"))
+            meter.begin(2 * len(rows), settings, 2 * b + (kind == "held_out"), f"timesteps {low} to {high - 1}")
             with meter:
                 for part in rows.split(batch):
                     if stop is not None and stop.is_set():
                         raise Stopped(f"Stopped: {settings.bins - len(bank.missing())} of {settings.bins} bins are kept, the next run goes on from there.")
                     if progress is not None:
-                        progress(done, total, f"measuring timesteps {low} to {high - 1}{need if b == missing[0] else ''}")
+                        progress(done, total, f"measuring timesteps {low} to {high - 1}{f'; {need}' if b == missing[0] else ''}")
                     both = torch.cat([x[part]] * 2).to(device, dtype)
                     arguments = conditions.rows(pick[part]).pair(device, dtype)
                     transformer(both, torch.cat([t[part]] * 2).to(device), **arguments, return_dict=False)
@@ -214,17 +207,18 @@ class GramMeter:
         self.sums = [GramSum(m.in_features, m.weight.device) for m in self.consumers]
         self._limits: list[int] | None = None  # most tokens of each layer; None takes every one
         self._rows, self._seen = 1, [0] * len(layers)
-        self._random = torch.Generator()
+        self._random, self._where = torch.Generator(), ""
         self._handles: list = []
         self._thread = 0
 
-    def begin(self, rows: int, settings: CalibrationSettings, seed: int) -> None:
-        """Back to zero, for `rows` batch rows to come. With a token cap, `seed` decides which tokens of each batch a layer takes."""
+    def begin(self, rows: int, settings: CalibrationSettings, seed: int, where: str = "") -> None:
+        """Back to zero, for `rows` batch rows to come, which errors place at `where`. With a token cap, `seed` decides which tokens a layer takes."""
         for total in self.sums:
             total.zero()
         share = rows / (2 * settings.images)  # held-out images are fewer, and so are their tokens
         self._limits = None if settings.token_cap is None else [int(settings.token_cap * total.n * share) for total in self.sums]
         self._rows, self._seen = rows, [0] * len(self.sums)
+        self._where = where
         self._random.manual_seed(settings.seed * 10_007 + 7_919 * (seed + 1))  # apart from the draws of the data, which a cap leaves as they are
 
     def results(self) -> Iterator[Tensor]:
@@ -269,46 +263,5 @@ class GramMeter:
         return None if left >= tokens else torch.randperm(tokens, generator=self._random)[:left].sort().values
 
     def _overflow(self, i: int) -> StudioError:
-        return StudioError(f"The input of {self.names[i]} is not finite during calibration; the model or its dtype overflows.")
-
-
-def _prepare(bank: GramBank, device: torch.device) -> tuple[list[int], str]:
-    """Check memory, make the folder, drop damaged files, check the disk, note the settings -> (missing bins, what they will take, in words)."""
-    memory, available = calibration_memory(bank.layers), free_memory(device)
-    if available is not None and available < memory:
-        raise StudioError(
-            f"Calibration needs {memory / 1e9:.1f} GB of memory beside the model and {available / 1e9:.1f} GB are free on {device}: "
-            "close other programs or choose another device."
-        )
-    folder = bank.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("*.part"):
-            if time.time() - stale.stat().st_mtime > STALE_SECONDS:  # younger ones may belong to a run in another process
-                stale.unlink(missing_ok=True)
-        bank.check()
-        missing = bank.missing()
-        left = calibration_disk(bank.layers, bank.settings) * len(missing) // bank.settings.bins
-        space = shutil.disk_usage(folder).free
-        if space < left + 50_000_000:
-            raise StudioError(
-                f"Calibration needs {left / 1e6:.0f} MB in {folder.parent.name}/ and {space / 1e6:.0f} MB are free: "
-                "make room or set MOSAIC_CACHE to another disk."
-            )
-        facts = asdict(bank.settings) | {"started": time.strftime("%Y-%m-%d %H:%M")}
-        write_whole(folder / "settings.json", lambda part: part.write_text(json.dumps(facts, indent=2)))
-    except OSError as err:
-        raise StudioError(f"The cache folder cannot be written ({err.strerror}): set MOSAIC_CACHE to a folder that can.") from err
-    return missing, f"; will write {left / 1e6:.0f} MB to {folder} and needs {memory / 1e6:.0f} MB of memory"
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes still to be had on a device; None where the system does not say."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+        at = f" at {self._where}" if self._where else ""
+        return StudioError(f"The input of {self.names[i]} is not finite during calibration{at}; the model or its dtype overflows.")

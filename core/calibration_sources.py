@@ -21,7 +21,7 @@ from .denoise import Denoiser, start_noise
 from .errors import Stopped, StudioError
 from .families import SDXL, Conditions, DiT, both, each_tensor
 from .noise import sampling_timesteps
-from .picture_folder import Picture, caption_of, class_of, list_pictures, read_picture
+from .picture_folder import Picture, caption_of, class_of, known_names, list_pictures, read_picture
 from .prompts import PROMPTS
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class DataSource:
     different: int  # latents of different pictures
     load: Callable[[Workshop, Progress | None, threading.Event | None], CalibrationData]
     rows: int = 0  # denoiser rows that making them takes, kept ones included
+    made: int = 0  # latents that are made first and kept on the disk
 
     @property
     def warning(self) -> str | None:
@@ -95,7 +96,7 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
     if family is SDXL:
         shows = [caption_of(p) for p in found]
     else:
-        names = getattr(pipeline, "labels", None) or {name: i for i, name in checkpoint.class_names.items()}
+        names = known_names(checkpoint.class_names)
         shows = [class_of(p, names, checkpoint.denoiser.config.num_embeds_ada_norm) for p in found]
     size = pixel_size(checkpoint)
     encoded = [fingerprint(vae.state_dict(), _plain(vae.config)), str(vae.dtype), size, [p.digest() for p in found]]
@@ -105,7 +106,7 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
         conditions, ids = told(pipeline, shows, progress, stop) if family is SDXL else (DiT.conditions(torch.tensor(shows)), torch.tensor(shows))
         return CalibrationData(latents, conditions, ids, text)
 
-    return DataSource(text, ["pictures", encoded, shows, _text_encoders(pipeline)], len(found), load)
+    return DataSource(text, ["pictures", encoded, shows, _text_encoders(pipeline)], len(found), load, made=len(found))
 
 
 def pixel_size(checkpoint: Checkpoint) -> int:
@@ -165,7 +166,7 @@ def own_samples(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: 
         return CalibrationData(sample(workshop, conditions, options.steps, guidance, options.seed, size, folder, progress, stop), conditions, ids, text)
 
     rows = count * len(sampling_timesteps(pipeline.scheduler, options.steps)) * (2 if guidance > 1 else 1)
-    return DataSource(text, [*recipe, count], count, load, rows)
+    return DataSource(text, [*recipe, count], count, load, rows, count)
 
 
 def classes_in_turn(classes: list[int], n: int, seed: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ class Checkpoint:
     pipeline: Any  # diffusers.DiTPipeline or StableDiffusionXLPipeline, in eval mode, frozen
     latents: Tensor | None  # (n, c, h, w) fp32 calibration latents, or None
     labels: Tensor | None  # (n,)
-    class_names: dict[int, str]  # empty for a model that is asked in words
+    class_names: dict[int, str]  # every class with a name that no other has; empty for a model that is asked in words
 
     @property
     def denoiser(self) -> nn.Module:
@@ -99,14 +102,11 @@ def load_checkpoint(
         no_bar()
     where = pick_device(device)
     dtype = pick_dtype(dtype, where)
-    folder = Path(model) if Path(model).is_dir() else None
-    if folder is None and (str(model).startswith(("/", ".", "~")) or str(model).count("/") != 1):
-        raise StudioError(f"{str(model)!r} is neither a folder with a diffusers pipeline nor a hub id like facebook/DiT-XL-2-256.")
+    folder = _folder(model)
     try:
-        kind = diffusers.DiffusionPipeline.load_config(str(model), revision=revision).get("_class_name", "")
-        if kind not in PIPELINES:
-            raise StudioError(f"{model} is a {kind or 'folder without a pipeline'}; MosaicDiff Studio opens {' and '.join(PIPELINES)}.")
-        pipeline = getattr(diffusers, kind).from_pretrained(str(model), revision=revision, use_safetensors=True, dtype=dtype)
+        index = pipeline_index(model, revision)
+        with _silent():  # what is wrong is said in one sentence, not in diffusers' log beside it
+            pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(str(model), revision=revision, use_safetensors=True, dtype=dtype)
     except StudioError:
         raise
     except Exception as err:  # diffusers and the hub client raise many kinds
@@ -119,11 +119,71 @@ def load_checkpoint(
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
     latents, labels = calibration_data(folder)
-    names = {}
-    if hasattr(pipeline, "labels"):
-        names = {int(i): name for name, i in (pipeline.labels or {}).items()} or {i: f"class {i}" for i in range(10)}
+    names = class_names(index, pipeline.transformer.config.num_embeds_ada_norm) if hasattr(pipeline, "labels") else {}
     name = "Fashion DiT (bundled)" if folder is not None and folder.resolve() == BUNDLED else (folder.name if folder else str(model))
-    return Checkpoint(name, folder, pipeline, latents, labels, dict(sorted(names.items())))
+    return Checkpoint(name, folder, pipeline, latents, labels, names)
+
+
+def pipeline_index(model: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """What model_index.json says. Raises StudioError for a pipeline of another kind, and what the hub client raises."""
+    import diffusers
+
+    index = diffusers.DiffusionPipeline.load_config(str(model), revision=revision)
+    kind = index.get("_class_name", "")
+    if kind not in PIPELINES:
+        raise StudioError(f"{model} is a {kind or 'folder without a pipeline'}; MosaicDiff Studio opens {' and '.join(PIPELINES)}.")
+    return index
+
+
+def load_scheduler(model: str | Path = BUNDLED, revision: str | None = None) -> Any:
+    """The scheduler of a pipeline alone: its curves need no weights. Raises StudioError."""
+    import diffusers
+
+    folder = _folder(model)
+    try:
+        cls = getattr(diffusers, pipeline_index(model, revision)["scheduler"][1])
+        if not issubclass(cls, diffusers.SchedulerMixin):
+            raise StudioError(f"{model} names {cls.__name__} as its scheduler, which is none: correct model_index.json.")
+        return cls.from_pretrained(str(model), revision=revision, subfolder="scheduler")
+    except StudioError:
+        raise
+    except Exception as err:  # as in load_checkpoint
+        raise StudioError(_refusal(str(model), folder, err)) from err
+
+
+def class_names(index: dict[str, Any], classes: int) -> dict[int, str]:
+    """A DiT's classes by number, as `id2label` in model_index.json names them, else "class 0" and so on up to its `classes`.
+
+    Read from the file because the pipeline keeps names only, and two classes may share one (ImageNet's cranes): those get their number too.
+    diffusers' own save_pretrained leaves `id2label` out. Raises StudioError for numbers that the model does not know.
+    """
+    names = {int(i): " ".join(str(name).split()) for i, name in (index.get("id2label") or {}).items()} or {i: f"class {i}" for i in range(classes)}
+    if not all(0 <= i < classes for i in names):
+        raise StudioError(f"id2label in model_index.json names a class that the model does not have; its classes are 0 to {classes - 1}: correct the file.")
+    counts = Counter(names.values())
+    return {i: name if counts[name] == 1 else f"{name} ({i})" for i, name in sorted(names.items())}
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """diffusers writes no log meanwhile."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _folder(model: str | Path) -> Path | None:
+    """The local folder, None for a hub id. Raises StudioError for what is neither."""
+    if Path(model).is_dir():
+        return Path(model)
+    if str(model).startswith(("/", ".", "~")) or str(model).count("/") != 1:
+        raise StudioError(f"{str(model)!r} is neither a folder with a diffusers pipeline nor a hub id like facebook/DiT-XL-2-256.")
+    return None
 
 
 def calibration_data(folder: Path | None) -> tuple[Tensor | None, Tensor | None]:

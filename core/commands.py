@@ -15,15 +15,15 @@ from .errors import StudioError
 
 
 def curves(args: argparse.Namespace) -> int:
-    """Theory of one noise schedule: curves, proposed boundaries and sparsities."""
+    """Theory of one noise schedule: curves, proposed boundaries and sparsities. The model's own schedule where a model is given and no other one asked for."""
     from .dynamics import curves as theory
-    from .noise import NoiseSchedule, make_scheduler, sampling_timesteps
+    from .noise import sampling_timesteps
     from .plan import STAGES, propose_plan
 
-    schedule = NoiseSchedule.from_betas(args.beta_schedule, args.beta_start, args.beta_end)
     if not math.isfinite(args.variance) or args.variance <= 0:
         raise StudioError(f"--variance must be a positive number, not {args.variance}.")
-    timesteps = sampling_timesteps(make_scheduler(args.scheduler, args.beta_schedule, args.beta_start, args.beta_end), args.steps)
+    schedule, name, scheduler = _schedule(args)
+    timesteps = sampling_timesteps(scheduler, args.steps)
     proposal = propose_plan(schedule, args.target, timesteps, variance=args.variance)
     found = theory(schedule, args.variance)
     plan = proposal.plan
@@ -32,12 +32,32 @@ def curves(args: argparse.Namespace) -> int:
         "log_snr": found.log_snr.tolist(), "score": found.score.tolist(), "boundaries": list(plan.boundaries),
         "sparsity": dict(zip(STAGES, plan.sparsity, strict=True)), "steps_per_stage": plan.steps_per_stage(timesteps),
         "rule": proposal.rule, "threshold": proposal.threshold, "lambda": proposal.lam, "fallback": proposal.fallback,
-        "beta_schedule": args.beta_schedule, "scheduler": args.scheduler, "steps": args.steps, "target": args.target,
+        "beta_schedule": name, "scheduler": args.scheduler, "steps": args.steps, "target": args.target,
     }  # fmt: skip
     low, high = plan.boundaries
     text = [proposal.rule, f"boundaries {low} and {high}"]
     text += [f"{s}: {n} of {len(timesteps)} steps, sparsity {v:.2f}" for s, n, v in zip(STAGES, result["steps_per_stage"].values(), plan.sparsity, strict=True)]
     return _say(args, result, text)
+
+
+def _schedule(args: argparse.Namespace) -> tuple[Any, str, Any]:
+    """What `curves` is about: the noise schedule, the name of its betas, and the sampler on it. Of a model only the scheduler is loaded."""
+    from .noise import SCHEDULERS, NoiseSchedule, make_scheduler
+
+    betas = args.beta_start, args.beta_end
+    if args.model is None or args.beta_schedule is not None:
+        name = args.beta_schedule or "linear"
+        return NoiseSchedule.from_betas(name, *betas), name, make_scheduler(args.scheduler, name, *betas)
+    if betas != (None, None):
+        raise StudioError("--beta-start and --beta-end change a --beta-schedule: name one, or leave them out to see the model's own.")
+    if args.scheduler not in SCHEDULERS:
+        raise StudioError(f"The scheduler {args.scheduler!r} cannot sample {args.model}; choose one of {', '.join(SCHEDULERS)}.")
+    from .checkpoints import load_scheduler
+    from .sampling import scheduler_like
+
+    own = load_scheduler(args.model, args.revision)
+    schedule = NoiseSchedule.from_scheduler(own)
+    return schedule, schedule.beta_schedule or schedule.name, scheduler_like(own, args.scheduler)
 
 
 def prune(args: argparse.Namespace) -> int:
@@ -50,6 +70,7 @@ def prune(args: argparse.Namespace) -> int:
     workshop = _workshop(args)
     timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
     workshop.calibrate(_progress)
+    _warn(workshop)
     start = time.perf_counter()
     mosaic = workshop.build(plan, _progress, measured=True)
     seconds = time.perf_counter() - start
@@ -89,6 +110,7 @@ def compare(args: argparse.Namespace) -> int:
     out = _folder(args.out) if args.out else None
     if plan.method == "obs" or (against is not None and against.method == "obs"):
         workshop.calibrate(_progress)
+        _warn(workshop)
     comparison = None
     for item in run(workshop, against, plan, settings):
         if isinstance(item, Preview):
@@ -136,7 +158,7 @@ def bench(args: argparse.Namespace) -> int:
     from .bench_table import table
     from .checkpoints import BUNDLED
 
-    suite = Suite(args.model or BUNDLED, args.device, args.revision, args.quick, _progress)
+    suite = Suite(args.model or BUNDLED, args.device, args.revision, args.dtype, args.quick, _progress)
     result = run_part(args.only, suite) if args.only is not None else run_all(suite)
     code = _say(args, result, table(result))
     return 130 if result.get("stopped") else code
@@ -210,6 +232,12 @@ def _write_text(path: Path, text: str) -> None:
 
 def _progress(done: int, total: int, text: str) -> None:
     print(f"[{done}/{total}] {text}", file=sys.stderr, flush=True)
+
+
+def _warn(workshop: Any) -> None:
+    """What is scarce in the calibration, a line each on stderr: seen with --json and without."""
+    for warning in workshop.calibration_warnings:
+        print(f"app.py: warning: {warning}.", file=sys.stderr, flush=True)
 
 
 def _say(args: argparse.Namespace, result: dict[str, Any], text: list[str]) -> int:

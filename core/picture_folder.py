@@ -119,6 +119,15 @@ def _read_text(path: Path) -> str:
         raise StudioError(f"{path.name} cannot be read; save it as UTF-8 text.") from err
 
 
+def known_names(class_names: dict[int, str]) -> dict[str, int]:
+    """What each class may be called: its whole name, or one of the names in it (ImageNet's "tench, Tinca tinca") that no other class has."""
+    single = [(part.strip(), i) for i, name in class_names.items() for part in name.split(",")]
+    classes: dict[str, set[int]] = {}
+    for part, i in single:
+        classes.setdefault(part, set()).add(i)
+    return {part: i for part, i in single if len(classes[part]) == 1} | {name: i for i, name in class_names.items()}
+
+
 def class_of(picture: Picture, names: dict[str, int], classes: int) -> int:
     """The class that a picture shows: a number below `classes`, or one of the model's class names (in any case). Raises StudioError."""
     text = str(picture.shows)

@@ -82,14 +82,14 @@ class Pricing:
             if costs is None:
                 raise StudioError(f"This plan shares out time, and the layers of {self.name} were not timed here: press Measure this device's speed.")
         key = (id(orders), id(costs), replace(plan, name=""))
-        if key not in self._shared:
+        found = self._shared.get(key)  # looked up once: another thread may drop it in between
+        if found is None:
             found = share(self.layers, orders, self._bank, plan, costs)
             with self.lock:
                 while len(self._shared) >= SHARINGS_KEPT:
                     self._shared.pop(next(iter(self._shared)))
                 self._shared[key] = found
-            return found
-        return self._shared[key]
+        return found
 
     def row_macs(self, removed: list[int] | float, shape: tuple[int, int, int] | None = None) -> float:
         """Linear and convolution MACs of one forward of one row that lost these groups (or this sparsity)."""

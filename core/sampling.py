@@ -85,16 +85,21 @@ def sample_path(workshop: Workshop, scheduler: str = "DDIM", steps: int = 50, n:
 
 
 def sampler(workshop: Workshop, name: str) -> Any:
-    """The named scheduler as diffusers' `from_config` makes it of the model's own one, which itself is given as it is configured.
+    """`scheduler_like` of the model's own one. Raises StudioError."""
+    if name not in SCHEDULERS:
+        raise StudioError(f"The scheduler {name!r} cannot sample {workshop.name}; choose one of {', '.join(SCHEDULERS)}.")
+    return scheduler_like(workshop.checkpoint.pipeline.scheduler, name)
+
+
+def scheduler_like(shipped: Any, name: str) -> Any:
+    """The named scheduler of SCHEDULERS as diffusers' `from_config` makes it of a model's own one, which itself is given as it is configured.
 
     Carried over is what the model's configuration says and the named class knows: betas, timestep spacing and offset, prediction type and so on.
     What it does not say is `make_scheduler`'s (no clipping). Raises StudioError.
     """
-    if name not in SCHEDULERS:
-        raise StudioError(f"The scheduler {name!r} cannot sample {workshop.name}; choose one of {', '.join(SCHEDULERS)}.")
     import diffusers
 
-    shipped, cls = workshop.checkpoint.pipeline.scheduler, getattr(diffusers, SCHEDULERS[name])
+    cls = getattr(diffusers, SCHEDULERS[name])
     if type(shipped) is cls:
         return copy.deepcopy(shipped)
     config, known = dict(shipped.config), inspect.signature(cls).parameters

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .calibration import CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint, token_warning
+from .calibration import DRAWS, CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint, token_warning
 from .calibration_data import CalibrationData, DataOptions
+from .calibration_room import check_room
 from .calibration_sources import choose_source
 from .checkpoints import BUNDLED, Checkpoint, device_text, load_checkpoint
 from .dynamics import SampledCurves
@@ -33,6 +34,7 @@ from .plan import STAGES, StagePlan
 from .pricing import Pricing
 from .prompts import PROMPTS
 from .prunable import PrunableLayer, find_layers
+from .row_weights import RowWeights
 from .slimming import Cut
 from .surgeon import Surgeon
 
@@ -43,7 +45,9 @@ class Workshop(Pricing):
     """A checkpoint and what was measured of it. Thread-safe; keep one per model (`get_workshop`)."""
 
     def __init__(self, checkpoint: Checkpoint, settings: CalibrationSettings | None = None, cache: Path | None = None, data: DataOptions | None = None):
-        self.checkpoint, self.settings = checkpoint, settings or CalibrationSettings()
+        scheduler = checkpoint.pipeline.scheduler
+        self.schedule = NoiseSchedule.from_scheduler(scheduler)
+        self.checkpoint, self.settings = checkpoint, (settings or CalibrationSettings()).on(len(self.schedule))
         self.transformer, self.vae = checkpoint.denoiser, checkpoint.pipeline.vae
         self.family = family_of(self.transformer)
         self.device, self.dtype = first_parameter(self.transformer).device, first_parameter(self.transformer).dtype
@@ -54,11 +58,10 @@ class Workshop(Pricing):
         self.device_text = device_text(self.device)
         self.layers: list[PrunableLayer] = find_layers(self.transformer)
         self.blocks = len({layer.block for layer in self.layers})
-        scheduler = checkpoint.pipeline.scheduler
+        RowWeights(self.transformer, self.layers, self.settings.weighting, self.settings.guidance)  # refuses gates where there are none, before any work
         if getattr(scheduler.config, "prediction_type", "epsilon") != "epsilon":
             raise StudioError(f"{self.name} predicts {scheduler.config.prediction_type}; only epsilon prediction is supported so far.")
         own = scheduler.config.get("beta_schedule", "linear")
-        self.schedule = NoiseSchedule.from_scheduler(scheduler)
         self.beta_schedule = own if own in BETA_SCHEDULES else "linear"
         self.cache = Path(cache) if cache else cache_root()
         self.lock = threading.RLock()
@@ -81,8 +84,8 @@ class Workshop(Pricing):
 
     @cached_property
     def key(self) -> str:
-        """Hash of weights, where calibration data come from, and settings: names the folder in the cache. Known before the data are made."""
-        return fingerprint(self.weights, self.source.identity, asdict(self.settings), str(self.dtype))
+        """Hash of weights, where calibration data come from, settings and the way of drawing: names the folder in the cache. Known before the data are made."""
+        return fingerprint(self.weights, self.source.identity, asdict(self.settings), str(self.dtype), DRAWS)
 
     @cached_property
     def folder(self) -> Path:
@@ -116,14 +119,22 @@ class Workshop(Pricing):
     def calibration_text(self) -> str:
         if not self.calibrated:
             return "not calibrated on this machine yet"
-        o = self.orders
-        s = self.settings
-        warnings = [w for w in (self.source.warning, token_warning(o.tokens_per_column)) if w]
+        o, s = self.orders, self.settings
+        warnings = self.calibration_warnings
         warning = f" ({'; '.join(warnings)})" if warnings else ""
+        weighed = {"even": "", "guidance": f", rows weighed by guidance {s.guidance:g}"}.get(s.weighting, f", rows weighed by {s.weighting}")
         return (
-            f"{s.images + s.held_out} images in each of {s.bins} timestep bins (a quarter held out), "
-            f"at least {o.tokens_per_column:.0f} tokens per column and bin, from {self.source.text}{warning}, measured {o.when} on {o.device}"
+            f"{s.images + s.held_out} images in each of {s.bins} timestep bins ({s.held_out} of them held out){weighed}, "
+            f"at least {o.tokens_per_column:.{int(o.tokens_per_column < 10)}f} tokens per column and bin, from {self.source.text}{warning}, "
+            f"measured {o.when} on {o.device}"
         )
+
+    @property
+    def calibration_warnings(self) -> list[str]:
+        """What is scarce in this machine's calibration, in words; nothing before there is one."""
+        if not self.calibrated:
+            return []
+        return [w for w in (self.source.warning, token_warning(self.orders.tokens_per_column)) if w]
 
     @property
     def orders(self) -> RemovalOrders:
@@ -186,7 +197,10 @@ class Workshop(Pricing):
             if self.calibrated and self._orders_readable():
                 return
             start = time.perf_counter()
-            if self._bank.missing():
+            if self._bank.missing():  # making the data may take hours: what cannot be done is refused, and what will be written is said, before that
+                _, need = check_room(self._bank, self.device, 4 * self.source.made * torch.Size(self.latent_shape).numel())
+                if progress is not None:
+                    progress(0, 1, f"calibration {need}")
                 data = self.data(progress, stop)
                 self._bank = calibrate(
                     self.transformer, self.layers, self.schedule, data.latents, data.conditions, self.folder, self.settings, progress, stop,
@@ -194,7 +208,7 @@ class Workshop(Pricing):
                 )  # fmt: skip
             orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, start, self.settings.damping)
             orders.save(self.folder)
-            with self.lock:
+            with self._building, self.lock:  # in this order, as `build` takes them: no subnetwork of the old orders is put away after this
                 self._orders = None
                 self.surgeon.forget()
                 self._built.clear()
@@ -212,6 +226,8 @@ class Workshop(Pricing):
     def snap(self, plan: StagePlan) -> StagePlan:
         """The plan with its boundaries moved to the nearest bin edges (free boundaries cut a bin in proportion)."""
         inner = self.settings.edges[1:-1]
+        if len(inner) < 2:
+            return plan  # two boundaries need two edges
         low = min(inner[:-1], key=lambda e: abs(e - plan.boundaries[0]))  # the last edge is left for the high boundary
         high = min((e for e in inner if e > low), key=lambda e: abs(e - plan.boundaries[1]))
         return plan.with_boundaries(low, high)

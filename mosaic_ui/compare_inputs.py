@@ -31,7 +31,7 @@ class Request:
 
 
 def all_classes(class_names: dict[int, str]) -> str:
-    """The entry that stands for every class; a model that names none may know more than are offered."""
+    """The entry that stands for every class; classes without names are told by their numbers."""
     if class_names and all(name == f"class {label}" for label, name in class_names.items()):
         return f"Classes {min(class_names)} to {max(class_names)}"
     return "All ten classes" if len(class_names) == 10 else f"All {len(class_names)} classes"

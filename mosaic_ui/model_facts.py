@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.calibration import calibration_disk
+from core.calibration_room import calibration_disk
 from core.calibration_sources import GUIDANCE
 from core.checkpoints import DTYPES
 from core.errors import StudioError

@@ -12,14 +12,15 @@ from tiny_sdxl import TINY_UNET
 
 from core.bench_forward import forward_benchmark
 from core.bench_macs import PARTS, linear_macs
-from core.bench_measure import Effort, in_turn, ratio
+from core.bench_measure import Effort, in_turn, ratio, verdict
 from core.bench_memory import memory_benchmark, prefix_view_bytes, unique_bytes
 from core.bench_models import Subject, blocks_of_xl, gathering, mosaic_of, random_dit, shapes_of_dit, subject_of, uniform_cuts
 from core.bench_overhead import overhead_benchmark, rows_at_once
 from core.bench_realised import realised_benchmark, speed_benchmark, timesteps_of
 from core.bench_suite import PARTS as SUITE
 from core.bench_suite import Suite, run_all, run_part
-from core.bench_table import table
+from core.bench_table import ratio_line, table
+from core.checkpoints import load_checkpoint
 from core.errors import Stopped
 from core.mosaic import embedders, embedders_equal
 from core.plan import propose_plan
@@ -210,9 +211,12 @@ def test_speed_keeps_its_rows(workshop):
 
 
 def test_calibration_overhead(blocks, workshop):
-    found = overhead_benchmark([(subject_of(workshop), 4), (blocks, 2)], TWICE)
-    every = [r for r in found["ratios"] if "every token" in r["name"]]
-    assert [r["batch"] for r in every] == [4, 2] and all(r["at_most"] == 1.7 and r["ratio"] > 0 and r["rounds"] == 2 for r in every)
+    wide = blocks_of_xl(CPU, torch.float32, num_layers=1)
+    found = overhead_benchmark([(subject_of(workshop), 4), (blocks, 2), (wide, 2)], TWICE)
+    every, capped = ([r for r in found["ratios"] if kind in r["name"]] for kind in ("every token", "8 tokens a column"))
+    assert [r["batch"] for r in every] == [4, 2, 2] and all(r["ratio"] > 0 and r["rounds"] == 2 for r in every)
+    assert [[r.get("at_most") for r in rows] for rows in (every, capped)] == [[None, None, 1.7], [None, None, 1.5]]  # the goals are DiT-XL/2's
+    assert [r["subject"] for r in found["ratios"] if "met" in r] == [wide.name] * 2
     assert every[1]["tokens_per_column"] == 2 * 192 * 16 / 128
     assert not any(m._forward_pre_hooks for m in blocks.model.modules())
     assert len(lines_with(found | {"part": "calibration", "elapsed_seconds": 1.0}, " ± ")) == len(found["ratios"])
@@ -241,8 +245,28 @@ def test_rounds_follow_the_budget_and_calls_take_turns():
 
 def test_a_ratio_is_the_median_over_rounds():
     row = ratio("x", [2.0, 6.0, 4.0], [1.0, 2.0, 1.0], scale=2.0, at_least=1.5, who="me")
-    assert row == {"name": "x", "ratio": 1.5, "spread": 0.5, "rounds": 3, "who": "me", "at_least": 1.5, "met": True}
+    assert row == {"name": "x", "ratio": 1.5, "spread": 0.5, "rounds": 3, "who": "me", "at_least": 1.5, "met": None}
     assert ratio("x", [2.0], [1.0], at_most=1.5)["met"] is False
+
+
+@pytest.mark.parametrize(("middle", "spread", "goal", "met", "words"), [
+    (1.6, 0.1, {"at_least": 1.5}, True, "at least 1.5: met"), (1.5, 0.0, {"at_least": 1.5}, True, "at least 1.5: met"),
+    (1.55, 0.1, {"at_least": 1.5}, None, "at least 1.5: within the spread"), (1.45, 0.1, {"at_least": 1.5}, None, "within the spread"),
+    (1.3, 0.1, {"at_least": 1.5}, False, "not met"), (1.3, 0.1, {"at_most": 1.5}, True, "at most 1.5: met"),
+    (1.45, 0.1, {"at_most": 1.5}, None, "within the spread"), (1.7, 0.1, {"at_most": 1.5}, False, "not met"),
+])  # fmt: skip
+def test_a_goal_within_the_spread_is_neither_met_nor_missed(middle, spread, goal, met, words):
+    found = verdict(middle, spread, **goal)
+    assert found == goal | {"met": met} and verdict(middle, spread) == {}
+    assert words in ratio_line({"name": "x", "ratio": middle, "spread": spread} | found)
+
+
+def test_bench_measures_in_the_precision_that_is_asked_for(capsys, monkeypatch, model_folder, tmp_path):
+    monkeypatch.setenv("MOSAIC_CACHE", str(tmp_path))
+    code, out, _ = verb(capsys, "bench", "--model", str(model_folder), "--only", "memory", "--device", "cpu", "--dtype", "bfloat16", "--json")
+    sizes = {row["what"]: row["bytes"] for row in json.loads(out)["sizes"] if row["subject"] == model_folder.name}
+    weights = sum(p.numel() for p in load_checkpoint(model_folder, "cpu").pipeline.transformer.parameters())
+    assert code == 0 and sizes["dense, as diffusers stores it"] < 3 * weights
 
 
 def test_table_of_all_parts_with_a_failure_and_a_foreign_layout():

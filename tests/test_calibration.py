@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from core.calibration import NULL_ROW, CalibrationSettings, GramMeter, calibrate, fingerprint
+from core.calibration_data import draw
 from core.errors import Stopped, StudioError
 from core.families import NULL_CLASS, DiT
 from core.grams import GramBank
@@ -43,7 +44,7 @@ def test_gram_is_the_sum_of_outer_products_of_the_inputs(workshop, bank):
     """Bin 1 again by hand: noised latents with both labels through the model, inputs recorded, x x^T summed in fp64."""
     per_bin, low, high = TINY.images + TINY.held_out, 200, 500
     random = torch.Generator().manual_seed(TINY.seed * 10_007 + 1)
-    pick = torch.randperm(len(workshop.latents), generator=random)[:per_bin]
+    pick = draw(len(workshop.latents), TINY.images, TINY.held_out, TINY.seed, random)
     t = torch.randint(low, high, (per_bin,), generator=random)
     noise = torch.randn(per_bin, 4, 8, 8, generator=random)
     abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t].view(-1, 1, 1, 1)
@@ -71,6 +72,15 @@ def test_gram_is_the_sum_of_outer_products_of_the_inputs(workshop, bank):
         facts = bank.rows(1, held_out)
         assert torch.equal(facts["timestep"], torch.cat([t[rows]] * 2).int())
         assert torch.equal(facts["label"], torch.cat([workshop.labels[pick][rows].int(), torch.full_like(t[rows], NULL_ROW).int()]))
+
+
+def test_no_latent_is_fitted_in_one_bin_and_held_out_in_another(workshop, tmp_path):
+    """However many latents there are: at neighbouring small timesteps its tokens are nearly the same."""
+    named = torch.arange(len(workshop.latents))
+    arguments = workshop.latents, DiT.conditions(workshop.labels), tmp_path, replace(TINY, edges=tuple(range(0, 1001, 100)))
+    bank = calibrate(workshop.transformer, workshop.layers, workshop.schedule, *arguments, ids=named)
+    fit, held_out = ({i for b in range(10) for i in bank.rows(b, kind)["label"].tolist()} - {NULL_ROW} for kind in (False, True))
+    assert len(fit) > 40 and len(held_out) > 10 and not fit & held_out
 
 
 def test_the_mean_of_a_stretch_weighs_its_bins_by_their_tokens(workshop, bank):
@@ -276,6 +286,6 @@ def test_refuses_bad_latents(workshop, tmp_path):
 def test_an_overflowing_model_is_named_not_averaged(workshop, tmp_path):
     loud = NoiseSchedule("loud", "vp", workshop.schedule.a, workshop.schedule.s)
     huge = torch.full_like(workshop.latents, 3e38)
-    with pytest.raises(StudioError, match="block 1 heads is not finite"):
+    with pytest.raises(StudioError, match="block 1 heads is not finite during calibration at timesteps 0 to 199; the model"):
         calibrate(workshop.transformer, workshop.layers, loud, huge, DiT.conditions(workshop.labels), tmp_path, TINY)
     assert left_over(tmp_path) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,10 +12,13 @@ import torch
 from test_calibration import TINY, left_over, run
 from torch import nn
 
-from core.calibration import CalibrationSettings, GramMeter, calibrate, calibration_disk, images_at_once, token_warning
+from core.calibration import CalibrationSettings, GramMeter, calibrate, images_at_once, token_warning
+from core.calibration_room import calibration_disk
 from core.errors import StudioError
+from core.plan import StagePlan
 from core.prunable import PrunableLayer
 from core.triangles import unpack
+from core.workshop import Workshop
 
 # ------------------------------------------------------------ tokens
 
@@ -61,6 +65,55 @@ def test_a_cap_takes_each_token_at_most_once_and_as_many_of_every_batch():
 def test_a_cap_below_what_is_needed_is_refused():
     with pytest.raises(StudioError, match="choose 4 or more, or none"):
         CalibrationSettings(token_cap=3)
+
+
+def test_the_text_says_the_numbers_there_are(workshop, tmp_path):
+    shop = Workshop(workshop.checkpoint, replace(TINY, images=5, held_out=2, weighting="guidance", guidance=3.0), tmp_path)
+    assert shop.calibration_warnings == []
+    shop.calibrate()
+    text = shop.calibration_text  # the widest layer has 256 columns: 5 images x 2 x 16 tokens are 0.6 each
+    assert text.startswith("7 images in each of 3 timestep bins (2 of them held out), rows weighed by guidance 3, at least 0.6 tokens per column and bin")
+    assert shop.calibration_warnings == [token_warning(160 / 256)] and "(only 0.6 tokens per column and bin were measured" in text
+    assert "weighed" not in workshop.calibration_text and "at least 4.0 tokens" in workshop.calibration_text
+    gate = Workshop(workshop.checkpoint, replace(TINY, weighting="gate", images=60), tmp_path)
+    gate.calibrate()
+    assert "(2 of them held out), rows weighed by gate, at least 7.5 tokens" in gate.calibration_text
+
+
+# ------------------------------------------------------------ other schedules
+
+
+def test_edges_follow_the_length_of_the_schedule():
+    edges = CalibrationSettings().edges
+    assert CalibrationSettings().on(1000) == CalibrationSettings()
+    assert CalibrationSettings().on(4000).edges == tuple(4 * e for e in edges) and CalibrationSettings().on(4000).on(1000) == CalibrationSettings()
+    assert CalibrationSettings().on(8).edges == tuple(range(9))  # those that fall together are one
+
+
+@pytest.mark.parametrize("timesteps", [500, 1500])
+def test_a_model_of_another_number_of_timesteps_calibrates_and_is_pruned(workshop, tmp_path, timesteps):
+    pipeline = copy.copy(workshop.checkpoint.pipeline)
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, num_train_timesteps=timesteps)
+    shop = Workshop(replace(workshop.checkpoint, pipeline=pipeline), replace(TINY, edges=(0, 100, 300, 600, 1000)), tmp_path)
+    assert shop.settings.edges == tuple(timesteps * e // 1000 for e in (0, 100, 300, 600, 1000)) and shop.key != workshop.key
+    shop.calibrate()
+    for b, (low, high) in enumerate(zip(shop.settings.edges, shop.settings.edges[1:], strict=False)):
+        t = shop._bank.rows(b)["timestep"]
+        assert low <= t.min() and t.max() < high
+    plan = StagePlan((timesteps // 10, timesteps // 2), (0.5, 0.25, 0.5), num_train_timesteps=timesteps)
+    assert 0 < shop.predict(plan, [timesteps - 1.0, 0.0], exact=True).error < 1 and shop.build(plan).kept(0) != shop.build(plan).kept(1)
+    assert shop.snap(plan).boundaries == (timesteps // 10, timesteps * 6 // 10)
+
+
+def test_bins_beyond_the_schedule_are_refused(workshop, tmp_path):
+    with pytest.raises(StudioError, match="end at timestep 1200 and the model has 1000"):
+        run(workshop, tmp_path / "a", replace(TINY, edges=(0, 500, 1200)))
+    assert not (tmp_path / "a").exists()
+
+
+def test_two_bins_leave_boundaries_where_they_are(workshop, tmp_path):
+    plan = StagePlan((93, 550), (0.1, 0.2, 0.3))
+    assert Workshop(workshop.checkpoint, replace(TINY, edges=(0, 500, 1000)), tmp_path).snap(plan) == plan
 
 
 # ------------------------------------------------------------ memory and disk

@@ -142,6 +142,42 @@ def test_bad_arguments_are_refused_in_one_line(capsys, arguments):
     refused(capsys, "curves", "--json", *arguments)
 
 
+def test_curves_of_a_models_own_schedule(capsys, model_folder, tmp_path):
+    """Only its scheduler is read; a named schedule goes before it."""
+    folder = tmp_path / "model"
+    (folder / "scheduler").mkdir(parents=True)
+    index, settings = (json.loads((model_folder / name).read_text()) for name in ("model_index.json", "scheduler/scheduler_config.json"))
+    settings |= {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
+    own, named = curves(capsys, "--model", str(folder)), curves(capsys, "--beta-schedule", "scaled_linear")
+    assert own.keys() == named.keys() and own["boundaries"] == [90, 831] and own["beta_schedule"] == "scaled_linear"
+    assert own["mse"] == pytest.approx(named["mse"], rel=1e-4)
+    assert curves(capsys, "--model", str(folder), "--beta-schedule", "linear")["boundaries"] == [93, 550]
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings | {"num_train_timesteps": 500}))
+    assert len(curves(capsys, "--model", str(folder))["mse"]) == 500
+    assert "name one, or leave them out" in refused(capsys, "curves", "--model", str(folder), "--beta-end", "0.1")
+    assert "cannot sample" in refused(capsys, "curves", "--model", str(folder), "--scheduler", "EDM")
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("bench", "--only", "macs", "--bins", "0"), "bench does not use --bins: leave it out."),
+    (("--tokens-per-column", "8", "bench", "--only", "macs", "--self-calibrate"), "bench does not use --tokens-per-column, --self-calibrate: leave them out."),
+    (("bench", "--only", "macs", "--calibration-images", "x"), "bench does not use --calibration-images"),
+    (("curves", "--model", "x/y", "--self-calibrate"), "curves does not use --self-calibrate"), (("curves", "--dtype", "bfloat16"), "not use --dtype"),
+    (("--plan", "p.json", "curves"), "curves does not use --plan"),
+    (("--share", "--port", "1", "prune", "--plan", "p", "--out", "o"), "not use --port, --share"),
+])  # fmt: skip
+def test_options_that_a_verb_does_not_use_are_refused(capsys, arguments, said):
+    assert said in refused(capsys, *arguments)
+
+
+def test_help_shows_what_a_verb_uses(capsys):
+    for name, shown, hidden in (("bench", "--dtype", "--bins"), ("curves", "--model", "--dtype"), ("prune", "--tokens-per-column", "--port")):
+        code, out, _ = verb(capsys, name, "--help")
+        assert code == 0 and shown in out and hidden not in out and "--revision" in out and "--device" in out
+
+
 def test_curves_as_a_process():
     """The real thing once: stdout is the object and nothing else."""
     done = subprocess.run([sys.executable, "app.py", "curves", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -249,6 +285,23 @@ def test_prune_and_compare_a_model_folder(capsys, monkeypatch, model_folder, cac
     assert against["dense"]["name"] == "Nothing gone" and against["dense"]["macs"] == found["dense"]["macs"] and against["latent_mse"] == found["latent_mse"]
     assert "Karras" in refused(capsys, "compare", "--model", str(model_folder), "--plan", str(plan_file), "--scheduler", "Karras")
     assert os.environ["MOSAIC_CACHE"] == str(cache) and list(cache.iterdir())
+
+
+def test_too_few_tokens_are_said_and_a_cap_goes_all_the_way(capsys, monkeypatch, model_folder, cache, tmp_path, plan_file):
+    monkeypatch.setenv("MOSAIC_CACHE", str(cache))
+    few = ("--model", str(model_folder), "--plan", str(plan_file), "--images-per-bin", "4", "--bins", "4")
+    warning = "app.py: warning: only 0.5 tokens per column and bin were measured and at least 4 are needed: calibrate with 8.0 times as many images"
+    code, out, err = verb(capsys, "prune", *few, "--out", str(tmp_path / "a"))
+    assert code == 0 and warning in err and "warning" not in out
+    sample = ("--images", "1", "--steps", "2", "--repeats", "1")
+    code, out, err = verb(capsys, "compare", *few, *sample)
+    assert code == 0 and warning in err and "warning" not in out
+    many = ("--model", str(model_folder), "--plan", str(plan_file), "--images-per-bin", "48", "--bins", "2")
+    code, out, err = verb(capsys, "compare", *many, *sample)
+    assert code == 0 and "warning" not in err
+    code, out, err = verb(capsys, "prune", *many, "--tokens-per-column", "5", "--out", str(tmp_path / "b"), "--json")
+    assert code == 0 and "warning" not in err and "at least 5.0 tokens per column and bin" in json.loads(out)["calibration"]
+    assert "--tokens-per-column must be 4 or more, not 3" in refused(capsys, "prune", *many, "--tokens-per-column", "3", "--out", str(tmp_path / "c"))
 
 
 # ------------------------------------------------------------ what is calibrated on

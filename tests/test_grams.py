@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.calibration import CalibrationSettings, calibration_disk, calibration_memory
+from core.calibration import CalibrationSettings
+from core.calibration_room import calibration_disk, calibration_memory
 from core.grams import GramBank, columns
 from core.prunable import PrunableLayer
 from core.triangles import pack
@@ -97,7 +98,8 @@ MEASURE = """
 import sys, torch
 from pathlib import Path
 from torch import nn
-from core.calibration import CalibrationSettings, GramMeter, calibration_memory
+from core.calibration import CalibrationSettings, GramMeter
+from core.calibration_room import calibration_memory
 from core.grams import GramBank
 from core.prunable import PrunableLayer
 

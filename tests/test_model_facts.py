@@ -11,8 +11,9 @@ import pytest
 import torch
 from tiny_sdxl import make_sdxl
 
-from core.calibration import CalibrationSettings, calibration_disk
+from core.calibration import CalibrationSettings
 from core.calibration_data import DataOptions
+from core.calibration_room import calibration_disk
 from core.checkpoints import load_checkpoint
 from core.comparison import SampleSettings
 from core.errors import StudioError

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_calibration_data import OWN, PLAN, TINY, paint
 from tiny_sdxl import make_sdxl
 
 from core.bench_calibration import calibration_sources
 from core.calibration_data import DataOptions, kept_in_parts
+from core.calibration_room import calibration_disk, calibration_memory
 from core.calibration_sources import classes_in_turn, sample, told
 from core.denoise import Denoiser, decode, start_noise
 from core.errors import Stopped, StudioError
@@ -129,13 +133,44 @@ def test_a_model_without_latents_calibrates_on_itself(bare, tmp_path):
     shop = Workshop(bare, TINY, tmp_path, replace(OWN, self_calibrate=False))
     seen: list[str] = []
     shop.calibrate(lambda done, total, text: seen.append(text))
-    assert shop.calibrated and seen[0].startswith("sampling 8 latents to calibrate on: 2 steps each, 32 denoiser rows")
+    assert shop.calibrated and seen[1].startswith("sampling 8 latents to calibrate on: 2 steps each, 32 denoiser rows")
     assert "from the model's own samples (8, 2 steps, guidance 1.5) (only 8 different latents" in shop.calibration_text
     assert shop.build(PLAN).kept(0) != shop.build(PLAN).kept(1)
     few = Workshop(bare, replace(TINY, images=3, held_out=1), tmp_path, DataOptions(self_calibrate=True, steps=2))
     assert len(few.data()) == 8  # never fewer, however few a bin takes
     fresh = Workshop(bare, TINY, tmp_path, OWN)
     assert fresh.calibrated and torch.equal(fresh.data().latents, shop.data().latents)
+
+
+@pytest.mark.parametrize("source", ["own samples", "pictures"])
+def test_room_is_checked_and_said_before_anything_is_made(bare, tmp_path, monkeypatch, source):
+    options = OWN if source == "own samples" else DataOptions(images=str(paint(tmp_path / "p", 8)))
+    shop, seen = Workshop(bare, TINY, tmp_path / "cache", options), []
+    need = calibration_disk(shop.layers, TINY) + 8 * 4 * 4 * 8 * 8  # eight fp32 latents
+
+    def record(done: int, total: int, text: str) -> None:
+        seen.append(text)
+
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=need + 50_000_000 - 1))
+    with pytest.raises(StudioError, match="make room or set MOSAIC_CACHE"):
+        shop.calibrate(record)
+    monkeypatch.setattr(shutil, "disk_usage", real)
+    monkeypatch.setattr("core.calibration_room.free_memory", lambda _: 1000)
+    with pytest.raises(StudioError, match="close other programs or choose another device"):
+        shop.calibrate(record)
+    assert not seen and not list((tmp_path / "cache").rglob("latents-*.safetensors"))
+    monkeypatch.undo()
+    shop.calibrate(record)
+    memory = calibration_memory(shop.layers) / 1e6
+    assert seen[0] == f"calibration will write {need / 1e6:.0f} MB to {shop.folder} and needs {memory:.0f} MB of memory"
+    made = sum(len(load_file(p)["latents"]) for p in (tmp_path / "cache").glob("latents-*/*.safetensors"))
+    assert made == 8 and not any("will write" in text and "measuring" not in text for text in seen[1:])
+
+
+def test_a_weighting_that_cannot_be_is_refused_before_anything_is_made(sdxl, tmp_path):
+    with pytest.raises(StudioError, match="Only a DiT's blocks have gates"):
+        Workshop(sdxl, replace(TINY, weighting="gate"), tmp_path, DataOptions(count=8, steps=2))
 
 
 # ------------------------------------------------------------ SDXL
@@ -157,8 +192,8 @@ def test_sdxl_from_the_checkpoint_alone(sdxl, tmp_path):
     assert "own samples (8, 2 steps, guidance 5)" in shop.source.text
     seen: list[str] = []
     shop.calibrate(lambda done, total, text: seen.append(text))
-    assert seen[0] == "reading 8 prompts with the model's own text encoders"
-    assert seen[1].startswith("sampling 8 latents to calibrate on: 2 steps each, 32 denoiser rows")
+    assert seen[1] == "reading 8 prompts with the model's own text encoders"
+    assert seen[2].startswith("sampling 8 latents to calibrate on: 2 steps each, 32 denoiser rows")
     found = shop.data()
     assert found.latents.shape == (8, 4, 16, 16) and found.ids[:8].tolist() == list(range(8))
     assert found.conditions.positive["encoder_hidden_states"].shape == (8, 77, 64)

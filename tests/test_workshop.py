@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 
+from core.calibration import CalibrationSettings
 from core.errors import PlanError, Stopped, StudioError
 from core.mosaic import MosaicTransformer
 from core.noise import make_scheduler, sampling_timesteps
@@ -245,6 +248,37 @@ def test_two_threads_build_and_predict_at_once(workshop, timesteps):
     assert not errors and len(results[0]) == 3
     for one, two in zip(*results, strict=True):
         assert one[0] == two[0] and one[1] is two[1] and one[2] == two[2]
+
+
+def test_nothing_old_is_put_away_while_a_calibration_ends(workshop, tmp_path):
+    """The stores are emptied while nobody builds: a subnetwork that was begun on the old orders is in the store by then, and goes with it."""
+    held = []
+
+    class Store(OrderedDict):
+        def clear(self) -> None:
+            held.append(shop._building.locked())
+            super().clear()
+
+    shop = Workshop(workshop.checkpoint, CalibrationSettings(edges=(0, 500, 1000), images=6, held_out=2), tmp_path)
+    shop._built = Store()
+    shop.calibrate()
+    assert held == [True] and not shop._building.locked()
+
+
+def test_a_sharing_that_another_thread_drops_meanwhile_is_worked_out_again(workshop):
+    class Dropping(dict):
+        """Empty again as soon as it was looked into."""
+
+        def __contains__(self, key: object) -> bool:
+            found = super().__contains__(key)
+            self.clear()
+            return found
+
+    shop = copy.copy(workshop)
+    shop._shared = Dropping()
+    plan = StagePlan((100, 600), (0.5, 0.25, 0.75), allocation="lagrangian")
+    first = shop.sharing(plan)
+    assert shop._shared and shop.sharing(plan) == first
 
 
 def test_two_threads_run_the_same_network_at_once(workshop):
