@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from core.plan import STAGES, StagePlan
 from core.prunable import find_layers
 from core.workshop import Workshop
 from mosaic_ui import prune_views
+from mosaic_ui.studio import build_studio
 
 FEW = CalibrationSettings(edges=(0, 500, 1000), images=4, held_out=2, damping=0.0)  # 128 tokens a bin for 256 neurons and 64 columns of heads
 STAGE_PLAN = StagePlan((500, 900), (0.25, 0.25, 0.0))
@@ -152,6 +154,13 @@ def test_the_studio_says_it_after_prune(workshop, scarce):
     assert said.startswith(prune_views.pruned_sentence(scarce, STAGE_PLAN, 0.5) + " ")
     plan = StagePlan((100, 600), (0.5, 0.25, 0.75))
     assert prune_views.pruned_sentence(workshop, plan, 0.5, workshop.build(plan)) == prune_views.pruned_sentence(workshop, plan, 0.5)
+
+
+def test_the_prune_button_says_it_of_what_it_built(scarce):
+    prune = next(f.fn for f in build_studio(scarce, STAGE_PLAN).fns.values() if f.name == "on_prune")
+    for _ in range(2):  # built, and kept from before
+        said = [*prune(STAGE_PLAN.to_json(), SimpleNamespace(session_hash="visitor"))][-1][0]
+        assert damping_sentence(scarce.build(STAGE_PLAN)) in said
 
 
 def test_prune_says_it_in_its_text_its_json_and_the_manifest(capsys, monkeypatch, model_folder, tmp_path):
