@@ -62,6 +62,7 @@ def _schedule(args: argparse.Namespace) -> tuple[Any, str, Any]:
 
 def prune(args: argparse.Namespace) -> int:
     """Write the subnetworks of a plan as `MosaicTransformer.from_pretrained` reads them: safetensors and a readable manifest."""
+    from .damping import damping_sentence, with_dampings
     from .noise import sampling_timesteps
     from .plan import STAGES, StagePlan
 
@@ -75,7 +76,7 @@ def prune(args: argparse.Namespace) -> int:
     mosaic = workshop.build(plan, _progress, measured=True)
     seconds = time.perf_counter() - start
     prediction = workshop.predict(plan, timesteps, exact=True)
-    layers = workshop.layer_table(plan, exact=True)
+    layers = with_dampings(workshop.layer_table(plan, exact=True), mosaic)
     result = {
         "plan": plan.to_json(), "model": workshop.name, "device": workshop.device_text, "calibration": workshop.calibration_text,
         "macs": {s.stage: {"steps": s.steps, "dense": s.macs_dense, "pruned": s.macs} for s in prediction.stages},
@@ -83,9 +84,11 @@ def prune(args: argparse.Namespace) -> int:
         "speedup_macs": prediction.speedup_macs, "error": {s.stage: s.error for s in prediction.stages},
         "error_held_out": {s.stage: s.error_held_out for s in prediction.stages}, "layers": layers, "seconds": seconds,
     }  # fmt: skip
-    files = mosaic.save_pretrained(out, _finite(subnetwork_facts(workshop, plan, result)), progress=_progress)
+    files = mosaic.save_pretrained(out, _finite(subnetwork_facts(workshop, mosaic, result)), progress=_progress)
     result |= {"out": str(args.out), "files": files}
     text = [f"{s.stage}: {s.steps} steps, {s.macs / 1e9:.2f} of {s.macs_dense / 1e9:.2f} GMACs, layer error {s.error:.4f}" for s in prediction.stages]
+    more = damping_sentence(mosaic)
+    text += [] if more is None else [more]
     return _say(args, result, [*text, f"×{prediction.speedup_macs:.2f} fewer MACs over the whole run; {len(STAGES)} subnetworks in {args.out}"])
 
 
@@ -164,9 +167,11 @@ def bench(args: argparse.Namespace) -> int:
     return 130 if result.get("stopped") else code
 
 
-def subnetwork_facts(workshop: Any, plan: Any, report: dict[str, Any]) -> dict[str, Any]:
+def subnetwork_facts(workshop: Any, mosaic: Any, report: dict[str, Any]) -> dict[str, Any]:
     """What the manifest of saved subnetworks says beside them: where they come from, damping and errors of every layer, and the verb's own report."""
-    damping = dict(zip([x.name for x in workshop.layers], workshop.orders.damping, strict=True)) if plan.method == "obs" else None
+    from .damping import damping_facts
+
+    damping = damping_facts(mosaic, workshop.orders) if mosaic.plan.method == "obs" else None
     errors: dict[str, dict[str, Any]] = {}
     for row in report["layers"]:
         errors.setdefault(row["stage"], {})[row["layer"]] = {"calibration": row["error"], "held_out": row["error_held_out"]}

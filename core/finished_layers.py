@@ -20,7 +20,7 @@ from .files import full_disk, write_whole
 from .grams import GramBank
 from .prunable import PrunableLayer
 
-FORMAT = 1  # raise it when orders or curves come out differently, so that what an older version found is not mixed in
+FORMAT = 2  # raise it when orders or curves come out differently, so that what an older version found is not mixed in
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class OrderedLayer:
     errors: Tensor  # (bins, levels) fp64
     energy: Tensor  # (bins,) fp64
     tokens_per_column: float  # fitted, in the bin that has fewest
+    rungs: list[str]  # (1 + bins,) of the ladder in core.path_problem: of the order, then of each bin's curve
 
 
 def layer_key(weight: Tensor, bank: GramBank, layer: PrunableLayer, damping: float | None) -> str:
@@ -44,7 +45,7 @@ def layer_key(weight: Tensor, bank: GramBank, layer: PrunableLayer, damping: flo
 def save_layer(folder: Path, i: int, key: str, found: OrderedLayer) -> None:
     """Keep one finished layer. Raises StudioError when the disk does not take it."""
     tensors = {"order": found.order, "errors": found.errors.contiguous(), "energy": found.energy}
-    facts = {"key": key, "damping": found.damping, "tokens_per_column": found.tokens_per_column}
+    facts = {"key": key, "damping": found.damping, "tokens_per_column": found.tokens_per_column, "rungs": found.rungs}
     try:
         write_whole(_path(folder, i), lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
     except (OSError, SafetensorError) as err:
@@ -62,7 +63,7 @@ def load_layer(folder: Path, i: int, key: str) -> OrderedLayer | None:
             order, errors, energy = (file.get_tensor(name).clone() for name in ("order", "errors", "energy"))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    return OrderedLayer(order, float(facts["damping"]), errors, energy, float(facts["tokens_per_column"]))
+    return OrderedLayer(order, float(facts["damping"]), errors, energy, float(facts["tokens_per_column"]), list(facts["rungs"]))
 
 
 def forget_layers(folder: Path) -> None:

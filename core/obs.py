@@ -30,7 +30,7 @@ from torch import Tensor
 
 from .errors import StudioError
 from .greedy import order_columns, order_groups
-from .path_problem import MIN_PIVOT, Problem, Rung, checked_damping, distinct_indices, expanded, search_dtype
+from .path_problem import MIN_PIVOT, PLAIN, Problem, Rung, checked_damping, distinct_indices, expanded, search_dtype
 from .symmetric import add_product_, cholesky_, inverse_, mirror_, quadratic, solved_by_factor, tiles, times_factor
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)  # what a held-out Gram chooses from
@@ -47,7 +47,7 @@ class RemovalPath:
     order: Tensor  # (groups,) int64 on the CPU, first removed first
     errors: Tensor  # (groups + 1,) float64 on the CPU: the minimised objective after each removal, never falling
     energy: float  # tr(W H W^T), not damped: what errors are relative to
-    damping: float  # the one in force, as a share of mean(diag H); above the one asked for if `rung` says so
+    damping: float  # the one in force, as a share of mean(diag H); above the one asked for if `rung` says so (the floor itself, on that rung)
     rung: str  # "plain", or the rung of the failure ladder that held: "order in float64", "damping raised to ...", "eigenvalue floor"
     search: str  # what the order was searched in, "float64" or "float32"; "given" for one found elsewhere
     group_size: int
@@ -226,19 +226,26 @@ class RemovalPath:
 
 
 def compensated_weights(weight: Tensor, gram: Tensor, kept_columns: Tensor | Sequence[int], damping: float = DEFAULT_DAMPING) -> Tensor:
+    """The weight of `compensation`, for those who need not know its damping."""
+    return compensation(weight, gram, kept_columns, damping)[0]
+
+
+def compensation(weight: Tensor, gram: Tensor, kept_columns: Tensor | Sequence[int], damping: float = DEFAULT_DAMPING) -> tuple[Tensor, float, str]:
     """Best weight (d, n) with only `kept_columns` non-zero, W'_K = (W H)_:,K (H_KK)^-1, for one set without the whole path.
 
-    Same objective, types and errors as `RemovalPath`; costs one Cholesky of the kept columns only.
+    Returns the weight, and the damping in force and the rung as `RemovalPath` has them; the rung is that of the kept columns alone, so it
+    may be a safer one in the path of all columns. Same objective, types and errors; costs one Cholesky of the kept columns only.
     """
     problem = Problem.checked(weight, gram, 1, None)
     kept = distinct_indices(kept_columns, problem.groups, "kept_columns").to(problem.gram.device)
     if len(kept) == problem.groups:
-        return problem.weight.clone()
+        return problem.weight.clone(), checked_damping(damping), PLAIN
     best = torch.zeros_like(problem.weight)
-    if len(kept):
-        solved, _ = problem.climb(checked_damping(damping), lambda rung: _best_on(problem.w, rung, kept))
-        best[:, kept.to(best.device)] = solved.to(best)
-    return best
+    if not len(kept):
+        return best, checked_damping(damping), PLAIN
+    solved, rung = problem.climb(checked_damping(damping), lambda rung: _best_on(problem.w, rung, kept))
+    best[:, kept.to(best.device)] = solved.to(best)
+    return best, rung.damping, rung.name
 
 
 def _best_on(w: Tensor, rung: Rung, kept: Tensor) -> Tensor | None:

@@ -47,6 +47,7 @@ class RemovalOrders:
     seconds: float
     tokens_per_column: float  # of the widest layer, in one bin
     shipped: bool = False
+    rungs: list[list[str]] | None = None  # (layers, 1 + bins) as in `OrderedLayer`; None in files of before they were kept
 
     @cached_property
     def error_arrays(self) -> list[np.ndarray]:
@@ -80,7 +81,7 @@ class RemovalOrders:
         tensors = {}
         for i, (o, e, n) in enumerate(zip(self.order, self.errors, self.energy, strict=True)):
             tensors |= {f"order/{i}": o.to(torch.int32), f"errors/{i}": e.float().contiguous(), f"energy/{i}": n.float()}
-        facts = {name: getattr(self, name) for name in FACTS}
+        facts = {name: getattr(self, name) for name in (*FACTS, "rungs")}
         try:
             write_whole(Path(folder) / "orders.safetensors", lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
         except (OSError, SafetensorError) as err:
@@ -98,13 +99,14 @@ class RemovalOrders:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads(file.metadata()["facts"])
             order = [tensors[f"order/{i}"].long() for i in range(len(layers))]
-            if any(len(o) != layer.groups for o, layer in zip(order, layers, strict=True)):
+            rungs = facts.get("rungs")
+            if any(len(o) != layer.groups for o, layer in zip(order, layers, strict=True)) or len(rungs or layers) != len(layers):
                 raise ValueError("it belongs to a model of another size")
             errors = [tensors[f"errors/{i}"].double() for i in range(len(layers))]
             energy = [tensors[f"energy/{i}"].double() for i in range(len(layers))]
         except Exception as err:
             raise StudioError(f"The removal orders in {path.parent.name}/ cannot be used ({err}): calibrate again.") from err
-        return cls(order=order, errors=errors, energy=energy, shipped=shipped, **{name: facts[name] for name in FACTS})
+        return cls(order=order, errors=errors, energy=energy, shipped=shipped, rungs=rungs, **{name: facts[name] for name in FACTS})
 
 
 def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramBank, device: str, progress: Progress | None = None,
@@ -129,6 +131,7 @@ def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramB
     return RemovalOrders(
         [x.order for x in found], [x.damping for x in found], [x.errors for x in found], [x.energy for x in found], [x.step for x in layers],
         device, time.strftime("%Y-%m-%d %H:%M"), round(seconds, 1), min(x.tokens_per_column for x in found),
+        rungs=[x.rungs for x in found],
     )  # fmt: skip
 
 
@@ -143,8 +146,9 @@ def _report(progress: Progress | None, stop: threading.Event | None, i: int, lay
 def _order_layer(weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, damping: float | None, report: Callable[..., None]) -> OrderedLayer:
     edges = bank.settings.edges
     pooled = bank.gram(i, edges[0], edges[-1])[0].to(weight.device)
-    order = RemovalPath.from_gram(weight, pooled, layer.group_size, damping=1e-3).order
-    del pooled  # as large as all that a bin needs
+    searched = RemovalPath.from_gram(weight, pooled, layer.group_size, damping=1e-3)
+    order, rungs = searched.order, [searched.rung]
+    del pooled, searched  # as large as all that a bin needs
     if damping is None:
         report("choosing the damping", detail=True)
         damping = choose_damping(weight, bank, i, layer, order)
@@ -156,9 +160,10 @@ def _order_layer(weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, d
         path = RemovalPath.from_order(weight, gram, order, layer.group_size, damping, held_out=gram)
         errors.append(path.held_out_errors[:: layer.step].clone())  # on the bin itself: the plain error, without the ridge term
         energy.append(path.energy)
+        rungs.append(path.rung)
         tokens_per_column = min(tokens_per_column, tokens / columns(layer))
         del path, gram
-    return OrderedLayer(order, damping, torch.stack(errors), torch.tensor(energy, dtype=torch.float64), tokens_per_column)
+    return OrderedLayer(order, damping, torch.stack(errors), torch.tensor(energy, dtype=torch.float64), tokens_per_column, rungs)
 
 
 def choose_damping(weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, order: Tensor) -> float:

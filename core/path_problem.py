@@ -19,6 +19,7 @@ from torch import Tensor
 from .errors import StudioError
 from .symmetric import gathered, symmetrised
 
+PLAIN = "plain"  # the first rung: nothing was changed
 PRECISIONS = ("auto", "float64", "float32")
 LARGE = 2048  # columns above which "auto" searches in float32: up to here float64 takes a second, and eight times more with each doubling
 FIRST_RIDGE = 1e-10  # first help for a singular Gram at damping 0: moves the objective by 1e-10, leaves six digits in the inverse
@@ -34,7 +35,7 @@ class Rung:
     """What is minimised on one rung of the ladder, tr((W' - W) (M + diag(added)) (W' - W)^T), and how the order is searched."""
 
     name: str
-    damping: float  # as a share of mean(diag H)
+    damping: float  # as a share of mean(diag H); on the eigenvalue floor the floor, where that is more
     matrix: Tensor  # (n, n) float64, M, all of it
     added: Tensor  # (n,) what is added to its diagonal
     dtype: torch.dtype = torch.float64  # of the search; factors and weights are float64 always
@@ -88,7 +89,7 @@ class Problem:
         raise StudioError("The Gram cannot be factorised even with its eigenvalues raised: calibrate again with more images.")
 
     def _ladder(self, damping: float, dtype: torch.dtype) -> Iterator[Rung]:
-        yield Rung("plain", damping, self.gram, self._added(damping), dtype)
+        yield Rung(PLAIN, damping, self.gram, self._added(damping), dtype)
         if dtype != torch.float64:
             yield Rung("order in float64", damping, self.gram, self._added(damping))
         for i in range(3):
@@ -97,8 +98,9 @@ class Problem:
         values, vectors = torch.linalg.eigh(self.gram + self._added(damping).diag())
         if values[0] < NOT_A_GRAM * values[-1]:
             raise StudioError("The Gram is not a sum of x x^T: it has large negative eigenvalues, so calibrate again.")
-        raised = (vectors * values.clamp_min(EIGENVALUE_FLOOR * values[-1])) @ vectors.mT
-        yield Rung("eigenvalue floor", damping, raised, torch.zeros_like(values))
+        floor = EIGENVALUE_FLOOR * values[-1].item()
+        raised = (vectors * values.clamp_min(floor)) @ vectors.mT
+        yield Rung("eigenvalue floor", max(damping, floor), raised, torch.zeros_like(values))
 
     def _added(self, damping: float) -> Tensor:
         """(n,) the ridge; dead columns become unit columns apart from the rest: harmless to factorise, never counted."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .damping import Damping
 from .prunable import PrunableLayer
 
 
@@ -19,6 +20,7 @@ class Cut:
     kept: Tensor  # (kept groups,) ascending
     weight: Tensor | None  # (d, all columns) compensated consumer weight, removed columns 0; None: untouched
     bias: Tensor | None = None  # (d,) a new bias; only where no group is kept, b + W mean(x)
+    damping: Damping | None = None  # of the compensation; None where there was none
 
 
 def shallow(module: nn.Module, **children: nn.Module) -> nn.Module:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import GramBank
-from .obs import RemovalPath, compensated_weights
+from .damping import Damping
+from .obs import RemovalPath, compensation
 from .orders import RemovalOrders
 from .prunable import PrunableLayer
 from .slimming import Cut
@@ -54,15 +55,16 @@ class Surgeon:
             return magnitude_cut(weight, x, gone)
         if gone == x.groups:
             return Cut(torch.arange(0), torch.zeros_like(weight), self._constant(layer, low, high))
-        kept = self.orders().order[layer][gone:].sort().values
+        orders = self.orders()
+        kept, asked = orders.order[layer][gone:].sort().values, orders.damping[layer]
         with self._lock:
             known = self._paths.get((layer, low, high))
         if known is not None:
-            return Cut(kept, known[0].weights_at(gone).to(weight.dtype))
+            return Cut(kept, known[0].weights_at(gone).to(weight.dtype), damping=Damping(asked, known[0].damping, known[0].rung))
         gram, _ = self.bank().gram(layer, low, high)
         columns = (kept[:, None] * x.group_size + torch.arange(x.group_size)).flatten()
-        cut = compensated_weights(weight.float(), gram.to(weight.device), columns, self.orders().damping[layer])
-        return Cut(kept, cut.to(weight.dtype))
+        best, in_force, rung = compensation(weight.float(), gram.to(weight.device), columns, asked)
+        return Cut(kept, best.to(weight.dtype), damping=Damping(asked, in_force, rung))
 
     def _constant(self, layer: int, low: float, high: float) -> Tensor:
         """What remains of a layer that loses everything: b + W mean(x), the best constant."""

@@ -248,13 +248,13 @@ def wire(shared: Any, tab: Prune) -> None:
         yield from long_job(request, workshop.calibrate, done)
 
     def on_prune(plan: dict, request: gr.Request) -> Iterator[tuple]:
-        checked, steps = StagePlan.from_json(plan), []
+        checked, steps, built = StagePlan.from_json(plan), [], []
 
         def work(report: Callable, stop: Any) -> None:
-            workshop.build(checked, progress=lambda *step: (steps.append(step), report(*step)), stop=stop)
+            built.append(workshop.build(checked, progress=lambda *step: (steps.append(step), report(*step)), stop=stop))
 
         def done(seconds: float) -> str:
-            return pruned_sentence(workshop, checked, seconds if steps else None)
+            return pruned_sentence(workshop, checked, seconds if steps else None, *built)
 
         yield from long_job(request, work, done)
 

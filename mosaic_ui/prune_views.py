@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.parse
 from typing import Any
 
+from core.damping import damping_sentence
 from core.plan import STAGES, StagePlan
 
 from . import model_facts, tables
@@ -54,12 +55,16 @@ def download_link(plan: StagePlan) -> str:
     return f'<a class="button-link" download="plan.json" href="data:application/json;charset=utf-8,{data}">Download plan (JSON)</a>'
 
 
-def pruned_sentence(workshop: Any, plan: StagePlan, seconds: float | None) -> str:
-    """What has just been built, in one sentence; `seconds` None where nothing had to be, as a kept network is not a fast one."""
+def pruned_sentence(workshop: Any, plan: StagePlan, seconds: float | None, mosaic: Any = None) -> str:
+    """What has just been built, in one sentence; `seconds` None where nothing had to be, as a kept network is not a fast one.
+
+    A second one follows where a layer of the built `mosaic` needed more damping than asked.
+    """
     kept = workshop.kept_share(plan).mean(1)  # (stages,)
     parts = ", ".join(f"{stage} {tables.percent(share)}" for stage, share in zip(STAGES, kept, strict=True))
     how = "Ready, nothing had to be built" if seconds is None else f"Pruned in {tables.seconds_text(seconds)} (measured)"
-    return f"{how}: one network per stage, keeping of its weights {parts}. See it in 3 Compare."
+    more = None if mosaic is None else damping_sentence(mosaic)
+    return f"{how}: one network per stage, keeping of its weights {parts}. See it in 3 Compare." + (f" {more}" if more else "")
 
 
 def ready(workshop: Any) -> str:

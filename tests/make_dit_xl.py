@@ -9,6 +9,7 @@ Calibration latents are unit Gaussian noise: the numbers mean nothing, the work 
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -32,9 +33,12 @@ def make_dit_xl(folder: Path, latents: int = 128, blocks: int = 28, seed: int = 
     vae = AutoencoderKL(in_channels=3, out_channels=3, latent_channels=4, sample_size=256, block_out_channels=(128, 256, 512, 512), layers_per_block=2,
                         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.18215)  # fmt: skip
     scheduler = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
-    pipeline = DiTPipeline(transformer, vae, scheduler, id2label={str(i): f"class {i}" for i in range(1000)})
+    pipeline = DiTPipeline(transformer, vae, scheduler)
     pipeline.to(torch.float16)
     pipeline.save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    names = {str(i): f"class {i}" for i in range(1000)}  # diffusers reads them there, but does not write them
+    (folder / "model_index.json").write_text(json.dumps(index | {"id2label": names}, indent=2))
     (folder / "calibration").mkdir(exist_ok=True)
     labels = torch.arange(latents, dtype=torch.int16) * 7 % 1000
     save_file({"latents": torch.randn(latents, 4, 32, 32), "labels": labels}, folder / "calibration" / "latents.safetensors")

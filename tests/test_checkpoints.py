@@ -1,4 +1,4 @@
-"""What is read of a model folder beside its weights: class names, the scheduler alone; and that refusals are one sentence and nothing else."""
+"""Opening checkpoints as the hub has them: the older class name of DiT, revisions, pickled weights, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,106 +6,128 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from conftest import make_pipeline
-from safetensors.torch import load_file
+from make_dit_xl import CONFIG, make_dit_xl
+from mosaics import PLAN, outputs
+from safetensors import safe_open
 
-from core.checkpoints import class_names, load_checkpoint, load_scheduler
-from core.comparison import SampleSettings
+from core.calibration import CalibrationSettings
+from core.checkpoints import load_checkpoint
 from core.errors import StudioError
-from core.picture_folder import known_names
+from core.mosaic import MosaicTransformer
+from core.prunable import find_layers
 from core.workshop import Workshop
-from mosaic_ui import compare_inputs
-from mosaic_ui.studio import build_studio
 
-CRANES = {"0": "tench, Tinca tinca", "134": "crane", "517": "crane"}
-SETTINGS = {"images": 3, "seed": 0, "steps": 5, "guidance": 5, "scheduler": "Euler", "repeats": 1}
+TINY = CalibrationSettings(edges=(0, 100, 600, 1000), images=8, held_out=4)
 
 
-@pytest.fixture
-def folder(model_folder, tmp_path) -> Path:
-    return shutil.copytree(model_folder, tmp_path / "copy")
+def rewritten(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
 
 
-def index_with(folder: Path, **changes: object) -> Path:
-    path = folder / "model_index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+# ------------------------------------------------------------ the class name that facebook/DiT-XL-2-256 has
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory) -> Path:
+    """A DiT folder as diffusers 0.12 wrote it: Transformer2DModel in both files, with the options of that class."""
+    folder = make_pipeline(tmp_path_factory.mktemp("older") / "older-dit")
+    rewritten(folder / "model_index.json", lambda index: index.update(
+        transformer=["diffusers", "Transformer2DModel"], _diffusers_version="0.12.0.dev0", id2label={str(i): f"thing {i}, object {i}" for i in range(10)},
+    ))  # fmt: skip
+    rewritten(folder / "transformer" / "config.json", lambda config: config.update(
+        _class_name="Transformer2DModel", _diffusers_version="0.12.0.dev0", cross_attention_dim=None, num_vector_embeds=None, only_cross_attention=False,
+        use_linear_projection=False,
+    ))  # fmt: skip
     return folder
 
 
-# ------------------------------------------------------------ classes
+def test_a_folder_that_says_transformer2dmodel_opens_as_a_dit(older, model_folder):
+    found = load_checkpoint(older, "cpu", dtype=torch.float32)
+    assert type(found.denoiser) is diffusers.DiTTransformer2DModel and type(found.pipeline) is diffusers.DiTPipeline
+    assert list(found.class_names) == list(range(10)) and found.pipeline.labels["object 7"] == 7
+    assert find_layers(found.denoiser) == find_layers(load_checkpoint(model_folder, "cpu", dtype=torch.float32).denoiser)
+    with safe_open(older / "transformer" / "diffusion_pytorch_model.safetensors", "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    loaded = found.denoiser.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items()) and len(weights) > 40
 
 
-def test_diffusers_leaves_the_names_out_and_every_class_is_offered(model_folder):
-    """`make_pipeline` gave names; if a diffusers release writes them, `class_names`'s docstring is out of date."""
-    assert "id2label" not in json.loads((model_folder / "model_index.json").read_text())
-    found = load_checkpoint(model_folder, "cpu").class_names
-    assert list(found) == list(range(1000)) and found[0] == "class 0" and found[999] == "class 999"
+def test_it_calibrates_prunes_saves_and_comes_back(older, tmp_path):
+    shop = Workshop(load_checkpoint(older, "cpu", dtype=torch.float32), TINY, tmp_path / "cache")
+    shop.calibrate()
+    mosaic = shop.build(PLAN)
+    assert [mosaic.kept(stage) for stage in range(3)] == [[layer.groups - gone for layer, gone in zip(shop.layers, w, strict=True)] for w in shop.widths(PLAN)]
+    assert sum(map(sum, shop.widths(PLAN))) > 0 and all(x.isfinite().all() for x in outputs(mosaic))
+    mosaic.save_pretrained(tmp_path / "out")
+    back = MosaicTransformer.from_pretrained(tmp_path / "out", base=older)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(mosaic), outputs(back), strict=True))
 
 
-def test_two_classes_of_one_name_both_stay(folder):
-    found = load_checkpoint(index_with(folder, id2label=CRANES), "cpu")
-    assert found.class_names == {0: "tench, Tinca tinca", 134: "crane (134)", 517: "crane (517)"}
-    assert len(found.pipeline.labels) == 3  # the pipeline's own table has lost one: two names of class 0, one crane
-    names = known_names(found.class_names)
-    assert names == {"tench": 0, "Tinca tinca": 0, "tench, Tinca tinca": 0, "crane (134)": 134, "crane (517)": 517}
-    assert known_names({638: "maillot", 639: "maillot, tank suit"}) == {"maillot": 638, "maillot, tank suit": 639, "tank suit": 639}
+# ------------------------------------------------------------ revisions and weights
 
 
-def test_classes_that_the_model_does_not_have_are_refused(folder):
-    assert class_names({"id2label": {"10": "b", "9": "a"}}, 11) == {9: "a", 10: "b"}
-    for wrong in ("1000", "-1"):
-        with pytest.raises(StudioError, match="its classes are 0 to 999"):
-            load_checkpoint(index_with(folder, id2label={wrong: "x"}), "cpu")
+def test_the_revision_reaches_diffusers(model_folder, monkeypatch):
+    seen = []
+    for kind in (diffusers.DiTPipeline, diffusers.DiffusionPipeline):
+        for name in ("from_pretrained", "load_config"):
+            real = getattr(kind, name)
+            monkeypatch.setattr(kind, name, lambda *args, _real=real, _name=name, **more: (seen.append((_name, more.get("revision"))), _real(*args, **more))[1])
+    load_checkpoint(model_folder, "cpu", "refs/pr/1")
+    assert seen[:2] == [("load_config", "refs/pr/1"), ("from_pretrained", "refs/pr/1")]  # what from_pretrained then asks is about the folder it has
 
 
-def test_a_thousand_classes_are_offered_and_sampled(model_folder, folder, small_settings, tmp_path):
-    shop = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
-    dropdown = next(c["props"] for c in build_studio(shop).config["components"] if c["props"].get("label") == "Classes")
-    assert len(dropdown["choices"]) == 1001 and dropdown["value"] == ["Classes 0 to 999"]
-
-    def labels(of: Workshop, asked: list[str]) -> tuple[int, ...]:
-        settings = compare_inputs.checked_settings(of, asked, **SETTINGS)
-        of.check_settings(settings)
-        return settings.labels
-
-    assert labels(shop, dropdown["value"]) == (0, 1, 2) and labels(shop, ["class 999", "class 7"]) == (999, 7, 999)
-    assert shop.some_conditions(1001).positive["class_labels"].tolist() == [*range(1000), 0]
-    shop.check_settings(SampleSettings(labels=(999,), steps=5))
-    twins = Workshop(load_checkpoint(index_with(folder, id2label=CRANES), "cpu"), small_settings, tmp_path)
-    assert labels(twins, ["crane (134)", "crane (517)"]) == (134, 517, 134) and labels(twins, []) == (0, 134, 517)
-
-
-# ------------------------------------------------------------ schedulers
-
-
-def test_the_scheduler_alone_is_the_pipelines(folder):
-    shutil.rmtree(folder / "transformer")
-    scheduler = load_scheduler(folder)
-    assert type(scheduler).__name__ == "DDIMScheduler" and scheduler.config.clip_sample is False
-    with pytest.raises(StudioError, match="names AutoencoderKL as its scheduler, which is none"):
-        load_scheduler(index_with(folder, scheduler=["diffusers", "AutoencoderKL"]))
-    with pytest.raises(StudioError, match="has no model_index.json"):
-        load_scheduler(folder / "vae")
-
-
-# ------------------------------------------------------------ refusals
-
-
-def test_pickled_weights_are_refused_in_one_sentence_and_nothing_else_is_written(tmp_path, capfd):
-    folder = make_pipeline(tmp_path / "pickled")
-    for part in ("transformer", "vae"):
-        weights = folder / part / "diffusion_pytorch_model.safetensors"
-        torch.save(load_file(weights), weights.with_suffix(".bin"))
-        weights.unlink()
-    capfd.readouterr()
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    with pytest.raises(StudioError, match="has no safetensors weights") as error:
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_pickled_weights_are_refused_with_the_revision_to_try(model_folder, tmp_path, part):
+    folder = shutil.copytree(model_folder, tmp_path / "pickled")
+    safe = folder / part / "diffusion_pytorch_model.safetensors"
+    with safe_open(safe, "pt") as file:
+        torch.save({name: file.get_tensor(name) for name in file.keys()}, safe.with_suffix(".bin"))  # noqa: SIM118
+    safe.unlink()
+    with pytest.raises(StudioError) as caught:
         load_checkpoint(folder, "cpu")
-    out, err = capfd.readouterr()
-    assert "\n" not in str(error.value) and (out, err) == ("", "") and logging.get_verbosity() == before
+    assert str(caught.value) == f"{folder} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256 try --revision refs/pr/1."
 
 
+# ------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(("kind", "said"), [("StableDiffusionPipeline", "a StableDiffusionPipeline"), ("", "a folder without a pipeline")])
+def test_refuses_another_pipeline(model_folder, tmp_path, kind, said):
+    folder = shutil.copytree(model_folder, tmp_path / "other")
+    rewritten(folder / "model_index.json", lambda index: index.update(_class_name=kind))
+    with pytest.raises(StudioError, match=f"is {said}; MosaicDiff Studio opens DiTPipeline and StableDiffusionXLPipeline"):
+        load_checkpoint(folder, "cpu")
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_refuses_a_model_that_does_not_predict_noise(model_folder, tmp_path, kind):
+    folder = shutil.copytree(model_folder, tmp_path / "other")
+    rewritten(folder / "scheduler" / "scheduler_config.json", lambda config: config.update(prediction_type=kind))
+    with pytest.raises(StudioError, match=f"other predicts {kind}; only epsilon prediction"):
+        Workshop(load_checkpoint(folder, "cpu"), TINY, tmp_path / "cache")
+
+
+# ------------------------------------------------------------ DiT-XL/2
+
+
+def test_the_dit_xl_that_full_size_proofs_run_on_is_the_true_one(tmp_path):
+    """One block of it: the published configuration, in fp16, embedders equal, and layers of the true sizes."""
+    folder = make_dit_xl(tmp_path / "xl", latents=8, blocks=1)
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    published = dict(num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, sample_size=32, patch_size=2, num_embeds_ada_norm=1000,
+                     norm_type="ada_norm_zero", activation_fn="gelu-approximate", attention_bias=True, norm_elementwise_affine=False)  # fmt: skip
+    assert published.items() <= config.items() and config["num_layers"] == 1 and CONFIG["num_layers"] == 28
+    found = load_checkpoint(folder, "cpu", dtype="float16")
+    assert {p.dtype for p in found.denoiser.parameters()} == {torch.float16}
+    assert found.latents.shape == (8, 4, 32, 32) and len(found.class_names) == 1000 and found.pipeline.vae.config.scaling_factor == 0.18215
+    heads, neurons = find_layers(found.denoiser)
+    assert (heads.kind, heads.groups, heads.group_size, heads.width) == ("heads", 16, 72, 1152)
+    assert (neurons.kind, neurons.groups, neurons.group_size) == ("neurons", 4608, 1)
+    assert heads.macs_per_group * 16 == 4 * 1152**2 * 256 and neurons.macs_per_group * 4608 == 8 * 1152**2 * 256  # 256 tokens of 1152
+    assert found.denoiser.get_submodule(neurons.consumer).weight.shape == (1152, 4608)

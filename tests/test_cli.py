@@ -246,7 +246,8 @@ def test_prune_and_compare_a_model_folder(capsys, monkeypatch, model_folder, cac
     assert manifest["plan"] == PLAN and not list(tmp_path.glob("*.part"))
     assert manifest["report"] == {k: v for k, v in found.items() if k not in ("out", "files")}  # no paths of this machine
     names = [row["layer"] for row in found["layers"][:4]]
-    assert names == list(manifest["damping"]) and all(d > 0 for d in manifest["damping"].values()) and manifest["calibration"]["hash"]
+    assert names == list(manifest["damping"]) and all(d["asked"] > 0 for d in manifest["damping"].values()) and manifest["calibration"]["hash"]
+    assert all(d == {"asked": d["asked"], "in_force": dict.fromkeys(found["macs"], d["asked"])} for d in manifest["damping"].values())  # enough tokens
     for stage, said in manifest["stages"].items():
         rows = {row["layer"]: row for row in found["layers"] if row["stage"] == stage}
         assert list(said["kept"]) == list(manifest["errors"][stage]) == list(rows) == names

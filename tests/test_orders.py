@@ -25,7 +25,7 @@ def bank(workshop, tmp_path) -> GramBank:
 
 def same(a: RemovalOrders, b: RemovalOrders) -> bool:
     pairs = [pair for name in ("order", "errors", "energy") for pair in zip(getattr(a, name), getattr(b, name), strict=True)]
-    return all(torch.equal(x, y) for x, y in pairs) and (a.damping, a.steps, a.tokens_per_column) == (b.damping, b.steps, b.tokens_per_column)
+    return all(torch.equal(x, y) for x, y in pairs) and (a.damping, a.steps, a.tokens_per_column, a.rungs) == (b.damping, b.steps, b.tokens_per_column, b.rungs)
 
 
 def kept(folder: Path) -> dict[str, int]:
@@ -56,7 +56,8 @@ def test_a_stopped_run_goes_on_to_the_same_orders(workshop, bank):
     resumed.save(bank.folder)
     assert not kept(bank.folder)  # the result is saved, so its parts go
     loaded = RemovalOrders.load(bank.folder, workshop.layers)
-    assert all(torch.equal(a, b) for a, b in zip(loaded.order, resumed.order, strict=True)) and loaded.damping == resumed.damping
+    assert all(torch.equal(a, b) for a, b in zip(loaded.order, resumed.order, strict=True))
+    assert (loaded.damping, loaded.rungs) == (resumed.damping, resumed.rungs)
 
 
 def test_layers_of_other_bins_another_damping_or_other_weights_are_found_again(workshop, bank):
