@@ -90,7 +90,7 @@ def compare(args: argparse.Namespace) -> int:
     if plan.method == "obs" or (against is not None and against.method == "obs"):
         workshop.calibrate(_progress)
     comparison = None
-    for item in run(workshop, against, plan, settings):
+    for item in run(workshop, against, plan, settings, previews=False):
         if isinstance(item, Preview):
             _progress(item.done, item.total, item.text)
         else:
