@@ -106,7 +106,7 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
         conditions, ids = told(pipeline, shows, progress, stop) if family is SDXL else (DiT.conditions(torch.tensor(shows)), torch.tensor(shows))
         return CalibrationData(latents, conditions, ids, text)
 
-    return DataSource(text, ["pictures", encoded, shows, _text_encoders(pipeline)], len(found), load, made=len(found))
+    return DataSource(text, ["pictures", encoded, shows, _words(pipeline)], len(found), load, made=len(found))
 
 
 def pixel_size(checkpoint: Checkpoint) -> int:
@@ -152,7 +152,7 @@ def own_samples(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: 
     pipeline, count = checkpoint.pipeline, options.count or max(needed, FEWEST)
     guidance = GUIDANCE[family.name] if options.guidance is None else float(options.guidance)
     text = f"the model's own samples ({count}, {options.steps} steps, guidance {guidance:g})"
-    recipe = ["own samples", options.steps, guidance, options.seed, pipeline.scheduler.to_json_string(), _text_encoders(pipeline)]
+    recipe = ["own samples", options.steps, guidance, options.seed, pipeline.scheduler.to_json_string(), _words(pipeline)]
     recipe.append(list(PROMPTS) if family is SDXL else list(checkpoint.class_names))
 
     def load(workshop: Workshop, progress: Progress | None, stop: threading.Event | None) -> CalibrationData:
@@ -214,7 +214,7 @@ def sample(workshop: Workshop, conditions: Conditions, steps: int, guidance: flo
 
 
 def told(pipeline: Any, prompts: list[str], progress: Progress | None = None, stop: threading.Event | None = None) -> tuple[Conditions, Tensor]:
-    """Conditions of SDXL on n prompts, each different one encoded once, the empty prompt as their negative; and which of the different ones each is (n,)."""
+    """Conditions of SDXL on n prompts, each different one encoded once, without a negative prompt; and which of the different ones each is (n,)."""
     different, found = list(dict.fromkeys(prompts)), []
     for first in range(0, len(different), PROMPTS_AT_ONCE):
         if stop is not None and stop.is_set():
@@ -226,14 +226,15 @@ def told(pipeline: Any, prompts: list[str], progress: Progress | None = None, st
     for more in found[1:]:
         together = Conditions(both(together.positive, more.positive), both(together.negative, more.negative))
     ids = torch.tensor([different.index(p) for p in prompts])
-    empty = each_tensor(together.negative, lambda v: v[:1].expand(len(prompts), *v.shape[1:]))  # one row stands for all
-    return Conditions(each_tensor(together.positive, lambda v: v[ids]), empty), ids
+    unconditional = each_tensor(together.negative, lambda v: v[:1].expand(len(prompts), *v.shape[1:]))  # one row stands for all
+    return Conditions(each_tensor(together.positive, lambda v: v[ids]), unconditional), ids
 
 
-def _text_encoders(pipeline: Any) -> list[str]:
-    """What the text encoders hash to; empty for a model of classes."""
+def _words(pipeline: Any) -> list[str]:
+    """What words become conditions by: the text encoders' hashes, and what stands for no words; empty for a model of classes."""
     parts = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
-    return [fingerprint(part.state_dict()) for part in parts if part is not None]
+    hashes = [fingerprint(part.state_dict()) for part in parts if part is not None]
+    return [*hashes, f"unconditional: {SDXL.unconditional(pipeline)}"] if hashes else []
 
 
 def _plain(config: Any) -> dict[str, Any]:

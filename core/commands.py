@@ -115,7 +115,7 @@ def compare(args: argparse.Namespace) -> int:
         workshop.calibrate(_progress)
         _warn(workshop)
     comparison = None
-    for item in run(workshop, against, plan, settings):
+    for item in run(workshop, against, plan, settings, previews=False):
         if isinstance(item, Preview):
             _progress(item.done, item.total, item.text)
         else:

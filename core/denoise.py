@@ -25,6 +25,8 @@ from .families import Conditions
 from .mosaic import MosaicTransformer
 from .noise import NoiseSchedule, usable
 
+DECODE_PIXELS = 1 << 20  # in one call of the VAE: one picture of 1024 x 1024, whose activations are what counts in SDXL's decoder
+
 
 class StepClock:
     """Seconds between two marks as the device sees them. On CUDA two events, for which only reading `seconds` waits."""
@@ -175,11 +177,15 @@ def start_noise(n: int, shape: tuple[int, int, int], seed: int) -> Tensor:
 
 @torch.inference_mode()
 def decode(vae: Any, latents: Tensor, batch: int = 100) -> Tensor:
-    """Latents (n, c, h, w) to pictures (n, channels, H, W) in [-1, 1], fp32 on the CPU."""
+    """Latents (n, c, h, w) to pictures (n, channels, H, W) in [-1, 1], fp32 on the CPU.
+
+    At most `batch` pictures and, above one picture, DECODE_PIXELS pixels go through the VAE at a time.
+    """
     weight, config = next(vae.parameters()), vae.config
+    pixels = latents.shape[2:].numel() * 4 ** (len(config.block_out_channels) - 1)  # of one picture
     scaled = latents.float() / config.scaling_factor
     if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
         mean, std = (torch.tensor(v, device=latents.device).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
         scaled = scaled * std + mean
     scaled = (scaled + (getattr(config, "shift_factor", None) or 0.0)).to(weight.device, weight.dtype)
-    return torch.cat([vae.decode(part).sample.float().clamp(-1, 1).cpu() for part in scaled.split(batch)])
+    return torch.cat([vae.decode(part).sample.float().clamp(-1, 1).cpu() for part in scaled.split(max(1, min(batch, DECODE_PIXELS // pixels)))])

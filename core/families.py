@@ -145,13 +145,17 @@ class SDXL:
 
     @staticmethod
     def conditions(pipeline: Any, prompts: list[str], negative: str = "", size: tuple[int, int] | None = None) -> Conditions:
-        """Both text encoders on every different prompt once; `size` (height, width) in pixels is the micro-conditioning."""
+        """Both text encoders on every different prompt once; `size` (height, width) in pixels is the micro-conditioning.
+
+        Without a negative prompt the unconditional rows are those of StableDiffusionXLPipeline called without one, see `unconditional`.
+        """
         different = list(dict.fromkeys(prompts))
         device, config = pipeline.unet.device, pipeline.unet.config
         height, width = size or (config.sample_size * pipeline.vae_scale_factor,) * 2
         with torch.no_grad():
             text, no_text, pooled, no_pooled = pipeline.encode_prompt(
-                different, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=[negative] * len(different),
+                different, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True,
+                negative_prompt=[negative] * len(different) if negative else None,
             )  # fmt: skip
         place = torch.tensor([different.index(p) for p in prompts])
         ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).expand(len(prompts), 6)
@@ -160,6 +164,11 @@ class SDXL:
             embeds, pool = embeds.cpu()[place], pool.cpu()[place]
             sides.append({"encoder_hidden_states": embeds, "added_cond_kwargs": {"text_embeds": pool, "time_ids": ids}})
         return Conditions(*sides)
+
+    @staticmethod
+    def unconditional(pipeline: Any) -> str:
+        """What guidance leads away from where no negative prompt is given: "zeros" in the place of embeddings (SDXL as published) or the "empty prompt"."""
+        return "zeros" if pipeline.config.force_zeros_for_empty_prompt else "empty prompt"
 
     @staticmethod
     def probe(model: nn.Module, rows: int, random: torch.Generator) -> Arguments:

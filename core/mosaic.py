@@ -27,7 +27,7 @@ from .errors import StudioError
 from .families import first_parameter
 from .plan import STAGES, StagePlan
 from .prunable import PrunableLayer, find_layers
-from .slimming import Constant, Cut, cut_module, graft, private, replace_tensors, shallow
+from .slimming import Constant, Cut, cut_module, graft, private, replace_tensors, shallow, widened
 
 TABLE_BYTES = 256 << 20  # of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
 
@@ -52,7 +52,7 @@ def assemble(
 class MosaicTransformer(nn.Module):
     """The subnetworks of a plan over one dense denoiser (DiT or SDXL's UNet), routed by timestep.
 
-    `dense` (the model), `plan` and one list of `Cut` a stage (in STAGES order, layers in `find_layers` order; None: dense). The cuts' weights
+    `dense` (the model), `plan` and one list of `Cut` a stage (in STAGES order, layers in `find_layers` order; None: dense). The cuts themselves
     are not kept: `cuts` afterwards says which groups each layer keeps.
     """
 
@@ -233,10 +233,7 @@ class MosaicTransformer(nn.Module):
         if isinstance(constant := network.get_submodule(x.module), Constant):
             return constant.bias.new_zeros(len(constant.bias), x.width)
         weight = network.get_submodule(x.consumer).weight.detach()
-        if weight.shape[1] == x.width:
-            return weight.clone()
-        columns = (cuts[layer].kept[:, None] * x.group_size + torch.arange(x.group_size)).flatten().to(weight.device)
-        return weight.new_zeros(len(weight), x.width).index_copy_(1, columns, weight)
+        return weight.clone() if cuts is None else widened(x, replace(cuts[layer], weight=weight))
 
     def summary(self) -> str:
         """One line a stage: what runs there."""

@@ -37,9 +37,10 @@ BETAS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trai
 
 
 def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | None, settings: SampleSettings,
-            stop: threading.Event | None = None) -> Iterator[Preview | Comparison]:  # fmt: skip
+            stop: threading.Event | None = None, previews: bool = True) -> Iterator[Preview | Comparison]:  # fmt: skip
     """Yield `Preview`s while running and the `Comparison` last. A plan of None is the dense model.
 
+    previews: decode unfinished pictures for the `Preview`s and the film strip; without, both have none, and the VAE runs on final latents only.
     Raises StudioError for what cannot be sampled and Stopped when `stop` is set before anything was timed.
     """
     n, plans = settings.n, (plan_a, plan_b)
@@ -56,7 +57,7 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     workshop.measure_latency(min(size, n), settings.halves, stop=stop, shape=workshop.shape_for(settings))
     conditions, noise = workshop.conditions(settings), start_noise(n, workshop.shape_for(settings), settings.seed)
     if n <= IN_STEP:
-        found = yield from _small(workshop, sides, noise, conditions, settings, stop)
+        found = yield from _small(workshop, sides, noise, conditions, settings, stop, previews)
     else:
         found = yield from _large(workshop, sides, noise, conditions, settings, stop)
     yield _result(workshop, plans, sides, found, settings, min(size, n))
@@ -125,23 +126,24 @@ class _Found:
     notes: str = ""
 
 
-def _small(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions: Conditions, settings: SampleSettings, stop: threading.Event | None):
+def _small(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions: Conditions, settings: SampleSettings, stop: threading.Event | None,
+           previews: bool):  # fmt: skip
     """Both sides in step for pictures and warm-up, then timed runs in turn."""
     total = len(sides[0].timesteps)
-    frames = set(np.linspace(0, total - 1, min(FRAMES, total)).round().astype(int).tolist())
-    shown = set(np.linspace(0, total - 1, min(PREVIEWS, total)).round().astype(int).tolist())
+    frames, shown = (set(np.linspace(0, total - 1, min(most, total)).round().astype(int).tolist()) for most in (FRAMES if previews else 0, PREVIEWS))
     found = _Found([None, None], ([], []))
     sessions = [s.session(noise, conditions, settings.guidance, settings.seed) for s in sides]
     for i, (a, b) in enumerate(zip(*sessions, strict=True)):
+        decoded = [decode(workshop.vae, step.clean) for step in (a, b)] if previews and i in frames | shown else []
         if i in frames:
-            for film, step in zip(found.film, (a, b), strict=True):
-                film.append(decode(workshop.vae, step.clean))
+            for film, images in zip(found.film, decoded, strict=True):
+                film.append(images)
             found.film_timesteps.append(a.timestep)
         if i in shown:
-            images = [pictures(decode(workshop.vae, step.clean)) for step in (a, b)]
             stage = b.stage if b.stage >= 0 else a.stage
             where = f", {STAGES[stage]} stage" if stage >= 0 else ""
-            yield Preview(f"step {i + 1} of {total} (timestep {a.timestep:.0f}{where})", i + 1, total, *images, step=i, timestep=a.timestep, stage=stage)
+            text = f"step {i + 1} of {total} (timestep {a.timestep:.0f}{where})"
+            yield Preview(text, i + 1, total, *map(pictures, decoded), step=i, timestep=a.timestep, stage=stage)
         if stop is not None and stop.is_set():
             raise Stopped(f"Stopped at step {i + 1} of {total}, before anything was timed.")
     found.latents = [s.latents.clone() for s in sides]

@@ -10,17 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from .damping import Damping
+from .errors import StudioError
 from .prunable import PrunableLayer
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What one layer keeps in one stage."""
+    """What one layer keeps in one stage.
+
+    A network takes a weight of the kept columns over as it is, so that nothing is in memory twice; of one with all columns it copies the kept ones.
+    """
 
     kept: Tensor  # (kept groups,) ascending
-    weight: Tensor | None  # (d, all columns) compensated consumer weight, removed columns 0; None: untouched
+    weight: Tensor | None  # (d, kept columns) or (d, all columns) compensated consumer weight; None: untouched
     bias: Tensor | None = None  # (d,) a new bias; only where no group is kept, b + W mean(x)
     damping: Damping | None = None  # of the compensation; None where there was none
+
+
+def kept_columns(layer: PrunableLayer, kept: Tensor, device: torch.device) -> Tensor:
+    """(kept columns,) of the consumer's weight that these groups (kept groups,) feed."""
+    return (kept[:, None].cpu() * layer.group_size + torch.arange(layer.group_size)).flatten().to(device)
 
 
 def shallow(module: nn.Module, **children: nn.Module) -> nn.Module:
@@ -121,28 +130,46 @@ def cut_module(model: nn.Module, layer: PrunableLayer, cut: Cut, masked: bool = 
     if not len(cut.kept):
         consumer = model.get_submodule(layer.consumer)
         return Constant(consumer.bias if cut.bias is None else cut.bias, consumer.out_features, consumer.weight).eval()
-    return (slim_attention if layer.kind == "heads" else slim_feed_forward)(module, cut.kept, cut.weight)
+    return (slim_attention if layer.kind == "heads" else slim_feed_forward)(module, cut.kept, narrow(layer, cut))
+
+
+def narrow(layer: PrunableLayer, cut: Cut) -> Tensor:
+    """The cut's weight on its kept columns, (d, kept columns): itself, or a copy of these columns. Raises StudioError for a weight of another width."""
+    found, wanted = cut.weight.shape[1], len(cut.kept) * layer.group_size
+    if found == layer.width:
+        return cut.weight[:, kept_columns(layer, cut.kept, cut.weight.device)]
+    if found != wanted:
+        raise StudioError(f"The weight of a cut of {layer.name} has {found} columns; give it all {layer.width} or the {wanted} of the groups it keeps.")
+    return cut.weight
+
+
+def widened(layer: PrunableLayer, cut: Cut) -> Tensor:
+    """A copy of the cut's weight at full width, (d, all columns), zero where groups went."""
+    if cut.weight.shape[1] == layer.width:
+        return copied(cut.weight)
+    columns = kept_columns(layer, cut.kept, cut.weight.device)
+    return cut.weight.new_zeros(len(cut.weight), layer.width).index_copy_(1, columns, narrow(layer, cut))
 
 
 def slim_attention(attention: nn.Module, heads: Tensor, out_weight: Tensor) -> nn.Module:
-    """Keep these heads (ascending indices, at least one). `out_weight` (d, all columns) is the compensated output projection; its bias stays full.
+    """Keep these heads (ascending indices, at least one). `out_weight` (d, kept columns) is the compensated output projection; its bias stays full.
 
     diffusers' processor works out head_dim as width // heads, so heads, inner_dim, inner_kv_dim and sliceable_head_dim change together.
     """
     if len(heads) == attention.heads:
-        return attention if out_weight is None else _with_out(attention, copied(out_weight))
+        return _with_out(attention, out_weight)
     head_dim = attention.to_out[0].in_features // attention.heads
-    columns = (heads[:, None] * head_dim + torch.arange(head_dim)).flatten().to(out_weight.device)
+    columns = (heads[:, None] * head_dim + torch.arange(head_dim)).flatten().to(out_weight.device)  # rows of q, k and v
     projections = {n: getattr(attention, n) for n in ("to_q", "to_k", "to_v")}
     children = {n: linear(m.weight[columns], None if m.bias is None else m.bias[columns]) for n, m in projections.items()}
-    slim = shallow(_with_out(attention, out_weight[:, columns]), **children)
+    slim = shallow(_with_out(attention, out_weight), **children)
     slim.heads = slim.sliceable_head_dim = len(heads)
     slim.inner_dim = slim.inner_kv_dim = len(columns)
     return slim
 
 
 def slim_feed_forward(mlp: nn.Module, neurons: Tensor, out_weight: Tensor) -> nn.Module:
-    """Keep these neurons (ascending indices, at least one). `out_weight` (d, all columns) is the compensated second layer.
+    """Keep these neurons (ascending indices, at least one). `out_weight` (d, kept columns) is the compensated second layer.
 
     GELU's first layer has a row a neuron, GEGLU's has two: value rows j first, then gate rows j + n.
     """
@@ -151,16 +178,16 @@ def slim_feed_forward(mlp: nn.Module, neurons: Tensor, out_weight: Tensor) -> nn
     first = mlp.net[0].proj
     rows = torch.cat([neurons + n * k for k in range(first.out_features // n)])
     activation = shallow(mlp.net[0], proj=linear(first.weight[rows], None if first.bias is None else first.bias[rows]))
-    second = linear(out_weight[:, neurons].to(mlp.net[2].weight.dtype), copied(mlp.net[2].bias))
+    second = linear(out_weight.to(mlp.net[2].weight.dtype), copied(mlp.net[2].bias))
     return shallow(mlp, net=nn.ModuleList([activation, mlp.net[1], second]))
 
 
 def masked_module(module: nn.Module, layer: PrunableLayer, cut: Cut) -> nn.Module:
     """The same module at full width with the cut's weights: the reference that a slim one is held against."""
     if layer.kind == "heads":
-        return _with_out(module, copied(cut.weight), cut.bias)
+        return _with_out(module, widened(layer, cut), cut.bias)
     second = module.net[2]
-    new = linear(copied(cut.weight, second.weight.dtype), copied(second.bias if cut.bias is None else cut.bias.to(second.weight)))
+    new = linear(widened(layer, cut).to(second.weight.dtype), copied(second.bias if cut.bias is None else cut.bias.to(second.weight)))
     return shallow(module, net=nn.ModuleList([*list(module.net)[:2], new]))
 
 

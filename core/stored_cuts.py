@@ -17,7 +17,7 @@ from .errors import StudioError
 from .manifest import ranges
 from .plan import STAGES
 from .prunable import PrunableLayer
-from .slimming import Constant, Cut, cut_module
+from .slimming import Constant, Cut, cut_module, kept_columns
 
 if TYPE_CHECKING:
     from .mosaic import MosaicTransformer
@@ -36,7 +36,7 @@ def contents(mosaic: MosaicTransformer, stage: int, masked: bool) -> tuple[dict[
         consumer = module if isinstance(module, Constant) else mosaic.stages[stage].get_submodule(layer.consumer)
         if len(groups):
             weight = consumer.weight.detach()
-            name, value = f"{layer.consumer}.weight", weight[:, _columns(layer, groups, weight.device)] if masked else weight
+            name, value = f"{layer.consumer}.weight", weight[:, kept_columns(layer, groups, weight.device)] if masked else weight
         else:
             name, value = f"{layer.consumer}.bias", torch.zeros(len(consumer.weight)) if consumer.bias is None else consumer.bias.detach()
         if not torch.isfinite(value).all():
@@ -85,15 +85,8 @@ def restored_cut(model: nn.Module, layer: PrunableLayer, groups: Tensor, stored:
         raise ValueError(f"{layer.consumer} is {stored.dtype} {list(stored.shape)} and should be floating {list(shape)}")
     if not torch.isfinite(stored).all():
         raise ValueError(f"{layer.consumer} has NaN or infinity")
-    weight = torch.zeros_like(consumer)
-    if not len(groups):
-        return Cut(groups, weight, stored.to(consumer, copy=True))  # a copy, as the file may go while the model lives
-    weight[:, _columns(layer, groups, weight.device)] = stored.to(weight)
-    return Cut(groups, weight)
-
-
-def _columns(layer: PrunableLayer, groups: Tensor, device: torch.device) -> Tensor:
-    return (groups[:, None].cpu() * layer.group_size + torch.arange(layer.group_size)).flatten().to(device)
+    stored = stored.to(consumer, copy=True)  # a copy, as the file may go while the model lives
+    return Cut(groups, stored) if len(groups) else Cut(groups, consumer.new_zeros(len(consumer), 0), stored)
 
 
 def layer_rows(layers: list[PrunableLayer]) -> list[dict[str, Any]]:

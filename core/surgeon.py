@@ -18,7 +18,7 @@ from .damping import Damping
 from .obs import RemovalPath, compensation
 from .orders import RemovalOrders
 from .prunable import PrunableLayer
-from .slimming import Cut
+from .slimming import Cut, kept_columns
 
 PATH_BYTES = 1_500_000_000  # of paths kept; 10 MB each on the bundled model's MLPs, 230 MB on DiT-XL/2's
 ERRORS_KEPT = 4096
@@ -44,7 +44,7 @@ class Surgeon:
         return self.transformer.get_submodule(self.layers[layer].consumer).weight.detach()
 
     def cut(self, layer: int, low: float, high: float, gone: int, method: str = "obs") -> Cut:
-        """What remains of a layer after `gone` groups on timesteps [low, high).
+        """What remains of a layer after `gone` groups on timesteps [low, high); its weight has the kept columns only, so that all cuts fit into memory.
 
         From the layer's path if it is known already, else from the kept columns alone (a third of the work). Same weights.
         """
@@ -52,19 +52,20 @@ class Surgeon:
         if not gone:
             return Cut(torch.arange(x.groups), None)
         if method == "magnitude":
-            return magnitude_cut(weight, x, gone)
+            kept = magnitude_kept(weight, x, gone)
+            return Cut(kept, weight[:, kept_columns(x, kept, weight.device)])
         if gone == x.groups:
-            return Cut(torch.arange(0), torch.zeros_like(weight), self._constant(layer, low, high))
+            return Cut(torch.arange(0), weight.new_zeros(len(weight), 0), self._constant(layer, low, high))
         orders = self.orders()
         kept, asked = orders.order[layer][gone:].sort().values, orders.damping[layer]
         with self._lock:
             known = self._paths.get((layer, low, high))
+        columns = kept_columns(x, kept, weight.device)
         if known is not None:
-            return Cut(kept, known[0].weights_at(gone).to(weight.dtype), damping=Damping(asked, known[0].damping, known[0].rung))
+            return Cut(kept, known[0].weights_at(gone)[:, columns].to(weight.dtype), damping=Damping(asked, known[0].damping, known[0].rung))
         gram, _ = self.bank().gram(layer, low, high)
-        columns = (kept[:, None] * x.group_size + torch.arange(x.group_size)).flatten()
         best, in_force, rung = compensation(weight.float(), gram.to(weight.device), columns, asked)
-        return Cut(kept, best.to(weight.dtype), damping=Damping(asked, in_force, rung))
+        return Cut(kept, best[:, columns].to(weight.dtype), damping=Damping(asked, in_force, rung))
 
     def _constant(self, layer: int, low: float, high: float) -> Tensor:
         """What remains of a layer that loses everything: b + W mean(x), the best constant."""
@@ -87,7 +88,8 @@ class Surgeon:
         weight = self.weight(layer).double()
         held_out = self.bank().gram(layer, low, high, held_out=True)[0].to(weight.device)
         if method == "magnitude":
-            difference = magnitude_cut(weight, self.layers[layer], gone).weight - weight
+            kept = magnitude_kept(weight, self.layers[layer], gone)
+            difference = (-weight).index_fill_(1, kept_columns(self.layers[layer], kept, weight.device), 0.0)
             return relative_error(difference, weight, self.bank().gram(layer, low, high)[0].to(weight.device)), relative_error(difference, weight, held_out)
         if gone == self.layers[layer].groups:
             return self._errors_of_a_constant(layer, low, high, weight, held_out)
@@ -133,13 +135,10 @@ def relative_error(difference: Tensor, weight: Tensor, gram: Tensor) -> float:
     return float(((difference @ gram) * difference).sum() / ((weight @ gram) * weight).sum().clamp_min(1e-30))
 
 
-def magnitude_cut(weight: Tensor, layer: PrunableLayer, gone: int) -> Cut:
-    """The baseline: groups with the smallest column norm are zeroed, nothing is compensated."""
+def magnitude_kept(weight: Tensor, layer: PrunableLayer, gone: int) -> Tensor:
+    """The baseline's (kept groups,): those with the smallest column norm go, nothing is compensated."""
     norms = weight.double().square().sum(0).view(layer.groups, layer.group_size).sum(1)
-    kept = norms.argsort()[gone:].sort().values.cpu()
-    mask = torch.zeros(layer.groups, dtype=torch.bool)
-    mask[kept] = True
-    return Cut(kept, weight * mask.repeat_interleave(layer.group_size).to(weight))
+    return norms.argsort()[gone:].sort().values.cpu()
 
 
 def _recall(store: OrderedDict, key: tuple, lock: threading.Lock) -> Any:

@@ -267,9 +267,13 @@ def test_prune_and_compare_a_model_folder(capsys, monkeypatch, model_folder, cac
     refused(capsys, "prune", "--plan", str(plan_file), "--out", str(out), "--model", str(model_folder))  # never overwritten
 
     pictures, few = tmp_path / "pictures", ("--images", "2", "--steps", "4", "--repeats", "1", "--json")
+    decoded: list[int] = []
+    handle = get_workshop(str(model_folder)).vae.decoder.register_forward_pre_hook(lambda _, args: decoded.append(len(args[0])))
     code, text, err = verb(capsys, "compare", "--model", str(model_folder), "--plan", str(plan_file), "--out", str(pictures), *few)
+    handle.remove()
     assert code == 0, err
     found = json.loads(text)
+    assert decoded == [2, 2]  # final pictures of both sides; nobody sees frames on the way
     assert "measuring timesteps" not in err  # calibrated above
     assert found["n"] == 2 and found["steps"] == 4 and found["speedup_macs"] > 1 and found["latent_mse"] > 0 and found["device"]
     for side in ("dense", "mosaic"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import threading
 from dataclasses import replace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from safetensors.torch import load_file
 from test_calibration_data import OWN, PLAN, TINY, paint
 from tiny_sdxl import make_sdxl
@@ -176,7 +178,7 @@ def test_a_weighting_that_cannot_be_is_refused_before_anything_is_made(sdxl, tmp
 # ------------------------------------------------------------ SDXL
 
 
-def test_prompts_are_read_once_each_with_the_empty_prompt_beside(sdxl):
+def test_prompts_are_read_once_each_with_the_unconditional_rows_beside(sdxl):
     prompts = [*PROMPTS[:9], PROMPTS[2], PROMPTS[8]]
     found, ids = told(sdxl.pipeline, prompts)
     straight = SDXL.conditions(sdxl.pipeline, prompts)
@@ -184,6 +186,18 @@ def test_prompts_are_read_once_each_with_the_empty_prompt_beside(sdxl):
     rows = torch.tensor([10, 3])
     pairs = [leaves(c.rows(rows).pair(torch.device("cpu"), torch.float32)) for c in (found, straight)]
     assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(*pairs, strict=True)) and [len(x) for x in pairs[0]] == [4, 4, 4]
+
+
+def test_calibrations_with_another_unconditional_row_are_not_mixed_up(sdxl, tmp_path):
+    """Zeros or the empty prompt: other rows, other own samples, so another key."""
+    pipeline = copy.copy(sdxl.pipeline)
+    pipeline._internal_dict = FrozenDict(sdxl.pipeline.config | {"force_zeros_for_empty_prompt": False})
+    shops = [Workshop(replace(sdxl, pipeline=p), TINY, tmp_path, DataOptions(count=8, steps=1)) for p in (sdxl.pipeline, pipeline)]
+    assert len({shop.key for shop in shops}) == 2
+    zeros, empty = (shop.data() for shop in shops)
+    assert not any(leaf.any() for leaf in leaves(zeros.conditions.negative)[:2])
+    assert all(leaf.any() for leaf in leaves(empty.conditions.negative)[:2])
+    assert not torch.equal(zeros.latents, empty.latents) and len(list(tmp_path.iterdir())) == 2
 
 
 def test_sdxl_from_the_checkpoint_alone(sdxl, tmp_path):

@@ -66,6 +66,37 @@ def test_ddim_gives_the_stock_pipelines_bits(workshop, guidance):
     assert np.abs((decoded / 2 + 0.5) - images.reshape(decoded.shape)).max() < 1e-6
 
 
+@pytest.fixture
+def decoded(workshop):
+    """Shapes of what the VAE's decoder is given, call by call."""
+    seen: list[tuple[int, ...]] = []
+    handle = workshop.vae.decoder.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    yield seen
+    handle.remove()
+
+
+@pytest.mark.parametrize(("n", "side", "calls"), [(120, 8, [100, 20]), (5, 128, [4, 1]), (2, 256, [1, 1]), (2, 264, [1, 1])])
+def test_decoding_is_cut_by_pixels(workshop, decoded, n, side, calls):
+    """The VAE's pictures have four times the side: 100 of 32 x 32 at a time, one of 1024 x 1024, and the same pictures as in other batches."""
+    latents = torch.randn(n, 4, side, side, generator=torch.Generator().manual_seed(0))
+    found = decode(workshop.vae, latents)
+    assert [shape[0] for shape in decoded] == calls
+    assert found.shape == (n, 1, 4 * side, 4 * side) and torch.allclose(found[-2:], decode(workshop.vae, latents[-2:], batch=1), atol=1e-6)
+
+
+def test_without_previews_only_final_latents_are_decoded(workshop, decoded, pair):
+    del decoded[:]
+    *previews, found = compare(workshop, None, PLAN, SampleSettings((1, 5, 7), steps=10, repeats=2), previews=False)
+    assert decoded == [(3, 4, 8, 8)] * 2 and not found.a.film and not found.b.film_timesteps
+    assert [p.step for p in previews] == [p.step for p in pair[0]] and all(p.image_a is None and p.image_b is None for p in previews)
+    assert all(torch.equal(x.images, y.images) for x, y in ((found.a, pair[1].a), (found.b, pair[1].b)))
+
+
+def test_a_step_is_decoded_once_for_preview_and_film(workshop, decoded):
+    found = finish(compare(workshop, None, ZERO, SampleSettings((1,), steps=20, repeats=1)))
+    assert len(found.a.film) == 8 and len(decoded) == 2 * len({*np.linspace(0, 19, 8).round(), *np.linspace(0, 19, 16).round()}) + 2
+
+
 def reference(workshop, name, steps):
     """The loop as diffusers' own documentation writes it: the scheduler from the model's config, start at init_noise_sigma, scale the model input, step."""
     device, options = workshop.device, {"skip_prk_steps": True} if name == "PNDM" else {}

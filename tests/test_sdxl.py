@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from tiny_sdxl import make_sdxl
 
 from core.comparison import SampleSettings
@@ -121,22 +122,38 @@ def test_tokens_of_every_block_are_those_that_arrive(shop):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("negative", ["", "blur"])
 @pytest.mark.parametrize("pruned", [False, True])
-def test_stock_pipeline_equals_our_loop(shop, pruned):
-    """Same prompts, noise and guidance: StableDiffusionXLPipeline with the mosaic as `unet`, and our own loop."""
+def test_stock_pipeline_equals_our_loop(shop, pruned, negative):
+    """Same prompts, noise and guidance: StableDiffusionXLPipeline with the mosaic as `unet`, and our own loop. No negative prompt: the pipeline's default."""
     pipeline, dense = shop.checkpoint.pipeline, shop.checkpoint.pipeline.unet
     cuts = random_cuts(shop, lambda groups: groups // 2)
     mosaic = MosaicTransformer(shop.transformer, PLAN, [cuts, None, cuts]) if pruned else shop.dense
-    settings = SampleSettings(steps=4, guidance=5.0, prompts=("a fox", "a boat at sea"), negative="blur")
+    settings = SampleSettings(steps=4, guidance=5.0, prompts=("a fox", "a boat at sea"), negative=negative)
     noise = start_noise(2, shop.shape_for(settings), 3)
     ours, _ = Denoiser(mosaic, pipeline.scheduler, shop.schedule, 4).run(noise, shop.conditions(settings), 5.0)
     pipeline.unet = mosaic
     try:
-        words = {"prompt": list(settings.prompts), "negative_prompt": ["blur"] * 2}
+        words = {"prompt": list(settings.prompts)} | ({"negative_prompt": [negative] * 2} if negative else {})
         stock = pipeline(**words, guidance_scale=5.0, num_inference_steps=4, latents=noise.clone(), height=32, width=32, output_type="latent").images
     finally:
         pipeline.unet = dense
     assert (ours - stock).abs().max() < 1e-4 * stock.abs().max()
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_without_a_negative_prompt_the_pipelines_configuration_decides(shop, zeros):
+    """force_zeros_for_empty_prompt, as published; a pipeline that does not want it encodes the empty prompt."""
+    pipeline = shop.checkpoint.pipeline
+    before = pipeline.config
+    pipeline._internal_dict = FrozenDict(before | {"force_zeros_for_empty_prompt": zeros})
+    try:
+        found = shop.conditions(SampleSettings(prompts=("a fox",))).negative
+        _, stock, _, pooled = pipeline.encode_prompt(["a fox"], device=torch.device("cpu"))
+    finally:
+        pipeline._internal_dict = before
+    assert torch.equal(found["encoder_hidden_states"], stock) and torch.equal(found["added_cond_kwargs"]["text_embeds"], pooled)
+    assert bool(stock.any()) is bool(pooled.any()) is not zeros
 
 
 def test_another_size_reaches_the_micro_conditioning_and_the_latents(shop):
