@@ -114,8 +114,15 @@ def allocation(suite: Suite) -> dict[str, Any]:
     return found | allocation_rows(found)
 
 
+def plans(suite: Suite) -> dict[str, Any]:
+    """A new plan to finished subnetworks, after one calibration."""
+    from .bench_plans import plans_benchmark
+
+    return plans_benchmark(suite.workshop, 2 if suite.quick else 9, suite.progress, suite.stop)
+
+
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
-    f.__name__: f for f in (macs, memory, allocation, path, forward, realised, calibration)
+    f.__name__: f for f in (macs, memory, allocation, plans, path, forward, realised, calibration)
 }  # quick ones first
 
 

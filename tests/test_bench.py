@@ -16,10 +16,11 @@ from core.bench_measure import Effort, in_turn, ratio, verdict
 from core.bench_memory import memory_benchmark, prefix_view_bytes, unique_bytes
 from core.bench_models import Subject, blocks_of_xl, gathering, mosaic_of, random_dit, shapes_of_dit, subject_of, uniform_cuts
 from core.bench_overhead import overhead_benchmark, rows_at_once
+from core.bench_plans import plans_benchmark
 from core.bench_realised import realised_benchmark, speed_benchmark, timesteps_of
 from core.bench_suite import PARTS as SUITE
 from core.bench_suite import Suite, run_all, run_part
-from core.bench_table import ratio_line, table
+from core.bench_table import part_lines, ratio_line, table
 from core.checkpoints import load_checkpoint
 from core.errors import Stopped
 from core.mosaic import embedders, embedders_equal
@@ -309,3 +310,10 @@ def test_forward_and_overhead_on_cuda():
     found = forward_benchmark([subject], (1,), (0.5,), TWICE)
     assert "CUDA" in found["device"] and found["dtype"] == "bfloat16" and all(r["ratio"] > 0 for r in found["ratios"])
     assert all(r["ratio"] > 0 for r in overhead_benchmark([(subject, 2)], TWICE)["ratios"])
+
+
+def test_plans_are_timed_each_from_scratch(workshop):
+    found = plans_benchmark(workshop, count=2)
+    (row,) = found["times"]
+    assert row["rounds"] == 2 and 0 < row["median"] <= row["most"] and row["at_most"] == 1.0 and "Calibrated once before" in found["note"]
+    assert any("a new plan to finished subnetworks" in line for line in part_lines({"part": "plans", "elapsed_seconds": 1.0} | found))
