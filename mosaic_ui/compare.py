@@ -37,8 +37,7 @@ from .compare_inputs import (
 from .compare_run import NO_RESULT, opening, stream
 from .prune_jobs import WITHDRAWN
 from .stage_chart import plot_panel
-from .typed import unchecked
-from .wiring import EDIT
+from .wiring import EDIT, RAW
 
 CSS = (Path(__file__).parent / "compare.css").read_text(encoding="utf-8")
 
@@ -154,7 +153,7 @@ def build(shared: Any) -> CompareTab:
 
 
 def _slider(low: int, high: int, value: int, label: str, info: str) -> gr.Slider:
-    return unchecked(gr.Slider(low, high, value=value, step=1, label=label, info=info, min_width=200, buttons=[]))
+    return gr.Slider(low, high, value=value, step=1, label=label, info=info, min_width=200, buttons=[])
 
 
 def _asked(workshop: Any) -> tuple[gr.Dropdown | gr.Textbox, gr.Textbox, gr.Dropdown]:
@@ -263,7 +262,7 @@ def wire(shared: Any, tab: CompareTab) -> None:
     for side in (tab.a, tab.b):
         inputs = [side.choice, shared.plan, side.uploaded, shared.target, tab.scheduler, tab.steps]
         triggers = [side.choice.input, shared.plan.change, shared.target.change, tab.steps.release, tab.scheduler.input]
-        gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **quiet)
+        gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **quiet, **RAW)
         side.upload.upload(upload, side.upload, [side.uploaded, side.choice, side.note], **quiet)
     if not model_facts.asks_words(workshop):
         tab.asked.input(tidy, tab.asked, tab.asked, trigger_mode="always_last", **quiet)
@@ -274,7 +273,7 @@ def wire(shared: Any, tab: CompareTab) -> None:
     controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats, tab.negative, tab.size]
     views = [tab.live, tab.results, tab.verdict, tab.slider, tab.pair, tab.difference, tab.film, tab.timing, tab.metrics, tab.downloads]
     buttons = [tab.start, tab.stop, tab.live]
-    begun = tab.start.click(ask, controls, buttons, **EDIT | {"trigger_mode": "once"})  # behind the edits of the plan that were made before
+    begun = tab.start.click(ask, controls, buttons, **EDIT | {"trigger_mode": "once"}, **RAW)  # behind the edits of the plan that were made before
     done = begun.then(run, None, views, **jobs.MODEL_JOB, **quiet)
     done.then(ready, None, [tab.start, tab.stop, shared.status], queue=False, **quiet)
     tab.stop.click(stop_run, None, buttons, queue=False, **quiet)

@@ -40,7 +40,7 @@ def all_classes(class_names: dict[int, str]) -> str:
 def chosen_labels(chosen: list[str], class_names: dict[int, str], n: int) -> tuple[int, ...]:
     """n labels: the chosen classes (none or the 'all' entry: every class) in turns."""
     by_name = {name: label for label, name in class_names.items()}
-    labels = [by_name[name] for name in chosen if name in by_name] or sorted(class_names)
+    labels = [by_name[name] for name in chosen if isinstance(name, str) and name in by_name] or sorted(class_names)
     return tuple(labels[i % len(labels)] for i in range(n))
 
 
@@ -66,7 +66,7 @@ def chosen_prompts(text: Any, n: int) -> tuple[str, ...]:
 def chosen_size(choice: Any, workshop: Any) -> tuple[int, int] | None:
     """The listed size -> (height, width) in pixels, None for the model's own. Raises StudioError."""
     offered = model_facts.sizes(workshop)
-    if choice not in offered:
+    if not isinstance(choice, str) or choice not in offered:
         raise StudioError("Choose one of the listed sizes.")
     return offered[choice]
 
@@ -140,7 +140,7 @@ def checked_settings(
     n = _whole(images, 1, model_facts.images_offered(workshop)[1], "Images")
     if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 1 <= guidance <= 20:
         raise StudioError("Guidance must be a number from 1 (off) to 20.")
-    if scheduler not in SCHEDULERS:
+    if not isinstance(scheduler, str) or scheduler not in SCHEDULERS:
         raise StudioError("Choose one of the listed schedulers.")
     if model_facts.asks_words(workshop):
         what = {"prompts": chosen_prompts(asked, n), "negative": negative or "", "size": chosen_size(size, workshop)}

@@ -31,8 +31,7 @@ from .prune_views import (
 from .sharing_panel import SharingPanel, build_sharing
 from .stage_chart import plot_panel
 from .theme import STAGE_MEANING
-from .typed import unchecked
-from .wiring import EDIT, LIVE, QUIET
+from .wiring import EDIT, LIVE, QUIET, RAW
 
 
 @dataclass
@@ -64,7 +63,7 @@ MASTER, STAGE_SLIDERS = "Target mean sparsity", tuple(f"{stage.capitalize()} sta
 
 def _slider(value: float, label: str, info: str, classes: list[str] | None = None) -> gr.Slider:
     """Without Gradio's reset arrow, which would set the slider and tell nobody."""
-    return unchecked(gr.Slider(0, MAX_SPARSITY, round(value, 3), step=0.005, label=label, info=info, elem_classes=classes, buttons=[]))
+    return gr.Slider(0, MAX_SPARSITY, round(value, 3), step=0.005, label=label, info=info, elem_classes=classes, buttons=[])
 
 
 def _share(value: Any, label: str) -> float:
@@ -247,8 +246,8 @@ def wire(shared: Any, tab: Prune) -> None:
     shared.measured.change(**exactly)
     shared.status.change(on_layers, [shared.plan, tab.layers_open], tab.layers, **QUIET, trigger_mode="always_last")
     for i, slider in enumerate(tab.sliders):
-        slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT).then(**exactly)
-    tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT).then(**exactly)
+        slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT, **RAW).then(**exactly)
+    tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT, **RAW).then(**exactly)
     share = [*tab.sharing.controls, shared.plan, *sampler]
     shared_out = gr.on([c.input for c in tab.sharing.controls], on_sharing, share, [shared.plan, tab.shape, *views], **EDIT)
     shared_out.then(**exactly)

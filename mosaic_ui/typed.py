@@ -2,7 +2,7 @@
 
 Gradio checks a component's minimum and maximum before any handler runs and answers with an error that names no box; the
 events chained to it then never come, and the page stays as it was in the middle of an answer. So a `gr.Number` here has
-no limits, and a slider's are for its handle only (`unchecked`).
+no limits, and every event that reads a slider is wired with `wiring.RAW`: the slider's limits are for its handle only.
 """
 
 from __future__ import annotations
@@ -19,12 +19,6 @@ from .wiring import EDIT
 # 1e2 and 0050 are numbers to a browser; the box then shows what was understood. A text that is no number at all is empty to it.
 PLAIN = "if (box.value !== '' && box.value !== String(Number(box.value))) box.value = String(Number(box.value));"
 _STEPS = "(typed, kept) => { const box = document.querySelector('.own-steps input'); " + PLAIN + " return [typed, kept]; }"
-
-
-def unchecked(slider: gr.Slider) -> gr.Slider:
-    """The same slider, whose typed number reaches the handler whatever it is. Never update it with anything but a value."""
-    slider.preprocess = lambda payload: payload
-    return slider
 
 
 def steps_box(steps: int) -> gr.Number:

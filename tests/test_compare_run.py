@@ -69,7 +69,7 @@ def test_stop_while_timing_keeps_the_finished_pictures(workshop):
 
 def test_stop_in_a_large_set_says_the_batch(workshop):
     assert "Stopped at step 1 of 5 of batch 2 of 3; 100 of 300 images of each side were made." in stopped_at(workshop, 300, "Batch 1 of 3")
-    assert "step of batch 1 of 3. Press" in stopped_at(workshop, 300, "easuring this device")
+    assert "Stopped at step 1 of 5 of batch 1 of 3. Press" in stopped_at(workshop, 300, "easuring this device")
 
 
 def test_a_refusal_or_an_early_stop_leaves_the_earlier_results_in_sight(workshop):

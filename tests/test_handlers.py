@@ -9,8 +9,11 @@ import gradio as gr
 import pytest
 from hostile import HOSTILE, harmless
 
+from core.checkpoints import load_checkpoint
 from core.plan import StagePlan, presets
+from core.workshop import Workshop
 from mosaic_ui import answers, schedules
+from mosaic_ui.prune_jobs import calibrated_sentence
 from mosaic_ui.studio import build_studio
 from mosaic_ui.typed import on_steps
 
@@ -143,7 +146,10 @@ def test_no_limit_of_gradios_comes_before_a_handler(page):
     limited = [c for c in page.blocks.values() if isinstance(c, gr.Number) and (c.minimum, c.maximum) != (None, None)]
     assert limited == []
     sliders = [c for c in page.blocks.values() if isinstance(c, gr.Slider)]
-    assert len(sliders) == 7 and [s.preprocess(10**6) for s in sliders] == [10**6] * 7 and all(s.buttons == [] for s in sliders)
+    assert len(sliders) == 7 and all(s.buttons == [] for s in sliders)
+    ids = {s._id for s in sliders}
+    readers = [f for f in page.fns.values() if ids & {i._id for i in f.inputs}]
+    assert {f.name for f in readers} == {"on_slide", "on_master", "describe", "ask"} and not any(f.preprocess for f in readers)
 
 
 def test_a_network_that_was_kept_is_not_said_to_be_pruned_fast(handler):
@@ -186,3 +192,29 @@ def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
     heavy = [f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")]
     assert len(heavy) == 4 and all(f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy)
     assert all(not f.queue for f in page.fns.values() if f.name in ("on_stop", "stop_run", "on_drag"))
+
+
+def test_a_calibration_says_what_its_time_is_of(workshop):
+    assert calibrated_sentence(workshop, 0.025, 4, worked=False).startswith("Nothing to do, as all of it was measured before: 48 images")
+    assert calibrated_sentence(workshop, 2, 0, worked=True).startswith("Calibrated in 2.00 s (measured): 48 images")
+    said = calibrated_sentence(workshop, 2, 1, worked=True)
+    assert said.startswith("Calibrated in 2.00 s (measured, without the 1 of 4 bins that an earlier run left): ") and workshop.bins_kept == 4
+
+
+def test_prune_tells_a_calibration_and_its_own_time_apart(model_folder, small_settings, tmp_path):
+    fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
+    fns = {f.name: f.fn for f in build_studio(fresh, PLAN).fns.values()}  # of the two that ask, Prune's is the last
+
+    def pruned():
+        fns["ask_job"](PLAIN | {"sparsity": {"late": 0.3, "middle": 0.3, "early": 0.3}}, VISITOR)
+        return [*fns["on_prune"](VISITOR)][-1][0]
+
+    first = pruned()
+    assert "Calibrated first, in " in first and "Pruned in" in first and "Calibrated" not in pruned()
+
+
+def test_a_job_that_was_withdrawn_does_nothing_when_its_turn_comes(handler):
+    handler("ask_job", 0)(PLAIN, VISITOR)
+    job, *buttons = handler("on_stop")(VISITOR)
+    assert "Stopped before its turn came" in job and [b["interactive"] for b in buttons] == [True, True, False]
+    assert [*handler("on_calibrate")(VISITOR)] == [(gr.skip(),) * 5]
