@@ -116,6 +116,11 @@ class Workshop(Pricing):
         return self._bank.complete and RemovalOrders.exists(self.folder)
 
     @property
+    def bins_kept(self) -> int:
+        """Calibration bins that are measured already."""
+        return self.settings.bins - len(self._bank.missing())
+
+    @property
     def calibration_text(self) -> str:
         if not self.calibrated:
             return "not calibrated on this machine yet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -13,10 +14,11 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from core.dynamics import SampledCurves, curves, sample_forward
+from core.dynamics import SampledCurves, curves, default_lambda, sample_forward
 from core.errors import PlanError, StudioError
 from core.noise import sampling_timesteps
-from core.plan import STAGES, StagePlan, propose_plan
+from core.plan import STAGES, Proposal, StagePlan, presets, propose_plan
+from core.plan_checks import short
 from core.sampling import sampler
 
 from . import model_facts, tables
@@ -129,7 +131,7 @@ def figure(workshop: Any, view: str, scale: str, beta: str, threshold: float, la
 def constants(threshold: Any, lam: Any) -> tuple[float, float]:
     """M and lambda from their boxes; refuses what the rule cannot use."""
     if not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
-        raise StudioError("The threshold M must be a number between 0 and 1.")
+        raise StudioError("Threshold M must be a number between 0 and 1.")
     if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not 0 <= lam <= 10:
         raise StudioError("Lambda must be a number from 0 to 10.")
     return float(threshold), float(lam)
@@ -150,10 +152,33 @@ def moved(workshop: Any, plan: dict[str, Any], low: Any, high: Any, snap: bool) 
     return after if after.boundaries == before.boundaries else replace(after, name="")
 
 
-def rule_text(workshop: Any, plan: StagePlan) -> str:
-    """The sentence of the formula where the plan is the formula's, else what the plan is."""
-    proposal = propose_plan(workshop.schedule, target=0.33)
-    return proposal.rule if plan.boundaries == proposal.plan.boundaries else "These boundaries are your own; Suggest proposes some."
+def typed_boundaries(low: Any, high: Any, total: int) -> tuple[int, int]:
+    """Both boundaries from their boxes, refused in the words of the boxes; `total` training timesteps."""
+    for i, value in enumerate((low, high), start=1):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value in (math.inf, -math.inf) or value != int(value):
+            raise StudioError(f"Boundary {i} must be a whole number of timesteps.")
+    if not 0 < low < high < total:
+        raise StudioError(f"Boundary 1 must lie below boundary 2, and both between 0 and {total}; they were {short(low)} and {short(high)}.")
+    return int(low), int(high)
+
+
+OWN = "This plan is your own; Suggest proposes one and says by which rule."
+
+
+def rule_text(workshop: Any, plan: StagePlan, timesteps: list[float]) -> str:
+    """The sentence of the formula where the plan is the formula's for these sampling timesteps, else what the plan is."""
+    proposal = propose_plan(workshop.schedule, 0.33, timesteps)
+    return proposal.rule if plan == replace(proposal.plan, name=plan.name) else OWN
+
+
+def suggested(workshop: Any, target: float, timesteps: list[float], m: float, lam: float) -> Proposal:
+    """The formula's proposal; with other constants than the presets' it is another plan, and its name says so."""
+    proposal = propose_plan(workshop.schedule, target, timesteps, m=m, lam=lam)
+    usual = presets(workshop.schedule, target, timesteps)[proposal.plan.name]
+    if proposal.plan == usual:
+        return proposal
+    name = f"{usual.name}, M {m:g}" + ("" if abs(lam - default_lambda(workshop.schedule)) < 1e-9 else f", lambda {lam:g}")
+    return replace(proposal, plan=replace(proposal.plan, name=name))
 
 
 def exact_numbers(workshop: Any, plan: dict[str, Any], beta: str, lam: float) -> str:
@@ -183,5 +208,5 @@ def exact_numbers(workshop: Any, plan: dict[str, Any], beta: str, lam: float) ->
 def share_of(target: Any) -> float:
     """The target box's number as a share; refuses what no plan can reach."""
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 <= target <= 0.95:
-        raise StudioError("The target mean sparsity must be a number from 0 to 0.95.")
+        raise StudioError("Suggest for mean sparsity must be a number from 0 to 0.95.")
     return float(target)

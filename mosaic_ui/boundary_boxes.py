@@ -12,10 +12,13 @@ from typing import Any
 
 import gradio as gr
 
+from .typed import PLAIN
+
 _BOXES = "[...document.querySelectorAll('.boundary input')]"
 # `known` is what the page last put into a box or sent from it; before that it is the opening plan's boundary.
 _SEND = f"""(low, high, ...rest) => [...{_BOXES}.map((box, i) => {{
   const typed = box.value !== String(box.dataset.known ?? OPENING[i]);
+  {PLAIN}
   box.dataset.known = box.value;
   return typed ? [low, high][i] : null;
 }}), ...rest]"""
@@ -29,7 +32,7 @@ _FOLLOW = f"""(line, ...typed) => {_BOXES}.map((box, i) => {{
 def boundary_boxes(boundaries: tuple[int, int]) -> list[gr.Number]:
     """The boxes of the low and the high boundary, scheduler timesteps."""
     labels = ("Boundary 1 (late | middle)", "Boundary 2 (middle | early)")
-    return [gr.Number(b, label=label, precision=0, min_width=110, elem_classes="boundary") for b, label in zip(boundaries, labels, strict=True)]
+    return [gr.Number(b, label=label, min_width=110, elem_classes="boundary") for b, label in zip(boundaries, labels, strict=True)]
 
 
 def send_typed(opening: list[int]) -> str:

@@ -6,7 +6,6 @@ The job itself is in `compare_run`; each visitor's Stop reaches only their own r
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,21 +26,20 @@ from .compare_inputs import (
     DENSE,
     SIDES,
     UPLOADED,
-    Request,
     all_classes,
-    checked_settings,
+    checked_request,
     checked_steps,
+    checked_upload,
     resolve_side,
     run_timesteps,
-    side_names,
     tidy_classes,
 )  # fmt: skip
 from .compare_run import NO_RESULT, opening, stream
+from .prune_jobs import WITHDRAWN
 from .stage_chart import plot_panel
+from .wiring import EDIT, RAW
 
 CSS = (Path(__file__).parent / "compare.css").read_text(encoding="utf-8")
-WAITING = "Waiting for the model; somebody else's run may be before yours."
-_waiting: dict[str, threading.Event] = {}  # Stop events of runs that stand in the queue, so that Stop reaches those too
 
 
 @dataclass(frozen=True)
@@ -112,24 +110,16 @@ def build(shared: Any) -> CompareTab:
             asked, negative, size = _asked(workshop)
             with gr.Row():
                 asked.render()
-                images = gr.Slider(1, most_images, value=first_images, step=1, label="Images", info=_images_info(workshop), min_width=200)
-                steps = gr.Slider(
-                    5,
-                    100,
-                    value=min(100, max(5, shared.steps.value)),
-                    step=1,
-                    label="Sampling steps",
-                    info="The same for both",
-                    min_width=200,
-                )
+                images = _slider(1, most_images, first_images, "Images", _images_info(workshop))
+                steps = _slider(5, 100, min(100, max(5, shared.steps.value)), "Sampling steps", "The same for both")
             with gr.Row(visible=model_facts.asks_words(workshop)):
                 negative.render()
                 size.render()
             with gr.Accordion("Seed, guidance, scheduler, timing", open=False), gr.Row():
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=130)
-                guidance = gr.Number(model_facts.default_guidance(workshop), label="Guidance", info="1 is off", minimum=1, maximum=20, step=0.1, min_width=130)
+                seed = gr.Number(0, label="Seed", min_width=130)
+                guidance = gr.Number(model_facts.default_guidance(workshop), label="Guidance", info="1 is off", step=0.1, min_width=130)
                 scheduler = gr.Dropdown(schedulers, value=shared.scheduler.value, label="Scheduler", filterable=False, min_width=150)
-                repeats = gr.Slider(1, 10, value=3, step=1, label="Timing repeats", info="The median counts", min_width=180)
+                repeats = _slider(1, 10, 3, "Timing repeats", "The median counts")
             with gr.Row(elem_classes="cmp-go"):
                 start = gr.Button("Compare", variant="primary", scale=3, min_width=160, elem_id="cmp-start")
                 stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, interactive=False, elem_id="cmp-stop")
@@ -160,6 +150,10 @@ def build(shared: Any) -> CompareTab:
         a, b, asked, negative, size, images, seed, steps, guidance, scheduler, repeats, start, stop, live_box, results, verdict, slider, pair, difference,
         film, timing, metrics, downloads,
     )  # fmt: skip
+
+
+def _slider(low: int, high: int, value: int, label: str, info: str) -> gr.Slider:
+    return gr.Slider(low, high, value=value, step=1, label=label, info=info, min_width=200, buttons=[])
 
 
 def _asked(workshop: Any) -> tuple[gr.Dropdown | gr.Textbox, gr.Textbox, gr.Dropdown]:
@@ -213,7 +207,7 @@ def wire(shared: Any, tab: CompareTab) -> None:
 
     def upload(content: bytes | None) -> tuple:
         try:
-            plan = read_upload(content)
+            plan = checked_upload(workshop, read_upload(content))
         except StudioError as error:
             return gr.skip(), gr.skip(), live_views.plan_note(None, str(error))
         return plan.to_json(), UPLOADED, live_views.plan_note(plan)
@@ -227,28 +221,27 @@ def wire(shared: Any, tab: CompareTab) -> None:
     def follow_scheduler(name: str) -> str:
         return name
 
-    def prepare(request: gr.Request) -> tuple:
-        _waiting[key(request)] = jobs.new_stop(key(request))
-        return gr.update(interactive=False), gr.update(interactive=True), gr.update(value=live_views.message_html(WAITING), visible=True)
-
-    def run(
+    def ask(
         choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None, current: dict, target: float, asked: Any,
         images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float, negative: str, size: str, request: gr.Request,
-    ) -> Iterator[tuple]:  # fmt: skip
-        stop = _waiting.pop(key(request), None) or jobs.new_stop(key(request))
+    ) -> tuple:  # fmt: skip
+        """Note what is asked for, or say at once why it cannot be; the results of an earlier run stay until the next has pictures."""
         try:
-            settings = checked_settings(workshop, asked, images, seed, steps, guidance, scheduler, repeats, negative, size)
-            timesteps = run_timesteps(workshop, scheduler, settings.steps)
-            plans = (
-                resolve_side(choice_a, current, uploaded_a, workshop, target, timesteps),
-                resolve_side(choice_b, current, uploaded_b, workshop, target, timesteps),
-            )
+            settings = (asked, images, seed, steps, guidance, scheduler, repeats, negative, size)
+            wanted = checked_request(workshop, (choice_a, choice_b), (uploaded_a, uploaded_b), current, target, settings)
         except StudioError as error:
-            yield live_views.message_html(str(error), bad=True), gr.skip(), *NO_RESULT
+            return gr.skip(), gr.skip(), gr.update(value=live_views.message_html(str(error), bad=True), visible=True)
+        jobs.ask(key(request), wanted)
+        return gr.update(interactive=False), gr.update(interactive=True), gr.update(value=live_views.message_html(jobs.WAITING), visible=True)
+
+    def run(request: gr.Request) -> Iterator[tuple]:
+        wanted = jobs.take(key(request))
+        if wanted is None:  # refused, or withdrawn while it waited
+            yield gr.skip(), gr.skip(), *NO_RESULT
             return
-        names = side_names((choice_a, choice_b), plans)
+        stop = jobs.new_stop(key(request))
         try:
-            yield from stream(workshop, Request(settings, plans, names), stop)
+            yield from stream(workshop, wanted, stop)
         finally:
             stop.set()  # also when the visitor closed the page: the generator is closed, and so the work ends
             jobs.finish(key(request), stop)
@@ -257,13 +250,19 @@ def wire(shared: Any, tab: CompareTab) -> None:
         """The buttons as before; the status line, because a run may have calibrated first, whether it was stopped later or not."""
         return gr.update(interactive=True), gr.update(interactive=False), tables.status_line(workshop)
 
-    def stop_run(request: gr.Request) -> Any:
-        return gr.update(interactive=not jobs.request_stop(key(request)))
+    def stop_run(request: gr.Request) -> tuple:
+        if jobs.withdraw(key(request)):  # the queue still holds it, and it will find nothing to do
+            return gr.update(interactive=True), gr.update(interactive=False), live_views.message_html(WITHDRAWN)
+        return gr.skip(), gr.update(interactive=not jobs.request_stop(key(request))), gr.skip()
+
+    def on_status(live: str) -> Any:
+        """Calibrated elsewhere, or before the page was loaded: the empty state must not say that it is still to be done."""
+        return opening(workshop)[0] if live_views.EMPTY in (live or "") else gr.skip()
 
     for side in (tab.a, tab.b):
         inputs = [side.choice, shared.plan, side.uploaded, shared.target, tab.scheduler, tab.steps]
         triggers = [side.choice.input, shared.plan.change, shared.target.change, tab.steps.release, tab.scheduler.input]
-        gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **quiet)
+        gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **quiet, **RAW)
         side.upload.upload(upload, side.upload, [side.uploaded, side.choice, side.note], **quiet)
     if not model_facts.asks_words(workshop):
         tab.asked.input(tidy, tab.asked, tab.asked, trigger_mode="always_last", **quiet)
@@ -273,7 +272,9 @@ def wire(shared: Any, tab: CompareTab) -> None:
     controls = [tab.a.choice, tab.a.uploaded, tab.b.choice, tab.b.uploaded, shared.plan, shared.target, tab.asked, tab.images, tab.seed]
     controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats, tab.negative, tab.size]
     views = [tab.live, tab.results, tab.verdict, tab.slider, tab.pair, tab.difference, tab.film, tab.timing, tab.metrics, tab.downloads]
-    begun = tab.start.click(prepare, None, [tab.start, tab.stop, tab.live], queue=False, **quiet)
-    done = begun.then(run, controls, views, **jobs.MODEL_JOB, **quiet)
+    buttons = [tab.start, tab.stop, tab.live]
+    begun = tab.start.click(ask, controls, buttons, **EDIT | {"trigger_mode": "once"}, **RAW)  # behind the edits of the plan that were made before
+    done = begun.then(run, None, views, **jobs.MODEL_JOB, **quiet)
     done.then(ready, None, [tab.start, tab.stop, shared.status], queue=False, **quiet)
-    tab.stop.click(stop_run, None, tab.stop, queue=False, **quiet)
+    tab.stop.click(stop_run, None, buttons, queue=False, **quiet)
+    shared.status.change(on_status, tab.live, tab.live, queue=False, **quiet)

@@ -14,7 +14,7 @@ from core.noise import SCHEDULERS, sampling_timesteps
 from core.plan import StagePlan, presets
 from core.sampling import sampler
 
-from . import model_facts
+from . import answers, model_facts
 
 DENSE, CURRENT, UPLOADED = "Dense", "Current plan", "Uploaded plan"
 PRESETS = ("Formula", "Formula, flatter", "Paper's eye [200, 600]", "Uniform")
@@ -40,7 +40,7 @@ def all_classes(class_names: dict[int, str]) -> str:
 def chosen_labels(chosen: list[str], class_names: dict[int, str], n: int) -> tuple[int, ...]:
     """n labels: the chosen classes (none or the 'all' entry: every class) in turns."""
     by_name = {name: label for label, name in class_names.items()}
-    labels = [by_name[name] for name in chosen if name in by_name] or sorted(class_names)
+    labels = [by_name[name] for name in chosen if isinstance(name, str) and name in by_name] or sorted(class_names)
     return tuple(labels[i % len(labels)] for i in range(n))
 
 
@@ -66,7 +66,7 @@ def chosen_prompts(text: Any, n: int) -> tuple[str, ...]:
 def chosen_size(choice: Any, workshop: Any) -> tuple[int, int] | None:
     """The listed size -> (height, width) in pixels, None for the model's own. Raises StudioError."""
     offered = model_facts.sizes(workshop)
-    if choice not in offered:
+    if not isinstance(choice, str) or choice not in offered:
         raise StudioError("Choose one of the listed sizes.")
     return offered[choice]
 
@@ -88,13 +88,34 @@ def resolve_side(choice: str, current: dict | None, uploaded: dict | None, works
         return StagePlan.from_json(uploaded)
     if choice not in PRESETS:
         raise StudioError("Choose what this side runs.")
-    return presets(workshop.schedule, target, timesteps)[choice]
+    return presets(workshop.schedule, answers.share_of(target), timesteps)[choice]
+
+
+def checked_upload(workshop: Any, plan: StagePlan) -> StagePlan:
+    """The plan, if networks of this model can be made of it as far as is known now. Raises StudioError.
+
+    How layers share a cut cannot be known before a calibration or, counted in time, before the layers were timed; a run does both first.
+    """
+    unknown = model_facts.unmeasured(workshop) or (plan.costs == "latency" and workshop.layer_times is None)
+    workshop.predict(StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=plan.num_train_timesteps) if unknown else plan, [0.0])
+    return plan
 
 
 def side_names(choices: tuple[str, str], plans: tuple[StagePlan | None, StagePlan | None]) -> tuple[str, str]:
     """What the sides are called in figures: the choice, or an uploaded plan's own name; two equal names get their letter."""
     a, b = (plan.name if choice == UPLOADED and plan is not None and plan.name else choice for choice, plan in zip(choices, plans, strict=True))
     return (f"{a} (A)", f"{b} (B)") if a == b else (a, b)
+
+
+def checked_request(workshop: Any, choices: tuple[str, str], uploaded: tuple[dict | None, dict | None], current: dict, target: Any, settings: tuple) -> Request:
+    """All that Compare was pressed with; `settings` are the arguments of `checked_settings`. Raises StudioError."""
+    checked = checked_settings(workshop, *settings)
+    timesteps = run_timesteps(workshop, checked.scheduler, checked.steps)
+    plans = tuple(resolve_side(choice, current, plan, workshop, target, timesteps) for choice, plan in zip(choices, uploaded, strict=True))
+    for plan in plans:
+        if plan is not None:
+            checked_upload(workshop, plan)
+    return Request(checked, plans, side_names(choices, plans))
 
 
 def _whole(value: Any, low: int, high: int, what: str) -> int:
@@ -116,10 +137,10 @@ def checked_settings(
 
     `asked` are the names of classes or, for a model of words, the box of prompts; only there `negative` and `size` count.
     """
-    n = _whole(images, 1, model_facts.images_offered(workshop)[1], "The number of images")
-    if not isinstance(guidance, (int, float)) or not 1 <= guidance <= 20:
+    n = _whole(images, 1, model_facts.images_offered(workshop)[1], "Images")
+    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 1 <= guidance <= 20:
         raise StudioError("Guidance must be a number from 1 (off) to 20.")
-    if scheduler not in SCHEDULERS:
+    if not isinstance(scheduler, str) or scheduler not in SCHEDULERS:
         raise StudioError("Choose one of the listed schedulers.")
     if model_facts.asks_words(workshop):
         what = {"prompts": chosen_prompts(asked, n), "negative": negative or "", "size": chosen_size(size, workshop)}
@@ -129,7 +150,7 @@ def checked_settings(
         **what,
         steps=checked_steps(steps),
         guidance=float(guidance),
-        seed=_whole(seed, 0, 2**31 - 1, "The seed"),
+        seed=_whole(seed, 0, 2**31 - 1, "Seed"),
         scheduler=scheduler,
-        repeats=_whole(repeats, 1, 20, "Timing repeats"),
+        repeats=_whole(repeats, 1, 10, "Timing repeats"),
     )

@@ -52,13 +52,15 @@ def live_sheet(images: np.ndarray) -> np.ndarray:
     return contact_sheet(np.repeat(samples[..., None], 3, axis=3) if samples.ndim == 3 else samples, pixels=max(samples.shape[1:3]), gap=1)
 
 
-def live_html(text: str, done: int, total: int, names: tuple[str, str], images: tuple[Any, Any] = (None, None), stage: Any = None) -> str:
-    """Progress, the present stage and both grids as they are now."""
+def live_html(
+    text: str, done: float, total: float, names: tuple[str, str], images: tuple[Any, Any] = (None, None), stage: Any = None, state: str = "unfinished"
+) -> str:
+    """Progress, the present stage and both grids as they are now, which `state` says of them to those who do not see them."""
     share = 100 * min(1.0, done / total) if total else 0.0
     text = text[:1].upper() + text[1:]
     figures = "".join(
         f"<figure><figcaption><b>{letter}</b> {escape(name)}</figcaption>"
-        + (picture_html(live_sheet(image), f"{letter}, {name}, unfinished") if image is not None else '<div class="cmp-wait"></div>')
+        + (picture_html(live_sheet(image), f"{letter}, {name}, {state}") if image is not None else '<div class="cmp-wait"></div>')
         + "</figure>"
         for letter, name, image in zip("AB", names, images, strict=True)
     )
@@ -74,13 +76,16 @@ def message_html(sentence: str, bad: bool = False) -> str:
     return f'<p class="cmp cmp-message{" is-bad" if bad else ""}" role="{"alert" if bad else "status"}">{escape(sentence)}</p>'
 
 
+EMPTY = "<h3>Nothing compared yet</h3>"
+
+
 def empty_html(before: Sequence[str] = ()) -> str:
     """What stands there before the first run: what will appear and what to press; `before` says what has to be measured first."""
     first = f"<p>A plan needs a calibration, once per model; Compare begins with it. {escape(' '.join(before))}</p>" if before else ""
     bars = "".join(f'<i style="background:{stage_colour(i)};flex:{grow}"></i>' for i, grow in ((2, 9), (1, 9), (0, 2)))
     return (
         '<section class="cmp cmp-empty"><div class="cmp-sketch" aria-hidden="true"><span>A</span><em></em><span>B</span></div>'
-        f'<div class="cmp-ribbon" aria-hidden="true">{bars}</div><h3>Nothing compared yet</h3>'
+        f'<div class="cmp-ribbon" aria-hidden="true">{bars}</div>{EMPTY}'
         "<p>Press <b>Compare</b>: both sides start from the same noise, are timed in turns, and stand here side by side "
         f"with a plain verdict on whether B is really faster, and how far its pictures moved.</p>{first}</section>"
     )

@@ -15,7 +15,7 @@ import gradio as gr
 
 from core.comparison import Comparison, Preview, SampleSettings
 from core.errors import Stopped, StudioError
-from core.sampling import IN_STEP, compare
+from core.sampling import BATCH, IN_STEP, compare
 
 from . import compare_figures as figures
 from . import compare_live as live_views
@@ -53,12 +53,30 @@ def overall(item: Preview, settings: SampleSettings, walked: bool) -> tuple[floa
     return before + item.done / max(1, item.total) * (settings.repeats if before else 1), 1 + settings.repeats
 
 
-def _stopped_view(sentence: str, seen: Preview | None, names: tuple[str, str], settings: SampleSettings) -> str:
+def _stopped_view(sentence: str, seen: Preview | None, last: Preview | None, names: tuple[str, str], settings: SampleSettings) -> str:
+    """What a stopped run leaves: a sentence, and the pictures of the preview `seen`; `last` is the last report of all."""
     sentence = sentence or "Stopped before the first step."
     if seen is None:
+        if settings.n > IN_STEP and "step" in sentence:  # not while it calibrated or pruned
+            sentence = f"{sentence.rstrip('.')}{_place(last, settings)}."
         return live_views.message_html(f"{sentence} Press Compare to start again.")
-    pictures = live_views.live_html("Stopped here", *overall(seen, settings, True), names, (seen.image_a, seen.image_b), seen.stage)
+    done = seen.done == seen.total
+    text, state = ("The pictures are finished, the timing was stopped", "finished") if done else ("Stopped here", "unfinished")
+    pictures = live_views.live_html(text, *overall(seen, settings, True), names, (seen.image_a, seen.image_b), seen.stage, state)
+    if done:
+        sentence = "Stopped while timing. The pictures are finished; times and distances are not given, as no timed run of both sides was complete."
+        return live_views.message_html(sentence) + pictures
     return live_views.message_html(f"{sentence} The pictures are unfinished, so no time and no distance is given for them.") + pictures
+
+
+def _place(last: Preview | None, settings: SampleSettings) -> str:
+    """Where in a set of several batches a run was stopped; a batch reports when it is done."""
+    total = -(-settings.n // BATCH)
+    done = last.done if last is not None and last.total == total else 0
+    if done == total:
+        return " of a timing run, after all pictures were made"
+    kept = f"; {done * BATCH} of {settings.n} images of each side were made" if done else ""
+    return f" of batch {done + 1} of {total}{kept}"
 
 
 def _calibration(workshop: Any, request: Request, stop: threading.Event) -> Iterator[str]:
@@ -74,11 +92,12 @@ def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[t
     """Run the comparison; yield (live, results' visibility, *result views) as it goes, partial pictures if it is stopped."""
     names, settings, shown = request.names, request.settings, 0.0
     seen: Preview | None = None  # the last preview that had pictures: they stay while the timing runs
-    hidden = gr.update(visible=False)
+    last: Preview | None = None
+    sampling = False  # from here on the results of an earlier run are out of sight; before that a refusal leaves them
     try:
         if stop.is_set():
             raise Stopped
-        yield live_views.live_html("Preparing both models", 0, 1, names), hidden, *NO_RESULT
+        yield live_views.live_html("Preparing both models", 0, 1, names), gr.skip(), *NO_RESULT
         for view in _calibration(workshop, request, stop):
             yield view, gr.skip(), *NO_RESULT
         for item in compare(workshop, *request.plans, settings, stop=stop):
@@ -86,26 +105,27 @@ def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[t
                 item.a.name, item.b.name = names
                 yield gr.update(value="", visible=False), gr.update(visible=True), *result_views(item, judged=workshop.judge is not None)
                 continue
-            seen = item if item.image_a is not None else seen
+            seen, last = item if item.image_a is not None else seen, item
             if item.image_a is None or time.monotonic() - shown >= PREVIEW_SECONDS:
                 shown = time.monotonic()
                 images = (seen.image_a, seen.image_b) if seen is not None else (None, None)
                 stage = item.stage if item.step is not None else None
                 yield (
                     live_views.live_html(item.text, *overall(item, settings, seen is not None), names, images, stage),
-                    gr.skip(),
+                    gr.skip() if sampling else gr.update(visible=False),
                     *NO_RESULT,
                 )
+                sampling = True
     except Stopped as error:
-        yield _stopped_view(str(error), seen, names, settings), hidden, *NO_RESULT
+        yield _stopped_view(str(error), seen, last, names, settings), gr.skip(), *NO_RESULT
     except StudioError as error:
-        yield live_views.message_html(str(error), bad=True), hidden, *NO_RESULT
+        yield live_views.message_html(str(error), bad=True), gr.skip(), *NO_RESULT
     except MemoryError:
-        yield live_views.message_html("There is not enough memory; ask for fewer images.", bad=True), hidden, *NO_RESULT
+        yield live_views.message_html("There is not enough memory; ask for fewer images.", bad=True), gr.skip(), *NO_RESULT
     except RuntimeError as error:
         log.exception("comparison failed")
         short = "not enough memory; ask for fewer images" if "memory" in str(error).lower() else str(error).partition("\n")[0]
-        yield live_views.message_html(f"The comparison failed: {short}.", bad=True), hidden, *NO_RESULT
+        yield live_views.message_html(f"The comparison failed: {short}.", bad=True), gr.skip(), *NO_RESULT
 
 
 def opening(workshop: Any) -> tuple[str, bool, tuple]:

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from core.dynamics import DEFAULT_THRESHOLD, SampledCurves, default_lambda
+from core.errors import StudioError
 from core.plan import StagePlan
 from core.sampling import sample_path
 
@@ -98,7 +99,11 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
 
     @plain_errors
     def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
-        return draw(view, scale, beta, m, lam, *path), meaning(view), schedule_note(workshop, beta, *answers.constants(m, lam))
+        try:
+            constants = answers.constants(m, lam)
+        except StudioError as error:  # half-typed, perhaps: said beside, and the curves stay
+            return gr.skip(), meaning(view), tables.notes([str(error)])
+        return draw(view, scale, beta, m, lam, *path), meaning(view), schedule_note(workshop, beta, *constants)
 
     @plain_errors
     def on_path(view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
@@ -120,8 +125,11 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
         return *on_curve(view, scale, beta, m, lam, *path), lam
 
     @plain_errors
-    def on_numbers(plan: dict, beta: str, lam: Any) -> str:
-        return answers.exact_numbers(workshop, plan, beta, answers.constants(0.5, lam)[1])
+    def on_numbers(plan: dict, beta: str, lam: Any) -> Any:
+        try:
+            return answers.exact_numbers(workshop, plan, beta, answers.constants(0.5, lam)[1])
+        except StudioError:  # lambda's box says so already, in `on_curve`
+            return gr.skip()
 
     path = [panel.path, *sampler]
     curve = [panel.view, panel.scale, shared.beta, threshold, lam_box, *path]

@@ -8,7 +8,6 @@ No answer sets a number box: those follow the chart inside the page (boundary_bo
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ import gradio as gr
 
 from core.dynamics import DEFAULT_THRESHOLD, default_lambda
 from core.errors import StudioError
-from core.plan import StagePlan, presets, propose_plan
+from core.plan import StagePlan, presets
 
 from . import answers, jobs, model_facts, tables
 from .answers import plain_errors
@@ -38,6 +37,7 @@ class Explore:
     to_prune: gr.Button
     curves: CurvePanel
     boxes: list[gr.Number]  # low, high
+    boxes_said: gr.HTML  # why they were refused
     snap: gr.Checkbox
     suggest: gr.Button
     preset: gr.Dropdown
@@ -49,6 +49,7 @@ class Explore:
     job: gr.HTML
     numbers: gr.HTML
     shown: gr.State
+    ruled: gr.State  # the plan that the sentence of the rule is about
 
 
 def build(shared: Any) -> Explore:
@@ -70,6 +71,7 @@ def build(shared: Any) -> Explore:
                 gr.HTML('<h3 class="panel-title">Stage boundaries</h3>')
                 with gr.Row(elem_classes="pair"):
                     boxes = boundary_boxes(checked.boundaries)
+                boxes_said = gr.HTML("")
                 snap = gr.Checkbox(
                     False,
                     label="snap to calibration bins",
@@ -81,23 +83,26 @@ def build(shared: Any) -> Explore:
                     shared.target.render()
                     preset = gr.Dropdown([*names, CUSTOM], value=_preset_name(checked, names), label="Preset", filterable=False, min_width=110)
                 suggest = gr.Button("Suggest", variant="primary")
-                rule = gr.HTML(tables.notes([answers.rule_text(workshop, checked)]))
+                timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
+                rule = gr.HTML(tables.notes([answers.rule_text(workshop, checked, timesteps)]))
     with gr.Column(elem_classes="card"):
         table_view = gr.HTML(table, elem_id="stage-table")
         job = gr.HTML("")
-        measure = gr.Button("Measure this device's speed", size="sm", visible=not _knows_time(workshop, shared), elem_classes="fit")
+        measure = gr.Button("Measure this device's speed", size="sm", visible=False, elem_classes="fit")  # offered on page load where it is not known
     with gr.Column(elem_classes="card"):
         gr.HTML('<h3 class="panel-title">Sampler and the rule\'s constants</h3>')
         with gr.Row(elem_classes="knobs"):
             shared.scheduler.render()
-            shared.steps.render()
-            threshold = gr.Number(DEFAULT_THRESHOLD, label="Threshold M", minimum=0.01, maximum=0.99, step=0.01, min_width=110)
-            lam_box = gr.Number(lam, label="Lambda (weight of ln SNR)", minimum=0, maximum=10, step=0.001, min_width=110)
+            shared.steps_box.render()
+            threshold = gr.Number(DEFAULT_THRESHOLD, label="Threshold M", step=0.01, min_width=110)
+            lam_box = gr.Number(lam, label="Lambda (weight of ln SNR)", step=0.001, min_width=110)
+        shared.steps_said.render()
     with gr.Accordion("Exact numbers at the boundaries, and the formulas", open=False):
         numbers = gr.HTML(answers.exact_numbers(workshop, plan, own, lam))
     shown = gr.State(plan)
     return Explore(
-        headline, first, to_prune, panel, boxes, snap, suggest, preset, rule, threshold, lam_box, table_view, measure, job, numbers, shown
+        headline, first, to_prune, panel, boxes, boxes_said, snap, suggest, preset, rule, threshold, lam_box, table_view, measure, job, numbers, shown,
+        gr.State(plan),
     )  # fmt: skip
 
 
@@ -111,11 +116,11 @@ def _measure(workshop: Any, report: Callable, stop: Any) -> None:
     workshop.measure_layers(report, stop)
 
 
-def _knows_time(workshop: Any, shared: Any) -> bool:
+def _knows_time(workshop: Any, plan: dict, scheduler: str, steps: int) -> bool:
     if workshop.layer_times is None:
         return False
-    timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
-    return workshop.predict(StagePlan.from_json(shared.plan.value), timesteps, batch=model_facts.batch(workshop)).seconds is not None
+    timesteps = answers.visited(workshop, scheduler, steps)
+    return workshop.predict(StagePlan.from_json(plan), timesteps, batch=model_facts.batch(workshop)).seconds is not None
 
 
 def wire(shared: Any, tab: Explore) -> None:
@@ -152,37 +157,52 @@ def wire(shared: Any, tab: Explore) -> None:
     def on_boxes(low: Any, high: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
         before = StagePlan.from_json(plan)
         if low is None and high is None:
-            return tuple(gr.skip() for _ in edited)  # left as it was
+            return tuple(gr.skip() for _ in (*edited, tab.boxes_said))  # left as it was
         low, high = (old if new is None else new for new, old in zip((low, high), before.boundaries, strict=True))
         try:
-            after = answers.moved(workshop, plan, low, high, snap)
+            after, said = answers.moved(workshop, plan, *answers.typed_boundaries(low, high, before.num_train_timesteps), snap), ""
         except StudioError as error:
-            gr.Info(html.escape(f"{error} The boundaries stay as they were.", quote=False))
-            after = before
-        return answer(after, scheduler, steps, request, move_chart=True)
+            after, said = before, tables.notes([f"{error} The boundaries stay as they were."])
+        return *answer(after, scheduler, steps, request, move_chart=True), said
 
     @plain_errors
     def on_snap(snap: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
         return answer(answers.moved(workshop, plan, *plan["boundaries"], snap), scheduler, steps, request, move_chart=True)
 
-    @plain_errors
-    def on_suggest(target: Any, m: Any, lam: Any, beta: str, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
-        m, lam = answers.constants(m, lam)
-        if beta != own_beta(workshop):
-            gr.Info(html.escape(not_taken_over(workshop, beta), quote=False))
-            return *(gr.skip() for _ in edited), gr.skip()
-        proposal = propose_plan(workshop.schedule, answers.share_of(target), answers.visited(workshop, scheduler, steps), m=m, lam=lam)
-        plan, words = on_bins(proposal.plan, snap)
-        return *answer(plan, scheduler, steps, request, move_chart=True), tables.notes([proposal.rule, *words])
+    def ruled(plan: StagePlan, words: list[str], scheduler: str, steps: Any, request: gr.Request) -> tuple:
+        """`edited`, the rule's sentence and the plan that it is about."""
+        return *answer(plan, scheduler, steps, request, move_chart=True), tables.notes(words), plan.to_json()
+
+    def not_ruled(sentence: str, plan: dict) -> tuple:
+        """Nothing was proposed, said where the proposal would stand; the preset shown is the plan's."""
+        return *(gr.skip() for _ in edited[:4]), _preset_name(StagePlan.from_json(plan), names), gr.skip(), tables.notes([sentence]), plan
 
     @plain_errors
-    def on_preset(name: str, target: Any, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
-        offered = presets(workshop.schedule, answers.share_of(target), answers.visited(workshop, scheduler, steps))
+    def on_suggest(
+        target: Any, m: Any, lam: Any, beta: str, scheduler: str, steps: Any, snap: bool, plan: dict, request: gr.Request
+    ) -> tuple:  # fmt: skip
+        if beta != own_beta(workshop):
+            return not_ruled(not_taken_over(workshop, beta), plan)
+        try:
+            proposal = answers.suggested(workshop, answers.share_of(target), answers.visited(workshop, scheduler, steps), *answers.constants(m, lam))
+        except StudioError as error:
+            return not_ruled(f"{error} The plan stays as it was.", plan)
+        after, words = on_bins(proposal.plan, snap)
+        return ruled(after, [proposal.rule, *words], scheduler, steps, request)
+
+    @plain_errors
+    def on_preset(name: str, target: Any, scheduler: str, steps: Any, snap: bool, plan: dict, request: gr.Request) -> tuple:
+        if name == CUSTOM:
+            return ruled(replace(StagePlan.from_json(plan), name=""), [answers.OWN], scheduler, steps, request)
+        try:
+            offered = presets(workshop.schedule, answers.share_of(target), answers.visited(workshop, scheduler, steps))
+        except StudioError as error:
+            return not_ruled(f"{error} The plan stays as it was.", plan)
         if name not in offered:
-            return *(gr.skip() for _ in edited), gr.skip()
-        plan, words = on_bins(offered[name], snap)
+            raise StudioError("Choose one of the listed presets.")
+        after, words = on_bins(offered[name], snap)
         about = f"Preset “{name}”, at a step-weighted mean sparsity of {answers.share_of(target):g}."
-        return *answer(plan, scheduler, steps, request, move_chart=True), tables.notes([about, *words])
+        return ruled(after, [about, *words], scheduler, steps, request)
 
     @plain_errors
     def on_sampler(scheduler: str, steps: Any, plan: dict, request: gr.Request) -> tuple:
@@ -205,25 +225,29 @@ def wire(shared: Any, tab: Explore) -> None:
             return tuple(gr.skip() for _ in edited[1:])
         return answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True)[1:]
 
-    def own_rule(plan: dict) -> Any:
-        """After any edit: a rule's sentence must not stand beside a plan that a person made."""
-        return gr.skip() if plan.get("name") else tables.notes(["This plan is your own; Suggest proposes one and says by which rule."])
+    def own_rule(plan: dict, about: dict) -> Any:
+        """After any edit or upload: a rule's sentence must not stand beside a plan that it did not make."""
+        return gr.skip() if plan == about else tables.notes([answers.OWN])
+
+    @plain_errors
+    def on_load(plan: dict, scheduler: str, steps: Any) -> Any:
+        return gr.update(visible=not _knows_time(workshop, plan, scheduler, steps))
 
     def on_status() -> Any:
         """A calibration has ended: nothing is left to be done first."""
         return gr.update(visible=model_facts.unmeasured(workshop))
 
     @plain_errors
-    def on_measure(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
+    def on_measure(plan: dict, scheduler: str, steps: Any, measured: int, request: gr.Request) -> Iterator[tuple]:
         stop = jobs.new_stop(request.session_hash)
         try:
             for step in jobs.run_job(lambda report: _measure(workshop, report, stop)):
                 if isinstance(step, jobs.Step):
-                    yield tables.progress(step.done, step.total, step.text), gr.skip(), gr.update(interactive=False)
+                    yield tables.progress(step.done, step.total, step.text), gr.skip(), gr.update(interactive=False), gr.skip()
         finally:
             stop.set()
             jobs.finish(request.session_hash, stop)
-        yield "", answers.predicted(workshop, plan, scheduler, steps)[0], gr.update(visible=False)
+        yield "", answers.predicted(workshop, plan, scheduler, steps)[0], gr.update(visible=False), measured + 1
 
     exactly = {
         "fn": refine,
@@ -238,20 +262,22 @@ def wire(shared: Any, tab: Explore) -> None:
     tab.curves.chart.release(on_drop, [tab.curves.chart, shared.plan, *sampler, tab.snap], edited, **EDIT).then(**exactly)
     opening = shared.plan.value["boundaries"]
     leave = [event for box in tab.boxes for event in (box.submit, box.blur)]
-    typed = gr.on(leave, on_boxes, [*tab.boxes, shared.plan, *sampler, tab.snap], edited, js=send_typed(opening), **EDIT)
+    typed = gr.on(leave, on_boxes, [*tab.boxes, shared.plan, *sampler, tab.snap], [*edited, tab.boxes_said], js=send_typed(opening), **EDIT)
     follow_line = {**follow_chart(tab.curves.chart, tab.boxes, opening), **QUIET}
     typed.then(**follow_line)  # also where the chart did not move: a refused boundary goes back to what it was
     typed.then(**exactly)
     tab.curves.chart.change(**follow_line)
     tab.snap.input(on_snap, [tab.snap, shared.plan, *sampler], edited, **EDIT).then(**exactly)
-    rule = [shared.target, tab.threshold, tab.lam, shared.beta, *sampler, tab.snap]
-    tab.suggest.click(on_suggest, rule, [*edited, tab.rule], **EDIT).then(**exactly)
-    tab.preset.input(on_preset, [tab.preset, shared.target, *sampler, tab.snap], [*edited, tab.rule], **EDIT).then(**exactly)
+    rule, proposed = [shared.target, tab.threshold, tab.lam, shared.beta, *sampler, tab.snap, shared.plan], [*edited, tab.rule, tab.ruled]
+    tab.suggest.click(on_suggest, rule, proposed, **EDIT).then(**exactly)
+    tab.preset.input(on_preset, [tab.preset, shared.target, *sampler, tab.snap, shared.plan], proposed, **EDIT).then(**exactly)
     gr.on([s.change for s in sampler], on_sampler, [*sampler, shared.plan], [tab.table, tab.headline], **LIVE).then(**exactly)
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
-    shared.plan.change(own_rule, shared.plan, tab.rule, **LIVE)
+    shared.plan.change(own_rule, [shared.plan, tab.ruled], tab.rule, **LIVE)
     shared.page.load(**exactly)
+    shared.page.load(on_load, [shared.plan, *sampler], tab.measure, **QUIET, queue=False)
     shared.status.change(on_status, None, tab.first, **QUIET, queue=False)
     shared.status.change(**exactly)  # a calibration has just ended: the same plan can now be predicted exactly
     wire_curves(shared, tab.curves, tab.threshold, tab.lam, tab.numbers)
-    tab.measure.click(on_measure, [shared.plan, *sampler], [tab.job, tab.table, tab.measure], **QUIET, **jobs.MODEL_JOB).then(**exactly)
+    speed = [tab.job, tab.table, tab.measure, shared.measured]
+    tab.measure.click(on_measure, [shared.plan, *sampler, shared.measured], speed, **QUIET, **jobs.MODEL_JOB).then(**exactly)

@@ -3,6 +3,9 @@
 A blocking call (`calibrate`, `build`, `measure_latency`) runs in a thread of its own and reports through a queue, so
 the handler stays a generator that can show each step. Stop sets an event that the work looks at; the event is kept
 per browser session, because a visitor must be able to stop their own job and nobody else's.
+
+A job that has to wait for another visitor's is kept as asked until its turn comes, so that its visitor can withdraw it
+at once, while the queue still holds the event.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from typing import Any
 
 _stops: dict[str, threading.Event] = {}
 _latest: dict[str, Any] = {}
+_asked: dict[str, Any] = {}
 
+WAITING = "Waiting for the model; somebody else's run may be before yours."
 MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}  # one model, so one heavy job at a time
 
 
@@ -50,6 +55,21 @@ def finish(session: str | None, stop: threading.Event) -> None:
         del _stops[session or ""]
 
 
+def ask(key: str, what: Any) -> None:
+    """What waits for its turn now, `key` naming the session and the kind of job; asked again before that, the newest counts."""
+    _asked[key] = what
+
+
+def take(key: str) -> Any | None:
+    """What was asked for, now that its turn has come; None where it was withdrawn meanwhile."""
+    return _asked.pop(key, None)
+
+
+def withdraw(*keys: str) -> bool:
+    """Stop waiting; False when nothing waited."""
+    return any([_asked.pop(key, None) is not None for key in keys])
+
+
 def mark_latest(session: str | None, key: Any) -> None:
     """Remember what this session asked for last, so that a slow answer can see that it is late."""
     _latest[session or ""] = key
@@ -61,10 +81,12 @@ def is_latest(session: str | None, key: Any) -> bool:
 
 
 def forget(session: str | None) -> None:
-    """A visitor left: stop what still runs for them and drop what was kept."""
-    request_stop(session)
-    _stops.pop(session or "", None)
-    _latest.pop(session or "", None)
+    """A visitor left: stop what still runs for them and drop what was kept, also under their keys `session/kind`."""
+    name = session or ""
+    for key in [k for k in [*_stops, *_asked, *_latest] if k == name or k.startswith(f"{name}/")]:
+        request_stop(key)
+        for kept in (_stops, _asked, _latest):
+            kept.pop(key, None)
 
 
 def run_job(work: Callable[[Callable[[int, int, str], None]], Any]) -> Iterator[Step | Any]:

@@ -14,6 +14,7 @@ from core.errors import StudioError
 from core.families import SDXL
 from core.grams import columns
 from core.noise import SCHEDULERS
+from core.plan import StagePlan
 from core.pricing import usual_images
 
 SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for little at a time
@@ -96,6 +97,13 @@ def unmeasured(workshop: Any) -> bool:
         return workshop.orders is None
     except StudioError:
         return True
+
+
+def calibrates_first(workshop: Any, plan: StagePlan) -> bool:
+    """Whether building this plan's networks has to begin with a calibration."""
+    if workshop.calibrated:
+        return False
+    return not plan.plain or (plan.method == "obs" and any(map(any, workshop.widths(plan))))
 
 
 def bytes_text(count: float) -> str:

@@ -5,19 +5,19 @@ The mosaic picture shows the whole idea: one tile per block and sampling step, a
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from core.errors import Stopped, StudioError
+from core.errors import StudioError
 from core.plan import MAX_SPARSITY, STAGES, StagePlan
 
 from . import answers, jobs, model_facts, sharing_panel, tables
 from .answers import plain_errors, read_upload
 from .figures import mosaic_height
+from .prune_jobs import wire_jobs
 from .prune_views import (
     BEFORE,
     LAYER_HEADERS,
@@ -26,13 +26,12 @@ from .prune_views import (
     layers_caption,
     picture,
     predicted_cost,
-    pruned_sentence,
     ready,
 )  # fmt: skip
 from .sharing_panel import SharingPanel, build_sharing
 from .stage_chart import plot_panel
 from .theme import STAGE_MEANING
-from .wiring import EDIT, LIVE, QUIET
+from .wiring import EDIT, LIVE, QUIET, RAW
 
 
 @dataclass
@@ -59,6 +58,21 @@ class Prune:
     layers_open: gr.State
 
 
+MASTER, STAGE_SLIDERS = "Target mean sparsity", tuple(f"{stage.capitalize()} stage sparsity" for stage in STAGES)
+
+
+def _slider(value: float, label: str, info: str, classes: list[str] | None = None) -> gr.Slider:
+    """Without Gradio's reset arrow, which would set the slider and tell nobody."""
+    return gr.Slider(0, MAX_SPARSITY, round(value, 3), step=0.005, label=label, info=info, elem_classes=classes, buttons=[])
+
+
+def _share(value: Any, label: str) -> float:
+    """What a slider sent. Raises StudioError that names it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_SPARSITY:
+        raise StudioError(f"{label} must be a number from 0 to {MAX_SPARSITY:g}.")
+    return float(value)
+
+
 def build(shared: Any) -> Prune:
     """The tab's components, filled with the opening plan."""
     workshop, plan = shared.workshop, StagePlan.from_json(shared.plan.value)
@@ -72,20 +86,9 @@ def build(shared: Any) -> Prune:
         with gr.Column(scale=2, min_width=300, elem_classes="side"):
             with gr.Column(elem_classes="card"):
                 gr.HTML('<h3 class="panel-title">How much to remove</h3>')
-                master = gr.Slider(
-                    0, MAX_SPARSITY, round(plan.mean_sparsity(timesteps), 3), step=0.005, label="Target mean sparsity",
-                    info="Scales the three below, keeping their proportions; weighted by sampling steps.",
-                )  # fmt: skip
+                master = _slider(plan.mean_sparsity(timesteps), MASTER, "Scales the three below, keeping their proportions; weighted by sampling steps.")
                 sliders = [
-                    gr.Slider(
-                        0,
-                        MAX_SPARSITY,
-                        round(plan.sparsity[i], 3),
-                        step=0.005,
-                        label=f"{stage.capitalize()} stage sparsity",
-                        info=STAGE_MEANING[stage],
-                        elem_classes=["stage-slider", f"stage-{stage}"],
-                    )  # fmt: skip
+                    _slider(plan.sparsity[i], STAGE_SLIDERS[i], STAGE_MEANING[stage], ["stage-slider", f"stage-{stage}"])
                     for i, stage in reversed(list(enumerate(STAGES)))  # as sampling meets them
                 ][::-1]
                 effect = gr.HTML("")
@@ -143,27 +146,41 @@ def wire(shared: Any, tab: Prune) -> None:
         shown[held] = gr.skip()
         return tuple(shown)
 
+    def refused(error: StudioError, plan: StagePlan, timesteps: list[float]) -> tuple:
+        """The views after a move that cannot be: every slider goes back to the plan, and the reason stands below them."""
+        sliders = (*(round(s, 3) for s in plan.sparsity), round(plan.mean_sparsity(timesteps), 3))
+        said = tables.notes([f"{error} The plan stays as it was."])
+        return gr.skip(), *sliders, gr.skip(), gr.skip(), said, *(gr.skip() for _ in views[8:])
+
     def on_stage(i: int) -> Callable:
         """The handler of one stage's slider; only that stage changes, the others keep their unrounded values."""
 
         @plain_errors
         def on_slide(value: float, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-            before = StagePlan.from_json(plan)
+            before, timesteps = StagePlan.from_json(plan), answers.visited(workshop, scheduler, steps)
             sparsity = [*before.sparsity]
-            sparsity[i] = value
-            after = replace(before.with_sparsity(*sparsity), name="")
+            try:
+                sparsity[i] = _share(value, STAGE_SLIDERS[i])
+                after = replace(before.with_sparsity(*sparsity), name="")
+                shown = moved(after, before, timesteps, 1 + i)
+            except StudioError as error:
+                return gr.skip(), gr.skip(), *refused(error, before, timesteps)
             jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
-            return after.to_json(), after.to_json(), *moved(after, before, answers.visited(workshop, scheduler, steps), 1 + i)
+            return after.to_json(), after.to_json(), *shown
 
         return on_slide
 
     @plain_errors
     def on_master(target: float, plan: dict, shape: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
         timesteps, before = answers.visited(workshop, scheduler, steps), StagePlan.from_json(plan)
-        scaled = StagePlan.from_json(shape).with_boundaries(*before.boundaries).scaled_to(target, timesteps)
-        after = replace(before.with_sparsity(*(round(s, 4) for s in scaled.sparsity)), name="")
+        try:
+            scaled = StagePlan.from_json(shape).with_boundaries(*before.boundaries).scaled_to(_share(target, MASTER), timesteps)
+            after = replace(before.with_sparsity(*(round(s, 4) for s in scaled.sparsity)), name="")
+            shown = moved(after, before, timesteps, 4)
+        except StudioError as error:
+            return gr.skip(), *refused(error, before, timesteps)
         jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
-        return after.to_json(), *moved(after, before, timesteps, 4)
+        return after.to_json(), *shown
 
     @plain_errors
     def on_sharing(method: str, run: bool, costs: str, multiple: int, ends: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
@@ -185,8 +202,9 @@ def wire(shared: Any, tab: Prune) -> None:
         return plan, *show(StagePlan.from_json(plan), StagePlan.from_json(shown), answers.visited(workshop, scheduler, steps))
 
     @plain_errors
-    def on_sampler(plan: dict, scheduler: str, steps: Any) -> tuple:
+    def on_sampler(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
         checked = StagePlan.from_json(plan)
+        jobs.mark_latest(request.session_hash, [plan, scheduler, steps])
         return show(checked, checked, answers.visited(workshop, scheduler, steps))
 
     @plain_errors
@@ -198,11 +216,12 @@ def wire(shared: Any, tab: Prune) -> None:
 
     @plain_errors
     def refine(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> Any:
-        """The exact cost; nothing when the visitor has moved on meanwhile."""
+        """The exact cost, or the estimate where that cannot be had in time; nothing when the visitor has moved on meanwhile."""
         asked = [plan, scheduler, steps]
-        if not model_facts.exact_in_time(workshop) or not jobs.is_latest(request.session_hash, asked):
+        if not jobs.is_latest(request.session_hash, asked):
             return gr.skip()
-        cost = predicted_cost(workshop, StagePlan.from_json(plan), answers.visited(workshop, scheduler, steps), exact=True)
+        timesteps = answers.visited(workshop, scheduler, steps)
+        cost = predicted_cost(workshop, StagePlan.from_json(plan), timesteps, exact=model_facts.exact_in_time(workshop))
         return cost if jobs.is_latest(request.session_hash, asked) else gr.skip()
 
     def on_status(job: str) -> Any:
@@ -220,67 +239,22 @@ def wire(shared: Any, tab: Prune) -> None:
     def on_layers_close() -> bool:
         return False
 
-    def long_job(request: gr.Request, work: Callable, done: Callable[[float], str]) -> Iterator[tuple]:
-        """Run a job for the three buttons, the progress place and the status line; ends in one sentence whatever happens."""
-        stop, began = jobs.new_stop(request.session_hash), time.perf_counter()
-        busy = (gr.update(interactive=False), gr.update(interactive=False), gr.update(interactive=True))
-        idle = (gr.update(interactive=True), gr.update(interactive=True), gr.update(interactive=False))
-        yield tables.progress(0, 0, "Starting"), *busy, gr.skip()
-        words = ""
-        try:
-            for step in jobs.run_job(lambda report: work(report, stop)):
-                if isinstance(step, jobs.Step):
-                    yield tables.progress(step.done, step.total, step.text), *busy, gr.skip()
-            words = tables.message(done(time.perf_counter() - began), "good")
-        except Stopped:
-            words = tables.message("Stopped. What was measured so far is kept, and nothing is half-written.")
-        except StudioError as error:
-            words = tables.message(str(error), "bad")
-        finally:
-            stop.set()  # also when the visitor closed the page: the thread must not go on for nobody
-            jobs.finish(request.session_hash, stop)
-        yield words, *idle, tables.status_line(workshop)
-
-    def on_calibrate(request: gr.Request) -> Iterator[tuple]:
-        def done(seconds: float) -> str:
-            return f"Calibrated in {tables.seconds_text(seconds)} (measured): {workshop.calibration_text}"
-
-        yield from long_job(request, workshop.calibrate, done)
-
-    def on_prune(plan: dict, request: gr.Request) -> Iterator[tuple]:
-        checked, steps, built = StagePlan.from_json(plan), [], []
-
-        def work(report: Callable, stop: Any) -> None:
-            built.append(workshop.build(checked, progress=lambda *step: (steps.append(step), report(*step)), stop=stop))
-
-        def done(seconds: float) -> str:
-            return pruned_sentence(workshop, checked, seconds if steps else None, *built)
-
-        yield from long_job(request, work, done)
-
-    def on_stop(request: gr.Request) -> Any:
-        return tables.message("Stopping …") if jobs.request_stop(request.session_hash) else gr.skip()
-
     exactly = {"fn": refine, "inputs": [shared.plan, *sampler], "outputs": tab.cost, **QUIET, "trigger_mode": "always_last"}
     shared.page.load(**exactly)
     shared.status.change(on_status, tab.job, tab.job, **LIVE)
     shared.status.change(**exactly)
+    shared.measured.change(**exactly)
     shared.status.change(on_layers, [shared.plan, tab.layers_open], tab.layers, **QUIET, trigger_mode="always_last")
     for i, slider in enumerate(tab.sliders):
-        slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT)
-    tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT)
+        slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT, **RAW).then(**exactly)
+    tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT, **RAW).then(**exactly)
     share = [*tab.sharing.controls, shared.plan, *sampler]
     shared_out = gr.on([c.input for c in tab.sharing.controls], on_sharing, share, [shared.plan, tab.shape, *views], **EDIT)
     shared_out.then(**exactly)
-    for slider in (tab.master, *tab.sliders):
-        slider.release(**exactly)
-    shared.plan.change(follow, [shared.plan, tab.shown, *sampler], [tab.shape, *views], **LIVE)
+    shared.plan.change(follow, [shared.plan, tab.shown, *sampler], [tab.shape, *views], **LIVE).then(**exactly)
     shared.plan.change(on_layers, [shared.plan, tab.layers_open], tab.layers, **QUIET, trigger_mode="always_last")
-    gr.on([s.change for s in sampler], on_sampler, [shared.plan, *sampler], views, **LIVE)
+    gr.on([s.change for s in sampler], on_sampler, [shared.plan, *sampler], views, **LIVE).then(**exactly)
     tab.layers_box.expand(on_layers_open, shared.plan, [tab.layers_open, tab.layers], **QUIET)
     tab.layers_box.collapse(on_layers_close, None, tab.layers_open, **QUIET)
     tab.upload.upload(on_upload, tab.upload, shared.plan, **EDIT)
-    job_views = [tab.job, tab.calibrate, tab.prune, tab.stop, shared.status]
-    tab.calibrate.click(on_calibrate, None, job_views, **QUIET, **jobs.MODEL_JOB).then(**exactly)
-    tab.prune.click(on_prune, shared.plan, job_views, **QUIET, **jobs.MODEL_JOB).then(**exactly)
-    tab.stop.click(on_stop, None, tab.job, **QUIET, queue=False)  # not behind the job that it is to stop
+    wire_jobs(shared, tab, exactly)

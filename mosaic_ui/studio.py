@@ -25,6 +25,7 @@ from core.plan import StagePlan, propose_plan
 from . import answers, compare, explore, jobs, model_facts, prune, tables
 from .schedules import choices
 from .theme import CSS, make_theme
+from .typed import steps_box, wire_steps
 from .wiring import QUIET
 
 TITLE = "MosaicDiff Studio"
@@ -40,9 +41,12 @@ class Shared:
     plan: gr.State  # dict: StagePlan.to_json(), the single truth
     scheduler: gr.Dropdown  # sampler's name, a key of core.noise.SCHEDULERS
     beta: gr.Dropdown  # noise schedule of the curves, a key of schedules.LABELS
-    steps: gr.Number  # sampling steps
+    steps: gr.State  # int: sampling steps as they were last accepted, what every view and job goes by
+    steps_box: gr.Number  # where they are typed
+    steps_said: gr.HTML  # why the box was refused
     target: gr.Number  # target mean sparsity of suggestions and presets
     status: gr.HTML  # the device and calibration line under the title
+    measured: gr.State  # counts up when this device's speed has been measured
 
 
 HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
@@ -59,15 +63,17 @@ def _make_shared(workshop: Any, page: gr.Blocks, plan: StagePlan) -> Shared:
         plan=gr.State(plan.to_json()),
         scheduler=gr.Dropdown(list(SCHEDULERS), value=sampler, label="Scheduler", render=False, filterable=False),
         beta=gr.Dropdown(choices(own_beta), value=own_beta, label="Curves of noise schedule", render=False, filterable=False),
-        steps=gr.Number(steps, label="Sampling steps", precision=0, minimum=2, maximum=1000, render=False),
-        target=gr.Number(DEFAULT_TARGET, label="Suggest for mean sparsity", minimum=0, maximum=0.9, step=0.01, render=False),
+        steps=gr.State(steps),
+        steps_box=steps_box(steps),
+        steps_said=gr.HTML("", render=False),
+        target=gr.Number(DEFAULT_TARGET, label="Suggest for mean sparsity", step=0.01, render=False),
         status=gr.HTML(tables.status_line(workshop), render=False),
+        measured=gr.State(0),
     )
 
 
 def _on_leave(request: gr.Request) -> None:
-    for key in (request.session_hash, f"{request.session_hash}/compare"):
-        jobs.forget(key)
+    jobs.forget(request.session_hash)
 
 
 def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
@@ -96,6 +102,7 @@ def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
                 prune_tab = prune.build(shared)
             with gr.Tab("3 Compare", id="compare"):
                 compare_tab = compare.build(shared)
+        wire_steps(shared)
         explore.wire(shared, explore_tab)
         prune.wire(shared, prune_tab)
         compare.wire(shared, compare_tab)

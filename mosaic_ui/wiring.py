@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+RAW = {"preprocess": False}  # what the page sent, not checked by Gradio: the handler refuses in its own words
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 LIVE = {**QUIET, "queue": False, "trigger_mode": "always_last"}  # while something is dragged: the newest wins, nothing queues
 # sets the plan; queued, as State.change needs the queue's answer, and one at a time in the order of asking, so that no edit is made to an old plan

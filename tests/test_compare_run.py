@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from core.comparison import Preview, SampleSettings
+from core.errors import StudioError
 from core.plan import StagePlan
 from mosaic_ui import compare_inputs, compare_run
 
@@ -36,7 +37,8 @@ def test_a_run_from_the_handler_to_the_views(workshop):
     assert "Current plan" in views[2] and "Dense" in views[2] and "Left: A · Dense" in views[3] and len(views) == 10
 
 
-def test_stop_leaves_partial_pictures_and_a_sentence(workshop):
+def test_stop_leaves_partial_pictures_and_a_sentence(workshop, monkeypatch):
+    monkeypatch.setattr(compare_run, "PREVIEW_SECONDS", 0)
     stop = threading.Event()
     settings = compare_inputs.checked_settings(workshop, [], 2, 0, 20, 1.5, "DDIM", 1)
     seen = []
@@ -45,5 +47,63 @@ def test_stop_leaves_partial_pictures_and_a_sentence(workshop):
         if "<img" in seen[-1]:
             stop.set()
     assert "Stopped" in seen[-1] and "unfinished" in seen[-1] and seen[-1].count("<img") == 2
+    assert str(seen[-1]).count("Stopped at step 1 of 20") == 1
     before = last_live(compare_run.stream(workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop))
     assert "Press Compare to start again" in before[0]
+
+
+def stopped_at(workshop, n: int, words: str) -> str:
+    """The last live view of a run of n images that is stopped at the first report with these words."""
+    stop, request = threading.Event(), compare_inputs.Request(SampleSettings(labels=(0,) * n, steps=5), (None, PLAN), ("Dense", "Current plan"))
+    for update in compare_run.stream(workshop, request, stop):
+        last = update[0]
+        if words in str(last):
+            stop.set()
+    return last
+
+
+def test_stop_while_timing_keeps_the_finished_pictures(workshop):
+    live = stopped_at(workshop, 2, "Timing run 1 of 3")
+    assert "The pictures are finished" in live and "unfinished" not in live and live.count("<img") == 2
+
+
+def test_stop_in_a_large_set_says_the_batch(workshop):
+    assert "Stopped at step 1 of 5 of batch 2 of 3; 100 of 300 images of each side were made." in stopped_at(workshop, 300, "Batch 1 of 3")
+    assert "Stopped at step 1 of 5 of batch 1 of 3. Press" in stopped_at(workshop, 300, "easuring this device")
+
+
+def test_a_refusal_or_an_early_stop_leaves_the_earlier_results_in_sight(workshop):
+    impossible = StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0)
+    request = compare_inputs.Request(SampleSettings(labels=(0, 1), steps=5), (None, impossible), ("Dense", "Uploaded plan"))
+    updates = list(compare_run.stream(workshop, request, threading.Event()))
+    assert "is-bad" in updates[-1][0] and {str(update[1]) for update in updates} == {str(compare_run.NO_RESULT[0])}
+
+
+def test_an_upload_that_no_network_can_be_made_of_is_refused_at_once(workshop):
+    with pytest.raises(StudioError):
+        compare_inputs.checked_upload(workshop, StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0))
+    with pytest.raises(StudioError, match="100 training timesteps"):
+        compare_inputs.checked_upload(workshop, StagePlan((9, 55), (0.5, 0.5, 0.5), num_train_timesteps=100))
+    timed = StagePlan((93, 550), (0.5, 0.5, 0.5), allocation="lagrangian", costs="latency")
+    assert compare_inputs.checked_upload(workshop, timed) is timed  # a run times the layers first
+
+
+SETTINGS = {"asked": [], "images": 2, "seed": 0, "steps": 5, "guidance": 1.5, "scheduler": "DDIM", "repeats": 1}
+BAD = [("images", 600, "Images"), ("images", None, "Images"), ("images", 1.5, "Images"), ("seed", -1, "Seed"), ("seed", None, "Seed"), ("seed", 1.5, "Seed"),
+       ("steps", 3, "Sampling steps"), ("guidance", 0, "Guidance"), ("guidance", 50, "Guidance"), ("guidance", True, "Guidance"),
+       ("repeats", 0, "Timing repeats")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, value, box", BAD)
+def test_a_refused_setting_names_its_box(workshop, name, value, box):
+    with pytest.raises(StudioError, match=f"^{box} must be"):
+        compare_inputs.checked_request(workshop, ("Dense", "Formula"), (None, None), PLAN.to_json(), 0.33, tuple((SETTINGS | {name: value}).values()))
+
+
+def test_a_bad_target_is_refused_only_where_a_preset_needs_it(workshop):
+    def ask(side):
+        return compare_inputs.checked_request(workshop, ("Dense", side), (None, None), PLAN.to_json(), 1, tuple(SETTINGS.values()))
+
+    assert ask("Current plan").plans == (None, PLAN)
+    with pytest.raises(StudioError, match="^Suggest for mean sparsity must be"):
+        ask("Formula")

@@ -9,9 +9,13 @@ import gradio as gr
 import pytest
 from hostile import HOSTILE, harmless
 
-from core.plan import StagePlan
-from mosaic_ui import schedules
+from core.checkpoints import load_checkpoint
+from core.plan import StagePlan, presets
+from core.workshop import Workshop
+from mosaic_ui import answers, schedules
+from mosaic_ui.prune_jobs import calibrated_sentence
 from mosaic_ui.studio import build_studio
+from mosaic_ui.typed import on_steps
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
 PLAIN = PLAN.to_json()
@@ -42,11 +46,14 @@ def test_the_chart_handlers_turn_refusals_into_notices(handler, pair):
 
 
 @pytest.mark.parametrize("value", ["0.5", None, NAN, True, 0.96, -0.1])
-def test_the_sliders_turn_refusals_into_notices(handler, value):
-    slide, master = handler("on_slide"), handler("on_master")
-    for call in (lambda: slide(value, PLAIN, "DDIM", 50, VISITOR), lambda: master(value, PLAIN, PLAIN, "DDIM", 50, VISITOR)):
-        with pytest.raises(gr.Error):
-            call()
+def test_a_refused_slider_goes_back_and_says_why(handler, value):
+    slide, master = handler("on_slide", 2), handler("on_master")
+    answers = slide(value, PLAIN, "DDIM", 50, VISITOR), master(value, PLAIN, PLAIN, "DDIM", 50, VISITOR)
+    for found, plans, name in zip(answers, (2, 1), ("Early stage sparsity", "Target mean sparsity"), strict=True):
+        views = found[plans:]
+        assert {str(v) for v in (*found[:plans], views[0], *views[5:7], *views[8:])} == {str(gr.skip())}
+        assert views[1:5] == (0.5, 0.25, 0.5, pytest.approx(PLAN.mean_sparsity(range(0, 1000, 20)), abs=1e-3))
+        assert f"{name} must be a number from 0 to 0.95. The plan stays as it was." in views[7]
 
 
 def test_a_late_answer_to_an_old_plan_or_sampler_is_dropped(handler):
@@ -72,19 +79,86 @@ def test_plans_are_set_one_at_a_time_and_no_answer_sets_a_box_that_is_typed_into
 def test_a_box_that_was_left_as_it_was_changes_nothing(handler):
     on_boxes, skip = handler("on_boxes"), gr.skip()
     assert set(map(str, on_boxes(None, None, PLAIN, "DDIM", 50, True, VISITOR))) == {str(skip)}
-    assert on_boxes(None, 700, PLAIN, "DDIM", 50, False, VISITOR)[0]["boundaries"] == [93, 700]
+    *_, line, said = on_boxes(None, 700, PLAIN, "DDIM", 50, False, VISITOR)
+    assert line == [93, 700] and said == ""
+
+
+BAD_BOXES = [
+    (600, "Boundary 1 must lie below boundary 2, and both between 0 and 1000; they were 600 and 550."), (-5, "they were -5 and 550."),
+    (12.5, "Boundary 1 must be a whole number of timesteps."), ("93", "Boundary 1 must be a whole"), (NAN, "Boundary 1 must be a whole"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("low, words", BAD_BOXES)
+def test_a_refused_boundary_goes_back_in_the_words_of_its_box(handler, low, words):
+    plan, *_, line, said = handler("on_boxes")(low, None, PLAIN, "DDIM", 50, False, VISITOR)
+    assert plan == PLAIN and line == [93, 550] and words in said and "stay as they were" in said
 
 
 def test_suggest_on_another_schedule_leaves_the_plan_alone(handler):
     suggest, skip = handler("on_suggest"), str(gr.skip())
-    foreign = [suggest(0.33, 0.55, 0.02, name, "DDIM", 50, False, VISITOR) for name in schedules.LABELS if name != "linear"]
-    assert len(foreign) == 5 and {str(view) for views in foreign for view in views} == {skip}
-    assert suggest(0.33, 0.55, 0.026, "linear", "DDIM", 50, False, VISITOR)[0]["boundaries"] == [93, 550]
+    foreign = [suggest(0.33, 0.55, 0.02, name, "DDIM", 50, False, PLAIN, VISITOR) for name in schedules.LABELS if name != "linear"]
+    assert len(foreign) == 5 and {str(view) for views in foreign for view in views[:4]} == {skip}
+    assert all("was trained with linear: show those curves" in views[-2] and views[4] == "Your own" for views in foreign)
+    assert suggest(0.33, 0.55, 0.026, "linear", "DDIM", 50, False, PLAIN, VISITOR)[0]["boundaries"] == [93, 550]
+
+
+BAD_RULES = [((1, 0.55, 0.026), "Suggest for mean sparsity must be"), ((None, 0.55, 0.026), "Suggest for mean sparsity must be"),
+             ((0.33, 0, 0.026), "Threshold M must be"), ((0.33, 0.55, None), "Lambda must be"), ((0.9, 0.55, 0.026), "cannot be reached")]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule, words", BAD_RULES)
+def test_a_refused_suggestion_is_said_where_the_suggestion_stands(handler, rule, words):
+    plan, *_, said, _ = handler("on_suggest")(*rule, "linear", "DDIM", 50, False, PLAIN, VISITOR)
+    assert plan == gr.skip() and words in said and "The plan stays as it was." in said
+
+
+def test_two_different_plans_are_not_both_called_formula(handler, workshop):
+    def suggest(m, lam):
+        return handler("on_suggest")(0.33, m, lam, "linear", "DDIM", 50, False, PLAIN, VISITOR)
+
+    usual = presets(workshop.schedule, 0.33, answers.visited(workshop, "DDIM", 50))["Formula"].to_json()
+    assert suggest(0.55, 0.026)[0] == usual and suggest(0.55, 0.026)[4] == "Formula"
+    assert [suggest(*rule)[0]["name"] for rule in ((0.9, 0.026), (0.9, 0.02))] == ["Formula, M 0.9", "Formula, M 0.9, lambda 0.02"]
+    assert suggest(0.9, 0.026)[4] == "Your own"
+    own = handler("on_preset")("Your own", 0.33, "DDIM", 50, False, usual, VISITOR)
+    assert own[0] == {k: v for k, v in usual.items() if k != "name"} and own[4] == "Your own" and answers.OWN in own[-2]
+
+
+def test_the_rules_sentence_is_only_ever_about_its_own_plan(handler):
+    proposed = handler("on_suggest")(0.33, 0.55, 0.026, "linear", "DDIM", 50, False, PLAIN, VISITOR)
+    own_rule = handler("own_rule")
+    assert own_rule(proposed[0], proposed[-1]) == gr.skip()
+    assert answers.OWN in own_rule(PLAIN | {"name": "Uploaded"}, proposed[-1]) and answers.OWN in own_rule(PLAIN, proposed[-1])
+
+
+@pytest.mark.parametrize("typed", [None, 1, -3, 1001, 7.5, "50", NAN, True])
+def test_refused_steps_go_back_to_the_last_good_ones(typed):
+    steps, box, said = on_steps(typed, 30)
+    assert steps == gr.skip() and box == 30 and "Sampling steps must be a whole number from 2 to 1000. It stays at 30." in said
+
+
+def test_good_steps_count_and_the_same_again_leave_the_sentence():
+    assert on_steps(25.0, 30) == (25, gr.skip(), "") and on_steps(30, 30) == (gr.skip(),) * 3
+
+
+def test_no_limit_of_gradios_comes_before_a_handler(page):
+    limited = [c for c in page.blocks.values() if isinstance(c, gr.Number) and (c.minimum, c.maximum) != (None, None)]
+    assert limited == []
+    sliders = [c for c in page.blocks.values() if isinstance(c, gr.Slider)]
+    assert len(sliders) == 7 and all(s.buttons == [] for s in sliders)
+    ids = {s._id for s in sliders}
+    readers = [f for f in page.fns.values() if ids & {i._id for i in f.inputs}]
+    assert {f.name for f in readers} == {"on_slide", "on_master", "describe", "ask"} and not any(f.preprocess for f in readers)
 
 
 def test_a_network_that_was_kept_is_not_said_to_be_pruned_fast(handler):
     plain = PLAN.with_sparsity(0.31, 0.11, 0.41).to_json()
-    first, again = ([*handler("on_prune")(plain, VISITOR)][-1][0] for _ in range(2))
+    def pruned():
+        handler("ask_job", 1)(plain, VISITOR)
+        return [*handler("on_prune")(VISITOR)][-1][0]
+
+    first, again = pruned(), pruned()
     assert "Pruned in" in first and "(measured)" in first and "nothing had to be built" in again and "measured" not in again
 
 
@@ -118,3 +192,29 @@ def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
     heavy = [f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")]
     assert len(heavy) == 4 and all(f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy)
     assert all(not f.queue for f in page.fns.values() if f.name in ("on_stop", "stop_run", "on_drag"))
+
+
+def test_a_calibration_says_what_its_time_is_of(workshop):
+    assert calibrated_sentence(workshop, 0.025, 4, worked=False).startswith("Nothing to do, as all of it was measured before: 48 images")
+    assert calibrated_sentence(workshop, 2, 0, worked=True).startswith("Calibrated in 2.00 s (measured): 48 images")
+    said = calibrated_sentence(workshop, 2, 1, worked=True)
+    assert said.startswith("Calibrated in 2.00 s (measured, without the 1 of 4 bins that an earlier run left): ") and workshop.bins_kept == 4
+
+
+def test_prune_tells_a_calibration_and_its_own_time_apart(model_folder, small_settings, tmp_path):
+    fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
+    fns = {f.name: f.fn for f in build_studio(fresh, PLAN).fns.values()}  # of the two that ask, Prune's is the last
+
+    def pruned():
+        fns["ask_job"](PLAIN | {"sparsity": {"late": 0.3, "middle": 0.3, "early": 0.3}}, VISITOR)
+        return [*fns["on_prune"](VISITOR)][-1][0]
+
+    first = pruned()
+    assert "Calibrated first, in " in first and "Pruned in" in first and "Calibrated" not in pruned()
+
+
+def test_a_job_that_was_withdrawn_does_nothing_when_its_turn_comes(handler):
+    handler("ask_job", 0)(PLAIN, VISITOR)
+    job, *buttons = handler("on_stop")(VISITOR)
+    assert "Stopped before its turn came" in job and [b["interactive"] for b in buttons] == [True, True, False]
+    assert [*handler("on_calibrate")(VISITOR)] == [(gr.skip(),) * 5]

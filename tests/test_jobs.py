@@ -63,3 +63,14 @@ def test_stop_reaches_a_running_job_in_its_thread():
             jobs.request_stop("runner")
     jobs.forget("runner")
     assert where[0] is not threading.current_thread()
+
+
+def test_what_waits_is_taken_once_the_newest_counts_and_it_can_be_withdrawn():
+    jobs.ask("me/prune", "old")
+    jobs.ask("me/prune", "new")
+    jobs.ask("you/prune", "yours")
+    assert jobs.take("me/prune") == "new" and jobs.take("me/prune") is None
+    jobs.ask("me/calibrate", "again")
+    assert jobs.withdraw("me/calibrate", "me/prune") and not jobs.withdraw("me/calibrate") and jobs.take("me/calibrate") is None
+    jobs.forget("you")
+    assert jobs.take("you/prune") is None

@@ -17,7 +17,7 @@ from core.comparison import Comparison, SampleSettings, Side
 from core.dynamics import DEFAULT_THRESHOLD, default_lambda
 from core.errors import PlanError, StudioError
 from core.plan import STAGES, StagePlan
-from mosaic_ui import answers, compare_figures, compare_inputs, compare_live, compare_timing, prune, schedules, tables
+from mosaic_ui import answers, compare_figures, compare_inputs, compare_live, compare_timing, prune, prune_views, schedules, tables
 from mosaic_ui.figures import VIEWS, mosaic_figure
 from mosaic_ui.studio import build_studio, launch_options
 from mosaic_ui.theme import STAGE_COLOURS
@@ -196,9 +196,9 @@ def test_layer_rows_match_their_headers(workshop):
 
 
 def test_pruned_sentence_says_time_and_shares(workshop):
-    sentence = prune.pruned_sentence(workshop, PLAN.with_sparsity(0, 0, 0.5), 0.25)
+    sentence = prune_views.pruned_sentence(workshop, PLAN.with_sparsity(0, 0, 0.5), 0.25)
     assert "0.250 s (measured)" in sentence and "late 100 %" in sentence and "middle 100 %" in sentence and "early 100 %" not in sentence
-    assert "measured" not in prune.pruned_sentence(workshop, PLAN, None)
+    assert "measured" not in prune_views.pruned_sentence(workshop, PLAN, None)
 
 
 def test_the_download_is_the_plan_and_survives_its_own_upload():

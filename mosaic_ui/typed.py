@@ -1,0 +1,41 @@
+"""Numbers that a person types: our own handlers judge them, and say in one sentence which box is meant.
+
+Gradio checks a component's minimum and maximum before any handler runs and answers with an error that names no box; the
+events chained to it then never come, and the page stays as it was in the middle of an answer. So a `gr.Number` here has
+no limits, and every event that reads a slider is wired with `wiring.RAW`: the slider's limits are for its handle only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core.errors import StudioError
+
+from . import answers, tables
+from .wiring import EDIT
+
+# 1e2 and 0050 are numbers to a browser; the box then shows what was understood. A text that is no number at all is empty to it.
+PLAIN = "if (box.value !== '' && box.value !== String(Number(box.value))) box.value = String(Number(box.value));"
+_STEPS = "(typed, kept) => { const box = document.querySelector('.own-steps input'); " + PLAIN + " return [typed, kept]; }"
+
+
+def steps_box(steps: int) -> gr.Number:
+    """The box of sampling steps, not rendered yet; it counts when Enter is pressed or when it is left, not key by key."""
+    return gr.Number(steps, label="Sampling steps", elem_classes="own-steps", render=False)
+
+
+def on_steps(typed: Any, kept: int) -> tuple:
+    """(steps, box, sentence): what was typed becomes the steps, or the box goes back to the steps that hold and says why."""
+    try:
+        steps = answers.whole_steps(typed)
+    except StudioError as error:
+        return gr.skip(), kept, tables.notes([f"{error} It stays at {kept}."])
+    return (gr.skip(),) * 3 if steps == kept else (steps, gr.skip(), "")
+
+
+def wire_steps(shared: Any) -> None:
+    """Through the plan's queue, so that whatever is pressed next finds the steps that were just typed."""
+    box = shared.steps_box
+    gr.on([box.submit, box.blur], on_steps, [box, shared.steps], [shared.steps, box, shared.steps_said], js=_STEPS, **EDIT)

@@ -1,0 +1,186 @@
+"""What a visitor types that cannot be, and what they do while others work: the page says so once and goes on working."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from browser import Watch, chromium, drag, serve, settled
+from conftest import make_pipeline
+from playwright.sync_api import expect
+
+from core.checkpoints import load_checkpoint
+from core.workshop import Workshop
+
+SLOW = 60_000  # ms; a machine that runs other things must not fail a test
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def fresh(small_settings, tmp_path_factory):
+    """Five blocks, so that sparing both ends leaves three to cut; not calibrated, and calibration takes its time."""
+    folder = make_pipeline(tmp_path_factory.mktemp("five"), blocks=5, heads=4, head_dim=8)
+    shop = Workshop(load_checkpoint(folder, "cpu", dtype=torch.float32), small_settings, tmp_path_factory.mktemp("cache"))
+    calibrate = shop.calibrate
+    shop.calibrate = lambda progress=None, stop=None: calibrate(lambda *report: (time.sleep(0.2), progress and progress(*report)), stop)
+    return shop
+
+
+@pytest.fixture(scope="module")
+def studio(fresh):
+    with serve(fresh) as url:
+        yield url
+
+
+@pytest.fixture
+def visit(browser, studio):
+    """Opens a page for one visitor more; no page may log an error or leave the machine."""
+    contexts, watches = [], []
+
+    def opened():
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(SLOW)
+        watches.append(Watch(page))
+        page.goto(studio)
+        expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert all(not w.errors and w.hosts <= {"127.0.0.1"} for w in watches), [w.errors for w in watches]
+
+
+def enter(box, value: str) -> None:
+    box.fill(value)
+    box.press("Enter")
+
+
+def test_who_has_to_wait_is_told_and_can_stop_waiting(visit, fresh):
+    first, second = visit(), visit()
+    first.get_by_role("tab", name="3 Compare").click()
+    expect(first.locator("#cmp-live")).to_contain_text("A plan needs a calibration", timeout=SLOW)
+    buttons = []
+    for page in (first, second):
+        page.get_by_role("tab", name="2 Prune").click()
+        page.get_by_role("button", name="Calibrate", exact=True).click()
+        buttons.append(page.get_by_role("button", name="Stop", exact=True).and_(page.locator(":not(#cmp-stop)")))
+        expect(page.get_by_text("measuring timesteps" if page is first else "Waiting for the model").first).to_be_visible(timeout=SLOW)
+    buttons[1].click()
+    expect(second.get_by_text("Stopped before its turn came", exact=False)).to_be_visible(timeout=SLOW)
+    expect(second.get_by_role("button", name="Calibrate", exact=True)).to_be_enabled(timeout=SLOW)
+    second.get_by_role("tab", name="3 Compare").click()
+    second.locator("#cmp-start").click()
+    expect(second.locator("#cmp-live")).to_contain_text("Waiting for the model", timeout=SLOW)
+    second.locator("#cmp-stop").click()
+    expect(second.locator("#cmp-live")).to_contain_text("Stopped before its turn came", timeout=SLOW)
+    expect(second.locator("#cmp-start")).to_be_enabled(timeout=SLOW)
+    assert not fresh.calibrated  # all of that while the first one's calibration went on
+    expect(first.get_by_text("Calibrated in", exact=False)).to_be_visible(timeout=SLOW)
+    first.get_by_role("button", name="Calibrate", exact=True).click()
+    expect(first.get_by_text("Nothing to do", exact=False)).to_be_visible(timeout=SLOW)
+    expect(second.locator("#cmp-live")).to_contain_text("Stopped before its turn came")  # the queue came to it and found nothing
+    for page in (first, visit()):  # who was there, and who comes to a page that was built before it
+        page.get_by_role("tab", name="3 Compare").click()
+        expect(page.locator("#cmp-live")).to_contain_text("Nothing compared yet", timeout=SLOW)
+        expect(page.locator("#cmp-live")).not_to_contain_text("A plan needs a calibration", timeout=SLOW)
+
+
+def test_steps_count_when_they_are_entered_and_refused_ones_go_back(visit):
+    page = visit()
+    box, headline = page.get_by_label("Sampling steps").first, page.locator(".headline")
+    box.click()
+    box.press("ControlOrMeta+a")
+    box.press_sequentially("100", delay=150)
+    box.press("Enter")
+    expect(headline).to_contain_text("Over 100 sampling steps", timeout=SLOW)
+    for wrong in ("1", "7.5", ""):
+        enter(box, wrong)
+        expect(page.get_by_text("Sampling steps must be a whole number from 2 to 1000. It stays at 100.")).to_have_count(1, timeout=SLOW)
+        expect(box).to_have_value("100", timeout=SLOW)
+    drag(page, "Stage boundary 2", 60)
+    high = settled(page)[1]
+    page.get_by_role("tab", name="2 Prune").click()
+    page.get_by_text("The plan as a file").click()
+    expect(page.locator(".cm-content").first).to_contain_text(str(high), timeout=SLOW)  # page and plan agree
+    page.get_by_role("tab", name="1 Explore").click()
+    enter(box, "2e1")
+    expect(headline).to_contain_text("Over 20 sampling steps", timeout=SLOW)
+    expect(box).to_have_value("20")
+    boundary = page.get_by_label("Boundary 1 (late | middle)")
+    enter(boundary, "1e2")
+    expect(page.locator(f'#stage-table table[data-boundaries="100,{high}"]')).to_be_visible(timeout=SLOW)
+    expect(boundary).to_have_value("100")
+    enter(page.get_by_label("Suggest for mean sparsity"), "1")
+    page.get_by_role("button", name="Suggest").click()
+    expect(page.get_by_text("Suggest for mean sparsity must be a number from 0 to 0.95.", exact=False)).to_be_visible(timeout=SLOW)
+    assert page.locator(".toast-body").count() == 0
+
+
+def test_refused_sliders_go_back_and_every_edit_ends_in_the_exact_prediction(visit, fresh):
+    fresh.calibrate()
+    page = visit()
+    page.get_by_role("tab", name="2 Prune").click()
+    cost, early = page.get_by_test_id("cost"), page.get_by_label("number input for Early stage sparsity")
+    assert page.locator("button[aria-label*='Reset' i]").count() == 0
+    enter(early, "0.6")
+    expect(cost).to_contain_text("exact on calibration data", timeout=SLOW)
+    enter(early, "2")
+    expect(page.get_by_text("Early stage sparsity must be a number from 0 to 0.95. The plan stays as it was.")).to_be_visible(timeout=SLOW)
+    expect(early).to_have_value("0.6", timeout=SLOW)
+    page.get_by_text("How layers share the cut").click()
+    master = page.get_by_label("number input for Target mean sparsity")
+    enter(master, "0.2")
+    expect(early).not_to_have_value("0.6", timeout=SLOW)
+    was = early.input_value()
+    page.get_by_label("spare the first and the last block").check()
+    expect(page.locator("#sharing")).to_contain_text("over 10 layers within the budget", timeout=SLOW)
+    enter(master, "0.9")  # three blocks cannot give what five would
+    expect(page.get_by_text("The plan stays as it was.", exact=False)).to_be_visible(timeout=SLOW)
+    expect(master).to_have_value("0.2", timeout=SLOW)
+    expect(early).to_have_value(was)
+    expect(cost).to_contain_text("exact on calibration data", timeout=SLOW)
+    assert page.locator(".toast-body").count() == 0
+
+
+def test_a_refused_setting_leaves_compare_alive(visit):
+    page = visit()
+    page.get_by_role("tab", name="3 Compare").click()
+    page.get_by_text("Seed, guidance, scheduler, timing").click()
+    controls, live, start = page.locator(".cmp-controls"), page.locator("#cmp-live"), page.locator("#cmp-start")
+    for name, wrong, good in (("Seed", "-1", "0"), ("Guidance", "50", "1.5")):
+        box = controls.get_by_label(name, exact=True)
+        enter(box, wrong)
+        start.click()
+        expect(live).to_contain_text(f"{name} must be", timeout=SLOW)
+        expect(start).to_be_enabled(timeout=SLOW)
+        enter(box, good)
+    for name, value in (("Images", "2"), ("Sampling steps", "5"), ("Timing repeats", "1")):
+        enter(controls.get_by_label(f"number input for {name}"), value)
+    start.click()
+    expect(page.locator(".cmp-verdict")).to_contain_text("timed run", timeout=SLOW)
+    enter(controls.get_by_label("Seed", exact=True), "0.5")
+    start.click()
+    expect(live).to_contain_text("Seed must be", timeout=SLOW)
+    expect(page.locator(".cmp-verdict")).to_be_visible()  # the earlier results stay
+
+
+def test_a_measured_speed_reaches_every_tab_and_the_next_visit(visit):
+    page = visit()
+    measure = page.get_by_role("button", name="Measure this device's speed")
+    measure.click()
+    expect(measure).to_be_hidden(timeout=SLOW)
+    page.get_by_role("tab", name="2 Prune").click()
+    expect(page.get_by_test_id("cost")).not_to_contain_text("not measured yet", timeout=SLOW)
+    page = visit()  # as after a reload
+    expect(page.locator("#stage-table table[data-exact='true']")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_role("button", name="Measure this device's speed")).to_be_hidden()
+    page.get_by_role("tab", name="2 Prune").click()
+    expect(page.get_by_test_id("cost")).not_to_contain_text("not measured yet", timeout=SLOW)
