@@ -21,7 +21,7 @@ from .prunable import TINY, _offsets
 
 METHODS = ("uniform", "log_ramp", "lagrangian", "dynamic")
 SCOPES = ("stage", "run")
-NAMES = {"uniform": "Equal ratios", "log_ramp": "A log ramp of ratios over the blocks", "lagrangian": "Lagrangian", "dynamic": "Dynamic programming"}
+NAMES = {"uniform": "Equal ratios", "log_ramp": "Log ramp over the blocks", "lagrangian": "Lagrangian", "dynamic": "Dynamic programming"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Allocation:
     errors: tuple[float, ...]  # (stages,) sum of relative errors over the layers
     error: float  # steps x errors, summed
     sparsity: tuple[float, ...]  # (stages,) share of the prunable cost that goes
+    saved: float  # the same of the run, stages weighted by their steps
+    fineness: float  # "dynamic": no choice cheaper by this share of the dense cost has less error; 0: none at all has. 0 for the other methods
     text: str  # one sentence: what was done
 
 
@@ -76,7 +78,7 @@ def uniform(problem: Problem, sparsity: float | Sequence[float]) -> Allocation:
     ratios = np.tile(shares, len(problem.layers))
     choice = _at_ratios(problem.table, _groups(problem), _places(problem), ratios)
     what = ", ".join(f"{100 * s:.3g} % {name}" for s, name in zip(shares, problem.stages, strict=True))
-    return _result(problem, choice, "uniform", "stage", f"The same share of every layer goes, stage by stage ({what})")
+    return _result(problem, choice, "uniform", "stage", ratios=f" ({what})")
 
 
 def allocate(problem: Problem, method: str, budget: Budget, scope: str = "stage", r0: float = 0.0, buckets: int = BUCKETS) -> Allocation:
@@ -103,7 +105,7 @@ def allocate(problem: Problem, method: str, budget: Budget, scope: str = "stage"
         parts = [([s], float(budget.forward[s]), np.ones(stages)) for s in range(stages)]
     else:
         parts = [([s for s in range(stages) if problem.steps[s]], budget.total, np.array(problem.steps, dtype=float))]
-    choice, width = np.zeros(len(problem.table.count), dtype=np.int64), 0.0
+    choice, fineness = np.zeros(len(problem.table.count), dtype=np.int64), 0.0
     for members, limit, weights in parts:
         rows = problem.rows(members)
         weight = np.tile(weights[members], len(problem.layers))[:, None]
@@ -114,10 +116,10 @@ def allocate(problem: Problem, method: str, budget: Budget, scope: str = "stage"
             choice[rows] = solve_lagrangian(errors, costs, limit).choice
         elif method == "dynamic":
             solved = solve_dynamic(errors, costs, limit, buckets)
-            choice[rows], width = solved.choice, max(width, solved.width)
+            choice[rows], fineness = solved.choice, max(fineness, solved.width / max(float(costs[:, 0].mean()), 1e-300))
         else:
             choice[rows] = _family(problem, rows, costs, limit, method, r0)
-    return _result(problem, choice, method, scope, _what(problem, method, scope, width))
+    return _result(problem, choice, method, scope, fineness)
 
 
 def widths_of(problem: Problem, allocation: Allocation) -> dict[tuple[str, int], list[int]]:
@@ -167,8 +169,8 @@ def _family(problem: Problem, rows: np.ndarray, costs: np.ndarray, limit: float,
     if total(costs, at(low)) <= limit:
         return at(low)
     if total(costs, at(high)) > limit:
-        least = total(costs, at(high))
-        raise StudioError(f"{NAMES[method]} cannot go below {least:.4g} {problem.unit} with this latency table; choose Lagrangian or raise the budget.")
+        most, name = 1 - total(costs, at(high)) / float(costs[:, 0].sum()), NAMES[method]
+        raise StudioError(f"{name}: by this device's measured times at most {100 * most:.3g} % of the time can go; choose Lagrangian, or lower the sparsities.")
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (low, middle) if total(costs, at(middle)) <= limit else (middle, high)
@@ -213,23 +215,31 @@ def _reachable(problem: Problem, errors: np.ndarray, costs: np.ndarray, limit: f
     least, dense = total(costs, cheapest(errors, costs)), float(costs[:, 0].sum())
     room = limit + CLOSE * dense
     if np.isnan(limit) or least > room:
-        where, what = ("run", "") if scope == "run" else ("forward", f" of the {problem.stages[members[0]]} stage")
-        share = 1 - least / dense if dense else 0.0
-        raise StudioError(
-            f"{limit:.4g} {problem.unit} a {where}{what} cannot be reached: with these widths and floors the least is {least:.4g} "
-            f"({100 * share:.3g} % of the prunable cost removed); raise the budget, or lower floors and protection."
-        )
+        raise StudioError(_too_much(problem, 1 - least / dense if dense else 0.0, 1 - limit / dense if dense else 1.0, "" if scope == "run" else
+                                    problem.stages[members[0]]))  # fmt: skip
     return room
 
 
-def _what(problem: Problem, method: str, scope: str, width: float) -> str:
-    where = f"over {len(problem.layers)} layers " + ("and all stages in one budget" if scope == "run" else "within the budget of each stage")
-    if method == "dynamic":
-        where += f", exact to {width:.3g} {problem.unit} a layer" if width else ", the exact optimum"
-    return f"{NAMES[method]} {where}"
+def _too_much(problem: Problem, possible: float, asked: float, stage: str) -> str:
+    """At most `possible` (a share of the prunable cost) can go, and `asked` should; `stage` is empty for the whole run."""
+    menu = problem.menu
+    limits, ways = [], [f"lower {'the sparsity of that stage' if stage else 'the sparsities'}"]
+    if menu.protect:
+        limits.append("the first and the last block are spared" if menu.protect == 1 else f"the first and the last block keep {100 * menu.protect:.3g} %")
+        ways.append("spare no block")
+    if menu.multiple:
+        limits.append(f"neurons stay in multiples of {menu.multiple}")
+        ways.append("allow finer widths")
+    if menu.min_heads > 1:
+        limits.append(f"every layer keeps {menu.min_heads} heads")
+        ways.append("let layers keep fewer heads")
+    held = f" while {' and '.join(limits)}" if limits else ", as every layer keeps a head or some neurons"
+    most, wish = np.floor(1000 * possible + TINY) / 10, np.ceil(1000 * asked - TINY) / 10  # rounded apart, so that they never look equal
+    what = f"{'work' if problem.unit == 'MACs' else 'time'} of the {f'{stage} stage' if stage else 'whole run'}'s prunable layers"
+    return f"At most {most:.3g} % of the {what} can go{held}, and {wish:.3g} % are asked for: {', or '.join(ways)}."
 
 
-def _result(problem: Problem, choice: np.ndarray, method: str, scope: str, what: str) -> Allocation:
+def _result(problem: Problem, choice: np.ndarray, method: str, scope: str, fineness: float = 0.0, ratios: str = "") -> Allocation:
     """Add up and phrase. choice: (rows,)"""
     rows, stages, table = np.arange(len(choice)), len(problem.stages), problem.table
     removed, errors, costs = (x[rows, choice].reshape(-1, stages) for x in (table.levels, table.errors, table.costs))
@@ -238,10 +248,22 @@ def _result(problem: Problem, choice: np.ndarray, method: str, scope: str, what:
     saved = 1 - cost / dense if dense else 0.0
     sparsity = 1 - forward / np.where(problem.dense > 0, problem.dense, np.inf)
     sparsity[problem.dense == 0] = 0.0
-    idle = [name for name, n in zip(problem.stages, steps, strict=True) if not n and scope == "run"]
-    left = f" (no step falls into the {' and '.join(idle)} stage, which stays dense)" if idle else ""
-    text = f"{what}{left}: {100 * saved:.1f} % of the prunable {'MACs' if problem.unit == 'MACs' else 'time'} of {steps.sum()} steps goes."
+    text = f"{_what(problem, method, scope, fineness, ratios)}: {100 * saved:.1f} % of the prunable layers' {_unit(problem)} goes."
     return Allocation(
         method, scope, tuple(tuple(map(int, row)) for row in removed.T), tuple(forward.tolist()), cost,
-        tuple(loss.tolist()), float(steps @ loss), tuple(sparsity.tolist()), text,
+        tuple(loss.tolist()), float(steps @ loss), tuple(sparsity.tolist()), saved, fineness, text,
     )  # fmt: skip
+
+
+def _what(problem: Problem, method: str, scope: str, fineness: float, ratios: str) -> str:
+    count = len(problem.layers)
+    where = f"{count} layer{'' if count == 1 else 's'}, {'one budget for all stages' if scope == 'run' else 'each stage within its own budget'}"
+    if method == "dynamic":
+        where += f", the optimum up to {100 * fineness:.2g} % of the {_unit(problem)}" if fineness else ", the exact optimum"
+    idle = [name for name, n in zip(problem.stages, problem.steps, strict=True) if not n and scope == "run"]
+    left = f" (no step falls into the {' and '.join(idle)} stage, which stays dense)" if idle else ""
+    return f"{NAMES[method]}{ratios}, {where}{left}"
+
+
+def _unit(problem: Problem) -> str:
+    return "MACs" if problem.unit == "MACs" else "time"

@@ -40,6 +40,7 @@ class Problem:
     coarse: Sequence[bool]  # per layer: equal ratios round at a place of their own in each block, see Menu.coarse
     stages: Sequence[str] = STAGES
     unit: str = "MACs"  # or "s"
+    menu: Menu = field(default_factory=Menu)  # what the levels came from, for words
     table: Table = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ def make_problem(layers: Sequence[PrunableLayer], errors: Sequence[Sequence[np.n
     prices = [_costs(layer, removed, costs, i) for i, (layer, removed) in enumerate(zip(layers, levels, strict=True))]
     curves = [[Curve(levels[i], _at(layer, levels[i], row[i]), prices[i]) for i, layer in enumerate(layers)] for row in errors]
     unit = unit or ("MACs" if costs is None else "s")
-    return Problem(tuple(layers), curves, tuple(steps), tuple(menu.coarse(layer) for layer in layers), tuple(stages), unit)
+    return Problem(tuple(layers), curves, tuple(steps), tuple(menu.coarse(layer) for layer in layers), tuple(stages), unit, menu)
 
 
 def relative_errors(errors: np.ndarray, energy: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ PROMPTS_AT_ONCE = 8  # SDXL's text encoders keep every hidden state, 13 MB a pro
 class DataSource:
     """A place that latents come from. Cheap to make; what is costly waits for `load`."""
 
-    text: str  # "the model's own samples (256, 20 steps, guidance 1.5)"
+    text: str  # "256 of the model's own samples (20 steps each, guidance 1.5)"
     identity: Any  # goes into the key of everything measured on it
     different: int  # latents of different pictures
     load: Callable[[Workshop, Progress | None, threading.Event | None], CalibrationData]
@@ -151,7 +151,7 @@ def own_samples(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: 
     """The model's own samples ("self-calibration"): its own scheduler, classes or built-in prompts in turn, nothing but the checkpoint needed."""
     pipeline, count = checkpoint.pipeline, options.count or max(needed, FEWEST)
     guidance = GUIDANCE[family.name] if options.guidance is None else float(options.guidance)
-    text = f"the model's own samples ({count}, {options.steps} steps, guidance {guidance:g})"
+    text = f"{count} of the model's own samples ({options.steps} steps each, guidance {guidance:g})"
     recipe = ["own samples", options.steps, guidance, options.seed, pipeline.scheduler.to_json_string(), _words(pipeline)]
     recipe.append(list(PROMPTS) if family is SDXL else list(checkpoint.class_names))
 

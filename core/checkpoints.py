@@ -58,7 +58,8 @@ def device_text(device: torch.device) -> str:
     """What a timing was taken on, in words."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (CUDA)"
-    return f"CPU ({cpu_name()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU ({cpu_name()}, {threads} thread{'' if threads == 1 else 's'})"
 
 
 def cpu_name() -> str:

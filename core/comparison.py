@@ -1,6 +1,6 @@
 """What a comparison found: settings, the two sides with their pictures and times, and the sentence that sums it up.
 
-Speed-up is the median over pairs of timed runs of (seconds of A / seconds of B).
+Speed-up is the median over pairs of timed runs of (seconds of A / seconds of B). A spread is None where there was one run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .plan import STAGES, StagePlan
 from .timing import spread
 
 MAX_IMAGES = 10_000
+ONE_RUN_DOUBT = 0.1  # a ratio of one timed run nearer to 1 than this is called no difference
 MAX_PROMPT = 1000  # characters; the text encoders read 77 tokens
 
 
@@ -109,13 +110,13 @@ class Side:
         return statistics.median(self.run_seconds)
 
     @property
-    def seconds_spread(self) -> float:
-        return spread(self.run_seconds)
+    def seconds_spread(self) -> float | None:
+        return spread_of(self.run_seconds)
 
-    def stage_seconds(self, steps: list[int]) -> tuple[float, float]:
+    def stage_seconds(self, steps: list[int]) -> tuple[float, float | None]:
         """Median and spread of the time spent in these steps."""
         totals = [self.scale * sum(run[i] for i in steps) for run in self.step_seconds]
-        return statistics.median(totals), spread(totals)
+        return statistics.median(totals), spread_of(totals)
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,8 @@ class Comparison:
         return statistics.median(self.pair_ratios)
 
     @property
-    def speedup_spread(self) -> float:
-        return spread(self.pair_ratios)
+    def speedup_spread(self) -> float | None:
+        return spread_of(self.pair_ratios)
 
     @property
     def speedup_macs(self) -> float:
@@ -176,16 +177,18 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One plain sentence, also when it is not faster."""
-        ratio, off = self.speedup_measured, self.speedup_spread
-        facts = f"median of {self.timed_runs} timed runs in turn, spread ±{off:.2f}"
+        ratio, off, a, b = self.speedup_measured, self.speedup_spread, self.a.name, self.b.name
         work = f"with {abs(1 - 1 / self.speedup_macs):.0%} {'fewer' if self.speedup_macs >= 1 else 'more'} multiply-accumulates"
+        facts = f"×{ratio:.2f}, " + ("one timed run, no spread" if off is None else f"median of {self.timed_runs} timed runs in turn, spread ±{off:.2f}")
+        doubt = "" if off is not None else "; one run cannot tell small differences, so time at least 3 to be sure"
         if abs(self.speedup_macs - 1) < 1e-9 and torch.equal(self.a.latents, self.b.latents):
-            return f"Both sides are the same network: equal pictures, and a measured ratio of ×{ratio:.2f} ({facts}) that is only noise."
-        if ratio - max(off, 0.02) > 1:
-            return f"{self.b.name} took {1 - 1 / ratio:.0%} less time than {self.a.name} (×{ratio:.2f}, {facts}) {work}."
-        if ratio + max(off, 0.02) < 1:
-            return f"{self.b.name} was not faster: it took {1 / ratio - 1:.0%} more time than {self.a.name} (×{ratio:.2f}, {facts}) {work}."
-        return f"{self.b.name} was not measurably faster than {self.a.name} (×{ratio:.2f}, {facts}) {work}."
+            return f"Both sides are the same network: equal pictures, and a measured ratio that is only noise ({facts})."
+        unsure = ONE_RUN_DOUBT if off is None else max(off, 0.02)
+        if ratio - unsure > 1:
+            return f"{b} took {1 - 1 / ratio:.0%} less time than {a} ({facts}) {work}{doubt}."
+        if ratio + unsure < 1:
+            return f"{b} was not faster: it took {1 / ratio - 1:.0%} more time than {a} ({facts}) {work}{doubt}."
+        return f"{b} was not measurably faster than {a} ({facts}) {work}{doubt}."
 
     def stage_rows(self) -> list[dict[str, Any]]:
         """Per stage (of B's plan, else A's): steps, and for both sides measured median, spread and prediction, in seconds."""
@@ -253,6 +256,11 @@ class Comparison:
             return cls(*sides, settings=SampleSettings(**settings | {"labels": tuple(settings["labels"])}), **facts)
         except Exception as err:
             raise StudioError(f"The example in {folder.name}/ cannot be read ({type(err).__name__}); restore it from the repository.") from err
+
+
+def spread_of(values: list[float]) -> float | None:
+    """`core.timing.spread`; None for a single value, which has none."""
+    return spread(values) if len(values) > 1 else None
 
 
 def to_bytes(images: Tensor) -> Tensor:

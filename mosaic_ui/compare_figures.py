@@ -29,7 +29,7 @@ from .compare_pictures import (
     shrunk,
     to_uint8,
 )
-from .compare_words import SAMPLING_ORDER, factor_text, halves_words, macs_text, picture_html, plural, seconds_text, spread_words, stage_colour
+from .compare_words import SAMPLING_ORDER, factor_text, halves_words, macs_text, picture_html, plural, runs_words, seconds_text, stage_colour
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 FRAME_PIXELS = 96  # side of one of them
@@ -61,9 +61,10 @@ def pair_label(name_a: str, name_b: str) -> str:
 
 def verdict_html(comparison: Comparison, provenance: str = "") -> str:
     """The sentence first, then the three speed-ups: measured (solid), counted and predicted (dashed)."""
-    repeats = comparison.timed_runs
+    off = comparison.speedup_spread
+    runs = "one run, no spread" if off is None else f"± {off:.2f}, median of {comparison.timed_runs}"
     cards = (
-        ("is-measured", "Measured", factor_text(comparison.speedup_measured), f"± {comparison.speedup_spread:.2f}, median of {repeats}"),
+        ("is-measured", "Measured", factor_text(comparison.speedup_measured), runs),
         ("is-counted", "By MACs", factor_text(comparison.speedup_macs), "counted, not timed"),
         ("is-predicted", "Predicted", factor_text(comparison.speedup_predicted), "before measuring"),
     )
@@ -173,9 +174,9 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
     """Every measure with its unit and n; where a figure cannot be given the cell says why. `judged`: the model ships a feature network."""
     c, a, b, n = comparison, comparison.a, comparison.b, comparison.n
     repeats, e = c.timed_runs, escape
-    timed = f"denoiser, whole run, median of {repeats} ± {spread_words(repeats)}"
+    timed, seconds = f"denoiser, whole run, {runs_words(repeats)}", (a.seconds, b.seconds)
     rows_both = (
-        ("Time, measured", seconds_text(a.seconds, a.seconds_spread), seconds_text(b.seconds, b.seconds_spread), timed),
+        ("Time, measured", *(seconds_text(side.seconds, side.seconds_spread, seconds) for side in (a, b)), timed),
         ("Work, counted", macs_text(a.macs), macs_text(b.macs), f"all {n} images{halves_words(c.settings.halves)}"),
     )
     if judged:
@@ -191,7 +192,7 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
         ),
         ("SSIM", _number_text(c.ssim, ".4f"), f"1 is identical, mean over n = {n}"),
         ("Latent MSE", _number_text(c.latent_mse, ".4g"), f"0 is identical, mean over n = {n}"),
-        ("Speed-up, measured", f"{factor_text(c.speedup_measured)} ± {c.speedup_spread:.2f}", f"time A / time B, median of {repeats}"),
+        ("Speed-up, measured", factor_text(c.speedup_measured, c.speedup_spread), f"time A / time B, {runs_words(repeats)}"),
         ("Speed-up, by MACs", factor_text(c.speedup_macs), "work A / work B, counted"),
         ("Speed-up, predicted", factor_text(c.speedup_predicted), "from this device's latency table, before measuring"),
     )

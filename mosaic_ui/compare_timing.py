@@ -11,7 +11,7 @@ from html import escape
 from core.comparison import Comparison, Side
 from core.plan import STAGES
 
-from .compare_words import SAMPLING_ORDER, halves_words, plural, seconds_text, spread_words, stage_colour
+from .compare_words import SAMPLING_ORDER, halves_words, plural, runs_words, seconds_text, stage_colour
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
     repeats = comparison.timed_runs
     blocks = []
     for row in rows:
-        lines = []
+        lines, read = [], (row.a.measured, row.b.measured, row.a.predicted, row.b.predicted)
         for letter, side, time in (("A", comparison.a, row.a), ("B", comparison.b, row.b)):
             colour = stage_colour(row.stage)
-            predicted = f"{seconds_text(time.predicted)} predicted" if time.predicted is not None else "no prediction for this device yet"
-            measured = f"<b>{seconds_text(time.measured, time.spread)}</b> measured" if time.measured is not None else "no step in this stage"
+            predicted = f"{seconds_text(time.predicted, beside=read)} predicted" if time.predicted is not None else "no prediction for this device yet"
+            measured = f"<b>{seconds_text(time.measured, time.spread, read)}</b> measured" if time.measured is not None else "no step in this stage"
             lines.append(
                 f'<div class="cmp-side"><span class="cmp-who"><b>{letter}</b> {escape(side.name)} <small>{plural(time.steps, "step")}</small></span>'
                 f'<div class="cmp-bars">{_bar(time.measured, time.spread, stage_peak, colour, "is-measured", measured)}'
@@ -92,7 +92,7 @@ def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
         blocks.append(f'<div class="cmp-stage"><h4>{dot}{row.name}{"" if row.stage is None else " stage"}</h4>{"".join(lines)}</div>')
     key = (
         '<p class="cmp-note"><span class="cmp-part"><span class="cmp-key is-measured"><i></i></span>'
-        f"measured: median of {plural(repeats, 'repeat')}, the line is ± {spread_words(repeats)}</span>"
+        f"measured: {runs_words(repeats)}{'' if repeats == 1 else ', the line on the bar'}</span>"
         '<span class="cmp-part"><span class="cmp-key is-predicted"><i></i></span>predicted before the run</span></p>'
     )
     foot = f"Seconds of the denoiser alone, for all {comparison.n} images{halves_words(comparison.settings.halves)}; on {comparison.device}, A and B in turns."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from html import escape
 
 import numpy as np
@@ -23,11 +24,15 @@ def _decimals(value: float, width: float = 0.0) -> int:
     return digits
 
 
-def seconds_text(value: float | None, width: float | None = None) -> str:
-    """'1.23 s', '45.6 ms', or with a spread in the same unit '1.230 ± 0.004 s'; a dash where the value is not known."""
+def seconds_text(value: float | None, width: float | None = None, beside: Iterable[float | None] = ()) -> str:
+    """'1.23 s', '45.6 ms', or with a spread in the same unit '1.230 ± 0.004 s'; a dash where the value is not known.
+
+    `beside`: the times it is read together with; the smallest of all gives the unit, so that they can be compared at a glance.
+    """
     if value is None or not math.isfinite(value):
         return "–"
-    scale, unit = (1e3, "ms") if abs(value) < 0.1 else (1.0, "s")
+    smallest = min([abs(value), *(abs(v) for v in beside if v is not None and math.isfinite(v))])
+    scale, unit = (1e3, "ms") if smallest < 0.1 else (1.0, "s")
     value *= scale
     if width is None or not math.isfinite(width):
         return f"{value:.{_decimals(value)}f} {unit}"
@@ -36,9 +41,11 @@ def seconds_text(value: float | None, width: float | None = None) -> str:
     return f"{value:.{digits}f} ± {width:.{digits}f} {unit}"
 
 
-def spread_words(repeats: int) -> str:
-    """What ± means, in core.timing's definition."""
-    return "half the range" if repeats < 4 else "half the distance between the quartiles"
+def runs_words(repeats: int) -> str:
+    """What a measured figure with its ± is, in core.timing's definition; one run has no ±."""
+    if repeats == 1:
+        return "one timed run, no spread"
+    return f"median of {repeats} ± {'half the range' if repeats < 4 else 'half the distance between the quartiles'}"
 
 
 def halves_words(halves: int) -> str:
@@ -56,9 +63,11 @@ def macs_text(value: float | None) -> str:
     return f"{value:.0f} MACs"
 
 
-def factor_text(value: float | None) -> str:
-    """A speed-up: 1.23×."""
-    return "not known" if value is None or not math.isfinite(value) else f"{value:.2f}×"
+def factor_text(value: float | None, width: float | None = None) -> str:
+    """A speed-up: ×1.23, or with its spread ×1.23 ± 0.04."""
+    if value is None or not math.isfinite(value):
+        return "not known"
+    return f"×{value:.2f}" + ("" if width is None else f" ± {width:.2f}")
 
 
 def plural(count: int, word: str) -> str:

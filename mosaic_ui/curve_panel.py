@@ -18,8 +18,8 @@ from core.sampling import sample_path
 
 from . import answers, jobs, model_facts, tables
 from .answers import plain_errors
-from .figures import MEANING, VIEWS
-from .schedules import curve_schedule, own_beta, schedule_note
+from .figures import ALWAYS_LINEAR, FALLBACK_SCORE, MEANING, VIEWS
+from .schedules import curve_schedule, own_beta, schedule_note, uses_fallback
 from .stage_chart import stage_chart
 from .wiring import LIVE, QUIET
 
@@ -32,6 +32,11 @@ CAPTION = (
     "Sampling runs from right to left. Keys: arrows move a line by 1 timestep, with Shift or Page keys by 10.</p>"
 )
 
+CROSSES = (
+    '<p class="fine">Crosses: how far the latents on the model\'s own way from noise to picture are from the ones it ends with. The line takes '
+    "clean latents of mean square 1 and noise drawn at random; a model's own samples have another mean square and follow its own guesses of "
+    "the noise, so the crosses may lie well off the line. The axis follows the line: crosses far beyond it are left out.</p>"
+)
 UNSAMPLED = "No measured points: this model ships no latents; its own sampling path, below, gives some."
 
 
@@ -43,14 +48,19 @@ class CurvePanel:
     meaning: gr.HTML
     scale: gr.Radio
     chart: gr.HTML
+    wish: gr.State  # the axis asked for, which a curve that is always linear does not take
     path: gr.Checkbox
     path_job: gr.HTML
     note: gr.HTML  # says so when the schedule is not the model's
 
 
-def meaning(view: str) -> str:
-    """The chosen quantity in plain words."""
-    return f'<p class="meaning"><b>{view}:</b> {MEANING[view]}</p>' if view in MEANING else ""
+def meaning(view: str, fallback: bool = False) -> str:
+    """The chosen quantity in plain words; `fallback`: the boundaries proposed for these curves are not the score's."""
+    if view not in MEANING:
+        return ""
+    words = FALLBACK_SCORE if view == "Score" and fallback else MEANING[view]
+    axis = " Its axis is always linear, as the curve crosses zero." if view in ALWAYS_LINEAR else ""
+    return f'<p class="meaning"><b>{view}:</b> {words}{axis}</p>'
 
 
 def build_curves(shared: Any, plan: StagePlan, lam: float) -> CurvePanel:
@@ -79,7 +89,7 @@ def build_curves(shared: Any, plan: StagePlan, lam: float) -> CurvePanel:
             path_job = gr.HTML("")
         with gr.Column(scale=2, min_width=200):
             shared.beta.render()
-    return CurvePanel(view, words, scale, chart, path, path_job, gr.HTML(""))
+    return CurvePanel(view, words, scale, chart, gr.State("linear"), path, path_job, gr.HTML(""))
 
 
 def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: gr.Number, numbers: gr.HTML) -> None:
@@ -97,13 +107,28 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     def draw(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> dict:
         return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path)))
 
+    def about_crosses(beta: str, *path: Any) -> str:
+        """What the crosses are, where they are drawn: beside the model's own curves."""
+        return CROSSES if beta == own_beta(workshop) and walked(*path) is not None else ""
+
     @plain_errors
     def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
         try:
-            constants = answers.constants(m, lam)
+            m, lam = answers.constants(m, lam)
         except StudioError as error:  # half-typed, perhaps: said beside, and the curves stay
             return gr.skip(), meaning(view), tables.notes([str(error)])
-        return draw(view, scale, beta, m, lam, *path), meaning(view), schedule_note(workshop, beta, *constants)
+        words = meaning(view, view == "Score" and uses_fallback(workshop, beta, m, lam))
+        return draw(view, scale, beta, m, lam, *path), words, schedule_note(workshop, beta, m, lam)
+
+    @plain_errors
+    def on_view(view: str, wish: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
+        """Another quantity: one that is always linear shows so, and the axis asked for comes back with the next."""
+        linear = view in ALWAYS_LINEAR
+        return *on_curve(view, wish, beta, m, lam, *path), gr.update(value="linear" if linear else wish, interactive=not linear)
+
+    @plain_errors
+    def on_scale(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
+        return *on_curve(view, scale, beta, m, lam, *path), scale
 
     @plain_errors
     def on_path(view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
@@ -117,12 +142,12 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
             finally:
                 stop.set()
                 jobs.finish(request.session_hash, stop)
-        yield "", draw(view, scale, beta, m, lam, path, scheduler, steps)
+        yield about_crosses(beta, path, scheduler, steps), draw(view, scale, beta, m, lam, path, scheduler, steps)
 
     @plain_errors
     def on_beta(view: str, scale: str, beta: str, m: Any, *path: Any) -> tuple:
         lam = default_lambda(curve_schedule(workshop, beta))
-        return *on_curve(view, scale, beta, m, lam, *path), lam
+        return *on_curve(view, scale, beta, m, lam, *path), lam, about_crosses(beta, *path)
 
     @plain_errors
     def on_numbers(plan: dict, beta: str, lam: Any) -> Any:
@@ -135,7 +160,9 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     curve = [panel.view, panel.scale, shared.beta, threshold, lam_box, *path]
     drawn = [panel.chart, panel.meaning, panel.note]
     at_boundaries = {"fn": on_numbers, "inputs": [shared.plan, shared.beta, lam_box], "outputs": numbers, **LIVE}
-    gr.on([panel.view.input, panel.scale.input, threshold.input, lam_box.input], on_curve, curve, drawn, **LIVE)
+    gr.on([threshold.input, lam_box.input], on_curve, curve, drawn, **LIVE)
+    panel.view.input(on_view, [panel.view, panel.wish, *curve[2:]], [*drawn, panel.scale], **LIVE)
+    panel.scale.input(on_scale, curve, [*drawn, panel.wish], **LIVE)
     gr.on([panel.path.input, *(s.change for s in sampler)], on_path, curve, [panel.path_job, panel.chart], **QUIET, **jobs.MODEL_JOB)
-    shared.beta.input(on_beta, [*curve[:4], *path], [*drawn, lam_box], **LIVE).then(**at_boundaries)
+    shared.beta.input(on_beta, [*curve[:4], *path], [*drawn, lam_box, panel.path_job], **LIVE).then(**at_boundaries)
     shared.plan.change(**at_boundaries)

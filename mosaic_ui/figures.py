@@ -27,7 +27,14 @@ MEANING = {  # each quantity in plain words
     "ln SNR": "picture against noise. Above 0 the picture is stronger, below 0 the noise.",
     "Score": "gradient and ln SNR weighed together. The rule's middle stage is the stretch above the dotted line.",
 }
+FALLBACK_SCORE = (
+    "gradient and ln SNR weighed together. The stretch above the dotted line would leave a stage nearly empty here, so the proposal cuts "
+    "at equal thirds of the total MSE instead (our fallback)."
+)
 ALWAYS_LINEAR = ("ln SNR", "Score")  # both pass through zero; ln SNR is a logarithm already
+PATH_ROOM = 0.5  # crosses may widen the axis by at most this share of what theory and samples take, on either side
+
+CROSS = "x-thin"  # marks the model's own path
 
 _AXIS = {"fixedrange": True, "zeroline": False, "gridcolor": GRID_COLOUR, "linecolor": GRID_COLOUR, "ticks": ""}
 
@@ -55,13 +62,14 @@ def curve_figure(
     if sampled is not None:
         data += _sampled_traces(view, field, theory, sampled, log)
     if path is not None:
-        data.append(_points(field, theory, path, f"the model's own path, n = {path.n}, seed {path.seed}", "x-thin"))
+        data.append(_points(field, theory, path, f"the model's own path, n = {path.n}, seed {path.seed}", CROSS))
     data.append({
         "type": "scatter", "mode": "lines", "name": "theory", "x": [int(t) for t in theory.timesteps],
         "y": _plain(y), "line": {"color": "INK", "width": 2, "simplify": False}, "hovertemplate": "%{y:.4g}",
     })  # fmt: skip
     shapes, annotations = [], []
-    low, high = _limits(data, log)
+    crosses = [trace for trace in data if trace.get("marker", {}).get("symbol") == CROSS]
+    low, high = _limits([trace for trace in data if trace not in crosses], crosses, log)
     if proposed is not None:
         data.insert(0, _cuts(proposed, *((10.0**low, 10.0**high) if log else (low, high))))
     if view == "Score":
@@ -123,12 +131,23 @@ def _cuts(proposal: Proposal, low: float, high: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _limits(data: list[dict[str, Any]], log: bool) -> tuple[float, float]:
-    """Axis limits, in Plotly's units (powers of ten on a logarithmic axis), with room above for the stage names."""
+def _limits(data: list[dict[str, Any]], crosses: list[dict[str, Any]], log: bool) -> tuple[float, float]:
+    """Axis limits, in Plotly's units (powers of ten on a logarithmic axis), with room above for the stage names.
+
+    The model's own path widens them by at most PATH_ROOM: it may lie far away, and theory would be flattened to nothing.
+    """
+    low, high = _ends(data, log)
+    room = PATH_ROOM * (high - low)
+    if crosses:
+        least, most = _ends(crosses, log)
+        low, high = max(min(low, least), low - room), min(max(high, most), high + room)
+    return low - 0.05 * (high - low), high + 0.14 * (high - low)
+
+
+def _ends(data: list[dict[str, Any]], log: bool) -> tuple[float, float]:
     values = np.concatenate([trace["y"] for trace in data])
     values = np.log10(values[values > 0]) if log else values
-    low, high = float(values.min()), float(values.max())
-    return low - 0.05 * (high - low), high + 0.14 * (high - low)
+    return (float(values.min()), float(values.max())) if len(values) else (np.inf, -np.inf)
 
 
 def _sampled_traces(view: str, field: str, theory: Curves, sampled: SampledCurves, log: bool) -> list[dict[str, Any]]:

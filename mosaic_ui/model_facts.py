@@ -119,8 +119,8 @@ def calibration_sentences(workshop: Any) -> list[str]:
     settings, source = workshop.settings, workshop.source
     measured = 2 * settings.bins * (settings.images + settings.held_out)
     first = f"Calibrate measures {len(workshop.layers)} layers in {settings.bins} timestep bins on {source.text}."
-    made = f"{source.rows:,} denoiser rows to make the samples and {measured:,} rows" if source.rows else f"{measured:,} denoiser rows"
-    work = f"It takes {made} to measure (a picture with its unconditional twin is two rows)."
+    made = f"{source.rows:,} times to make the samples and {measured:,} times" if source.rows else f"{measured:,} times"
+    work = f"It runs the network on one picture {made} to measure (denoiser rows: a picture with its unconditional twin is two)."
     need = bytes_text(calibration_disk(workshop.layers, settings))
     disk = f"The measurements take {need} on the disk, checked before it starts; a stop loses nothing that was finished."
     return [first, work, disk]

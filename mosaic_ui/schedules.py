@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from core.errors import PlanError
 from core.noise import BETA_SCHEDULES, OTHER_SCHEDULERS, NoiseSchedule, make_scheduler
 from core.plan import Proposal, propose_plan
 
@@ -40,6 +41,14 @@ def curve_schedule(workshop: Any, name: str) -> NoiseSchedule:
 def foreign_proposal(workshop: Any, name: str, m: float, lam: float) -> Proposal | None:
     """What the rule proposes for a schedule that is not the model's; None for the model's own."""
     return None if name == own_beta(workshop) else propose_plan(curve_schedule(workshop, name), m=m, lam=lam)
+
+
+def uses_fallback(workshop: Any, name: str, m: float, lam: float) -> bool:
+    """Whether the boundaries proposed for a schedule are our fallback and not the score's stretch; False where there is no proposal at all."""
+    try:
+        return propose_plan(curve_schedule(workshop, name), m=m, lam=lam).fallback
+    except PlanError:
+        return False
 
 
 def schedule_note(workshop: Any, name: str, m: float, lam: float) -> str:

@@ -45,16 +45,36 @@ def values(plan: StagePlan) -> tuple[str, bool, str, int, bool]:
     return plan.allocation, plan.scope == "run", plan.costs, plan.multiple, plan.protect > 0
 
 
+def method_words(plan: StagePlan) -> str:
+    """What the plan's method does, under the plan's own terms: equal shares are the paper's rule only where nothing else is asked for."""
+    if plan.plain:
+        return METHODS["uniform"][1]
+    words = METHODS[plan.allocation][1]
+    if plan.allocation == "uniform":
+        words = "Every layer loses the same share, in all three stages." if plan.scope == "run" else "Every layer of a stage loses the same share."
+    if plan.protect:
+        kept = "lose nothing" if plan.protect == 1 else f"keep at least {tables.percent(plan.protect)}"
+        words = f"{words[:-1]}; the first and the last block {kept}, and the others give more instead."
+    if plan.multiple:
+        words += f" Neurons stay in multiples of {plan.multiple}, and shares are met as nearly as these allow."
+    if plan.min_heads > 1:
+        words += f" Every layer keeps at least {plan.min_heads} heads."
+    return words
+
+
 def note(workshop: Any, plan: StagePlan) -> str:
     """What is done, in a sentence or two: the method's own words, then what came of it. Raises StudioError where it cannot be done."""
-    sentences = [METHODS[plan.allocation][1]]
+    sentences = [method_words(plan)]
     if not plan.plain:
         found = workshop.sharing(plan)
-        weighed = f" of {plan.num_train_timesteps} steps goes"  # the core counts every training timestep, the page the sampler's
-        sentences.append(found.text.replace(weighed, " goes, each stage weighed by the timesteps it spans"))
+        work = "time" if plan.costs == "latency" else "computation"
+        sentences.append(f"{tables.percent(found.saved, 1)} of the {work} of the prunable layers goes, each stage weighed by the timesteps it spans.")
+        if plan.allocation == "dynamic":
+            left = f", but for the last {tables.number(100 * found.fineness, 1)} % of the {work}" if found.fineness else ""
+            sentences[-1] += f" No other choice has a smaller sum of errors{left}."
         if plan.scope == "run":
             parts = ", ".join(f"{stage} {tables.percent(share)}" for stage, share in zip(STAGES, found.sparsity, strict=True))
-            sentences.append(f"Of the work of each stage's prunable layers goes: {parts}. The sliders say what equal shares would be.")
+            sentences.append(f"Stage by stage goes: {parts}. The sliders say what equal shares would be.")
     return tables.notes(sentences)
 
 

@@ -1,14 +1,19 @@
 // One Plotly chart with stage bands and draggable boundaries above it. `props.value` is what Python sees: the boundaries,
 // low then high (an empty list: a chart without handles). `props.figure` is {data, layout}. Python fills in the options.
-const { lower, upper, label, names, colours } = OPTIONS;
+const { lower, upper, label, names, colours, height: HEIGHT } = OPTIONS;
 const SEND_EVERY_MS = 80; // at most about 12 'input' events a second
 const KEYS_REST_MS = 150; // one 'release' when the keys rest, not one per key
+const TOUCHING_PX = 8; // two lines nearer than this cannot be aimed at one by one
+const ONE_ROW_PX = 30; // of a legend: the figure's own margin holds as much
+const MEANT_PX = 3; // a move shorter than this says nothing about where the hand wants to go
 const chart = element.querySelector('.stage-chart');
 const plot = element.querySelector('.plot');
 const bands = element.querySelector('.bands');
 const rail = element.querySelector('.handles');
 let boundaries = [...(props.value || [])];
-let dragging = null, lastSent = 0, timer = null;
+let grab = null; // {id, x, i}: the pointer, where it went down, the boundary that it moves (null until the first move tells)
+let lastSent = 0, timer = null;
+let extra = 0; // pixels that the legend's further rows add to the chart
 
 chart.setAttribute('aria-label', label);
 
@@ -60,7 +65,34 @@ function place() {
     handle.setAttribute('aria-valuemax', clamp(Infinity, i));
     handle.setAttribute('aria-valuetext', `timestep ${boundaries[i]}, between ${names[i]} and ${names[i + 1]}`);
   });
-  rail.classList.toggle('tight', edges[2] - edges[1] < 72);
+  placeTags(edges.slice(1, -1));
+}
+
+// Each tag stands centred above its line, beside the other tag where the lines are near, and always inside the chart.
+function placeTags(lines) {
+  const handles = [...rail.children], width = handles.map(handle => handle.firstChild.offsetWidth);
+  let left = lines.map((x, i) => x - width[i] / 2);
+  if (left[0] + width[0] + 2 > left[1]) {
+    const middle = (lines[0] + lines[1]) / 2;
+    left = [middle - 1 - width[0], middle + 1];
+  }
+  left[1] = Math.min(left[1], rail.clientWidth - width[1]);
+  left[0] = Math.max(0, Math.min(left[0], left[1] - 2 - width[0]));
+  left[1] = Math.max(left[1], left[0] + width[0] + 2);
+  handles.forEach((handle, i) => { handle.firstChild.style.left = left[i] - lines[i] + handle.offsetWidth / 2 + 'px'; });
+}
+
+// Which boundary a pointer at x takes: the nearer line, or null where both lie so close that only the move can tell.
+function choose(x) {
+  const lines = boundaries.map(axes().toPixel), from = x - plot.getBoundingClientRect().left;
+  if (lines[1] - lines[0] < TOUCHING_PX) return null;
+  return Math.abs(from - lines[0]) <= Math.abs(from - lines[1]) ? 0 : 1;
+}
+
+function take(i) {
+  grab.i = i;
+  rail.children[i].classList.add('active');
+  rail.children[i].focus({ focusVisible: false }); // the ring is for keys only
 }
 
 function makeHandle(i) {
@@ -72,25 +104,30 @@ function makeHandle(i) {
   handle.setAttribute('aria-orientation', 'horizontal');
   handle.appendChild(document.createElement('span')).className = 'tag';
   handle.addEventListener('pointerdown', event => {
-    if (event.button) return;
-    dragging = i;
-    handle.classList.add('active');
+    if (event.button || grab) return;
+    grab = { id: event.pointerId, x: event.clientX, i: null };
     handle.setPointerCapture(event.pointerId);
     event.preventDefault();
-    handle.focus({ focusVisible: false }); // the ring is for keys only
+    const near = choose(event.clientX);
+    if (near !== null) take(near);
   });
   handle.addEventListener('pointermove', event => {
-    if (dragging !== i) return;
-    const next = clamp(axes().toTimestep(event.clientX), i);
-    if (next === boundaries[i]) return;
-    boundaries[i] = next;
+    if (!grab || event.pointerId !== grab.id) return;
+    const by = event.clientX - grab.x;
+    if (grab.i === null && Math.abs(by) >= MEANT_PX) take(by < 0 ? 0 : 1);
+    if (grab.i === null) return;
+    const next = clamp(axes().toTimestep(event.clientX), grab.i);
+    if (next === boundaries[grab.i]) return;
+    boundaries[grab.i] = next;
     place();
     sendSoon('input', Math.max(0, SEND_EVERY_MS - (performance.now() - lastSent)));
   });
-  const drop = () => {
-    if (dragging !== i) return;
-    dragging = null;
-    handle.classList.remove('active');
+  const drop = event => {
+    if (!grab || event.pointerId !== grab.id) return;
+    const { i: held } = grab;
+    grab = null;
+    if (held === null) return; // a press between two lines that moved neither
+    rail.children[held].classList.remove('active');
     send('release');
   };
   handle.addEventListener('pointerup', drop);
@@ -125,17 +162,30 @@ function build() {
 function themed(figure) {
   const ink = getComputedStyle(element).getPropertyValue('--body-text-color').trim() || '#222';
   const { data, layout } = JSON.parse(JSON.stringify(figure).replaceAll('"INK"', JSON.stringify(ink)));
-  const narrow = plot.clientWidth < 560, margin = layout.margin || {};
-  const stacked = layout.legend ? 18 * Math.max(0, data.filter(trace => trace.name).length - 1) - 8 : 0; // a narrow legend has one entry a row
+  const narrow = plot.clientWidth < 560, margin = { b: 48, ...layout.margin, ...(narrow ? { l: 46, r: 10 } : {}) };
   return { data, layout: { ...layout, autosize: true, dragmode: false, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
-    font: { family: getComputedStyle(element).fontFamily, size: narrow ? 11 : 13, color: ink },
-    margin: { ...margin, ...(narrow ? { l: 46, r: 10, b: (margin.b || 48) + stacked } : {}) } } };
+    font: { family: getComputedStyle(element).fontFamily, size: narrow ? 11 : 13, color: ink }, margin: { ...margin, b: margin.b + extra } } };
+}
+
+// A legend of several rows makes the chart taller by what they need, so that it neither covers the axis nor shrinks the curves.
+function makeRoom() {
+  const legend = props.figure && props.figure.layout.legend && plot.querySelector('.legend .bg');
+  const rows = legend ? Math.ceil(legend.getBoundingClientRect().height) : 0;
+  const needed = Math.max(0, rows - ONE_ROW_PX);
+  if (!plot.clientWidth || needed === extra) return false;
+  extra = needed;
+  plot.style.height = `${HEIGHT + extra}px`;
+  return true;
 }
 
 function draw() {
   if (!window.Plotly) { setTimeout(draw, 40); return; } // the script of a second chart may still be on its way
-  const { data, layout } = themed(props.figure || { data: [], layout: {} });
-  Plotly.react(plot, data, layout, { responsive: true, displaylogo: false, displayModeBar: false });
+  const show = () => {
+    const { data, layout } = themed(props.figure || { data: [], layout: {} });
+    Plotly.react(plot, data, layout, { responsive: true, displaylogo: false, displayModeBar: false });
+  };
+  show();
+  if (makeRoom()) show();
   if (!plot.dataset.hooked) {
     plot.dataset.hooked = 'yes';
     plot.on('plotly_afterplot', place); // first paint, resize, theme, new data
@@ -153,7 +203,7 @@ build();
 draw();
 watch('figure', draw);
 watch('value', () => {
-  if (dragging !== null || timer !== null) return; // never pull a line from under the pointer or the keys
+  if (grab || timer !== null) return; // never pull a line from under the pointer or the keys
   boundaries = [...(props.value || [])];
   place();
 });

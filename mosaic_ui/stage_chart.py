@@ -35,7 +35,7 @@ def stage_chart(value: list[int], figure: dict[str, Any], *, label: str, height:
     """Curves with draggable boundaries `value` = [low, high]; `figure` is {"data": [...], "layout": {...}}."""
     gr.set_static_paths(PLOTLY_JS)  # this one file, not its folder
     colours = [STAGE_COLOURS[name] for name in STAGES]
-    options = {"lower": 0, "upper": NUM_TRAIN_TIMESTEPS, "label": label, "names": list(STAGES), "colours": colours}
+    options = {"lower": 0, "upper": NUM_TRAIN_TIMESTEPS, "label": label, "names": list(STAGES), "colours": colours, "height": height}
     return gr.HTML(
         value=value,
         figure=figure,

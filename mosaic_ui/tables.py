@@ -12,9 +12,9 @@ from core.plan import STAGES, StagePlan
 from . import model_facts
 from .theme import STAGE_COLOURS, STAGE_MEANING
 
-ESTIMATE = "errors estimated from per-bin curves"
-EXACT = "errors exact for this plan"
-UNKNOWN = "errors not known before a calibration"
+ESTIMATE = "errors: a quick estimate (from per-bin curves)"
+EXACT = "errors: exact for this plan"
+UNKNOWN = "errors: not known before a calibration"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -32,11 +32,11 @@ def macs_text(macs: float) -> str:
     return f"{macs:.0f} MACs"
 
 
-def seconds_text(seconds: float | None) -> str:
-    """Seconds, or milliseconds below a tenth of one."""
+def seconds_text(seconds: float | None, beside: float | None = None) -> str:
+    """Seconds, or milliseconds below a tenth of one; `beside` is a time read together with it, which then has the same unit."""
     if seconds is None:
         return "not measured yet"
-    return f"{seconds * 1000:.0f} ms" if seconds < 0.1 else f"{number(seconds)} s"
+    return f"{seconds * 1000:.0f} ms" if min(seconds, seconds if beside is None else beside) < 0.1 else f"{number(seconds)} s"
 
 
 def percent(share: float | None, places: int = 0) -> str:
@@ -63,8 +63,8 @@ def _of_dense(value: str, dense: str | None) -> str:
     return f"{value}<small>dense {dense}</small>" if dense else value
 
 
-def _time_cell(seconds: float | None) -> str:
-    return "–<small>not measured yet</small>" if seconds is None else seconds_text(seconds)
+def _time_cell(seconds: float | None, dense: float | None) -> str:
+    return "–<small>not measured yet</small>" if seconds is None else seconds_text(seconds, dense)
 
 
 def _error_cell(error: float | None) -> str:
@@ -75,33 +75,34 @@ def _cells(parts: Iterable[tuple[str, str]]) -> str:
     return "".join(f'<td data-label="{html.escape(label)}">{content}</td>' for label, content in parts)
 
 
-def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device: str) -> str:
+def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device: str, asked: int | None = None) -> str:
     """Stage by stage what runs and what it is predicted to cost; the last row is the whole run.
 
-    `prediction` is a core.workshop.Prediction. The table's `data-boundaries` and `data-exact` say what it answers.
+    `prediction` is a core.workshop.Prediction, `asked` the sampler's steps, of which second-order samplers make more runs. The table's
+    `data-boundaries` and `data-exact` say what it answers.
     """
     known_time = prediction.seconds is not None
     rows = []
     for i, stage in enumerate(STAGES):
         part, (low, high) = prediction.stages[i], plan.stage_range(i)
-        dense_time = seconds_text(part.seconds_dense) if known_time and part.seconds_dense is not None else None
+        dense_time = seconds_text(part.seconds_dense, part.seconds) if known_time and part.seconds_dense is not None else None
         name = f"<span>{swatch(stage)}<b>{stage}</b></span><small>{STAGE_MEANING[stage]}</small>"
         cells = [
             ("Timesteps", f"{low} to {high - 1}"),
             ("Sampling steps", str(part.steps)),
             ("Sparsity", f"{percent(plan.sparsity[i], 1)}<small>{percent(part.achieved, 1)} of weights go</small>"),
             ("MACs, predicted", _of_dense(macs_text(part.macs), macs_text(part.macs_dense)) if part.steps else "–"),
-            ("Time, predicted", _of_dense(_time_cell(part.seconds), dense_time) if part.steps else "–"),
+            ("Time, predicted", _of_dense(_time_cell(part.seconds, part.seconds_dense), dense_time) if part.steps else "–"),
             ("Error, predicted", _error_cell(part.error) if part.steps else "–"),
         ]
         rows.append(f'<tr data-stage="{stage}"><th scope="row">{name}</th>{_cells(cells)}</tr>')
-    dense_time = seconds_text(prediction.seconds_dense) if known_time and prediction.seconds_dense is not None else None
+    dense_time = seconds_text(prediction.seconds_dense, prediction.seconds) if known_time and prediction.seconds_dense is not None else None
     total = [
         ("Timesteps", f"0 to {plan.num_train_timesteps - 1}"),
         ("Sampling steps", str(len(timesteps))),
         ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1)),
         ("MACs, predicted", _of_dense(macs_text(prediction.macs), macs_text(prediction.macs_dense))),
-        ("Time, predicted", _of_dense(_time_cell(prediction.seconds), dense_time)),
+        ("Time, predicted", _of_dense(_time_cell(prediction.seconds, prediction.seconds_dense), dense_time)),
         ("Error, predicted", _error_cell(prediction.error)),
     ]
     gain = f"predicted {times(prediction.speedup_macs)} fewer MACs"
@@ -115,7 +116,7 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
     foot = (
         "Sparsity: share of attention heads and MLP neurons removed. "
         f"MACs: multiply-accumulates of the denoiser, both guidance halves. Time: on {html.escape(device)}, from its latency table. "
-        "Error: mean relative output error of the pruned layers on calibration data."
+        f"Error: mean relative output error of the pruned layers on calibration data.{runs_words(timesteps, asked)}"
     )
     return (
         f'<div class="stage-table-wrap"><p class="table-head"><span class="pill {kind}" data-testid="prediction-kind">{words}</span></p>'
@@ -126,17 +127,29 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
     )
 
 
-def headline(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
-    """The plan in one plain sentence."""
+def runs_words(timesteps: list[float], asked: int | None) -> str:
+    """Why a sampler runs the network more often than its number of steps; begins with a space, empty where it does not."""
+    runs = len(timesteps)
+    if asked is None or runs == asked:
+        return ""
+    if runs == 2 * asked - 1 and asked > 2:
+        return f" Steps: this sampler is second-order and runs the network twice in each of its {asked} steps but the last: {runs} times, all counted here."
+    return f" Steps: this sampler runs the network {runs} times in its {asked} steps, all counted here."
+
+
+def headline(plan: StagePlan, prediction: Any, timesteps: list[float], asked: int | None = None, steepest: int | None = None) -> str:
+    """The plan in one plain sentence. `asked` as above; `steepest`: the timestep at which the model's own curve rises fastest, where that is known."""
     if not any(plan.sparsity):
         return '<p class="headline">Nothing is pruned yet: every step runs the whole network. Raise a sparsity or press Suggest.</p>'
     gentle = min(range(3), key=lambda i: plan.sparsity[i])
     faster = "" if prediction.speedup_seconds is None else f", and to be <b>{times(prediction.speedup_seconds)}</b> faster on this device"
     where = f", least in the {STAGES[gentle]} stage" if len(set(plan.sparsity)) > 1 else ", the same in every stage"
-    why = " where the model learned fastest" if STAGES[gentle] == "middle" and len(set(plan.sparsity)) > 1 else ""
+    fastest = steepest is not None and plan.stage_of(steepest) == gentle and len(set(plan.sparsity)) > 1
+    why = ", where the model learned fastest" if fastest else ""
+    over = f"{len(timesteps)} sampling steps" if asked in (None, len(timesteps)) else f"{asked} sampling steps ({len(timesteps)} runs of the network)"
     return (
         f'<p class="headline">This plan removes <b>{percent(plan.mean_sparsity(timesteps))}</b> of the network\'s attention heads and neurons on average'
-        f"{where}{why}. Over {len(timesteps)} sampling steps it is predicted to need <b>{percent(1 - prediction.macs / prediction.macs_dense)}</b> less "
+        f"{where}{why}. Over {over} it is predicted to need <b>{percent(1 - prediction.macs / prediction.macs_dense)}</b> less "
         f"computation{faster}.{shared_words(plan)}</p>"
     )
 
@@ -170,11 +183,11 @@ def cost_cards(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
     if prediction.seconds is None:
         time_main, time_note = "–", "not measured yet on this device"
     else:
-        time_main = f"≈ {seconds_text(prediction.seconds)}"
-        time_note = f"for {images_text(prediction.batch)} on this device; dense ≈ {seconds_text(prediction.seconds_dense)}"
+        time_main = f"≈ {seconds_text(prediction.seconds, prediction.seconds_dense)}"
+        time_note = f"for {images_text(prediction.batch)} on this device; dense ≈ {seconds_text(prediction.seconds_dense, prediction.seconds)}"
     kind = "exact on calibration data" if prediction.exact else "not known before a calibration" if prediction.error is None else "estimate"
     cards = [
-        ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1), f"over {len(timesteps)} sampling steps"),
+        ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1), f"over {len(timesteps)} runs of the network"),
         (
             "MACs, predicted",
             f"{times(prediction.speedup_macs)} fewer",

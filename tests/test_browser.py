@@ -155,6 +155,53 @@ def test_boundaries_cannot_cross(page):
     assert 93 < low < high == 550
 
 
+@pytest.mark.parametrize("by, moved", [(-60, 0), (60, 1)])
+def test_of_two_lines_that_touch_the_drag_takes_the_one_it_pulls(page, by, moved):
+    box = page.get_by_label("Boundary 1 (late | middle)")
+    box.fill("549")
+    box.press("Enter")
+    expect(page.locator('#stage-table table[data-boundaries="549,550"]')).to_be_visible(timeout=SLOW)
+    drag(page, "Stage boundary 2", by)  # wherever it was grabbed
+    now = settled(page)
+    assert (now[0] < 540 and now[1] == 550) if moved == 0 else (now[0] == 549 and now[1] > 560)
+
+
+def test_nothing_in_the_chart_is_cut_off_or_covered(page):
+    box = page.get_by_label("Boundary 2 (middle | early)")
+    box.fill("999")
+    box.press("Enter")
+    expect(page.locator('#stage-table table[data-boundaries="93,999"]')).to_be_visible(timeout=SLOW)
+
+    def inside(*names):
+        edges, parts = page.locator("#stage-chart").bounding_box(), [page.locator(f"#stage-chart {name}").bounding_box() for name in names]
+        return all(edges["x"] <= part["x"] and part["x"] + part["width"] <= edges["x"] + edges["width"] + 0.5 for part in parts)
+
+    assert inside(".handle:last-child .tag")
+    page.get_by_label("Boundary 1 (late | middle)").fill("998")
+    page.get_by_label("Boundary 1 (late | middle)").press("Enter")
+    expect(page.locator('#stage-table table[data-boundaries="998,999"]')).to_be_visible(timeout=SLOW)
+    assert inside(".handle:first-child .tag", ".handle:last-child .tag")
+    first, last = (page.locator(f"#stage-chart .handle:{which}-child .tag").bounding_box() for which in ("first", "last"))
+    assert first["x"] + first["width"] <= last["x"]
+    page.get_by_label("Curves of noise schedule").click()
+    page.get_by_role("option", name="EDM (Karras)").click()
+    expect(page.locator("#stage-chart .legendtext")).to_have_count(4, timeout=SLOW)
+    legend, title = (page.locator(f"#stage-chart {name}").bounding_box() for name in (".legend .bg", ".xtitle"))
+    assert title["y"] + title["height"] <= legend["y"]
+
+
+def test_a_curve_that_is_always_linear_shows_it_and_gives_the_logarithm_back(page):
+    log, linear = (page.get_by_role("radio", name=name, exact=True) for name in ("log", "linear"))
+    page.get_by_text("log", exact=True).click()
+    expect(page.locator("#stage-chart .ytick").first).to_be_visible()
+    page.get_by_text("Score", exact=True).first.click()
+    expect(linear).to_be_checked(timeout=SLOW)
+    expect(log).to_be_disabled()
+    page.get_by_text("Gradient", exact=True).first.click()
+    expect(log).to_be_checked(timeout=SLOW)
+    expect(log).to_be_enabled()
+
+
 def test_a_finger_drags_too(browser, studio):
     context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
     page = context.new_page()

@@ -41,8 +41,8 @@ def test_calibrate_prune_and_compare_a_text_model(fresh):
         expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
         expect(page.get_by_test_id("status")).to_contain_text("float32", timeout=SLOW)
         first = page.locator("#first-step")
-        expect(first).to_contain_text("the model's own samples (12, 2 steps, guidance 5)", timeout=SLOW)
-        rows = "48 denoiser rows to make the samples and 48 rows to measure"  # 12 x 2 steps x 2 halves; 2 bins x 12 x 2
+        expect(first).to_contain_text("12 of the model's own samples (2 steps each, guidance 5)", timeout=SLOW)
+        rows = "48 times to make the samples and 48 times to measure"  # 12 x 2 steps x 2 halves; 2 bins x 12 x 2
         expect(first).to_contain_text(rows, timeout=SLOW)
         expect(page.locator("#stage-table")).to_contain_text("not known yet", timeout=SLOW)
         page.get_by_role("button", name="Go to Calibrate").click()
@@ -58,7 +58,7 @@ def test_calibrate_prune_and_compare_a_text_model(fresh):
         expect(page.get_by_test_id("status")).to_contain_text("done", timeout=SLOW)
         expect(first).to_be_hidden(timeout=SLOW)
         page.get_by_role("radio", name="Dynamic programming").check()
-        expect(page.locator("#sharing")).to_contain_text("Dynamic programming over 24 layers", timeout=SLOW)
+        expect(page.locator("#sharing")).to_contain_text("No other choice has a smaller sum of errors.", timeout=SLOW)
         number(page, "number input for Target mean sparsity", "0.5")
         page.get_by_role("button", name="Prune", exact=True).click()
         expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)

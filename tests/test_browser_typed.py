@@ -120,7 +120,7 @@ def test_steps_count_when_they_are_entered_and_refused_ones_go_back(visit):
     expect(boundary).to_have_value("100")
     enter(page.get_by_label("Suggest for mean sparsity"), "1")
     page.get_by_role("button", name="Suggest").click()
-    expect(page.get_by_text("Suggest for mean sparsity must be a number from 0 to 0.95.", exact=False)).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("Suggest for mean sparsity must be a number from 0 to 0.9.", exact=False)).to_be_visible(timeout=SLOW)
     assert page.locator(".toast-body").count() == 0
 
 

@@ -56,8 +56,8 @@ def test_impossible_wishes(given, match):
 def test_shipped_latents_come_first_and_a_wish_goes_before_them(workshop, bare, tmp_path):
     folder = paint(tmp_path / "p", 12)
     for checkpoint, options, text in (
-        (workshop.checkpoint, None, "the 300 shipped latents"), (workshop.checkpoint, OWN, "own samples (8, 2 steps, guidance 1.5)"),
-        (workshop.checkpoint, DataOptions(images=str(folder)), "12 pictures"), (bare, None, "own samples (12, 20 steps, guidance 1.5)"),
+        (workshop.checkpoint, None, "the 300 shipped latents"), (workshop.checkpoint, OWN, "8 of the model's own samples (2 steps each, guidance 1.5)"),
+        (workshop.checkpoint, DataOptions(images=str(folder)), "12 pictures"), (bare, None, "12 of the model's own samples (20 steps each, guidance 1.5)"),
     ):  # fmt: skip
         assert text in Workshop(checkpoint, TINY, tmp_path, options).source.text
     with pytest.raises(StudioError, match="add --self-calibrate or --calibration-images"):

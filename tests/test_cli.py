@@ -277,7 +277,7 @@ def test_prune_and_compare_a_model_folder(capsys, monkeypatch, model_folder, cac
     assert "measuring timesteps" not in err  # calibrated above
     assert found["n"] == 2 and found["steps"] == 4 and found["speedup_macs"] > 1 and found["latent_mse"] > 0 and found["device"]
     for side in ("dense", "mosaic"):
-        assert found[side]["fid"] is None and found[side]["seconds"] > 0 and found[side]["macs"] > 0 and found[side]["seconds_spread"] == 0
+        assert found[side]["fid"] is None and found[side]["seconds"] > 0 and found[side]["macs"] > 0 and found[side]["seconds_spread"] is None  # one run
     assert found["speedup_measured"] == pytest.approx(found["dense"]["seconds"] / found["mosaic"]["seconds"])
     assert sorted(p.name for p in pictures.iterdir()) == ["dense.png", "mosaic.png", "result.json"]
     assert json.loads((pictures / "result.json").read_text()) == found

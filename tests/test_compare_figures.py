@@ -103,7 +103,26 @@ def test_seconds_carry_their_unit_and_enough_figures(value, width, text):
 
 def test_macs_and_factors_in_words():
     assert compare_words.macs_text(1.234e12) == "1.23 TMACs" and compare_words.macs_text(None) == "–"
-    assert compare_words.factor_text(1.3149) == "1.31×" and compare_words.factor_text(None) == "not known"
+    assert compare_words.factor_text(1.3149) == "×1.31" and compare_words.factor_text(None) == "not known"
+
+
+def test_times_read_together_have_one_unit():
+    assert compare_words.seconds_text(0.103, beside=(0.0791,)) == "103 ms" and compare_words.seconds_text(0.0791, beside=(0.103,)) == "79.1 ms"
+    c = comparison()
+    c.a.step_seconds, c.b.step_seconds = [[0.03] * 4] * 3, [[0.02] * 4] * 3
+    assert "120 ± 0 ms" in figures.metrics_html(c) and "80.0 ± 0.0 ms" in figures.metrics_html(c)
+
+
+def test_one_timed_run_claims_no_spread_and_no_certainty():
+    c = comparison()
+    for side in (c.a, c.b):
+        side.step_seconds = side.step_seconds[1:2]
+    views = (figures.verdict_html(c), figures.metrics_html(c), compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c))
+    assert all("±" not in view and "median" not in view and ("no spread" in view) for view in views) and "one run cannot tell small differences" in views[0]
+    told = json.loads(figures.result_json(c))
+    assert told["speedup_measured"] == 2.0 and told["speedup_spread"] is told["dense"]["seconds_spread"] is told["stages"][0]["a_spread"] is None
+    c.b.step_seconds = [[1.05 * t for t in run] for run in c.a.step_seconds]
+    assert "not measurably faster" in c.verdict  # 5 % in one run is no difference
 
 
 def test_a_dense_side_is_cut_where_the_plan_cuts():
@@ -133,7 +152,7 @@ def test_two_plans_keep_their_own_stages():
 
 def test_verdict_stands_first_and_names_are_escaped():
     page = figures.verdict_html(comparison(), "Measured on a laptop.")
-    assert page.index("less time than Dense") < page.index("2.00×") < page.index("1.50×") < page.index("2.46×")
+    assert page.index("less time than Dense") < page.index("×2.00") < page.index("×1.50") < page.index("×2.46")
     assert "<b>mine</b>" not in page and "&lt;b&gt;mine" in page
     assert "Measured on a laptop." in page and "seed 7" in page and "CPU, 2 threads" in page
     assert "Dense (the full model)" in page and "early 55&nbsp;%, middle 10&nbsp;%, late 40&nbsp;%" in page
@@ -178,8 +197,8 @@ def test_metrics_say_n_seed_and_device():
         "0.012",
         "50.0 %",
         "not available",
-        "1.50×",
-        "2.00× ± 0.00",
+        "×1.50",
+        "×2.00 ± 0.00",
     ):
         assert words in page
     assert "27.50 dB" in figures.metrics_html(comparison())

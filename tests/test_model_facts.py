@@ -63,7 +63,7 @@ def test_what_calibrate_promises_is_what_it_does(words):
     told = " ".join(model_facts.calibration_sentences(words))
     assert words.source.text in told and f"{len(words.layers)} layers in 2 timestep bins" in told
     assert model_facts.bytes_text(calibration_disk(words.layers, words.settings)) in told
-    made, measured = (int(n) for n in re.search(r"(\d+) denoiser rows to make the samples and (\d+) rows", told).groups())
+    made, measured = (int(n) for n in re.search(r"(\d+) times to make the samples and (\d+) times", told).groups())
     totals, rows = [], 0
     words.data(lambda done, total, text: totals.append(total) if "sampling" in text else None)
     assert set(totals) == {made} == {12 * 3 * 2}
@@ -82,7 +82,7 @@ def test_what_calibrate_promises_is_what_it_does(words):
 def test_nothing_measured_is_said_and_shipped_curves_count(model_folder, small_settings, workshop, tmp_path):
     fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
     assert model_facts.unmeasured(fresh) and not model_facts.unmeasured(workshop)
-    assert "denoiser rows to measure" in " ".join(model_facts.calibration_sentences(fresh))  # shipped latents: nothing to make
+    assert "times to measure (denoiser rows" in " ".join(model_facts.calibration_sentences(fresh))  # shipped latents: nothing to make
     assert tables.UNKNOWN in answers.predicted(fresh, PLAN.to_json(), "DDIM", 50)[0]
     page = build_studio(fresh)
     shown = {c["props"].get("elem_id"): c["props"].get("visible") for c in page.config["components"]}

@@ -136,7 +136,7 @@ def test_a_model_without_latents_calibrates_on_itself(bare, tmp_path):
     seen: list[str] = []
     shop.calibrate(lambda done, total, text: seen.append(text))
     assert shop.calibrated and seen[1].startswith("sampling 8 latents to calibrate on: 2 steps each, 32 denoiser rows")
-    assert "from the model's own samples (8, 2 steps, guidance 1.5) (only 8 different latents" in shop.calibration_text
+    assert "from 8 of the model's own samples (2 steps each, guidance 1.5) (only 8 different latents" in shop.calibration_text
     assert shop.build(PLAN).kept(0) != shop.build(PLAN).kept(1)
     few = Workshop(bare, replace(TINY, images=3, held_out=1), tmp_path, DataOptions(self_calibrate=True, steps=2))
     assert len(few.data()) == 8  # never fewer, however few a bin takes
@@ -203,7 +203,7 @@ def test_calibrations_with_another_unconditional_row_are_not_mixed_up(sdxl, tmp_
 def test_sdxl_from_the_checkpoint_alone(sdxl, tmp_path):
     """Own samples of the built-in prompts, calibration, subnetworks, and a picture from them."""
     shop = Workshop(sdxl, TINY, tmp_path, DataOptions(count=8, steps=2))
-    assert "own samples (8, 2 steps, guidance 5)" in shop.source.text
+    assert "8 of the model's own samples (2 steps each, guidance 5)" in shop.source.text
     seen: list[str] = []
     shop.calibrate(lambda done, total, text: seen.append(text))
     assert seen[1] == "reading 8 prompts with the model's own text encoders"

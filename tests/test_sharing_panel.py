@@ -52,6 +52,8 @@ def test_views_follow_a_choice_at_once(workshop, on_sharing, method, run):
     found = on_sharing(method, run, "macs", 16, True, PLAIN, "DDIM", 50, VISITOR)
     after = StagePlan.from_json(found[0])
     assert (after.allocation, after.scope, after.multiple, after.protect, after.name) == (method, "run" if run else "stage", 16, 1.0, "")
+    assert "paper" not in found[-1] and "first and the last block lose nothing" in found[-1] and "multiples of 16" in found[-1]
+    assert ("in all three stages" in found[-1]) == (run and method == "uniform") and "e+" not in found[-1]
     assert after.boundaries == PLAN.boundaries and after.sparsity == PLAN.sparsity
     kept = workshop.kept_share(after)
     assert (kept[:, [0, -1]] == 1).all() and (kept[:, 1:-1] < 1).all()

@@ -14,11 +14,12 @@ import torch
 from hostile import HOSTILE, Tags, harmless
 
 from core.comparison import Comparison, SampleSettings, Side
-from core.dynamics import DEFAULT_THRESHOLD, default_lambda
+from core.dynamics import DEFAULT_THRESHOLD, SampledCurves, curves, default_lambda
 from core.errors import PlanError, StudioError
 from core.plan import STAGES, StagePlan
 from mosaic_ui import answers, compare_figures, compare_inputs, compare_live, compare_timing, prune, prune_views, schedules, tables
-from mosaic_ui.figures import VIEWS, mosaic_figure
+from mosaic_ui.curve_panel import meaning
+from mosaic_ui.figures import VIEWS, curve_figure, mosaic_figure
 from mosaic_ui.studio import build_studio, launch_options
 from mosaic_ui.theme import STAGE_COLOURS
 
@@ -29,7 +30,7 @@ NAN, INF = float("nan"), float("inf")
 
 REFUSED = [
     (answers.whole_steps, ["50", None, NAN, INF, -INF, True, 1, 1001, 10.5, [50], {}]),
-    (answers.share_of, ["0.3", None, NAN, INF, -0.01, 0.96, True, False, [0.3]]),
+    (answers.share_of, ["0.3", None, NAN, INF, -0.01, 0.91, True, False, [0.3]]),
     (lambda m: answers.constants(m, 0), ["0.5", None, NAN, INF, 0, 1, True, [0.5]]),
     (lambda lam: answers.constants(0.5, lam), ["0", None, NAN, INF, -1, 11, True, [0.5]]),
     (answers.two_boundaries, [None, 5, "93", "ab", [], [1], [1, 2, 3], {"0": 1, "1": 2}, {1, 2}]),
@@ -106,6 +107,40 @@ def test_numbers_have_a_unit_and_no_exponent():
     assert [tables.macs_text(v) for v in (999, 2.5e6, 1.5e9, 2e12, 3e15)] == ["999 MACs", "2.50 MMACs", "1.50 GMACs", "2.00 TMACs", "3.00 PMACs"]
     assert tables.seconds_text(None) == "not measured yet" and tables.seconds_text(0.05) == "50 ms" and tables.seconds_text(1.5) == "1.50 s"
     assert tables.percent(None) == "–" and tables.times(None) == "unknown"
+
+
+def test_a_headline_praises_the_middle_only_where_the_curve_is_steepest(workshop):
+    def words(*boundaries):
+        return answers.predicted(workshop, StagePlan(boundaries, (0.5, 0.25, 0.5)).to_json(), "DDIM", 50)[1]
+
+    steepest = int(np.diff(curves(workshop.schedule).mse).argmax()) + 1
+    assert 93 < steepest < 549
+    assert "least in the middle stage, where the model learned fastest" in words(93, 550)
+    assert "least in the middle stage. Over" in words(549, 999)
+
+
+def test_more_runs_than_steps_are_explained(workshop):
+    table, headline = answers.predicted(workshop, PLAIN, "Heun", 50)
+    assert "twice in each of its 50 steps but the last: 99 times" in table and "50 sampling steps (99 runs of the network)" in headline
+    table, headline = answers.predicted(workshop, PLAIN, "PNDM", 50)
+    assert "runs the network 51 times in its 50 steps" in table
+    table, headline = answers.predicted(workshop, PLAIN, "DDIM", 50)
+    assert "Steps:" not in table and "Over 50 sampling steps it" in headline
+
+
+def test_the_path_cannot_flatten_theory(workshop):
+    theory = curves(workshop.schedule)
+    far = SampledCurves(np.array([10.0, 900.0]), np.array([0.1, 130.0]), np.zeros(2), np.zeros(2), np.array([5.0, -5.0]), 2, 0, "trajectory")
+    near = SampledCurves(np.array([10.0, 900.0]), np.array([0.1, 2.5]), np.zeros(2), np.zeros(2), np.array([5.0, -5.0]), 2, 0, "trajectory")
+    for log, unit in ((False, lambda y: y), (True, np.log10)):
+        alone, wide, fits = (curve_figure("MSE", log, theory, None, 0.55, path)["layout"]["yaxis"]["range"] for path in (None, far, near))
+        assert np.diff(alone) < np.diff(fits) <= np.diff(wide) <= 1.5 * np.diff(alone) + 1e-6 and fits[1] > unit(2.5)
+
+
+def test_words_of_the_score_follow_the_rule(workshop):
+    assert "above the dotted line" in meaning("Score") and "fallback" not in meaning("Score") and "always linear" in meaning("Score")
+    assert schedules.uses_fallback(workshop, "EDM", DEFAULT_THRESHOLD, 0.02) and not schedules.uses_fallback(workshop, "linear", DEFAULT_THRESHOLD, 0.026)
+    assert "our fallback" in meaning("Score", True) and "always linear" not in meaning("MSE")
 
 
 def test_a_move_too_small_to_matter_is_said(workshop):
