@@ -141,7 +141,7 @@ def test_refused_sliders_go_back_and_every_edit_ends_in_the_exact_prediction(vis
     expect(early).not_to_have_value("0.6", timeout=SLOW)
     was = early.input_value()
     page.get_by_label("spare the first and the last block").check()
-    expect(page.locator("#sharing")).to_contain_text("over 10 layers within the budget", timeout=SLOW)
+    expect(page.locator("#sharing")).to_contain_text("the first and the last block lose nothing", timeout=SLOW)
     enter(master, "0.9")  # three blocks cannot give what five would
     expect(page.get_by_text("The plan stays as it was.", exact=False)).to_be_visible(timeout=SLOW)
     expect(master).to_have_value("0.2", timeout=SLOW)
