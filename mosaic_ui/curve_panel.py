@@ -130,6 +130,13 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     def on_scale(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
         return *on_curve(view, scale, beta, m, lam, *path), scale
 
+    def before_path(path: bool, scheduler: str, steps: Any) -> Any:
+        """Said at once, as the walk may have to wait for another visitor's run."""
+        try:
+            return tables.message(jobs.WAITING) if path and walked(path, scheduler, steps) is None else gr.skip()
+        except StudioError:  # `on_path` says so
+            return gr.skip()
+
     @plain_errors
     def on_path(view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
         """Walk the path if it is wanted and was not walked yet, then draw."""
@@ -139,6 +146,9 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
                 for step in jobs.run_job(lambda report: walk(scheduler, steps, report, stop)):
                     if isinstance(step, jobs.Step):
                         yield tables.progress(step.done, step.total, step.text), gr.skip()
+            except StudioError as error:
+                yield tables.message(str(error), "bad"), gr.skip()
+                return
             finally:
                 stop.set()
                 jobs.finish(request.session_hash, stop)
@@ -163,6 +173,7 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     gr.on([threshold.input, lam_box.input], on_curve, curve, drawn, **LIVE)
     panel.view.input(on_view, [panel.view, panel.wish, *curve[2:]], [*drawn, panel.scale], **LIVE)
     panel.scale.input(on_scale, curve, [*drawn, panel.wish], **LIVE)
-    gr.on([panel.path.input, *(s.change for s in sampler)], on_path, curve, [panel.path_job, panel.chart], **QUIET, **jobs.MODEL_JOB)
+    asked = gr.on([panel.path.input, *(s.change for s in sampler)], before_path, path, panel.path_job, **QUIET, queue=False)
+    asked.then(on_path, curve, [panel.path_job, panel.chart], **QUIET, **jobs.MODEL_JOB)
     shared.beta.input(on_beta, [*curve[:4], *path], [*drawn, lam_box, panel.path_job], **LIVE).then(**at_boundaries)
     shared.plan.change(**at_boundaries)

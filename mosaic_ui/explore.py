@@ -239,15 +239,18 @@ def wire(shared: Any, tab: Explore) -> None:
 
     @plain_errors
     def on_measure(plan: dict, scheduler: str, steps: Any, measured: int, request: gr.Request) -> Iterator[tuple]:
-        stop = jobs.new_stop(request.session_hash)
+        stop, offered = jobs.new_stop(request.session_hash), gr.update(interactive=True)
         try:
             for step in jobs.run_job(lambda report: _measure(workshop, report, stop)):
                 if isinstance(step, jobs.Step):
-                    yield tables.progress(step.done, step.total, step.text), gr.skip(), gr.update(interactive=False), gr.skip()
+                    yield tables.progress(step.done, step.total, step.text), gr.skip(), gr.skip(), gr.skip()
+        except StudioError as error:
+            yield tables.message(str(error), "bad"), gr.skip(), offered, gr.skip()
+            return
         finally:
             stop.set()
             jobs.finish(request.session_hash, stop)
-        yield "", answers.predicted(workshop, plan, scheduler, steps)[0], gr.update(visible=False), measured + 1
+        yield "", answers.predicted(workshop, plan, scheduler, steps)[0], gr.update(visible=False, interactive=True), measured + 1
 
     exactly = {
         "fn": refine,
@@ -280,4 +283,5 @@ def wire(shared: Any, tab: Explore) -> None:
     shared.status.change(**exactly)  # a calibration has just ended: the same plan can now be predicted exactly
     wire_curves(shared, tab.curves, tab.threshold, tab.lam, tab.numbers)
     speed = [tab.job, tab.table, tab.measure, shared.measured]
-    tab.measure.click(on_measure, [shared.plan, *sampler, shared.measured], speed, **QUIET, **jobs.MODEL_JOB).then(**exactly)
+    asked = tab.measure.click(lambda: (tables.message(jobs.WAITING), gr.update(interactive=False)), None, [tab.job, tab.measure], **QUIET, queue=False)
+    asked.then(on_measure, [shared.plan, *sampler, shared.measured], speed, **QUIET, **jobs.MODEL_JOB).then(**exactly)

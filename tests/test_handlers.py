@@ -10,9 +10,10 @@ import pytest
 from hostile import HOSTILE, harmless
 
 from core.checkpoints import load_checkpoint
+from core.errors import StudioError
 from core.plan import StagePlan, presets
 from core.workshop import Workshop
-from mosaic_ui import answers, schedules
+from mosaic_ui import answers, curve_panel, schedules
 from mosaic_ui.prune_jobs import calibrated_sentence
 from mosaic_ui.studio import build_studio
 from mosaic_ui.typed import on_steps
@@ -192,6 +193,30 @@ def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
     heavy = [f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")]
     assert len(heavy) == 4 and all(f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy)
     assert all(not f.queue for f in page.fns.values() if f.name in ("on_stop", "stop_run", "on_drag"))
+
+
+def test_a_failed_measurement_says_so_and_offers_its_button_again(handler, workshop, monkeypatch):
+    def full(*args, **kwargs):
+        raise StudioError("The device ran out of memory.")
+
+    monkeypatch.setattr(workshop, "measure_latency", full)
+    said, table, button, measured = list(handler("on_measure")(PLAIN, "DDIM", 50, 0, VISITOR))[-1]
+    assert "The device ran out of memory." in said and button["interactive"] and "visible" not in button
+    assert table == measured == gr.skip()
+
+
+def test_a_walk_that_may_wait_says_so_before_its_turn(handler, workshop, monkeypatch):
+    before, walk = handler("before_path"), handler("on_path")
+    monkeypatch.setattr(workshop, "paths_walked", {("DDIM", 7): None})
+    assert "Waiting for the model" in before(True, "DDIM", 7)
+    assert before(False, "DDIM", 7) == before(True, "DDIM", None) == gr.skip()
+
+    def full(*args, **kwargs):
+        raise StudioError("The device ran out of memory.")
+
+    monkeypatch.setattr(curve_panel, "sample_path", full)
+    said, chart = list(walk("MSE", "linear", schedules.own_beta(workshop), 0.55, 0.026, True, "DDIM", 7, VISITOR))[-1]
+    assert "ran out of memory" in said and chart == gr.skip()
 
 
 def test_a_calibration_says_what_its_time_is_of(workshop):
