@@ -62,7 +62,7 @@ def _common(suppress: bool, verb: str | None = None) -> argparse.ArgumentParser:
     option("--self-calibrate", "the model's own samples, even where latents are shipped", data, action="store_true")
     option("--calibration-count", "different pictures or samples (default: as many as a timestep bin takes)", data, type=int, metavar="N")
     option("--calibration-steps", "sampling steps of own samples (default 20)", data, type=int, metavar="N")
-    option("--calibration-guidance", "guidance of own samples (default: 1.5 for DiT, 5 for SDXL)", data, type=float, metavar="G")
+    option("--calibration-guidance", "guidance of own samples and of --weigh guidance (default: 1.5 for DiT, 5 for SDXL)", data, type=float, metavar="G")
     return common
 
 
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     prune = verbs.add_parser("prune", parents=[common["prune"]], help="write the subnetworks of a plan")
     prune.add_argument("--plan", metavar="FILE", required=True)
     prune.add_argument("--out", metavar="DIR", required=True, help="folder for safetensors and manifest.json (new or empty)")
-    prune.add_argument("--steps", type=int, default=50, help="sampling steps that MACs are counted over (default 50)")
+    prune.add_argument("--steps", type=int, default=50, help="sampling steps that MACs are counted over and a budget over all stages weighed by (default 50)")
 
     compare = verbs.add_parser("compare", parents=[common["compare"]], help="sample dense and a plan from the same noise, timed in turn")
     compare.add_argument("--plan", metavar="FILE", required=True)

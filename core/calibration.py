@@ -16,7 +16,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class CalibrationSettings:
     seed: int = 0
     damping: float | None = None  # one for all layers; None: chosen per layer on held-out tokens
     weighting: str = "even"  # which rows count more, see core.row_weights
-    guidance: float = 1.5  # of the weighting by guidance
+    guidance: float | None = None  # of the weighting by guidance; None: what the family of models is sampled with by default
     token_cap: int | None = None  # fitted tokens per column and bin that a layer takes at most, held-out ones in proportion; None takes all
 
     def __post_init__(self) -> None:
@@ -62,6 +62,14 @@ class CalibrationSettings:
     @property
     def bins(self) -> int:
         return len(self.edges) - 1
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What the bins depend on, as plain data: not how they are read afterwards (damping, weighting by timestep), nor a guidance that weighs nothing."""
+        plain = asdict(self) | {"damping": None}
+        if self.weighting != "guidance":
+            plain["guidance"] = 1.5  # as it once was by default: older calibrations stay found
+        return plain | ({"weighting": "even"} if self.weighting == "timestep" else {})
 
     def on(self, timesteps: int) -> CalibrationSettings:
         """The same for a noise schedule of so many timesteps: edges at the same shares of it, those that fall together only once."""

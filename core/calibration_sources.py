@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Calibration wants latents like real ones: DiT-XL/2's best FID is reported at 1.5 (Peebles & Xie 2023), though show pieces are
 # sampled at 4; SDXL needs about 5, its pipeline's default, to paint what it is asked for.
-GUIDANCE = {DiT.name: 1.5, SDXL.name: 5.0}
+GUIDANCE = {family.name: family.guidance for family in (DiT, SDXL)}
 PROMPTS_AT_ONCE = 8  # SDXL's text encoders keep every hidden state, 13 MB a prompt
 
 
@@ -49,15 +49,16 @@ class DataSource:
         return few(self.different)
 
 
-def choose_source(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions) -> DataSource:
+def choose_source(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions, weighs: bool = False) -> DataSource:
     """What the options ask for, else the shipped latents, else the model's own samples. `needed`: latents that one bin takes.
 
+    weighs: the guidance among the options weighs calibration rows too, so that it is no wish for other latents.
     Raises StudioError for pictures that cannot serve, and for wishes that the shipped latents cannot fulfil.
     """
     if options.images is not None:
         return pictures(checkpoint, family, needed, options)
     if checkpoint.latents is not None and family is DiT and not options.self_calibrate:  # shipped latents come with class labels
-        if options != DataOptions():
+        if options != DataOptions(guidance=options.guidance if weighs else None):
             raise StudioError(f"{checkpoint.name} ships calibration latents: add --self-calibrate or --calibration-images to use others.")
         return shipped(checkpoint)
     return own_samples(checkpoint, family, needed, options)

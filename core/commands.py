@@ -70,6 +70,7 @@ def prune(args: argparse.Namespace) -> int:
     out = _fresh_folder(args.out)
     workshop = _workshop(args)
     timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
+    plan = plan.counted(timesteps)
     workshop.calibrate(_progress)
     _warn(workshop)
     start = time.perf_counter()

@@ -77,6 +77,7 @@ class DiT:
     """Peebles & Xie 2023 (arXiv 2212.09748), diffusers' DiTTransformer2DModel: class labels, adaLN-Zero."""
 
     name = "DiT"
+    guidance = 1.5  # to sample with, where nobody asks for another
     any_size = False  # positions are a table of the model's own size
 
     @staticmethod
@@ -111,6 +112,7 @@ class SDXL:
     """Podell et al. 2023 (arXiv 2307.01952), diffusers' UNet2DConditionModel with text_time embeddings: prompts and sizes."""
 
     name = "SDXL"
+    guidance = 5.0
     any_size = True
 
     @staticmethod

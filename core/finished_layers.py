@@ -39,7 +39,8 @@ def layer_key(weight: Tensor, bank: GramBank, layer: PrunableLayer, damping: flo
     """Hash of everything the order and the curves of a layer depend on. The bins count by size and time of writing, not by content."""
     stats = [bank.path(b).stat() for b in range(bank.settings.bins) if bank.path(b).exists()]  # reading one that is missing says so itself
     bins = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-    return fingerprint({"weight": weight}, asdict(layer) | {"step": layer.step}, list(bank.settings.edges), bins, damping, FORMAT)
+    weighed = ["timestep"] if bank.settings.weighting == "timestep" else []  # the other weightings are in the bins themselves
+    return fingerprint({"weight": weight}, asdict(layer) | {"step": layer.step}, list(bank.settings.edges), bins, damping, FORMAT, *weighed)
 
 
 def save_layer(folder: Path, i: int, key: str, found: OrderedLayer) -> None:

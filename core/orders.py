@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .calibration import Progress
+from .calibration import CalibrationSettings, Progress
 from .errors import Stopped, StudioError
 from .files import write_whole
 from .finished_layers import OrderedLayer, forget_layers, layer_key, load_layer, save_layer
@@ -30,6 +30,7 @@ from .obs import DAMPINGS, RemovalPath, compensated_weights
 from .prunable import PrunableLayer
 
 FACTS = ("damping", "steps", "device", "when", "seconds", "tokens_per_column")  # stored as metadata beside the tensors
+FILE = "orders.safetensors"
 WIDE = 2048  # columns from which a layer takes long enough to say what it is at
 
 
@@ -69,31 +70,31 @@ class RemovalOrders:
         return float(np.mean(relative))
 
     @staticmethod
-    def exists(folder: Path) -> bool:
-        return (Path(folder) / "orders.safetensors").exists()
+    def exists(folder: Path, name: str = FILE) -> bool:
+        return (Path(folder) / name).exists()
 
     @staticmethod
-    def drop(folder: Path) -> None:
-        (Path(folder) / "orders.safetensors").unlink(missing_ok=True)
+    def drop(folder: Path, name: str = FILE) -> None:
+        (Path(folder) / name).unlink(missing_ok=True)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, name: str = FILE) -> None:
         """One safetensors file with the rest as metadata, whole or not at all; single layers kept by `find_orders` are then dropped."""
         tensors = {}
         for i, (o, e, n) in enumerate(zip(self.order, self.errors, self.energy, strict=True)):
             tensors |= {f"order/{i}": o.to(torch.int32), f"errors/{i}": e.float().contiguous(), f"energy/{i}": n.float()}
         facts = {name: getattr(self, name) for name in (*FACTS, "rungs")}
         try:
-            write_whole(Path(folder) / "orders.safetensors", lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
+            write_whole(Path(folder) / name, lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
         except (OSError, SafetensorError) as err:
             raise StudioError(f"The removal orders could not be written ({err}); make room on the disk and calibrate again.") from err
         forget_layers(Path(folder))
 
     @classmethod
-    def load(cls, folder: Path, layers: list[PrunableLayer], shipped: bool = False) -> RemovalOrders:
+    def load(cls, folder: Path, layers: list[PrunableLayer], shipped: bool = False, name: str = FILE) -> RemovalOrders:
         """Read and check against the model's layers. Raises StudioError."""
         from safetensors import safe_open
 
-        path = Path(folder) / "orders.safetensors"
+        path = Path(folder) / name
         try:
             tensors = load_file(path)
             with safe_open(path, framework="pt") as file:
@@ -107,6 +108,12 @@ class RemovalOrders:
         except Exception as err:
             raise StudioError(f"The removal orders in {path.parent.name}/ cannot be used ({err}): calibrate again.") from err
         return cls(order=order, errors=errors, energy=energy, shipped=shipped, rungs=rungs, **{name: facts[name] for name in FACTS})
+
+
+def orders_file(settings: CalibrationSettings) -> str:
+    """Name of the file of orders beside the bins, which are the same for every damping and serve the weighting by timestep as they are."""
+    damping = "" if settings.damping is None else f"-damping-{settings.damping:g}"
+    return f"orders{damping}{'-timestep' if settings.weighting == 'timestep' else ''}.safetensors"
 
 
 def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramBank, device: str, progress: Progress | None = None,

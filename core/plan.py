@@ -54,6 +54,7 @@ class StagePlan:
     costs: Literal["macs", "latency"] = "macs"  # latency: the time of equal shares on this device is what may be spent
     min_heads: int = 1  # heads that every attention keeps; 0 lets one go altogether
     protect: float = 0.0  # share that each layer of the first and last block keeps; 1: they are not pruned
+    stage_steps: tuple[int, int, int] | None = None  # sampling steps, in STAGES order, that one budget weighs its stages by; None: evenly spaced ones
 
     def __post_init__(self) -> None:
         total = whole(self.num_train_timesteps, "num_train_timesteps")
@@ -80,6 +81,8 @@ class StagePlan:
         protect = number_within(self.protect, "protect", 1.0)
         if self.method == "magnitude" and (self.allocation != "uniform" or self.scope != "stage"):
             raise PlanError("method 'magnitude' is a baseline with equal ratios: choose allocation 'uniform' and scope 'stage' with it.")
+        if self.stage_steps is not None:
+            object.__setattr__(self, "stage_steps", _counts(self.stage_steps))
         checked = {"boundaries": (low, high), "sparsity": sparsity, "num_train_timesteps": total}
         checked |= {"multiple": multiple, "min_heads": min_heads, "protect": protect}
         for field, value in checked.items():
@@ -130,7 +133,17 @@ class StagePlan:
 
     def with_boundaries(self, low: int, high: int) -> StagePlan:
         """The same plan with other boundaries."""
-        return replace(self, boundaries=(low, high))
+        return replace(self, boundaries=(low, high), stage_steps=None)
+
+    def counted(self, timesteps: Iterable[float]) -> StagePlan:
+        """The plan for a run of these sampling timesteps: one budget over all stages weighs them by their steps; other plans mean the same in every run."""
+        counts = tuple(self.steps_per_stage(timesteps).values()) if self.scope == "run" else None
+        return replace(self, stage_steps=counts if counts and any(counts) else None)
+
+    @property
+    def stage_weights(self) -> tuple[int, int, int]:
+        """What a stage counts for in one budget: its sampling steps, or the timesteps it spans where no run is named."""
+        return self.stage_steps or tuple(high - low for low, high in map(self.stage_range, range(3)))
 
     def with_sparsity(self, late: float, middle: float, early: float) -> StagePlan:
         """The same plan with other sparsities."""
@@ -151,8 +164,10 @@ class StagePlan:
     def to_json(self) -> dict[str, Any]:
         """Plain data for a plan file; optional fields only where they differ from the default."""
         plain: dict[str, Any] = {"boundaries": list(self.boundaries), "sparsity": dict(zip(STAGES, self.sparsity, strict=True))}
-        optional = fields(self)[2:]
-        return plain | {f.name: getattr(self, f.name) for f in optional if getattr(self, f.name) != f.default}
+        optional = {f.name: getattr(self, f.name) for f in fields(self)[2:] if getattr(self, f.name) != f.default}
+        if self.stage_steps is not None:
+            optional["stage_steps"] = dict(zip(STAGES, self.stage_steps, strict=True))
+        return plain | optional
 
     def dumps(self) -> str:
         """The text of a plan file."""
@@ -167,7 +182,11 @@ class StagePlan:
         check_keys(plan, "A plan", known, required=known[:2])
         sparsity = plan["sparsity"]
         check_keys(sparsity, "sparsity", STAGES, required=STAGES)
-        return cls(**plan | {"sparsity": tuple(sparsity[stage] for stage in STAGES)})
+        stages = {"sparsity": tuple(sparsity[stage] for stage in STAGES)}
+        if plan.get("stage_steps") is not None:
+            check_keys(plan["stage_steps"], "stage_steps", STAGES, required=STAGES)
+            stages["stage_steps"] = tuple(plan["stage_steps"][stage] for stage in STAGES)
+        return cls(**plan | stages)
 
     @classmethod
     def load(cls, path: Path | str) -> StagePlan:
@@ -186,6 +205,15 @@ class StagePlan:
         except (OSError, ValueError) as err:
             raise PlanError(f"The plan file {path} cannot be read ({type(err).__name__}); check the path.") from err
         return cls.from_json(text)
+
+
+def _counts(steps: Any) -> tuple[int, int, int]:
+    if not isinstance(steps, (list, tuple)) or len(steps) != 3:
+        raise PlanError("stage_steps must have three whole numbers: the sampling steps of the late, middle and early stage.")
+    late, middle, early = (whole(n, "stage_steps") for n in steps)
+    if min(late, middle, early) < 0 or not 0 < late + middle + early <= 300_000:
+        raise PlanError("stage_steps must be numbers of sampling steps, none negative and at least one positive.")
+    return late, middle, early
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import StudioError
+from .families import family_of
 from .prunable import PrunableLayer
 
 WEIGHTINGS = ("even", "guidance", "gate", "timestep")
@@ -30,13 +31,14 @@ def bin_weights(edges: Sequence[int], weighting: str) -> list[float]:
 class RowWeights:
     """Context manager around forward passes of [conditional rows, unconditional rows] that says how much each row counts for a layer.
 
-    guidance: g of the weighting of that name. Raises StudioError for gates on a model that has none.
+    guidance: g of the weighting of that name; None: the default of the family. Raises StudioError for gates on a model that has none.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[PrunableLayer], weighting: str, guidance: float):
+    def __init__(self, model: nn.Module, layers: Sequence[PrunableLayer], weighting: str, guidance: float | None = None):
         self.kinds = [layer.kind for layer in layers]
         self.blocks = [layer.module.rpartition(".")[0] for layer in layers]
-        self.weighting, self.guidance, self.model = weighting, guidance, model
+        self.weighting, self.model = weighting, model
+        self.guidance = family_of(model).guidance if weighting == "guidance" and guidance is None else guidance
         self._gates: dict[tuple[str, str], Tensor] = {}
         self._handles: list = []
         if weighting == "gate" and any(type(getattr(model.get_submodule(b), "norm1", None)).__name__ != "AdaLayerNormZero" for b in self.blocks):

@@ -43,10 +43,10 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     previews: decode unfinished pictures for the `Preview`s and the film strip; without, both have none, and the VAE runs on final latents only.
     Raises StudioError for what cannot be sampled and Stopped when `stop` is set before anything was timed.
     """
-    n, plans = settings.n, (plan_a, plan_b)
     workshop.check_settings(settings)
     scheduler = sampler(workshop, settings.scheduler)
-    sampling_timesteps(scheduler, settings.steps)  # refuses what it cannot do, before anything long starts
+    timesteps = sampling_timesteps(scheduler, settings.steps)  # refuses what it cannot do, before anything long starts
+    n, plans = settings.n, tuple(plan and plan.counted(timesteps) for plan in (plan_a, plan_b))
     for plan in plans:
         if plan is not None and not workshop.calibrated and plan.method == "obs":
             yield Preview("calibrating first (once per model)", 0, 1)

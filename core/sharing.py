@@ -2,8 +2,8 @@
 
 The paper's rule takes the same share of every layer. The other allocations move work between layers (and, with scope "run", between
 stages) at the MACs that equal shares would cost (or at their time, from the measured times of single layers), using the per-bin error
-curves of a calibration. Stages weigh by the training timesteps they span, as evenly spaced sampling steps would, so that a plan means
-the same networks whatever the sampler.
+curves of a calibration. One budget for all stages weighs them by their sampling steps, which `StagePlan.counted` puts into a plan, or by
+the training timesteps they span, as evenly spaced steps would; stage by stage no weights are needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def sharing_problem(
     seen = ranges if plan.calibration == "stage" else [(0, plan.num_train_timesteps)] * 3
     shares = [np.array(bank.overlap(low, high)) for low, high in seen]
     errors = [[relative_errors(e, n, share) for e, n in zip(orders.error_arrays, orders.energy_arrays, strict=True)] for share in shares]
-    return make_problem(layers, errors, [high - low for low, high in ranges], menu, costs)
+    return make_problem(layers, errors, plan.stage_weights, menu, costs)
 
 
 def share(layers: Sequence[PrunableLayer], orders: RemovalOrders, bank: GramBank, plan: StagePlan, costs: Costs = None) -> Allocation:

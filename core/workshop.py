@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import asdict
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from .families import SDXL, Conditions, family_of, first_parameter
 from .metrics import Judge
 from .mosaic import MosaicTransformer
 from .noise import BETA_SCHEDULES, NoiseSchedule
-from .orders import RemovalOrders, find_orders
+from .orders import RemovalOrders, find_orders, orders_file
 from .plan import STAGES, StagePlan
 from .pricing import Pricing
 from .prompts import PROMPTS
@@ -47,18 +47,24 @@ class Workshop(Pricing):
     def __init__(self, checkpoint: Checkpoint, settings: CalibrationSettings | None = None, cache: Path | None = None, data: DataOptions | None = None):
         scheduler = checkpoint.pipeline.scheduler
         self.schedule = NoiseSchedule.from_scheduler(scheduler)
-        self.checkpoint, self.settings = checkpoint, (settings or CalibrationSettings()).on(len(self.schedule))
-        self.transformer, self.vae = checkpoint.denoiser, checkpoint.pipeline.vae
+        self.checkpoint, self.transformer, self.vae = checkpoint, checkpoint.denoiser, checkpoint.pipeline.vae
         self.family = family_of(self.transformer)
+        self.settings = (settings or CalibrationSettings()).on(len(self.schedule))
+        if self.settings.guidance is None:
+            self.settings = replace(self.settings, guidance=self.family.guidance)
         self.device, self.dtype = first_parameter(self.transformer).device, first_parameter(self.transformer).dtype
         self.latent_shape = self.family.latent_shape(self.transformer)  # (c, h, w)
         self.name, self.class_names = checkpoint.name, checkpoint.class_names
         self.latents, self.labels = checkpoint.latents, checkpoint.labels
-        self.source = choose_source(checkpoint, self.family, self.settings.images + self.settings.held_out, data or DataOptions())
+        needed, weighs = self.settings.images + self.settings.held_out, self.settings.weighting == "guidance"
+        self.source = choose_source(checkpoint, self.family, needed, data or DataOptions(), weighs)
         self.device_text = device_text(self.device)
         self.layers: list[PrunableLayer] = find_layers(self.transformer)
         self.blocks = len({layer.block for layer in self.layers})
         RowWeights(self.transformer, self.layers, self.settings.weighting, self.settings.guidance)  # refuses gates where there are none, before any work
+        if self.schedule.kind != "vp" or scheduler.config.get("timestep_type") == "continuous":
+            kind = f"{self.name} comes with {type(scheduler).__name__}"
+            raise StudioError(f"{kind}, for flow-matching or sigma-space models; only models trained with betas can be pruned so far.")
         if getattr(scheduler.config, "prediction_type", "epsilon") != "epsilon":
             raise StudioError(f"{self.name} predicts {scheduler.config.prediction_type}; only epsilon prediction is supported so far.")
         own = scheduler.config.get("beta_schedule", "linear")
@@ -84,8 +90,8 @@ class Workshop(Pricing):
 
     @cached_property
     def key(self) -> str:
-        """Hash of weights, where calibration data come from, settings and the way of drawing: names the folder in the cache. Known before the data are made."""
-        return fingerprint(self.weights, self.source.identity, asdict(self.settings), str(self.dtype), DRAWS)
+        """Hash of weights, source of calibration data, what is measured and the way of drawing: names the folder in the cache, before any data are made."""
+        return fingerprint(self.weights, self.source.identity, self.settings.measured, str(self.dtype), DRAWS)
 
     @cached_property
     def folder(self) -> Path:
@@ -113,7 +119,7 @@ class Workshop(Pricing):
 
     @property
     def calibrated(self) -> bool:
-        return self._bank.complete and RemovalOrders.exists(self.folder)
+        return self._bank.complete and RemovalOrders.exists(self.folder, orders_file(self.settings))
 
     @property
     def bins_kept(self) -> int:
@@ -146,11 +152,12 @@ class Workshop(Pricing):
         """Removal orders and per-bin curves: this machine's, else the shipped ones. StudioError when there are none."""
         with self.lock:
             if self._orders is None or (self._orders.shipped and self.calibrated):
-                local = RemovalOrders.exists(self.folder)
+                name = orders_file(self.settings)
+                local = RemovalOrders.exists(self.folder, name)
                 shipped = self.checkpoint.folder and self.checkpoint.folder / "calibration"
                 if not local and not (shipped and RemovalOrders.exists(shipped)):
                     raise StudioError("This model has not been calibrated yet: press Calibrate.")
-                self._orders = RemovalOrders.load(self.folder if local else shipped, self.layers, shipped=not local)
+                self._orders = RemovalOrders.load(self.folder, self.layers, name=name) if local else RemovalOrders.load(shipped, self.layers, shipped=True)
             return self._orders
 
     # ------------------------------------------------------------ what is sampled
@@ -212,7 +219,7 @@ class Workshop(Pricing):
                     ids=data.ids,
                 )  # fmt: skip
             orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, start, self.settings.damping)
-            orders.save(self.folder)
+            orders.save(self.folder, orders_file(self.settings))
             with self._building, self.lock:  # in this order, as `build` takes them: no subnetwork of the old orders is put away after this
                 self._orders = None
                 self.surgeon.forget()
@@ -222,9 +229,9 @@ class Workshop(Pricing):
     def _orders_readable(self) -> bool:
         """Whether this machine's orders can be read; a damaged file is dropped, so that it is worked out again from the bins."""
         try:
-            RemovalOrders.load(self.folder, self.layers)
+            RemovalOrders.load(self.folder, self.layers, name=orders_file(self.settings))
         except StudioError:
-            RemovalOrders.drop(self.folder)
+            RemovalOrders.drop(self.folder, orders_file(self.settings))
             return False
         return True
 

@@ -105,6 +105,7 @@ def without_effect(workshop: Any, before: StagePlan, after: StagePlan, timesteps
     """One sentence for each sparsity that changed without changing what runs."""
     idle = idle_stages(after, timesteps)
     sentences = [f"No sampling step falls into the {stage} stage, so its slider has no effect at {len(timesteps)} steps." for stage in idle]
+    before, after = before.counted(timesteps), after.counted(timesteps)
     moved = [i for i in range(len(STAGES)) if before.sparsity[i] != after.sparsity[i] and STAGES[i] not in idle]
     if moved:
         old, new = workshop.kept_share(before), workshop.kept_share(after)  # (stages, blocks)
@@ -115,7 +116,8 @@ def without_effect(workshop: Any, before: StagePlan, after: StagePlan, timesteps
 
 def predicted(workshop: Any, plan: dict[str, Any], scheduler: str, steps: Any, exact: bool = False) -> tuple[str, str]:
     """(stage table, headline) as HTML for a plan in JSON form."""
-    checked, timesteps, asked = StagePlan.from_json(plan), visited(workshop, scheduler, steps), whole_steps(steps)
+    timesteps, asked = visited(workshop, scheduler, steps), whole_steps(steps)
+    checked = StagePlan.from_json(plan).counted(timesteps)
     prediction = workshop.predict(checked, timesteps, batch=model_facts.batch(workshop), exact=exact)
     table = tables.stage_table(checked, prediction, timesteps, workshop.device_text, asked)
     return table, tables.headline(checked, prediction, timesteps, asked, _steepest(workshop))

@@ -120,7 +120,7 @@ def _knows_time(workshop: Any, plan: dict, scheduler: str, steps: int) -> bool:
     if workshop.layer_times is None:
         return False
     timesteps = answers.visited(workshop, scheduler, steps)
-    return workshop.predict(StagePlan.from_json(plan), timesteps, batch=model_facts.batch(workshop)).seconds is not None
+    return workshop.predict(StagePlan.from_json(plan).counted(timesteps), timesteps, batch=model_facts.batch(workshop)).seconds is not None
 
 
 def wire(shared: Any, tab: Explore) -> None:

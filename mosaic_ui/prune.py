@@ -75,8 +75,8 @@ def _share(value: Any, label: str) -> float:
 
 def build(shared: Any) -> Prune:
     """The tab's components, filled with the opening plan."""
-    workshop, plan = shared.workshop, StagePlan.from_json(shared.plan.value)
-    timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
+    workshop, timesteps = shared.workshop, answers.visited(shared.workshop, shared.scheduler.value, shared.steps.value)
+    plan = StagePlan.from_json(shared.plan.value).counted(timesteps)
     gr.Markdown(
         "Sparsity is the share of attention heads and of MLP neurons that is removed. What is left is adjusted so that each layer's output "
         "changes as little as possible, without any training.",
@@ -135,9 +135,10 @@ def wire(shared: Any, tab: Prune) -> None:
     def show(plan: StagePlan, before: StagePlan, timesteps: list[float], effect: str = "") -> tuple:
         """All views of a plan, in the order of `views`; a slider that stands right since `before` is not set, as somebody may be holding it."""
         sliders = (gr.skip() if new == old else round(new, 3) for new, old in zip(plan.sparsity, before.sparsity, strict=True))
+        run = plan.counted(timesteps)
         return (
-            plan.to_json(), *sliders, round(plan.mean_sparsity(timesteps), 3), predicted_cost(workshop, plan, timesteps),
-            gr.update(figure=picture(workshop, plan, timesteps)), effect, plan.dumps(), download_link(plan), *sharing_panel.follow(workshop, plan, before),
+            plan.to_json(), *sliders, round(plan.mean_sparsity(timesteps), 3), predicted_cost(workshop, run, timesteps),
+            gr.update(figure=picture(workshop, run, timesteps)), effect, plan.dumps(), download_link(plan), *sharing_panel.follow(workshop, run, before),
         )  # fmt: skip
 
     def moved(plan: StagePlan, before: StagePlan, timesteps: list[float], held: int) -> tuple:
@@ -185,14 +186,14 @@ def wire(shared: Any, tab: Prune) -> None:
     @plain_errors
     def on_sharing(method: str, run: bool, costs: str, multiple: int, ends: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
         """Another way to share the cut; one that cannot be is said, the controls go back and the plan stays as it was."""
-        before = StagePlan.from_json(plan)
+        before, timesteps = StagePlan.from_json(plan), answers.visited(workshop, scheduler, steps)
         try:
-            after = sharing_panel.changed(workshop, before, method, run, costs, multiple, ends)
+            after = sharing_panel.changed(workshop, before, timesteps, method, run, costs, multiple, ends)
         except StudioError as error:
             said = tables.notes([f"{error} The plan stays as it was."])
             return *(gr.skip() for _ in range(len(views) - 4)), *sharing_panel.values(before), said
         jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
-        return after.to_json(), after.to_json(), *show(after, before, answers.visited(workshop, scheduler, steps))
+        return after.to_json(), after.to_json(), *show(after, before, timesteps)
 
     @plain_errors
     def follow(plan: dict, shown: dict, scheduler: str, steps: Any) -> tuple:
@@ -209,7 +210,7 @@ def wire(shared: Any, tab: Prune) -> None:
 
     @plain_errors
     def on_upload(content: bytes) -> dict:
-        plan = read_upload(content)
+        plan = replace(read_upload(content), stage_steps=None)  # the page has a sampler of its own
         workshop.predict(plan, [0.0])  # refuses a plan for another number of training timesteps before every tab takes it over
         gr.Info(f"Plan loaded: boundaries {plan.boundaries[0]} and {plan.boundaries[1]}.")
         return plan.to_json()
@@ -221,7 +222,7 @@ def wire(shared: Any, tab: Prune) -> None:
         if not jobs.is_latest(request.session_hash, asked):
             return gr.skip()
         timesteps = answers.visited(workshop, scheduler, steps)
-        cost = predicted_cost(workshop, StagePlan.from_json(plan), timesteps, exact=model_facts.exact_in_time(workshop))
+        cost = predicted_cost(workshop, StagePlan.from_json(plan).counted(timesteps), timesteps, exact=model_facts.exact_in_time(workshop))
         return cost if jobs.is_latest(request.session_hash, asked) else gr.skip()
 
     def on_status(job: str) -> Any:
@@ -229,22 +230,23 @@ def wire(shared: Any, tab: Prune) -> None:
         return ready(workshop) if BEFORE in job and workshop.calibrated else gr.skip()
 
     @plain_errors
-    def on_layers(plan: dict, is_open: bool) -> Any:
-        return layer_rows(workshop, StagePlan.from_json(plan)) if is_open else gr.skip()
+    def on_layers(plan: dict, scheduler: str, steps: Any, is_open: bool) -> Any:
+        return on_layers_open(plan, scheduler, steps)[1] if is_open else gr.skip()
 
     @plain_errors
-    def on_layers_open(plan: dict) -> tuple:
-        return True, layer_rows(workshop, StagePlan.from_json(plan))
+    def on_layers_open(plan: dict, scheduler: str, steps: Any) -> tuple:
+        return True, layer_rows(workshop, StagePlan.from_json(plan).counted(answers.visited(workshop, scheduler, steps)))
 
     def on_layers_close() -> bool:
         return False
 
+    layers = [shared.plan, *sampler, tab.layers_open]
     exactly = {"fn": refine, "inputs": [shared.plan, *sampler], "outputs": tab.cost, **QUIET, "trigger_mode": "always_last"}
     shared.page.load(**exactly)
     shared.status.change(on_status, tab.job, tab.job, **LIVE)
     shared.status.change(**exactly)
     shared.measured.change(**exactly)
-    shared.status.change(on_layers, [shared.plan, tab.layers_open], tab.layers, **QUIET, trigger_mode="always_last")
+    shared.status.change(on_layers, layers, tab.layers, **QUIET, trigger_mode="always_last")
     for i, slider in enumerate(tab.sliders):
         slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT, **RAW).then(**exactly)
     tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT, **RAW).then(**exactly)
@@ -252,9 +254,10 @@ def wire(shared: Any, tab: Prune) -> None:
     shared_out = gr.on([c.input for c in tab.sharing.controls], on_sharing, share, [shared.plan, tab.shape, *views], **EDIT)
     shared_out.then(**exactly)
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], [tab.shape, *views], **LIVE).then(**exactly)
-    shared.plan.change(on_layers, [shared.plan, tab.layers_open], tab.layers, **QUIET, trigger_mode="always_last")
+    shared.plan.change(on_layers, layers, tab.layers, **QUIET, trigger_mode="always_last")
     gr.on([s.change for s in sampler], on_sampler, [shared.plan, *sampler], views, **LIVE).then(**exactly)
-    tab.layers_box.expand(on_layers_open, shared.plan, [tab.layers_open, tab.layers], **QUIET)
+    gr.on([s.change for s in sampler], on_layers, layers, tab.layers, **QUIET, trigger_mode="always_last")
+    tab.layers_box.expand(on_layers_open, [shared.plan, *sampler], [tab.layers_open, tab.layers], **QUIET)
     tab.layers_box.collapse(on_layers_close, None, tab.layers_open, **QUIET)
     tab.upload.upload(on_upload, tab.upload, shared.plan, **EDIT)
     wire_jobs(shared, tab, exactly)

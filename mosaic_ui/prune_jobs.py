@@ -14,7 +14,7 @@ import gradio as gr
 from core.errors import Stopped, StudioError
 from core.plan import StagePlan
 
-from . import jobs, model_facts, tables
+from . import answers, jobs, model_facts, tables
 from .prune_views import pruned_sentence
 from .wiring import EDIT, QUIET
 
@@ -39,8 +39,9 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
     workshop = shared.workshop
 
     def ask(kind: str) -> Callable:
-        def ask_job(plan: dict, request: gr.Request) -> tuple:
-            jobs.ask(f"{request.session_hash}/{kind}", plan)
+        def ask_job(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
+            run = StagePlan.from_json(plan).counted(answers.visited(workshop, scheduler, steps))
+            jobs.ask(f"{request.session_hash}/{kind}", run.to_json())
             return tables.message(jobs.WAITING), *BUSY
 
         return ask_job
@@ -102,6 +103,7 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
 
     buttons = [tab.job, tab.calibrate, tab.prune, tab.stop]
     for kind, button, work in zip(KINDS, (tab.calibrate, tab.prune), (on_calibrate, on_prune), strict=True):
-        asked = button.click(ask(kind), shared.plan, buttons, **EDIT | {"trigger_mode": "once"})  # behind the edits made before it
+        pressed = EDIT | {"trigger_mode": "once"}  # behind the edits made before it
+        asked = button.click(ask(kind), [shared.plan, shared.scheduler, shared.steps], buttons, **pressed)
         asked.then(work, None, [*buttons, shared.status], **QUIET, **jobs.MODEL_JOB).then(**exactly)
     tab.stop.click(on_stop, None, buttons, **QUIET, queue=False)  # not behind the job that it is to stop

@@ -68,7 +68,8 @@ def note(workshop: Any, plan: StagePlan) -> str:
     if not plan.plain:
         found = workshop.sharing(plan)
         work = "time" if plan.costs == "latency" else "computation"
-        sentences.append(f"{tables.percent(found.saved, 1)} of the {work} of the prunable layers goes, each stage weighed by the timesteps it spans.")
+        weighed = "its sampling steps" if plan.stage_steps else "the timesteps it spans"
+        sentences.append(f"{tables.percent(found.saved, 1)} of the {work} of the prunable layers goes, each stage weighed by {weighed}.")
         if plan.allocation == "dynamic":
             left = f", but for the last {tables.number(100 * found.fineness, 1)} % of the {work}" if found.fineness else ""
             sentences[-1] += f" No other choice has a smaller sum of errors{left}."
@@ -78,17 +79,20 @@ def note(workshop: Any, plan: StagePlan) -> str:
     return tables.notes(sentences)
 
 
-def changed(workshop: Any, plan: StagePlan, method: Any, run: Any, costs: Any, multiple: Any, ends: Any) -> StagePlan:
-    """The plan with the controls' choices. Raises StudioError for what cannot be, so that nobody takes over a plan that has no networks."""
+def changed(workshop: Any, plan: StagePlan, timesteps: list[float], method: Any, run: Any, costs: Any, multiple: Any, ends: Any) -> StagePlan:
+    """The plan with the controls' choices, tried for a run of these sampling timesteps.
+
+    Raises StudioError for what cannot be, so that nobody takes over a plan that has no networks.
+    """
     protect = plan.protect if bool(ends) == (plan.protect > 0) else float(bool(ends))  # a share from a plan file stays
     after = replace(plan, allocation=method, scope="run" if run else "stage", costs=costs, multiple=multiple, protect=protect)
     if not after.plain:
-        workshop.sharing(after)
+        workshop.sharing(after.counted(timesteps))
     return after if after == plan else replace(after, name="")
 
 
 def build_sharing(workshop: Any, plan: StagePlan) -> SharingPanel:
-    """The accordion, showing the plan."""
+    """The accordion, showing the plan, `StagePlan.counted` for the opening sampler."""
     method, run, costs, multiple, ends = values(plan)
     with gr.Accordion("How layers share the cut", open=method != "uniform", elem_id="sharing"):
         gr.HTML(f'<p class="fine">{SAME_WORK}</p>')
@@ -104,6 +108,6 @@ def build_sharing(workshop: Any, plan: StagePlan) -> SharingPanel:
 
 
 def follow(workshop: Any, plan: StagePlan, before: StagePlan) -> tuple:
-    """Values of the controls and the note for a plan; a control that stands right since `before` is not set."""
+    """Values of the controls and the note for a plan, `StagePlan.counted` for its run; a control that stands right since `before` is not set."""
     shown = (gr.skip() if new == old else new for new, old in zip(values(plan), values(before), strict=True))
     return *shown, note(workshop, plan)

@@ -13,8 +13,10 @@ from test_calibration import TINY, left_over, run
 from torch import nn
 
 from core.calibration import CalibrationSettings, GramMeter, calibrate, images_at_once, token_warning
+from core.calibration_data import DataOptions
 from core.calibration_room import calibration_disk
 from core.errors import StudioError
+from core.families import SDXL, DiT
 from core.plan import StagePlan
 from core.prunable import PrunableLayer
 from core.triangles import unpack
@@ -65,6 +67,15 @@ def test_a_cap_takes_each_token_at_most_once_and_as_many_of_every_batch():
 def test_a_cap_below_what_is_needed_is_refused():
     with pytest.raises(StudioError, match="choose 4 or more, or none"):
         CalibrationSettings(token_cap=3)
+
+
+def test_guidance_that_weighs_is_the_familys_own_and_no_wish_for_other_latents(workshop, tmp_path):
+    weighed = replace(TINY, weighting="guidance")
+    assert Workshop(workshop.checkpoint, weighed, tmp_path).settings.guidance == DiT.guidance == 1.5 and SDXL.guidance == 5
+    asked = Workshop(workshop.checkpoint, replace(weighed, guidance=4.0), tmp_path, DataOptions(guidance=4.0))
+    assert asked.source.identity == workshop.source.identity and asked.settings.guidance == 4
+    with pytest.raises(StudioError, match="ships calibration latents"):
+        Workshop(workshop.checkpoint, TINY, tmp_path, DataOptions(guidance=4.0))
 
 
 def test_the_text_says_the_numbers_there_are(workshop, tmp_path):

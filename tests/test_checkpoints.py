@@ -113,6 +113,18 @@ def test_refuses_a_model_that_does_not_predict_noise(model_folder, tmp_path, kin
         Workshop(load_checkpoint(folder, "cpu"), TINY, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("scheduler", [
+    diffusers.EDMDPMSolverMultistepScheduler(), diffusers.FlowMatchEulerDiscreteScheduler(),
+    diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="epsilon", use_karras_sigmas=True),
+], ids=lambda s: type(s).__name__)  # fmt: skip
+def test_refuses_a_model_that_was_not_trained_with_betas(model_folder, tmp_path, scheduler):
+    checkpoint = load_checkpoint(model_folder, "cpu")
+    checkpoint.pipeline.scheduler = scheduler
+    with pytest.raises(StudioError, match=f"comes with {type(scheduler).__name__}, for flow-matching or sigma-space models"):
+        Workshop(checkpoint, TINY, tmp_path / "cache")
+
+
 # ------------------------------------------------------------ DiT-XL/2
 
 

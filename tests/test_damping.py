@@ -17,7 +17,7 @@ from core.checkpoints import BUNDLED, load_checkpoint
 from core.damping import Damping, damping_facts, damping_sentence, dampings, with_dampings
 from core.errors import StudioError
 from core.obs import compensated_weights, compensation
-from core.orders import RemovalOrders, find_orders
+from core.orders import RemovalOrders, find_orders, orders_file
 from core.plan import STAGES, StagePlan
 from core.prunable import find_layers
 from core.slimming import widened
@@ -123,7 +123,7 @@ def test_rows_of_the_layer_table(scarce):
 def test_orders_keep_the_rungs_of_every_layer(scarce):
     fresh = find_orders(scarce.transformer, scarce.layers, scarce._bank, "here", damping=0.0)
     resumed = find_orders(scarce.transformer, scarce.layers, scarce._bank, "here", damping=0.0)  # from the layers kept
-    saved = RemovalOrders.load(scarce.folder, scarce.layers)
+    saved = RemovalOrders.load(scarce.folder, scarce.layers, name=orders_file(scarce.settings))
     assert fresh.rungs == resumed.rungs == saved.rungs and [len(r) for r in saved.rungs] == [3] * 4
     assert [r[0] for r in saved.rungs] == ["plain"] * 4 and saved.rungs[1][1:] == saved.rungs[3][1:] == ["eigenvalue floor"] * 2
     for path in scarce.folder.glob("ordered-*"):
@@ -131,7 +131,7 @@ def test_orders_keep_the_rungs_of_every_layer(scarce):
 
 
 def test_orders_of_before_rungs_were_kept_are_read_and_say_nothing_of_them(scarce, tmp_path):
-    path, name = scarce.folder / "orders.safetensors", "orders.safetensors"
+    path, name = scarce.folder / orders_file(scarce.settings), "orders.safetensors"
     with safe_open(path, "pt") as file:
         facts = json.loads(file.metadata()["facts"])
     rungs = facts.pop("rungs")
@@ -162,7 +162,7 @@ def test_the_prune_button_says_it_of_what_it_built(scarce):
     _, ask = (f.fn for f in page.fns.values() if f.name == "ask_job")  # Calibrate's and Prune's
     prune = next(f.fn for f in page.fns.values() if f.name == "on_prune")
     for _ in range(2):  # built, and kept from before
-        ask(STAGE_PLAN.to_json(), visitor)
+        ask(STAGE_PLAN.to_json(), "DDIM", 50, visitor)
         said = [*prune(visitor)][-1][0]
         assert damping_sentence(scarce.build(STAGE_PLAN)) in said
 

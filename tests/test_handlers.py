@@ -156,7 +156,7 @@ def test_no_limit_of_gradios_comes_before_a_handler(page):
 def test_a_network_that_was_kept_is_not_said_to_be_pruned_fast(handler):
     plain = PLAN.with_sparsity(0.31, 0.11, 0.41).to_json()
     def pruned():
-        handler("ask_job", 1)(plain, VISITOR)
+        handler("ask_job", 1)(plain, "DDIM", 50, VISITOR)
         return [*handler("on_prune")(VISITOR)][-1][0]
 
     first, again = pruned(), pruned()
@@ -231,7 +231,7 @@ def test_prune_tells_a_calibration_and_its_own_time_apart(model_folder, small_se
     fns = {f.name: f.fn for f in build_studio(fresh, PLAN).fns.values()}  # of the two that ask, Prune's is the last
 
     def pruned():
-        fns["ask_job"](PLAIN | {"sparsity": {"late": 0.3, "middle": 0.3, "early": 0.3}}, VISITOR)
+        fns["ask_job"](PLAIN | {"sparsity": {"late": 0.3, "middle": 0.3, "early": 0.3}}, "DDIM", 50, VISITOR)
         return [*fns["on_prune"](VISITOR)][-1][0]
 
     first = pruned()
@@ -239,7 +239,7 @@ def test_prune_tells_a_calibration_and_its_own_time_apart(model_folder, small_se
 
 
 def test_a_job_that_was_withdrawn_does_nothing_when_its_turn_comes(handler):
-    handler("ask_job", 0)(PLAIN, VISITOR)
+    handler("ask_job", 0)(PLAIN, "DDIM", 50, VISITOR)
     job, *buttons = handler("on_stop")(VISITOR)
     assert "Stopped before its turn came" in job and [b["interactive"] for b in buttons] == [True, True, False]
     assert [*handler("on_calibrate")(VISITOR)] == [(gr.skip(),) * 5]

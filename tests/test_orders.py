@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from core.errors import Stopped, StudioError
 from core.grams import GramBank
 from core.obs import DAMPINGS, RemovalPath
 from core.orders import RemovalOrders, find_orders
+from core.workshop import Workshop
 
 
 @pytest.fixture
@@ -120,6 +122,28 @@ def test_every_layer_is_reported_once_when_layers_are_narrow(workshop, bank):
     seen = []
     find_orders(workshop.transformer, workshop.layers, bank, "here", lambda *a: seen.append(a))
     assert seen == [(i, 4, f"finding the removal order of {layer.name}") for i, layer in enumerate(workshop.layers)]
+
+
+def test_another_damping_measures_nothing_again(workshop, tmp_path):
+    """What `prune` advises where tokens are scarce, a larger --damping, reads the bins that are there; so does the weighting by timestep."""
+    first = Workshop(workshop.checkpoint, workshop.settings, tmp_path)
+    first.calibrate()
+    written = {path: path.stat().st_mtime_ns for path in first.folder.glob("bin-*")}
+    assert len(written) == first.settings.bins
+    orders = []
+    for changes in ({"damping": 0.5}, {"weighting": "timestep"}):
+        other = Workshop(workshop.checkpoint, replace(workshop.settings, **changes), tmp_path)
+        assert other.folder == first.folder and not other.calibrated
+        other.calibrate()
+        orders.append(other.orders)
+        assert other.calibrated and first.calibrated
+    assert {path: path.stat().st_mtime_ns for path in first.folder.glob("bin-*")} == written
+    assert orders[0].damping == [0.5] * len(workshop.layers) and first.orders.damping == workshop.orders.damping
+    with_bins = find_orders(workshop.transformer, workshop.layers, GramBank(first.folder, workshop.layers, other.settings), "here")
+    assert all(torch.equal(a, b) for a, b in zip(with_bins.order, orders[1].order, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(workshop.orders.errors, orders[0].errors, strict=True))
+    for changes in ({"weighting": "guidance"}, {"seed": 1}, {"images": 33}):
+        assert Workshop(workshop.checkpoint, replace(workshop.settings, **changes), tmp_path).folder != first.folder
 
 
 def test_a_missing_bin_is_named(workshop, bank):

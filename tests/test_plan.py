@@ -144,6 +144,16 @@ def test_a_timestep_must_be_a_number(t):
     _refused(lambda: StagePlan((93, 550), (0.4, 0.1, 0.55)).stage_of(t))
 
 
+def test_one_budget_is_counted_by_the_steps_of_its_run():
+    plan = StagePlan((93, 550), (0.3, 0.1, 0.4), scope="run")
+    assert plan.stage_steps is None and plan.stage_weights == (93, 457, 450)
+    assert plan.counted(DDIM_50).stage_weights == tuple(plan.steps_per_stage(DDIM_50).values())
+    assert plan.counted([10.0, 20.5]).stage_steps == (2, 0, 0)
+    assert plan.counted(DDIM_50).with_boundaries(50, 550).stage_steps is None  # other boundaries, other counts
+    staged = StagePlan((93, 550), (0.3, 0.1, 0.4))
+    assert staged.counted(DDIM_50) == staged
+
+
 # --- JSON
 
 
@@ -151,6 +161,7 @@ def test_a_timestep_must_be_a_number(t):
     "plan",
     [
         StagePlan((93, 550), (0.3, 0.1, 0.4)),
+        StagePlan((93, 550), (0.3, 0.1, 0.4), scope="run", stage_steps=(5, 23, 0)),
         StagePlan((1, 2), (0.0, 0.95, 1 / 3), name='Ärmel \u2192 "x"\n', method="magnitude", calibration="pooled", num_train_timesteps=50),
     ],
 )
@@ -224,6 +235,11 @@ def _sparsity(**changes):
         _with(method=None),
         _with(method=["obs"]),
         _with(calibration="none"),
+        _with(stage_steps=[5, 23, 22]),
+        _with(stage_steps={"late": 5, "middle": 23}),
+        _with(stage_steps={"late": -1, "middle": 23, "early": 22}),
+        _with(stage_steps={"late": 0, "middle": 0, "early": 0}),
+        _with(stage_steps={"late": 0.5, "middle": 23, "early": 22}),
         _with(num_train_timesteps=500),
         _with(num_train_timesteps="1000"),
         _with(num_train_timesteps=True),

@@ -17,8 +17,9 @@ TIMESTEPS = list(range(0, 1000, 20))
 
 
 def weighted(workshop, plan, values):
-    """Sum over stages, each weighted by the training timesteps it spans, as core.sharing weighs them."""
-    return sum((high - low) * v for (low, high), v in zip(map(plan.stage_range, range(3)), values, strict=True))
+    """Sum over stages, each weighted by its sampling steps, or by the training timesteps it spans where the plan names no steps."""
+    weights = plan.stage_steps or [high - low for low, high in map(plan.stage_range, range(3))]
+    return sum(w * v for w, v in zip(weights, values, strict=True))
 
 
 def test_equal_shares_are_the_ratio_in_every_layer(workshop):
@@ -40,6 +41,19 @@ def test_one_budget_costs_no_more_over_the_run_and_errs_no_more(workshop):
     assert weighted(workshop, plan, workshop.stage_macs(plan)[:3]) <= weighted(workshop, PLAN, workshop.stage_macs(PLAN)[:3])
     whole, parts = (weighted(workshop, p, [workshop._estimated_error(p, i) for i in range(3)]) for p in (plan, staged))
     assert whole <= parts * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("steps", [(30, 2, 2), (2, 30, 2), (2, 2, 30)])
+def test_one_budget_counts_the_steps_of_its_run(workshop, steps):
+    """Karras sigmas, say, put most of their steps where little noise is left: what a run saves has to be saved there."""
+    timesteps = [t for (low, _), n in zip(map(PLAN.stage_range, range(3)), steps, strict=True) for t in range(low, low + n)]
+    even = replace(PLAN, allocation="dynamic", scope="run")
+    plan, equal = even.counted(timesteps), replace(PLAN, stage_steps=steps)
+    assert plan.stage_steps == steps and workshop.widths(plan) != workshop.widths(even)
+    cost, mind = ({name: weighted(workshop, equal, what(p)) for name, p in (("plan", plan), ("even", even), ("equal", equal))} for what in (
+        lambda p: workshop.stage_macs(p)[:3], lambda p: [workshop._estimated_error(p, i) for i in range(3)]))  # fmt: skip
+    assert cost["plan"] <= cost["equal"] and mind["plan"] <= mind["equal"] * (1 + 1e-9)
+    assert mind["plan"] <= mind["even"] * (1 + 1e-9) or cost["even"] > cost["equal"]  # the plan for evenly spaced steps is dearer, or worse
 
 
 def test_kept_neurons_come_in_multiples_and_ends_are_spared(workshop):
