@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
 
     bench = verbs.add_parser("bench", parents=[common["bench"]], help="measure the engine on this machine: ratios with their spread, memory, MACs")
-    bench.add_argument("--only", metavar="NAME", help="one part: macs, memory, allocation, plans, path, forward, realised or calibration")
+    bench.add_argument("--only", metavar="NAME", help="one part: macs, memory, allocation, plans, path, adaln, forward, realised or calibration")
     bench.add_argument("--quick", action="store_true", help="small sizes and two rounds, to see that it runs")
     for verb in (curves, prune, compare, bench):
         verb.add_argument("--json", action="store_true", help="one JSON object on stdout (progress goes to stderr)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
@@ -39,10 +39,10 @@ class Stock:
 
 
 def sampling_seconds(workshop: Workshop, models: dict[str, Any], batch: int, steps: int, seconds: float, effort: Effort,
-                     stop: threading.Event | None = None) -> dict[str, list[float]]:  # fmt: skip
+                     stop: threading.Event | None = None, tabulated: Set[str] = frozenset()) -> dict[str, list[float]]:  # fmt: skip
     """Seconds that the denoiser takes in whole DDIM runs with guidance, by name, one entry a round, all models in turn.
 
-    models: `MosaicTransformer`s or `Stock`. Raises Stopped.
+    models: `MosaicTransformer`s or `Stock`; tabulated: names of those that run with a table of their adaLN vectors. Raises Stopped.
     """
     scheduler = sampler(workshop, "DDIM")
     conditions, noise = workshop.some_conditions(batch), start_noise(batch, workshop.latent_shape, 0)
@@ -51,7 +51,8 @@ def sampling_seconds(workshop: Workshop, models: dict[str, Any], batch: int, ste
     def run(name: str, side: Denoiser) -> Callable[[], None]:
         return lambda: own[name].append(sum(side.run(noise, conditions, GUIDANCE, stop=stop)[1]))
 
-    times = in_turn({n: run(n, Denoiser(m, scheduler, workshop.schedule, steps)) for n, m in models.items()}, workshop.device, seconds, effort, stop)
+    sides = {n: Denoiser(m, scheduler, workshop.schedule, steps, tabulate=n in tabulated) for n, m in models.items()}
+    times = in_turn({n: run(n, side) for n, side in sides.items()}, workshop.device, seconds, effort, stop)
     return {name: taken[-len(times[name]) :] for name, taken in own.items()}  # without the warm-up; without the scheduler's own steps
 
 

@@ -121,8 +121,16 @@ def plans(suite: Suite) -> dict[str, Any]:
     return plans_benchmark(suite.workshop, 2 if suite.quick else 9, suite.progress, suite.stop)
 
 
+def adaln(suite: Suite) -> dict[str, Any]:
+    """Sampling with and without a table of adaLN vectors."""
+    from .bench_adaln import tabulation_benchmark
+
+    steps = 5 if suite.quick else 50
+    return tabulation_benchmark(suite.workshop, suite.batches, steps, suite.effort(60), suite.progress, suite.stop)
+
+
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
-    f.__name__: f for f in (macs, memory, allocation, plans, path, forward, realised, calibration)
+    f.__name__: f for f in (macs, memory, allocation, plans, path, adaln, forward, realised, calibration)
 }  # quick ones first
 
 

@@ -10,6 +10,7 @@ import torch
 from test_cli import refused, verb
 from tiny_sdxl import TINY_UNET
 
+from core.bench_adaln import tabulation_benchmark
 from core.bench_forward import forward_benchmark
 from core.bench_macs import PARTS, linear_macs
 from core.bench_measure import Effort, in_turn, ratio, verdict
@@ -310,6 +311,13 @@ def test_forward_and_overhead_on_cuda():
     found = forward_benchmark([subject], (1,), (0.5,), TWICE)
     assert "CUDA" in found["device"] and found["dtype"] == "bfloat16" and all(r["ratio"] > 0 for r in found["ratios"])
     assert all(r["ratio"] > 0 for r in overhead_benchmark([(subject, 2)], TWICE)["ratios"])
+
+
+def test_tables_of_adaln_are_timed_beside_none(workshop):
+    found = tabulation_benchmark(workshop, (1, 2), steps=3, effort=TWICE)
+    assert [(r["batch"], r["rounds"]) for r in found["ratios"]] == [(1, 2), (1, 2), (2, 2), (2, 2)]
+    assert all(r["ratio"] == pytest.approx(r["seconds"] / r["seconds_tabulated"], rel=0.5) for r in found["ratios"])
+    assert len(lines_with({"part": "adaln", "elapsed_seconds": 1.0} | found, "/ tabulated")) == 4
 
 
 def test_plans_are_timed_each_from_scratch(workshop):
