@@ -127,15 +127,16 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb or open the page; 0 when it worked, 2 for something the user can mend (one sentence on stderr)."""
     args = parser().parse_args(arguments)
-    from core.errors import StudioError
+    from core.errors import StudioError, plain_memory_errors
 
     try:
         refuse_unused(args)
-        if args.verb is None:
-            return open_studio(args)
-        from core import commands
+        with plain_memory_errors():
+            if args.verb is None:
+                return open_studio(args)
+            from core import commands
 
-        return getattr(commands, args.verb)(args)
+            return getattr(commands, args.verb)(args)
     except StudioError as err:
         print(f"app.py: {err}", file=sys.stderr)
         return 2
@@ -152,6 +153,7 @@ def open_studio(args: argparse.Namespace) -> int:
     from core.calibration import calibration_settings
     from core.checkpoints import BUNDLED as bundled
     from core.commands import data_options
+    from core.errors import OutOfMemory, plain_memory_errors
     from core.workshop import get_workshop
 
     workshop = get_workshop(args.model or bundled, args.device, args.revision, args.dtype, calibration_settings(args), data_options(args))
@@ -159,8 +161,12 @@ def open_studio(args: argparse.Namespace) -> int:
     from mosaic_ui.studio import build_studio, launch_options
 
     if not large(workshop) or workshop.device.type == "cuda":
-        workshop.measure_latency(batch(workshop))  # about a second, once per device: so that the page opens with times, not with dashes
-        workshop.measure_layers()
+        try:
+            with plain_memory_errors():
+                workshop.measure_latency(batch(workshop))  # about a second, once per device: so that the page opens with times, not with dashes
+                workshop.measure_layers()
+        except OutOfMemory as err:
+            print(f"app.py: the device's speed was not measured. {err}", file=sys.stderr)
     elif plan is not None and plan.costs == "latency" and not plan.plain:
         workshop.measure_layers()
     host = args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"

@@ -6,35 +6,21 @@ row-prefix views of one permuted weight; what that would hold is computed from t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .bench_measure import machine
 from .bench_models import Subject, cuts_of, shapes_of_dit, subject_of, uniform_cuts
 from .mosaic import OnceEmbedder, assemble, embedders
 from .plan import STAGES, StagePlan
 from .prunable import find_layers, removed_groups
-from .slimming import Cut
+from .slimming import Cut, unique_bytes
 from .workshop import Workshop
 
 SPARSITIES = (0.5, 0.2, 0.5)  # late, middle, early
 TARGET_BYTES = 2.1e9  # three subnetworks of DiT-XL/2 in fp16
-
-
-def unique_bytes(parts: Iterable[nn.Module | Tensor]) -> int:
-    """Bytes of the different storages under the parameters and buffers of these modules (or under these tensors).
-
-    What several share counts once, a view counts as all that it keeps alive. On device "meta" the bytes that the shapes would take.
-    """
-    storages = {}
-    for part in parts:
-        for tensor in [part] if torch.is_tensor(part) else [*part.parameters(), *part.buffers()]:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr() or storage._cdata] = storage  # without memory there is no address: then the storage's own; kept, so that none is reused
-    return sum(storage.nbytes() for storage in storages.values())
 
 
 def memory_benchmark(workshop: Workshop | None, sparsities: tuple[float, float, float] = SPARSITIES, **changes: Any) -> dict[str, Any]:

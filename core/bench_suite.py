@@ -14,7 +14,7 @@ import torch
 
 from .bench_measure import Effort, Progress, machine
 from .checkpoints import BUNDLED, pick_device, pick_dtype
-from .errors import Stopped, StudioError
+from .errors import Stopped, StudioError, plain_memory_errors
 from .workshop import Workshop, get_workshop
 
 
@@ -144,11 +144,12 @@ def run_part(name: str, suite: Suite) -> dict[str, Any]:
 
 
 def run_all(suite: Suite, names: Sequence[str] = tuple(PARTS)) -> dict[str, Any]:
-    """Every part. One that fails with a sentence leaves the sentence in its place; stopped (by event or Ctrl-C), the finished parts are kept."""
+    """Every part. One that fails with a sentence (or for lack of memory) leaves it in its place; stopped by event or Ctrl-C, the finished parts are kept."""
     start, parts, stopped = time.perf_counter(), {}, False
     for i, name in enumerate(names):
         try:
-            parts[name] = run_part(name, replace(suite, progress=_within(suite.progress, i, len(names), name, start)))
+            with plain_memory_errors():
+                parts[name] = run_part(name, replace(suite, progress=_within(suite.progress, i, len(names), name, start)))
         except (Stopped, KeyboardInterrupt):
             parts[name], stopped = {"part": name, "error": "stopped here; this part and those after it were not measured."}, True
             break

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import StudioError
+from .errors import StudioError, plain_memory_errors
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = ASSETS / "fashion-dit"
@@ -48,7 +48,8 @@ def pick_device(device: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        with plain_memory_errors():  # a full card is there
+            torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as err:
         raise StudioError(f"The device {device!r} cannot be used here; this machine has {'CUDA and ' if torch.cuda.is_available() else 'only '}cpu.") from err
     return chosen
@@ -106,7 +107,7 @@ def load_checkpoint(
     folder = _folder(model)
     try:
         index = pipeline_index(model, revision)
-        with _silent():  # what is wrong is said in one sentence, not in diffusers' log beside it
+        with _silent(), plain_memory_errors():  # what is wrong is said in one sentence, not in diffusers' log beside it
             pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(str(model), revision=revision, use_safetensors=True, dtype=dtype)
     except StudioError:
         raise

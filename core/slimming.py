@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +91,19 @@ def shapes_only(module: nn.Module) -> nn.Module:
     twin = private(module)
     replace_tensors(twin, lambda tensor: tensor.detach().to("meta"))
     return twin
+
+
+def unique_bytes(parts: Iterable[nn.Module | Tensor]) -> int:
+    """Bytes of the different storages under the parameters and buffers of these modules (or under these tensors).
+
+    What several share counts once, a view counts as all that it keeps alive. On device "meta" the bytes that the shapes would take.
+    """
+    storages = {}
+    for part in parts:
+        for tensor in [part] if torch.is_tensor(part) else [*part.parameters(), *part.buffers()]:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr() or storage._cdata] = storage  # without memory there is no address: then the storage's own; kept, so that none is reused
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

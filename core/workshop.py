@@ -7,10 +7,8 @@ pooled), compensation per stage.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .built import Built, expected_bytes
 from .calibration import DRAWS, CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint, token_warning
 from .calibration_data import CalibrationData, DataOptions
 from .calibration_room import check_room
@@ -77,7 +76,7 @@ class Workshop(Pricing):
         self._bank = GramBank(self.folder, self.layers, self.settings)
         self._orders: RemovalOrders | None = None
         self.surgeon = Surgeon(self.transformer, self.layers, lambda: self._bank, lambda: self.orders)
-        self._built: OrderedDict[str, MosaicTransformer] = OrderedDict()
+        self._built = Built(self.transformer)
         self._latency, self._priced, self._shared, self._layer_times = {}, {}, {}, None
         self.paths_walked: dict[tuple[str, int], SampledCurves] = {}  # see core.sampling.sample_path
 
@@ -261,21 +260,19 @@ class Workshop(Pricing):
         widths = self.widths(plan)
         if not self.calibrated and plan.method == "obs" and any(map(any, widths)):
             self.calibrate(progress, stop)
-        key = json.dumps([plan.to_json(), masked], sort_keys=True)
         with self._building:  # not `lock`: predictions go on meanwhile
-            if key in self._built:
-                self._built.move_to_end(key)
-                return self._built[key]
+            if (found := self._built.find(plan, masked)) is not None:
+                return found
+            places = [(*self._range(plan, stage), tuple(widths[stage])) for stage in range(3)]
+            self._built.make_room(expected_bytes(self.layers, [removed for *_, removed in set(places)], self.dtype.itemsize))
             shared: dict[tuple, list[Cut] | None] = {}
             cuts = []
-            for stage in range(3):
-                where = (*self._range(plan, stage), tuple(widths[stage]))
+            for stage, where in enumerate(places):
                 if where not in shared:
                     shared[where] = self._cuts(plan, stage, widths[stage], progress, stop, measured)
                 cuts.append(shared[where])
-            built = self._built[key] = MosaicTransformer(self.transformer, plan, cuts, masked, self.layers)
-            while len(self._built) > 6:
-                self._built.popitem(last=False)
+            built = MosaicTransformer(self.transformer, plan, cuts, masked, self.layers)
+            self._built.keep(built, masked)
         return built
 
     def _cuts(

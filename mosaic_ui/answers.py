@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 
 from core.dynamics import SampledCurves, curves, default_lambda, sample_forward
-from core.errors import PlanError, StudioError
+from core.errors import PlanError, StudioError, plain_memory_errors
 from core.noise import sampling_timesteps
 from core.plan import STAGES, Proposal, StagePlan, presets, propose_plan
 from core.plan_checks import short
@@ -31,7 +31,7 @@ SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in we
 
 
 def plain_errors(handler: Callable) -> Callable:
-    """A StudioError becomes a notice with its one sentence; nothing else is caught."""
+    """A StudioError becomes a notice with its one sentence, and so does running out of memory; nothing else is caught."""
 
     def notice(error: StudioError) -> gr.Error:
         return gr.Error(html.escape(str(error), quote=False), print_exception=False)  # notices are HTML, and a sentence may quote a file
@@ -41,7 +41,8 @@ def plain_errors(handler: Callable) -> Callable:
         @functools.wraps(handler)
         def guarded(*args: Any) -> Any:
             try:
-                yield from handler(*args)
+                with plain_memory_errors():
+                    yield from handler(*args)
             except StudioError as error:
                 raise notice(error) from None
 
@@ -50,7 +51,8 @@ def plain_errors(handler: Callable) -> Callable:
         @functools.wraps(handler)
         def guarded(*args: Any) -> Any:
             try:
-                return handler(*args)
+                with plain_memory_errors():
+                    return handler(*args)
             except StudioError as error:
                 raise notice(error) from None
 

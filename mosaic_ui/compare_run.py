@@ -5,7 +5,6 @@ A generator over what the job reports; it knows the values of the tab's componen
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from core.comparison import Comparison, Preview, SampleSettings
-from core.errors import Stopped, StudioError
+from core.errors import Stopped
 from core.sampling import BATCH, IN_STEP, compare
 
 from . import compare_figures as figures
@@ -24,7 +23,6 @@ from . import jobs, model_facts
 from .compare_inputs import Request
 
 PREVIEW_SECONDS = 0.15  # fastest rate of live pictures; more would only load the page
-log = logging.getLogger(__name__)
 
 
 def result_views(comparison: Comparison, provenance: str = "", judged: bool = True) -> tuple:
@@ -118,14 +116,8 @@ def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[t
                 sampling = True
     except Stopped as error:
         yield _stopped_view(str(error), seen, last, names, settings), gr.skip(), *NO_RESULT
-    except StudioError as error:
-        yield live_views.message_html(str(error), bad=True), gr.skip(), *NO_RESULT
-    except MemoryError:
-        yield live_views.message_html("There is not enough memory; ask for fewer images.", bad=True), gr.skip(), *NO_RESULT
-    except RuntimeError as error:
-        log.exception("comparison failed")
-        short = "not enough memory; ask for fewer images" if "memory" in str(error).lower() else str(error).partition("\n")[0]
-        yield live_views.message_html(f"The comparison failed: {short}.", bad=True), gr.skip(), *NO_RESULT
+    except Exception as error:
+        yield live_views.message_html(jobs.failure(error, "The comparison"), bad=True), gr.skip(), *NO_RESULT
 
 
 def opening(workshop: Any) -> tuple[str, bool, tuple]:

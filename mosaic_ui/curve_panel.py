@@ -146,8 +146,8 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
                 for step in jobs.run_job(lambda report: walk(scheduler, steps, report, stop)):
                     if isinstance(step, jobs.Step):
                         yield tables.progress(step.done, step.total, step.text), gr.skip()
-            except StudioError as error:
-                yield tables.message(str(error), "bad"), gr.skip()
+            except Exception as error:
+                yield tables.message(jobs.failure(error, "The sampling path"), "bad"), gr.skip()
                 return
             finally:
                 stop.set()

@@ -244,8 +244,8 @@ def wire(shared: Any, tab: Explore) -> None:
             for step in jobs.run_job(lambda report: _measure(workshop, report, stop)):
                 if isinstance(step, jobs.Step):
                     yield tables.progress(step.done, step.total, step.text), gr.skip(), gr.skip(), gr.skip()
-        except StudioError as error:
-            yield tables.message(str(error), "bad"), gr.skip(), offered, gr.skip()
+        except Exception as error:  # whatever it is, the button comes back
+            yield tables.message(jobs.failure(error, "The measurement"), "bad"), gr.skip(), offered, gr.skip()
             return
         finally:
             stop.set()

@@ -10,12 +10,16 @@ at once, while the queue still holds the event.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from core.errors import OutOfMemory, Stopped, StudioError, out_of_memory
+
+log = logging.getLogger(__name__)
 _stops: dict[str, threading.Event] = {}
 _latest: dict[str, Any] = {}
 _asked: dict[str, Any] = {}
@@ -87,6 +91,16 @@ def forget(session: str | None) -> None:
         request_stop(key)
         for kept in (_stops, _asked, _latest):
             kept.pop(key, None)
+
+
+def failure(error: Exception, what: str) -> str:
+    """The sentence for a job that ended in this error; `what` names the job. What nobody foresaw is logged with its traceback."""
+    if isinstance(error, (StudioError, Stopped)):
+        return str(error) or "Stopped."
+    if out_of_memory(error):
+        return str(OutOfMemory.instead_of(error))
+    log.error("%s failed", what, exc_info=error)
+    return f"{what} failed: {(str(error).partition(chr(10))[0] or type(error).__name__).rstrip('.')}."
 
 
 def run_job(work: Callable[[Callable[[int, int, str], None]], Any]) -> Iterator[Step | Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.errors import Stopped, StudioError
+from core.errors import Stopped
 from core.plan import StagePlan
 
 from . import answers, jobs, model_facts, tables
@@ -46,7 +46,7 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
 
         return ask_job
 
-    def long_job(request: gr.Request, work: Callable, done: Callable[[float], str]) -> Iterator[tuple]:
+    def long_job(request: gr.Request, name: str, work: Callable, done: Callable[[float], str]) -> Iterator[tuple]:
         """Run a job for the three buttons, the progress place and the status line; ends in one sentence whatever happens."""
         stop, began = jobs.new_stop(request.session_hash), time.perf_counter()
         yield tables.progress(0, 0, "Starting"), *BUSY, gr.skip()
@@ -58,8 +58,8 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
             words = tables.message(done(time.perf_counter() - began), "good")
         except Stopped:
             words = tables.message("Stopped. What was measured so far is kept, and nothing is half-written.")
-        except StudioError as error:
-            words = tables.message(str(error), "bad")
+        except Exception as error:  # whatever it is, the buttons come back
+            words = tables.message(jobs.failure(error, name), "bad")
         finally:
             stop.set()  # also when the visitor closed the page: the thread must not go on for nobody
             jobs.finish(request.session_hash, stop)
@@ -74,7 +74,7 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
         def work(report: Callable, stop: Any) -> None:
             workshop.calibrate(lambda *step: (steps.append(step), report(*step)), stop)
 
-        yield from long_job(request, work, lambda seconds: calibrated_sentence(workshop, seconds, kept, bool(steps)))
+        yield from long_job(request, "The calibration", work, lambda seconds: calibrated_sentence(workshop, seconds, kept, bool(steps)))
 
     def on_prune(request: gr.Request) -> Iterator[tuple]:
         plan = jobs.take(f"{request.session_hash}/prune")
@@ -94,7 +94,7 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
             calibrated = f"Calibrated first, in {tables.seconds_text(*first)} (measured). " if first else ""
             return calibrated + pruned_sentence(workshop, checked, seconds - sum(first) if steps else None, *built)
 
-        yield from long_job(request, work, done)
+        yield from long_job(request, "Pruning", work, done)
 
     def on_stop(request: gr.Request) -> tuple:
         if jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS)):

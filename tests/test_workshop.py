@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 
+from core.built import Built
 from core.calibration import CalibrationSettings
 from core.errors import PlanError, Stopped, StudioError
 from core.mosaic import MosaicTransformer
@@ -254,13 +254,13 @@ def test_nothing_old_is_put_away_while_a_calibration_ends(workshop, tmp_path):
     """The stores are emptied while nobody builds: a subnetwork that was begun on the old orders is in the store by then, and goes with it."""
     held = []
 
-    class Store(OrderedDict):
+    class Store(Built):
         def clear(self) -> None:
             held.append(shop._building.locked())
             super().clear()
 
     shop = Workshop(workshop.checkpoint, CalibrationSettings(edges=(0, 500, 1000), images=6, held_out=2), tmp_path)
-    shop._built = Store()
+    shop._built = Store(shop.transformer)
     shop.calibrate()
     assert held == [True] and not shop._building.locked()
 

@@ -1,0 +1,121 @@
+"""Which subnetworks a workshop keeps: bounded in bytes, the newest always, never one too many, and what was dropped comes out the same again."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.built import MOST_BUILT, Built, own_bytes
+from core.comparison import Comparison, SampleSettings
+from core.mosaic_files import load_mosaic
+from core.plan import StagePlan
+from core.sampling import compare
+
+PLANS = [StagePlan((100 + i, 600 + i), (0.5, 0.25, 0.75)) for i in range(8)]
+
+
+def shop_of(workshop, **bounds):
+    """The same workshop with a store of its own."""
+    shop = copy.copy(workshop)
+    shop._built = Built(workshop.transformer, **bounds)
+    return shop
+
+
+def apart(mosaic, dense) -> int:
+    """Bytes of parameters and buffers whose memory the dense model does not have, one by one."""
+    known = {t.untyped_storage().data_ptr() for t in [*dense.parameters(), *dense.buffers()]}
+    found = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in [*mosaic.parameters(), *mosaic.buffers()]}
+    return sum(size for address, size in found.items() if address not in known)
+
+
+def same(one, two) -> bool:
+    a, b = ({**dict(m.named_parameters()), **dict(m.named_buffers())} for m in (one, two))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_own_bytes_are_those_that_the_dense_model_does_not_hold(workshop):
+    mosaic = workshop.build(PLANS[0])
+    assert own_bytes(mosaic, workshop.transformer) == apart(mosaic, workshop.transformer) > 0
+    assert own_bytes(workshop.build(StagePlan((100, 600), (0.0, 0.0, 0.0))), workshop.transformer) == 0
+
+
+@pytest.mark.parametrize("plan", [
+    PLANS[0], replace(PLANS[0], calibration="pooled"), StagePlan((100, 600), (0.5, 0.5, 0.5), calibration="pooled"), StagePlan((100, 600), (0.0, 0.5, 0.0)),
+    replace(PLANS[0], method="magnitude"), StagePlan((100, 600), (0.0, 0.0, 0.0)),
+])  # fmt: skip
+def test_the_size_of_what_is_not_built_yet_is_known_but_for_biases(workshop, plan):
+    shop = shop_of(workshop)
+    asked, make_room = [], shop._built.make_room
+    shop._built.make_room = lambda coming: (asked.append(coming), make_room(coming))
+    found = own_bytes(shop.build(plan), workshop.transformer)
+    assert asked[1] == found and 0.97 * found <= asked[0] <= found
+
+
+def test_the_bound_holds_while_one_is_built_and_afterwards(workshop):
+    one = own_bytes(workshop.build(PLANS[0]), workshop.transformer)
+    shop, before = shop_of(workshop, most_bytes=int(2.5 * one)), []
+    shop._cuts = lambda *rest: (before.append(shop._built.bytes), workshop._cuts(*rest))[1]
+    built = []
+    for i, plan in enumerate(PLANS[:4]):
+        built.append(shop.build(plan))
+        assert len(shop._built) == min(i + 1, 2) and shop._built.bytes == sum(own_bytes(m, workshop.transformer) for m in built[-2:]) <= 2.5 * one
+    assert before == [0] * 3 + [one] * 9  # a third is not begun beside two
+    assert shop.build(PLANS[3]) is built[3] and shop.build(PLANS[2]) is built[2] and len(before) == 12
+    again = shop.build(PLANS[0])
+    assert again is not built[0] and same(again, built[0]) and len(before) == 15
+    assert shop.build(PLANS[2]) is built[2] and len(before) == 15  # PLANS[3] was the one that was asked for longest ago
+
+
+def test_the_newest_stays_though_it_alone_is_too_large(workshop):
+    shop = shop_of(workshop, most_bytes=1)
+    first, second = shop.build(PLANS[0]), shop.build(PLANS[1])
+    assert len(shop._built) == 1 and shop.build(PLANS[1]) is second and same(first, workshop.build(PLANS[0]))
+
+
+def test_a_comparison_of_two_such_plans_runs(workshop):
+    shop = shop_of(workshop, most_bytes=1)
+    settings = SampleSettings(labels=(0, 1), steps=5, repeats=1)
+    *_, narrow = compare(shop, PLANS[0], StagePlan((100, 600), (0.25, 0.25, 0.25)), settings)
+    *_, wide = compare(workshop, PLANS[0], StagePlan((100, 600), (0.25, 0.25, 0.25)), settings)
+    assert isinstance(narrow, Comparison) and torch.equal(narrow.a.latents, wide.a.latents) and torch.equal(narrow.b.latents, wide.b.latents)
+
+
+def test_the_memory_of_a_dropped_one_is_free_at_once(workshop):
+    shop = shop_of(workshop, most_bytes=1)
+    layer = workshop.layers[0].consumer
+    weight = weakref.ref(shop.build(PLANS[0]).stages[0].get_submodule(layer).weight)
+    gc.disable()
+    try:
+        assert weight() is not None
+        shop.build(PLANS[1])
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+def test_never_more_than_six(workshop):
+    shop = shop_of(workshop)
+    first = [shop.build(plan) for plan in PLANS]
+    assert len(shop._built) == MOST_BUILT == 6 and [shop.build(plan) for plan in PLANS[2:]] == first[2:]
+    assert shop.build(PLANS[0], masked=True) is not shop.build(PLANS[0])
+
+
+def test_another_name_is_not_built_again_and_each_keeps_its_own(workshop, tmp_path):
+    shop, calls = shop_of(workshop), []
+    shop._cuts = lambda *rest: (calls.append(rest), workshop._cuts(*rest))[1]
+    plain = shop.build(PLANS[0])
+    named = shop.build(replace(PLANS[0], name="Mine"))
+    assert len(calls) == 3 and len(shop._built) == 1 and (plain.plan.name, named.plan.name) == ("", "Mine")
+    assert all(a is b for a, b in zip(plain.stages, named.stages, strict=True)) and named.full is plain.full
+    assert shop.build(replace(PLANS[0], name="Mine")) is named
+    named.disable()
+    assert plain.enabled and named.stage_of(0) == -1 and plain.stage_of(0) == 0
+    named.enable()
+    named.save_pretrained(tmp_path / "mine")
+    read = load_mosaic(tmp_path / "mine", workshop.transformer)
+    assert read.plan == replace(PLANS[0], name="Mine") and read.summary() == plain.summary() == named.summary()
