@@ -21,6 +21,7 @@ from .plan import STAGES, StagePlan
 from .timing import spread
 
 MAX_IMAGES = 10_000
+BATCH = 100  # images a batch of sets too large to be shown while they run; every full one is a timed run
 ONE_RUN_DOUBT = 0.1  # a ratio of one timed run nearer to 1 than this is called no difference
 MAX_PROMPT = 1000  # characters; the text encoders read 77 tokens
 
@@ -180,7 +181,8 @@ class Comparison:
         ratio, off, a, b = self.speedup_measured, self.speedup_spread, self.a.name, self.b.name
         work = f"with {abs(1 - 1 / self.speedup_macs):.0%} {'fewer' if self.speedup_macs >= 1 else 'more'} multiply-accumulates"
         facts = f"×{ratio:.2f}, " + ("one timed run, no spread" if off is None else f"median of {self.timed_runs} timed runs in turn, spread ±{off:.2f}")
-        doubt = "" if off is not None else "; one run cannot tell small differences, so time at least 3 to be sure"
+        more = "ask for 300 images or more, or for fewer than 100," if self.n >= BATCH else "time at least 3"
+        doubt = "" if off is not None else f"; one run cannot tell small differences, so {more} to be sure"
         if abs(self.speedup_macs - 1) < 1e-9 and torch.equal(self.a.latents, self.b.latents):
             return f"Both sides are the same network: equal pictures, and a measured ratio that is only noise ({facts})."
         unsure = ONE_RUN_DOUBT if off is None else max(off, 0.02)

@@ -19,7 +19,7 @@ import numpy as np
 from .dynamics import DEFAULT_THRESHOLD, Curves, curves
 from .errors import PlanError
 from .noise import NUM_TRAIN_TIMESTEPS, NoiseSchedule
-from .plan_checks import MAX_SPARSITY, check_keys, number_within, parse, short, whole
+from .plan_checks import MAX_SPARSITY, check_keys, number_within, parse, share_out, short, stage_counts, whole
 
 STAGES = ("late", "middle", "early")
 PROPOSAL_CLIP = 0.7  # the formula never proposes more than this for a stage
@@ -82,7 +82,7 @@ class StagePlan:
         if self.method == "magnitude" and (self.allocation != "uniform" or self.scope != "stage"):
             raise PlanError("method 'magnitude' is a baseline with equal ratios: choose allocation 'uniform' and scope 'stage' with it.")
         if self.stage_steps is not None:
-            object.__setattr__(self, "stage_steps", _counts(self.stage_steps))
+            object.__setattr__(self, "stage_steps", stage_counts(self.stage_steps))
         checked = {"boundaries": (low, high), "sparsity": sparsity, "num_train_timesteps": total}
         checked |= {"multiple": multiple, "min_heads": min_heads, "protect": protect}
         for field, value in checked.items():
@@ -157,7 +157,7 @@ class StagePlan:
         weights, shape = self._weights(timesteps), np.array(self.sparsity)
         if weights @ shape == 0:
             shape = np.ones(3)
-        return self.with_sparsity(*_share_out(shape, weights, number_within(target, "The target sparsity"), MAX_SPARSITY))
+        return self.with_sparsity(*share_out(shape, weights, number_within(target, "The target sparsity"), MAX_SPARSITY))
 
     # --- JSON
 
@@ -207,15 +207,6 @@ class StagePlan:
         return cls.from_json(text)
 
 
-def _counts(steps: Any) -> tuple[int, int, int]:
-    if not isinstance(steps, (list, tuple)) or len(steps) != 3:
-        raise PlanError("stage_steps must have three whole numbers: the sampling steps of the late, middle and early stage.")
-    late, middle, early = (whole(n, "stage_steps") for n in steps)
-    if min(late, middle, early) < 0 or not 0 < late + middle + early <= 300_000:
-        raise PlanError("stage_steps must be numbers of sampling steps, none negative and at least one positive.")
-    return late, middle, early
-
-
 @dataclass(frozen=True)
 class Proposal:
     """A proposed plan with the rule behind it in one plain sentence."""
@@ -251,7 +242,7 @@ def propose_plan(
     sparsity = _formula(c, boundaries, number_within(target, "The target sparsity"), timesteps, flat)
     name = "Formula, flatter" if flat else "Formula"
     constants = f"M = {m:g}, lambda = {c.lam:g}" + (", our default as the paper does not give its own" if lam is None else "")
-    rule = _rule(boundaries, constants, float(target), fallback, flat)
+    rule = _rule(boundaries, constants, float(target), fallback, flat, None if timesteps is None else len(timesteps))
     return Proposal(_plan(c, boundaries, sparsity, name=name), rule, fallback, float(m), c.lam)
 
 
@@ -302,44 +293,24 @@ def _formula(
     weights = plan._weights(c.timesteps if timesteps is None else timesteps)
     importance = np.clip(c.score / c.score.max(), 0, 1)
     shape = np.array([1 - importance[slice(*plan.stage_range(i))].mean() for i in range(3)])
-    sparsity = _share_out(shape, weights, target, PROPOSAL_CLIP)
+    sparsity = share_out(shape, weights, target, PROPOSAL_CLIP)
     widest = np.abs(sparsity - target).max()
     if flat and widest > FLAT_SPAN:  # shrinking all deviations together leaves the weighted mean where it is
         sparsity = target + (sparsity - target) * FLAT_SPAN / widest
     return tuple(float(s) for s in sparsity)
 
 
-def _share_out(shape: np.ndarray, weights: np.ndarray, target: float, cap: float) -> np.ndarray:
-    """min(cap, k shape) with k such that sum w s = target: what the cap cuts off goes to the other stages in proportion."""
-    if target == 0:
-        return np.zeros(3)
-    capped = np.zeros(3, dtype=bool)
-    for _ in range(4):  # each round caps at least one more of three stages, or is done
-        room = target - cap * weights[capped].sum()
-        free = float((weights * shape)[~capped].sum())
-        if free <= 0:
-            break
-        k = room / free
-        new = ~capped & (k * shape > cap)
-        if not new.any():
-            return np.where(capped, cap, k * shape)
-        capped |= new
-    reach = cap * float(weights[shape > 0].sum())
-    if target <= reach + 1e-12:  # exactly at the limit
-        return np.where(shape > 0, cap, 0.0)
-    raise PlanError(f"A mean sparsity of {target:g} cannot be reached: these stages and steps allow at most {reach:.2f}; lower the target.")
-
-
 def _plan(c: Curves, boundaries: tuple[int, int], sparsity: tuple[float, float, float], name: str = "") -> StagePlan:
     return StagePlan(boundaries, sparsity, name=name, num_train_timesteps=len(c.timesteps))
 
 
-def _rule(boundaries: tuple[int, int], constants: str, target: float, fallback: bool, flat: bool) -> str:
+def _rule(boundaries: tuple[int, int], constants: str, target: float, fallback: bool, flat: bool, steps: int | None) -> str:
     if fallback:
         where = f"equal thirds of the total MSE, our fallback because the paper's rule ({constants}) leaves a stage nearly empty"
     else:
         where = f"the paper's rule, score >= M max score around the steepest MSE ({constants})"
     how = f", kept within {FLAT_SPAN:g} of {target:g}" if flat else ""
     low, high = boundaries
-    shares = f"sparsity in proportion to 1 - mean score of the stage{how}, step-weighted mean {target:g}"
+    over = "all timesteps" if steps is None else f"{steps} sampling steps"
+    shares = f"sparsity in proportion to 1 - mean score of the stage{how}, step-weighted mean {target:g} over {over}"
     return f"Boundaries [{low}, {high}] by {where}; {shares}."

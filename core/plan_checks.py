@@ -61,3 +61,34 @@ def parse(text: str) -> Any:
         raise PlanError(f"The plan is not valid JSON (line {err.lineno}, column {err.colno}: {err.msg}); correct it.") from err
     except (ValueError, RecursionError) as err:  # numbers of thousands of digits, thousands of brackets
         raise PlanError("The plan is not valid JSON (numbers too long or nested too deeply); correct it.") from err
+
+
+def stage_counts(steps: Any) -> tuple[int, int, int]:
+    """Sampling steps of the late, middle and early stage. Raises PlanError."""
+    if not isinstance(steps, (list, tuple)) or len(steps) != 3:
+        raise PlanError("stage_steps must have three whole numbers: the sampling steps of the late, middle and early stage.")
+    late, middle, early = (whole(n, "stage_steps") for n in steps)
+    if min(late, middle, early) < 0 or not 0 < late + middle + early <= 300_000:
+        raise PlanError("stage_steps must be numbers of sampling steps, none negative and at least one positive.")
+    return late, middle, early
+
+
+def share_out(shape: np.ndarray, weights: np.ndarray, target: float, cap: float) -> np.ndarray:
+    """min(cap, k shape) with k such that sum w s = target: what the cap cuts off goes to the other stages in proportion."""
+    if target == 0:
+        return np.zeros(3)
+    capped = np.zeros(3, dtype=bool)
+    for _ in range(4):  # each round caps at least one more of three stages, or is done
+        room = target - cap * weights[capped].sum()
+        free = float((weights * shape)[~capped].sum())
+        if free <= 0:
+            break
+        k = room / free
+        new = ~capped & (k * shape > cap)
+        if not new.any():
+            return np.where(capped, cap, k * shape)
+        capped |= new
+    reach = cap * float(weights[shape > 0].sum())
+    if target <= reach + 1e-12:  # exactly at the limit
+        return np.where(shape > 0, cap, 0.0)
+    raise PlanError(f"A mean sparsity of {target:g} cannot be reached: these stages and steps allow at most {reach:.2f}; lower the target.")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .calibration import Progress
-from .comparison import Comparison, Preview, SampleSettings, Side, pictures, side_name
+from .comparison import BATCH, Comparison, Preview, SampleSettings, Side, pictures, side_name
 from .denoise import Denoiser, Step, decode, start_noise
 from .dynamics import SampledCurves, sample_trajectory
 from .errors import Stopped, StudioError
@@ -30,7 +30,6 @@ from .plan import STAGES, StagePlan
 from .workshop import Workshop
 
 IN_STEP = 64  # up to this many images both sides are shown while they run
-BATCH = 100  # images a batch in larger sets
 FRAMES = 8  # of the film strip
 PREVIEWS = 16  # at most so many while a run goes on
 BETAS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas")  # of a scheduler's configuration

@@ -261,7 +261,7 @@ def wire(shared: Any, tab: CompareTab) -> None:
 
     for side in (tab.a, tab.b):
         inputs = [side.choice, shared.plan, side.uploaded, shared.target, tab.scheduler, tab.steps]
-        triggers = [side.choice.input, shared.plan.change, shared.target.change, tab.steps.release, tab.scheduler.input]
+        triggers = [side.choice.input, shared.plan.change, shared.target.change, tab.steps.change, tab.scheduler.change]
         gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **quiet, **RAW)
         side.upload.upload(upload, side.upload, [side.uploaded, side.choice, side.note], **quiet)
     if not model_facts.asks_words(workshop):

@@ -115,10 +115,11 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
         try:
             m, lam = answers.constants(m, lam)
-        except StudioError as error:  # half-typed, perhaps: said beside, and the curves stay
-            return gr.skip(), meaning(view), tables.notes([str(error)])
+            said = schedule_note(workshop, beta, m, lam)
+        except StudioError as error:  # half-typed, perhaps: said beside, and the curves are drawn with the usual constants
+            m, lam, said = DEFAULT_THRESHOLD, default_lambda(curve_schedule(workshop, beta)), tables.notes([f"{error} Drawn with the usual ones."])
         words = meaning(view, view == "Score" and uses_fallback(workshop, beta, m, lam))
-        return draw(view, scale, beta, m, lam, *path), words, schedule_note(workshop, beta, m, lam)
+        return draw(view, scale, beta, m, lam, *path), words, said
 
     @plain_errors
     def on_view(view: str, wish: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
@@ -133,26 +134,26 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     def before_path(path: bool, scheduler: str, steps: Any) -> Any:
         """Said at once, as the walk may have to wait for another visitor's run."""
         try:
-            return tables.message(jobs.WAITING) if path and walked(path, scheduler, steps) is None else gr.skip()
+            return tables.message(jobs.WAITING) if path and walked(path, scheduler, steps) is None else ""
         except StudioError:  # `on_path` says so
             return gr.skip()
 
     @plain_errors
-    def on_path(view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any, request: gr.Request) -> Iterator[tuple]:
-        """Walk the path if it is wanted and was not walked yet, then draw."""
+    def on_path(beta: str, path: bool, scheduler: str, steps: Any, request: gr.Request) -> Iterator[Any]:
+        """Walk the path if it is wanted and was not walked yet. Drawn is it afterwards, by what the page then says: it may have changed meanwhile."""
         if path and walked(path, scheduler, steps) is None:
             stop = jobs.new_stop(request.session_hash)
             try:
                 for step in jobs.run_job(lambda report: walk(scheduler, steps, report, stop)):
                     if isinstance(step, jobs.Step):
-                        yield tables.progress(step.done, step.total, step.text), gr.skip()
+                        yield tables.progress(step.done, step.total, step.text)
             except Exception as error:
-                yield tables.message(jobs.failure(error, "The sampling path"), "bad"), gr.skip()
+                yield tables.message(jobs.failure(error, "The sampling path"), "bad")
                 return
             finally:
                 stop.set()
                 jobs.finish(request.session_hash, stop)
-        yield about_crosses(beta, path, scheduler, steps), draw(view, scale, beta, m, lam, path, scheduler, steps)
+        yield about_crosses(beta, path, scheduler, steps)
 
     @plain_errors
     def on_beta(view: str, scale: str, beta: str, m: Any, *path: Any) -> tuple:
@@ -174,6 +175,8 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     panel.view.input(on_view, [panel.view, panel.wish, *curve[2:]], [*drawn, panel.scale], **LIVE)
     panel.scale.input(on_scale, curve, [*drawn, panel.wish], **LIVE)
     asked = gr.on([panel.path.input, *(s.change for s in sampler)], before_path, path, panel.path_job, **QUIET, queue=False)
-    asked.then(on_path, curve, [panel.path_job, panel.chart], **QUIET, **jobs.MODEL_JOB)
+    again = {"fn": on_curve, "inputs": curve, "outputs": drawn, **LIVE}
+    asked.then(**again)  # at once: crosses go, or those of another sampler that was walked before come
+    asked.then(on_path, [shared.beta, *path], panel.path_job, **QUIET, **jobs.MODEL_JOB, trigger_mode="always_last").then(**again)
     shared.beta.input(on_beta, [*curve[:4], *path], [*drawn, lam_box, panel.path_job], **LIVE).then(**at_boundaries)
     shared.plan.change(**at_boundaries)

@@ -128,11 +128,12 @@ def wire(shared: Any, tab: Explore) -> None:
     workshop = shared.workshop
     sampler, names = [shared.scheduler, shared.steps], list(presets(workshop.schedule))
     edited = [shared.plan, tab.shown, tab.table, tab.headline, tab.preset, tab.curves.chart]
+    moved = [*edited, tab.boxes_said]
 
     def answer(plan: StagePlan, scheduler: str, steps: Any, request: gr.Request, move_chart: bool) -> tuple:
         plain = plan.to_json()
+        table, words = answers.predicted(workshop, plain, scheduler, steps)  # refuses a plan that cannot be, before it counts as asked for
         jobs.mark_latest(request.session_hash, [plain, scheduler, steps])
-        table, words = answers.predicted(workshop, plain, scheduler, steps)
         line = list(plan.boundaries) if move_chart else gr.skip()
         return plain, plain, table, words, _preset_name(plan, names), line
 
@@ -143,31 +144,46 @@ def wire(shared: Any, tab: Explore) -> None:
             return plan, []
         return replace(after, name=f"{plan.name}, snapped"), ["Then snapped to {} and {}, the nearest edges of calibration bins.".format(*after.boundaries)]
 
+    def stays(error: StudioError, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
+        """`moved` after boundaries that cannot be: the lines go back, and the reason stands below the boxes."""
+        said = tables.notes([f"{error} The boundaries stay as they were."])
+        return *answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True), said
+
     @plain_errors
-    def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> str:
+    def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> Any:
         after = StagePlan.from_json(plan).with_boundaries(*answers.two_boundaries(value))
-        return answers.predicted(workshop, after.to_json(), scheduler, steps)[0]
+        try:
+            return answers.predicted(workshop, after.to_json(), scheduler, steps)[0]
+        except StudioError:  # no such networks; the drop says so, once
+            return gr.skip()
 
     @plain_errors
     def on_drop(value: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
-        after = answers.moved(workshop, plan, *answers.two_boundaries(value), snap)
-        return answer(after, scheduler, steps, request, move_chart=list(after.boundaries) != list(value))
+        low, high = answers.two_boundaries(value)
+        try:
+            after = answers.moved(workshop, plan, low, high, snap)
+            return *answer(after, scheduler, steps, request, move_chart=list(after.boundaries) != list(value)), ""
+        except StudioError as error:
+            return stays(error, plan, scheduler, steps, request)
 
     @plain_errors
     def on_boxes(low: Any, high: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
         before = StagePlan.from_json(plan)
         if low is None and high is None:
-            return tuple(gr.skip() for _ in (*edited, tab.boxes_said))  # left as it was
+            return tuple(gr.skip() for _ in moved)  # left as it was
         low, high = (old if new is None else new for new, old in zip((low, high), before.boundaries, strict=True))
         try:
-            after, said = answers.moved(workshop, plan, *answers.typed_boundaries(low, high, before.num_train_timesteps), snap), ""
+            after = answers.moved(workshop, plan, *answers.typed_boundaries(low, high, before.num_train_timesteps), snap)
+            return *answer(after, scheduler, steps, request, move_chart=True), ""
         except StudioError as error:
-            after, said = before, tables.notes([f"{error} The boundaries stay as they were."])
-        return *answer(after, scheduler, steps, request, move_chart=True), said
+            return stays(error, plan, scheduler, steps, request)
 
     @plain_errors
     def on_snap(snap: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-        return answer(answers.moved(workshop, plan, *plan["boundaries"], snap), scheduler, steps, request, move_chart=True)
+        try:
+            return *answer(answers.moved(workshop, plan, *plan["boundaries"], snap), scheduler, steps, request, move_chart=True), ""
+        except StudioError as error:
+            return stays(error, plan, scheduler, steps, request)
 
     def ruled(plan: StagePlan, words: list[str], scheduler: str, steps: Any, request: gr.Request) -> tuple:
         """`edited`, the rule's sentence and the plan that it is about."""
@@ -195,13 +211,14 @@ def wire(shared: Any, tab: Explore) -> None:
         if name == CUSTOM:
             return ruled(replace(StagePlan.from_json(plan), name=""), [answers.OWN], scheduler, steps, request)
         try:
-            offered = presets(workshop.schedule, answers.share_of(target), answers.visited(workshop, scheduler, steps))
+            visited = answers.visited(workshop, scheduler, steps)
+            offered = presets(workshop.schedule, answers.share_of(target), visited)
         except StudioError as error:
             return not_ruled(f"{error} The plan stays as it was.", plan)
         if name not in offered:
             raise StudioError("Choose one of the listed presets.")
         after, words = on_bins(offered[name], snap)
-        about = f"Preset “{name}”, at a step-weighted mean sparsity of {answers.share_of(target):g}."
+        about = f"Preset “{name}”, at a step-weighted mean sparsity of {answers.share_of(target):g} over {len(visited)} sampling steps."
         return ruled(after, [about, *words], scheduler, steps, request)
 
     @plain_errors
@@ -262,20 +279,21 @@ def wire(shared: Any, tab: Explore) -> None:
     live = {"fn": on_drag, "inputs": [tab.curves.chart, shared.plan, *sampler], "outputs": tab.table, **LIVE}
     tab.curves.chart.input(**live)
     tab.curves.chart.release(**live)  # the table follows by the short way; the plan itself goes through the queue
-    tab.curves.chart.release(on_drop, [tab.curves.chart, shared.plan, *sampler, tab.snap], edited, **EDIT).then(**exactly)
+    tab.curves.chart.release(on_drop, [tab.curves.chart, shared.plan, *sampler, tab.snap], moved, **EDIT).then(**exactly)
     opening = shared.plan.value["boundaries"]
     leave = [event for box in tab.boxes for event in (box.submit, box.blur)]
-    typed = gr.on(leave, on_boxes, [*tab.boxes, shared.plan, *sampler, tab.snap], [*edited, tab.boxes_said], js=send_typed(opening), **EDIT)
+    typed = gr.on(leave, on_boxes, [*tab.boxes, shared.plan, *sampler, tab.snap], moved, js=send_typed(opening), **EDIT)
     follow_line = {**follow_chart(tab.curves.chart, tab.boxes, opening), **QUIET}
     typed.then(**follow_line)  # also where the chart did not move: a refused boundary goes back to what it was
     typed.then(**exactly)
     tab.curves.chart.change(**follow_line)
-    tab.snap.input(on_snap, [tab.snap, shared.plan, *sampler], edited, **EDIT).then(**exactly)
+    tab.snap.input(on_snap, [tab.snap, shared.plan, *sampler], moved, **EDIT).then(**exactly)
     rule, proposed = [shared.target, tab.threshold, tab.lam, shared.beta, *sampler, tab.snap, shared.plan], [*edited, tab.rule, tab.ruled]
     tab.suggest.click(on_suggest, rule, proposed, **EDIT).then(**exactly)
     tab.preset.input(on_preset, [tab.preset, shared.target, *sampler, tab.snap, shared.plan], proposed, **EDIT).then(**exactly)
     gr.on([s.change for s in sampler], on_sampler, [*sampler, shared.plan], [tab.table, tab.headline], **LIVE).then(**exactly)
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
+    shared.plan.change(lambda: "", None, tab.boxes_said, **LIVE)  # a refusal is of the boundaries that were
     shared.plan.change(own_rule, [shared.plan, tab.ruled], tab.rule, **LIVE)
     shared.page.load(**exactly)
     shared.page.load(on_load, [shared.plan, *sampler], tab.measure, **QUIET, queue=False)

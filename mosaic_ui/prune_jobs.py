@@ -97,9 +97,10 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
         yield from long_job(request, "Pruning", work, done)
 
     def on_stop(request: gr.Request) -> tuple:
-        if jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS)):
+        waited, ran = jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS)), jobs.request_stop(request.session_hash)
+        if waited and not ran:
             return tables.message(WITHDRAWN), *IDLE
-        return tables.message("Stopping …") if jobs.request_stop(request.session_hash) else gr.skip(), *(gr.skip(),) * 3
+        return tables.message("Stopping …") if ran else gr.skip(), *(gr.skip(),) * 3
 
     buttons = [tab.job, tab.calibrate, tab.prune, tab.stop]
     for kind, button, work in zip(KINDS, (tab.calibrate, tab.prune), (on_calibrate, on_prune), strict=True):

@@ -11,7 +11,7 @@ const plot = element.querySelector('.plot');
 const bands = element.querySelector('.bands');
 const rail = element.querySelector('.handles');
 let boundaries = [...(props.value || [])];
-let grab = null; // {id, x, i}: the pointer, where it went down, the boundary that it moves (null until the first move tells)
+let grab = null; // {id, x, i, by}: the pointer, where it went down, the boundary it moves (null until the first move tells), how far beside its line
 let lastSent = 0, timer = null;
 let extra = 0; // pixels that the legend's further rows add to the chart
 
@@ -82,15 +82,21 @@ function placeTags(lines) {
   handles.forEach((handle, i) => { handle.firstChild.style.left = left[i] - lines[i] + handle.offsetWidth / 2 + 'px'; });
 }
 
-// Which boundary a pointer at x takes: the nearer line, or null where both lie so close that only the move can tell.
-function choose(x) {
-  const lines = boundaries.map(axes().toPixel), from = x - plot.getBoundingClientRect().left;
+function linesAt() {
+  return boundaries.map(axes().toPixel);
+}
+
+// Which boundary a press takes: the tag's own, else the nearer line, or null where both lie so close that only the move can tell.
+function choose(event, i) {
+  const lines = linesAt(), from = event.clientX - plot.getBoundingClientRect().left;
   if (lines[1] - lines[0] < TOUCHING_PX) return null;
+  if (event.target.className === 'tag') return i;
   return Math.abs(from - lines[0]) <= Math.abs(from - lines[1]) ? 0 : 1;
 }
 
 function take(i) {
   grab.i = i;
+  grab.by = grab.x - plot.getBoundingClientRect().left - linesAt()[i]; // a tag stands beside its line: the line must not jump to the pointer
   rail.children[i].classList.add('active');
   rail.children[i].focus({ focusVisible: false }); // the ring is for keys only
 }
@@ -105,10 +111,10 @@ function makeHandle(i) {
   handle.appendChild(document.createElement('span')).className = 'tag';
   handle.addEventListener('pointerdown', event => {
     if (event.button || grab) return;
-    grab = { id: event.pointerId, x: event.clientX, i: null };
+    grab = { id: event.pointerId, x: event.clientX, i: null, by: 0 };
     handle.setPointerCapture(event.pointerId);
     event.preventDefault();
-    const near = choose(event.clientX);
+    const near = choose(event, i);
     if (near !== null) take(near);
   });
   handle.addEventListener('pointermove', event => {
@@ -116,7 +122,7 @@ function makeHandle(i) {
     const by = event.clientX - grab.x;
     if (grab.i === null && Math.abs(by) >= MEANT_PX) take(by < 0 ? 0 : 1);
     if (grab.i === null) return;
-    const next = clamp(axes().toTimestep(event.clientX), grab.i);
+    const next = clamp(axes().toTimestep(event.clientX - grab.by), grab.i);
     if (next === boundaries[grab.i]) return;
     boundaries[grab.i] = next;
     place();

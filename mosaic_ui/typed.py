@@ -18,7 +18,7 @@ from .wiring import EDIT
 
 # 1e2 and 0050 are numbers to a browser; the box then shows what was understood. A text that is no number at all is empty to it.
 PLAIN = "if (box.value !== '' && box.value !== String(Number(box.value))) box.value = String(Number(box.value));"
-_STEPS = "(typed, kept) => { const box = document.querySelector('.own-steps input'); " + PLAIN + " return [typed, kept]; }"
+_STEPS = "(...typed) => { const box = document.querySelector('.own-steps input'); " + PLAIN + " return typed; }"
 
 
 def steps_box(steps: int) -> gr.Number:
@@ -26,16 +26,18 @@ def steps_box(steps: int) -> gr.Number:
     return gr.Number(steps, label="Sampling steps", elem_classes="own-steps", render=False)
 
 
-def on_steps(typed: Any, kept: int) -> tuple:
-    """(steps, box, sentence): what was typed becomes the steps, or the box goes back to the steps that hold and says why."""
-    try:
-        steps = answers.whole_steps(typed)
-    except StudioError as error:
-        return gr.skip(), kept, tables.notes([f"{error} It stays at {kept}."])
-    return (gr.skip(),) * 3 if steps == kept else (steps, gr.skip(), "")
-
-
 def wire_steps(shared: Any) -> None:
     """Through the plan's queue, so that whatever is pressed next finds the steps that were just typed."""
     box = shared.steps_box
-    gr.on([box.submit, box.blur], on_steps, [box, shared.steps], [shared.steps, box, shared.steps_said], js=_STEPS, **EDIT)
+
+    def on_steps(typed: Any, kept: int, scheduler: str) -> tuple:
+        """(steps, box, sentence): what was typed becomes the steps, or the box goes back to the steps that hold and says why."""
+        try:
+            steps = answers.whole_steps(typed)
+            answers.visited(shared.workshop, scheduler, steps)
+        except StudioError as error:
+            return gr.skip(), kept, tables.notes([f"{error} It stays at {kept}."])
+        return (gr.skip(),) * 3 if steps == kept else (steps, gr.skip(), "")
+
+    inputs, outputs = [box, shared.steps, shared.scheduler], [shared.steps, box, shared.steps_said]
+    gr.on([box.submit, box.blur], on_steps, inputs, outputs, js=_STEPS, **EDIT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
@@ -16,7 +17,6 @@ from core.workshop import Workshop
 from mosaic_ui import answers, curve_panel, schedules
 from mosaic_ui.prune_jobs import calibrated_sentence
 from mosaic_ui.studio import build_studio
-from mosaic_ui.typed import on_steps
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
 PLAIN = PLAN.to_json()
@@ -134,13 +134,40 @@ def test_the_rules_sentence_is_only_ever_about_its_own_plan(handler):
 
 
 @pytest.mark.parametrize("typed", [None, 1, -3, 1001, 7.5, "50", NAN, True])
-def test_refused_steps_go_back_to_the_last_good_ones(typed):
-    steps, box, said = on_steps(typed, 30)
+def test_refused_steps_go_back_to_the_last_good_ones(handler, typed):
+    steps, box, said = handler("on_steps")(typed, 30, "DDIM")
     assert steps == gr.skip() and box == 30 and "Sampling steps must be a whole number from 2 to 1000. It stays at 30." in said
 
 
-def test_good_steps_count_and_the_same_again_leave_the_sentence():
-    assert on_steps(25.0, 30) == (25, gr.skip(), "") and on_steps(30, 30) == (gr.skip(),) * 3
+def test_steps_that_the_sampler_cannot_do_go_back(handler):
+    steps, box, said = handler("on_steps")(2, 30, "DPM2 ancestral")
+    assert steps == gr.skip() and box == 30 and "cannot sample in 2 steps; choose another number or scheduler. It stays at 30." in said
+
+
+def test_good_steps_count_and_the_same_again_leave_the_sentence(handler):
+    steps = handler("on_steps")
+    assert steps(25.0, 30, "DDIM") == (25, gr.skip(), "") and steps(30, 30, "DDIM") == (gr.skip(),) * 3
+
+
+def test_boundaries_that_no_network_can_be_made_for_go_back_with_the_reason(handler, workshop):
+    plan = replace(PLAN, sparsity=(0.6, 0.1, 0.9), scope="run", protect=0.5)  # both blocks of this model are ends, so at most half can go
+    workshop.sharing(plan.counted(answers.visited(workshop, "DDIM", 50)))
+    with pytest.raises(StudioError, match="can go"):
+        workshop.sharing(plan.with_boundaries(93, 200).counted(answers.visited(workshop, "DDIM", 50)))
+    plain = plan.to_json()
+    assert handler("on_drag")([93, 200], plain, "DDIM", 50) == gr.skip()
+    boxes = handler("on_boxes")(93, 200, plain, "DDIM", 50, False, VISITOR)
+    dropped = handler("on_drop")([93, 200], plain, "DDIM", 50, False, VISITOR)
+    for kept, shown, _, _, _, line, said in (boxes, dropped):
+        assert kept == shown == plain and line == [93, 550]
+        assert "The boundaries stay as they were." in said and "can go" in said
+    moved = handler("on_drop")([100, 560], plain, "DDIM", 50, False, VISITOR)
+    assert moved[0]["boundaries"] == [100, 560] and moved[-1] == ""
+
+
+def test_a_constant_that_is_none_leaves_the_curve_that_was_chosen(handler, workshop):
+    chart, words, said = handler("on_curve")("Gradient", "linear", schedules.own_beta(workshop), None, 0.026, False, "DDIM", 50)
+    assert "Gradient" in words and "Threshold M must be" in said and chart["figure"]["layout"]["yaxis"]["title"]["text"].startswith("Gradient")
 
 
 def test_no_limit_of_gradios_comes_before_a_handler(page):
@@ -209,14 +236,14 @@ def test_a_walk_that_may_wait_says_so_before_its_turn(handler, workshop, monkeyp
     before, walk = handler("before_path"), handler("on_path")
     monkeypatch.setattr(workshop, "paths_walked", {("DDIM", 7): None})
     assert "Waiting for the model" in before(True, "DDIM", 7)
-    assert before(False, "DDIM", 7) == before(True, "DDIM", None) == gr.skip()
+    assert before(False, "DDIM", 7) == "" and before(True, "DDIM", None) == gr.skip()
 
     def full(*args, **kwargs):
         raise StudioError("The device ran out of memory.")
 
     monkeypatch.setattr(curve_panel, "sample_path", full)
-    said, chart = list(walk("MSE", "linear", schedules.own_beta(workshop), 0.55, 0.026, True, "DDIM", 7, VISITOR))[-1]
-    assert "ran out of memory" in said and chart == gr.skip()
+    said = list(walk(schedules.own_beta(workshop), True, "DDIM", 7, VISITOR))[-1]
+    assert "ran out of memory" in said
 
 
 def test_a_calibration_says_what_its_time_is_of(workshop):
