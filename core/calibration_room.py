@@ -20,14 +20,21 @@ from .triangles import CHUNK_BYTES, sum_bytes
 if TYPE_CHECKING:
     from .calibration import CalibrationSettings
 
+ORDERING = 7  # fp64 matrices of n x n that a removal order of n columns stands on at most, tiles included (measured: up to 6.8)
 STALE_SECONDS = 600  # a half-written file this old was left by a run that died
+NO_LIMIT = 2**60  # version 1 of control groups has no word for it but a huge number
+CGROUPS = (  # folder, limit, use and reclaimable page cache of version 2 and of version 1 (kernel documentation, admin-guide/cgroup-v2 and cgroup-v1/memory)
+    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def calibration_memory(layers: list[PrunableLayer]) -> int:
-    """Bytes a calibration needs beside the model and its forward pass, at most: the sums of one half of a bin, the fp32 copies of a
-    chunk of tokens, and the widest layer on its way to the disk."""
+    """Bytes a calibration needs beside the model and its forward pass, at most: while measuring the sums of one half of a bin, the fp32
+    copies of a chunk of tokens and the widest layer on its way to the disk; afterwards the widest layer's removal order."""
     widest = max(columns(layer) for layer in layers)
-    return sum(sum_bytes(columns(layer)) for layer in layers) + 2 * CHUNK_BYTES + 8 * widest * widest
+    measuring = sum(sum_bytes(columns(layer)) for layer in layers) + 2 * CHUNK_BYTES + 8 * widest * widest
+    return max(measuring, ORDERING * 8 * widest * widest)
 
 
 def calibration_disk(layers: list[PrunableLayer], settings: CalibrationSettings) -> int:
@@ -69,13 +76,31 @@ def check_room(bank: GramBank, device: torch.device, latents: int = 0) -> tuple[
     return missing, f"will write {left / 1e6:.0f} MB to {folder} and needs {memory / 1e6:.0f} MB of memory"
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes still to be had on a device; None where the system does not say."""
+def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
+    """Bytes still to be had on a device, a container's limit minded; None where the system does not say. root: of /proc and /sys."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    available = _facts(root / "proc" / "meminfo").get("MemAvailable:")
+    rooms = [None if available is None else 1024 * available, *(_container_room(root / folder, *files) for folder, *files in CGROUPS)]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _container_room(folder: Path, limit: str, used: str, idle: str) -> int | None:
+    """What a control group may still take, in bytes; None without a limit. Its use counts the page cache, whose `idle` part is given up when needed."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+        most, now = int((folder / limit).read_text()), int((folder / used).read_text())
+    except (OSError, ValueError):  # no such files, or "max"
         return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    if most >= NO_LIMIT:
+        return None
+    return max(0, most - max(0, now - _facts(folder / "memory.stat").get(idle, 0)))
+
+
+def _facts(path: Path) -> dict[str, int]:
+    """Lines of a name and a whole number; none where the file cannot be read."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import StudioError, plain_memory_errors
+from .families import NULL_CLASS
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = ASSETS / "fashion-dit"
@@ -91,7 +92,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Open `model` (a folder or a hub id) with its own pipeline class, DiTPipeline or StableDiffusionXLPipeline.
 
-    Raises StudioError with what to do when it is neither, or not in safetensors.
+    Raises StudioError with what to do when it is neither, not in safetensors, or a DiT whose null label is not the one that DiTPipeline asks for.
     """
     import diffusers
     from diffusers.utils import is_transformers_available
@@ -113,6 +114,12 @@ def load_checkpoint(
         raise
     except Exception as err:  # diffusers and the hub client raise many kinds
         raise StudioError(_refusal(str(model), folder, err)) from err
+    classes = pipeline.transformer.config.num_embeds_ada_norm if hasattr(pipeline, "labels") else NULL_CLASS
+    if classes != NULL_CLASS:
+        raise StudioError(
+            f"{model} has {classes} classes, and diffusers' DiTPipeline asks for label {NULL_CLASS} when it means none: "
+            f"pad its label tables to {NULL_CLASS} classes and the null one, with num_embeds_ada_norm {NULL_CLASS} in its config."
+        )
     if dtype == torch.float16 and getattr(pipeline.vae.config, "force_upcast", False) and not hasattr(pipeline, "labels"):
         pipeline.vae.to(torch.float32)  # SDXL's VAE overflows in fp16
     pipeline.to(where)
@@ -121,7 +128,7 @@ def load_checkpoint(
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
     latents, labels = calibration_data(folder)
-    names = class_names(index, pipeline.transformer.config.num_embeds_ada_norm) if hasattr(pipeline, "labels") else {}
+    names = class_names(index, classes) if hasattr(pipeline, "labels") else {}
     name = "Fashion DiT (bundled)" if folder is not None and folder.resolve() == BUNDLED else (folder.name if folder else str(model))
     return Checkpoint(name, folder, pipeline, latents, labels, names)
 

@@ -17,6 +17,7 @@ from .families import BlockSite, family_of
 GOLDEN = 0.618033988749895
 TINY = 1e-9  # 2.4999999 of a product must count as 2.5
 NEURON_STEP = 16  # kept MLP widths are multiples of this; CPU time follows width closely, so a small step is enough
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # what linear layers compute in as they are stored
 PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor")  # they read `heads` and the widths anew at every call
 
 
@@ -149,8 +150,12 @@ def _refuse_linears(linears: list[nn.Module], where: str) -> None:
         raise StudioError(f"{where} carries a LoRA: fuse it into the weights first (pipeline.fuse_lora(), then unload_lora_weights()).")
     if any(type(m) is not nn.Linear for m in linears):
         raise StudioError(f"{where} has a projection that is not a plain linear layer (quantised, perhaps), so it cannot be sliced.")
-    if any(not m.weight.is_floating_point() for m in linears):
-        raise StudioError(f"{where} has integer weights; load the model in fp32, fp16 or bf16.")
+    for weight in (m.weight for m in linears):
+        if type(weight) is not nn.Parameter:  # torchao keeps nn.Linear and packs its weight; pruning masks leave a tensor worked out from two
+            raise StudioError(f"{where} has a weight that is not a plain parameter (quantised or masked, perhaps), so it cannot be sliced.")
+        if weight.dtype not in FLOATS:  # diffusers' layerwise casting stores float8, which counts as floating
+            kind = str(weight.dtype).removeprefix("torch.") if weight.is_floating_point() else "integer"
+            raise StudioError(f"{where} has {kind} weights; load the model in fp32, fp16 or bf16.")
 
 
 def removed_groups(layers: list[PrunableLayer], sparsity: float) -> list[int]:

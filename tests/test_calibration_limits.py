@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +16,7 @@ from torch import nn
 
 from core.calibration import CalibrationSettings, GramMeter, calibrate, images_at_once, token_warning
 from core.calibration_data import DataOptions
-from core.calibration_room import calibration_disk
+from core.calibration_room import calibration_disk, free_memory
 from core.errors import StudioError
 from core.families import SDXL, DiT
 from core.plan import StagePlan
@@ -149,6 +151,53 @@ def test_too_little_memory_is_said_before_anything_is_made(workshop, tmp_path):
     with pytest.raises(StudioError, match="Calibration needs .* GB of memory beside the model .* close other programs or choose another device"):
         calibrate(workshop.transformer, wide, workshop.schedule, workshop.latents, workshop.labels, tmp_path / "a", TINY)
     assert not (tmp_path / "a").exists()
+
+
+CPU = torch.device("cpu")
+V2, V1 = Path("sys/fs/cgroup"), Path("sys/fs/cgroup/memory")
+
+
+def machine(root: Path, available: int | None = 8_000_000_000, **files: str) -> Path:
+    """A /proc and a /sys that say this much; `v2_memory_max="1"` is the file memory.max of version 2."""
+    if available is not None:
+        (root / "proc").mkdir()
+        (root / "proc" / "meminfo").write_text(f"MemTotal:       16000000 kB\nMemAvailable:   {available // 1024} kB\nHugePages_Total:       0\n")
+    for name, text in files.items():
+        version, _, rest = name.partition("_")
+        path = root / (V2 if version == "v2" else V1) / rest.replace("memory_", "memory.", 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(("files", "free"), [
+    ({}, 8_000_000_000),
+    (dict(v2_memory_max="max\n", v2_memory_current="5000\n"), 8_000_000_000),
+    (dict(v1_memory_limit_in_bytes="9223372036854771712\n", v1_memory_usage_in_bytes="5000\n"), 8_000_000_000),
+    (dict(v2_memory_max="3000000000\n", v2_memory_current="1000000000\n"), 2_000_000_000),
+    (dict(v2_memory_max="3000000000\n", v2_memory_current="1000000000\n", v2_memory_stat="anon 5\ninactive_file 400000000\nactive_file 9\n"), 2_400_000_000),
+    (dict(v2_memory_max="3000000000\n", v2_memory_current="1000\n", v2_memory_stat="inactive_file 2000\n"), 3_000_000_000),
+    (dict(v2_memory_max="3000\n", v2_memory_current="4000\n"), 0),
+    (dict(v2_memory_max="20000000000\n", v2_memory_current="0\n"), 8_000_000_000),
+    (dict(v1_memory_limit_in_bytes="3000000000\n", v1_memory_usage_in_bytes="1000000000\n", v1_memory_stat="inactive_file 7\ntotal_inactive_file 100\n"),
+     2_000_000_100),
+    (dict(v2_memory_max="4000\n", v2_memory_current="1000\n", v1_memory_limit_in_bytes="3500\n", v1_memory_usage_in_bytes="1000\n"), 2500),
+    (dict(v2_memory_max="3000\n"), 8_000_000_000),  # a limit without a use says nothing
+])  # fmt: skip
+def test_free_memory_is_the_least_of_what_machine_and_container_leave(tmp_path, files, free):
+    assert free_memory(CPU, machine(tmp_path, **files)) == free
+
+
+def test_free_memory_where_the_system_says_little(tmp_path):
+    assert free_memory(CPU, tmp_path) is None
+    assert free_memory(CPU, machine(tmp_path, None, v2_memory_max="3000", v2_memory_current="1000")) == 2000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_free_memory_of_this_machine():
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    total = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemTotal:"))
+    assert 0 < free_memory(CPU) < total
 
 
 def test_what_it_takes_is_said_at_the_start(workshop, tmp_path):

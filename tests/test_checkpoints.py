@@ -125,6 +125,20 @@ def test_refuses_a_model_that_was_not_trained_with_betas(model_folder, tmp_path,
         Workshop(checkpoint, TINY, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("classes", [10, 1001])
+def test_refuses_a_dit_whose_null_label_is_another(model_folder, tmp_path, classes):
+    """With 10 classes label 1000 is past the table's end; with 1001 it is a real class, and guidance would lead away from that."""
+    folder = shutil.copytree(model_folder, tmp_path / "other")
+    given = diffusers.DiTTransformer2DModel.from_pretrained(folder / "transformer")
+    diffusers.DiTTransformer2DModel.from_config(given.config | {"num_embeds_ada_norm": classes}).save_pretrained(folder / "transformer")
+    with pytest.raises(StudioError) as caught:
+        load_checkpoint(folder, "cpu")
+    assert str(caught.value) == (
+        f"{folder} has {classes} classes, and diffusers' DiTPipeline asks for label 1000 when it means none: "
+        "pad its label tables to 1000 classes and the null one, with num_embeds_ada_norm 1000 in its config."
+    )
+
+
 # ------------------------------------------------------------ DiT-XL/2
 
 

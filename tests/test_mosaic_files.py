@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DiTPipeline, StableDiffusionXLPipeline
 from mosaics import FACTS, PLAN, cuts_of, mosaic_of, outputs, same
 from safetensors.torch import load_file
 from tiny_sdxl import make_sdxl
 
-from core.checkpoints import load_checkpoint
+from core.checkpoints import BUNDLED, load_checkpoint
 from core.errors import StudioError
 from core.manifest import coarser, indices, model_hash, ranges
 from core.mosaic import MosaicTransformer
@@ -140,51 +143,46 @@ def test_what_are_no_indices(text):
 # ------------------------------------------------------------ another process
 
 
-FRESH = """
-import sys
-{before}
-from diffusers import {kind}
-from core.mosaic import MosaicTransformer
-pipeline = {kind}.from_pretrained({folder!r})
-pipeline.{part} = MosaicTransformer.from_pretrained({pruned!r}, base=pipeline)
-image = {call}
-assert "gradio" not in sys.modules and "plotly" not in sys.modules
-import numpy
-numpy.save({out!r}, image)
-"""
-
-
-def run_both(folder, tmp_path, kind, part, call, before=""):
-    """The pictures of this process, which saves, and of a fresh one, which loads."""
-    import diffusers
-    import numpy as np
-
-    pipeline = getattr(diffusers, kind).from_pretrained(folder)
-    dense = getattr(pipeline, part)
-    mosaic = mosaic_of(dense)
-    mosaic.save_pretrained(tmp_path / "pruned")
-    without = eval(call, {"pipeline": pipeline, "torch": torch})
-    setattr(pipeline, part, mosaic)
-    here, out = eval(call, {"pipeline": pipeline, "torch": torch}), tmp_path / "image.npy"
-    assert not np.array_equal(here, without)
-    code = FRESH.format(before=before, kind=kind, part=part, folder=str(folder), pruned=str(tmp_path / "pruned"), call=call, out=str(out))
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on it
-    done = subprocess.run([sys.executable, "-c", "import torch\n" + code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+def fresh(code: str, folder: Path) -> np.ndarray:
+    """Run `code`, which ends with a picture in `image`, by an interpreter of its own with `folder` as its place -> the picture."""
+    code += "\nimport sys, numpy\nassert 'gradio' not in sys.modules and 'plotly' not in sys.modules\nnumpy.save('image.npy', image)\n"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}  # sums depend on the threads
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return here, np.load(out)
+    return np.load(folder / "image.npy")
 
 
-def test_five_lines_in_a_fresh_process(model_folder, tmp_path):
-    call = "pipeline([1], num_inference_steps=8, generator=torch.Generator().manual_seed(3), output_type='np').images[0]"
-    here, there = run_both(model_folder, tmp_path, "DiTPipeline", "transformer", call)
-    assert here.shape == there.shape and (here == there).all()
+def test_the_readmes_five_lines_in_a_fresh_process(tmp_path):
+    """Word for word, in a folder where only what they name is to be found; the same picture as here, where the subnetworks were cut."""
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "MosaicTransformer.from_pretrained" in block)
+    pipeline = DiTPipeline.from_pretrained(BUNDLED)
+    dense = pipeline.transformer
+    pipeline.transformer = mosaic_of(dense)
+    pipeline.transformer.save_pretrained(tmp_path / "subnetworks")
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    torch.manual_seed(3)
+    here = np.asarray(pipeline([1]).images[0])
+    there = fresh(f"import torch\ntorch.manual_seed(3)\n{code}", tmp_path)
+    assert here.shape == (32, 32) and here.std() > 0 and (here == there).all()
 
 
-def test_five_lines_for_sdxl_without_scipy_and_pandas(sdxl_folder, tmp_path):
+def test_the_same_for_sdxl_without_scipy_and_pandas(sdxl_folder, tmp_path):
+    pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl_folder)
     call = "pipeline('a fox', num_inference_steps=4, height=32, width=32, generator=torch.Generator().manual_seed(3), output_type='np').images[0]"
-    block = "sys.modules |= dict.fromkeys(('scipy', 'pandas'))"  # as if they were not installed
-    here, there = run_both(sdxl_folder, tmp_path, "StableDiffusionXLPipeline", "unet", call, block)
-    assert here.shape == there.shape and (here == there).all()
+    without = eval(call, {"pipeline": pipeline, "torch": torch})
+    pipeline.unet = mosaic_of(pipeline.unet)
+    pipeline.unet.save_pretrained(tmp_path / "pruned")
+    here = eval(call, {"pipeline": pipeline, "torch": torch})
+    there = fresh(f"""
+import sys, torch
+sys.modules |= dict.fromkeys(('scipy', 'pandas'))  # as if they were not installed
+from diffusers import StableDiffusionXLPipeline
+from core.mosaic import MosaicTransformer
+pipeline = StableDiffusionXLPipeline.from_pretrained({str(sdxl_folder)!r})
+pipeline.unet = MosaicTransformer.from_pretrained("pruned", base=pipeline)
+image = {call}
+""", tmp_path)  # fmt: skip
+    assert here.shape == there.shape and (here == there).all() and not np.array_equal(here, without)
 
 
 # ------------------------------------------------------------ the base

@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import Attention
 from PIL import Image
 from tiny_sdxl import TINY_UNET
 from torch import nn
+from torch.nn.utils import prune
 
 from core.calibration_data import DataOptions
 from core.checkpoints import Checkpoint
@@ -59,6 +60,41 @@ def test_refuses_a_width_that_is_not_heads_times_one_head(dense, change):
     change(dense.transformer_blocks[1].attn1)
     with pytest.raises(StudioError, match="Block 2 has an attention whose width is not heads times one head's width"):
         find_layers(dense)
+
+
+def test_refuses_float8_weights(dense):
+    dense.transformer_blocks[1].ff.net[2].weight.data = dense.transformer_blocks[1].ff.net[2].weight.data.to(torch.float8_e4m3fn)
+    with pytest.raises(StudioError, match="Block 2 has float8_e4m3fn weights; load the model in fp32, fp16 or bf16"):
+        find_layers(dense)
+
+
+def test_refuses_layerwise_casting(dense):
+    dense.enable_layerwise_casting(storage_dtype=torch.float8_e5m2, compute_dtype=torch.float32)
+    with pytest.raises(StudioError, match="Block 1 has float8_e5m2 weights; load the model in fp32, fp16 or bf16"):
+        find_layers(dense)
+
+
+class Packed(torch.Tensor):
+    """Stands for the weight that torchao puts in: a tensor of another class in a linear layer that stays nn.Linear."""
+
+
+def test_refuses_a_weight_of_another_tensor_class(dense):
+    layer = dense.transformer_blocks[1].attn1.to_k
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Packed))
+    assert type(layer) is nn.Linear and type(layer.weight) is Packed and layer.weight.dtype in (torch.float32, torch.bfloat16)
+    with pytest.raises(StudioError, match="Block 2 has a weight that is not a plain parameter"):
+        find_layers(dense)
+
+
+def test_refuses_a_weight_behind_a_mask(dense):
+    prune.l1_unstructured(dense.transformer_blocks[0].attn1.to_out[0], "weight", 0.5)
+    with pytest.raises(StudioError, match="Block 1 has a weight that is not a plain parameter"):
+        find_layers(dense)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_takes_what_linear_layers_compute_in(dense, dtype):
+    assert len(find_layers(dense.to(dtype))) == 4
 
 
 @pytest.mark.parametrize("change", [

@@ -1,0 +1,110 @@
+"""A calibration that is killed, not stopped: what was finished stays, what was half done is not trusted, and the end is the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from core.calibration import CalibrationSettings
+from core.checkpoints import load_checkpoint
+from core.workshop import Workshop
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = CalibrationSettings(edges=(0, 200, 500, 1000), images=6, held_out=2)
+CHILD = """
+import sys, threading
+import torch
+from core.calibration import CalibrationSettings
+from core.checkpoints import load_checkpoint
+from core.workshop import Workshop
+
+model, cache, where, least, edges, images, held_out = sys.argv[1:]
+settings = CalibrationSettings(tuple(map(int, edges.split(","))), int(images), int(held_out))
+
+def progress(done, total, text):
+    if text.startswith(where) and done >= int(least):
+        print(done, flush=True)
+        threading.Event().wait()
+
+Workshop(load_checkpoint(model, "cpu", dtype=torch.float32), settings, cache).calibrate(progress)
+"""
+
+
+def kill_at(where: str, least: int, model: Path, cache: Path) -> None:
+    """Calibrate in another process, which waits as soon as its progress says `where` with `least` done, and is killed there."""
+    arguments = [model, cache, where, str(least), ",".join(map(str, TINY.edges)), str(TINY.images), str(TINY.held_out)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}  # sums depend on the threads
+    with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            said = child.stdout.readline()  # nothing when it ends without having come there
+        finally:
+            child.kill()
+        errors = child.communicate()[1]
+    assert said == f"{least}\n" and child.returncode == -signal.SIGKILL, errors
+
+
+def open_workshop(model: Path, cache: Path) -> Workshop:
+    return Workshop(load_checkpoint(model, "cpu", dtype=torch.float32), TINY, cache)
+
+
+def written(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.glob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def whole(model_folder, tmp_path_factory) -> Workshop:
+    """Never interrupted."""
+    shop = open_workshop(model_folder, tmp_path_factory.mktemp("whole"))
+    shop.calibrate()
+    return shop
+
+
+def assert_same_end(shop: Workshop, whole: Workshop) -> None:
+    """Bins byte for byte, orders bit for bit; nothing else is left."""
+    bins = [f"bin-{b:02d}.safetensors" for b in range(TINY.bins)]
+    assert sorted(p.name for p in shop.folder.iterdir()) == [*bins, "orders.safetensors", "settings.json"]
+    assert all((shop.folder / name).read_bytes() == (whole.folder / name).read_bytes() for name in bins)
+    with safe_open(shop.folder / "orders.safetensors", "pt") as one, safe_open(whole.folder / "orders.safetensors", "pt") as other:
+        assert sorted(one.keys()) == sorted(other.keys())
+        assert all(torch.equal(one.get_tensor(name), other.get_tensor(name)) for name in one.keys())  # noqa: SIM118
+    assert shop.orders.damping == whole.orders.damping and shop.orders.rungs == whole.orders.rungs
+
+
+def test_killed_inside_the_second_bin(model_folder, whole, tmp_path):
+    kill_at("measuring", 3, model_folder, tmp_path)  # two chunks a bin: what is fitted of the second is on the disk, what is held out is not
+    shop = open_workshop(model_folder, tmp_path)
+    before = written(shop.folder)
+    assert list(before) == ["bin-00.safetensors"] and shop.bins_kept == 1 and not shop.calibrated
+    (half,) = shop.folder.glob("*.part")  # that process had no chance to take it away
+    assert half.name.startswith("bin-01") and half.stat().st_size > 10_000
+    os.utime(half, (0, 0))  # long ago, so that it is no longer taken for the file of a run that goes on
+    measured = []
+    shop.calibrate(lambda done, total, text: measured.append(text.split(";")[0]) if text.startswith("measuring") else None)
+    assert measured == ["measuring timesteps 200 to 499"] * 2 + ["measuring timesteps 500 to 999"] * 2
+    assert written(shop.folder).items() >= before.items()
+    assert_same_end(shop, whole)
+
+
+def test_killed_while_ordering_the_third_layer(model_folder, whole, tmp_path):
+    third = f"finding the removal order of {whole.layers[2].name}"
+    kill_at(third, 2, model_folder, tmp_path)
+    shop = open_workshop(model_folder, tmp_path)
+    before, then, texts = written(shop.folder), {}, []
+    assert sorted(before) == [f"bin-{b:02d}.safetensors" for b in range(TINY.bins)] + ["ordered-000.safetensors", "ordered-001.safetensors"]
+    assert not shop.calibrated
+
+    def progress(done: int, total: int, text: str) -> None:
+        texts.append(text)
+        if text == third:
+            then.update(written(shop.folder))
+
+    shop.calibrate(progress)
+    assert then == before and not any(text.startswith("measuring") for text in texts)  # neither bins nor the first two layers came anew
+    assert_same_end(shop, whole)
