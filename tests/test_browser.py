@@ -166,6 +166,21 @@ def test_of_two_lines_that_touch_the_drag_takes_the_one_it_pulls(page, by, moved
     assert (now[0] < 540 and now[1] == 550) if moved == 0 else (now[0] == 549 and now[1] > 560)
 
 
+def test_a_tag_beside_its_line_moves_that_line_and_by_as_much_as_the_hand(page):
+    for name, value in (("Boundary 2 (middle | early)", "999"), ("Boundary 1 (late | middle)", "940")):
+        page.get_by_label(name).fill(value)
+        page.get_by_label(name).press("Enter")
+    expect(page.locator('#stage-table table[data-boundaries="940,999"]')).to_be_visible(timeout=SLOW)
+    tag, plot = (page.locator(f"#stage-chart {name}").bounding_box() for name in (".handle:last-child .tag", ".plot .nsewdrag"))
+    x, y = tag["x"] + 6, tag["y"] + tag["height"] / 2  # nearer to the other line, perhaps
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 12, y, steps=4)
+    page.mouse.up()
+    low, high = settled(page)
+    assert low == 940 and high == pytest.approx(999 - 12 * 1000 / plot["width"], abs=3)
+
+
 def test_nothing_in_the_chart_is_cut_off_or_covered(page):
     box = page.get_by_label("Boundary 2 (middle | early)")
     box.fill("999")
@@ -229,6 +244,9 @@ def test_the_models_own_path_joins_the_chart(page):
     page.get_by_text("Gradient", exact=True).first.click()
     expect(page.locator("#stage-chart .ytitle")).to_contain_text("gained", timeout=SLOW)
     expect(legend.filter(has_text="own path, n = 32")).to_have_count(1)
+    page.get_by_label("show the model's own sampling path").uncheck()
+    expect(legend.filter(has_text="own path, n = 32")).to_have_count(0, timeout=SLOW)
+    expect(page.locator("#stage-chart .ytitle")).to_contain_text("gained")  # the curve chosen meanwhile stays
 
 
 @pytest.mark.parametrize("name, sigma", [("Flow matching", "σ = 0.001 at t = 0 to 1 at t = 999"), ("EDM (Karras)", "σ = 0.002 at t = 0 to 80 at t = 999")])
