@@ -114,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--guidance", type=float, help="default 1.5, or 5 for SDXL")
     compare.add_argument("--scheduler", default="DDIM")
     compare.add_argument("--repeats", type=int, default=3, help="timed runs of each side (default 3; large sets time every batch of 100)")
+    compare.add_argument("--tabulate", action="store_true", help="both sides take a DiT's adaLN vectors from a table: faster at few images, no predicted times")
     compare.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
 
     bench = verbs.add_parser("bench", parents=[common["bench"]], help="measure the engine on this machine: ratios with their spread, memory, MACs")

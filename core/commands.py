@@ -108,7 +108,7 @@ def compare(args: argparse.Namespace) -> int:
     workshop = _workshop(args)
     settings = SampleSettings(
         **asked(args, workshop, size), steps=args.steps, guidance=GUIDANCE[workshop.family.name] if args.guidance is None else args.guidance,
-        seed=args.seed, scheduler=args.scheduler, repeats=args.repeats,
+        seed=args.seed, scheduler=args.scheduler, repeats=args.repeats, tabulate=args.tabulate,
     )  # fmt: skip
     workshop.check_settings(settings)
     out = _folder(args.out) if args.out else None

@@ -29,6 +29,7 @@ from .noise import SCHEDULERS, make_scheduler, sampling_timesteps
 from .plan import STAGES, StagePlan
 from .workshop import Workshop
 
+TABULATED = "Both sides took their adaLN vectors from a table made at the first step, whose time is counted; a stock pipeline works them out step by step."
 IN_STEP = 64  # up to this many images both sides are shown while they run
 FRAMES = 8  # of the film strip
 PREVIEWS = 16  # at most so many while a run goes on
@@ -50,10 +51,11 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
         if plan is not None and not workshop.calibrated and plan.method == "obs":
             yield Preview("calibrating first (once per model)", 0, 1)
     models = [workshop.dense if p is None else workshop.build(p, None, stop) for p in plans]
-    sides = [Denoiser(m, scheduler, workshop.schedule, settings.steps) for m in models]
+    sides = [Denoiser(m, scheduler, workshop.schedule, settings.steps, tabulate=settings.tabulate) for m in models]
     size = n if n <= IN_STEP else BATCH
-    yield Preview("measuring this device's speed at four widths", 0, 1)
-    workshop.measure_latency(min(size, n), settings.halves, stop=stop, shape=workshop.shape_for(settings))
+    if not settings.tabulate:
+        yield Preview("measuring this device's speed at four widths", 0, 1)
+        workshop.measure_latency(min(size, n), settings.halves, stop=stop, shape=workshop.shape_for(settings))
     conditions, noise = workshop.conditions(settings), start_noise(n, workshop.shape_for(settings), settings.seed)
     if n <= IN_STEP:
         found = yield from _small(workshop, sides, noise, conditions, settings, stop, previews)
@@ -190,7 +192,7 @@ def _large(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions:
 def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Found, settings: SampleSettings, size: int) -> Comparison:
     n, sides = settings.n, []
     shape = workshop.shape_for(settings)
-    table = workshop.latency(size * settings.halves, shape)
+    table = None if settings.tabulate else workshop.latency(size * settings.halves, shape)
     for plan, model, latents, times, film in zip(plans, models, found.latents, found.times, found.film, strict=True):
         macs = workshop.stage_macs(plan, shape)
         row_macs = [macs[s] for s in model.stages]
@@ -206,9 +208,10 @@ def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Fo
     a, b = sides
     if a.name == b.name:
         a.name, b.name = f"{a.name} (A)", f"{b.name} (B)"
+    notes = f"{TABULATED if settings.tabulate else ''} {found.notes}".strip()
     decibel = psnr(a.images, b.images)
     decibel = decibel[torch.isfinite(decibel)]
     return Comparison(
         a, b, settings, workshop.device_text, workshop.name, time.strftime("%Y-%m-%d %H:%M"), float(decibel.mean()) if len(decibel) else None,
-        float(ssim(a.images, b.images).mean()), float(latent_mse(a.latents, b.latents).mean()), n, found.notes,
+        float(ssim(a.images, b.images).mean()), float(latent_mse(a.latents, b.latents).mean()), n, notes,
     )  # fmt: skip

@@ -166,6 +166,8 @@ class Workshop(Pricing):
         if self.family is SDXL:
             if not settings.prompts:
                 raise StudioError(f"{self.name} paints from text: give a prompt for every image.")
+            if settings.tabulate:
+                raise StudioError(f"{self.name} has no adaLN layers to tabulate.")
             if settings.size is not None and any(x % 64 for x in settings.size):
                 raise StudioError("Height and width must be multiples of 64 pixels.")
             return

@@ -131,7 +131,7 @@ def checked_steps(steps: Any) -> int:
 
 def checked_settings(
     workshop: Any, asked: Any, images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float,
-    negative: str = "", size: str | None = None,
+    negative: str = "", size: str | None = None, tabulate: bool = False,
 ) -> SampleSettings:  # fmt: skip
     """The controls' values as settings; a browser can send anything, so each is checked. Raises StudioError.
 
@@ -153,4 +153,5 @@ def checked_settings(
         seed=_whole(seed, 0, 2**31 - 1, "Seed"),
         scheduler=scheduler,
         repeats=_whole(repeats, 1, 10, "Timing repeats"),
+        tabulate=tabulate,
     )

@@ -76,12 +76,13 @@ def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
     known = [v for row in rows for time in (row.a, row.b) for v in (time.predicted, None if time.measured is None else time.measured + (time.spread or 0))]
     stage_peak = max([v for v in known if v] or [1.0])
     repeats = comparison.timed_runs
+    unknown = "not predicted for runs with a table" if comparison.settings.tabulate else "no prediction for this device yet"
     blocks = []
     for row in rows:
         lines, read = [], (row.a.measured, row.b.measured, row.a.predicted, row.b.predicted)
         for letter, side, time in (("A", comparison.a, row.a), ("B", comparison.b, row.b)):
             colour = stage_colour(row.stage)
-            predicted = f"{seconds_text(time.predicted, beside=read)} predicted" if time.predicted is not None else "no prediction for this device yet"
+            predicted = f"{seconds_text(time.predicted, beside=read)} predicted" if time.predicted is not None else unknown
             measured = f"<b>{seconds_text(time.measured, time.spread, read)}</b> measured" if time.measured is not None else "no step in this stage"
             lines.append(
                 f'<div class="cmp-side"><span class="cmp-who"><b>{letter}</b> {escape(side.name)} <small>{plural(time.steps, "step")}</small></span>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,6 +177,8 @@ def test_measured_and_predicted_never_look_alike():
     c.a.predicted_seconds = c.b.predicted_seconds = None
     unknown = compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
     assert " s predicted" not in unknown and "no prediction for this device yet" in unknown
+    c.settings = replace(c.settings, tabulate=True)
+    assert "not predicted for runs with a table" in compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
 
 
 def test_fid_is_a_sentence_where_there_are_too_few_images():

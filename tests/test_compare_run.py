@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from core.comparison import Preview, SampleSettings
 from core.errors import StudioError
 from core.plan import StagePlan
+from core.sampling import compare
 from mosaic_ui import compare_inputs, compare_run
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
@@ -86,6 +88,22 @@ def test_an_upload_that_no_network_can_be_made_of_is_refused_at_once(workshop):
         compare_inputs.checked_upload(workshop, StagePlan((9, 55), (0.5, 0.5, 0.5), num_train_timesteps=100))
     timed = StagePlan((93, 550), (0.5, 0.5, 0.5), allocation="lagrangian", costs="latency")
     assert compare_inputs.checked_upload(workshop, timed) is timed  # a run times the layers first
+
+
+def test_a_table_on_both_sides_changes_rounding_only(workshop):
+    settings = SampleSettings(labels=(1, 2), steps=6, repeats=1)
+    plain, table = ([*compare(workshop, None, PLAN, s)][-1] for s in (settings, replace(settings, tabulate=True)))
+    for a, b in ((plain.a, table.a), (plain.b, table.b)):
+        assert (a.latents - b.latents).abs().max() < 1e-4 * a.latents.abs().max() and a.macs == b.macs
+        assert a.predicted_seconds and b.predicted_seconds is None
+    assert table.to_json()["tabulated"] and not plain.to_json()["tabulated"] and "table" in table.notes and plain.notes == ""
+    assert table.speedup_predicted is None
+
+
+@pytest.mark.parametrize("wish", ["yes", None, 1])
+def test_a_table_is_wanted_or_not(workshop, wish):
+    with pytest.raises(StudioError, match="yes or no"):
+        compare_inputs.checked_settings(workshop, [], 2, 0, 5, 1.5, "DDIM", 1, "", None, wish)
 
 
 SETTINGS = {"asked": [], "images": 2, "seed": 0, "steps": 5, "guidance": 1.5, "scheduler": "DDIM", "repeats": 1}

@@ -164,7 +164,7 @@ def test_another_size_reaches_the_micro_conditioning_and_the_latents(shop):
 
 
 @pytest.mark.parametrize(("settings", "match"), [
-    (dict(labels=(1,)), "give a prompt"), (dict(prompts=("a",), size=(100, 64)), "multiples of 64"),
+    (dict(labels=(1,)), "give a prompt"), (dict(prompts=("a",), size=(100, 64)), "multiples of 64"), (dict(prompts=("a",), tabulate=True), "no adaLN"),
 ])  # fmt: skip
 def test_what_it_cannot_sample(shop, settings, match):
     with pytest.raises(StudioError, match=match):
