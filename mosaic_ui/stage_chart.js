@@ -49,7 +49,7 @@ function axes() {
 
 function place() {
   const at = axes();
-  if (!at || !boundaries.length) return;
+  if (!at || !boundaries.length || !rail.clientWidth) return; // in a tab that is hidden nothing has a width; it is placed when shown
   const edges = [lower, ...boundaries, upper].map(at.toPixel);
   const box = { top: at.top + 'px', height: at.height + 'px' };
   [...bands.children].forEach((band, i) => {
@@ -197,9 +197,9 @@ function draw() {
     plot.on('plotly_afterplot', place); // first paint, resize, theme, new data
     let width = plot.clientWidth;
     new ResizeObserver(() => {
-      if (!plot.clientWidth || plot.clientWidth === width) return;
-      width = plot.clientWidth;
-      draw();
+      if (plot.clientWidth === width) return;
+      width = plot.clientWidth; // 0 while the tab is hidden: whatever came meanwhile is drawn when it is shown
+      if (width) draw();
     }).observe(plot);
   }
   place();

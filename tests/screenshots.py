@@ -18,6 +18,7 @@ def main(folder: Path, readme: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     workshop = get_workshop()
     workshop.measure_latency(16)
+    workshop.measure_layers()
     with serve(workshop) as url, chromium() as browser:
         for width in (1280,) if readme else (1280, 390):
             for theme in ("light",) if readme else ("light", "dark"):
@@ -26,7 +27,7 @@ def main(folder: Path, readme: bool) -> None:
                 page.get_by_role("slider", name="Stage boundary 2").wait_for()
                 for name, tab in TABS.items():
                     page.get_by_role("tab", name=tab).click()
-                    page.wait_for_timeout(2500)
+                    page.wait_for_timeout(4000)
                     path = folder / (f"{name}.png" if readme else f"{name}-{width}-{theme}.png")
                     page.screenshot(path=path, full_page=True)
                 if not readme:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import time
 from contextlib import contextmanager
@@ -179,6 +180,28 @@ def test_a_tag_beside_its_line_moves_that_line_and_by_as_much_as_the_hand(page):
     page.mouse.up()
     low, high = settled(page)
     assert low == 940 and high == pytest.approx(999 - 12 * 1000 / plot["width"], abs=3)
+
+
+def test_boundaries_that_move_while_the_chart_is_hidden_are_placed_when_it_is_shown(page):
+    def tags():
+        lines, labels = (page.locator(f"#stage-chart {name}").all() for name in (".handle", ".handle .tag"))
+        middles = [[part.bounding_box()["x"] + part.bounding_box()["width"] / 2 for part in parts] for parts in (lines, labels)]
+        return [abs(line - label) for line, label in zip(*middles, strict=True)], middles[0]
+
+    (near, before) = tags()
+    page.get_by_role("tab", name="2 Prune").click()
+    plan = {"boundaries": [300, 700], "sparsity": {"late": 0.3, "middle": 0.1, "early": 0.4}}
+    page.get_by_text("The plan as a file").click()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Upload plan").first.click()
+    chooser.value.set_files({"name": "plan.json", "mimeType": "application/json", "buffer": json.dumps(plan).encode()})
+    expect(page.get_by_label("number input for Late stage sparsity")).to_have_value("0.3", timeout=SLOW)
+    page.get_by_role("tab", name="1 Explore").click()
+    expect(page.locator('#stage-table table[data-boundaries="300,700"]')).to_be_visible(timeout=SLOW)
+    expect(page.locator("#stage-chart .handle:first-child .tag")).to_have_text("t = 300", timeout=SLOW)
+    page.wait_for_function("document.querySelector('#stage-chart .handle .tag').getBoundingClientRect().left > 100")
+    now, after = tags()
+    assert max(near) < 2 and max(now) < 2 and after[0] > before[0] + 50 and after[1] > before[1] + 50
 
 
 def test_nothing_in_the_chart_is_cut_off_or_covered(page):
