@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .checkpoints import DTYPES
 from .errors import StudioError
 from .plan import STAGES, StagePlan
 from .timing import spread
@@ -40,6 +41,7 @@ class SampleSettings:
     negative: str = ""  # of every prompt
     size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
     tabulate: bool = False  # both sides take a DiT's adaLN vectors from a table made at the first step
+    dtype: str | None = None  # of both sides' networks, a name of core.checkpoints.DTYPES; None: as the model was loaded
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= MAX_IMAGES:
@@ -58,6 +60,8 @@ class SampleSettings:
             raise StudioError(f"Timed repeats must be a whole number from 1 to 50, not {self.repeats!r}.")
         if not isinstance(self.tabulate, bool):
             raise StudioError("Whether adaLN vectors come from a table is yes or no.")
+        if self.dtype not in (None, *DTYPES):
+            raise StudioError(f"A precision is one of {', '.join(DTYPES)}, not {self.dtype!r}.")
         for name in ("steps", "seed", "repeats"):  # NumPy's integers do not go into JSON
             object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "labels", tuple(int(x) if _whole(x) else x for x in self.labels))
@@ -98,7 +102,7 @@ class Side:
     timesteps: list[float]
     stages: list[int]  # per step, index into STAGES, -1 dense
     macs: int  # denoiser, whole run, all images, both guidance halves; linear and convolution layers
-    predicted_seconds: list[float] | None  # per step, whole run, from the latency table, made before measuring; which knows no tabulated runs
+    predicted_seconds: list[float] | None  # per step, whole run, from the latency table, made before measuring; None for what it does not know
     film: list[Tensor] = field(default_factory=list)  # guesses of the clean picture, (n, channels, H, W)
     film_timesteps: list[float] = field(default_factory=list)
     fid: float | None = None
@@ -224,7 +228,7 @@ class Comparison:
             "dense": side(self.a), "mosaic": side(self.b), "speedup_measured": self.speedup_measured, "speedup_spread": self.speedup_spread,
             "speedup_predicted": self.speedup_predicted, "speedup_macs": self.speedup_macs, "psnr": self.psnr, "ssim": self.ssim,
             "latent_mse": self.latent_mse, "n": self.n, "timed_runs": self.timed_runs, "stages": self.stage_rows(), "steps": self.settings.steps,
-            "tabulated": self.settings.tabulate,
+            "tabulated": self.settings.tabulate, "dtype": self.settings.dtype,
             "guidance": self.settings.guidance, "scheduler": self.settings.scheduler, "seed": self.settings.seed, "device": self.device,
             "model": self.model, "when": self.when, "verdict": self.verdict, "notes": self.notes, **self._words(),
         }  # fmt: skip

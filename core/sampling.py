@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .calibration import Progress
+from .checkpoints import DTYPES
 from .comparison import BATCH, Comparison, Preview, SampleSettings, Side, pictures, side_name
 from .denoise import Denoiser, Step, decode, start_noise
 from .dynamics import SampledCurves, sample_trajectory
@@ -27,6 +28,7 @@ from .families import Conditions
 from .metrics import latent_mse, psnr, ssim
 from .noise import SCHEDULERS, make_scheduler, sampling_timesteps
 from .plan import STAGES, StagePlan
+from .precision import in_precision
 from .workshop import Workshop
 
 TABULATED = "Both sides took their adaLN vectors from a table made at the first step, whose time is counted; a stock pipeline works them out step by step."
@@ -51,9 +53,11 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
         if plan is not None and not workshop.calibrated and plan.method == "obs":
             yield Preview("calibrating first (once per model)", 0, 1)
     models = [workshop.dense if p is None else workshop.build(p, None, stop) for p in plans]
+    if not _as_loaded(workshop, settings):
+        models = in_precision(models, DTYPES[settings.dtype])
     sides = [Denoiser(m, scheduler, workshop.schedule, settings.steps, tabulate=settings.tabulate) for m in models]
     size = n if n <= IN_STEP else BATCH
-    if not settings.tabulate:
+    if _predictable(workshop, settings):
         yield Preview("measuring this device's speed at four widths", 0, 1)
         workshop.measure_latency(min(size, n), settings.halves, stop=stop, shape=workshop.shape_for(settings))
     conditions, noise = workshop.conditions(settings), start_noise(n, workshop.shape_for(settings), settings.seed)
@@ -62,6 +66,15 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     else:
         found = yield from _large(workshop, sides, noise, conditions, settings, stop)
     yield _result(workshop, plans, sides, found, settings, min(size, n))
+
+
+def _as_loaded(workshop: Workshop, settings: SampleSettings) -> bool:
+    return settings.dtype is None or DTYPES[settings.dtype] == workshop.dtype
+
+
+def _predictable(workshop: Workshop, settings: SampleSettings) -> bool:
+    """Whether the latency table, of plain forwards as the model was loaded, says what these runs will take."""
+    return _as_loaded(workshop, settings) and not settings.tabulate
 
 
 def sample_path(workshop: Workshop, scheduler: str = "DDIM", steps: int = 50, n: int = 32, seed: int = 0, guidance: float = 1.5,
@@ -192,7 +205,7 @@ def _large(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions:
 def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Found, settings: SampleSettings, size: int) -> Comparison:
     n, sides = settings.n, []
     shape = workshop.shape_for(settings)
-    table = None if settings.tabulate else workshop.latency(size * settings.halves, shape)
+    table = workshop.latency(size * settings.halves, shape) if _predictable(workshop, settings) else None
     for plan, model, latents, times, film in zip(plans, models, found.latents, found.times, found.film, strict=True):
         macs = workshop.stage_macs(plan, shape)
         row_macs = [macs[s] for s in model.stages]
@@ -208,7 +221,8 @@ def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Fo
     a, b = sides
     if a.name == b.name:
         a.name, b.name = f"{a.name} (A)", f"{b.name} (B)"
-    notes = f"{TABULATED if settings.tabulate else ''} {found.notes}".strip()
+    cast = "" if _as_loaded(workshop, settings) else f"Both sides ran in {settings.dtype}, cast from the weights as they were loaded."
+    notes = " ".join(text for text in (cast, TABULATED if settings.tabulate else "", found.notes) if text)
     decibel = psnr(a.images, b.images)
     decibel = decibel[torch.isfinite(decibel)]
     return Comparison(

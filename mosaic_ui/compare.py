@@ -69,6 +69,7 @@ class CompareTab:
     scheduler: gr.Dropdown
     repeats: gr.Slider
     tabulate: gr.Checkbox  # of a DiT, else hidden
+    dtype: gr.Dropdown
     start: gr.Button
     stop: gr.Button
     live: gr.HTML
@@ -117,11 +118,12 @@ def build(shared: Any) -> CompareTab:
             with gr.Row(visible=model_facts.asks_words(workshop)):
                 negative.render()
                 size.render()
-            with gr.Accordion("Seed, guidance, scheduler, timing", open=False), gr.Row():
+            with gr.Accordion("Seed, guidance, scheduler, timing, precision", open=False), gr.Row():
                 seed = gr.Number(0, label="Seed", min_width=130)
                 guidance = gr.Number(model_facts.default_guidance(workshop), label="Guidance", info="1 is off", step=0.1, min_width=130)
                 scheduler = gr.Dropdown(schedulers, value=shared.scheduler.value, label="Scheduler", filterable=False, min_width=150)
                 repeats = _slider(1, 10, 3, "Timing repeats", "The median counts")
+                dtype = gr.Dropdown(model_facts.precisions(workshop), value=model_facts.AS_LOADED, label="Precision", filterable=False, min_width=150)
                 tabulate = gr.Checkbox(False, label="adaLN from a table, on both sides", info=TABULATE, visible=not model_facts.asks_words(workshop))
             with gr.Row(elem_classes="cmp-go"):
                 start = gr.Button("Compare", variant="primary", scale=3, min_width=160, elem_id="cmp-start")
@@ -150,7 +152,7 @@ def build(shared: Any) -> CompareTab:
             downloads = gr.HTML(first[7])
         _build_study(workshop)
     return CompareTab(
-        a, b, asked, negative, size, images, seed, steps, guidance, scheduler, repeats, tabulate, start, stop, live_box, results, verdict, slider,
+        a, b, asked, negative, size, images, seed, steps, guidance, scheduler, repeats, tabulate, dtype, start, stop, live_box, results, verdict, slider,
         pair, difference, film, timing, metrics, downloads,
     )  # fmt: skip
 
@@ -227,11 +229,11 @@ def wire(shared: Any, tab: CompareTab) -> None:
     def ask(
         choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None, current: dict, target: float, asked: Any,
         images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float, negative: str, size: str,
-        tabulate: bool, request: gr.Request,
+        tabulate: bool, dtype: str, request: gr.Request,
     ) -> tuple:  # fmt: skip
         """Note what is asked for, or say at once why it cannot be; the results of an earlier run stay until the next has pictures."""
         try:
-            settings = (asked, images, seed, steps, guidance, scheduler, repeats, negative, size, tabulate)
+            settings = (asked, images, seed, steps, guidance, scheduler, repeats, negative, size, tabulate, dtype)
             wanted = checked_request(workshop, (choice_a, choice_b), (uploaded_a, uploaded_b), current, target, settings)
         except StudioError as error:
             return gr.skip(), gr.skip(), gr.update(value=live_views.message_html(str(error), bad=True), visible=True)
@@ -274,7 +276,7 @@ def wire(shared: Any, tab: CompareTab) -> None:
     shared.scheduler.change(follow_scheduler, shared.scheduler, tab.scheduler, trigger_mode="always_last", **quiet)
 
     controls = [tab.a.choice, tab.a.uploaded, tab.b.choice, tab.b.uploaded, shared.plan, shared.target, tab.asked, tab.images, tab.seed]
-    controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats, tab.negative, tab.size, tab.tabulate]
+    controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats, tab.negative, tab.size, tab.tabulate, tab.dtype]
     views = [tab.live, tab.results, tab.verdict, tab.slider, tab.pair, tab.difference, tab.film, tab.timing, tab.metrics, tab.downloads]
     buttons = [tab.start, tab.stop, tab.live]
     begun = tab.start.click(ask, controls, buttons, **EDIT | {"trigger_mode": "once"}, **RAW)  # behind the edits of the plan that were made before

@@ -39,6 +39,7 @@ def _settings_line(comparison: Comparison) -> str:
     s = comparison.settings
     size = "" if s.size is None else f" of {s.size[1]} × {s.size[0]} pixels"
     words = f"{plural(comparison.n, 'image')}{size}, seed {s.seed}, {s.steps} {s.scheduler} steps, guidance {s.guidance:g}, on {comparison.device}"
+    words += f", in {s.dtype}" if s.dtype else ""
     if not s.prompts:
         return words
     different = list(dict.fromkeys(s.prompts))

@@ -131,7 +131,7 @@ def checked_steps(steps: Any) -> int:
 
 def checked_settings(
     workshop: Any, asked: Any, images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float,
-    negative: str = "", size: str | None = None, tabulate: bool = False,
+    negative: str = "", size: str | None = None, tabulate: bool = False, dtype: str | None = None,
 ) -> SampleSettings:  # fmt: skip
     """The controls' values as settings; a browser can send anything, so each is checked. Raises StudioError.
 
@@ -154,4 +154,5 @@ def checked_settings(
         scheduler=scheduler,
         repeats=_whole(repeats, 1, 10, "Timing repeats"),
         tabulate=tabulate,
+        dtype=None if dtype in (None, model_facts.AS_LOADED) else dtype,
     )

@@ -76,7 +76,8 @@ def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
     known = [v for row in rows for time in (row.a, row.b) for v in (time.predicted, None if time.measured is None else time.measured + (time.spread or 0))]
     stage_peak = max([v for v in known if v] or [1.0])
     repeats = comparison.timed_runs
-    unknown = "not predicted for runs with a table" if comparison.settings.tabulate else "no prediction for this device yet"
+    other = comparison.settings.tabulate or comparison.settings.dtype is not None
+    unknown = "not predicted for a table or another precision" if other else "no prediction for this device yet"
     blocks = []
     for row in rows:
         lines, read = [], (row.a.measured, row.b.measured, row.a.predicted, row.b.predicted)

@@ -21,6 +21,7 @@ SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for li
 EXACT_FLOPS = {"cpu": 3e11, "cuda": 1e13}  # of solving every layer of three stages: the exact answer has to come within about 3 s
 SHARES = ((1, 1), (0.75, 0.75), (0.5, 0.5), (0.75, 1), (1, 0.75))  # height and width on offer, of the model's own size
 STEPS_OF_WORDS = 30  # usual for SDXL with its own scheduler
+AS_LOADED = "as loaded"  # a precision to compare in
 
 
 def asks_words(workshop: Any) -> bool:
@@ -82,6 +83,12 @@ def sizes(workshop: Any) -> dict[str, tuple[int, int] | None]:
         if size != (own, own):
             found[f"{size[1]} wide × {size[0]} high" if size[0] != size[1] else f"{size[1]} × {size[0]}"] = size
     return found
+
+
+def precisions(workshop: Any) -> list[tuple[str, str]]:
+    """What Compare can run in, as (label, value): the model's own precision first."""
+    own = precision(workshop)
+    return [(f"{AS_LOADED} ({own})", AS_LOADED), *((name, name) for name in DTYPES if name != own)]
 
 
 def precision(workshop: Any) -> str:

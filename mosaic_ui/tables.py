@@ -226,7 +226,7 @@ def status_line(workshop: Any) -> str:
         f"<span><b>Model</b> {html.escape(workshop.name)}</span>"
         f"<details><summary><b>Device</b> {html.escape(workshop.device_text)}, {model_facts.precision(workshop)}</summary>"
         "The model is loaded once, in one precision, for everybody who has this page open: start the studio with --dtype "
-        "float32, bfloat16 or float16, or with --device, to change it.</details>"
+        "float32, bfloat16 or float16, or with --device, to change it; Compare can run copies in another precision.</details>"
     )
     state = html.escape(workshop.calibration_text)
     if workshop.calibrated:

@@ -153,7 +153,7 @@ def test_refused_sliders_go_back_and_every_edit_ends_in_the_exact_prediction(vis
 def test_a_refused_setting_leaves_compare_alive(visit):
     page = visit()
     page.get_by_role("tab", name="3 Compare").click()
-    page.get_by_text("Seed, guidance, scheduler, timing").click()
+    page.get_by_text("Seed, guidance, scheduler, timing, precision").click()
     controls, live, start = page.locator(".cmp-controls"), page.locator("#cmp-live"), page.locator("#cmp-start")
     for name, wrong, good in (("Seed", "-1", "0"), ("Guidance", "50", "1.5")):
         box = controls.get_by_label(name, exact=True)

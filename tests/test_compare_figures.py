@@ -178,7 +178,7 @@ def test_measured_and_predicted_never_look_alike():
     unknown = compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
     assert " s predicted" not in unknown and "no prediction for this device yet" in unknown
     c.settings = replace(c.settings, tabulate=True)
-    assert "not predicted for runs with a table" in compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
+    assert "not predicted for a table or another precision" in compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
 
 
 def test_fid_is_a_sentence_where_there_are_too_few_images():
