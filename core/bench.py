@@ -58,7 +58,7 @@ def contenders(workshop: Workshop, steps: int, seed: int) -> Iterator[tuple[str,
 
 
 def sharers(workshop: Workshop, steps: int, seed: int) -> Iterator[tuple[str, StagePlan | None, int]]:
-    """The formula's plan with its work shared out over the layers in every way there is, at equal MACs."""
+    """The formula's plan with its work shared out over the layers in every way there is, at equal MACs; one budget over evenly spaced steps."""
     yield "dense", None, steps
     for target in TARGETS:
         plan = presets(workshop.schedule, target, timesteps_of(workshop, steps))["Formula"]

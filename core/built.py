@@ -54,6 +54,7 @@ class Built:
         if mosaic.plan != plan:
             mosaic = shallow(mosaic)
             mosaic.plan = plan
+            mosaic.enabled = True  # whatever has been done to the other one
             self._kept[key] = mosaic, size
         return mosaic
 

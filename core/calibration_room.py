@@ -34,7 +34,22 @@ def calibration_memory(layers: list[PrunableLayer]) -> int:
     copies of a chunk of tokens and the widest layer on its way to the disk; afterwards the widest layer's removal order."""
     widest = max(columns(layer) for layer in layers)
     measuring = sum(sum_bytes(columns(layer)) for layer in layers) + 2 * CHUNK_BYTES + 8 * widest * widest
-    return max(measuring, ORDERING * 8 * widest * widest)
+    return max(measuring, ordering_memory(layers))
+
+
+def ordering_memory(layers: list[PrunableLayer]) -> int:
+    """The part of it that working out removal orders needs, from bins that are there."""
+    return ORDERING * 8 * max(columns(layer) for layer in layers) ** 2
+
+
+def check_memory(needed: int, device: torch.device) -> None:
+    """Raise StudioError where so many bytes are not free."""
+    available = free_memory(device)
+    if available is not None and available < needed:
+        raise StudioError(
+            f"Calibration needs {needed / 1e9:.1f} GB of memory beside the model and {available / 1e9:.1f} GB are free on {device}: "
+            "close other programs or choose another device."
+        )
 
 
 def calibration_disk(layers: list[PrunableLayer], settings: CalibrationSettings) -> int:
@@ -48,12 +63,8 @@ def check_room(bank: GramBank, device: torch.device, latents: int = 0) -> tuple[
 
     latents: bytes of calibration latents that will be written to the same disk first. Raises StudioError with what to do.
     """
-    memory, available = calibration_memory(bank.layers), free_memory(device)
-    if available is not None and available < memory:
-        raise StudioError(
-            f"Calibration needs {memory / 1e9:.1f} GB of memory beside the model and {available / 1e9:.1f} GB are free on {device}: "
-            "close other programs or choose another device."
-        )
+    memory = calibration_memory(bank.layers)
+    check_memory(memory, device)
     folder = bank.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)

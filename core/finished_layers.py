@@ -43,21 +43,21 @@ def layer_key(weight: Tensor, bank: GramBank, layer: PrunableLayer, damping: flo
     return fingerprint({"weight": weight}, asdict(layer) | {"step": layer.step}, list(bank.settings.edges), bins, damping, FORMAT, *weighed)
 
 
-def save_layer(folder: Path, i: int, key: str, found: OrderedLayer) -> None:
-    """Keep one finished layer. Raises StudioError when the disk does not take it."""
+def save_layer(folder: Path, i: int, key: str, found: OrderedLayer, tag: str = "") -> None:
+    """Keep one finished layer; `tag` tells runs over the same bins apart, see `orders.orders_tag`. Raises StudioError when the disk does not take it."""
     tensors = {"order": found.order, "errors": found.errors.contiguous(), "energy": found.energy}
     facts = {"key": key, "damping": found.damping, "tokens_per_column": found.tokens_per_column, "rungs": found.rungs}
     try:
-        write_whole(_path(folder, i), lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
+        write_whole(_path(folder, i, tag), lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
     except (OSError, SafetensorError) as err:
         reason = "the disk is full" if full_disk(err) else err
         raise StudioError(f"The order of a layer could not be kept ({reason}): make room on the disk and calibrate again, finished layers stay.") from err
 
 
-def load_layer(folder: Path, i: int, key: str) -> OrderedLayer | None:
+def load_layer(folder: Path, i: int, key: str, tag: str = "") -> OrderedLayer | None:
     """A finished layer, or None when there is none that belongs to `key`."""
     try:
-        with safe_open(_path(folder, i), framework="pt") as file:
+        with safe_open(_path(folder, i, tag), framework="pt") as file:
             facts = json.loads(file.metadata()["facts"])
             if facts["key"] != key:
                 return None
@@ -67,11 +67,11 @@ def load_layer(folder: Path, i: int, key: str) -> OrderedLayer | None:
     return OrderedLayer(order, float(facts["damping"]), errors, energy, float(facts["tokens_per_column"]), list(facts["rungs"]))
 
 
-def forget_layers(folder: Path) -> None:
-    """Drop what was kept: the whole result is saved."""
-    for path in folder.glob("ordered-*.safetensors"):
+def forget_layers(folder: Path, tag: str = "") -> None:
+    """Drop what was kept under this tag: the whole result is saved."""
+    for path in folder.glob(f"ordered{tag}-[0-9]*.safetensors"):
         path.unlink(missing_ok=True)
 
 
-def _path(folder: Path, i: int) -> Path:
-    return folder / f"ordered-{i:03d}.safetensors"
+def _path(folder: Path, i: int, tag: str) -> Path:
+    return folder / f"ordered{tag}-{i:03d}.safetensors"

@@ -184,12 +184,19 @@ class MosaicTransformer(nn.Module):
         Rounds like one matrix product over all steps (fp32: a few units in the last place). None where blocks share no embedder, and where the
         table would take more than TABLE_BYTES: for large batches it hardly pays.
         """
-        if self.once is None:
-            return None
-        blocks = self.stages[0].transformer_blocks
-        if len(timesteps) * len(class_labels) * len(blocks) * blocks[0].norm1.linear.out_features * self.dtype.itemsize > TABLE_BYTES:
+        if self.no_table(len(timesteps), len(class_labels)):
             return None
         return modulations(self.stages[0], timesteps, class_labels, self.dtype)
+
+    def no_table(self, steps: int, rows: int) -> str:
+        """Why `tabulate` makes no table for so many steps and batch rows, in words; empty where it makes one."""
+        if self.once is None:
+            return "This model has no embedder that its blocks share, so adaLN vectors cannot come from a table"
+        blocks = self.stages[0].transformer_blocks
+        most = TABLE_BYTES // (steps * len(blocks) * blocks[0].norm1.linear.out_features * self.dtype.itemsize)
+        if rows <= most:
+            return ""
+        return f"A table of adaLN vectors for {rows} rows (images, twice with guidance) and {steps} steps would be too large; {most} rows fit"
 
     def stages_as_networks(self) -> list[Callable[..., Tensor]]:
         """One callable a stage, in STAGES order."""

@@ -87,7 +87,7 @@ class RemovalOrders:
             write_whole(Path(folder) / name, lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
         except (OSError, SafetensorError) as err:
             raise StudioError(f"The removal orders could not be written ({err}); make room on the disk and calibrate again.") from err
-        forget_layers(Path(folder))
+        forget_layers(Path(folder), name.removeprefix("orders").removesuffix(".safetensors"))
 
     @classmethod
     def load(cls, folder: Path, layers: list[PrunableLayer], shipped: bool = False, name: str = FILE) -> RemovalOrders:
@@ -110,10 +110,14 @@ class RemovalOrders:
         return cls(order=order, errors=errors, energy=energy, shipped=shipped, rungs=rungs, **{name: facts[name] for name in FACTS})
 
 
+def orders_tag(damping: float | None, weighting: str) -> str:
+    """Part of file names that tells orders over the same bins apart: the bins serve every damping, and the weighting by timestep as they are."""
+    return ("" if damping is None else f"-damping-{float(damping)!r}") + ("-timestep" if weighting == "timestep" else "")
+
+
 def orders_file(settings: CalibrationSettings) -> str:
-    """Name of the file of orders beside the bins, which are the same for every damping and serve the weighting by timestep as they are."""
-    damping = "" if settings.damping is None else f"-damping-{settings.damping:g}"
-    return f"orders{damping}{'-timestep' if settings.weighting == 'timestep' else ''}.safetensors"
+    """Name of the file of orders beside the bins."""
+    return f"orders{orders_tag(settings.damping, settings.weighting)}.safetensors"
 
 
 def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramBank, device: str, progress: Progress | None = None,
@@ -124,15 +128,16 @@ def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramB
     Finished layers are kept beside the bins until the result is saved, so a stopped run goes on from there. Raises Stopped and StudioError.
     """
     found: list[OrderedLayer] = []
+    tag = orders_tag(damping, bank.settings.weighting)
     for i, layer in enumerate(layers):
         report = partial(_report, progress, stop, i, layers)
         report("finding the removal order")
         weight = transformer.get_submodule(layer.consumer).weight.detach().float()
         key = layer_key(weight, bank, layer, damping)
-        kept = load_layer(bank.folder, i, key)
+        kept = load_layer(bank.folder, i, key, tag)
         if kept is None:
             kept = _order_layer(weight, bank, i, layer, damping, report)
-            save_layer(bank.folder, i, key, kept)
+            save_layer(bank.folder, i, key, kept, tag)
         found.append(kept)
     seconds = time.perf_counter() - started if started else 0.0
     return RemovalOrders(

@@ -311,6 +311,6 @@ def _rule(boundaries: tuple[int, int], constants: str, target: float, fallback: 
         where = f"the paper's rule, score >= M max score around the steepest MSE ({constants})"
     how = f", kept within {FLAT_SPAN:g} of {target:g}" if flat else ""
     low, high = boundaries
-    over = "all timesteps" if steps is None else f"{steps} sampling steps"
+    over = "all timesteps" if steps is None else f"{steps} runs of the network"
     shares = f"sparsity in proportion to 1 - mean score of the stage{how}, step-weighted mean {target:g} over {over}"
     return f"Boundaries [{low}, {high}] by {where}; {shares}."

@@ -55,8 +55,10 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     models = [workshop.dense if p is None else workshop.build(p, None, stop) for p in plans]
     if not _as_loaded(workshop, settings):
         models = in_precision(models, DTYPES[settings.dtype])
-    sides = [Denoiser(m, scheduler, workshop.schedule, settings.steps, tabulate=settings.tabulate) for m in models]
     size = n if n <= IN_STEP else BATCH
+    if settings.tabulate and (why := models[0].no_table(len(timesteps), min(size, n) * settings.halves)):
+        raise StudioError(f"{why}: leave the table out.")
+    sides = [Denoiser(m, scheduler, workshop.schedule, settings.steps, tabulate=settings.tabulate) for m in models]
     if _predictable(workshop, settings):
         yield Preview("measuring this device's speed at four widths", 0, 1)
         workshop.measure_latency(min(size, n), settings.halves, stop=stop, shape=workshop.shape_for(settings))

@@ -110,7 +110,10 @@ def without_effect(workshop: Any, before: StagePlan, after: StagePlan, timesteps
     before, after = before.counted(timesteps), after.counted(timesteps)
     moved = [i for i in range(len(STAGES)) if before.sparsity[i] != after.sparsity[i] and STAGES[i] not in idle]
     if moved:
-        old, new = workshop.kept_share(before), workshop.kept_share(after)  # (stages, blocks)
+        try:
+            old, new = workshop.kept_share(before), workshop.kept_share(after)  # (stages, blocks)
+        except StudioError:  # of one of them no networks can be made; the prediction says so where it is the new one
+            return sentences
         same = [STAGES[i] for i in moved if (old[i] == new[i]).all()]
         sentences += [f"The {stage} stage keeps the same heads and neurons as before: that move was too small to matter." for stage in same]
     return sentences

@@ -27,9 +27,9 @@ from .compare_inputs import (
     SIDES,
     UPLOADED,
     all_classes,
+    checked_plan,
     checked_request,
     checked_steps,
-    checked_upload,
     resolve_side,
     run_timesteps,
     tidy_classes,
@@ -210,9 +210,9 @@ def wire(shared: Any, tab: CompareTab) -> None:
         except StudioError as error:
             return live_views.plan_note(None, str(error))
 
-    def upload(content: bytes | None) -> tuple:
+    def upload(content: bytes | None, scheduler: str, steps: int) -> tuple:
         try:
-            plan = checked_upload(workshop, read_upload(content))
+            plan = checked_plan(workshop, read_upload(content), run_timesteps(workshop, scheduler, steps))  # judged again by what a run asks for
         except StudioError as error:
             return gr.skip(), gr.skip(), live_views.plan_note(None, str(error))
         return plan.to_json(), UPLOADED, live_views.plan_note(plan)
@@ -269,7 +269,7 @@ def wire(shared: Any, tab: CompareTab) -> None:
         inputs = [side.choice, shared.plan, side.uploaded, shared.target, tab.scheduler, tab.steps]
         triggers = [side.choice.input, shared.plan.change, shared.target.change, tab.steps.change, tab.scheduler.change]
         gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **quiet, **RAW)
-        side.upload.upload(upload, side.upload, [side.uploaded, side.choice, side.note], **quiet)
+        side.upload.upload(upload, [side.upload, shared.scheduler, shared.steps], [side.uploaded, side.choice, side.note], **quiet)
     if not model_facts.asks_words(workshop):
         tab.asked.input(tidy, tab.asked, tab.asked, trigger_mode="always_last", **quiet)
     shared.steps.change(follow_steps, shared.steps, tab.steps, trigger_mode="always_last", **quiet)

@@ -91,13 +91,14 @@ def resolve_side(choice: str, current: dict | None, uploaded: dict | None, works
     return presets(workshop.schedule, answers.share_of(target), timesteps)[choice]
 
 
-def checked_upload(workshop: Any, plan: StagePlan) -> StagePlan:
-    """The plan, if networks of this model can be made of it as far as is known now. Raises StudioError.
+def checked_plan(workshop: Any, plan: StagePlan, timesteps: list[float]) -> StagePlan:
+    """The plan, if networks of this model can be made of it for a run of these timesteps, as far as is known now. Raises StudioError.
 
     How layers share a cut cannot be known before a calibration or, counted in time, before the layers were timed; a run does both first.
     """
     unknown = model_facts.unmeasured(workshop) or (plan.costs == "latency" and workshop.layer_times is None)
-    workshop.predict(StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=plan.num_train_timesteps) if unknown else plan, [0.0])
+    plain = StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=plan.num_train_timesteps)
+    workshop.predict(plain if unknown else plan.counted(timesteps), timesteps)
     return plan
 
 
@@ -114,7 +115,7 @@ def checked_request(workshop: Any, choices: tuple[str, str], uploaded: tuple[dic
     plans = tuple(resolve_side(choice, current, plan, workshop, target, timesteps) for choice, plan in zip(choices, uploaded, strict=True))
     for plan in plans:
         if plan is not None:
-            checked_upload(workshop, plan)
+            checked_plan(workshop, plan, timesteps)
     return Request(checked, plans, side_names(choices, plans))
 
 

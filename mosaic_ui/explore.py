@@ -218,13 +218,16 @@ def wire(shared: Any, tab: Explore) -> None:
         if name not in offered:
             raise StudioError("Choose one of the listed presets.")
         after, words = on_bins(offered[name], snap)
-        about = f"Preset “{name}”, at a step-weighted mean sparsity of {answers.share_of(target):g} over {len(visited)} sampling steps."
+        about = f"Preset “{name}”, at a step-weighted mean sparsity of {answers.share_of(target):g} over {len(visited)} runs of the network."
         return ruled(after, [about, *words], scheduler, steps, request)
 
     @plain_errors
     def on_sampler(scheduler: str, steps: Any, plan: dict, request: gr.Request) -> tuple:
         jobs.mark_latest(request.session_hash, [plan, scheduler, steps])
-        return answers.predicted(workshop, plan, scheduler, steps)
+        try:
+            return answers.predicted(workshop, plan, scheduler, steps)
+        except StudioError as error:  # one budget, say, that these steps cannot meet: what was there is of other steps
+            return tables.message(str(error), "bad"), ""
 
     @plain_errors
     def refine(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
@@ -267,7 +270,11 @@ def wire(shared: Any, tab: Explore) -> None:
         finally:
             stop.set()
             jobs.finish(request.session_hash, stop)
-        yield "", answers.predicted(workshop, plan, scheduler, steps)[0], gr.update(visible=False, interactive=True), measured + 1
+        try:
+            table = answers.predicted(workshop, plan, scheduler, steps)[0]
+        except StudioError:  # of the plan, which says so itself
+            table = gr.skip()
+        yield "", table, gr.update(visible=False, interactive=True), measured + 1
 
     exactly = {
         "fn": refine,

@@ -124,6 +124,8 @@ def bytes_text(count: float) -> str:
 def calibration_sentences(workshop: Any) -> list[str]:
     """What pressing Calibrate does: where the data come from, the denoiser rows it takes at most, the disk, what a stop loses."""
     settings, source = workshop.settings, workshop.source
+    if workshop.bins_kept == settings.bins:
+        return [f"All {settings.bins} timestep bins are measured; Calibrate works out from them in which order {len(workshop.layers)} layers lose their parts."]
     measured = 2 * settings.bins * (settings.images + settings.held_out)
     first = f"Calibrate measures {len(workshop.layers)} layers in {settings.bins} timestep bins on {source.text}."
     made = f"{source.rows:,} times to make the samples and {measured:,} times" if source.rows else f"{measured:,} times"

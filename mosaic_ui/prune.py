@@ -76,7 +76,8 @@ def _share(value: Any, label: str) -> float:
 def build(shared: Any) -> Prune:
     """The tab's components, filled with the opening plan."""
     workshop, timesteps = shared.workshop, answers.visited(shared.workshop, shared.scheduler.value, shared.steps.value)
-    plan = StagePlan.from_json(shared.plan.value).counted(timesteps)
+    plan = StagePlan.from_json(shared.plan.value)
+    run = plan.counted(timesteps)
     gr.Markdown(
         "Sparsity is the share of attention heads and of MLP neurons that is removed. What is left is adjusted so that each layer's output "
         "changes as little as possible, without any training.",
@@ -92,7 +93,7 @@ def build(shared: Any) -> Prune:
                     for i, stage in reversed(list(enumerate(STAGES)))  # as sampling meets them
                 ][::-1]
                 effect = gr.HTML("")
-                sharing = build_sharing(workshop, plan)
+                sharing = build_sharing(workshop, run)
             with gr.Column(elem_classes="card"):
                 gr.HTML('<h3 class="panel-title">Calibrate and prune</h3>')
                 with gr.Row(elem_classes="buttons"):
@@ -101,10 +102,10 @@ def build(shared: Any) -> Prune:
                     stop = gr.Button("Stop", variant="stop", min_width=76, interactive=False)
                 job = gr.HTML(ready(workshop))
         with gr.Column(scale=5, min_width=300, elem_classes="card"):
-            cost = gr.HTML(predicted_cost(workshop, plan, timesteps))
+            cost = gr.HTML(predicted_cost(workshop, run, timesteps))
             gr.HTML('<h3 class="panel-title">What runs when: blocks × sampling steps</h3>')
             mosaic = plot_panel(
-                picture(workshop, plan, timesteps), label="Share of each block that runs at each sampling step", elem_id="mosaic",
+                picture(workshop, run, timesteps), label="Share of each block that runs at each sampling step", elem_id="mosaic",
                 height=mosaic_height(workshop.blocks),
             )  # fmt: skip
             gr.HTML(tables.stage_legend())
@@ -206,12 +207,15 @@ def wire(shared: Any, tab: Prune) -> None:
     def on_sampler(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
         checked = StagePlan.from_json(plan)
         jobs.mark_latest(request.session_hash, [plan, scheduler, steps])
-        return show(checked, checked, answers.visited(workshop, scheduler, steps))
+        try:
+            return show(checked, checked, answers.visited(workshop, scheduler, steps))
+        except StudioError as error:  # one budget, say, that these steps cannot meet: what was there is of other steps
+            return *(gr.skip() for _ in views[:5]), tables.message(str(error), "bad"), *(gr.skip() for _ in views[6:])
 
     @plain_errors
-    def on_upload(content: bytes) -> dict:
-        plan = replace(read_upload(content), stage_steps=None)  # the page has a sampler of its own
-        workshop.predict(plan, [0.0])  # refuses a plan for another number of training timesteps before every tab takes it over
+    def on_upload(content: bytes, scheduler: str, steps: Any) -> dict:
+        plan, timesteps = replace(read_upload(content), stage_steps=None), answers.visited(workshop, scheduler, steps)  # the page has a sampler of its own
+        workshop.predict(plan.counted(timesteps), timesteps)  # refuses what no networks can be made of before every tab takes it over
         gr.Info(f"Plan loaded: boundaries {plan.boundaries[0]} and {plan.boundaries[1]}.")
         return plan.to_json()
 
@@ -259,5 +263,5 @@ def wire(shared: Any, tab: Prune) -> None:
     gr.on([s.change for s in sampler], on_layers, layers, tab.layers, **QUIET, trigger_mode="always_last")
     tab.layers_box.expand(on_layers_open, [shared.plan, *sampler], [tab.layers_open, tab.layers], **QUIET)
     tab.layers_box.collapse(on_layers_close, None, tab.layers_open, **QUIET)
-    tab.upload.upload(on_upload, tab.upload, shared.plan, **EDIT)
+    tab.upload.upload(on_upload, [tab.upload, *sampler], shared.plan, **EDIT)
     wire_jobs(shared, tab, exactly)

@@ -13,7 +13,7 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported, so before it
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -86,7 +86,9 @@ def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
             "press Calibrate, then upload the plan."
         )
     if not plan.plain:
-        workshop.sharing(plan)  # refuses a plan that no network can be made of, before the page is full of it
+        plan = replace(plan, stage_steps=None)  # the page has a sampler of its own
+        steps = answers.visited(workshop, *model_facts.default_sampler(workshop))
+        workshop.sharing(plan.counted(steps))  # refuses a plan that no network can be made of, before the page is full of it
 
     def current_status() -> str:
         return tables.status_line(workshop)

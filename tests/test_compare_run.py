@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from core import mosaic
 from core.comparison import Preview, SampleSettings
 from core.errors import StudioError
 from core.plan import StagePlan
@@ -82,15 +83,26 @@ def test_a_refusal_or_an_early_stop_leaves_the_earlier_results_in_sight(workshop
 
 
 def test_an_upload_that_no_network_can_be_made_of_is_refused_at_once(workshop):
-    with pytest.raises(StudioError):
-        compare_inputs.checked_upload(workshop, StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0))
+    timesteps = compare_inputs.run_timesteps(workshop, "DDIM", 50)
+    with pytest.raises(StudioError, match="can go"):
+        compare_inputs.checked_plan(workshop, StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0), timesteps)
     with pytest.raises(StudioError, match="100 training timesteps"):
-        compare_inputs.checked_upload(workshop, StagePlan((9, 55), (0.5, 0.5, 0.5), num_train_timesteps=100))
+        compare_inputs.checked_plan(workshop, StagePlan((9, 55), (0.5, 0.5, 0.5), num_train_timesteps=100), timesteps)
     timed = StagePlan((93, 550), (0.5, 0.5, 0.5), allocation="lagrangian", costs="latency")
-    assert compare_inputs.checked_upload(workshop, timed) is timed  # a run times the layers first
+    assert compare_inputs.checked_plan(workshop, timed, timesteps) is timed  # a run times the layers first
 
 
-def test_a_table_on_both_sides_changes_rounding_only(workshop):
+def test_one_budget_is_judged_by_the_steps_it_will_run_with(workshop):
+    """Half of this model can go at most, as every block is an end; few steps fall where little is asked for, or many."""
+    plan = StagePlan((93, 550), (0.1, 0.9, 0.1), scope="run", protect=0.5, stage_steps=(0, 1, 0))
+    assert compare_inputs.checked_plan(workshop, plan, [50.0] * 3 + [300.0]) is plan  # the file's own steps do not count
+    with pytest.raises(StudioError, match="can go"):
+        compare_inputs.checked_plan(workshop, plan, [50.0] + [300.0] * 3)
+
+
+def test_a_table_on_both_sides_changes_rounding_only(workshop, monkeypatch):
+    made, modulations = [], mosaic.modulations
+    monkeypatch.setattr(mosaic, "modulations", lambda *given: made.append(given) or modulations(*given))
     settings = SampleSettings(labels=(1, 2), steps=6, repeats=1)
     plain, table = ([*compare(workshop, None, PLAN, s)][-1] for s in (settings, replace(settings, tabulate=True)))
     for a, b in ((plain.a, table.a), (plain.b, table.b)):
@@ -98,6 +110,15 @@ def test_a_table_on_both_sides_changes_rounding_only(workshop):
         assert a.predicted_seconds and b.predicted_seconds is None
     assert table.to_json()["tabulated"] and not plain.to_json()["tabulated"] and "table" in table.notes and plain.notes == ""
     assert table.speedup_predicted is None
+    assert len(made) == 4  # each side once while it is watched and once while it is timed, and never without being asked for
+
+
+def test_a_table_that_would_be_too_large_is_refused_with_what_fits(workshop, monkeypatch):
+    monkeypatch.setattr(mosaic, "TABLE_BYTES", 6 * 2 * 6 * 64 * 4 * 3)  # 3 rows in 6 steps of 2 blocks, 64 wide
+    fits = SampleSettings(labels=(1, 2, 3), steps=6, repeats=1, guidance=1.0, tabulate=True)
+    assert "table" in [*compare(workshop, None, PLAN, fits)][-1].notes
+    with pytest.raises(StudioError, match="for 4 rows .* and 6 steps would be too large; 3 rows fit: leave the table out"):
+        [*compare(workshop, None, PLAN, replace(fits, labels=(1, 2), guidance=1.5))]
 
 
 @pytest.mark.parametrize("wish", ["yes", None, 1])

@@ -171,6 +171,26 @@ def test_boundaries_that_no_network_can_be_made_for_go_back_with_the_reason(hand
     assert moved[0]["boundaries"] == [100, 560] and moved[-1] == ""
 
 
+def test_steps_that_one_budget_cannot_meet_are_said_and_the_sliders_mend_it(handler, workshop):
+    plan = StagePlan((93, 550), (0.1, 0.9, 0.1), scope="run", protect=0.5)
+    timesteps = answers.visited(workshop, "DDIM", 50)
+    with pytest.raises(StudioError, match="can go"):
+        workshop.sharing(plan.with_sparsity(0.9, 0.9, 0.9).counted(timesteps))
+    plain = plan.with_sparsity(0.9, 0.9, 0.9).to_json()  # as it comes to be when the steps change
+    table, words = handler("on_sampler", 0)("DDIM", 50, plain, VISITOR)
+    assert "can go" in table and words == ""
+    views = handler("on_sampler", 1)(plain, "DDIM", 50, VISITOR)
+    assert "can go" in views[5] and views[6] == gr.skip()
+    mended = handler("on_master")(0.3, plain, plain, "DDIM", 50, VISITOR)
+    assert StagePlan.from_json(mended[0]).mean_sparsity(timesteps) == pytest.approx(0.3, abs=1e-3)
+
+
+def test_the_opening_plan_names_no_steps(workshop):
+    opened = StagePlan((93, 550), (0.3, 0.1, 0.4), scope="run", stage_steps=(1, 2, 3))
+    said = [str(getattr(block, "value", "")) for block in build_studio(workshop, opened).blocks.values()]
+    assert any('"scope"' in text for text in said) and not any("stage_steps" in text for text in said)
+
+
 def test_a_constant_that_is_none_leaves_the_curve_that_was_chosen(handler, workshop):
     chart, words, said = handler("on_curve")("Gradient", "linear", schedules.own_beta(workshop), None, 0.026, False, "DDIM", 50)
     assert "Gradient" in words and "Threshold M must be" in said and chart["figure"]["layout"]["yaxis"]["title"]["text"] == VIEWS["Gradient"][1]
@@ -207,13 +227,13 @@ def test_upload_handler_refuses_what_this_model_cannot_use_and_quotes_no_html(ha
     other = StagePlan((9, 55), (0.5, 0.25, 0.5), num_train_timesteps=100).dumps().encode()
     for content in (other, json.dumps({**PLAIN, "<img src=x onerror=alert(1)>": 1}).encode()):
         with pytest.raises(gr.Error) as notice:
-            handler("on_upload")(content)
+            handler("on_upload")(content, "DDIM", 50)
         assert "<" not in notice.value.message
 
 
 def test_an_uploaded_name_reaches_no_view_of_explore_or_prune(handler):
     plain = PLAIN | {"name": HOSTILE}
-    assert handler("on_upload")(json.dumps(plain).encode()) == plain
+    assert handler("on_upload")(json.dumps(plain).encode(), "DDIM", 50) == plain
     explore, pruned = handler("follow", 0)(plain, PLAIN, "DDIM", 50, VISITOR), handler("follow", 1)(plain, PLAIN, "DDIM", 50)
     assert explore[3] == "Your own"  # the list of presets has no such entry
     for view in (*explore[1:3], pruned[6], pruned[8], pruned[-1]):

@@ -68,9 +68,12 @@ def test_layers_of_other_bins_another_damping_or_other_weights_are_found_again(w
     one = find_orders(workshop.transformer, workshop.layers, bank, "here", damping=0.05)
     assert one.damping == [0.05] * 4 and not same(one, chosen)
     assert all(torch.equal(a, b) for a, b in zip(one.order, chosen.order, strict=True))  # damping is for the compensation
-    assert all(kept(bank.folder)[name] != time for name, time in before.items())
-    bank.path(0).touch()
+    assert kept(bank.folder).items() > before.items()  # the default's layers are kept beside these
+    for path in bank.folder.glob("ordered-0*"):
+        path.unlink()
     before = kept(bank.folder)
+    assert len(before) == 4
+    bank.path(0).touch()
     find_orders(workshop.transformer, workshop.layers, bank, "here", damping=0.05)
     assert all(kept(bank.folder)[name] != time for name, time in before.items())
     weight = workshop.transformer.get_submodule(workshop.layers[0].consumer).weight
@@ -144,6 +147,19 @@ def test_another_damping_measures_nothing_again(workshop, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(workshop.orders.errors, orders[0].errors, strict=True))
     for changes in ({"weighting": "guidance"}, {"seed": 1}, {"images": 33}):
         assert Workshop(workshop.checkpoint, replace(workshop.settings, **changes), tmp_path).folder != first.folder
+
+
+def test_a_stopped_run_keeps_its_layers_beside_a_run_of_another_damping(workshop, tmp_path):
+    stop, first = threading.Event(), Workshop(workshop.checkpoint, workshop.settings, tmp_path)
+    with pytest.raises(Stopped, match="all bins and 2 of 4 layers are kept"):
+        first.calibrate(lambda done, total, text: stop.set() if total == 4 and done == 2 else None, stop)
+    left = kept(first.folder)
+    assert len(left) == 2
+    Workshop(workshop.checkpoint, replace(workshop.settings, damping=0.1234567), tmp_path).calibrate()
+    assert kept(first.folder) == left
+    assert not Workshop(workshop.checkpoint, replace(workshop.settings, damping=0.1234568), tmp_path).calibrated
+    first.calibrate()
+    assert same(first.orders, workshop.orders) and not kept(first.folder)
 
 
 def test_a_missing_bin_is_named(workshop, bank):
