@@ -146,6 +146,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def check_address(host: str, port: int | None) -> None:
+    """Raise StudioError for an address that cannot be listened on; without a port Gradio looks for a free one."""
+    import socket
+
+    from core.errors import StudioError
+
+    if port is not None and not 1 <= port <= 65535:
+        raise StudioError(f"--port must lie between 1 and 65535, not {port}.")
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(kind, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, or a port would stay taken for a while after its last visitor
+            tried.bind(address)
+    except OSError as err:
+        where = host if port is None else f"{host}, port {port}"
+        raise StudioError(f"The studio cannot listen on {where} ({err.strerror or err}): choose another --port or --host.") from err
+
+
 def open_studio(args: argparse.Namespace) -> int:
     """Build the page and serve it until Ctrl-C."""
     from core.plan import StagePlan
@@ -173,6 +191,7 @@ def open_studio(args: argparse.Namespace) -> int:
     host = args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(f"Listening on {host}: anybody who can reach this machine can use the studio.", file=sys.stderr)
+    check_address(host, args.port)
     demo = build_studio(workshop, plan)
     demo.launch(server_name=host, server_port=args.port, share=args.share, **launch_options())
     return 0

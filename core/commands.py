@@ -104,6 +104,8 @@ def compare(args: argparse.Namespace) -> int:
     against = StagePlan.load(args.against) if args.against else None
     if args.images is not None and not 1 <= args.images <= 10_000:
         raise StudioError(f"--images must lie between 1 and 10000, not {args.images}.")
+    if args.steps < 2:
+        raise StudioError(f"--steps must be 2 or more, not {args.steps}: one step is no sampling.")
     size = None if args.size is None else pixels(args.size)
     workshop = _workshop(args)
     settings = SampleSettings(
@@ -127,7 +129,8 @@ def compare(args: argparse.Namespace) -> int:
         write_pictures(comparison, out)
         _write_text(out / "result.json", json.dumps(_finite(result), indent=2))
     fid = f", FID {comparison.a.fid:.2f} -> {comparison.b.fid:.2f}" if comparison.b.fid is not None else ""
-    text = [comparison.verdict, f"latent MSE {comparison.latent_mse:.4f}, SSIM {comparison.ssim:.3f}{fid} (n = {comparison.n}, {comparison.device})"]
+    said = [comparison.verdict, comparison.notes] if comparison.notes else [comparison.verdict]
+    text = [*said, f"latent MSE {comparison.latent_mse:.4f}, SSIM {comparison.ssim:.3f}{fid} (n = {comparison.n}, {comparison.device})"]
     return _say(args, result, text)
 
 

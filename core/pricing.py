@@ -125,12 +125,17 @@ class Pricing:
         return Prediction(tuple(stages), batch, exact)
 
     def _seconds_of(self, plan: StagePlan, rows: int, shape: tuple[int, int, int] | None) -> Callable[[float, list[int] | None], float] | None:
-        """(MACs, groups removed from each layer) -> seconds of one forward, where this device was measured: by MACs, or layer by layer."""
+        """(MACs, groups removed from each layer) -> seconds of one forward, where this device was measured: by MACs, or layer by layer.
+
+        What single layers save, timed apart, is not what they save in a whole forward; it is scaled by what equal shares save in either way.
+        """
         table, times = self.latency(rows, shape), self.layer_times if plan.costs == "latency" and not plan.plain else None
         if table is None or times is None or times.rows != rows or shape not in (None, self.latent_shape):
             return table and (lambda macs, removed: table.at(macs))
-        dense = table.seconds[-1]
-        return lambda macs, removed: dense if removed is None else max(1e-9, dense - times.saved(self.layers, removed))
+        dense, equal = table.seconds[-1], [self.removed(s) for s in plan.sparsity]
+        whole, parts = (sum(f(row) for row in equal) for f in (lambda row: dense - table.at(self.row_macs(row)), lambda row: times.saved(self.layers, row)))
+        scale = whole / parts if whole > 0 and parts > 0 else 1.0  # so that equal shares take what the table of whole forwards says
+        return lambda macs, removed: dense if removed is None else max(1e-9, dense - scale * times.saved(self.layers, removed))
 
     def _estimated_error(self, plan: StagePlan, stage: int) -> float | None:
         try:

@@ -187,11 +187,12 @@ def rule_text(workshop: Any, plan: StagePlan, timesteps: list[float]) -> str:
 
 def suggested(workshop: Any, target: float, timesteps: list[float], m: float, lam: float) -> Proposal:
     """The formula's proposal; with other constants than the presets' it is another plan, and its name says so."""
-    proposal = propose_plan(workshop.schedule, target, timesteps, m=m, lam=lam)
+    untouched = abs(lam - default_lambda(workshop.schedule)) < 1e-9
+    proposal = propose_plan(workshop.schedule, target, timesteps, m=m, lam=None if untouched else lam)
     usual = presets(workshop.schedule, target, timesteps)[proposal.plan.name]
     if proposal.plan == usual:
         return proposal
-    name = f"{usual.name}, M {m:g}" + ("" if abs(lam - default_lambda(workshop.schedule)) < 1e-9 else f", lambda {lam:g}")
+    name = f"{usual.name}, M {m:g}" + ("" if untouched else f", lambda {lam:g}")
     return replace(proposal, plan=replace(proposal.plan, name=name))
 
 

@@ -52,6 +52,8 @@ def _side_words(side: Side) -> str:
     if side.plan is None:
         return f"{escape(side.name)} (the full model)"
     removed = ", ".join(f"{STAGES[i]} {100 * side.plan.sparsity[i]:.0f}&nbsp;%" for i in SAMPLING_ORDER)
+    if side.plan.scope == "run":
+        return f"{escape(side.name)} (heads and neurons asked for, as one budget: {removed})"
     return f"{escape(side.name)} (heads and neurons removed: {removed})"
 
 

@@ -33,7 +33,8 @@ def plan_note(plan: StagePlan | None, error: str = "") -> str:
         for i in SAMPLING_ORDER
     )
     shared = f'<span class="cmp-part"><small>{escape(shared_words(plan).strip())}</small></span>' if not plan.plain else ""
-    return f'<p class="cmp-note"><span>Removed:</span>{parts}{shared}</p>'
+    said = "Removed" if plan.scope == "stage" else "Asked for"  # one budget takes it where it hurts least
+    return f'<p class="cmp-note"><span>{said}:</span>{parts}{shared}</p>'
 
 
 def stage_chip(stage: Any) -> str:

@@ -250,6 +250,15 @@ def wire(shared: Any, tab: Explore) -> None:
         return gr.skip() if plan == about else tables.notes([answers.OWN])
 
     @plain_errors
+    def on_beta(plan: dict, about: dict, scheduler: str, steps: Any) -> tuple:
+        """Other curves are shown: what was said of a proposal for the last ones goes, and the plan's own rule comes back."""
+        checked = StagePlan.from_json(plan)
+        words = answers.rule_text(workshop, checked, answers.visited(workshop, scheduler, steps))
+        if words == answers.OWN and checked.name:
+            words = f"This plan is “{checked.name}”."
+        return tables.notes([words]), plan
+
+    @plain_errors
     def on_load(plan: dict, scheduler: str, steps: Any) -> Any:
         return gr.update(visible=not _knows_time(workshop, plan, scheduler, steps))
 
@@ -301,6 +310,7 @@ def wire(shared: Any, tab: Explore) -> None:
     gr.on([s.change for s in sampler], on_sampler, [*sampler, shared.plan], [tab.table, tab.headline], **LIVE).then(**exactly)
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
     shared.plan.change(lambda: "", None, tab.boxes_said, **LIVE)  # a refusal is of the boundaries that were
+    shared.beta.input(on_beta, [shared.plan, tab.ruled, *sampler], [tab.rule, tab.ruled], **LIVE)
     shared.plan.change(own_rule, [shared.plan, tab.ruled], tab.rule, **LIVE)
     shared.page.load(**exactly)
     shared.page.load(on_load, [shared.plan, *sampler], tab.measure, **QUIET, queue=False)

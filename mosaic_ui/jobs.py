@@ -24,7 +24,7 @@ _stops: dict[str, threading.Event] = {}
 _latest: dict[str, Any] = {}
 _asked: dict[str, Any] = {}
 
-WAITING = "Waiting for the model; somebody else's run may be before yours."
+WAITING = "Waiting for the model; another run, yours or somebody else's, may be before this one."
 MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}  # one model, so one heavy job at a time
 
 

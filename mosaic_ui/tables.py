@@ -15,6 +15,7 @@ from .theme import STAGE_COLOURS, STAGE_MEANING
 ESTIMATE = "errors: a quick estimate (from per-bin curves)"
 EXACT = "errors: exact for this plan"
 UNKNOWN = "errors: not known before a calibration"
+BUDGET_WORDS = " (one budget: what the stages ask for sets the work of the whole run, and where it goes follows)"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -81,7 +82,8 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
     `prediction` is a core.workshop.Prediction, `asked` the sampler's steps, of which second-order samplers make more runs. The table's
     `data-boundaries` and `data-exact` say what it answers.
     """
-    known_time = prediction.seconds is not None
+    known_time, over_run = prediction.seconds is not None, plan.scope == "run"
+    steps = "Sampling steps" if asked in (None, len(timesteps)) else "Runs of the network"
     rows = []
     for i, stage in enumerate(STAGES):
         part, (low, high) = prediction.stages[i], plan.stage_range(i)
@@ -89,8 +91,8 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
         name = f"<span>{swatch(stage)}<b>{stage}</b></span><small>{STAGE_MEANING[stage]}</small>"
         cells = [
             ("Timesteps", f"{low} to {high - 1}"),
-            ("Sampling steps", str(part.steps)),
-            ("Sparsity", f"{percent(plan.sparsity[i], 1)}<small>{percent(part.achieved, 1)} of weights go</small>"),
+            (steps, str(part.steps)),
+            ("Sparsity", _sparsity_cell(plan.sparsity[i], part.achieved, over_run)),
             ("MACs, predicted", _of_dense(macs_text(part.macs), macs_text(part.macs_dense)) if part.steps else "–"),
             ("Time, predicted", _of_dense(_time_cell(part.seconds, part.seconds_dense), dense_time) if part.steps else "–"),
             ("Error, predicted", _error_cell(part.error) if part.steps else "–"),
@@ -99,7 +101,7 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
     dense_time = seconds_text(prediction.seconds_dense, prediction.seconds) if known_time and prediction.seconds_dense is not None else None
     total = [
         ("Timesteps", f"0 to {plan.num_train_timesteps - 1}"),
-        ("Sampling steps", str(len(timesteps))),
+        (steps, str(len(timesteps))),
         ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1)),
         ("MACs, predicted", _of_dense(macs_text(prediction.macs), macs_text(prediction.macs_dense))),
         ("Time, predicted", _of_dense(_time_cell(prediction.seconds, prediction.seconds_dense), dense_time)),
@@ -108,13 +110,13 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
     gain = f"predicted {times(prediction.speedup_macs)} fewer MACs"
     if prediction.speedup_seconds is not None:
         gain += f", {times(prediction.speedup_seconds)} faster"
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("Stage", "Timesteps", "Sampling steps", "Sparsity"))
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("Stage", "Timesteps", steps, "Sparsity"))
     for what, unit in (("MACs", "per image"), ("Time", images_text(prediction.batch)), ("Error", "of a layer's output")):
         head += f'<th scope="col">{what} <em>predicted</em><small>{unit}</small></th>'
     low, high = plan.boundaries
     kind, words = ("exact", EXACT) if prediction.exact else ("estimate", UNKNOWN if prediction.error is None else ESTIMATE)
     foot = (
-        "Sparsity: share of attention heads and MLP neurons removed. "
+        f"Sparsity: share of attention heads and MLP neurons removed{BUDGET_WORDS if over_run else ''}. "
         f"MACs: multiply-accumulates of the denoiser, both guidance halves. Time: on {html.escape(device)}, from its latency table. "
         f"Error: mean relative output error of the pruned layers on calibration data.{runs_words(timesteps, asked)}"
     )
@@ -125,6 +127,13 @@ def stage_table(plan: StagePlan, prediction: Any, timesteps: list[float], device
         f'<tfoot><tr data-stage="total"><th scope="row"><b>Whole run</b><small>{gain}</small></th>{_cells(total)}</tr></tfoot></table>'
         f'<p class="fine">{foot}</p></div>'
     )
+
+
+def _sparsity_cell(asked: float, achieved: float, over_run: bool) -> str:
+    """What goes in a stage. Under one budget the stage's own sparsity only says what it pays into the budget, so what really goes comes first."""
+    if over_run:
+        return f"{percent(achieved, 1)}<small>of weights go; {percent(asked, 1)} asked for</small>"
+    return f"{percent(asked, 1)}<small>{percent(achieved, 1)} of weights go</small>"
 
 
 def runs_words(timesteps: list[float], asked: int | None) -> str:
@@ -141,10 +150,11 @@ def headline(plan: StagePlan, prediction: Any, timesteps: list[float], asked: in
     """The plan in one plain sentence. `asked` as above; `steepest`: the timestep at which the model's own curve rises fastest, where that is known."""
     if not any(plan.sparsity):
         return '<p class="headline">Nothing is pruned yet: every step runs the whole network. Raise a sparsity or press Suggest.</p>'
-    gentle = min(range(3), key=lambda i: plan.sparsity[i])
+    shares = plan.sparsity if plan.scope == "stage" else tuple(round(part.achieved, 3) for part in prediction.stages)
+    gentle = min(range(3), key=lambda i: shares[i])
     faster = "" if prediction.speedup_seconds is None else f", and to be <b>{times(prediction.speedup_seconds)}</b> faster on this device"
-    where = f", least in the {STAGES[gentle]} stage" if len(set(plan.sparsity)) > 1 else ", the same in every stage"
-    fastest = steepest is not None and plan.stage_of(steepest) == gentle and len(set(plan.sparsity)) > 1
+    where = f", least in the {STAGES[gentle]} stage" if len(set(shares)) > 1 else ", the same in every stage"
+    fastest = steepest is not None and plan.stage_of(steepest) == gentle and len(set(shares)) > 1
     why = ", where the model learned fastest" if fastest else ""
     over = f"{len(timesteps)} sampling steps" if asked in (None, len(timesteps)) else f"{asked} sampling steps ({len(timesteps)} runs of the network)"
     return (

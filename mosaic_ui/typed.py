@@ -39,5 +39,11 @@ def wire_steps(shared: Any) -> None:
             return gr.skip(), kept, tables.notes([f"{error} It stays at {kept}."])
         return (gr.skip(),) * 3 if steps == kept else (steps, gr.skip(), "")
 
+    def on_entered(typed: Any, kept: int, scheduler: str) -> tuple:
+        """The same for Enter, where a number that holds already mends a refused one; leaving the box comes after every refusal and keeps its sentence."""
+        found = on_steps(typed, kept, scheduler)
+        return (*found[:2], "") if found[2] == gr.skip() else found
+
     inputs, outputs = [box, shared.steps, shared.scheduler], [shared.steps, box, shared.steps_said]
-    gr.on([box.submit, box.blur], on_steps, inputs, outputs, js=_STEPS, **EDIT)
+    box.submit(on_entered, inputs, outputs, js=_STEPS, **EDIT)
+    box.blur(on_steps, inputs, outputs, js=_STEPS, **EDIT)

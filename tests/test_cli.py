@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import app  # noqa: E402
+from core.errors import StudioError  # noqa: E402
 from core.mosaic import MosaicTransformer  # noqa: E402
 from core.plan import StagePlan  # noqa: E402
 from core.workshop import get_workshop  # noqa: E402
@@ -337,3 +339,24 @@ def test_calibration_data_from_the_command_line(capsys, monkeypatch, model_folde
     (pictures / "7").rename(pictures / "boots")
     assert "boots/a.png is labelled 'boots'" in refused(capsys, *prune, "--calibration-images", str(pictures))
     assert not out.exists()
+
+
+@pytest.mark.parametrize("host, port, said", [
+    ("127.0.0.1", 99999, "--port must lie between 1 and 65535, not 99999."), ("127.0.0.1", 0, "--port must lie between"),
+    ("203.0.113.7", None, "The studio cannot listen on 203.0.113.7 ("), ("127.0.0.1", "taken", "choose another --port or --host."),
+])  # fmt: skip
+def test_an_address_that_cannot_be_listened_on_is_refused(host, port, said):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(StudioError) as caught:
+            app.check_address(host, other.getsockname()[1] if port == "taken" else port)
+    assert said in str(caught.value)
+    app.check_address("127.0.0.1", None)
+
+
+def test_one_step_is_no_sampling(capsys, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(StagePlan((93, 550), (0.3, 0.1, 0.4)).dumps())
+    assert app.main(["compare", "--plan", str(plan), "--steps", "1"]) == 2
+    assert "--steps must be 2 or more, not 1" in capsys.readouterr().err

@@ -11,10 +11,11 @@ import pytest
 from hostile import HOSTILE, harmless
 
 from core.checkpoints import load_checkpoint
+from core.dynamics import default_lambda
 from core.errors import StudioError
 from core.plan import StagePlan, presets
 from core.workshop import Workshop
-from mosaic_ui import answers, curve_panel, schedules
+from mosaic_ui import answers, compare_live, curve_panel, schedules
 from mosaic_ui.figures import VIEWS
 from mosaic_ui.prune_jobs import calibrated_sentence
 from mosaic_ui.studio import build_studio
@@ -183,6 +184,30 @@ def test_steps_that_one_budget_cannot_meet_are_said_and_the_sliders_mend_it(hand
     assert "can go" in views[5] and views[6] == gr.skip()
     mended = handler("on_master")(0.3, plain, plain, "DDIM", 50, VISITOR)
     assert StagePlan.from_json(mended[0]).mean_sparsity(timesteps) == pytest.approx(0.3, abs=1e-3)
+
+
+def test_what_one_budget_removes_is_said_of_what_goes(workshop):
+    """The middle stage asks for least; under one budget of equal shares every stage loses the same."""
+    plan = StagePlan((93, 550), (0.4, 0.1, 0.55))
+    staged, budget = (answers.predicted(workshop, p.to_json(), "DDIM", 50) for p in (plan, replace(plan, scope="run")))
+    assert "least in the middle stage" in staged[1] and "least in" not in budget[1] and "the same in every stage" in budget[1]
+    assert "asked for" not in staged[0] and "of weights go; 10.0 % asked for" in budget[0] and "one budget: what the stages ask for" in budget[0]
+    assert "Removed:" in compare_live.plan_note(plan) and "Asked for:" in compare_live.plan_note(replace(plan, scope="run"))
+    heun = answers.predicted(workshop, plan.to_json(), "Heun", 50)[0]
+    assert "Runs of the network" in heun and "Sampling steps" not in heun and "Sampling steps" in staged[0]
+
+
+def test_enter_mends_a_refused_number_and_leaving_the_box_does_not(handler):
+    assert handler("on_entered")(30, 30, "DDIM")[2] == "" and handler("on_steps")(30, 30, "DDIM")[2] == gr.skip()
+    assert "It stays at 30." in handler("on_entered")(0, 30, "DDIM")[2] and handler("on_entered")(25, 30, "DDIM") == (25, gr.skip(), "")
+
+
+def test_other_curves_take_back_what_was_said_of_a_proposal_for_the_last_ones(handler, workshop):
+    refused = handler("on_suggest")(0.33, 0.55, 0.026, "sigmoid", "DDIM", 50, False, PLAIN, VISITOR)
+    assert "dashed" in refused[-2]
+    assert "dashed" not in handler("on_beta", 0)(PLAIN, PLAIN, "DDIM", 50)[0] and answers.OWN in handler("on_beta", 0)(PLAIN, PLAIN, "DDIM", 50)[0]
+    proposal = handler("on_suggest")(0.33, 0.55, default_lambda(workshop.schedule), "linear", "DDIM", 50, False, PLAIN, VISITOR)
+    assert "our default as the paper does not give its own" in proposal[-2] and handler("on_beta", 0)(proposal[0], proposal[0], "DDIM", 50)[0] == proposal[-2]
 
 
 def test_the_opening_plan_names_no_steps(workshop):

@@ -14,6 +14,7 @@ from core.errors import StudioError
 from core.layer_times import POINTS, LayerTimes, measure_layers, shape_name
 from core.plan import StagePlan
 from core.prunable import PrunableLayer
+from core.timing import LatencyTable
 from core.workshop import Workshop
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.5), allocation="dynamic", costs="latency")
@@ -89,15 +90,18 @@ def test_the_dear_kind_gives_more_and_the_time_of_equal_shares_is_kept(shop, dea
     assert "time" in shop.sharing(plan).text and shop.widths(plan) != shop.widths(replace(plan, costs="macs"))
 
 
-def test_predicted_seconds_are_the_dense_ones_less_what_each_layer_saves(shop):
+def test_predicted_seconds_are_the_dense_ones_less_what_layers_save_scaled_to_whole_forwards(shop):
     priced(shop, heads=1e-7, neurons=1e-9)
-    shop.measure_latency(shop.usual_images)
     timesteps = list(range(0, 1000, 20))
-    found = shop.predict(PLAN, timesteps)
-    dense = shop.latency(32).seconds[-1]
+    table = LatencyTable("made up", 32, tuple(f * shop.forward_macs[0] for f in (0.2, 0.6, 1.0)), (0.3, 0.7, 1.0))
+    shop._latency[32, shop.latent_shape] = table
+    found, dense, equal = shop.predict(PLAN, timesteps), 1.0, [shop.removed(s) for s in PLAN.sparsity]
+    scale = sum(dense - table.at(shop.row_macs(row)) for row in equal) / sum(shop.layer_times.saved(shop.layers, row) for row in equal)
+    assert shop.predict(replace(PLAN, allocation="uniform"), timesteps).seconds == pytest.approx(
+        sum(stage.steps * table.at(shop.row_macs(row)) for stage, row in zip(found.stages, equal, strict=True)))  # fmt: skip
     for stage, row in zip(found.stages, shop.widths(PLAN), strict=True):
         assert stage.seconds_dense == pytest.approx(stage.steps * dense)
-        assert stage.seconds == pytest.approx(stage.steps * max(1e-9, dense - shop.layer_times.saved(shop.layers, row)))
+        assert stage.seconds == pytest.approx(stage.steps * max(1e-9, dense - scale * shop.layer_times.saved(shop.layers, row)))
     assert shop.predict(replace(PLAN, costs="macs"), timesteps).seconds != found.seconds
 
 
