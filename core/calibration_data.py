@@ -35,7 +35,7 @@ class DataOptions:
     self_calibrate: bool = False  # the model's own samples, even where latents are shipped
     count: int | None = None  # different latents; None: as many as one bin takes, so that none is used twice in it
     steps: int = 20  # of the sampler that makes own samples
-    guidance: float | None = None  # of that sampler; None: the family's, see core.calibration_sources.GUIDANCE
+    guidance: float | None = None  # of that sampler; None: the family's, see core.families
     seed: int = 0
 
     def __post_init__(self) -> None:

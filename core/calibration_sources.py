@@ -27,9 +27,6 @@ from .prompts import PROMPTS
 if TYPE_CHECKING:
     from .workshop import Workshop
 
-# Calibration wants latents like real ones: DiT-XL/2's best FID is reported at 1.5 (Peebles & Xie 2023), though show pieces are
-# sampled at 4; SDXL needs about 5, its pipeline's default, to paint what it is asked for.
-GUIDANCE = {family.name: family.guidance for family in (DiT, SDXL)}
 PROMPTS_AT_ONCE = 8  # SDXL's text encoders keep every hidden state, 13 MB a prompt
 
 
@@ -151,7 +148,7 @@ def encode(vae: Any, images: Tensor) -> Tensor:
 def own_samples(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions) -> DataSource:
     """The model's own samples ("self-calibration"): its own scheduler, classes or built-in prompts in turn, nothing but the checkpoint needed."""
     pipeline, count = checkpoint.pipeline, options.count or max(needed, FEWEST)
-    guidance = GUIDANCE[family.name] if options.guidance is None else float(options.guidance)
+    guidance = family.guidance if options.guidance is None else float(options.guidance)
     text = f"{count} of the model's own samples ({options.steps} steps each, guidance {guidance:g})"
     recipe = ["own samples", options.steps, guidance, options.seed, pipeline.scheduler.to_json_string(), _words(pipeline)]
     recipe.append(list(PROMPTS) if family is SDXL else list(checkpoint.class_names))

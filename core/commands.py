@@ -95,7 +95,6 @@ def prune(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Dense (or --against) and a plan from the same noise."""
-    from .calibration_sources import GUIDANCE
     from .comparison import Comparison, Preview, SampleSettings
     from .plan import StagePlan
     from .sampling import compare as run
@@ -109,7 +108,7 @@ def compare(args: argparse.Namespace) -> int:
     size = None if args.size is None else pixels(args.size)
     workshop = _workshop(args)
     settings = SampleSettings(
-        **asked(args, workshop, size), steps=args.steps, guidance=GUIDANCE[workshop.family.name] if args.guidance is None else args.guidance,
+        **asked(args, workshop, size), steps=args.steps, guidance=workshop.family.guidance if args.guidance is None else args.guidance,
         seed=args.seed, scheduler=args.scheduler, repeats=args.repeats, tabulate=args.tabulate,
     )  # fmt: skip
     workshop.check_settings(settings)

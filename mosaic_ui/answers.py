@@ -128,6 +128,7 @@ def predicted(workshop: Any, plan: dict[str, Any], scheduler: str, steps: Any, e
     return table, tables.headline(checked, prediction, timesteps, asked, _steepest(workshop))
 
 
+@lru_cache(maxsize=16)
 def _steepest(workshop: Any) -> int:
     """The timestep at which the model's own curve rises fastest."""
     return int(curves(workshop.schedule).gradient.argmax())

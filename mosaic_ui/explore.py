@@ -144,10 +144,15 @@ def wire(shared: Any, tab: Explore) -> None:
             return plan, []
         return replace(after, name=f"{plan.name}, snapped"), ["Then snapped to {} and {}, the nearest edges of calibration bins.".format(*after.boundaries)]
 
-    def stays(error: StudioError, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-        """`moved` after boundaries that cannot be: the lines go back, and the reason stands below the boxes."""
-        said = tables.notes([f"{error} The boundaries stay as they were."])
-        return *answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True), said
+    def move(make: Callable[[], StagePlan], plan: dict, scheduler: str, steps: Any, request: gr.Request, shown: list | None = None) -> tuple:
+        """`moved` for what `make` makes of the boundaries; `shown` are those the chart has already. Where it cannot be done the lines go back,
+        and the reason stands below the boxes."""
+        try:
+            after = make()
+            return *answer(after, scheduler, steps, request, move_chart=list(after.boundaries) != shown), ""
+        except StudioError as error:
+            said = tables.notes([f"{error} The boundaries stay as they were."])
+            return *answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True), said
 
     @plain_errors
     def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> Any:
@@ -160,11 +165,7 @@ def wire(shared: Any, tab: Explore) -> None:
     @plain_errors
     def on_drop(value: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
         low, high = answers.two_boundaries(value)
-        try:
-            after = answers.moved(workshop, plan, low, high, snap)
-            return *answer(after, scheduler, steps, request, move_chart=list(after.boundaries) != list(value)), ""
-        except StudioError as error:
-            return stays(error, plan, scheduler, steps, request)
+        return move(lambda: answers.moved(workshop, plan, low, high, snap), plan, scheduler, steps, request, shown=[low, high])
 
     @plain_errors
     def on_boxes(low: Any, high: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
@@ -172,18 +173,15 @@ def wire(shared: Any, tab: Explore) -> None:
         if low is None and high is None:
             return tuple(gr.skip() for _ in moved)  # left as it was
         low, high = (old if new is None else new for new, old in zip((low, high), before.boundaries, strict=True))
-        try:
-            after = answers.moved(workshop, plan, *answers.typed_boundaries(low, high, before.num_train_timesteps), snap)
-            return *answer(after, scheduler, steps, request, move_chart=True), ""
-        except StudioError as error:
-            return stays(error, plan, scheduler, steps, request)
+
+        def make() -> StagePlan:
+            return answers.moved(workshop, plan, *answers.typed_boundaries(low, high, before.num_train_timesteps), snap)
+
+        return move(make, plan, scheduler, steps, request)
 
     @plain_errors
     def on_snap(snap: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-        try:
-            return *answer(answers.moved(workshop, plan, *plan["boundaries"], snap), scheduler, steps, request, move_chart=True), ""
-        except StudioError as error:
-            return stays(error, plan, scheduler, steps, request)
+        return move(lambda: answers.moved(workshop, plan, *plan["boundaries"], snap), plan, scheduler, steps, request)
 
     def ruled(plan: StagePlan, words: list[str], scheduler: str, steps: Any, request: gr.Request) -> tuple:
         """`edited`, the rule's sentence and the plan that it is about."""
@@ -250,7 +248,7 @@ def wire(shared: Any, tab: Explore) -> None:
         return gr.skip() if plan == about else tables.notes([answers.OWN])
 
     @plain_errors
-    def on_beta(plan: dict, about: dict, scheduler: str, steps: Any) -> tuple:
+    def on_beta(plan: dict, scheduler: str, steps: Any) -> tuple:
         """Other curves are shown: what was said of a proposal for the last ones goes, and the plan's own rule comes back."""
         checked = StagePlan.from_json(plan)
         words = answers.rule_text(workshop, checked, answers.visited(workshop, scheduler, steps))
@@ -310,7 +308,7 @@ def wire(shared: Any, tab: Explore) -> None:
     gr.on([s.change for s in sampler], on_sampler, [*sampler, shared.plan], [tab.table, tab.headline], **LIVE).then(**exactly)
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
     shared.plan.change(lambda: "", None, tab.boxes_said, **LIVE)  # a refusal is of the boundaries that were
-    shared.beta.input(on_beta, [shared.plan, tab.ruled, *sampler], [tab.rule, tab.ruled], **LIVE)
+    shared.beta.input(on_beta, [shared.plan, *sampler], [tab.rule, tab.ruled], **LIVE)
     shared.plan.change(own_rule, [shared.plan, tab.ruled], tab.rule, **LIVE)
     shared.page.load(**exactly)
     shared.page.load(on_load, [shared.plan, *sampler], tab.measure, **QUIET, queue=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from core.calibration_room import calibration_disk
-from core.calibration_sources import GUIDANCE
 from core.checkpoints import DTYPES
 from core.errors import StudioError
 from core.families import SDXL
@@ -59,7 +58,7 @@ def path_images(workshop: Any) -> int:
 
 def default_guidance(workshop: Any) -> float:
     """What this kind of model is usually sampled with."""
-    return GUIDANCE[SDXL.name if asks_words(workshop) else "DiT"]
+    return workshop.family.guidance
 
 
 def default_sampler(workshop: Any) -> tuple[str, int]:

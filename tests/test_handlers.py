@@ -205,9 +205,9 @@ def test_enter_mends_a_refused_number_and_leaving_the_box_does_not(handler):
 def test_other_curves_take_back_what_was_said_of_a_proposal_for_the_last_ones(handler, workshop):
     refused = handler("on_suggest")(0.33, 0.55, 0.026, "sigmoid", "DDIM", 50, False, PLAIN, VISITOR)
     assert "dashed" in refused[-2]
-    assert "dashed" not in handler("on_beta", 0)(PLAIN, PLAIN, "DDIM", 50)[0] and answers.OWN in handler("on_beta", 0)(PLAIN, PLAIN, "DDIM", 50)[0]
+    assert "dashed" not in handler("on_beta", 0)(PLAIN, "DDIM", 50)[0] and answers.OWN in handler("on_beta", 0)(PLAIN, "DDIM", 50)[0]
     proposal = handler("on_suggest")(0.33, 0.55, default_lambda(workshop.schedule), "linear", "DDIM", 50, False, PLAIN, VISITOR)
-    assert "our default as the paper does not give its own" in proposal[-2] and handler("on_beta", 0)(proposal[0], proposal[0], "DDIM", 50)[0] == proposal[-2]
+    assert "our default as the paper does not give its own" in proposal[-2] and handler("on_beta", 0)(proposal[0], "DDIM", 50)[0] == proposal[-2]
 
 
 def test_the_opening_plan_names_no_steps(workshop):
