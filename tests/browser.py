@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlparse
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+SLOW = 60_000  # ms; a machine that runs other things must not fail a test
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -51,6 +52,16 @@ def chromium() -> Iterator:
             browser.close()
 
 
+def visitor(browser: Browser, url: str) -> tuple[Page, Watch]:
+    """One visitor more, in a context of their own, with the first screen open."""
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.set_default_timeout(SLOW)
+    watch = Watch(page)
+    page.goto(url)
+    expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+    return page, watch
+
+
 def boundaries(page: Page) -> list[int]:
     """What the stage table says it answers."""
     return [int(b) for b in page.locator("#stage-table table").get_attribute("data-boundaries").split(",")]
@@ -59,7 +70,7 @@ def boundaries(page: Page) -> list[int]:
 def settled(page: Page) -> list[int]:
     """Wait until the table answers for where the two handles are, and return that."""
     now = [page.get_by_role("slider", name=f"Stage boundary {i}").get_attribute("aria-valuenow") for i in (1, 2)]
-    expect(page.locator("#stage-table table")).to_have_attribute("data-boundaries", ",".join(now), timeout=60_000)
+    expect(page.locator("#stage-table table")).to_have_attribute("data-boundaries", ",".join(now), timeout=SLOW)
     return [int(b) for b in now]
 
 

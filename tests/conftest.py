@@ -59,3 +59,12 @@ def workshop(model_folder, small_settings, tmp_path_factory):
     shop = Workshop(load_checkpoint(model_folder, "auto", dtype=torch.float32), small_settings, tmp_path_factory.mktemp("cache"))
     shop.calibrate()
     return shop
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium for the tests of one file."""
+    from browser import chromium
+
+    with chromium() as opened:
+        yield opened

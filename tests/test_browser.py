@@ -9,19 +9,11 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from browser import Watch, boundaries, chromium, drag, serve, settled
+from browser import SLOW, boundaries, drag, serve, settled, visitor
 from playwright.sync_api import expect
 
 from core.checkpoints import load_checkpoint
 from core.workshop import Workshop
-
-SLOW = 60_000  # ms; a machine that runs other things must not fail a test
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -33,29 +25,20 @@ def studio(workshop):
 @pytest.fixture
 def page(browser, studio):
     """A fresh visitor. Whatever the test does, nothing may leave the machine and the console must stay clean."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
-    opened.set_default_timeout(SLOW)
-    watch = Watch(opened)
-    opened.goto(studio)
-    expect(opened.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+    opened, watch = visitor(browser, studio)
     yield opened
-    context.close()
+    opened.context.close()
     assert watch.hosts <= {"127.0.0.1"}, watch.hosts
     assert not watch.errors, watch.errors
 
 
 @contextmanager
-def visitor(browser, workshop):
+def alone(browser, workshop):
     """A page on a workshop of its own, for what the shared one cannot show."""
     with serve(workshop) as url:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        page = context.new_page()
-        page.set_default_timeout(SLOW)
-        page.goto(url)
-        expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+        page, _ = visitor(browser, url)
         yield page
-        context.close()
+        page.context.close()
 
 
 def slowed(workshop, seconds: float):
@@ -105,7 +88,7 @@ def test_keyboard_and_number_box_move_a_boundary_exactly(page):
 
 
 def test_typing_right_after_a_drop_outlives_the_late_answers(browser, workshop):
-    with visitor(browser, slowed(workshop, 0.7)) as page:
+    with alone(browser, slowed(workshop, 0.7)) as page:
         drag(page, "Stage boundary 1", 40)
         low = page.get_by_role("slider", name="Stage boundary 1").get_attribute("aria-valuenow")
         assert low != "93"
@@ -138,7 +121,7 @@ def test_a_refused_or_snapped_boundary_is_shown_as_it_stands(page):
 
 
 def test_two_sliders_moved_in_a_row_both_count(browser, workshop):
-    with visitor(browser, slowed(workshop, 0.7)) as page:
+    with alone(browser, slowed(workshop, 0.7)) as page:
         page.get_by_role("tab", name="2 Prune").click()
         boxes = {name: page.get_by_label(f"number input for {name} stage sparsity") for name in ("Early", "Late")}
         boxes["Early"].fill("0.7")
@@ -376,7 +359,7 @@ def test_calibrate_from_nothing_can_be_stopped_and_goes_on(browser, model_folder
 
 def test_a_comparison_that_calibrates_says_so_everywhere(browser, model_folder, small_settings, tmp_path):
     fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
-    with visitor(browser, fresh) as page:
+    with alone(browser, fresh) as page:
         expect(page.get_by_test_id("status")).to_contain_text("not calibrated", timeout=SLOW)
         compare_with(page, "2", "5")
         expect(page.locator(".cmp-verdict")).to_contain_text("timed runs", timeout=SLOW)
@@ -389,14 +372,9 @@ def test_a_comparison_that_calibrates_says_so_everywhere(browser, model_folder, 
 
 
 def test_two_visitors_do_not_share_a_plan(browser, studio):
-    first, second = (browser.new_context(viewport={"width": 1280, "height": 900}) for _ in range(2))
-    pages = [c.new_page() for c in (first, second)]
-    for page in pages:
-        page.set_default_timeout(SLOW)
-        page.goto(studio)
-        expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+    pages = [visitor(browser, studio)[0] for _ in range(2)]
     drag(pages[0], "Stage boundary 2", 80)
     assert settled(pages[0])[1] > 560
     assert boundaries(pages[1]) == [93, 550]
-    first.close()
-    second.close()
+    for page in pages:
+        page.context.close()

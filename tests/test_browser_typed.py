@@ -6,20 +6,12 @@ import time
 
 import pytest
 import torch
-from browser import Watch, chromium, drag, serve, settled
+from browser import SLOW, drag, serve, settled, visitor
 from conftest import make_pipeline
 from playwright.sync_api import expect
 
 from core.checkpoints import load_checkpoint
 from core.workshop import Workshop
-
-SLOW = 60_000  # ms; a machine that runs other things must not fail a test
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +33,16 @@ def studio(fresh):
 @pytest.fixture
 def visit(browser, studio):
     """Opens a page for one visitor more; no page may log an error or leave the machine."""
-    contexts, watches = [], []
+    opened = []
 
-    def opened():
-        contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(SLOW)
-        watches.append(Watch(page))
-        page.goto(studio)
-        expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
-        return page
+    def visit():
+        opened.append(visitor(browser, studio))
+        return opened[-1][0]
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert all(not w.errors and w.hosts <= {"127.0.0.1"} for w in watches), [w.errors for w in watches]
+    yield visit
+    for page, _ in opened:
+        page.context.close()
+    assert all(not watch.errors and watch.hosts <= {"127.0.0.1"} for _, watch in opened), [watch.errors for _, watch in opened]
 
 
 def enter(box, value: str) -> None:
