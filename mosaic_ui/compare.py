@@ -123,7 +123,7 @@ def build(shared: Any) -> CompareTab:
                 guidance = gr.Number(model_facts.default_guidance(workshop), label="Guidance", info="1 is off", step=0.1, min_width=130)
                 scheduler = gr.Dropdown(schedulers, value=shared.scheduler.value, label="Scheduler", filterable=False, min_width=150)
                 repeats = _slider(1, 10, 3, "Timing repeats", "The median counts")
-                dtype = gr.Dropdown(model_facts.precisions(workshop), value=model_facts.AS_LOADED, label="Precision", filterable=False, min_width=150)
+                dtype = gr.Dropdown(model_facts.precisions(workshop), value=model_facts.AS_LOADED, label="Precision", filterable=False, min_width=190)
                 tabulate = gr.Checkbox(False, label="adaLN from a table, on both sides", info=TABULATE, visible=not model_facts.asks_words(workshop))
             with gr.Row(elem_classes="cmp-go"):
                 start = gr.Button("Compare", variant="primary", scale=3, min_width=160, elem_id="cmp-start")
