@@ -37,7 +37,7 @@ Progress = Callable[[int, int, str], None]
 ENOUGH_TOKENS = 4  # per column and bin: with fewer a Gram says more about its sample than about the layer
 NULL_ROW = -1  # in the record of rows: the unconditional one
 IMAGES_AT_ONCE = 64  # in one forward pass, each as two rows
-DRAWS = 2  # changes whenever other latents, timesteps or noise are drawn from the same data, so that bins of two kinds are never mixed
+DRAWS = 3  # changes whenever other latents, timesteps or noise are drawn from the same data, so that bins of two kinds are never mixed
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class CalibrationSettings:
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
             raise StudioError(f"The weighting of calibration rows must be one of {', '.join(WEIGHTINGS)}, not {self.weighting}.")
+        if not 0 <= self.seed < 2**32:
+            raise StudioError(f"The seed of a calibration must lie between 0 and 2^32 - 1, not {self.seed}.")
         if self.token_cap is not None and self.token_cap < ENOUGH_TOKENS:
             raise StudioError(f"A token cap of {self.token_cap} per column leaves too few to measure: choose {ENOUGH_TOKENS} or more, or none.")
 
@@ -122,6 +124,44 @@ def fingerprint(*parts: dict[str, Tensor] | object) -> str:
         else:
             digest.update(json.dumps(part, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """Return a diffusers or transformers configuration as plain data, without its private notes.
+
+    Notes such as `_name_or_path` say where a file came from, not what the module computes.
+    """
+    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    said = {k: v for k, v in values.items() if not k.startswith("_") and k != "transformers_version"}
+    return json.loads(json.dumps(said, sort_keys=True, default=str))
+
+
+def network_key(network: nn.Module) -> str:
+    """Hash a network: its class, its whole configuration, its weights."""
+    config = getattr(network, "config", {})
+    return fingerprint(type(network).__name__, plain_config(config), network.state_dict())
+
+
+def gram_key(
+    network: str, schedule: NoiseSchedule, prediction_type: str, source: Any, settings: CalibrationSettings, dtype: str
+) -> str:
+    """Name a calibration by everything that its Grams depend on. Nothing else decides whether one is used again.
+
+    network: `network_key` of the denoiser, class, configuration and weights.
+    schedule: a_t and s_t of every timestep, with which latents are noised.
+    prediction_type: what the denoiser is told to predict; no Gram depends on it, but weights that
+        predict two things at once do not exist, so a change means that one of the two was wrong.
+    source: identity of latents and conditions (`DataSource.identity`): the tensors, or all that
+        they are made by: VAE or sampler with their configurations, text encoders, tokenizers.
+    settings: what is measured; dtype: of the forwards; DRAWS: how latents and noise are drawn;
+        diffusers' version: its code is the forward.
+    """
+    import diffusers
+
+    tables = {"a": torch.tensor(schedule.a), "s": torch.tensor(schedule.s)}
+    return fingerprint(
+        network, tables, prediction_type, source, settings.measured, dtype, DRAWS, diffusers.__version__
+    )
 
 
 def token_warning(tokens_per_column: float) -> str | None:

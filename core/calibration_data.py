@@ -47,6 +47,8 @@ class DataOptions:
             raise StudioError(f"--calibration-count must lie between {FEWEST} and 100000, not {self.count}.")
         if not 1 <= self.steps <= 1000:
             raise StudioError(f"--calibration-steps must lie between 1 and 1000, not {self.steps}.")
+        if not 0 <= self.seed < 2**32:
+            raise StudioError(f"The seed of calibration data must lie between 0 and 2^32 - 1, not {self.seed}.")
         if self.guidance is not None and not (math.isfinite(self.guidance) and 0 <= self.guidance <= 20):
             raise StudioError(f"--calibration-guidance must be a number from 0 to 20, not {self.guidance}.")
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .calibration import Progress, fingerprint
+from .calibration import Progress, fingerprint, network_key
 from .calibration_data import FEWEST, CalibrationData, DataOptions, few, kept, kept_in_parts
 from .checkpoints import Checkpoint
-from .denoise import Denoiser, start_noise
+from .denoise import SEEDS, Denoiser, start_noise
 from .errors import Stopped, StudioError
 from .families import SDXL, Conditions, DiT, both, each_tensor
 from .noise import sampling_timesteps
@@ -27,6 +27,7 @@ from .prompts import PROMPTS
 if TYPE_CHECKING:
     from .workshop import Workshop
 
+STREAM = 2  # changes with the way in which samplers draw their noise
 PROMPTS_AT_ONCE = 8  # SDXL's text encoders keep every hidden state, 13 MB a prompt
 
 
@@ -97,7 +98,7 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
         names = known_names(checkpoint.class_names)
         shows = [class_of(p, names, checkpoint.denoiser.config.num_embeds_ada_norm) for p in found]
     size = pixel_size(checkpoint)
-    encoded = [fingerprint(vae.state_dict(), _plain(vae.config)), str(vae.dtype), size, [p.digest() for p in found]]
+    encoded = [network_key(vae), str(vae.dtype), size, [p.digest() for p in found]]
 
     def load(workshop: Workshop, progress: Progress | None, stop: threading.Event | None) -> CalibrationData:
         latents = encode_pictures(found, vae, size, workshop.latent_shape, workshop.cache / f"latents-{fingerprint(encoded)}", progress, stop)
@@ -150,7 +151,7 @@ def own_samples(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: 
     pipeline, count = checkpoint.pipeline, options.count or max(needed, FEWEST)
     guidance = family.guidance if options.guidance is None else float(options.guidance)
     text = f"{count} of the model's own samples ({options.steps} steps each, guidance {guidance:g})"
-    recipe = ["own samples", options.steps, guidance, options.seed, pipeline.scheduler.to_json_string(), _words(pipeline)]
+    recipe = ["own samples", STREAM, options.steps, guidance, options.seed, pipeline.scheduler.to_json_string(), _words(pipeline)]
     recipe.append(list(PROMPTS) if family is SDXL else list(checkpoint.class_names))
 
     def load(workshop: Workshop, progress: Progress | None, stop: threading.Event | None) -> CalibrationData:
@@ -160,7 +161,7 @@ def own_samples(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: 
             ids = classes_in_turn(list(checkpoint.class_names), count, options.seed)
             conditions = DiT.conditions(ids)
         size = samples_at_once(workshop)
-        folder = workshop.cache / f"latents-{fingerprint(workshop.weights, str(workshop.dtype), recipe, size)}"  # a larger count goes on from a smaller one
+        folder = workshop.cache / f"latents-{fingerprint(workshop.network, str(workshop.dtype), recipe, size)}"  # a larger count goes on from a smaller one
         return CalibrationData(sample(workshop, conditions, options.steps, guidance, options.seed, size, folder, progress, stop), conditions, ids, text)
 
     rows = count * len(sampling_timesteps(pipeline.scheduler, options.steps)) * (2 if guidance > 1 else 1)
@@ -200,10 +201,11 @@ def sample(workshop: Workshop, conditions: Conditions, steps: int, guidance: flo
                 progress(done, rows, text)
 
         part = first // size
-        noise = start_noise(size, shape, seed * 100_003 + part)[: last - first]
+        own_seed = (seed * 100_003 + part) % SEEDS
+        noise = start_noise(size, shape, own_seed)[: last - first]
         if stop is not None and stop.is_set():
             raise Stopped
-        return side.run(noise, conditions.rows(slice(first, last)), guidance, seed * 100_003 + part, stop, note)[0]
+        return side.run(noise, conditions.rows(slice(first, last)), guidance, own_seed, stop, note)[0]
 
     return kept_in_parts(folder, n, size, shape, make)
 
@@ -229,12 +231,17 @@ def told(pipeline: Any, prompts: list[str], progress: Progress | None = None, st
 
 
 def _words(pipeline: Any) -> list[str]:
-    """What words become conditions by: the text encoders' hashes, and what stands for no words; empty for a model of classes."""
+    """Return what words become conditions by: encoders, tokenizers, what stands for no words; empty without text."""
     parts = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
-    hashes = [fingerprint(part.state_dict()) for part in parts if part is not None]
+    tokenizers = [getattr(pipeline, name, None) for name in ("tokenizer", "tokenizer_2")]
+    hashes = [f"{network_key(part)} {part.dtype}" for part in parts if part is not None]
+    hashes += [tokenizer_key(part) for part in tokenizers if part is not None]
     return [*hashes, f"unconditional: {SDXL.unconditional(pipeline)}"] if hashes else []
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    """The numbers of a VAE's configuration that scale its latents."""
-    return {name: config.get(name) for name in ("scaling_factor", "shift_factor", "latents_mean", "latents_std")}
+def tokenizer_key(tokenizer: Any) -> str:
+    """Hash a tokenizer: its vocabulary with merges and normalisation, its special words, its length."""
+    whole = getattr(tokenizer, "backend_tokenizer", None)
+    words = whole.to_str() if whole is not None else sorted(tokenizer.get_vocab().items())
+    special = {k: str(v) for k, v in tokenizer.special_tokens_map.items()}
+    return fingerprint(type(tokenizer).__name__, words, special, tokenizer.model_max_length)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .checkpoints import DTYPES
+from .denoise import SEEDS
 from .errors import StudioError
 from .plan import STAGES, StagePlan
 from .timing import spread
@@ -54,8 +55,8 @@ class SampleSettings:
             raise StudioError(f"Sampling steps must be a whole number from 1 to 1000, not {self.steps!r}.")
         if not isinstance(self.guidance, (int, float)) or not np.isfinite(self.guidance) or not 0 <= self.guidance <= 20:
             raise StudioError(f"Guidance must be a number from 0 to 20, not {self.guidance!r}.")
-        if not _whole(self.seed) or not 0 <= self.seed < 2**53:
-            raise StudioError(f"The seed must be a whole number from 0 to 2^53, not {self.seed!r}.")
+        if not _whole(self.seed) or not 0 <= self.seed < SEEDS:
+            raise StudioError(f"The seed must be a whole number from 0 to 2^32 - 1, not {self.seed!r}.")
         if not _whole(self.repeats) or not 1 <= self.repeats <= 50:
             raise StudioError(f"Timed repeats must be a whole number from 1 to 50, not {self.repeats!r}.")
         if not isinstance(self.tabulate, bool):

@@ -10,11 +10,13 @@ clocks of a GPU are events that are read afterwards.
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from .families import Conditions
 from .mosaic import MosaicTransformer
 from .noise import NoiseSchedule, usable
 
+SEEDS = 2**32  # PyTorch's generator on the CPU reads 32 bits: seed s and s + 2^32 would be one picture
 DECODE_PIXELS = 1 << 20  # in one call of the VAE: one picture of 1024 x 1024, whose activations are what counts in SDXL's decoder
 
 
@@ -115,7 +118,7 @@ class Denoiser:
             raise StudioError("Clean latents to start from go together with a later first step: give both or neither.")
         device, dtype = self.model.device, self.model.dtype
         scheduler = copy.deepcopy(self.scheduler)  # multistep schedulers carry state; every run starts fresh
-        random = torch.Generator().manual_seed(seed)  # stochastic schedulers: both sides draw the same noise
+        random = step_generator(noise.shape, seed)  # stochastic schedulers: both sides draw the same noise
         extra = {"generator": random} if self.takes_generator else {}
         channels = noise.shape[1]
         if origin is None:
@@ -170,9 +173,36 @@ def visits_from(scheduler: Any, start: int) -> Tensor:
     return torch.cat([visits[first : first + 2], visits[first + 1 :]])
 
 
+def step_generator(shape: Sequence[int], seed: int) -> torch.Generator:
+    """Return the generator of `seed`, standing behind the start noise (n, c, h, w) that it gives.
+
+    A stock pipeline draws the start noise and then the noise of every step from one generator. A generator
+    that started afresh here would give the first step the very numbers that sampling starts with.
+    """
+    generator = seeded(seed)
+    torch.randn(*shape, generator=generator)
+    return generator
+
+
 def start_noise(n: int, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Unit noise (n, c, h, w) drawn on the CPU, so that every device starts from the same."""
-    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
+    """Draw unit noise (n, c, h, w) on the CPU, so that every device starts from the same.
+
+    Raises StudioError for a seed outside 0 ... 2^32 - 1.
+    """
+    return torch.randn(n, *shape, generator=seeded(seed))
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Make a generator on the CPU. Raises StudioError for a seed of which it would read only a part."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < SEEDS:
+        raise StudioError(f"The seed must be a whole number from 0 to 2^32 - 1, not {seed!r}.")
+    return torch.Generator().manual_seed(int(seed))
+
+
+def batch_seed(seed: int, batch: int) -> int:
+    """Return the seed of one batch of a set: unrelated to the set's own seed and to other batches'."""
+    digest = hashlib.sha256(f"{seed}/{batch}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
 
 
 @torch.inference_mode()

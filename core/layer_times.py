@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .calibration import fingerprint
 from .errors import StudioError
 from .files import write_whole
 from .prunable import PrunableLayer
@@ -40,6 +41,11 @@ class LayerTimes:
         if shape_name(layer) not in self.curves:
             raise StudioError(f"{layer.name} was not timed on this device; press Measure this device's speed again.")
         return np.interp(kept, *self.curves[shape_name(layer)])
+
+    @property
+    def digest(self) -> str:
+        """Hash of the times: what an allocation of time depends on."""
+        return fingerprint([self.device, self.rows, self.curves])
 
     def saved(self, layers: Sequence[PrunableLayer], removed: Sequence[int]) -> float:
         """Seconds by which one forward of the batch is shorter when the layers lose these groups."""

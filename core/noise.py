@@ -204,9 +204,59 @@ def sampling_timesteps(scheduler: SchedulerMixin, steps: int) -> list[float]:
     visited = np.array([float(t) for t in usable(mine)], dtype=np.float64)
     if not np.isfinite(visited).all():  # DPM2 ancestral in 2 steps
         raise StudioError(refusal)
+    if _kind(scheduler) == "vp" and not _finite_to_the_end(mine, int(steps)):
+        raise StudioError(
+            f"{type(scheduler).__name__} cannot sample in {steps} steps on this noise schedule of {total} timesteps: "
+            "its numbers become infinite or NaN; choose another number of steps or scheduler."
+        )
     if _kind(scheduler) != "vp" or scheduler.config.get("timestep_type") == "continuous":
         visited = np.interp(visited, _training_grid(scheduler)[0], np.arange(total))
     return visited.clip(0, total - 1).tolist()
+
+
+_FINITE: dict[tuple[str, str, int], bool] = {}  # known answers, a few bytes each
+
+
+def _finite_to_the_end(scheduler: SchedulerMixin, steps: int) -> bool:
+    """Answer `_stays_finite` once per class, configuration and number of steps."""
+    key = (type(scheduler).__name__, str(sorted(scheduler.config.items(), key=str)), steps)
+    if key not in _FINITE:
+        if len(_FINITE) > 1000:
+            _FINITE.clear()
+        _FINITE[key] = _stays_finite(scheduler)
+    return _FINITE[key]
+
+
+def _stays_finite(scheduler: SchedulerMixin) -> bool:
+    """Say whether a run of a scheduler whose timesteps are set can end in finite numbers. The scheduler is used up.
+
+    Three kinds of samplers divide by three things. DDIM, DDPM and PNDM divide by a_t. Samplers in sigma-space
+    divide by the noise levels of their table. Multistep solvers divide by differences of noise levels and DPM2
+    takes logarithms between them: there one value walks through all steps with the exact denoiser of N(0, 1) data.
+    """
+    import torch
+
+    visited = usable(scheduler)
+    if not hasattr(scheduler, "sigmas"):
+        return bool((scheduler.alphas_cumprod[visited.long()] > 0).all())
+    sigmas = scheduler.sigmas.double()
+    if not (torch.isfinite(sigmas).all() and (sigmas.diff() <= 0).all()):
+        return False
+    if not hasattr(scheduler, "lambda_t") and not hasattr(scheduler, "sigmas_interpol"):
+        return True
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    x = torch.ones(1, 1, 1, 1) * scheduler.init_noise_sigma
+    extra = {"generator": torch.Generator()} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    with torch.inference_mode():
+        for t in visited:
+            s = schedule.at(float(t))[1]
+            try:
+                x = scheduler.step(s * scheduler.scale_model_input(x, t), t, x, **extra).prev_sample
+            except (ValueError, IndexError, ZeroDivisionError, RuntimeError):
+                return False
+            if not torch.isfinite(x).all():
+                return False
+    return True
 
 
 def usable(scheduler: SchedulerMixin) -> Any:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .calibration import CalibrationSettings, Progress
+from .calibration import CalibrationSettings, Progress, fingerprint
 from .errors import Stopped, StudioError
 from .files import write_whole
 from .finished_layers import OrderedLayer, forget_layers, layer_key, load_layer, save_layer
@@ -49,6 +49,7 @@ class RemovalOrders:
     tokens_per_column: float  # of the widest layer, in one bin
     shipped: bool = False
     rungs: list[list[str]] | None = None  # (layers, 1 + bins) as in `OrderedLayer`; None in files of before they were kept
+    model: str | None = None  # `Workshop.model_key` of whose they are; None in files of before it was kept
 
     @cached_property
     def error_arrays(self) -> list[np.ndarray]:
@@ -82,7 +83,7 @@ class RemovalOrders:
         tensors = {}
         for i, (o, e, n) in enumerate(zip(self.order, self.errors, self.energy, strict=True)):
             tensors |= {f"order/{i}": o.to(torch.int32), f"errors/{i}": e.float().contiguous(), f"energy/{i}": n.float()}
-        facts = {name: getattr(self, name) for name in (*FACTS, "rungs")}
+        facts = {name: getattr(self, name) for name in (*FACTS, "rungs", "model")}
         try:
             write_whole(Path(folder) / name, lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
         except (OSError, SafetensorError) as err:
@@ -107,7 +108,14 @@ class RemovalOrders:
             energy = [tensors[f"energy/{i}"].double() for i in range(len(layers))]
         except Exception as err:
             raise StudioError(f"The removal orders in {path.parent.name}/ cannot be used ({err}): calibrate again.") from err
-        return cls(order=order, errors=errors, energy=energy, shipped=shipped, rungs=rungs, **{name: facts[name] for name in FACTS})
+        kept = {name: facts[name] for name in FACTS}
+        return cls(order=order, errors=errors, energy=energy, shipped=shipped, rungs=rungs, model=facts.get("model"), **kept)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of orders and curves: what an allocation depends on."""
+        lists = {"order": self.order, "errors": self.errors, "energy": self.energy}
+        return fingerprint({f"{name}/{i}": t for name, tensors in lists.items() for i, t in enumerate(tensors)})
 
 
 def orders_tag(damping: float | None, weighting: str) -> str:

@@ -81,7 +81,7 @@ class Pricing:
             costs = self.layer_times
             if costs is None:
                 raise StudioError(f"This plan shares out time, and the layers of {self.name} were not timed here: press Measure this device's speed.")
-        key = (id(orders), id(costs), replace(plan, name=""))
+        key = (orders.digest, costs and costs.digest, replace(plan, name=""))
         found = self._shared.get(key)  # looked up once: another thread may drop it in between
         if found is None:
             found = share(self.layers, orders, self._bank, plan, costs)

@@ -21,7 +21,7 @@ from torch import Tensor
 from .calibration import Progress
 from .checkpoints import DTYPES
 from .comparison import BATCH, Comparison, Preview, SampleSettings, Side, pictures, side_name
-from .denoise import Denoiser, Step, decode, start_noise
+from .denoise import Denoiser, Step, batch_seed, decode, start_noise
 from .dynamics import SampledCurves, sample_trajectory
 from .errors import Stopped, StudioError
 from .families import Conditions
@@ -35,6 +35,7 @@ TABULATED = "Both sides took their adaLN vectors from a table made at the first 
 IN_STEP = 64  # up to this many images both sides are shown while they run
 FRAMES = 8  # of the film strip
 PREVIEWS = 16  # at most so many while a run goes on
+FLAT = 1e-3  # deviation of a picture in [-1, 1] below which it is one colour; a grey step of 8 bits is .008
 BETAS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas")  # of a scheduler's configuration
 
 
@@ -83,9 +84,9 @@ def sample_path(workshop: Workshop, scheduler: str = "DDIM", steps: int = 50, n:
                 progress: Progress | None = None, stop: threading.Event | None = None) -> SampledCurves:  # fmt: skip
     """The sampled twin (b) of the curves: MSE, gradient and SNR along the dense model's own path from noise, classes in turn.
 
-    Kept per scheduler and steps in `workshop.paths_walked`. Raises StudioError and Stopped.
+    Kept in `workshop.paths_walked` under all of its arguments. Raises StudioError and Stopped.
     """
-    key = (scheduler, steps)
+    key = (scheduler, steps, n, seed, guidance)
     if key in workshop.paths_walked:
         return workshop.paths_walked[key]
     side = Denoiser(workshop.dense, sampler(workshop, scheduler), workshop.schedule, steps)
@@ -117,14 +118,13 @@ def scheduler_like(shipped: Any, name: str) -> Any:
     import diffusers
 
     cls = getattr(diffusers, SCHEDULERS[name])
-    if type(shipped) is cls:
+    learned = str(shipped.config.get("variance_type", "")).startswith("learned")
+    if type(shipped) is cls and not learned:
         return copy.deepcopy(shipped)
     config, known = dict(shipped.config), inspect.signature(cls).parameters
     said = {k: v for k, v in config.items() if k in known and k not in (*config.get("_use_default_values", ()), *BETAS)}
     if str(said.get("variance_type", "")).startswith("learned"):
         del said["variance_type"]  # the loop takes the noise from a learned-variance model and leaves the variance
-    if name == "PNDM" and said.get("timestep_spacing") == "linspace":
-        del said["timestep_spacing"]  # PNDM goes down by T // steps whatever the spacing
     if config.get("trained_betas") is not None:
         said["trained_betas"] = config["trained_betas"]
     return make_scheduler(name, config.get("beta_schedule", "linear"), config.get("beta_start"), config.get("beta_end"), config["num_train_timesteps"], **said)
@@ -163,6 +163,7 @@ def _small(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions:
         if stop is not None and stop.is_set():
             raise Stopped(f"Stopped at step {i + 1} of {total}, before anything was timed.")
     found.latents = [s.latents.clone() for s in sides]
+    _refuse_broken(found.latents, sides)
     for run in range(settings.repeats):
         yield Preview(f"timing run {run + 1} of {settings.repeats}, both sides in turn", run, settings.repeats)
         try:
@@ -189,8 +190,9 @@ def _large(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions:
     batches = -(-n // BATCH)
     for k in range(batches):
         rows = slice(k * BATCH, (k + 1) * BATCH)
+        seed = settings.seed if batches == 1 else batch_seed(settings.seed, k)
         for j in (0, 1) if k % 2 == 0 else (1, 0):
-            result, seconds = sides[j].run(noise[rows], conditions.rows(rows), settings.guidance, settings.seed + k, stop)
+            result, seconds = sides[j].run(noise[rows], conditions.rows(rows), settings.guidance, seed, stop)
             latents[j].append(result)
             if len(noise[rows]) == BATCH:
                 found.times[j].append(seconds)
@@ -201,7 +203,39 @@ def _large(workshop: Workshop, sides: list[Denoiser], noise: Tensor, conditions:
             for j in (0, 1) if run % 2 == 0 else (1, 0):
                 found.times[j].append(sides[j].run(noise, conditions, settings.guidance, settings.seed, stop)[1])
     found.latents = [torch.cat(x) for x in latents]
+    _refuse_broken(found.latents, sides)
     return found
+
+
+def _refuse_broken(latents: list[Tensor], sides: list[Denoiser]) -> None:
+    """Raise StudioError when a side's final latents are not finite: there is no picture to compare."""
+    for side, final in zip(sides, latents, strict=True):
+        broken = int((~torch.isfinite(final).flatten(1).all(1)).sum())
+        if broken:
+            who = side_name(side.model.plan if side.stages[0] >= 0 else None)
+            raise StudioError(
+                f"{who}: {broken} of {len(final)} final latents are NaN or infinite, so there is nothing to "
+                "compare. Try another scheduler or number of steps, fp32 or bf16 instead of fp16, or less sparsity."
+            )
+
+
+def _refuse_broken_pictures(images: Tensor, vae: Any, who: str) -> None:
+    """Raise StudioError when finite latents decode to NaN, as SDXL's own VAE does in fp16."""
+    broken = int((~torch.isfinite(images).flatten(1).all(1)).sum())
+    if broken:
+        kind = str(vae.dtype).removeprefix("torch.")
+        raise StudioError(
+            f"{who}: the VAE turned {broken} of {len(images)} finite latents into NaN (it runs in {kind}), so "
+            "there are no pictures to compare. Load the model in fp32 or bf16."
+        )
+
+
+def _flat(side: Side) -> str:
+    """Say how many of a side's pictures are one flat colour, or nothing."""
+    flat = int((side.images.flatten(2).std(2) < FLAT).all(1).sum())
+    if not flat:
+        return ""
+    return f"{flat} of {len(side.images)} pictures of {side.name} are one flat colour: its times say nothing about useful pictures."
 
 
 def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Found, settings: SampleSettings, size: int) -> Comparison:
@@ -212,6 +246,7 @@ def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Fo
         macs = workshop.stage_macs(plan, shape)
         row_macs = [macs[s] for s in model.stages]
         images = decode(workshop.vae, latents)
+        _refuse_broken_pictures(images, workshop.vae, side_name(plan))
         side = Side(
             side_name(plan), plan, latents.float().cpu(), images, times, found.scale, model.timesteps, model.stages,
             int(sum(row_macs) * settings.halves * n), table and [table.at(m) * n / size for m in row_macs], film, found.film_timesteps,
@@ -224,7 +259,8 @@ def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Fo
     if a.name == b.name:
         a.name, b.name = f"{a.name} (A)", f"{b.name} (B)"
     cast = "" if _as_loaded(workshop, settings) else f"Both sides ran in {settings.dtype}, cast from the weights as they were loaded."
-    notes = " ".join(text for text in (cast, TABULATED if settings.tabulate else "", found.notes) if text)
+    said = (cast, TABULATED if settings.tabulate else "", found.notes, _flat(a), _flat(b))
+    notes = " ".join(text for text in said if text)
     decibel = psnr(a.images, b.images)
     decibel = decibel[torch.isfinite(decibel)]
     return Comparison(

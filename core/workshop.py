@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from .built import Built, expected_bytes
-from .calibration import DRAWS, CalibrationSettings, GramBank, Progress, cache_root, calibrate, fingerprint, token_warning
+from .calibration import (
+    CalibrationSettings,
+    GramBank,
+    Progress,
+    cache_root,
+    calibrate,
+    fingerprint,
+    gram_key,
+    network_key,
+    token_warning,
+)
 from .calibration_data import CalibrationData, DataOptions
 from .calibration_room import check_memory, check_room, ordering_memory
 from .calibration_sources import choose_source
@@ -59,13 +69,18 @@ class Workshop(Pricing):
         self.source = choose_source(checkpoint, self.family, needed, data or DataOptions(), weighs)
         self.device_text = device_text(self.device)
         self.layers: list[PrunableLayer] = find_layers(self.transformer)
+        self.family.check(self.transformer, self.vae)
+        second = getattr(checkpoint.pipeline, "text_encoder_2", None)
+        if self.family is SDXL and second is not None:
+            SDXL.check_words(self.transformer, second.config.projection_dim)
         self.blocks = len({layer.block for layer in self.layers})
         RowWeights(self.transformer, self.layers, self.settings.weighting, self.settings.guidance)  # refuses gates where there are none, before any work
         if self.schedule.kind != "vp" or scheduler.config.get("timestep_type") == "continuous":
             kind = f"{self.name} comes with {type(scheduler).__name__}"
             raise StudioError(f"{kind}, for flow-matching or sigma-space models; only models trained with betas can be pruned so far.")
-        if getattr(scheduler.config, "prediction_type", "epsilon") != "epsilon":
-            raise StudioError(f"{self.name} predicts {scheduler.config.prediction_type}; only epsilon prediction is supported so far.")
+        self.prediction_type = getattr(scheduler.config, "prediction_type", "epsilon")
+        if self.prediction_type != "epsilon":
+            raise StudioError(f"{self.name} predicts {self.prediction_type}; only epsilon prediction is supported so far.")
         own = scheduler.config.get("beta_schedule", "linear")
         self.beta_schedule = own if own in BETA_SCHEDULES else "linear"
         self.cache = Path(cache) if cache else cache_root()
@@ -78,19 +93,27 @@ class Workshop(Pricing):
         self.surgeon = Surgeon(self.transformer, self.layers, lambda: self._bank, lambda: self.orders)
         self._built = Built(self.transformer)
         self._latency, self._priced, self._shared, self._layer_times = {}, {}, {}, None
-        self.paths_walked: dict[tuple[str, int], SampledCurves] = {}  # see core.sampling.sample_path
+        self.paths_walked: dict[tuple, SampledCurves] = {}  # see core.sampling.sample_path
 
     # ------------------------------------------------------------ what is known
 
     @cached_property
-    def weights(self) -> str:
-        """Hash of the denoiser's weights."""
-        return fingerprint(self.transformer.state_dict())
+    def network(self) -> str:
+        """Hash of the denoiser: its class, configuration and weights."""
+        return network_key(self.transformer)
 
     @cached_property
     def key(self) -> str:
-        """Hash of weights, source of calibration data, what is measured and the way of drawing: names the folder in the cache, before any data are made."""
-        return fingerprint(self.weights, self.source.identity, self.settings.measured, str(self.dtype), DRAWS)
+        """Hash of everything that a Gram depends on: names the folder in the cache before any data are made."""
+        return gram_key(
+            self.network, self.schedule, self.prediction_type, self.source.identity, self.settings, str(self.dtype)
+        )
+
+    @cached_property
+    def model_key(self) -> str:
+        """Hash of denoiser and noise schedule: whose removal orders a model folder may ship."""
+        tables = {"a": torch.tensor(self.schedule.a), "s": torch.tensor(self.schedule.s)}
+        return fingerprint(self.network, tables, self.prediction_type)
 
     @cached_property
     def folder(self) -> Path:
@@ -154,9 +177,15 @@ class Workshop(Pricing):
                 name = orders_file(self.settings)
                 local = RemovalOrders.exists(self.folder, name)
                 shipped = self.checkpoint.folder and self.checkpoint.folder / "calibration"
-                if not local and not (shipped and RemovalOrders.exists(shipped)):
+                if local:
+                    found = RemovalOrders.load(self.folder, self.layers, name=name)
+                elif shipped and RemovalOrders.exists(shipped):
+                    found = RemovalOrders.load(shipped, self.layers, shipped=True)
+                else:
+                    found = None
+                if found is None or (found.shipped and found.model not in (None, self.model_key)):
                     raise StudioError("This model has not been calibrated yet: press Calibrate.")
-                self._orders = RemovalOrders.load(self.folder, self.layers, name=name) if local else RemovalOrders.load(shipped, self.layers, shipped=True)
+                self._orders = found
             return self._orders
 
     # ------------------------------------------------------------ what is sampled
@@ -222,7 +251,7 @@ class Workshop(Pricing):
             else:
                 check_memory(ordering_memory(self.layers), self.device)
             orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, start, self.settings.damping)
-            orders.save(self.folder, orders_file(self.settings))
+            replace(orders, model=self.model_key).save(self.folder, orders_file(self.settings))
             with self._building, self.lock:  # in this order, as `build` takes them: no subnetwork of the old orders is put away after this
                 self._orders = None
                 self.surgeon.forget()

@@ -92,17 +92,23 @@ def build_curves(shared: Any, plan: StagePlan, lam: float) -> CurvePanel:
     return CurvePanel(view, words, scale, chart, gr.State("linear"), path, path_job, gr.HTML(""))
 
 
+def walk_of(workshop: Any) -> tuple[int, int, float]:
+    """Return images, seed and guidance of the walk along the model's own path."""
+    return model_facts.path_images(workshop), 0, model_facts.default_guidance(workshop)
+
+
 def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: gr.Number, numbers: gr.HTML) -> None:
     """Redraw on every choice; `numbers` are theory at the boundaries."""
     workshop, sampler = shared.workshop, [shared.scheduler, shared.steps]
 
     def walked(path: bool, scheduler: str, steps: Any) -> Any:
         """The model's own path if it is asked for and was walked with this sampler."""
-        return workshop.paths_walked.get((scheduler, answers.whole_steps(steps))) if path else None
+        key = (scheduler, answers.whole_steps(steps), *walk_of(workshop))
+        return workshop.paths_walked.get(key) if path else None
 
     def walk(scheduler: str, steps: Any, report: Any, stop: Any) -> SampledCurves:
-        n, guidance = model_facts.path_images(workshop), model_facts.default_guidance(workshop)
-        return sample_path(workshop, scheduler, answers.whole_steps(steps), n, guidance=guidance, progress=report, stop=stop)
+        n, seed, guidance = walk_of(workshop)
+        return sample_path(workshop, scheduler, answers.whole_steps(steps), n, seed, guidance, report, stop)
 
     def draw(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> dict:
         return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path)))

@@ -285,7 +285,8 @@ def test_a_failed_measurement_says_so_and_offers_its_button_again(handler, works
 
 def test_a_walk_that_may_wait_says_so_before_its_turn(handler, workshop, monkeypatch):
     before, walk = handler("before_path"), handler("on_path")
-    monkeypatch.setattr(workshop, "paths_walked", {("DDIM", 7): None})
+    key = ("DDIM", 7, *curve_panel.walk_of(workshop))
+    monkeypatch.setattr(workshop, "paths_walked", {key: None})
     assert "Waiting for the model" in before(True, "DDIM", 7)
     assert before(False, "DDIM", 7) == "" and before(True, "DDIM", None) == gr.skip()
 

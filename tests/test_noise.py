@@ -98,7 +98,8 @@ def test_every_step_of_every_scheduler_has_exactly_one_stage(name, spacing):
         try:
             visited = sampling_timesteps(scheduler, steps)
         except StudioError as err:  # a scheduler may refuse a number of steps, with a sentence, and never crash
-            assert "cannot sample in" in str(err) and steps <= 2, (name, spacing, steps)
+            few, all_of_them = steps <= 2, steps == 1000 and name in ("DPM-Solver++", "UniPC", "DEIS")
+            assert "cannot sample in" in str(err) and (few or all_of_them), (name, spacing, steps)
             continue
         _check_stages(visited, plan)
         assert len(visited) >= steps
