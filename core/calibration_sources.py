@@ -21,8 +21,8 @@ from .denoise import Denoiser, start_noise
 from .errors import Stopped, StudioError
 from .families import SDXL, Conditions, DiT, both, each_tensor
 from .noise import sampling_timesteps
-from .picture_folder import Picture, caption_of, class_of, known_names, list_pictures, read_picture
-from .prompts import PROMPTS
+from .picture_folder import Picture, caption_of, class_of, known_names, read_folder, read_picture
+from .prompts import PROMPTS, cut_prompts
 
 if TYPE_CHECKING:
     from .workshop import Workshop
@@ -40,10 +40,11 @@ class DataSource:
     load: Callable[[Workshop, Progress | None, threading.Event | None], CalibrationData]
     rows: int = 0  # denoiser rows that making them takes, kept ones included
     made: int = 0  # latents that are made first and kept on the disk
+    remarks: tuple[str, ...] = ()  # what was passed over or cut, in words
 
     @property
     def warning(self) -> str | None:
-        return few(self.different)
+        return "; ".join(text for text in (few(self.different), *self.remarks) if text) or None
 
 
 def choose_source(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions, weighs: bool = False) -> DataSource:
@@ -84,7 +85,8 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
     Raises StudioError: no pictures, fewer than 8, a picture without a label, a label that the model does not know.
     """
     pipeline, vae = checkpoint.pipeline, checkpoint.pipeline.vae
-    found = list_pictures(options.images, options.count or max(needed, FEWEST), options.seed)
+    given = read_folder(options.images, options.count or max(needed, FEWEST), options.seed, words=family is SDXL)
+    found = given.pictures
     text = f"{len(found)} pictures of the given folder"
     if len(found) < FEWEST:
         raise StudioError(f"Calibration needs at least {FEWEST} pictures, the folder holds {len(found)}: add more (below {needed} some are used twice).")
@@ -96,6 +98,7 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
     else:
         names = known_names(checkpoint.class_names)
         shows = [class_of(p, names, checkpoint.denoiser.config.num_embeds_ada_norm) for p in found]
+    remarks = (*given.remarks, *_said(pipeline, found, shows, family))
     size = pixel_size(checkpoint)
     encoded = [fingerprint(vae.state_dict(), _plain(vae.config)), str(vae.dtype), size, [p.digest() for p in found]]
 
@@ -104,7 +107,21 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
         conditions, ids = told(pipeline, shows, progress, stop) if family is SDXL else (DiT.conditions(torch.tensor(shows)), torch.tensor(shows))
         return CalibrationData(latents, conditions, ids, text)
 
-    return DataSource(text, ["pictures", encoded, shows, _words(pipeline)], len(found), load, made=len(found))
+    return DataSource(text, ["pictures", encoded, shows, _words(pipeline)], len(found), load, made=len(found), remarks=remarks)
+
+
+def _said(pipeline: Any, found: list[Picture], shows: list[Any], family: type[DiT] | type[SDXL]) -> list[str]:
+    """What a user may not expect of labelled pictures: captions cut short, prompts that are names of folders, a class in several folders."""
+    if family is SDXL:
+        folders = sorted({prompt for p, prompt in zip(found, shows, strict=True) if p.by_folder})
+        names = ", ".join(folders[:3]) + (f" and {len(folders) - 3} more" if folders[3:] else "")
+        cut = cut_prompts(pipeline, shows, what="caption").rstrip(".")
+        return [text for text in (f"the sub-folders' names are the prompts: {names}" if folders else "", cut) if text]
+    called: dict[int, set[str]] = {}
+    for picture, label in zip(found, shows, strict=True):
+        called.setdefault(label, set()).update([str(picture.shows)] if picture.by_folder else [])
+    twice = {label: sorted(names) for label, names in called.items() if len(names) > 1}
+    return [f"class {label} is in the folders {' and '.join(names)}" for label, names in list(twice.items())[:3]]
 
 
 def pixel_size(checkpoint: Checkpoint) -> int:

@@ -29,6 +29,7 @@ from .metrics import latent_mse, psnr, ssim
 from .noise import SCHEDULERS, make_scheduler, sampling_timesteps
 from .plan import STAGES, StagePlan
 from .precision import in_precision
+from .prompts import cut_prompts
 from .workshop import Workshop
 
 TABULATED = "Both sides took their adaLN vectors from a table made at the first step, whose time is counted; a stock pipeline works them out step by step."
@@ -48,6 +49,8 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     workshop.check_settings(settings)
     scheduler = sampler(workshop, settings.scheduler)
     timesteps = sampling_timesteps(scheduler, settings.steps)  # refuses what it cannot do, before anything long starts
+    if cut := cut_prompts(workshop.checkpoint.pipeline, settings.prompts, settings.negative):
+        yield Preview(cut, 0, 1)
     n, plans = settings.n, tuple(plan and plan.counted(timesteps) for plan in (plan_a, plan_b))
     for plan in plans:
         if plan is not None and not workshop.calibrated and plan.method == "obs":
@@ -67,6 +70,7 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
         found = yield from _small(workshop, sides, noise, conditions, settings, stop, previews)
     else:
         found = yield from _large(workshop, sides, noise, conditions, settings, stop)
+    found.notes = " ".join(text for text in (cut, found.notes) if text)
     yield _result(workshop, plans, sides, found, settings, min(size, n))
 
 

@@ -1,0 +1,96 @@
+"""What lies in a picture folder: every file with its place, links followed, leftovers of systems and notebooks passed over.
+
+A link to a folder or a file counts as what it leads to. A link that leads to nothing is refused, as what it stood for would be missing.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import basename
+
+from .errors import StudioError
+
+LEFTOVERS = {"__macosx", "@eadir", "__pycache__", "lost+found", "$recycle.bin",
+             "system volume information"}  # of archives, disk stations, Python and disks
+MOST_FOLDERS = 100_000
+
+
+@dataclass(frozen=True)
+class Walked:
+    """The files of a folder by their names inside it ("cats/1.png"), in order, and the folders without any file in or below them."""
+
+    files: tuple[str, ...]
+    empty: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One folder inside; `linked`: a link leads to it."""
+
+    inside: str  # "", "cats/", "train/cats/"
+    real: str
+    linked: bool
+    above: frozenset[str]  # the real folders that it lies in
+
+
+def one_form(name: str) -> str:
+    """The composed form of a name: é is one letter there, whether it was written as one or as e and an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def walk(folder: Path) -> Walked:
+    """List a folder with all that lies below it.
+
+    A link back to a folder that it lies in is passed over, and so is a second way to a folder under the same name: what is there
+    is listed already. Raises StudioError for folders that cannot be read and links that lead to nothing.
+    """
+    here = os.path.realpath(folder)
+    waiting, found = [_Place("", here, False, frozenset())], []
+    while waiting:
+        place = waiting.pop()
+        below, files = _look(folder, place)
+        found.append((place, files))
+        waiting += below
+        if len(found) > MOST_FOLDERS:
+            raise StudioError(
+                f"The folder {folder.name}/ holds more than {MOST_FOLDERS} folders, links followed: "
+                "give one with fewer, or take out links between its folders."
+            )
+    listed, seen = [], set()
+    for place, files in sorted(found, key=lambda item: (item[0].linked, item[0].inside.split("/"))):
+        known = place.real, basename(place.inside.rstrip("/"))
+        if known not in seen:
+            seen.add(known)
+            listed += files
+    held = {name[: i + 1] for name in listed for i, letter in enumerate(name) if letter == "/"}
+    empty = [place.inside for place, _ in found if place.inside and place.inside not in held and not place.linked]
+    return Walked(tuple(sorted(listed, key=lambda name: name.split("/"))), tuple(sorted(empty)))
+
+
+def _look(folder: Path, place: _Place) -> tuple[list[_Place], list[str]]:
+    """The folders and the files in one place."""
+    below, files, above = [], [], place.above | {place.real}
+    try:
+        with os.scandir(folder / place.inside) as entries:
+            inside = [e for e in entries if not e.name.startswith(".") and e.name.casefold() not in LEFTOVERS]
+    except OSError as err:
+        name = f"{folder.name}/{place.inside}".rstrip("/")
+        raise StudioError(f"The folder {name}/ cannot be read ({err.strerror}).") from err
+    for entry in inside:
+        name = place.inside + entry.name
+        try:
+            kind = "folder" if entry.is_dir() else "file" if entry.is_file() else None
+        except OSError:  # a link to itself
+            kind = None
+        if kind == "folder":
+            real = os.path.realpath(entry.path)
+            if real not in above:
+                below.append(_Place(f"{name}/", real, place.linked or entry.is_symlink(), above))
+        elif kind == "file":
+            files.append(name)
+        elif entry.is_symlink() and not Path(entry.path).exists():
+            raise StudioError(f"{name} is a link to something that is not there: mend it, or take it out of the folder.")
+    return below, files
