@@ -21,7 +21,7 @@ from .denoise import Denoiser, start_noise
 from .errors import Stopped, StudioError
 from .families import SDXL, Conditions, DiT, both, each_tensor
 from .noise import sampling_timesteps
-from .picture_folder import Picture, caption_of, class_of, known_names, read_folder, read_picture
+from .picture_folder import Picture, caption_of, class_of, is_place, known_names, read_folder, read_picture
 from .prompts import PROMPTS, cut_prompts
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _said(pipeline: Any, found: list[Picture], shows: list[Any], family: type[Di
         return [text for text in (f"the sub-folders' names are the prompts: {names}" if folders else "", cut) if text]
     called: dict[int, set[str]] = {}
     for picture, label in zip(found, shows, strict=True):
-        called.setdefault(label, set()).update([str(picture.shows)] if picture.by_folder else [])
+        called.setdefault(label, set()).update([text] if picture.by_folder and not is_place(text := str(picture.shows)) else [])
     twice = {label: sorted(names) for label, names in called.items() if len(names) > 1}
     return [f"class {label} is in the folders {' and '.join(names)}" for label, names in list(twice.items())[:3]]
 

@@ -40,7 +40,7 @@ MAX_PIXELS = 2**26  # 8192 x 8192: 200 MB once unpacked; beyond that a small fil
 PLACES = set(
     "train training trainset val valid validation test testing testset eval evaluation dev split fold part batch chunk shard set "
     "subset folder dir image images img imgs pic pics picture pictures photo photos jpeg jpegs jpg png webp data dataset datasets "
-    "sample samples raw all new misc other unsorted input inputs output outputs source crop crops cropped resized processed "
+    "sample samples raw all new misc other unsorted input inputs output outputs source crop crops cropped resized processed class "
     "instance reg regularization dcim".split()
 )  # what a folder is called that holds pictures of anything: no prompt, and no class where the model has none of that name
 
@@ -91,13 +91,14 @@ def read_folder(folder: Path, count: int, seed: int = 0, words: bool | None = No
         raise StudioError(f"The folder {folder.name}/ holds no pictures: put PNG, JPEG or WebP files there.")
     chosen = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))[:count].sort().values.tolist()
     lookup = _lookup(folder, walked.files, names, words)
+    alike = _forms(names)
     found = []
     for name in (names[i] for i in chosen):
         shows = lookup.shows(name)
         if shows is None or shows == "":
             raise StudioError(
                 f"Nothing says what {name} shows: put it into {lookup.place} or {splitext(basename(name))[0]}.txt, "
-                f"or sort all pictures into sub-folders by class{lookup.why_not(name)}."
+                f"or sort all pictures into sub-folders by class{lookup.why_not(name)}{_twin(alike[one_form(name)])}."
             )
         found.append(Picture(folder / name, name, shows, lookup.by_folder))
     empty = [name.rstrip("/") for name in walked.empty] if lookup.by_folder else []
@@ -120,6 +121,14 @@ def _suffix(name: str) -> str:
 
 def _names_picture(text: str) -> bool:
     return _suffix(text.strip()) in KINDS or _suffix(text.strip()) in NOT_READ
+
+
+def _twin(names: list[str]) -> str:
+    """What sets two names apart that look the same on a screen; "" for one name."""
+    if len(names) < 2:
+        return ""
+    apart = " and ".join(re.sub(r"[^\x00-\x7f]", lambda letter: f"[U+{ord(letter[0]):04X}]", name) for name in names[:2])
+    return f"; there are two pictures of this look, {apart}, which differ only in how letters with accents are composed: rename one"
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
@@ -250,10 +259,7 @@ def _meant(
     if len(alike) < 2:
         return alike[0] if alike else None
     if one_form(alike[0]) == one_form(alike[1]):
-        raise StudioError(
-            f"{table} names {file}, and there are two pictures of names that look the same "
-            "(letters with accents, composed in one and decomposed in the other): rename one."
-        )
+        raise StudioError(f"{table} names {file}{_twin(alike)}.")
     raise StudioError(f"{table} names {file}, which may be {_some(alike)}: write the sub-folder with the name.")
 
 
@@ -285,8 +291,8 @@ def class_of(picture: Picture, names: dict[str, int], classes: int) -> int:
     """The class that a picture shows: a number below `classes`, or one of the model's class names (in any case). Raises StudioError."""
     known = {one_form(name).casefold(): i for name, i in names.items()}
     text = _told_by(picture, lambda name: one_form(name).casefold() in known)
-    if re.fullmatch("-?[0-9]{1,18}", text):
-        number = int(text)
+    if found := re.fullmatch(r"(-?[0-9]{1,18})(\.0+)?", text):  # 3.0 is how pandas writes 3 beside what is missing
+        number = int(found[1])
         if not 0 <= number < classes:
             raise StudioError(f"{picture.name} is labelled class {number}; this model's classes are whole numbers from 0 to {classes - 1}.")
         return number

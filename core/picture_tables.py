@@ -105,6 +105,8 @@ def _shown(value: Any, where: str) -> str | int:
     if value is None:
         return ""
     if isinstance(value, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise StudioError(f"{where}: {_short(value)} holds half a letter (a lone surrogate), which no model reads.")
         return value.strip()
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -28,11 +28,11 @@ class Walked:
 
 @dataclass(frozen=True)
 class _Place:
-    """One folder inside; `linked`: a link leads to it."""
+    """One folder inside; `linked`: how many links lead to it."""
 
     inside: str  # "", "cats/", "train/cats/"
     real: str
-    linked: bool
+    linked: int
     above: frozenset[str]  # the real folders that it lies in
 
 
@@ -48,7 +48,7 @@ def walk(folder: Path) -> Walked:
     is listed already. Raises StudioError for folders that cannot be read and links that lead to nothing.
     """
     here = os.path.realpath(folder)
-    waiting, found = [_Place("", here, False, frozenset())], []
+    waiting, found = [_Place("", here, 0, frozenset())], []
     while waiting:
         place = waiting.pop()
         below, files = _look(folder, place)
@@ -70,6 +70,14 @@ def walk(folder: Path) -> Walked:
     return Walked(tuple(sorted(listed, key=lambda name: name.split("/"))), tuple(sorted(empty)))
 
 
+def _encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _look(folder: Path, place: _Place) -> tuple[list[_Place], list[str]]:
     """The folders and the files in one place."""
     below, files, above = [], [], place.above | {place.real}
@@ -81,6 +89,9 @@ def _look(folder: Path, place: _Place) -> tuple[list[_Place], list[str]]:
         raise StudioError(f"The folder {name}/ cannot be read ({err.strerror}).") from err
     for entry in inside:
         name = place.inside + entry.name
+        if not name.isascii() and not _encodable(name):
+            said = name.encode("utf-8", "backslashreplace").decode()
+            raise StudioError(f"{said} has a name that is not UTF-8 text: rename it.")
         try:
             kind = "folder" if entry.is_dir() else "file" if entry.is_file() else None
         except OSError:  # a link to itself
@@ -88,7 +99,7 @@ def _look(folder: Path, place: _Place) -> tuple[list[_Place], list[str]]:
         if kind == "folder":
             real = os.path.realpath(entry.path)
             if real not in above:
-                below.append(_Place(f"{name}/", real, place.linked or entry.is_symlink(), above))
+                below.append(_Place(f"{name}/", real, place.linked + entry.is_symlink(), above))
         elif kind == "file":
             files.append(name)
         elif entry.is_symlink() and not Path(entry.path).exists():
