@@ -21,7 +21,15 @@ from .denoise import Denoiser, start_noise
 from .errors import Stopped, StudioError
 from .families import SDXL, Conditions, DiT, both, each_tensor
 from .noise import sampling_timesteps
-from .picture_folder import Picture, caption_of, class_of, is_place, known_names, read_folder, read_picture
+from .picture_folder import (
+    Picture,
+    caption_of,
+    class_of,
+    is_place,
+    known_names,
+    read_folder,
+    read_picture,
+)
 from .prompts import PROMPTS, cut_prompts
 
 if TYPE_CHECKING:
@@ -85,7 +93,8 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
     Raises StudioError: no pictures, fewer than 8, a picture without a label, a label that the model does not know.
     """
     pipeline, vae = checkpoint.pipeline, checkpoint.pipeline.vae
-    given = read_folder(options.images, options.count or max(needed, FEWEST), options.seed, words=family is SDXL)
+    count = options.count or max(needed, FEWEST)
+    given = read_folder(options.images, count, options.seed, words=family is SDXL)
     found = given.pictures
     text = f"{len(found)} pictures of the given folder"
     if len(found) < FEWEST:
@@ -107,21 +116,27 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
         conditions, ids = told(pipeline, shows, progress, stop) if family is SDXL else (DiT.conditions(torch.tensor(shows)), torch.tensor(shows))
         return CalibrationData(latents, conditions, ids, text)
 
-    return DataSource(text, ["pictures", encoded, shows, _words(pipeline)], len(found), load, made=len(found), remarks=remarks)
+    identity = ["pictures", encoded, shows, _words(pipeline)]
+    return DataSource(text, identity, len(found), load, made=len(found), remarks=remarks)
 
 
-def _said(pipeline: Any, found: list[Picture], shows: list[Any], family: type[DiT] | type[SDXL]) -> list[str]:
-    """What a user may not expect of labelled pictures: captions cut short, prompts that are names of folders, a class in several folders."""
+def _said(
+    pipeline: Any, found: list[Picture], shows: list[Any], family: type[DiT] | type[SDXL]
+) -> list[str]:
+    """Say what a user may not expect: captions cut short, prompts from folders, a class in two."""
     if family is SDXL:
         folders = sorted({prompt for p, prompt in zip(found, shows, strict=True) if p.by_folder})
         names = ", ".join(folders[:3]) + (f" and {len(folders) - 3} more" if folders[3:] else "")
         cut = cut_prompts(pipeline, shows, what="caption").rstrip(".")
-        return [text for text in (f"the sub-folders' names are the prompts: {names}" if folders else "", cut) if text]
+        by_folder = f"the sub-folders' names are the prompts: {names}" if folders else ""
+        return [text for text in (by_folder, cut) if text]
     called: dict[int, set[str]] = {}
     for picture, label in zip(found, shows, strict=True):
-        called.setdefault(label, set()).update([text] if picture.by_folder and not is_place(text := str(picture.shows)) else [])
+        if picture.by_folder and not is_place(str(picture.shows)):
+            called.setdefault(label, set()).add(str(picture.shows))
     twice = {label: sorted(names) for label, names in called.items() if len(names) > 1}
-    return [f"class {label} is in the folders {' and '.join(names)}" for label, names in list(twice.items())[:3]]
+    said = [f"class {label} is in the folders {' and '.join(names)}" for label, names in twice.items()]
+    return said[:3]
 
 
 def pixel_size(checkpoint: Checkpoint) -> int:

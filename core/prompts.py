@@ -25,29 +25,36 @@ PROMPTS = (
 )
 
 
-def cut_prompts(pipeline: Any, prompts: Sequence[str], negative: str = "", what: str = "prompt") -> str:
-    """Say which prompts, or which negative prompt, go on behind what the text encoders read; "" where none does or no text is read."""
+def cut_prompts(
+    pipeline: Any, prompts: Sequence[str], negative: str = "", what: str = "prompt"
+) -> str:
+    """Say which prompts go on behind what the text encoders read; "" where none does.
+
+    Of a model without text encoders nothing is said.
+    """
     different = [p for p in dict.fromkeys(prompts) if p]
     cut: list[tuple[str, str]] = []  # which prompt, how much of it is read
     for i, text in enumerate(different, 1):
         if (read := read_part(pipeline, text)) is not None:
-            cut.append((f"{what} {i}, {_short(text)}," if different[1:] else f"the {what} {_short(text)}", read))
+            which = f"{what} {i}, {_short(text)}," if different[1:] else f"the {what} {_short(text)}"
+            cut.append((which, read))
     if negative and (read := read_part(pipeline, negative)) is not None:
         cut.append((f"the negative prompt {_short(negative)}", read))
     if not cut:
         return ""
     said = "; ".join(f"of {which} {read}" for which, read in cut[:3])
-    return said[0].upper() + said[1:] + (f"; and {len(cut) - 3} more are cut" if cut[3:] else "") + "."
+    more = f"; and {len(cut) - 3} more are cut" if cut[3:] else ""
+    return f"{said[0].upper()}{said[1:]}{more}."
 
 
 def read_part(pipeline: Any, text: str) -> str | None:
-    """How much of a text the pipeline's text encoders read, in words; None where they read all of it."""
+    """Say how much of a text the pipeline's text encoders read; None where they read all of it."""
     said: dict[str, list[str]] = {}
     tokenizers = [(name, getattr(pipeline, name, None)) for name in ("tokenizer", "tokenizer_2")]
     tokenizers = [(name, tokenizer) for name, tokenizer in tokenizers if tokenizer is not None]
+    convert = getattr(pipeline, "maybe_convert_prompt", lambda text, _: text)  # textual inversion
     for name, tokenizer in tokenizers:
-        convert = getattr(pipeline, "maybe_convert_prompt", None)  # words of a textual inversion become several tokens
-        ids = tokenizer(text if convert is None else convert(text, tokenizer), verbose=False).input_ids
+        ids = tokenizer(convert(text, tokenizer), verbose=False).input_ids
         limit = tokenizer.model_max_length
         if len(ids) > limit:
             rest = _short(tokenizer.decode(ids[limit - 1 : -1]).strip(), at_end=True)
@@ -57,7 +64,9 @@ def read_part(pipeline: Any, text: str) -> str | None:
         return None
     if len(said) == 1 and len(next(iter(said.values()))) == len(tokenizers):
         return f"the text encoders read {next(iter(said))}"
-    return ", ".join(f"the {' and the '.join(which)} text encoder reads {part}" for part, which in said.items())
+    return ", ".join(
+        f"the {' and the '.join(which)} text encoder reads {part}" for part, which in said.items()
+    )
 
 
 def _short(text: str, at_end: bool = False) -> str:

@@ -49,8 +49,6 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     workshop.check_settings(settings)
     scheduler = sampler(workshop, settings.scheduler)
     timesteps = sampling_timesteps(scheduler, settings.steps)  # refuses what it cannot do, before anything long starts
-    if cut := cut_prompts(workshop.checkpoint.pipeline, settings.prompts, settings.negative):
-        yield Preview(cut, 0, 1)
     n, plans = settings.n, tuple(plan and plan.counted(timesteps) for plan in (plan_a, plan_b))
     for plan in plans:
         if plan is not None and not workshop.calibrated and plan.method == "obs":
@@ -62,6 +60,8 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     if settings.tabulate and (why := models[0].no_table(len(timesteps), min(size, n) * settings.halves)):
         raise StudioError(f"{why}: leave the table out.")
     sides = [Denoiser(m, scheduler, workshop.schedule, settings.steps, tabulate=settings.tabulate) for m in models]
+    if cut := cut_prompts(workshop.checkpoint.pipeline, settings.prompts, settings.negative):
+        yield Preview(cut, 0, 1)
     if _predictable(workshop, settings):
         yield Preview("measuring this device's speed at four widths", 0, 1)
         workshop.measure_latency(min(size, n), settings.halves, stop=stop, shape=workshop.shape_for(settings))
