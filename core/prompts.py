@@ -36,7 +36,9 @@ def cut_prompts(
     cut: list[tuple[str, str]] = []  # which prompt, how much of it is read
     for i, text in enumerate(different, 1):
         if (read := read_part(pipeline, text)) is not None:
-            which = f"{what} {i}, {_short(text)}," if different[1:] else f"the {what} {_short(text)}"
+            which = (
+                f"{what} {i}, {_short(text)}," if different[1:] else f"the {what} {_short(text)}"
+            )
             cut.append((which, read))
     if negative and (read := read_part(pipeline, negative)) is not None:
         cut.append((f"the negative prompt {_short(negative)}", read))
