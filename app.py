@@ -58,7 +58,7 @@ def _common(suppress: bool, verb: str | None = None) -> argparse.ArgumentParser:
     data = common
     if "calibration_images" not in UNUSED[verb]:
         data = common.add_argument_group("what to calibrate on", "by default the latents shipped with the model, else samples of its own")
-    option("--calibration-images", "pictures with labels.csv or .json, with name.txt beside each, or in sub-folders by class", data, metavar="FOLDER")
+    option("--calibration-images", "pictures with metadata.jsonl or labels.csv, with name.txt beside each, or in sub-folders by class", data, metavar="FOLDER")
     option("--self-calibrate", "the model's own samples, even where latents are shipped", data, action="store_true")
     option("--calibration-count", "different pictures or samples (default: as many as a timestep bin takes)", data, type=int, metavar="N")
     option("--calibration-steps", "sampling steps of own samples (default 20)", data, type=int, metavar="N")

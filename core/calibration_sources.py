@@ -21,8 +21,16 @@ from .denoise import SEEDS, Denoiser, start_noise
 from .errors import Stopped, StudioError
 from .families import SDXL, Conditions, DiT, both, each_tensor
 from .noise import sampling_timesteps
-from .picture_folder import Picture, caption_of, class_of, known_names, list_pictures, read_picture
-from .prompts import PROMPTS
+from .picture_folder import (
+    Picture,
+    caption_of,
+    class_of,
+    is_place,
+    known_names,
+    read_folder,
+    read_picture,
+)
+from .prompts import PROMPTS, cut_prompts
 
 if TYPE_CHECKING:
     from .workshop import Workshop
@@ -41,10 +49,11 @@ class DataSource:
     load: Callable[[Workshop, Progress | None, threading.Event | None], CalibrationData]
     rows: int = 0  # denoiser rows that making them takes, kept ones included
     made: int = 0  # latents that are made first and kept on the disk
+    remarks: tuple[str, ...] = ()  # what was passed over or cut, in words
 
     @property
     def warning(self) -> str | None:
-        return few(self.different)
+        return "; ".join(text for text in (few(self.different), *self.remarks) if text) or None
 
 
 def choose_source(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions, weighs: bool = False) -> DataSource:
@@ -85,7 +94,9 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
     Raises StudioError: no pictures, fewer than 8, a picture without a label, a label that the model does not know.
     """
     pipeline, vae = checkpoint.pipeline, checkpoint.pipeline.vae
-    found = list_pictures(options.images, options.count or max(needed, FEWEST), options.seed)
+    count = options.count or max(needed, FEWEST)
+    given = read_folder(options.images, count, options.seed, words=family is SDXL)
+    found = given.pictures
     text = f"{len(found)} pictures of the given folder"
     if len(found) < FEWEST:
         raise StudioError(f"Calibration needs at least {FEWEST} pictures, the folder holds {len(found)}: add more (below {needed} some are used twice).")
@@ -97,6 +108,7 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
     else:
         names = known_names(checkpoint.class_names)
         shows = [class_of(p, names, checkpoint.denoiser.config.num_embeds_ada_norm) for p in found]
+    remarks = (*given.remarks, *_said(pipeline, found, shows, family))
     size = pixel_size(checkpoint)
     encoded = [network_key(vae), str(vae.dtype), size, [p.digest() for p in found]]
 
@@ -105,7 +117,27 @@ def pictures(checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int
         conditions, ids = told(pipeline, shows, progress, stop) if family is SDXL else (DiT.conditions(torch.tensor(shows)), torch.tensor(shows))
         return CalibrationData(latents, conditions, ids, text)
 
-    return DataSource(text, ["pictures", encoded, shows, _words(pipeline)], len(found), load, made=len(found))
+    identity = ["pictures", encoded, shows, _words(pipeline)]
+    return DataSource(text, identity, len(found), load, made=len(found), remarks=remarks)
+
+
+def _said(
+    pipeline: Any, found: list[Picture], shows: list[Any], family: type[DiT] | type[SDXL]
+) -> list[str]:
+    """Say what a user may not expect: captions cut short, prompts from folders, a class in two."""
+    if family is SDXL:
+        folders = sorted({prompt for p, prompt in zip(found, shows, strict=True) if p.by_folder})
+        names = ", ".join(folders[:3]) + (f" and {len(folders) - 3} more" if folders[3:] else "")
+        cut = cut_prompts(pipeline, shows, what="caption").rstrip(".")
+        by_folder = f"the sub-folders' names are the prompts: {names}" if folders else ""
+        return [text for text in (by_folder, cut) if text]
+    called: dict[int, set[str]] = {}
+    for picture, label in zip(found, shows, strict=True):
+        if picture.by_folder and not is_place(str(picture.shows)):
+            called.setdefault(label, set()).add(str(picture.shows))
+    twice = {label: sorted(names) for label, names in called.items() if len(names) > 1}
+    said = [f"class {label} is in the folders {' and '.join(names)}" for label, names in twice.items()]
+    return said[:3]
 
 
 def pixel_size(checkpoint: Checkpoint) -> int:

@@ -1,4 +1,9 @@
-"""Prompts for when nobody gave any: calibration from a text model's own samples, and the first look at it."""
+"""Prompts for when nobody gave any, and what of anybody's prompts a text model does not read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 PROMPTS = (
     "a photograph of a red fox in a snowy forest",
@@ -18,3 +23,57 @@ PROMPTS = (
     "an isometric illustration of a tiny bakery",
     "two children flying a kite on a windy beach",
 )
+
+
+def cut_prompts(
+    pipeline: Any, prompts: Sequence[str], negative: str = "", what: str = "prompt"
+) -> str:
+    """Say which prompts go on behind what the text encoders read; "" where none does.
+
+    Of a model without text encoders nothing is said.
+    """
+    different = [p for p in dict.fromkeys(prompts) if p]
+    cut: list[tuple[str, str]] = []  # which prompt, how much of it is read
+    for i, text in enumerate(different, 1):
+        if (read := read_part(pipeline, text)) is not None:
+            which = (
+                f"{what} {i}, {_short(text)}," if different[1:] else f"the {what} {_short(text)}"
+            )
+            cut.append((which, read))
+    if negative and (read := read_part(pipeline, negative)) is not None:
+        cut.append((f"the negative prompt {_short(negative)}", read))
+    if not cut:
+        return ""
+    said = "; ".join(f"of {which} {read}" for which, read in cut[:3])
+    more = f"; and {len(cut) - 3} more are cut" if cut[3:] else ""
+    return f"{said[0].upper()}{said[1:]}{more}."
+
+
+def read_part(pipeline: Any, text: str) -> str | None:
+    """Say how much of a text the pipeline's text encoders read; None where they read all of it."""
+    said: dict[str, list[str]] = {}
+    tokenizers = [(name, getattr(pipeline, name, None)) for name in ("tokenizer", "tokenizer_2")]
+    tokenizers = [(name, tokenizer) for name, tokenizer in tokenizers if tokenizer is not None]
+    convert = getattr(pipeline, "maybe_convert_prompt", lambda text, _: text)  # textual inversion
+    for name, tokenizer in tokenizers:
+        ids = tokenizer(convert(text, tokenizer), verbose=False).input_ids
+        limit = tokenizer.model_max_length
+        if len(ids) > limit:
+            rest = _short(tokenizer.decode(ids[limit - 1 : -1]).strip(), at_end=True)
+            part = f"{limit} of {len(ids)} tokens (marks of start and end included), without {rest}"
+            said.setdefault(part, []).append("first" if name == "tokenizer" else "second")
+    if not said:
+        return None
+    if len(said) == 1 and len(next(iter(said.values()))) == len(tokenizers):
+        return f"the text encoders read {next(iter(said))}"
+    return ", ".join(
+        f"the {' and the '.join(which)} text encoder reads {part}" for part, which in said.items()
+    )
+
+
+def _short(text: str, at_end: bool = False) -> str:
+    """A text in quotes, its middle left out where it is long; at_end: its beginning instead."""
+    text = " ".join(text.split())
+    if len(text) > 60:
+        text = f"... {text[-50:]}" if at_end else f"{text[:35]} ... {text[-20:]}"
+    return f'"{text}"'

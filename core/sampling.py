@@ -29,6 +29,7 @@ from .metrics import latent_mse, psnr, ssim
 from .noise import SCHEDULERS, make_scheduler, sampling_timesteps
 from .plan import STAGES, StagePlan
 from .precision import in_precision
+from .prompts import cut_prompts
 from .workshop import Workshop
 
 TABULATED = "Both sides took their adaLN vectors from a table made at the first step, whose time is counted; a stock pipeline works them out step by step."
@@ -60,6 +61,8 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     if settings.tabulate and (why := models[0].no_table(len(timesteps), min(size, n) * settings.halves)):
         raise StudioError(f"{why}: leave the table out.")
     sides = [Denoiser(m, scheduler, workshop.schedule, settings.steps, tabulate=settings.tabulate) for m in models]
+    if cut := cut_prompts(workshop.checkpoint.pipeline, settings.prompts, settings.negative):
+        yield Preview(cut, 0, 1)
     if _predictable(workshop, settings):
         yield Preview("measuring this device's speed at four widths", 0, 1)
         workshop.measure_latency(min(size, n), settings.halves, stop=stop, shape=workshop.shape_for(settings))
@@ -68,6 +71,7 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
         found = yield from _small(workshop, sides, noise, conditions, settings, stop, previews)
     else:
         found = yield from _large(workshop, sides, noise, conditions, settings, stop)
+    found.notes = " ".join(text for text in (cut, found.notes) if text)
     yield _result(workshop, plans, sides, found, settings, min(size, n))
 
 
