@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import PlanError
+from .errors import PlanError, StudioError
 
 MAX_SPARSITY = 0.95  # a layer keeps at least a head and some neurons
+MIN_STEPS, MAX_STEPS = 2, 1000  # sampling steps of a run, for the page, the verbs and `compare`; one step is no sampling
 
 
 def short(value: Any) -> str:
@@ -25,6 +26,14 @@ def whole(value: Any, what: str) -> int:
     """`value` as an int; True and 93.0 are not whole numbers here."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise PlanError(f"{what} must be whole numbers, not {short(value)}.")
+    return int(value)
+
+
+def checked_steps(value: Any, total: int = MAX_STEPS) -> int:
+    """Check a number of sampling steps; a model of `total` training timesteps has no more steps than those. Raises StudioError."""
+    most = min(MAX_STEPS, total)
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral) or not MIN_STEPS <= value <= most:
+        raise StudioError(f"Sampling steps must be a whole number from {MIN_STEPS} to {most}.")
     return int(value)
 
 
