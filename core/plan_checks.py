@@ -19,7 +19,11 @@ def short(value: Any) -> str:
     """A value as part of a sentence: one line, at most 60 characters, and safe for integers of thousands of digits."""
     if isinstance(value, int) and abs(value) >= 10**12:
         return "a huge number"
-    return " ".join((str(value) if isinstance(value, Real) else repr(value))[:60].split())
+    try:
+        text = str(value) if isinstance(value, Real) else repr(value[:60] if isinstance(value, (str, bytes)) else value)
+    except (ValueError, RecursionError):  # numbers of thousands of digits inside, thousands of brackets
+        return "something too deep or too long"
+    return " ".join(text[:60].split())
 
 
 def whole(value: Any, what: str) -> int:
