@@ -65,7 +65,9 @@ def _file(value: Any, what: str) -> None:
 
 def _plan(value: Any, what: str) -> None:
     if not isinstance(value, dict):  # not JSON text either, which a plan may be elsewhere
-        raise PlanError(f"{what} must be an object with boundaries and sparsity, not {short(value)}.")
+        raise PlanError(
+            f"{what} must be an object with boundaries and sparsity, not {short(value)}."
+        )
     StagePlan.from_json(value)
 
 
@@ -80,7 +82,10 @@ def _judged(value: Any, what: str) -> None:
 
 CHECKS: dict[str, tuple[str, Check]] = {
     **dict.fromkeys(("plan", "shown", "shape", "about", "current"), ("The plan", _plan)),
-    **dict.fromkeys(("uploaded", "uploaded_a", "uploaded_b", "other_uploaded"), ("The uploaded plan", _perhaps_plan)),
+    **dict.fromkeys(
+        ("uploaded", "uploaded_a", "uploaded_b", "other_uploaded"),
+        ("The uploaded plan", _perhaps_plan),
+    ),
     **dict.fromkeys(("choice", "choice_a", "choice_b", "other"), ("What a side runs", _text)),
     "scheduler": ("The scheduler", _text),
     "name": ("The preset", _text),
@@ -99,17 +104,36 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "content": ("The upload", _file),
     **dict.fromkeys(
         (
-            "value", "low", "high", "target", "m", "lam", "steps", "typed", "multiple",  # numbers in boxes and on handles
-            "chosen", "asked", "images", "seed", "guidance", "repeats", "negative", "size", "tabulate", "dtype",  # `compare_inputs`
+            "value",
+            "low",
+            "high",
+            "target",
+            "m",
+            "lam",
+            "steps",
+            "typed",
+            "multiple",  # numbers in boxes and on handles
+            "chosen",
+            "asked",
+            "images",
+            "seed",
+            "guidance",
+            "repeats",
+            "negative",
+            "size",
+            "tabulate",
+            "dtype",  # `compare_inputs`
         ),
         ("", _judged),
     ),
-}  # fmt: skip
+}
 
 
 def checks_of(handler: Callable) -> list[tuple[str, Check]]:
     """(words, check) of each input of a handler, in order. Raises KeyError for a name of no known kind."""
-    names = [name for name in inspect.signature(handler).parameters if name != "request"]  # gradio's own
+    names = [
+        name for name in inspect.signature(handler).parameters if name != "request"
+    ]  # gradio's own
     return [CHECKS[name] for name in names]
 
 

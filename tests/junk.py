@@ -40,18 +40,87 @@ def deep(levels: int) -> list:
 
 
 JUNK: list[Any] = [
-    None, True, False, 0, -1, 7, 1.5, float("nan"), float("inf"), -float("inf"), 10**30, -(10**300), 1e308, "", " ", "93", "x" * 100_000,
-    "\ud800", "<img src=x onerror=alert(1)>", "../../etc/passwd", "null", [], [None], [1, 2, 3], ["DDIM"], [[93, 550]], [93, 550], [93, "550"],
-    [float("nan"), 550], [{}], deep(150), {}, {"a": 1}, {"value": 5, "__type__": "update"}, {"path": None}, FILE, [FILE],
-    {"boundaries": [93, 550]}, {"boundaries": None, "sparsity": None}, PLAN | {"num_train_timesteps": 500}, PLAN | {"extra": []},
-    PLAN | {"sparsity": {"late": float("nan"), "middle": 10**30, "early": "0"}}, PLAN | {"boundaries": [10**30, {}]},
-    PLAN | {"allocation": [], "scope": {}, "multiple": [16]}, PLAN | {"stage_steps": [1, 2, 3]},
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    7,
+    1.5,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    10**30,
+    -(10**300),
+    1e308,
+    "",
+    " ",
+    "93",
+    "x" * 100_000,
+    "\ud800",
+    "<img src=x onerror=alert(1)>",
+    "../../etc/passwd",
+    "null",
+    [],
+    [None],
+    [1, 2, 3],
+    ["DDIM"],
+    [[93, 550]],
+    [93, 550],
+    [93, "550"],
+    [float("nan"), 550],
+    [{}],
+    deep(150),
+    {},
+    {"a": 1},
+    {"value": 5, "__type__": "update"},
+    {"path": None},
+    FILE,
+    [FILE],
+    {"boundaries": [93, 550]},
+    {"boundaries": None, "sparsity": None},
+    PLAN | {"num_train_timesteps": 500},
+    PLAN | {"extra": []},
+    PLAN | {"sparsity": {"late": float("nan"), "middle": 10**30, "early": "0"}},
+    PLAN | {"boundaries": [10**30, {}]},
+    PLAN | {"allocation": [], "scope": {}, "multiple": [16]},
+    PLAN | {"stage_steps": [1, 2, 3]},
+]
 LIKELY: list[Any] = [
-    PLAN, PLAN | {"allocation": "lagrangian", "scope": "run"}, "DDIM", "Euler", "linear", "sigmoid", "EDM", "MSE", "Score", "log", "Formula",
-    "Uniform", "Your own", "Dense", "Current plan", "Uploaded plan", "uniform", "dynamic", "macs", "latency", [93, 550], ["class 1"], 5, 20, 2,
-    0.3, 0.55, 0, 16, True, False, "as loaded", "own",
-]  # fmt: skip
+    PLAN,
+    PLAN | {"allocation": "lagrangian", "scope": "run"},
+    "DDIM",
+    "Euler",
+    "linear",
+    "sigmoid",
+    "EDM",
+    "MSE",
+    "Score",
+    "log",
+    "Formula",
+    "Uniform",
+    "Your own",
+    "Dense",
+    "Current plan",
+    "Uploaded plan",
+    "uniform",
+    "dynamic",
+    "macs",
+    "latency",
+    [93, 550],
+    ["class 1"],
+    5,
+    20,
+    2,
+    0.3,
+    0.55,
+    0,
+    16,
+    True,
+    False,
+    "as loaded",
+    "own",
+]
 BROKEN: list[Any] = [None, "text", 5, {"a": []}, [], deep(80)]  # instead of a list of inputs
 
 
@@ -82,12 +151,20 @@ class Client:
 
     def post(self, path: str, body: Any) -> httpx.Response:
         """Send JSON as a client may write it, NaN and half characters included."""
-        return self.http.post(f"/gradio_api{path}", content=json.dumps(body), headers={"content-type": "application/json"})
+        return self.http.post(
+            f"/gradio_api{path}",
+            content=json.dumps(body),
+            headers={"content-type": "application/json"},
+        )
 
     def upload(self, content: bytes, name: str = "plan.json") -> Any:
         """Upload a file -> what a call names it by."""
         answer = self.http.post("/gradio_api/upload", files={"files": (name, content)})
-        return {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}} if answer.status_code == 200 else None
+        return (
+            {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
+            if answer.status_code == 200
+            else None
+        )
 
     def call(self, number: Any, data: Any) -> tuple[str, str]:
         """(kind, words) of one call's end, through the queue; a connection that the server closes is an end too."""
@@ -97,17 +174,27 @@ class Client:
             return type(error).__name__, ""
 
     def _call(self, number: Any, data: Any) -> tuple[str, str]:
-        body = {"data": data, "fn_index": number, "session_hash": self.session, "trigger_id": None, "event_data": None}
+        body = {
+            "data": data,
+            "fn_index": number,
+            "session_hash": self.session,
+            "trigger_id": None,
+            "event_data": None,
+        }
         joined = self.post("/queue/join", body)
         if joined.status_code != 200:
             return f"HTTP {joined.status_code}", ""
         event = joined.json()["event_id"]
-        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
+        with self.http.stream(
+            "GET", "/gradio_api/queue/data", params={"session_hash": self.session}
+        ) as stream:
             for line in stream.iter_lines():
                 said = json.loads(line[5:]) if line.startswith("data:") else {}
                 if said.get("event_id") == event and said.get("msg") == "process_completed":
                     output = said["output"] or {}
-                    return ("answer", "") if said["success"] else ("refused", str(output.get("error")))
+                    return (
+                        ("answer", "") if said["success"] else ("refused", str(output.get("error")))
+                    )
         return "no end", ""
 
     def direct(self, name: str, number: Any, data: Any) -> tuple[str, str]:
@@ -119,7 +206,9 @@ class Client:
             return type(error).__name__, ""
 
 
-def inputs_for(chance: random.Random, function: dict[str, Any], files: list[Any], ui: dict[int, str]) -> Any:
+def inputs_for(
+    chance: random.Random, function: dict[str, Any], files: list[Any], ui: dict[int, str]
+) -> Any:
     """Make up the inputs of one call: mostly junk, some likely values, sometimes too few, too many or none at all."""
     n = len(function["inputs"])
     if chance.random() < 0.05:
@@ -141,7 +230,15 @@ def make_calls(url: str, calls: int, seed: int) -> Found:
     config = clients[0].http.get("/config").json()
     functions = [f for f in config["dependencies"] if f["backend_fn"]]
     ui = {c["id"]: c["type"] for c in config["components"]}
-    contents = [b"", b"{", b"\xff\xfe", json.dumps(PLAN).encode(), b"[" * 50_000, b"1" * 9000, json.dumps(PLAN | {"num_train_timesteps": 500}).encode()]
+    contents = [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        json.dumps(PLAN).encode(),
+        b"[" * 50_000,
+        b"1" * 9000,
+        json.dumps(PLAN | {"num_train_timesteps": 500}).encode(),
+    ]
     files = [f for f in map(clients[0].upload, contents) if f] + [FILE, None]
     for i in range(calls):
         function = functions[i % len(functions)] if i < len(functions) else chance.choice(functions)
@@ -150,7 +247,11 @@ def make_calls(url: str, calls: int, seed: int) -> Found:
         if way < 0.85:
             kind, words = client.call(function["id"], data)
         elif way < 0.95:
-            kind, words = client.direct(chance.choice(("predict", str(function.get("api_name")), "on_drop")), function["id"], data)
+            kind, words = client.direct(
+                chance.choice(("predict", str(function.get("api_name")), "on_drop")),
+                function["id"],
+                data,
+            )
         else:
             kind, words = client.call(chance.choice((-1, 10**9, None, "0", [], 1.5)), data)
         found.answers[kind] += 1
@@ -199,17 +300,24 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = CalibrationSettings(edges=(0, 100, 300, 600, 1000), images=32, held_out=16)
-        checkpoint = load_checkpoint(make_pipeline(Path(folder) / "model"), "cpu", dtype=torch.float32)
+        checkpoint = load_checkpoint(
+            make_pipeline(Path(folder) / "model"), "cpu", dtype=torch.float32
+        )
         workshop = Workshop(checkpoint, settings, Path(folder) / "cache")
         workshop.calibrate()
         with serve(workshop) as url:
             found = junk_calls(url, args.calls, args.seed)
-    print(dict(found.answers), f"{len(found.ours)} tracebacks through our code, {len(found.theirs)} of Gradio alone")
+    print(
+        dict(found.answers),
+        f"{len(found.ours)} tracebacks through our code, {len(found.theirs)} of Gradio alone",
+    )
     for text, count in found.sentences.most_common(12):
         print(f"{count:5d} {text[:120]}")
     for text in found.ours[:5]:
         print(text[-1500:])
-    for last, count in Counter(text.strip().splitlines()[-1][:150] for text in found.theirs).most_common(12):
+    for last, count in Counter(
+        text.strip().splitlines()[-1][:150] for text in found.theirs
+    ).most_common(12):
         print(f"Gradio: {count:5d} {last}")
     return 1 if found.ours else 0
 
