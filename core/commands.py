@@ -73,7 +73,9 @@ def prune(args: argparse.Namespace) -> int:
     workshop = _workshop(args)
     timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
     plan = plan.counted(timesteps)
-    if workshop.calibrated or workshop.needs_calibration(plan, errors=True):  # one that is there is checked, and mended where it was damaged
+    if workshop.calibrated or workshop.needs_calibration(
+        plan, errors=True
+    ):  # one that is there is checked, and mended where it was damaged
         workshop.calibrate(_progress)
         _warn(workshop)
     start = time.perf_counter()
@@ -136,11 +138,13 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def _check_steps(steps: int) -> None:
-    """Refuse a number of sampling steps outside the range that holds everywhere. Raises StudioError."""
+    """Refuse sampling steps outside the range that holds everywhere. Raises StudioError."""
     from .plan_checks import MAX_STEPS, MIN_STEPS, short
 
     if steps < MIN_STEPS:
-        raise StudioError(f"--steps must be {MIN_STEPS} or more, not {short(steps)}: one step is no sampling.")
+        raise StudioError(
+            f"--steps must be {MIN_STEPS} or more, not {short(steps)}: one step is no sampling."
+        )
     if steps > MAX_STEPS:
         raise StudioError(f"--steps must be {MAX_STEPS} or fewer, not {short(steps)}.")
 
@@ -186,7 +190,11 @@ def subnetwork_facts(workshop: Any, mosaic: Any, report: dict[str, Any]) -> dict
     """What the manifest of saved subnetworks says beside them: where they come from, damping and errors of every layer, and the verb's own report."""
     from .damping import damping_facts
 
-    damping = damping_facts(mosaic, workshop.orders) if mosaic.plan.method == "obs" and workshop.calibrated else None
+    damping = (
+        damping_facts(mosaic, workshop.orders)
+        if mosaic.plan.method == "obs" and workshop.calibrated
+        else None
+    )
     errors: dict[str, dict[str, Any]] = {}
     for row in report["layers"]:
         errors.setdefault(row["stage"], {})[row["layer"]] = {"calibration": row["error"], "held_out": row["error_held_out"]}

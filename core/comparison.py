@@ -25,7 +25,7 @@ from .timing import spread
 MAX_IMAGES = 10_000
 BATCH = 100  # images a batch of sets too large to be shown while they run; every full one is a timed run
 ONE_RUN_DOUBT = 0.1  # a ratio of one timed run nearer to 1 than this is called no difference
-WIDE_SPREAD = 0.2  # a spread of more than this share of the ratio is too wide to say by how much one side is faster
+WIDE_SPREAD = 0.2  # share of the ratio; with a wider spread nobody can say by how much a side is faster
 MAX_PROMPT = 1000  # characters; the text encoders read 77 tokens
 
 
@@ -53,16 +53,26 @@ class SampleSettings:
         if any(not isinstance(p, str) or len(p) > MAX_PROMPT for p in (*self.prompts, self.negative)):
             raise StudioError(f"A prompt is a text of at most {MAX_PROMPT} characters.")
         checked_steps(self.steps)
-        if not isinstance(self.guidance, (int, float)) or not 0 <= self.guidance <= 20:  # a NaN is in no range
-            raise StudioError(f"Guidance must be a number from 0 to 20, not {short(self.guidance)}.")
+        if (
+            not isinstance(self.guidance, (int, float)) or not 0 <= self.guidance <= 20
+        ):  # a NaN is in no range
+            raise StudioError(
+                f"Guidance must be a number from 0 to 20, not {short(self.guidance)}."
+            )
         if not _whole(self.seed) or not 0 <= self.seed < 2**53:
-            raise StudioError(f"The seed must be a whole number from 0 to 2^53, not {short(self.seed)}.")
+            raise StudioError(
+                f"The seed must be a whole number from 0 to 2^53, not {short(self.seed)}."
+            )
         if not _whole(self.repeats) or not 1 <= self.repeats <= 50:
-            raise StudioError(f"Timed repeats must be a whole number from 1 to 50, not {short(self.repeats)}.")
+            raise StudioError(
+                f"Timed repeats must be a whole number from 1 to 50, not {short(self.repeats)}."
+            )
         if not isinstance(self.tabulate, bool):
             raise StudioError("Whether adaLN vectors come from a table is yes or no.")
         if self.dtype not in (None, *DTYPES):
-            raise StudioError(f"A precision is one of {', '.join(DTYPES)}, not {short(self.dtype)}.")
+            raise StudioError(
+                f"A precision is one of {', '.join(DTYPES)}, not {short(self.dtype)}."
+            )
         for name in ("steps", "seed", "repeats"):  # NumPy's integers do not go into JSON
             object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "labels", tuple(int(x) if _whole(x) else x for x in self.labels))
@@ -208,12 +218,14 @@ class Comparison:
         a, b = self.a.name, self.b.name
         if abs(ratio - 1) <= unsure:
             return f"Whether {b} is faster than {a} is open, as the timed runs differ too much"
-        return f"{b} seemed to take {'less' if ratio > 1 else 'more'} time than {a}, but the timed runs differ too much to say how much"
+        less = "less" if ratio > 1 else "more"
+        return f"{b} seemed to take {less} time than {a}, but the timed runs differ too much to say how much"
 
     @property
     def _again(self) -> str:
         """What to do about timed runs that differ."""
-        return f"close other programs and compare again, with more {'images' if self.n >= BATCH else 'timed runs'}"
+        more = "images" if self.n >= BATCH else "timed runs"
+        return f"close other programs and compare again, with more {more}"
 
     def stage_rows(self) -> list[dict[str, Any]]:
         """Per stage (of B's plan, else A's): steps, and for both sides measured median, spread and prediction, in seconds."""

@@ -253,7 +253,7 @@ def preset_names(total: int = NUM_TRAIN_TIMESTEPS) -> tuple[str, str, str, str]:
 
 
 def _eye(total: int) -> tuple[int, int]:
-    """Place the paper's fast stretch on `total` timesteps; the fewest that a plan can have still get three stages."""
+    """Place the paper's fast stretch on `total` timesteps, of which even three get three stages."""
     low = min(max(1, round(PAPER_EYE[0] * total)), total - 2)
     return low, min(max(low + 1, round(PAPER_EYE[1] * total)), total - 1)
 

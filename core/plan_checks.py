@@ -12,7 +12,10 @@ import numpy as np
 from .errors import PlanError, StudioError
 
 MAX_SPARSITY = 0.95  # a layer keeps at least a head and some neurons
-MIN_STEPS, MAX_STEPS = 2, 1000  # sampling steps of a run, for the page, the verbs and `compare`; one step is no sampling
+MIN_STEPS, MAX_STEPS = (
+    2,
+    1000,
+)  # sampling steps of a run, for the page, the verbs and `compare`; one step is no sampling
 
 
 def short(value: Any) -> str:
@@ -20,8 +23,15 @@ def short(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10**12:
         return "a huge number"
     try:
-        text = str(value) if isinstance(value, Real) else repr(value[:60] if isinstance(value, (str, bytes)) else value)
-    except (ValueError, RecursionError):  # numbers of thousands of digits inside, thousands of brackets
+        text = (
+            str(value)
+            if isinstance(value, Real)
+            else repr(value[:60] if isinstance(value, (str, bytes)) else value)
+        )
+    except (
+        ValueError,
+        RecursionError,
+    ):  # numbers of thousands of digits inside, thousands of brackets
         return "something too deep or too long"
     return " ".join(text[:60].split())
 
@@ -34,9 +44,13 @@ def whole(value: Any, what: str) -> int:
 
 
 def checked_steps(value: Any, total: int = MAX_STEPS) -> int:
-    """Check a number of sampling steps; a model of `total` training timesteps has no more steps than those. Raises StudioError."""
+    """Check a number of sampling steps, at most the model's `total` timesteps. Raises StudioError."""
     most = min(MAX_STEPS, total)
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral) or not MIN_STEPS <= value <= most:
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, Integral)
+        or not MIN_STEPS <= value <= most
+    ):
         raise StudioError(f"Sampling steps must be a whole number from {MIN_STEPS} to {most}.")
     return int(value)
 

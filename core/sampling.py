@@ -105,7 +105,10 @@ def sample_path(workshop: Workshop, scheduler: str = "DDIM", steps: int = 50, n:
 def sampler(workshop: Workshop, name: str) -> Any:
     """`scheduler_like` of the model's own one. Raises StudioError."""
     if not isinstance(name, str) or name not in SCHEDULERS:
-        raise StudioError(f"The scheduler {short(name)} cannot sample {workshop.name}; choose one of {', '.join(SCHEDULERS)}.")
+        raise StudioError(
+            f"The scheduler {short(name)} cannot sample {workshop.name}; "
+            f"choose one of {', '.join(SCHEDULERS)}."
+        )
     return scheduler_like(workshop.checkpoint.pipeline.scheduler, name)
 
 

@@ -250,9 +250,9 @@ class Workshop(Pricing):
     # ------------------------------------------------------------ subnetworks
 
     def needs_calibration(self, plan: StagePlan | None, errors: bool = False) -> bool:
-        """Tell whether this plan's networks have to wait for a calibration; None is the dense model, which has not.
+        """Tell whether this plan's networks wait for a calibration; None is the dense model.
 
-        errors: whether the exact errors of what is removed are asked for too, which also a cut by magnitude has.
+        errors: exact errors of what is removed are asked for too; a cut by magnitude has them as well.
         """
         if plan is None or self.calibrated or not any(plan.sparsity):
             return False

@@ -39,8 +39,10 @@ def read_upload(content: bytes | None) -> StagePlan:
 
 
 def whole_steps(steps: Any, total: int = MAX_STEPS) -> int:
-    """Read a box's number of sampling steps, of a model of `total` timesteps; boxes send 50.0 for 50. Raises StudioError."""
-    return checked_steps(int(steps) if isinstance(steps, float) and steps.is_integer() else steps, total)
+    """Read a box's number of sampling steps; boxes send 50.0 for 50. Raises StudioError."""
+    return checked_steps(
+        int(steps) if isinstance(steps, float) and steps.is_integer() else steps, total
+    )
 
 
 @lru_cache(maxsize=128)
@@ -167,7 +169,9 @@ def exact_numbers(workshop: Any, plan: dict[str, Any], beta: str, lam: float) ->
     theory, sampled = curves(curve_schedule(workshop, beta), lam=lam), sampled_curves(workshop, beta)
     boundaries, rows = StagePlan.from_json(plan).boundaries, ""
     if boundaries[1] >= len(theory.mse):
-        raise PlanError(f"The plan has more timesteps than {workshop.name}, which has {len(theory.mse)}.")
+        raise PlanError(
+            f"The plan has more timesteps than {workshop.name}, which has {len(theory.mse)}."
+        )
     for i, t in enumerate(boundaries):
         values = (theory.mse[t], theory.gradient[t], theory.log_snr[t], theory.score[t])
         cells = "".join(f'<td data-label="{name}">{value:.4g}</td>' for name, value in zip(VIEWS, values, strict=True))

@@ -117,7 +117,9 @@ def build(shared: Any) -> CompareTab:
             with gr.Row():
                 asked.render()
                 images = _slider(1, most_images, first_images, "Images", _images_info(workshop))
-                steps = _slider(MIN_STEPS, most_steps, shared.steps.value, "Sampling steps", "The same for both")
+                steps = _slider(
+                    MIN_STEPS, most_steps, shared.steps.value, "Sampling steps", "The same for both"
+                )
             with gr.Row(visible=model_facts.asks_words(workshop)):
                 negative.render()
                 size.render()
@@ -207,24 +209,32 @@ def wire(shared: Any, tab: CompareTab) -> None:
         return f"{request.session_hash}/compare"  # its own key: Compare waiting in the queue must not take over a running job's Stop
 
     @plain_errors
-    def describe(choice: str, current: dict, uploaded: dict | None, scheduler: str, steps: float) -> str:
+    def describe(
+        choice: str, current: dict, uploaded: dict | None, scheduler: str, steps: float
+    ) -> str:
         try:
             timesteps = run_timesteps(workshop, scheduler, answers.whole_steps(steps, total))
-            return live_views.plan_note(resolve_side(choice, current, uploaded, workshop, None, timesteps))
+            return live_views.plan_note(
+                resolve_side(choice, current, uploaded, workshop, None, timesteps)
+            )
         except StudioError as error:
             return live_views.plan_note(None, str(error))
 
     @plain_errors
     def upload(content: bytes | None, scheduler: str, steps: int) -> tuple:
         try:
-            plan = checked_plan(workshop, read_upload(content), answers.visited(workshop, scheduler, steps))  # judged again by what a run asks for
+            plan = checked_plan(
+                workshop, read_upload(content), answers.visited(workshop, scheduler, steps)
+            )  # judged again by what a run asks for
         except StudioError as error:
             return gr.skip(), gr.skip(), live_views.plan_note(None, str(error))
         return plan.to_json(), UPLOADED, live_views.plan_note(plan)
 
     @plain_errors
     def tidy(chosen: list[str]) -> list[str]:
-        return tidy_classes(checked_classes(chosen, workshop.class_names), all_classes(workshop.class_names))
+        return tidy_classes(
+            checked_classes(chosen, workshop.class_names), all_classes(workshop.class_names)
+        )
 
     @plain_errors
     def follow_steps(steps: int) -> int:
@@ -237,7 +247,8 @@ def wire(shared: Any, tab: CompareTab) -> None:
 
     @plain_errors
     def ask(
-        choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None, current: dict, asked: Any,
+        choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None,
+        current: dict, asked: Any,
         images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float, negative: str, size: str,
         tabulate: bool, dtype: str, request: gr.Request,
     ) -> tuple:  # fmt: skip
@@ -246,9 +257,15 @@ def wire(shared: Any, tab: CompareTab) -> None:
             if not model_facts.asks_words(workshop):
                 checked_classes(asked, workshop.class_names)
             settings = (asked, images, seed, steps, guidance, scheduler, repeats, negative, size, tabulate, dtype)
-            wanted = checked_request(workshop, (choice_a, choice_b), (uploaded_a, uploaded_b), current, None, settings)
+            wanted = checked_request(
+                workshop, (choice_a, choice_b), (uploaded_a, uploaded_b), current, None, settings
+            )
         except StudioError as error:
-            return gr.skip(), gr.skip(), gr.update(value=live_views.message_html(str(error), bad=True), visible=True)
+            return (
+                gr.skip(),
+                gr.skip(),
+                gr.update(value=live_views.message_html(str(error), bad=True), visible=True),
+            )
         jobs.ask(key(request), wanted)
         return gr.update(interactive=False), gr.update(interactive=True), gr.update(value=live_views.message_html(jobs.WAITING), visible=True)
 
@@ -285,17 +302,35 @@ def wire(shared: Any, tab: CompareTab) -> None:
         inputs = [side.choice, shared.plan, side.uploaded, tab.scheduler, tab.steps]
         triggers = [side.choice.input, shared.plan.change, tab.steps.change, tab.scheduler.change]
         gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **QUIET)
-        side.upload.upload(upload, [side.upload, shared.scheduler, shared.steps], [side.uploaded, side.choice, side.note], **QUIET | FILE)
+        side.upload.upload(
+            upload,
+            [side.upload, shared.scheduler, shared.steps],
+            [side.uploaded, side.choice, side.note],
+            **QUIET | FILE,
+        )
     if not model_facts.asks_words(workshop):
         tab.asked.input(tidy, tab.asked, tab.asked, trigger_mode="always_last", **QUIET)
     shared.steps.change(follow_steps, shared.steps, tab.steps, trigger_mode="always_last", **QUIET)
-    shared.scheduler.change(follow_scheduler, shared.scheduler, tab.scheduler, trigger_mode="always_last", **QUIET)
+    shared.scheduler.change(
+        follow_scheduler, shared.scheduler, tab.scheduler, trigger_mode="always_last", **QUIET
+    )
 
-    controls = [tab.a.choice, tab.a.uploaded, tab.b.choice, tab.b.uploaded, shared.plan, tab.asked, tab.images, tab.seed]
+    controls = [
+        tab.a.choice,
+        tab.a.uploaded,
+        tab.b.choice,
+        tab.b.uploaded,
+        shared.plan,
+        tab.asked,
+        tab.images,
+        tab.seed,
+    ]
     controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats, tab.negative, tab.size, tab.tabulate, tab.dtype]
     views = [tab.live, tab.results, tab.verdict, tab.slider, tab.pair, tab.difference, tab.film, tab.timing, tab.metrics, tab.downloads]
     buttons = [tab.start, tab.stop, tab.live]
-    begun = tab.start.click(ask, controls, buttons, **EDIT | {"trigger_mode": "once"})  # behind the edits of the plan that were made before
+    begun = tab.start.click(
+        ask, controls, buttons, **EDIT | {"trigger_mode": "once"}
+    )  # behind the edits of the plan that were made before
     done = begun.then(run, None, views, **jobs.MODEL_JOB, **QUIET)
     done.then(ready, None, [tab.start, tab.stop, shared.status], queue=False, **QUIET)
     tab.stop.click(stop_run, None, buttons, queue=False, **QUIET)

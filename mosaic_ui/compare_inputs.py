@@ -43,18 +43,25 @@ def all_classes(class_names: dict[int, str]) -> str:
 
 
 def checked_classes(chosen: Any, class_names: dict[int, str]) -> list[str]:
-    """The names that were chosen, perhaps none. Raises StudioError for any that is not on the list."""
+    """Check the chosen names, perhaps none. Raises StudioError for any that is not listed."""
     offered = {all_classes(class_names), *class_names.values()}
     if chosen is None:
         return []
-    if not isinstance(chosen, list) or not all(isinstance(name, str) and name in offered for name in chosen):
+    if not isinstance(chosen, list) or not all(
+        isinstance(name, str) and name in offered for name in chosen
+    ):
         raise StudioError(CHOOSE_CLASSES)
     return chosen
 
 
 def chosen_labels(chosen: Any, class_names: dict[int, str], n: int) -> tuple[int, ...]:
-    """n labels: the chosen classes (none or the 'all' entry: every class) in turns. Raises StudioError."""
-    if chosen is not None and not (isinstance(chosen, list) and all(isinstance(name, str) for name in chosen)):
+    """Take n labels: the chosen classes (none or the 'all' entry: every class) in turns.
+
+    Raises StudioError for what is no list of names.
+    """
+    if chosen is not None and not (
+        isinstance(chosen, list) and all(isinstance(name, str) for name in chosen)
+    ):
         raise StudioError(CHOOSE_CLASSES)
     by_name = {name: label for label, name in class_names.items()}
     labels = [by_name[name] for name in chosen or [] if name in by_name] or sorted(class_names)
@@ -94,11 +101,17 @@ def run_timesteps(workshop: Any, scheduler: str, steps: int) -> list[float]:
 
 
 def resolve_side(
-    choice: str, current: dict | None, uploaded: dict | None, workshop: Any, target: float | None, timesteps: list[float]
+    choice: str,
+    current: dict | None,
+    uploaded: dict | None,
+    workshop: Any,
+    target: float | None,
+    timesteps: list[float],
 ) -> StagePlan | None:
-    """A picker's choice -> its plan; None is the dense model. Raises StudioError where the choice has no plan yet.
+    """Find the plan of a picker's choice; None is the dense model.
 
-    target: mean sparsity of a preset; None: as much as the current plan removes, so that the two can be compared.
+    target: mean sparsity of a preset; None: as much as the current plan removes.
+    Raises StudioError where the choice has no plan yet.
     """
     if choice == DENSE:
         return None
@@ -117,7 +130,10 @@ def resolve_side(
         return presets(workshop.schedule, mean, timesteps)[choice]
     except PlanError as err:
         share = f"{100 * mean:.0f} %"
-        raise StudioError(f"The current plan removes {share}, and the presets cannot follow it so far: make it smaller, or choose another entry.") from err
+        raise StudioError(
+            f"The current plan removes {share}, and the presets cannot follow it so far: "
+            "make it smaller, or choose another entry."
+        ) from err
 
 
 def checked_plan(workshop: Any, plan: StagePlan, timesteps: list[float]) -> StagePlan:
@@ -138,7 +154,10 @@ def side_names(choices: tuple[str, str], plans: tuple[StagePlan | None, StagePla
 
 
 def checked_request(workshop: Any, choices: tuple[str, str], uploaded: tuple[dict | None, dict | None], current: dict, target: Any, settings: tuple) -> Request:
-    """All that Compare was pressed with; `target` as in `resolve_side`, `settings` are the arguments of `checked_settings`. Raises StudioError."""
+    """Check all that Compare was pressed with. Raises StudioError.
+
+    `target` is as in `resolve_side`; `settings` are the arguments of `checked_settings`.
+    """
     checked = checked_settings(workshop, *settings)
     timesteps = run_timesteps(workshop, checked.scheduler, checked.steps)
     plans = tuple(resolve_side(choice, current, plan, workshop, target, timesteps) for choice, plan in zip(choices, uploaded, strict=True))
@@ -168,7 +187,11 @@ def checked_settings(
     if not isinstance(scheduler, str) or scheduler not in SCHEDULERS:
         raise StudioError("Choose one of the listed schedulers.")
     if model_facts.asks_words(workshop):
-        what = {"prompts": chosen_prompts(asked, n), "negative": "" if negative is None else negative, "size": chosen_size(size, workshop)}
+        what = {
+            "prompts": chosen_prompts(asked, n),
+            "negative": "" if negative is None else negative,
+            "size": chosen_size(size, workshop),
+        }
     else:
         what = {"labels": chosen_labels(asked, workshop.class_names, n)}
     return SampleSettings(

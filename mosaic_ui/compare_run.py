@@ -84,7 +84,9 @@ def _calibration(workshop: Any, request: Request, stop: threading.Event) -> Iter
     for step in jobs.run_job(lambda progress: workshop.calibrate(progress, stop)):
         if isinstance(step, jobs.Step):
             words = model_facts.without_paths(workshop, step.text)
-            yield live_views.live_html(f"Calibrating first, once per model: {words}", step.done, step.total, request.names)
+            yield live_views.live_html(
+                f"Calibrating first, once per model: {words}", step.done, step.total, request.names
+            )
 
 
 def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[tuple]:

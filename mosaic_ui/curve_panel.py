@@ -106,7 +106,9 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
 
     def walk(scheduler: str, steps: Any, report: Any, stop: Any) -> SampledCurves:
         n, guidance = model_facts.path_images(workshop), model_facts.default_guidance(workshop)
-        return sample_path(workshop, scheduler, whole(steps), n, guidance=guidance, progress=report, stop=stop)
+        return sample_path(
+            workshop, scheduler, whole(steps), n, guidance=guidance, progress=report, stop=stop
+        )
 
     def draw(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> dict:
         return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path)))
@@ -116,7 +118,9 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
         return CROSSES if beta == own_beta(workshop) and walked(*path) is not None else ""
 
     @plain_errors
-    def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any) -> tuple:
+    def on_curve(
+        view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any
+    ) -> tuple:
         try:
             m, lam = answers.constants(m, lam)
             said = schedule_note(workshop, beta, m, lam)
@@ -126,14 +130,18 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
         return draw(view, scale, beta, m, lam, path, scheduler, steps), words, said
 
     @plain_errors
-    def on_view(view: str, wish: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any) -> tuple:
+    def on_view(
+        view: str, wish: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any
+    ) -> tuple:
         """Another quantity: one that is always linear shows so, and the axis asked for comes back with the next."""
         linear = view in ALWAYS_LINEAR
         drawn = on_curve(view, wish, beta, m, lam, path, scheduler, steps)
         return *drawn, gr.update(value="linear" if linear else wish, interactive=not linear)
 
     @plain_errors
-    def on_scale(view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any) -> tuple:
+    def on_scale(
+        view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any
+    ) -> tuple:
         return *on_curve(view, scale, beta, m, lam, path, scheduler, steps), scale
 
     @plain_errors
@@ -162,9 +170,15 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
         yield about_crosses(beta, path, scheduler, steps)
 
     @plain_errors
-    def on_beta(view: str, scale: str, beta: str, m: Any, path: bool, scheduler: str, steps: Any) -> tuple:
+    def on_beta(
+        view: str, scale: str, beta: str, m: Any, path: bool, scheduler: str, steps: Any
+    ) -> tuple:
         lam = default_lambda(curve_schedule(workshop, beta))
-        return *on_curve(view, scale, beta, m, lam, path, scheduler, steps), lam, about_crosses(beta, path, scheduler, steps)
+        return (
+            *on_curve(view, scale, beta, m, lam, path, scheduler, steps),
+            lam,
+            about_crosses(beta, path, scheduler, steps),
+        )
 
     @plain_errors
     def on_numbers(plan: dict, beta: str, lam: Any) -> Any:
@@ -184,6 +198,8 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     again = {"fn": on_curve, "inputs": curve, "outputs": drawn, **LIVE}
     asked.then(**again)  # at once: crosses go, or those of another sampler that was walked before come
     asked.then(on_path, [shared.beta, *path], panel.path_job, **QUIET, **jobs.MODEL_JOB, trigger_mode="always_last").then(**again)
-    # `change`, as a dropdown sends `input` also when it is only left: a lambda that was typed would go
-    shared.beta.change(on_beta, [*curve[:4], *path], [*drawn, lam_box, panel.path_job], **LIVE).then(**at_boundaries)
+    # `change`: a dropdown sends `input` also when it is only left, and a typed lambda would go
+    shared.beta.change(
+        on_beta, [*curve[:4], *path], [*drawn, lam_box, panel.path_job], **LIVE
+    ).then(**at_boundaries)
     shared.plan.change(**at_boundaries)

@@ -1,8 +1,9 @@
 """The edge of the page: what a client sends is checked before any handler works with it.
 
-Anybody who reaches the page can call every handler with anything. So a handler's inputs go by what they are called: one name
-means one kind of value in all tabs, and a name without a kind cannot be wired at all. Numbers that a person types are left
-to the handlers, which refuse them in the words of their boxes.
+Anybody who reaches the page can call every handler with anything. So a handler's inputs go by what
+they are called: one name means one kind of value in all tabs, and a name without a kind cannot be
+wired at all. Numbers that a person types are left to the handlers, which refuse them in the words of
+their boxes.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
 
 
 def checks_of(handler: Callable) -> list[tuple[str, Check]]:
-    """(words, check) of each input of a handler, in order. Raises KeyError for a name of no known kind."""
+    """List (words, check) of a handler's inputs. Raises KeyError for a name of no known kind."""
     names = [
         name for name in inspect.signature(handler).parameters if name != "request"
     ]  # gradio's own
@@ -138,9 +139,10 @@ def checks_of(handler: Callable) -> list[tuple[str, Check]]:
 
 
 def plain_errors(handler: Callable) -> Callable:
-    """Check the inputs of a handler by their names; a StudioError there or later becomes a notice with its one sentence.
+    """Check the inputs of a handler by their names, before it runs.
 
-    So does running out of memory; nothing else is caught.
+    A StudioError there or later becomes a notice with its one sentence, and so does running out of
+    memory; nothing else is caught.
     """
     checks = checks_of(handler)
 

@@ -182,7 +182,13 @@ def wire(shared: Any, tab: Explore) -> None:
     @plain_errors
     def on_snap(snap: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
         boundaries = StagePlan.from_json(plan).boundaries
-        return move(lambda: answers.moved(workshop, plan, *boundaries, snap), plan, scheduler, steps, request)
+        return move(
+            lambda: answers.moved(workshop, plan, *boundaries, snap),
+            plan,
+            scheduler,
+            steps,
+            request,
+        )
 
     def ruled(plan: StagePlan, words: list[str], scheduler: str, steps: Any, request: gr.Request) -> tuple:
         """`edited`, the rule's sentence and the plan that it is about."""
@@ -207,13 +213,21 @@ def wire(shared: Any, tab: Explore) -> None:
 
     @plain_errors
     def on_preset(name: str, target: Any, scheduler: str, steps: Any, snap: bool, plan: dict, request: gr.Request) -> tuple:
-        """Another preset than the plan's; a dropdown that is only left sends its value too, and nothing was chosen then."""
+        """Take another preset than the plan's; a dropdown that is only left sends its value too."""
         if name == _preset_name(StagePlan.from_json(plan), names):
             return tuple(gr.skip() for _ in proposed)
         return on_picked(name, target, scheduler, steps, snap, plan, request)
 
     @plain_errors
-    def on_picked(name: str, target: Any, scheduler: str, steps: Any, snap: bool, plan: dict, request: gr.Request) -> tuple:
+    def on_picked(
+        name: str,
+        target: Any,
+        scheduler: str,
+        steps: Any,
+        snap: bool,
+        plan: dict,
+        request: gr.Request,
+    ) -> tuple:
         """A preset from the open list, perhaps the plan's own again for another mean sparsity."""
         if name == CUSTOM:
             return ruled(replace(StagePlan.from_json(plan), name=""), [answers.OWN], scheduler, steps, request)

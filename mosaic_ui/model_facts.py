@@ -106,7 +106,7 @@ def unmeasured(workshop: Any) -> bool:
 
 
 def without_paths(workshop: Any, text: str) -> str:
-    """A report of the work as the page shows it: places on the server are nobody's business, so they go by what they are for."""
+    """Say a report of the work without the server's paths: a place goes by what it is for."""
     return text.replace(str(workshop.folder), "this server's cache")
 
 

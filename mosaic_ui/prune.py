@@ -254,8 +254,12 @@ def wire(shared: Any, tab: Prune) -> None:
     shared.measured.change(**exactly)
     shared.status.change(on_layers, layers, tab.layers, **QUIET, trigger_mode="always_last")
     for i, slider in enumerate(tab.sliders):
-        slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT).then(**exactly)
-    tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT).then(**exactly)
+        slider.input(
+            on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT
+        ).then(**exactly)
+    tab.master.input(
+        on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT
+    ).then(**exactly)
     share = [*tab.sharing.controls, shared.plan, *sampler]
     shared_out = gr.on([c.input for c in tab.sharing.controls], on_sharing, share, [shared.plan, tab.shape, *views], **EDIT)
     shared_out.then(**exactly)

@@ -36,7 +36,7 @@ def _other(name: str, total: int) -> NoiseSchedule:
 
 
 def curve_schedule(workshop: Any, name: str) -> NoiseSchedule:
-    """The schedule whose curves are drawn: the model's own, or another one to look at, on as many timesteps."""
+    """Choose the schedule to draw: the model's own, or another one on as many timesteps."""
     return workshop.schedule if name == own_beta(workshop) else _other(name, len(workshop.schedule))
 
 

@@ -1,9 +1,10 @@
-"""Calls of a running studio as a hostile client makes them: every function that the page lists, with anything at all.
+"""Calls of a running studio as a hostile client makes them: every function of the page, with anything.
 
     python tests/junk.py --calls 2000 --seed 0
 
-starts the studio on a tiny random model, makes the calls and says what the server's log has of them. A refusal in one
-sentence is right; a traceback through our own code is not. What fails inside Gradio before our code runs is counted apart.
+starts the studio on a tiny random model, makes the calls and says what the server's log has of them.
+A refusal in one sentence is right; a traceback through our own code is not. What fails inside Gradio
+before our code runs is counted apart.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class Client:
         )
 
     def call(self, number: Any, data: Any) -> tuple[str, str]:
-        """(kind, words) of one call's end, through the queue; a connection that the server closes is an end too."""
+        """Make one call through the queue -> (kind, words) of its end, a closed connection included."""
         try:
             return self._call(number, data)
         except httpx.TransportError as error:
@@ -209,7 +210,7 @@ class Client:
 def inputs_for(
     chance: random.Random, function: dict[str, Any], files: list[Any], ui: dict[int, str]
 ) -> Any:
-    """Make up the inputs of one call: mostly junk, some likely values, sometimes too few, too many or none at all."""
+    """Make up the inputs of one call: junk, likely values, sometimes too few, too many or none."""
     n = len(function["inputs"])
     if chance.random() < 0.05:
         return chance.choice(BROKEN)
@@ -224,7 +225,7 @@ def inputs_for(
 
 
 def make_calls(url: str, calls: int, seed: int) -> Found:
-    """Call what the server lists, each function in turn and then at random. The log is read by the caller."""
+    """Call what the server lists, each function in turn and then at random."""
     chance, found = random.Random(seed), Found()
     clients = [Client(url, f"junk{i}") for i in range(SESSIONS)]
     config = clients[0].http.get("/config").json()

@@ -117,10 +117,15 @@ def test_only_a_choice_changes_the_plan_and_not_a_way_past_the_lists(visit):
     shares = re.compile(r"\d+\.\d %")
 
     def plan() -> tuple:
-        return page.locator(".headline").inner_text(), shares.findall(page.locator("#stage-table").inner_text())[:2]
+        return page.locator(".headline").inner_text(), shares.findall(
+            page.locator("#stage-table").inner_text()
+        )[:2]
 
     before = plan()
-    target, lam = page.get_by_label("Suggest for mean sparsity"), page.get_by_label("Lambda (weight of ln SNR)")
+    target, lam = (
+        page.get_by_label("Suggest for mean sparsity"),
+        page.get_by_label("Lambda (weight of ln SNR)"),
+    )
     target.fill("0.5")
     for _ in range(4):
         page.keyboard.press("Tab")
@@ -133,11 +138,15 @@ def test_only_a_choice_changes_the_plan_and_not_a_way_past_the_lists(visit):
     preset = page.get_by_label("Preset")
     preset.click()
     page.get_by_role("option", name="Uniform").click()
-    expect(page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.5", exact=False)).to_be_visible(timeout=SLOW)
+    expect(
+        page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.5", exact=False)
+    ).to_be_visible(timeout=SLOW)
     enter(target, "0.3")
     preset.click()
     page.get_by_role("option", name="Uniform").click()  # the same again, for another mean
-    expect(page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.3", exact=False)).to_be_visible(timeout=SLOW)
+    expect(
+        page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.3", exact=False)
+    ).to_be_visible(timeout=SLOW)
     preset.focus()
     for key in ("ArrowUp", "ArrowUp", "ArrowUp", "Enter"):
         page.keyboard.press(key)
@@ -149,9 +158,13 @@ def test_steps_of_explore_reach_compare_as_they_are(visit):
     box = page.get_by_label("Sampling steps").first
     for steps in ("200", "3"):
         enter(box, steps)
-        expect(page.locator(".headline")).to_contain_text(f"Over {steps} sampling steps", timeout=SLOW)
+        expect(page.locator(".headline")).to_contain_text(
+            f"Over {steps} sampling steps", timeout=SLOW
+        )
         page.get_by_role("tab", name="3 Compare").click()
-        expect(page.locator(".cmp-controls").get_by_label("number input for Sampling steps")).to_have_value(steps, timeout=SLOW)
+        expect(
+            page.locator(".cmp-controls").get_by_label("number input for Sampling steps")
+        ).to_have_value(steps, timeout=SLOW)
         page.get_by_role("tab", name="1 Explore").click()
 
 

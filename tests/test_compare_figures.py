@@ -321,8 +321,16 @@ def timed(ratios: list[float], less_work: float = 1.06) -> Comparison:
 @pytest.mark.parametrize(
     "ratios, said, unsaid",
     [
-        ([2.0, 1.1, 2.5], "seemed to take less time than Dense, but the timed runs differ too much", "50%"),
-        ([0.5, 0.3, 0.9], "seemed to take more time than Dense, but the timed runs differ too much", "100%"),
+        (
+            [2.0, 1.1, 2.5],
+            "seemed to take less time than Dense, but the timed runs differ too much",
+            "50%",
+        ),
+        (
+            [0.5, 0.3, 0.9],
+            "seemed to take more time than Dense, but the timed runs differ too much",
+            "100%",
+        ),
         ([1.0, 0.4, 1.8], "is open, as the timed runs differ too much", "was not measurably"),
         ([1.08, 1.04, 1.16], "seemed to take less time", "7%"),  # twice the spread reaches 1
         ([2.0, 1.95, 2.05], "took 50% less time than Dense", "seemed"),
@@ -333,5 +341,10 @@ def timed(ratios: list[float], less_work: float = 1.06) -> Comparison:
 )
 def test_a_verdict_doubts_runs_that_lie_far_apart(ratios, said, unsaid):
     verdict = timed(ratios).verdict
-    assert said in verdict and unsaid not in verdict and "6% fewer multiply-accumulates" in verdict and verdict.count(".") >= 1
+    assert (
+        said in verdict
+        and unsaid not in verdict
+        and "6% fewer multiply-accumulates" in verdict
+        and verdict.count(".") >= 1
+    )
     assert verdict.endswith(("with more timed runs.", "multiply-accumulates."))

@@ -325,11 +325,24 @@ def test_a_job_that_was_withdrawn_does_nothing_when_its_turn_comes(handler):
 
 def test_leaving_a_dropdown_chooses_nothing(handler, workshop):
     """Gradio's dropdown sends its value as input also when it is only left; a suggestion was typed meanwhile."""
-    named = presets(workshop.schedule, 0.33, answers.visited(workshop, "DDIM", 50))["Uniform"].to_json()
-    for plan, shown in ((named, "Uniform"), (PLAIN, "Your own"), (PLAIN | {"name": "Uploaded"}, "Your own")):
-        assert set(map(str, handler("on_preset")(shown, 0.5, "DDIM", 50, False, plan, VISITOR))) == {str(gr.skip())}
-    assert handler("on_preset")("Formula", 0.5, "DDIM", 50, False, named, VISITOR)[0]["name"] == "Formula"
-    picked = handler("on_picked")("Uniform", 0.5, "DDIM", 50, False, named, VISITOR)  # from the open list, for another mean
+    named = presets(workshop.schedule, 0.33, answers.visited(workshop, "DDIM", 50))[
+        "Uniform"
+    ].to_json()
+    for plan, shown in (
+        (named, "Uniform"),
+        (PLAIN, "Your own"),
+        (PLAIN | {"name": "Uploaded"}, "Your own"),
+    ):
+        assert set(
+            map(str, handler("on_preset")(shown, 0.5, "DDIM", 50, False, plan, VISITOR))
+        ) == {str(gr.skip())}
+    assert (
+        handler("on_preset")("Formula", 0.5, "DDIM", 50, False, named, VISITOR)[0]["name"]
+        == "Formula"
+    )
+    picked = handler("on_picked")(
+        "Uniform", 0.5, "DDIM", 50, False, named, VISITOR
+    )  # from the open list, for another mean
     assert picked[0]["sparsity"] == dict.fromkeys(("late", "middle", "early"), 0.5)
 
 
@@ -344,8 +357,12 @@ def test_a_preset_in_compare_removes_as_much_as_the_current_plan(handler, worksh
     for name in ("Uniform", "Formula"):
         side = compare_inputs.resolve_side(name, plan.to_json(), None, workshop, None, timesteps)
         assert side.mean_sparsity(timesteps) == pytest.approx(mean, abs=1e-9)
-    assert f"<b>{100 * mean:.0f}&nbsp;%</b>" in handler("describe")("Uniform", plan.to_json(), None, "DDIM", 20)
-    assert "removes 90 %, and the presets cannot" in handler("describe")("Formula", PLAN.with_sparsity(0.9, 0.9, 0.9).to_json(), None, "DDIM", 20)
+    assert f"<b>{100 * mean:.0f}&nbsp;%</b>" in handler("describe")(
+        "Uniform", plan.to_json(), None, "DDIM", 20
+    )
+    assert "removes 90 %, and the presets cannot" in handler("describe")(
+        "Formula", PLAN.with_sparsity(0.9, 0.9, 0.9).to_json(), None, "DDIM", 20
+    )
 
 
 @pytest.mark.parametrize("steps", [2, 3, 200, 1000])
@@ -358,16 +375,25 @@ def test_compare_takes_the_steps_of_explore_as_they_are(handler, steps):
 def test_no_steps_are_clamped(handler, steps):
     with pytest.raises(gr.Error, match="Sampling steps must be a whole number from 2 to 1000"):
         handler("follow_steps")(steps)
-    assert "Sampling steps must be a whole number from 2 to 1000." in handler("describe")("Dense", PLAIN, None, "DDIM", steps)
+    assert "Sampling steps must be a whole number from 2 to 1000." in handler("describe")(
+        "Dense", PLAIN, None, "DDIM", steps
+    )
 
 
 def test_the_page_names_no_folder_of_the_server(model_folder, small_settings, tmp_path):
-    fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path / "a folder of the server")
+    fresh = Workshop(
+        load_checkpoint(model_folder, "cpu"), small_settings, tmp_path / "a folder of the server"
+    )
     fns = {f.name: f.fn for f in build_studio(fresh, PLAN).fns.values()}
-    handler = next(f.fn for f in build_studio(fresh, PLAN).fns.values() if f.name == "ask_job")  # Calibrate's
+    handler = next(
+        f.fn for f in build_studio(fresh, PLAN).fns.values() if f.name == "ask_job"
+    )  # Calibrate's
     handler(PLAIN, "DDIM", 50, VISITOR)
     said = [str(views[0]) for views in fns["on_calibrate"](VISITOR)]
-    assert any("MB to this server&#x27;s cache" in words or "MB to this server's cache" in words for words in said)
+    assert any(
+        "MB to this server&#x27;s cache" in words or "MB to this server's cache" in words
+        for words in said
+    )
     assert not any(str(tmp_path) in words or fresh.key in words for words in said)
     error = PermissionError(13, "Permission denied", str(tmp_path / "secret"))
     assert jobs.failure(error, "The calibration") == "The calibration failed: Permission denied."

@@ -1,6 +1,6 @@
-"""Whatever a client calls the page's functions with: one sentence, no traceback of ours, and the page goes on.
+"""Whatever a client calls the page with: one sentence, no traceback of ours, and the page goes on.
 
-JUNK_CALLS in the environment sets the number of calls: 2000 is the whole of it, a few hundred are made otherwise.
+JUNK_CALLS in the environment sets the number of calls: 2000 is the whole of it, 300 otherwise.
 """
 
 from __future__ import annotations
@@ -149,6 +149,7 @@ def test_a_sentence_can_quote_what_cannot_be_printed():
 def test_a_log_is_read_for_whose_exception_it_is():
     found = Found()
     found.read(
-        f'{MARK}:\n  File "{ROOT}/mosaic_ui/answers.py", line 1\nTypeError\n{MARK}:\n  File "/elsewhere/gradio/blocks.py"\nError\n'
+        f'{MARK}:\n  File "{ROOT}/mosaic_ui/answers.py", line 1\nTypeError\n'
+        f'{MARK}:\n  File "/elsewhere/gradio/blocks.py"\nError\n'
     )
     assert (len(found.ours), len(found.theirs)) == (1, 1) and PLAN["boundaries"] == [93, 550]

@@ -1,4 +1,4 @@
-"""A model trained with another number of timesteps, in the page: names, ranges and sentences are its own."""
+"""A model of another number of timesteps in the page: names, ranges and sentences are its own."""
 
 from __future__ import annotations
 
