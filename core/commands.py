@@ -22,6 +22,7 @@ def curves(args: argparse.Namespace) -> int:
 
     if not math.isfinite(args.variance) or args.variance <= 0:
         raise StudioError(f"--variance must be a positive number, not {args.variance}.")
+    _check_steps(args.steps)
     schedule, name, scheduler = _schedule(args)
     timesteps = sampling_timesteps(scheduler, args.steps)
     proposal = propose_plan(schedule, args.target, timesteps, variance=args.variance)
@@ -67,12 +68,16 @@ def prune(args: argparse.Namespace) -> int:
     from .plan import STAGES, StagePlan
 
     plan = StagePlan.load(args.plan)
+    _check_steps(args.steps)
     out = _fresh_folder(args.out)
     workshop = _workshop(args)
     timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
     plan = plan.counted(timesteps)
-    workshop.calibrate(_progress)
-    _warn(workshop)
+    if workshop.calibrated or workshop.needs_calibration(
+        plan, errors=True
+    ):  # one that is there is checked, and mended where it was damaged
+        workshop.calibrate(_progress)
+        _warn(workshop)
     start = time.perf_counter()
     mosaic = workshop.build(plan, _progress, measured=True)
     seconds = time.perf_counter() - start
@@ -103,8 +108,7 @@ def compare(args: argparse.Namespace) -> int:
     against = StagePlan.load(args.against) if args.against else None
     if args.images is not None and not 1 <= args.images <= 10_000:
         raise StudioError(f"--images must lie between 1 and 10000, not {args.images}.")
-    if args.steps < 2:
-        raise StudioError(f"--steps must be 2 or more, not {args.steps}: one step is no sampling.")
+    _check_steps(args.steps)
     size = None if args.size is None else pixels(args.size)
     workshop = _workshop(args)
     settings = SampleSettings(
@@ -113,7 +117,7 @@ def compare(args: argparse.Namespace) -> int:
     )  # fmt: skip
     workshop.check_settings(settings)
     out = _folder(args.out) if args.out else None
-    if plan.method == "obs" or (against is not None and against.method == "obs"):
+    if workshop.calibrated or any(map(workshop.needs_calibration, (plan, against))):
         workshop.calibrate(_progress)
         _warn(workshop)
     comparison = None
@@ -131,6 +135,18 @@ def compare(args: argparse.Namespace) -> int:
     said = [comparison.verdict, comparison.notes] if comparison.notes else [comparison.verdict]
     text = [*said, f"latent MSE {comparison.latent_mse:.4f}, SSIM {comparison.ssim:.3f}{fid} (n = {comparison.n}, {comparison.device})"]
     return _say(args, result, text)
+
+
+def _check_steps(steps: int) -> None:
+    """Refuse sampling steps outside the range that holds everywhere. Raises StudioError."""
+    from .plan_checks import MAX_STEPS, MIN_STEPS, short
+
+    if steps < MIN_STEPS:
+        raise StudioError(
+            f"--steps must be {MIN_STEPS} or more, not {short(steps)}: one step is no sampling."
+        )
+    if steps > MAX_STEPS:
+        raise StudioError(f"--steps must be {MAX_STEPS} or fewer, not {short(steps)}.")
 
 
 def asked(args: argparse.Namespace, workshop: Any, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -174,7 +190,11 @@ def subnetwork_facts(workshop: Any, mosaic: Any, report: dict[str, Any]) -> dict
     """What the manifest of saved subnetworks says beside them: where they come from, damping and errors of every layer, and the verb's own report."""
     from .damping import damping_facts
 
-    damping = damping_facts(mosaic, workshop.orders) if mosaic.plan.method == "obs" else None
+    damping = (
+        damping_facts(mosaic, workshop.orders)
+        if mosaic.plan.method == "obs" and workshop.calibrated
+        else None
+    )
     errors: dict[str, dict[str, Any]] = {}
     for row in report["layers"]:
         errors.setdefault(row["stage"], {})[row["layer"]] = {"calibration": row["error"], "held_out": row["error_held_out"]}

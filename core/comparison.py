@@ -20,11 +20,13 @@ from .checkpoints import DTYPES
 from .denoise import SEEDS
 from .errors import StudioError
 from .plan import STAGES, StagePlan
+from .plan_checks import checked_steps, short
 from .timing import spread
 
 MAX_IMAGES = 10_000
 BATCH = 100  # images a batch of sets too large to be shown while they run; every full one is a timed run
 ONE_RUN_DOUBT = 0.1  # a ratio of one timed run nearer to 1 than this is called no difference
+WIDE_SPREAD = 0.2  # share of the ratio; with a wider spread nobody can say by how much a side is faster
 MAX_PROMPT = 1000  # characters; the text encoders read 77 tokens
 
 
@@ -51,18 +53,27 @@ class SampleSettings:
             raise StudioError("Give classes or prompts, not both.")
         if any(not isinstance(p, str) or len(p) > MAX_PROMPT for p in (*self.prompts, self.negative)):
             raise StudioError(f"A prompt is a text of at most {MAX_PROMPT} characters.")
-        if not _whole(self.steps) or not 1 <= self.steps <= 1000:
-            raise StudioError(f"Sampling steps must be a whole number from 1 to 1000, not {self.steps!r}.")
-        if not isinstance(self.guidance, (int, float)) or not np.isfinite(self.guidance) or not 0 <= self.guidance <= 20:
-            raise StudioError(f"Guidance must be a number from 0 to 20, not {self.guidance!r}.")
+        checked_steps(self.steps)
+        if (
+            not isinstance(self.guidance, (int, float)) or not 0 <= self.guidance <= 20
+        ):  # a NaN is in no range
+            raise StudioError(
+                f"Guidance must be a number from 0 to 20, not {short(self.guidance)}."
+            )
         if not _whole(self.seed) or not 0 <= self.seed < SEEDS:
-            raise StudioError(f"The seed must be a whole number from 0 to 2^32 - 1, not {self.seed!r}.")
+            raise StudioError(
+                f"The seed must be a whole number from 0 to 2^32 - 1, not {short(self.seed)}."
+            )
         if not _whole(self.repeats) or not 1 <= self.repeats <= 50:
-            raise StudioError(f"Timed repeats must be a whole number from 1 to 50, not {self.repeats!r}.")
+            raise StudioError(
+                f"Timed repeats must be a whole number from 1 to 50, not {short(self.repeats)}."
+            )
         if not isinstance(self.tabulate, bool):
             raise StudioError("Whether adaLN vectors come from a table is yes or no.")
         if self.dtype not in (None, *DTYPES):
-            raise StudioError(f"A precision is one of {', '.join(DTYPES)}, not {self.dtype!r}.")
+            raise StudioError(
+                f"A precision is one of {', '.join(DTYPES)}, not {short(self.dtype)}."
+            )
         for name in ("steps", "seed", "repeats"):  # NumPy's integers do not go into JSON
             object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "labels", tuple(int(x) if _whole(x) else x for x in self.labels))
@@ -194,11 +205,28 @@ class Comparison:
         if abs(self.speedup_macs - 1) < 1e-9 and torch.equal(self.a.latents, self.b.latents):
             return f"Both sides are the same network: equal pictures, and a measured ratio that is only noise ({facts})."
         unsure = ONE_RUN_DOUBT if off is None else max(off, 0.02)
+        gain = abs(ratio - 1)
+        if off is not None and (off > WIDE_SPREAD * ratio or unsure < gain < 2 * off):
+            return f"{self._doubt(ratio, unsure)} ({facts}) {work}; {self._again}."
         if ratio - unsure > 1:
             return f"{b} took {1 - 1 / ratio:.0%} less time than {a} ({facts}) {work}{doubt}."
         if ratio + unsure < 1:
             return f"{b} was not faster: it took {1 / ratio - 1:.0%} more time than {a} ({facts}) {work}{doubt}."
         return f"{b} was not measurably faster than {a} ({facts}) {work}{doubt}."
+
+    def _doubt(self, ratio: float, unsure: float) -> str:
+        """Say which side seemed faster, where the timed runs differ too much to say by how much."""
+        a, b = self.a.name, self.b.name
+        if abs(ratio - 1) <= unsure:
+            return f"Whether {b} is faster than {a} is open, as the timed runs differ too much"
+        less = "less" if ratio > 1 else "more"
+        return f"{b} seemed to take {less} time than {a}, but the timed runs differ too much to say how much"
+
+    @property
+    def _again(self) -> str:
+        """What to do about timed runs that differ."""
+        more = "images" if self.n >= BATCH else "timed runs"
+        return f"close other programs and compare again, with more {more}"
 
     def stage_rows(self) -> list[dict[str, Any]]:
         """Per stage (of B's plan, else A's): steps, and for both sides measured median, spread and prediction, in seconds."""

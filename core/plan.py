@@ -246,6 +246,18 @@ def propose_plan(
     return Proposal(_plan(c, boundaries, sparsity, name=name), rule, fallback, float(m), c.lam)
 
 
+def preset_names(total: int = NUM_TRAIN_TIMESTEPS) -> tuple[str, str, str, str]:
+    """Name the presets of a model with `total` training timesteps, in their order."""
+    low, high = _eye(total)
+    return "Formula", "Formula, flatter", f"Paper's eye [{low}, {high}]", "Uniform"
+
+
+def _eye(total: int) -> tuple[int, int]:
+    """Place the paper's fast stretch on `total` timesteps, of which even three get three stages."""
+    low = min(max(1, round(PAPER_EYE[0] * total)), total - 2)
+    return low, min(max(low + 1, round(PAPER_EYE[1] * total)), total - 1)
+
+
 def presets(schedule: NoiseSchedule, target: float = 0.33, timesteps: Sequence[float] | None = None) -> dict[str, StagePlan]:
     """Plans to start from, by name, all with a step-weighted mean sparsity of `target`.
 
@@ -253,13 +265,12 @@ def presets(schedule: NoiseSchedule, target: float = 0.33, timesteps: Sequence[f
     """
     target, c = number_within(target, "The target sparsity"), curves(schedule)
     formula = propose_plan(schedule, target, timesteps).plan
-    eye = tuple(round(share * len(schedule)) for share in PAPER_EYE)
-    eye_name = f"Paper's eye [{eye[0]}, {eye[1]}]"
+    eye, (*_, eye_name, uniform_name) = _eye(len(schedule)), preset_names(len(schedule))
     plans = (
         formula,
         propose_plan(schedule, target, timesteps, flat=True).plan,
         _plan(c, eye, _formula(c, eye, target, timesteps, False), name=eye_name),
-        replace(formula, sparsity=(target,) * 3, calibration="pooled", name="Uniform"),
+        replace(formula, sparsity=(target,) * 3, calibration="pooled", name=uniform_name),
     )
     return {plan.name: plan for plan in plans}
 

@@ -9,22 +9,49 @@ from typing import Any
 
 import numpy as np
 
-from .errors import PlanError
+from .errors import PlanError, StudioError
 
 MAX_SPARSITY = 0.95  # a layer keeps at least a head and some neurons
+MIN_STEPS, MAX_STEPS = (
+    2,
+    1000,
+)  # sampling steps of a run, for the page, the verbs and `compare`; one step is no sampling
 
 
 def short(value: Any) -> str:
     """A value as part of a sentence: one line, at most 60 characters, and safe for integers of thousands of digits."""
     if isinstance(value, int) and abs(value) >= 10**12:
         return "a huge number"
-    return " ".join((str(value) if isinstance(value, Real) else repr(value))[:60].split())
+    try:
+        text = (
+            str(value)
+            if isinstance(value, Real)
+            else repr(value[:60] if isinstance(value, (str, bytes)) else value)
+        )
+    except (
+        ValueError,
+        RecursionError,
+    ):  # numbers of thousands of digits inside, thousands of brackets
+        return "something too deep or too long"
+    return " ".join(text[:60].split())
 
 
 def whole(value: Any, what: str) -> int:
     """`value` as an int; True and 93.0 are not whole numbers here."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise PlanError(f"{what} must be whole numbers, not {short(value)}.")
+    return int(value)
+
+
+def checked_steps(value: Any, total: int = MAX_STEPS) -> int:
+    """Check a number of sampling steps, at most the model's `total` timesteps. Raises StudioError."""
+    most = min(MAX_STEPS, total)
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, Integral)
+        or not MIN_STEPS <= value <= most
+    ):
+        raise StudioError(f"Sampling steps must be a whole number from {MIN_STEPS} to {most}.")
     return int(value)
 
 

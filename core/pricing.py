@@ -67,7 +67,9 @@ class Pricing:
 
     def widths(self, plan: StagePlan) -> list[list[int]]:
         """Groups each layer loses in each stage: (3 stages in STAGES order, layers)."""
-        if plan.plain:
+        if plan.plain or not any(
+            plan.sparsity
+        ):  # of nothing there is nothing to share, whatever is known of the layers
             return [self.removed(s) for s in plan.sparsity]
         return [list(row) for row in self.sharing(plan).removed]
 

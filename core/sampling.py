@@ -28,6 +28,7 @@ from .families import Conditions
 from .metrics import latent_mse, psnr, ssim
 from .noise import SCHEDULERS, make_scheduler, sampling_timesteps
 from .plan import STAGES, StagePlan
+from .plan_checks import short
 from .precision import in_precision
 from .prompts import cut_prompts
 from .workshop import Workshop
@@ -52,7 +53,7 @@ def compare(workshop: Workshop, plan_a: StagePlan | None, plan_b: StagePlan | No
     timesteps = sampling_timesteps(scheduler, settings.steps)  # refuses what it cannot do, before anything long starts
     n, plans = settings.n, tuple(plan and plan.counted(timesteps) for plan in (plan_a, plan_b))
     for plan in plans:
-        if plan is not None and not workshop.calibrated and plan.method == "obs":
+        if workshop.needs_calibration(plan):
             yield Preview("calibrating first (once per model)", 0, 1)
     models = [workshop.dense if p is None else workshop.build(p, None, stop) for p in plans]
     if not _as_loaded(workshop, settings):
@@ -108,8 +109,11 @@ def sample_path(workshop: Workshop, scheduler: str = "DDIM", steps: int = 50, n:
 
 def sampler(workshop: Workshop, name: str) -> Any:
     """`scheduler_like` of the model's own one. Raises StudioError."""
-    if name not in SCHEDULERS:
-        raise StudioError(f"The scheduler {name!r} cannot sample {workshop.name}; choose one of {', '.join(SCHEDULERS)}.")
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        raise StudioError(
+            f"The scheduler {short(name)} cannot sample {workshop.name}; "
+            f"choose one of {', '.join(SCHEDULERS)}."
+        )
     return scheduler_like(workshop.checkpoint.pipeline.scheduler, name)
 
 

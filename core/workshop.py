@@ -278,6 +278,17 @@ class Workshop(Pricing):
 
     # ------------------------------------------------------------ subnetworks
 
+    def needs_calibration(self, plan: StagePlan | None, errors: bool = False) -> bool:
+        """Tell whether this plan's networks wait for a calibration; None is the dense model.
+
+        errors: exact errors of what is removed are asked for too; a cut by magnitude has them as well.
+        """
+        if plan is None or self.calibrated or not any(plan.sparsity):
+            return False
+        if not plan.plain:
+            return True  # how layers share the cut is read off its curves
+        return (errors or plan.method == "obs") and any(map(any, self.widths(plan)))
+
     def build(
         self, plan: StagePlan, progress: Progress | None = None, stop: threading.Event | None = None, masked: bool = False, measured: bool = False
     ) -> MosaicTransformer:
@@ -286,13 +297,11 @@ class Workshop(Pricing):
         `measured` works out every layer's exact error on the way, which `predict(exact=True)` then finds done: one factorisation for both.
         """
         self._check(plan)
-        if not plan.plain and not self.calibrated:
-            self.calibrate(progress, stop)  # how layers share the cut is read off its curves
-        if not plan.plain and plan.costs == "latency":
+        if self.needs_calibration(plan):
+            self.calibrate(progress, stop)
+        if not plan.plain and plan.costs == "latency" and any(plan.sparsity):
             self.measure_layers(progress, stop)
         widths = self.widths(plan)
-        if not self.calibrated and plan.method == "obs" and any(map(any, widths)):
-            self.calibrate(progress, stop)
         with self._building:  # not `lock`: predictions go on meanwhile
             if (found := self._built.find(plan, masked)) is not None:
                 return found

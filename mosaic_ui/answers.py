@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-import html
-import inspect
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-import gradio as gr
 import numpy as np
 
 from core.dynamics import SampledCurves, curves, default_lambda, sample_forward
-from core.errors import PlanError, StudioError, plain_memory_errors
+from core.errors import PlanError, StudioError
 from core.noise import sampling_timesteps
 from core.plan import STAGES, Proposal, StagePlan, presets, propose_plan
-from core.plan_checks import short
+from core.plan_checks import MAX_STEPS, checked_steps, short
 from core.sampling import sampler
 
 from . import model_facts, tables
+from .edge import plain_errors as plain_errors
 from .figures import VIEWS, curve_figure
 from .schedules import curve_schedule, foreign_proposal, own_beta
 
 MOST_ASKED = 0.9  # of the box "Suggest for mean sparsity"
 UPLOAD_LIMIT = 64_000  # bytes; a plan has a few hundred
 SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in well under a second
-
-
-def plain_errors(handler: Callable) -> Callable:
-    """A StudioError becomes a notice with its one sentence, and so does running out of memory; nothing else is caught."""
-
-    def notice(error: StudioError) -> gr.Error:
-        return gr.Error(html.escape(str(error), quote=False), print_exception=False)  # notices are HTML, and a sentence may quote a file
-
-    if inspect.isgeneratorfunction(handler):
-
-        @functools.wraps(handler)
-        def guarded(*args: Any) -> Any:
-            try:
-                with plain_memory_errors():
-                    yield from handler(*args)
-            except StudioError as error:
-                raise notice(error) from None
-
-    else:
-
-        @functools.wraps(handler)
-        def guarded(*args: Any) -> Any:
-            try:
-                with plain_memory_errors():
-                    return handler(*args)
-            except StudioError as error:
-                raise notice(error) from None
-
-    return guarded
 
 
 def read_upload(content: bytes | None) -> StagePlan:
@@ -71,11 +38,11 @@ def read_upload(content: bytes | None) -> StagePlan:
         raise PlanError("The file is not UTF-8 text; choose a plan file in JSON.") from error
 
 
-def whole_steps(steps: Any) -> int:
-    """The box's number of sampling steps as a whole number; refuses what no sampler can do."""
-    if isinstance(steps, bool) or not isinstance(steps, (int, float)) or not 2 <= steps <= 1000 or steps != int(steps):
-        raise StudioError("Sampling steps must be a whole number from 2 to 1000.")
-    return int(steps)
+def whole_steps(steps: Any, total: int = MAX_STEPS) -> int:
+    """Read a box's number of sampling steps; boxes send 50.0 for 50. Raises StudioError."""
+    return checked_steps(
+        int(steps) if isinstance(steps, float) and steps.is_integer() else steps, total
+    )
 
 
 @lru_cache(maxsize=128)
@@ -85,7 +52,7 @@ def _timesteps(workshop: Any, scheduler: str, steps: int) -> tuple[float, ...]:
 
 def visited(workshop: Any, scheduler: str, steps: Any) -> list[float]:
     """Timesteps that the sampler visits with this model, first one first."""
-    return list(_timesteps(workshop, scheduler, whole_steps(steps)))
+    return list(_timesteps(workshop, scheduler, whole_steps(steps, len(workshop.schedule))))
 
 
 @lru_cache(maxsize=16)
@@ -200,8 +167,12 @@ def suggested(workshop: Any, target: float, timesteps: list[float], m: float, la
 def exact_numbers(workshop: Any, plan: dict[str, Any], beta: str, lam: float) -> str:
     """Theory at both boundaries, and how far the samples lie from it, as HTML."""
     theory, sampled = curves(curve_schedule(workshop, beta), lam=lam), sampled_curves(workshop, beta)
-    rows = ""
-    for i, t in enumerate(StagePlan.from_json(plan).boundaries):
+    boundaries, rows = StagePlan.from_json(plan).boundaries, ""
+    if boundaries[1] >= len(theory.mse):
+        raise PlanError(
+            f"The plan has more timesteps than {workshop.name}, which has {len(theory.mse)}."
+        )
+    for i, t in enumerate(boundaries):
         values = (theory.mse[t], theory.gradient[t], theory.log_snr[t], theory.score[t])
         cells = "".join(f'<td data-label="{name}">{value:.4g}</td>' for name, value in zip(VIEWS, values, strict=True))
         rows += f'<tr><th scope="row">Boundary {i + 1}, t = {t}</th>{cells}</tr>'

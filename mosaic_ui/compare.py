@@ -16,28 +16,30 @@ import gradio as gr
 from core.errors import StudioError
 from core.noise import SCHEDULERS
 from core.plan import StagePlan
+from core.plan_checks import MAX_STEPS, MIN_STEPS
 from core.prompts import PROMPTS
+from core.sampling import sampler
 
+from . import answers, jobs, model_facts, study_view, tables
 from . import compare_live as live_views
-from . import jobs, model_facts, study_view, tables
-from .answers import read_upload
+from .answers import plain_errors, read_upload
 from .compare_inputs import (
     CURRENT,
     DENSE,
-    SIDES,
     UPLOADED,
     all_classes,
+    checked_classes,
     checked_plan,
     checked_request,
-    checked_steps,
     resolve_side,
     run_timesteps,
+    sides,
     tidy_classes,
 )  # fmt: skip
 from .compare_run import NO_RESULT, opening, stream
 from .prune_jobs import WITHDRAWN
 from .stage_chart import plot_panel
-from .wiring import EDIT, RAW
+from .wiring import EDIT, FILE, QUIET
 
 TABULATE = "Worked out for all steps at once: the same pictures but for rounding, faster at few images; times are not predicted then."
 CSS = (Path(__file__).parent / "compare.css").read_text(encoding="utf-8")
@@ -84,9 +86,9 @@ class CompareTab:
     downloads: gr.HTML
 
 
-def _side(letter: str, default: str, note: str) -> Side:
+def _side(offered: tuple[str, ...], letter: str, default: str, note: str) -> Side:
     with gr.Column(min_width=260, elem_classes="cmp-picker"):
-        choice = gr.Dropdown(list(SIDES), value=default, label=f"{letter} runs", filterable=False)
+        choice = gr.Dropdown(list(offered), value=default, label=f"{letter} runs", filterable=False)
         with gr.Row(elem_classes="cmp-under"):
             text = gr.HTML(note)
             upload = gr.UploadButton(
@@ -101,20 +103,23 @@ def build(shared: Any) -> CompareTab:
     workshop = shared.workshop
     live, visible, first = opening(workshop)
     first_images, most_images = model_facts.images_offered(workshop)
-    schedulers = list(SCHEDULERS)
+    schedulers, offered = list(SCHEDULERS), sides(workshop)
+    most_steps = min(MAX_STEPS, len(workshop.schedule))
     current = StagePlan.from_json(shared.plan.value)
     gr.HTML(f"<style>{CSS}</style>", elem_classes="cmp-style")
     with gr.Column(elem_classes="cmp-tab"):
         gr.Markdown("Two models draw the same pictures from the same noise. Is B really faster than A, and how far do its pictures move?", elem_classes="intro")
         with gr.Column(elem_classes="cmp-controls"):
             with gr.Row():
-                a = _side("A", DENSE, live_views.plan_note(None))
-                b = _side("B", CURRENT, live_views.plan_note(current))
+                a = _side(offered, "A", DENSE, live_views.plan_note(None))
+                b = _side(offered, "B", CURRENT, live_views.plan_note(current))
             asked, negative, size = _asked(workshop)
             with gr.Row():
                 asked.render()
                 images = _slider(1, most_images, first_images, "Images", _images_info(workshop))
-                steps = _slider(5, 100, min(100, max(5, shared.steps.value)), "Sampling steps", "The same for both")
+                steps = _slider(
+                    MIN_STEPS, most_steps, shared.steps.value, "Sampling steps", "The same for both"
+                )
             with gr.Row(visible=model_facts.asks_words(workshop)):
                 negative.render()
                 size.render()
@@ -198,48 +203,73 @@ def _build_study(workshop: Any) -> None:
 def wire(shared: Any, tab: CompareTab) -> None:
     """Events of the tab."""
     workshop = shared.workshop
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    total = len(workshop.schedule)
 
     def key(request: gr.Request) -> str:
         return f"{request.session_hash}/compare"  # its own key: Compare waiting in the queue must not take over a running job's Stop
 
-    def describe(choice: str, current: dict, uploaded: dict | None, target: float, scheduler: str, steps: float) -> str:
+    @plain_errors
+    def describe(
+        choice: str, current: dict, uploaded: dict | None, scheduler: str, steps: float
+    ) -> str:
         try:
-            timesteps = run_timesteps(workshop, scheduler, checked_steps(steps))
-            return live_views.plan_note(resolve_side(choice, current, uploaded, workshop, target, timesteps))
+            timesteps = run_timesteps(workshop, scheduler, answers.whole_steps(steps, total))
+            return live_views.plan_note(
+                resolve_side(choice, current, uploaded, workshop, None, timesteps)
+            )
         except StudioError as error:
             return live_views.plan_note(None, str(error))
 
+    @plain_errors
     def upload(content: bytes | None, scheduler: str, steps: int) -> tuple:
         try:
-            plan = checked_plan(workshop, read_upload(content), run_timesteps(workshop, scheduler, steps))  # judged again by what a run asks for
+            plan = checked_plan(
+                workshop, read_upload(content), answers.visited(workshop, scheduler, steps)
+            )  # judged again by what a run asks for
         except StudioError as error:
             return gr.skip(), gr.skip(), live_views.plan_note(None, str(error))
         return plan.to_json(), UPLOADED, live_views.plan_note(plan)
 
+    @plain_errors
     def tidy(chosen: list[str]) -> list[str]:
-        return tidy_classes(chosen, all_classes(workshop.class_names))
+        return tidy_classes(
+            checked_classes(chosen, workshop.class_names), all_classes(workshop.class_names)
+        )
 
-    def follow_steps(steps: float | None) -> Any:
-        return gr.skip() if steps is None else min(100, max(5, int(steps)))
+    @plain_errors
+    def follow_steps(steps: int) -> int:
+        return answers.whole_steps(steps, total)
 
-    def follow_scheduler(name: str) -> str:
-        return name
+    @plain_errors
+    def follow_scheduler(scheduler: str) -> str:
+        sampler(workshop, scheduler)  # refuses what is none
+        return scheduler
 
+    @plain_errors
     def ask(
-        choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None, current: dict, target: float, asked: Any,
+        choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None,
+        current: dict, asked: Any,
         images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float, negative: str, size: str,
         tabulate: bool, dtype: str, request: gr.Request,
     ) -> tuple:  # fmt: skip
         """Note what is asked for, or say at once why it cannot be; the results of an earlier run stay until the next has pictures."""
         try:
+            if not model_facts.asks_words(workshop):
+                checked_classes(asked, workshop.class_names)
             settings = (asked, images, seed, steps, guidance, scheduler, repeats, negative, size, tabulate, dtype)
-            wanted = checked_request(workshop, (choice_a, choice_b), (uploaded_a, uploaded_b), current, target, settings)
+            wanted = checked_request(
+                workshop, (choice_a, choice_b), (uploaded_a, uploaded_b), current, None, settings
+            )
         except StudioError as error:
-            return gr.skip(), gr.skip(), gr.update(value=live_views.message_html(str(error), bad=True), visible=True)
+            return (
+                gr.skip(),
+                gr.skip(),
+                gr.update(value=live_views.message_html(str(error), bad=True), visible=True),
+            )
         jobs.ask(key(request), wanted)
         return gr.update(interactive=False), gr.update(interactive=True), gr.update(value=live_views.message_html(jobs.WAITING), visible=True)
 
+    @plain_errors
     def run(request: gr.Request) -> Iterator[tuple]:
         wanted = jobs.take(key(request))
         if wanted is None:  # refused, or withdrawn while it waited
@@ -252,35 +282,56 @@ def wire(shared: Any, tab: CompareTab) -> None:
             stop.set()  # also when the visitor closed the page: the generator is closed, and so the work ends
             jobs.finish(key(request), stop)
 
+    @plain_errors
     def ready() -> tuple:
         """The buttons as before; the status line, because a run may have calibrated first, whether it was stopped later or not."""
         return gr.update(interactive=True), gr.update(interactive=False), tables.status_line(workshop)
 
+    @plain_errors
     def stop_run(request: gr.Request) -> tuple:
         if jobs.withdraw(key(request)):  # the queue still holds it, and it will find nothing to do
             return gr.update(interactive=True), gr.update(interactive=False), live_views.message_html(WITHDRAWN)
         return gr.skip(), gr.update(interactive=not jobs.request_stop(key(request))), gr.skip()
 
+    @plain_errors
     def on_status(live: str) -> Any:
         """Calibrated elsewhere, or before the page was loaded: the empty state must not say that it is still to be done."""
         return opening(workshop)[0] if live_views.EMPTY in (live or "") else gr.skip()
 
     for side in (tab.a, tab.b):
-        inputs = [side.choice, shared.plan, side.uploaded, shared.target, tab.scheduler, tab.steps]
-        triggers = [side.choice.input, shared.plan.change, shared.target.change, tab.steps.change, tab.scheduler.change]
-        gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **quiet, **RAW)
-        side.upload.upload(upload, [side.upload, shared.scheduler, shared.steps], [side.uploaded, side.choice, side.note], **quiet)
+        inputs = [side.choice, shared.plan, side.uploaded, tab.scheduler, tab.steps]
+        triggers = [side.choice.input, shared.plan.change, tab.steps.change, tab.scheduler.change]
+        gr.on(triggers, describe, inputs, side.note, trigger_mode="always_last", **QUIET)
+        side.upload.upload(
+            upload,
+            [side.upload, shared.scheduler, shared.steps],
+            [side.uploaded, side.choice, side.note],
+            **QUIET | FILE,
+        )
     if not model_facts.asks_words(workshop):
-        tab.asked.input(tidy, tab.asked, tab.asked, trigger_mode="always_last", **quiet)
-    shared.steps.change(follow_steps, shared.steps, tab.steps, trigger_mode="always_last", **quiet)
-    shared.scheduler.change(follow_scheduler, shared.scheduler, tab.scheduler, trigger_mode="always_last", **quiet)
+        tab.asked.input(tidy, tab.asked, tab.asked, trigger_mode="always_last", **QUIET)
+    shared.steps.change(follow_steps, shared.steps, tab.steps, trigger_mode="always_last", **QUIET)
+    shared.scheduler.change(
+        follow_scheduler, shared.scheduler, tab.scheduler, trigger_mode="always_last", **QUIET
+    )
 
-    controls = [tab.a.choice, tab.a.uploaded, tab.b.choice, tab.b.uploaded, shared.plan, shared.target, tab.asked, tab.images, tab.seed]
+    controls = [
+        tab.a.choice,
+        tab.a.uploaded,
+        tab.b.choice,
+        tab.b.uploaded,
+        shared.plan,
+        tab.asked,
+        tab.images,
+        tab.seed,
+    ]
     controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats, tab.negative, tab.size, tab.tabulate, tab.dtype]
     views = [tab.live, tab.results, tab.verdict, tab.slider, tab.pair, tab.difference, tab.film, tab.timing, tab.metrics, tab.downloads]
     buttons = [tab.start, tab.stop, tab.live]
-    begun = tab.start.click(ask, controls, buttons, **EDIT | {"trigger_mode": "once"}, **RAW)  # behind the edits of the plan that were made before
-    done = begun.then(run, None, views, **jobs.MODEL_JOB, **quiet)
-    done.then(ready, None, [tab.start, tab.stop, shared.status], queue=False, **quiet)
-    tab.stop.click(stop_run, None, buttons, queue=False, **quiet)
-    shared.status.change(on_status, tab.live, tab.live, queue=False, **quiet)
+    begun = tab.start.click(
+        ask, controls, buttons, **EDIT | {"trigger_mode": "once"}
+    )  # behind the edits of the plan that were made before
+    done = begun.then(run, None, views, **jobs.MODEL_JOB, **QUIET)
+    done.then(ready, None, [tab.start, tab.stop, shared.status], queue=False, **QUIET)
+    tab.stop.click(stop_run, None, buttons, queue=False, **QUIET)
+    shared.status.change(on_status, tab.live, tab.live, queue=False, **QUIET)

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.comparison import SampleSettings
-from core.errors import StudioError
+from core.errors import PlanError, StudioError
 from core.noise import SCHEDULERS, sampling_timesteps
-from core.plan import StagePlan, presets
+from core.plan import StagePlan, preset_names, presets
 from core.sampling import sampler
 
 from . import answers, model_facts
 
 DENSE, CURRENT, UPLOADED = "Dense", "Current plan", "Uploaded plan"
-PRESETS = ("Formula", "Formula, flatter", "Paper's eye [200, 600]", "Uniform")
-SIDES = (DENSE, CURRENT, *PRESETS, UPLOADED)
+CHOOSE_CLASSES = "Choose classes from the list."
+PRESETS = preset_names()  # of the usual number of timesteps
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Request:
     names: tuple[str, str]
 
 
+def sides(workshop: Any) -> tuple[str, ...]:
+    """What a side can run, the presets by the names that they have with this model."""
+    return DENSE, CURRENT, *preset_names(len(workshop.schedule)), UPLOADED
+
+
 def all_classes(class_names: dict[int, str]) -> str:
     """The entry that stands for every class; classes without names are told by their numbers."""
     if class_names and all(name == f"class {label}" for label, name in class_names.items()):
@@ -37,10 +42,29 @@ def all_classes(class_names: dict[int, str]) -> str:
     return "All ten classes" if len(class_names) == 10 else f"All {len(class_names)} classes"
 
 
-def chosen_labels(chosen: list[str], class_names: dict[int, str], n: int) -> tuple[int, ...]:
-    """n labels: the chosen classes (none or the 'all' entry: every class) in turns."""
+def checked_classes(chosen: Any, class_names: dict[int, str]) -> list[str]:
+    """Check the chosen names, perhaps none. Raises StudioError for any that is not listed."""
+    offered = {all_classes(class_names), *class_names.values()}
+    if chosen is None:
+        return []
+    if not isinstance(chosen, list) or not all(
+        isinstance(name, str) and name in offered for name in chosen
+    ):
+        raise StudioError(CHOOSE_CLASSES)
+    return chosen
+
+
+def chosen_labels(chosen: Any, class_names: dict[int, str], n: int) -> tuple[int, ...]:
+    """Take n labels: the chosen classes (none or the 'all' entry: every class) in turns.
+
+    Raises StudioError for what is no list of names.
+    """
+    if chosen is not None and not (
+        isinstance(chosen, list) and all(isinstance(name, str) for name in chosen)
+    ):
+        raise StudioError(CHOOSE_CLASSES)
     by_name = {name: label for label, name in class_names.items()}
-    labels = [by_name[name] for name in chosen if isinstance(name, str) and name in by_name] or sorted(class_names)
+    labels = [by_name[name] for name in chosen or [] if name in by_name] or sorted(class_names)
     return tuple(labels[i % len(labels)] for i in range(n))
 
 
@@ -76,8 +100,19 @@ def run_timesteps(workshop: Any, scheduler: str, steps: int) -> list[float]:
     return sampling_timesteps(sampler(workshop, scheduler), steps)
 
 
-def resolve_side(choice: str, current: dict | None, uploaded: dict | None, workshop: Any, target: float, timesteps: list[float]) -> StagePlan | None:
-    """A picker's choice -> its plan; None is the dense model. Raises StudioError where the choice has no plan yet."""
+def resolve_side(
+    choice: str,
+    current: dict | None,
+    uploaded: dict | None,
+    workshop: Any,
+    target: float | None,
+    timesteps: list[float],
+) -> StagePlan | None:
+    """Find the plan of a picker's choice; None is the dense model.
+
+    target: mean sparsity of a preset; None: as much as the current plan removes.
+    Raises StudioError where the choice has no plan yet.
+    """
     if choice == DENSE:
         return None
     if choice == CURRENT:
@@ -86,9 +121,19 @@ def resolve_side(choice: str, current: dict | None, uploaded: dict | None, works
         if uploaded is None:
             raise StudioError("No plan is uploaded for this side yet; press Upload plan, or choose another entry.")
         return StagePlan.from_json(uploaded)
-    if choice not in PRESETS:
+    if choice not in preset_names(len(workshop.schedule)):
         raise StudioError("Choose what this side runs.")
-    return presets(workshop.schedule, answers.share_of(target), timesteps)[choice]
+    if target is not None:
+        return presets(workshop.schedule, answers.share_of(target), timesteps)[choice]
+    mean = StagePlan.from_json(current).mean_sparsity(timesteps)
+    try:
+        return presets(workshop.schedule, mean, timesteps)[choice]
+    except PlanError as err:
+        share = f"{100 * mean:.0f} %"
+        raise StudioError(
+            f"The current plan removes {share}, and the presets cannot follow it so far: "
+            "make it smaller, or choose another entry."
+        ) from err
 
 
 def checked_plan(workshop: Any, plan: StagePlan, timesteps: list[float]) -> StagePlan:
@@ -109,7 +154,10 @@ def side_names(choices: tuple[str, str], plans: tuple[StagePlan | None, StagePla
 
 
 def checked_request(workshop: Any, choices: tuple[str, str], uploaded: tuple[dict | None, dict | None], current: dict, target: Any, settings: tuple) -> Request:
-    """All that Compare was pressed with; `settings` are the arguments of `checked_settings`. Raises StudioError."""
+    """Check all that Compare was pressed with. Raises StudioError.
+
+    `target` is as in `resolve_side`; `settings` are the arguments of `checked_settings`.
+    """
     checked = checked_settings(workshop, *settings)
     timesteps = run_timesteps(workshop, checked.scheduler, checked.steps)
     plans = tuple(resolve_side(choice, current, plan, workshop, target, timesteps) for choice, plan in zip(choices, uploaded, strict=True))
@@ -123,11 +171,6 @@ def _whole(value: Any, low: int, high: int, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or value != int(value):  # a NaN is in no range
         raise StudioError(f"{what} must be a whole number from {low} to {high}.")
     return int(value)
-
-
-def checked_steps(steps: Any) -> int:
-    """The number of sampling steps. Raises StudioError."""
-    return _whole(steps, 5, 100, "Sampling steps")
 
 
 def checked_settings(
@@ -144,12 +187,16 @@ def checked_settings(
     if not isinstance(scheduler, str) or scheduler not in SCHEDULERS:
         raise StudioError("Choose one of the listed schedulers.")
     if model_facts.asks_words(workshop):
-        what = {"prompts": chosen_prompts(asked, n), "negative": negative or "", "size": chosen_size(size, workshop)}
+        what = {
+            "prompts": chosen_prompts(asked, n),
+            "negative": "" if negative is None else negative,
+            "size": chosen_size(size, workshop),
+        }
     else:
-        what = {"labels": chosen_labels(asked or [], workshop.class_names, n)}
+        what = {"labels": chosen_labels(asked, workshop.class_names, n)}
     return SampleSettings(
         **what,
-        steps=checked_steps(steps),
+        steps=answers.whole_steps(steps, len(workshop.schedule)),
         guidance=float(guidance),
         seed=_whole(seed, 0, 2**31 - 1, "Seed"),
         scheduler=scheduler,

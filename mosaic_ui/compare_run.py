@@ -79,11 +79,14 @@ def _place(last: Preview | None, settings: SampleSettings) -> str:
 
 def _calibration(workshop: Any, request: Request, stop: threading.Event) -> Iterator[str]:
     """Calibrate with progress if a plan needs it, as live views; `compare` alone would be silent all the while."""
-    if workshop.calibrated or all(plan is None or plan.method != "obs" for plan in request.plans):
+    if not any(map(workshop.needs_calibration, request.plans)):
         return
     for step in jobs.run_job(lambda progress: workshop.calibrate(progress, stop)):
         if isinstance(step, jobs.Step):
-            yield live_views.live_html(f"Calibrating first, once per model: {step.text}", step.done, step.total, request.names)
+            words = model_facts.without_paths(workshop, step.text)
+            yield live_views.live_html(
+                f"Calibrating first, once per model: {words}", step.done, step.total, request.names
+            )
 
 
 def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[tuple]:

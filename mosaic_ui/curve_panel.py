@@ -75,6 +75,7 @@ def build_curves(shared: Any, plan: StagePlan, lam: float) -> CurvePanel:
         list(plan.boundaries),
         answers.figure(workshop, "MSE", "linear", own_beta(workshop), DEFAULT_THRESHOLD, lam),
         label="Learning curves over timesteps with two stage boundaries",
+        total=len(workshop.schedule),
         elem_id="stage-chart",
     )
     measured = "Points: measured on the model's own latents, noised." if answers.sampled_curves(workshop, own_beta(workshop)) is not None else UNSAMPLED
@@ -101,14 +102,17 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     """Redraw on every choice; `numbers` are theory at the boundaries."""
     workshop, sampler = shared.workshop, [shared.scheduler, shared.steps]
 
+    def whole(steps: Any) -> int:
+        return answers.whole_steps(steps, len(workshop.schedule))
+
     def walked(path: bool, scheduler: str, steps: Any) -> Any:
         """The model's own path if it is asked for and was walked with this sampler."""
-        key = (scheduler, answers.whole_steps(steps), *walk_of(workshop))
+        key = (scheduler, whole(steps), *walk_of(workshop))
         return workshop.paths_walked.get(key) if path else None
 
     def walk(scheduler: str, steps: Any, report: Any, stop: Any) -> SampledCurves:
         n, seed, guidance = walk_of(workshop)
-        return sample_path(workshop, scheduler, answers.whole_steps(steps), n, seed, guidance, report, stop)
+        return sample_path(workshop, scheduler, whole(steps), n, seed, guidance, report, stop)
 
     def draw(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> dict:
         return gr.update(figure=answers.figure(workshop, view, scale, beta, *answers.constants(m, lam), walked(*path)))
@@ -118,25 +122,33 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
         return CROSSES if beta == own_beta(workshop) and walked(*path) is not None else ""
 
     @plain_errors
-    def on_curve(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
+    def on_curve(
+        view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any
+    ) -> tuple:
         try:
             m, lam = answers.constants(m, lam)
             said = schedule_note(workshop, beta, m, lam)
         except StudioError as error:  # half-typed, perhaps: said beside, and the curves are drawn with the usual constants
             m, lam, said = DEFAULT_THRESHOLD, default_lambda(curve_schedule(workshop, beta)), tables.notes([f"{error} Drawn with the usual ones."])
         words = meaning(view, view == "Score" and uses_fallback(workshop, beta, m, lam))
-        return draw(view, scale, beta, m, lam, *path), words, said
+        return draw(view, scale, beta, m, lam, path, scheduler, steps), words, said
 
     @plain_errors
-    def on_view(view: str, wish: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
+    def on_view(
+        view: str, wish: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any
+    ) -> tuple:
         """Another quantity: one that is always linear shows so, and the axis asked for comes back with the next."""
         linear = view in ALWAYS_LINEAR
-        return *on_curve(view, wish, beta, m, lam, *path), gr.update(value="linear" if linear else wish, interactive=not linear)
+        drawn = on_curve(view, wish, beta, m, lam, path, scheduler, steps)
+        return *drawn, gr.update(value="linear" if linear else wish, interactive=not linear)
 
     @plain_errors
-    def on_scale(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> tuple:
-        return *on_curve(view, scale, beta, m, lam, *path), scale
+    def on_scale(
+        view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any
+    ) -> tuple:
+        return *on_curve(view, scale, beta, m, lam, path, scheduler, steps), scale
 
+    @plain_errors
     def before_path(path: bool, scheduler: str, steps: Any) -> Any:
         """Said at once, as the walk may have to wait for another visitor's run."""
         try:
@@ -162,9 +174,15 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
         yield about_crosses(beta, path, scheduler, steps)
 
     @plain_errors
-    def on_beta(view: str, scale: str, beta: str, m: Any, *path: Any) -> tuple:
+    def on_beta(
+        view: str, scale: str, beta: str, m: Any, path: bool, scheduler: str, steps: Any
+    ) -> tuple:
         lam = default_lambda(curve_schedule(workshop, beta))
-        return *on_curve(view, scale, beta, m, lam, *path), lam, about_crosses(beta, *path)
+        return (
+            *on_curve(view, scale, beta, m, lam, path, scheduler, steps),
+            lam,
+            about_crosses(beta, path, scheduler, steps),
+        )
 
     @plain_errors
     def on_numbers(plan: dict, beta: str, lam: Any) -> Any:
@@ -184,5 +202,8 @@ def wire_curves(shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: g
     again = {"fn": on_curve, "inputs": curve, "outputs": drawn, **LIVE}
     asked.then(**again)  # at once: crosses go, or those of another sampler that was walked before come
     asked.then(on_path, [shared.beta, *path], panel.path_job, **QUIET, **jobs.MODEL_JOB, trigger_mode="always_last").then(**again)
-    shared.beta.input(on_beta, [*curve[:4], *path], [*drawn, lam_box, panel.path_job], **LIVE).then(**at_boundaries)
+    # `change`: a dropdown sends `input` also when it is only left, and a typed lambda would go
+    shared.beta.change(
+        on_beta, [*curve[:4], *path], [*drawn, lam_box, panel.path_job], **LIVE
+    ).then(**at_boundaries)
     shared.plan.change(**at_boundaries)

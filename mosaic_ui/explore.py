@@ -128,7 +128,7 @@ def wire(shared: Any, tab: Explore) -> None:
     workshop = shared.workshop
     sampler, names = [shared.scheduler, shared.steps], list(presets(workshop.schedule))
     edited = [shared.plan, tab.shown, tab.table, tab.headline, tab.preset, tab.curves.chart]
-    moved = [*edited, tab.boxes_said]
+    moved, proposed = [*edited, tab.boxes_said], [*edited, tab.rule, tab.ruled]
 
     def answer(plan: StagePlan, scheduler: str, steps: Any, request: gr.Request, move_chart: bool) -> tuple:
         plain = plan.to_json()
@@ -181,7 +181,14 @@ def wire(shared: Any, tab: Explore) -> None:
 
     @plain_errors
     def on_snap(snap: bool, plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-        return move(lambda: answers.moved(workshop, plan, *plan["boundaries"], snap), plan, scheduler, steps, request)
+        boundaries = StagePlan.from_json(plan).boundaries
+        return move(
+            lambda: answers.moved(workshop, plan, *boundaries, snap),
+            plan,
+            scheduler,
+            steps,
+            request,
+        )
 
     def ruled(plan: StagePlan, words: list[str], scheduler: str, steps: Any, request: gr.Request) -> tuple:
         """`edited`, the rule's sentence and the plan that it is about."""
@@ -206,6 +213,22 @@ def wire(shared: Any, tab: Explore) -> None:
 
     @plain_errors
     def on_preset(name: str, target: Any, scheduler: str, steps: Any, snap: bool, plan: dict, request: gr.Request) -> tuple:
+        """Take another preset than the plan's; a dropdown that is only left sends its value too."""
+        if name == _preset_name(StagePlan.from_json(plan), names):
+            return tuple(gr.skip() for _ in proposed)
+        return on_picked(name, target, scheduler, steps, snap, plan, request)
+
+    @plain_errors
+    def on_picked(
+        name: str,
+        target: Any,
+        scheduler: str,
+        steps: Any,
+        snap: bool,
+        plan: dict,
+        request: gr.Request,
+    ) -> tuple:
+        """A preset from the open list, perhaps the plan's own again for another mean sparsity."""
         if name == CUSTOM:
             return ruled(replace(StagePlan.from_json(plan), name=""), [answers.OWN], scheduler, steps, request)
         try:
@@ -243,6 +266,7 @@ def wire(shared: Any, tab: Explore) -> None:
             return tuple(gr.skip() for _ in edited[1:])
         return answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True)[1:]
 
+    @plain_errors
     def own_rule(plan: dict, about: dict) -> Any:
         """After any edit or upload: a rule's sentence must not stand beside a plan that it did not make."""
         return gr.skip() if plan == about else tables.notes([answers.OWN])
@@ -302,13 +326,15 @@ def wire(shared: Any, tab: Explore) -> None:
     typed.then(**exactly)
     tab.curves.chart.change(**follow_line)
     tab.snap.input(on_snap, [tab.snap, shared.plan, *sampler], moved, **EDIT).then(**exactly)
-    rule, proposed = [shared.target, tab.threshold, tab.lam, shared.beta, *sampler, tab.snap, shared.plan], [*edited, tab.rule, tab.ruled]
+    rule = [shared.target, tab.threshold, tab.lam, shared.beta, *sampler, tab.snap, shared.plan]
     tab.suggest.click(on_suggest, rule, proposed, **EDIT).then(**exactly)
-    tab.preset.input(on_preset, [tab.preset, shared.target, *sampler, tab.snap, shared.plan], proposed, **EDIT).then(**exactly)
+    preset = [tab.preset, shared.target, *sampler, tab.snap, shared.plan]
+    tab.preset.input(on_preset, preset, proposed, **EDIT).then(**exactly)
+    tab.preset.select(on_picked, preset, proposed, **EDIT).then(**exactly)
     gr.on([s.change for s in sampler], on_sampler, [*sampler, shared.plan], [tab.table, tab.headline], **LIVE).then(**exactly)
     shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
     shared.plan.change(lambda: "", None, tab.boxes_said, **LIVE)  # a refusal is of the boundaries that were
-    shared.beta.input(on_beta, [shared.plan, *sampler], [tab.rule, tab.ruled], **LIVE)
+    shared.beta.change(on_beta, [shared.plan, *sampler], [tab.rule, tab.ruled], **LIVE)
     shared.plan.change(own_rule, [shared.plan, tab.ruled], tab.rule, **LIVE)
     shared.page.load(**exactly)
     shared.page.load(on_load, [shared.plan, *sampler], tab.measure, **QUIET, queue=False)

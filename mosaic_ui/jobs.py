@@ -100,6 +100,8 @@ def failure(error: Exception, what: str) -> str:
     if out_of_memory(error):
         return str(OutOfMemory.instead_of(error))
     log.error("%s failed", what, exc_info=error)
+    if isinstance(error, OSError):  # whose own words name a file of the server
+        return f"{what} failed: {error.strerror or type(error).__name__}."
     return f"{what} failed: {(str(error).partition(chr(10))[0] or type(error).__name__).rstrip('.')}."
 
 

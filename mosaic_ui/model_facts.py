@@ -13,7 +13,6 @@ from core.errors import StudioError
 from core.families import SDXL
 from core.grams import columns
 from core.noise import SCHEDULERS
-from core.plan import StagePlan
 from core.pricing import usual_images
 
 SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for little at a time
@@ -65,7 +64,8 @@ def default_sampler(workshop: Any) -> tuple[str, int]:
     """(name of the sampler, steps) that the page opens with: DDIM at 50 as in the paper's tables, or a text model's own."""
     own = type(workshop.checkpoint.pipeline.scheduler).__name__
     names = [name for name, kind in SCHEDULERS.items() if kind == own]
-    return (names[0], STEPS_OF_WORDS) if asks_words(workshop) and names else ("DDIM", 50)
+    name, steps = (names[0], STEPS_OF_WORDS) if asks_words(workshop) and names else ("DDIM", 50)
+    return name, min(steps, len(workshop.schedule))
 
 
 def own_size(workshop: Any) -> int:
@@ -105,11 +105,9 @@ def unmeasured(workshop: Any) -> bool:
         return True
 
 
-def calibrates_first(workshop: Any, plan: StagePlan) -> bool:
-    """Whether building this plan's networks has to begin with a calibration."""
-    if workshop.calibrated:
-        return False
-    return not plan.plain or (plan.method == "obs" and any(map(any, workshop.widths(plan))))
+def without_paths(workshop: Any, text: str) -> str:
+    """Say a report of the work without the server's paths: a place goes by what it is for."""
+    return text.replace(str(workshop.folder), "this server's cache")
 
 
 def bytes_text(count: float) -> str:

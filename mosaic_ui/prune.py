@@ -31,7 +31,7 @@ from .prune_views import (
 from .sharing_panel import SharingPanel, build_sharing
 from .stage_chart import plot_panel
 from .theme import STAGE_MEANING
-from .wiring import EDIT, LIVE, QUIET, RAW
+from .wiring import EDIT, FILE, LIVE, QUIET
 
 
 @dataclass
@@ -229,9 +229,10 @@ def wire(shared: Any, tab: Prune) -> None:
         cost = predicted_cost(workshop, StagePlan.from_json(plan).counted(timesteps), timesteps, exact=model_facts.exact_in_time(workshop))
         return cost if jobs.is_latest(request.session_hash, asked) else gr.skip()
 
+    @plain_errors
     def on_status(job: str) -> Any:
         """Another tab has calibrated, or another visitor before the page was loaded: the remark that nobody has is out of date."""
-        return ready(workshop) if BEFORE in job and workshop.calibrated else gr.skip()
+        return ready(workshop) if BEFORE in (job or "") and workshop.calibrated else gr.skip()
 
     @plain_errors
     def on_layers(plan: dict, scheduler: str, steps: Any, is_open: bool) -> Any:
@@ -241,6 +242,7 @@ def wire(shared: Any, tab: Prune) -> None:
     def on_layers_open(plan: dict, scheduler: str, steps: Any) -> tuple:
         return True, layer_rows(workshop, StagePlan.from_json(plan).counted(answers.visited(workshop, scheduler, steps)))
 
+    @plain_errors
     def on_layers_close() -> bool:
         return False
 
@@ -252,8 +254,12 @@ def wire(shared: Any, tab: Prune) -> None:
     shared.measured.change(**exactly)
     shared.status.change(on_layers, layers, tab.layers, **QUIET, trigger_mode="always_last")
     for i, slider in enumerate(tab.sliders):
-        slider.input(on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT, **RAW).then(**exactly)
-    tab.master.input(on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT, **RAW).then(**exactly)
+        slider.input(
+            on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT
+        ).then(**exactly)
+    tab.master.input(
+        on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT
+    ).then(**exactly)
     share = [*tab.sharing.controls, shared.plan, *sampler]
     shared_out = gr.on([c.input for c in tab.sharing.controls], on_sharing, share, [shared.plan, tab.shape, *views], **EDIT)
     shared_out.then(**exactly)
@@ -263,5 +269,5 @@ def wire(shared: Any, tab: Prune) -> None:
     gr.on([s.change for s in sampler], on_layers, layers, tab.layers, **QUIET, trigger_mode="always_last")
     tab.layers_box.expand(on_layers_open, [shared.plan, *sampler], [tab.layers_open, tab.layers], **QUIET)
     tab.layers_box.collapse(on_layers_close, None, tab.layers_open, **QUIET)
-    tab.upload.upload(on_upload, [tab.upload, *sampler], shared.plan, **EDIT)
+    tab.upload.upload(on_upload, [tab.upload, *sampler], shared.plan, **EDIT | FILE)
     wire_jobs(shared, tab, exactly)

@@ -15,6 +15,7 @@ from core.errors import Stopped
 from core.plan import StagePlan
 
 from . import answers, jobs, model_facts, tables
+from .answers import plain_errors
 from .prune_views import pruned_sentence
 from .wiring import EDIT, QUIET
 
@@ -39,6 +40,7 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
     workshop = shared.workshop
 
     def ask(kind: str) -> Callable:
+        @plain_errors
         def ask_job(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
             run = StagePlan.from_json(plan).counted(answers.visited(workshop, scheduler, steps))
             jobs.ask(f"{request.session_hash}/{kind}", run.to_json())
@@ -54,7 +56,8 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
         try:
             for step in jobs.run_job(lambda report: work(report, stop)):
                 if isinstance(step, jobs.Step):
-                    yield tables.progress(step.done, step.total, step.text), *BUSY, gr.skip()
+                    words = model_facts.without_paths(workshop, step.text)
+                    yield tables.progress(step.done, step.total, words), *BUSY, gr.skip()
             words = tables.message(done(time.perf_counter() - began), "good")
         except Stopped:
             words = tables.message("Stopped. What was measured so far is kept, and nothing is half-written.")
@@ -65,6 +68,7 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
             jobs.finish(request.session_hash, stop)
         yield words, *IDLE, tables.status_line(workshop)
 
+    @plain_errors
     def on_calibrate(request: gr.Request) -> Iterator[tuple]:
         if jobs.take(f"{request.session_hash}/calibrate") is None:
             yield (gr.skip(),) * 5  # withdrawn meanwhile
@@ -76,6 +80,7 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
 
         yield from long_job(request, "The calibration", work, lambda seconds: calibrated_sentence(workshop, seconds, kept, bool(steps)))
 
+    @plain_errors
     def on_prune(request: gr.Request) -> Iterator[tuple]:
         plan = jobs.take(f"{request.session_hash}/prune")
         if plan is None:
@@ -84,7 +89,7 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
         checked, steps, built, first = StagePlan.from_json(plan), [], [], []
 
         def work(report: Callable, stop: Any) -> None:
-            if model_facts.calibrates_first(workshop, checked):
+            if workshop.needs_calibration(checked):
                 began = time.perf_counter()
                 workshop.calibrate(report, stop)
                 first.append(time.perf_counter() - began)
@@ -96,6 +101,7 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
 
         yield from long_job(request, "Pruning", work, done)
 
+    @plain_errors
     def on_stop(request: gr.Request) -> tuple:
         waited, ran = jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS)), jobs.request_stop(request.session_hash)
         if waited and not ran:

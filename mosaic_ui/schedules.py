@@ -29,13 +29,15 @@ def own_beta(workshop: Any) -> str:
 
 
 @lru_cache(maxsize=8)
-def _other(name: str) -> NoiseSchedule:
-    return NoiseSchedule.from_scheduler(make_scheduler(name)) if name in OTHER_SCHEDULERS else NoiseSchedule.from_betas(name)
+def _other(name: str, total: int) -> NoiseSchedule:
+    if name in OTHER_SCHEDULERS:
+        return NoiseSchedule.from_scheduler(make_scheduler(name, num_train_timesteps=total))
+    return NoiseSchedule.from_betas(name, num=total)
 
 
 def curve_schedule(workshop: Any, name: str) -> NoiseSchedule:
-    """The schedule whose curves are drawn: the model's own, or another one to look at."""
-    return workshop.schedule if name == own_beta(workshop) else _other(name)
+    """Choose the schedule to draw: the model's own, or another one on as many timesteps."""
+    return workshop.schedule if name == own_beta(workshop) else _other(name, len(workshop.schedule))
 
 
 def foreign_proposal(workshop: Any, name: str, m: float, lam: float) -> Proposal | None:

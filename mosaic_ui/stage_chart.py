@@ -31,11 +31,29 @@ def _read(suffix: str) -> str:
     return (HERE / f"stage_chart.{suffix}").read_text(encoding="utf-8")
 
 
-def stage_chart(value: list[int], figure: dict[str, Any], *, label: str, height: int = 380, **kwargs: Any) -> gr.HTML:
-    """Curves with draggable boundaries `value` = [low, high]; `figure` is {"data": [...], "layout": {...}}."""
+def stage_chart(
+    value: list[int],
+    figure: dict[str, Any],
+    *,
+    label: str,
+    height: int = 380,
+    total: int = NUM_TRAIN_TIMESTEPS,
+    **kwargs: Any,
+) -> gr.HTML:
+    """Draw curves with draggable boundaries `value` = [low, high] on `total` timesteps.
+
+    `figure` is {"data": [...], "layout": {...}}.
+    """
     gr.set_static_paths(PLOTLY_JS)  # this one file, not its folder
     colours = [STAGE_COLOURS[name] for name in STAGES]
-    options = {"lower": 0, "upper": NUM_TRAIN_TIMESTEPS, "label": label, "names": list(STAGES), "colours": colours, "height": height}
+    options = {
+        "lower": 0,
+        "upper": total,
+        "label": label,
+        "names": list(STAGES),
+        "colours": colours,
+        "height": height,
+    }
     return gr.HTML(
         value=value,
         figure=figure,

@@ -23,6 +23,7 @@ from core.noise import SCHEDULERS
 from core.plan import StagePlan, propose_plan
 
 from . import answers, compare, explore, jobs, model_facts, prune, tables
+from .answers import plain_errors
 from .schedules import choices
 from .theme import CSS, make_theme
 from .typed import steps_box, wire_steps
@@ -72,6 +73,7 @@ def _make_shared(workshop: Any, page: gr.Blocks, plan: StagePlan) -> Shared:
     )
 
 
+@plain_errors
 def _on_leave(request: gr.Request) -> None:
     jobs.forget(request.session_hash)
 
@@ -90,6 +92,7 @@ def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
         steps = answers.visited(workshop, *model_facts.default_sampler(workshop))
         workshop.sharing(plan.counted(steps))  # refuses a plan that no network can be made of, before the page is full of it
 
+    @plain_errors
     def current_status() -> str:
         return tables.status_line(workshop)
 

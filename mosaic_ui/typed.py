@@ -14,6 +14,7 @@ import gradio as gr
 from core.errors import StudioError
 
 from . import answers, tables
+from .answers import plain_errors
 from .wiring import EDIT
 
 # 1e2 and 0050 are numbers to a browser; the box then shows what was understood. A text that is no number at all is empty to it.
@@ -30,15 +31,17 @@ def wire_steps(shared: Any) -> None:
     """Through the plan's queue, so that whatever is pressed next finds the steps that were just typed."""
     box = shared.steps_box
 
+    @plain_errors
     def on_steps(typed: Any, kept: int, scheduler: str) -> tuple:
         """(steps, box, sentence): what was typed becomes the steps, or the box goes back to the steps that hold and says why."""
         try:
-            steps = answers.whole_steps(typed)
+            steps = answers.whole_steps(typed, len(shared.workshop.schedule))
             answers.visited(shared.workshop, scheduler, steps)
         except StudioError as error:
             return gr.skip(), kept, tables.notes([f"{error} It stays at {kept}."])
         return (gr.skip(),) * 3 if steps == kept else (steps, gr.skip(), "")
 
+    @plain_errors
     def on_entered(typed: Any, kept: int, scheduler: str) -> tuple:
         """The same for Enter, where a number that holds already mends a refused one; leaving the box comes after every refusal and keeps its sentence."""
         found = on_steps(typed, kept, scheduler)

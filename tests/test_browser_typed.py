@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -109,6 +110,62 @@ def test_steps_count_when_they_are_entered_and_refused_ones_go_back(visit):
     page.get_by_role("button", name="Suggest").click()
     expect(page.get_by_text("Suggest for mean sparsity must be a number from 0 to 0.9.", exact=False)).to_be_visible(timeout=SLOW)
     assert page.locator(".toast-body").count() == 0
+
+
+def test_only_a_choice_changes_the_plan_and_not_a_way_past_the_lists(visit):
+    page = visit()
+    shares = re.compile(r"\d+\.\d %")
+
+    def plan() -> tuple:
+        return page.locator(".headline").inner_text(), shares.findall(
+            page.locator("#stage-table").inner_text()
+        )[:2]
+
+    before = plan()
+    target, lam = (
+        page.get_by_label("Suggest for mean sparsity"),
+        page.get_by_label("Lambda (weight of ln SNR)"),
+    )
+    target.fill("0.5")
+    for _ in range(4):
+        page.keyboard.press("Tab")
+    lam.fill("0.05")
+    for name in ("Curves of noise schedule", "Scheduler", "Preset"):
+        page.get_by_label(name).first.focus()
+        page.keyboard.press("Tab")
+    time.sleep(1.5)  # nothing is to come, which cannot be waited for
+    assert plan() == before and lam.input_value() == "0.05"
+    preset = page.get_by_label("Preset")
+    preset.click()
+    page.get_by_role("option", name="Uniform").click()
+    expect(
+        page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.5", exact=False)
+    ).to_be_visible(timeout=SLOW)
+    enter(target, "0.3")
+    preset.click()
+    page.get_by_role("option", name="Uniform").click()  # the same again, for another mean
+    expect(
+        page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.3", exact=False)
+    ).to_be_visible(timeout=SLOW)
+    preset.focus()
+    for key in ("ArrowUp", "ArrowUp", "ArrowUp", "Enter"):
+        page.keyboard.press(key)
+    expect(page.get_by_text("Preset “Formula", exact=False)).to_be_visible(timeout=SLOW)
+
+
+def test_steps_of_explore_reach_compare_as_they_are(visit):
+    page = visit()
+    box = page.get_by_label("Sampling steps").first
+    for steps in ("200", "3"):
+        enter(box, steps)
+        expect(page.locator(".headline")).to_contain_text(
+            f"Over {steps} sampling steps", timeout=SLOW
+        )
+        page.get_by_role("tab", name="3 Compare").click()
+        expect(
+            page.locator(".cmp-controls").get_by_label("number input for Sampling steps")
+        ).to_have_value(steps, timeout=SLOW)
+        page.get_by_role("tab", name="1 Explore").click()
 
 
 def test_refused_sliders_go_back_and_every_edit_ends_in_the_exact_prediction(visit, fresh):

@@ -294,7 +294,7 @@ def test_sides_resolve_to_plans():
 
 @pytest.mark.parametrize(
     "change",
-    [{"images": None}, {"images": 0}, {"images": 10_000}, {"seed": -1}, {"seed": float("nan")}, {"steps": 101}, {"guidance": None}, {"guidance": 99},
+    [{"images": None}, {"images": 0}, {"images": 10_000}, {"seed": -1}, {"seed": float("nan")}, {"steps": 1001}, {"guidance": None}, {"guidance": 99},
      {"scheduler": "nope"}, {"repeats": 0}],
 )  # fmt: skip
 def test_settings_are_checked(change):
@@ -308,3 +308,43 @@ def test_equal_names_get_their_letter():
     assert compare_inputs.side_names(("Dense", "Dense"), (None, None)) == ("Dense (A)", "Dense (B)")
     named = StagePlan((93, 550), (0.4, 0.1, 0.55), name="mine")
     assert compare_inputs.side_names(("Uploaded plan", "Uniform"), (named, PLAN)) == ("mine", "Uniform")
+
+
+def timed(ratios: list[float], less_work: float = 1.06) -> Comparison:
+    """B's timed runs against one second of A each, for a plan with a few per cent fewer MACs."""
+    c = comparison()
+    c.a.step_seconds, c.b.step_seconds = [[1.0]] * len(ratios), [[1 / r] for r in ratios]
+    c.b.macs = round(c.a.macs / less_work)
+    return c
+
+
+@pytest.mark.parametrize(
+    "ratios, said, unsaid",
+    [
+        (
+            [2.0, 1.1, 2.5],
+            "seemed to take less time than Dense, but the timed runs differ too much",
+            "50%",
+        ),
+        (
+            [0.5, 0.3, 0.9],
+            "seemed to take more time than Dense, but the timed runs differ too much",
+            "100%",
+        ),
+        ([1.0, 0.4, 1.8], "is open, as the timed runs differ too much", "was not measurably"),
+        ([1.08, 1.04, 1.16], "seemed to take less time", "7%"),  # twice the spread reaches 1
+        ([2.0, 1.95, 2.05], "took 50% less time than Dense", "seemed"),
+        ([0.5, 0.51, 0.49], "was not faster: it took 100% more time", "seemed"),
+        ([1.03, 1.029, 1.031], "took 3% less time", "differ"),
+        ([1.01, 1.0, 1.02], "was not measurably faster", "differ"),
+    ],
+)
+def test_a_verdict_doubts_runs_that_lie_far_apart(ratios, said, unsaid):
+    verdict = timed(ratios).verdict
+    assert (
+        said in verdict
+        and unsaid not in verdict
+        and "6% fewer multiply-accumulates" in verdict
+        and verdict.count(".") >= 1
+    )
+    assert verdict.endswith(("with more timed runs.", "multiply-accumulates."))

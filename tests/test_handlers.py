@@ -15,7 +15,7 @@ from core.dynamics import default_lambda
 from core.errors import StudioError
 from core.plan import StagePlan, presets
 from core.workshop import Workshop
-from mosaic_ui import answers, compare_live, curve_panel, schedules
+from mosaic_ui import answers, compare_inputs, compare_live, curve_panel, jobs, schedules
 from mosaic_ui.figures import VIEWS
 from mosaic_ui.prune_jobs import calibrated_sentence
 from mosaic_ui.studio import build_studio
@@ -322,3 +322,79 @@ def test_a_job_that_was_withdrawn_does_nothing_when_its_turn_comes(handler):
     job, *buttons = handler("on_stop")(VISITOR)
     assert "Stopped before its turn came" in job and [b["interactive"] for b in buttons] == [True, True, False]
     assert [*handler("on_calibrate")(VISITOR)] == [(gr.skip(),) * 5]
+
+
+def test_leaving_a_dropdown_chooses_nothing(handler, workshop):
+    """Gradio's dropdown sends its value as input also when it is only left; a suggestion was typed meanwhile."""
+    named = presets(workshop.schedule, 0.33, answers.visited(workshop, "DDIM", 50))[
+        "Uniform"
+    ].to_json()
+    for plan, shown in (
+        (named, "Uniform"),
+        (PLAIN, "Your own"),
+        (PLAIN | {"name": "Uploaded"}, "Your own"),
+    ):
+        assert set(
+            map(str, handler("on_preset")(shown, 0.5, "DDIM", 50, False, plan, VISITOR))
+        ) == {str(gr.skip())}
+    assert (
+        handler("on_preset")("Formula", 0.5, "DDIM", 50, False, named, VISITOR)[0]["name"]
+        == "Formula"
+    )
+    picked = handler("on_picked")(
+        "Uniform", 0.5, "DDIM", 50, False, named, VISITOR
+    )  # from the open list, for another mean
+    assert picked[0]["sparsity"] == dict.fromkeys(("late", "middle", "early"), 0.5)
+
+
+def test_lambda_outlives_leaving_the_list_of_schedules(page):
+    events = [event for f in page.fns.values() if f.name == "on_beta" for _, event in f.targets]
+    assert events and set(events) == {"change"}
+
+
+def test_a_preset_in_compare_removes_as_much_as_the_current_plan(handler, workshop):
+    plan, timesteps = PLAN.with_sparsity(0.6, 0.4, 0.5), answers.visited(workshop, "DDIM", 20)
+    mean = plan.mean_sparsity(timesteps)
+    for name in ("Uniform", "Formula"):
+        side = compare_inputs.resolve_side(name, plan.to_json(), None, workshop, None, timesteps)
+        assert side.mean_sparsity(timesteps) == pytest.approx(mean, abs=1e-9)
+    assert f"<b>{100 * mean:.0f}&nbsp;%</b>" in handler("describe")(
+        "Uniform", plan.to_json(), None, "DDIM", 20
+    )
+    assert "removes 90 %, and the presets cannot" in handler("describe")(
+        "Formula", PLAN.with_sparsity(0.9, 0.9, 0.9).to_json(), None, "DDIM", 20
+    )
+
+
+@pytest.mark.parametrize("steps", [2, 3, 200, 1000])
+def test_compare_takes_the_steps_of_explore_as_they_are(handler, steps):
+    assert handler("follow_steps")(steps) == steps
+    assert "Removed" in handler("describe")("Uniform", PLAIN, None, "DDIM", steps)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 1001, 7.5, None, "50", True, NAN, INF, 10**400])
+def test_no_steps_are_clamped(handler, steps):
+    with pytest.raises(gr.Error, match="Sampling steps must be a whole number from 2 to 1000"):
+        handler("follow_steps")(steps)
+    assert "Sampling steps must be a whole number from 2 to 1000." in handler("describe")(
+        "Dense", PLAIN, None, "DDIM", steps
+    )
+
+
+def test_the_page_names_no_folder_of_the_server(model_folder, small_settings, tmp_path):
+    fresh = Workshop(
+        load_checkpoint(model_folder, "cpu"), small_settings, tmp_path / "a folder of the server"
+    )
+    fns = {f.name: f.fn for f in build_studio(fresh, PLAN).fns.values()}
+    handler = next(
+        f.fn for f in build_studio(fresh, PLAN).fns.values() if f.name == "ask_job"
+    )  # Calibrate's
+    handler(PLAIN, "DDIM", 50, VISITOR)
+    said = [str(views[0]) for views in fns["on_calibrate"](VISITOR)]
+    assert any(
+        "MB to this server&#x27;s cache" in words or "MB to this server's cache" in words
+        for words in said
+    )
+    assert not any(str(tmp_path) in words or fresh.key in words for words in said)
+    error = PermissionError(13, "Permission denied", str(tmp_path / "secret"))
+    assert jobs.failure(error, "The calibration") == "The calibration failed: Permission denied."
