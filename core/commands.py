@@ -143,7 +143,7 @@ def _check_steps(steps: int) -> None:
 
     if steps < MIN_STEPS:
         raise StudioError(
-            f"--steps must be {MIN_STEPS} or more, not {short(steps)}: one step is no sampling."
+            f"--steps must be {MIN_STEPS} or more, not {short(steps)}."
         )
     if steps > MAX_STEPS:
         raise StudioError(f"--steps must be {MAX_STEPS} or fewer, not {short(steps)}.")

@@ -12,10 +12,7 @@ import numpy as np
 from .errors import PlanError, StudioError
 
 MAX_SPARSITY = 0.95  # a layer keeps at least a head and some neurons
-MIN_STEPS, MAX_STEPS = (
-    2,
-    1000,
-)  # sampling steps of a run, for the page, the verbs and `compare`; one step is no sampling
+MIN_STEPS, MAX_STEPS = 1, 1000  # sampling steps of a run, for the page, the verbs and `compare`
 
 
 def short(value: Any) -> str:
