@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .errors import StudioError
-from .together import Together, watch
+from .together import Together
 
 if TYPE_CHECKING:
     from .mosaic import MosaicTransformer
@@ -29,7 +29,7 @@ EVERYWHERE = (  # they change how a network runs, not what it holds
     "enable_xla_flash_attention", "disable_xla_flash_attention", "set_use_xla_flash_attention",
 )
 IN_COMMON = (  # the same from every network: of the configuration, or by modules that no cut touches
-    "save_config", "to_json_file", "to_json_string",
+    "save_config", "to_json_file", "to_json_string", "load_config", "get_config_dict", "extract_init_dict",
     "get_time_embed", "get_aug_embed", "get_class_embed", "process_encoder_hidden_states",
 )
 OF_THE_WHOLE = ("num_parameters", "get_memory_footprint")  # each tensor once, however many share it
@@ -87,10 +87,11 @@ def stock_attribute(mosaic: MosaicTransformer, name: str, missing: AttributeErro
     if isinstance(value, nn.Module):
         if all(getattr(network, name, None) is value for network in networks):
             return value
-        watch(networks)
-        return Together(name, {id(network): getattr(network, name) for network in networks})
+        return Together(networks, name)
     if not inspect.ismethod(value) or name in IN_COMMON:
         return value
+    if inspect.isclass(value.__self__):
+        raise AttributeError(f"{name} makes a stock model: call it on {type(networks[0]).__name__} itself.") from None
     if name in EVERYWHERE:
         return functools.partial(_everywhere, mosaic, name)
     raise AttributeError(

@@ -8,6 +8,8 @@ would have run.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -74,14 +76,18 @@ class Handles:
 class Together:
     """The module at one path of several networks; `parts` holds it by the id of the network, `name` is the path."""
 
-    def __init__(self, name: str, parts: dict[int, nn.Module]):
-        vars(self).update(_name=name, _parts=parts)
+    def __init__(self, networks: list[nn.Module], name: str, parts: dict[int, nn.Module] | None = None):
+        parts = {id(network): getattr(network, name) for network in networks} if parts is None else parts
+        vars(self).update(_networks=networks, _name=name, _parts=parts)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """Pass for the modules' own class: helpers choose what to patch by it."""
         kinds = {type(part) for part in self._parts.values()} - {Constant}
         return kinds.pop() if len(kinds) == 1 else Together
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise StudioError(several(self._name))  # neither copied nor pickled
 
     def __repr__(self) -> str:
         return f"Together({self._name}, in {len(self._different())} networks)"
@@ -102,8 +108,8 @@ class Together:
         if all(other is first for other in others):
             return first
         if all(isinstance(value, nn.Module) for value in found.values()):
-            return Together(name, found)
-        if all(callable(value) and hasattr(value, "__name__") for value in found.values()):
+            return Together(self._networks, name, found)
+        if all(inspect.isroutine(value) or isinstance(value, functools.partial) for value in found.values()):
             return self._method(step.removeprefix("."), name, found)
         if all(isinstance(v, PLAIN) and type(v) is type(first) and v == first for v in found.values()):
             return first
@@ -120,6 +126,8 @@ class Together:
             return lambda *args, **kwargs: Handles([f(*args, **kwargs) for f in each])
         if method in TO_ALL:
             return lambda *args, **kwargs: [f(*args, **kwargs) for f in each] and self
+
+        watch(self._networks)
 
         def at_work(*args: Any, **kwargs: Any) -> Any:
             if id(_running.network) not in found:
@@ -140,6 +148,8 @@ class Together:
         """Set it in every network. Raises AttributeError for a module, which cannot have all their widths."""
         if isinstance(value, nn.Module):
             raise AttributeError(several(f"{self._name}.{name}"))
+        if callable(value):
+            watch(self._networks)  # it may look at this object while it runs
         for part in self._different():
             if name == "forward" or not isinstance(part, Constant):
                 setattr(part, name, value)
