@@ -28,7 +28,7 @@ from .plan import STAGES, StagePlan
 from .prunable import PrunableLayer, find_layers
 from .slimming import Constant, Cut, cut_module, graft, private, replace_tensors, shallow, widened
 from .stock_methods import guard_pipelines, refuse_hooks, set_processors, stock_attribute
-from .together import several
+from .together import several, watched
 
 TABLE_BYTES = 256 << 20  # of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
 
@@ -148,6 +148,8 @@ class MosaicTransformer(nn.Module):
 
         Holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. Not carried over to deep copies.
         """
+        if watched(self.networks()):
+            raise StudioError("Blocks of this model run forwards put in their place by hand; build it anew to compile its stages.")
         names = dict(zip(map(id, self.stages), STAGES, strict=True))
         options = {"backend": backend, "mode": mode, "dynamic": dynamic, "fullgraph": fullgraph}
         self._compiled = {id(n): compiled(n, names.get(id(n), "dense"), **options) for n in self.networks()}

@@ -48,6 +48,11 @@ def watch(networks: list[nn.Module]) -> None:
             network.register_forward_hook(_leave, always_call=True)
 
 
+def watched(networks: list[nn.Module]) -> bool:
+    """Whether a forward of somebody's own stands, or stood, in one of these networks."""
+    return any(_enter in network._forward_pre_hooks.values() for network in networks)
+
+
 def several(name: str) -> str:
     """Say why there is no single answer about a part of a pruned model, and where the answers are."""
     return (
