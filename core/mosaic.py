@@ -79,10 +79,10 @@ class MosaicTransformer(nn.Module):
         guard_pipelines()
 
     def __getattr__(self, name: str) -> Any:
-        """Answer for the dense model (SDXL's pipeline reads `add_embedding`) where that is true of every stage.
+        """Answer for the dense model (SDXL's pipeline reads `add_embedding`) where it holds of all.
 
-        Blocks that stages have of their own come as a `Together`, methods that change the model do so in every network or raise
-        AttributeError with the reason: see `core.stock_methods`.
+        Blocks that stages have of their own come as a `Together`, methods that change the model do
+        so in every network or raise AttributeError with the reason: see `core.stock_methods`.
         """
         try:
             return super().__getattr__(name)
@@ -99,7 +99,7 @@ class MosaicTransformer(nn.Module):
         super().__setattr__(name, value)
 
     def get_submodule(self, target: str) -> nn.Module:
-        """As nn.Module's, by paths that start at the mosaic (`stages.0.conv_in`), or at the dense model."""
+        """As nn.Module's, by a path from the mosaic (`stages.0.conv_in`) or from the dense model."""
         first, _, rest = target.partition(".")
         if not first or first in self._modules:
             return super().get_submodule(target)
@@ -149,7 +149,10 @@ class MosaicTransformer(nn.Module):
         Holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. Not carried over to deep copies.
         """
         if watched(self.networks()):
-            raise StudioError("Blocks of this model run forwards put in their place by hand; build it anew to compile its stages.")
+            raise StudioError(
+                "Blocks of this model run forwards put in their place by hand; build it anew to "
+                "compile its stages."
+            )
         names = dict(zip(map(id, self.stages), STAGES, strict=True))
         options = {"backend": backend, "mode": mode, "dynamic": dynamic, "fullgraph": fullgraph}
         self._compiled = {id(n): compiled(n, names.get(id(n), "dense"), **options) for n in self.networks()}
@@ -246,13 +249,17 @@ class MosaicTransformer(nn.Module):
         stop: threading.Event | None = None,
         **stock: Any,
     ) -> list[str]:
-        """Write the subnetworks, without the dense model, into a new or empty folder: see `core.mosaic_files.save_mosaic`.
+        """Write the subnetworks, without the dense model, into a new or empty folder.
 
-        Raises StudioError for options of diffusers' own (push_to_hub, variant, ...), which have no meaning here.
+        See `core.mosaic_files.save_mosaic`. Raises StudioError for options of diffusers' own
+        (push_to_hub, variant, ...), which have no meaning here.
         """
         if stock or not (facts is None or isinstance(facts, dict)):
             said = ", ".join(stock)[:80] or f"facts = {facts!r:.40}"
-            raise StudioError(f"Subnetworks are saved with a folder, facts, progress and stop, not with {said}; they are always safetensors.")
+            raise StudioError(
+                f"Subnetworks are saved with a folder, facts, progress and stop, not with {said}; "
+                "they are always safetensors."
+            )
         from .mosaic_files import save_mosaic
 
         return save_mosaic(self, folder, facts, progress, stop)

@@ -60,7 +60,8 @@ def find_layers(model: nn.Module, shape: tuple[int, int, int] | None = None) -> 
         raise StudioError("The model carries accelerate's offload hooks: call pipeline.remove_all_hooks() before pruning and offload again afterwards.")
     if any(getattr(getattr(m, "_diffusers_hook", None), "hooks", None) for m in model.modules()):
         raise StudioError(
-            "The model carries hooks of diffusers (layerwise casting, group offloading, a cache): load it anew and prune it without."
+            "The model carries hooks of diffusers (layerwise casting, group offloading, a cache): "
+            "load it anew and prune it without."
         )
     if getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False):
         raise StudioError(

@@ -1,8 +1,9 @@
-"""One part of a denoiser as it stands in each of several networks: hooks and patches on it reach them all.
+"""One part of a denoiser in each of several networks: hooks and patches on it reach them all.
 
-Helpers for diffusers reach into a model by name (`unet.down_blocks[1].attentions[0]`), to hook a block, to set numbers on it, or to
-put a forward of their own in its place, which calls the old one. A `Together` takes hooks and values to every network, and gives
-out methods that run, inside a forward, as those of the network at work: what the helper has wrapped is then what the stage
+Helpers for diffusers reach into a model by name (`unet.down_blocks[1].attentions[0]`), to hook a
+block, to set numbers on it, or to put a forward of their own in its place, which calls the old
+one. A `Together` takes hooks and values to every network, and gives out methods that run, inside
+a forward, as those of the network at work: what the helper has wrapped is then what the stage
 would have run.
 """
 
@@ -54,7 +55,7 @@ def watched(networks: list[nn.Module]) -> bool:
 
 
 def several(name: str) -> str:
-    """Say why there is no single answer about a part of a pruned model, and where the answers are."""
+    """Say why a part of a pruned model has no single answer, and where the answers are."""
     return (
         f"Each stage of a pruned model has {name} of its own: go through them with "
         "`for network in model.networks()`, or ask the dense model (model.dense)."
@@ -79,10 +80,16 @@ class Handles:
 
 
 class Together:
-    """The module at one path of several networks; `parts` holds it by the id of the network, `name` is the path."""
+    """Hold the module at the path `name` of several networks, in `parts` by the network's id."""
 
-    def __init__(self, networks: list[nn.Module], name: str, parts: dict[int, nn.Module] | None = None):
-        parts = {id(network): getattr(network, name) for network in networks} if parts is None else parts
+    def __init__(
+        self, networks: list[nn.Module], name: str, parts: dict[int, nn.Module] | None = None
+    ):
+        parts = (
+            {id(network): getattr(network, name) for network in networks}
+            if parts is None
+            else parts
+        )
         vars(self).update(_networks=networks, _name=name, _parts=parts)
 
     @property  # type: ignore[misc]
@@ -104,29 +111,42 @@ class Together:
         return None if _running.network is None else self._parts.get(id(_running.network))
 
     def _at(self, step: str, get: Callable[[nn.Module], Any]) -> Any:
-        """What `get` finds in each part: the one thing where it is the same for all, else together."""
+        """Get the same of each part: the one thing where all have it in common, else together."""
         name = f"{self._name}{step}"
         hooked = step.startswith(".register_") or step == ".forward"
-        able = {n: part for n, part in self._parts.items() if hooked or not isinstance(part, Constant)}
+        able = {
+            n: part for n, part in self._parts.items() if hooked or not isinstance(part, Constant)
+        }
         found = {n: get(part) for n, part in able.items()}
         first, *others = found.values()
         if all(other is first for other in others):
             return first
         if all(isinstance(value, nn.Module) for value in found.values()):
             return Together(self._networks, name, found)
-        if all(inspect.isroutine(value) or isinstance(value, functools.partial) for value in found.values()):
+        if all(
+            inspect.isroutine(value) or isinstance(value, functools.partial)
+            for value in found.values()
+        ):
             return self._method(step.removeprefix("."), name, found)
-        if all(isinstance(v, PLAIN) and type(v) is type(first) and v == first for v in found.values()):
+        if all(
+            isinstance(v, PLAIN) and type(v) is type(first) and v == first for v in found.values()
+        ):
             return first
         raise AttributeError(several(name))
 
-    def _method(self, method: str, name: str, found: dict[int, Callable[..., Any]]) -> Callable[..., Any]:
-        each = list({id(getattr(f, "__self__", f)): f for f in found.values()}.values())  # once a module
+    def _method(
+        self, method: str, name: str, found: dict[int, Callable[..., Any]]
+    ) -> Callable[..., Any]:
+        each = list(
+            {id(getattr(f, "__self__", f)): f for f in found.values()}.values()
+        )  # once a module
         if method.removeprefix("named_") in WALKS:
             return lambda *args, **kwargs: _walk(each, *args, **kwargs)
         if method in ("children", "named_children"):
             named = [(n, getattr(self, n)) for n in self._different()[0]._modules]
-            return lambda: iter(named if method == "named_children" else [child for _, child in named])
+            return lambda: iter(
+                named if method == "named_children" else [child for _, child in named]
+            )
         if method.startswith("register_") and "hook" in method:
             return lambda *args, **kwargs: Handles([f(*args, **kwargs) for f in each])
         if method in TO_ALL:
@@ -150,7 +170,7 @@ class Together:
         return self._at(f".{name}", lambda part: getattr(part, name))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set it in every network. Raises AttributeError for a module, which cannot have all their widths."""
+        """Set it in every network. Raises AttributeError for a module: their widths differ."""
         if isinstance(value, nn.Module):
             raise AttributeError(several(f"{self._name}.{name}"))
         if callable(value):

@@ -1,4 +1,4 @@
-"""What helpers and pipelines do to a stock denoiser, done to a pruned one: it reaches every stage, or a sentence says why not."""
+"""What is done to a stock denoiser, done to a pruned one: every stage, or a sentence why not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pipelines(model_folder, tmp_path_factory):
 
 @pytest.fixture
 def sdxl(pipelines):
-    """A pipeline of its own whose UNet is pruned; two attentions of the early stage lost everything."""
+    """A pipeline of its own with a pruned UNet; two layers of the early stage lost everything."""
     return pruned(pipelines["sdxl"])
 
 
@@ -42,7 +42,9 @@ def pruned(pipeline, own=None):
 
 def run(pipeline, steps=6):
     random = torch.Generator().manual_seed(1)
-    return pipeline("a cat", num_inference_steps=steps, output_type="latent", generator=random).images
+    return pipeline(
+        "a cat", num_inference_steps=steps, output_type="latent", generator=random
+    ).images
 
 
 def part_of(network, kind):
@@ -83,7 +85,9 @@ def free_u(block):
         for resnet, attention in zip(block.resnets, block.attentions, strict=True):
             *res_hidden_states_tuple, skip = res_hidden_states_tuple
             hidden_states = resnet(torch.cat([hidden_states * block.b1, skip], dim=1), temb)
-            hidden_states = attention(hidden_states, encoder_hidden_states=encoder_hidden_states, return_dict=False)[0]
+            hidden_states = attention(
+                hidden_states, encoder_hidden_states=encoder_hidden_states, return_dict=False
+            )[0]
         for upsampler in block.upsamplers or []:
             hidden_states = upsampler(hidden_states, None)
         return hidden_states
@@ -94,7 +98,10 @@ def free_u(block):
 def patch_up_blocks(unet):
     patched = 0
     for block in unet.up_blocks:
-        if type(block).__name__ == "CrossAttnUpBlock2D" or block.__class__.__name__ == "CrossAttnUpBlock2D":
+        if (
+            type(block).__name__ == "CrossAttnUpBlock2D"
+            or block.__class__.__name__ == "CrossAttnUpBlock2D"
+        ):
             block.b1, block.forward = 1.3, free_u(block)
             patched += 1
     return patched
@@ -115,7 +122,7 @@ def test_a_forward_in_a_blocks_place_runs_the_parts_of_the_stage(sdxl, pipelines
 
 
 def reuse_attentions(pipeline, interval):
-    """As DeepCache's helper: blocks run at one of `interval` steps, and give what they gave at the others."""
+    """As DeepCache's helper: blocks run at one of `interval` steps and repeat it at the others."""
     unet, step, kept, calls = pipeline.unet, [-1], {}, []
     forward = unet.forward
 
@@ -163,12 +170,20 @@ def test_parts_together_are_like_the_part(pipelines):
     blocks = mosaic.transformer_blocks
     assert len(blocks) == 2 and len(list(blocks)) == 2 and len(blocks[:1]) == 1 and blocks
     assert blocks[-1].attn1.to_q.in_features == model.transformer_blocks[1].attn1.to_q.in_features
-    assert isinstance(blocks[1], type(model.transformer_blocks[1])) and isinstance(blocks, nn.ModuleList)
-    assert {id(p) for p in blocks.parameters()} == {id(p) for n in mosaic.networks() for p in n.transformer_blocks.parameters()}
+    assert isinstance(blocks[1], type(model.transformer_blocks[1])) and isinstance(
+        blocks, nn.ModuleList
+    )
+    assert {id(p) for p in blocks.parameters()} == {
+        id(p) for n in mosaic.networks() for p in n.transformer_blocks.parameters()
+    }
     assert [name for name, _ in blocks.named_children()] == ["0", "1"]
     assert mosaic.get_submodule("transformer_blocks.1.ff").net[0].proj.in_features == 64
     blocks[0].attn1.marked = True
-    assert all(n.transformer_blocks[0].attn1.marked for n in mosaic.networks() if not isinstance(n.transformer_blocks[0].attn1, Constant))
+    assert all(
+        n.transformer_blocks[0].attn1.marked
+        for n in mosaic.networks()
+        if not isinstance(n.transformer_blocks[0].attn1, Constant)
+    )
     with pytest.raises(IndexError):
         blocks[2]
     for ask in (lambda: blocks[1].attn1.heads, lambda: blocks[1].attn1.to_q.weight):
@@ -178,7 +193,11 @@ def test_parts_together_are_like_the_part(pipelines):
         blocks[1].ff = nn.Identity()
     with pytest.raises(AttributeError, match="of its own"):
         mosaic.transformer_blocks = nn.ModuleList()
-    for call in (lambda: blocks[1](torch.zeros(1)), lambda: blocks.state_dict(), lambda: copy.deepcopy(blocks)):
+    for call in (
+        lambda: blocks[1](torch.zeros(1)),
+        lambda: blocks.state_dict(),
+        lambda: copy.deepcopy(blocks),
+    ):
         with pytest.raises(StudioError, match="of its own"):
             call()
 
@@ -215,7 +234,11 @@ def test_what_is_pruned_or_hooked_already_is_not_pruned(pipelines):
 
 def public(model):
     """Names of the stock class beside those of every module, properties and methods alike."""
-    return [n for n in dir(type(model)) if not n.startswith("_") and getattr(type(model), n) is not getattr(nn.Module, n, None)]
+    return [
+        n
+        for n in dir(type(model))
+        if not n.startswith("_") and getattr(type(model), n) is not getattr(nn.Module, n, None)
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -227,25 +250,38 @@ def test_every_public_name_of_the_stock_class_answers_or_says_why_not(pipelines,
             getattr(mosaic, name)
         except AttributeError as err:
             refused[name] = str(err)
-    assert all(text.endswith(".") and " has no attribute " not in text for text in refused.values()), refused
-    assert {n for n in EVERYWHERE if hasattr(model, n)} | {"config", "dtype", "device", "save_config"} <= set(public(model)) - refused.keys()
+    assert all(
+        text.endswith(".") and " has no attribute " not in text for text in refused.values()
+    ), refused
+    assert {n for n in EVERYWHERE if hasattr(model, n)} | {
+        "config",
+        "dtype",
+        "device",
+        "save_config",
+    } <= set(public(model)) - refused.keys()
     assert {n for n in REFUSED if n in public(model)} <= refused.keys()
     assert refused["enable_layerwise_casting"] == refused["enable_group_offload"] == HOOKS
 
 
-CALLS = {  # what makes sense to call, with arguments; on a stock model first, whose error must then be the mosaic's
+CALLS = {  # on a stock model first: its error must be the mosaic's too
     "enable_freeu": (0.9, 0.2, 1.3, 1.4), "disable_freeu": (), "set_default_attn_processor": (),
-    "enable_gradient_checkpointing": (), "disable_gradient_checkpointing": (), "set_attention_backend": ("native",),
+    "enable_gradient_checkpointing": (), "disable_gradient_checkpointing": (),
+    "set_attention_backend": ("native",),
     "reset_attention_backend": (), "enable_xformers_memory_efficient_attention": (),
-    "disable_xformers_memory_efficient_attention": (), "set_use_memory_efficient_attention_xformers": (True,),
-    "enable_npu_flash_attention": (), "disable_npu_flash_attention": (), "set_use_npu_flash_attention": (False,),
-    "enable_xla_flash_attention": (), "disable_xla_flash_attention": (), "set_use_xla_flash_attention": (False,),
+    "disable_xformers_memory_efficient_attention": (),
+    "set_use_memory_efficient_attention_xformers": (True,),
+    "enable_npu_flash_attention": (), "disable_npu_flash_attention": (),
+    "set_use_npu_flash_attention": (False,),
+    "enable_xla_flash_attention": (), "disable_xla_flash_attention": (),
+    "set_use_xla_flash_attention": (False,),
     "set_attention_slice": ("max",), "to_json_string": (), "half": (), "float": (),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", [*EVERYWHERE, "set_attention_slice", "to_json_string", "half", "float"])
+@pytest.mark.parametrize(
+    "name", [*EVERYWHERE, "set_attention_slice", "to_json_string", "half", "float"]
+)
 def test_a_method_does_what_it_does_to_a_stock_model(pipelines, kind, name):
     model = copy.deepcopy(denoiser(pipelines[kind]))
     mosaic, expected = mosaic_of(model), None
@@ -256,7 +292,9 @@ def test_a_method_does_what_it_does_to_a_stock_model(pipelines, kind, name):
     if expected is None:
         getattr(mosaic, name)(*CALLS[name])
         dtype = torch.float16 if name == "half" else torch.float32
-        assert mosaic.dtype == dtype and all(x.isfinite().all() for x in answers(mosaic, pipelines[kind], dtype))
+        assert mosaic.dtype == dtype and all(
+            x.isfinite().all() for x in answers(mosaic, pipelines[kind], dtype)
+        )
     else:
         with pytest.raises(expected):
             getattr(mosaic, name)(*CALLS[name])
@@ -267,7 +305,9 @@ def test_freeu_is_what_it_is_before_pruning(sdxl, pipelines):
     early.enable_freeu(0.9, 0.2, 1.3, 1.4)
     sdxl.enable_freeu(0.9, 0.2, 1.3, 1.4)
     found = run(sdxl)
-    assert torch.equal(found, run(pruned(pipelines["sdxl"], mosaic_of(early)))) and not torch.equal(found, plain)
+    assert torch.equal(found, run(pruned(pipelines["sdxl"], mosaic_of(early)))) and not torch.equal(
+        found, plain
+    )
     sdxl.disable_freeu()
     assert torch.equal(run(sdxl), plain)
 
@@ -277,7 +317,9 @@ def test_attention_is_sliced_in_every_stage(sdxl, size):
     plain, sliced = run(sdxl), [m for m in sdxl.unet.modules() if hasattr(m, "sliceable_head_dim")]
     sdxl.enable_attention_slicing(size if size != 3 else [3] * 16)
     assert {type(m.processor).__name__ for m in sliced} == {"SlicedAttnProcessor"}
-    wanted = {"auto": lambda m: max(1, m.heads // 2), 3: lambda m: min(3, m.heads)}.get(size, lambda m: 1)
+    wanted = {"auto": lambda m: max(1, m.heads // 2), 3: lambda m: min(3, m.heads)}.get(
+        size, lambda m: 1
+    )
     assert all(m.processor.slice_size == wanted(m) for m in sliced)
     assert (run(sdxl) - plain).abs().max() < 1e-4 * plain.abs().max()
     sdxl.disable_attention_slicing()
@@ -307,7 +349,11 @@ def test_processors_come_and_go_as_a_dictionary(sdxl, pipelines):
     assert (run(sdxl) - plain).abs().max() < 1e-4 * plain.abs().max()
     unet.set_attn_processor(dict(dense))
     assert torch.equal(run(sdxl), plain)
-    for wrong in ({}, {**dense, "nowhere.processor": AttnProcessor()}, dict(list(dense.items())[1:])):
+    for wrong in (
+        {},
+        {**dense, "nowhere.processor": AttnProcessor()},
+        dict(list(dense.items())[1:]),
+    ):
         with pytest.raises(StudioError, match="attention processors does not fit"):
             unet.set_attn_processor(wrong)
     lost = [path for path in dense if path not in unet.stages[2].attn_processors]
@@ -326,9 +372,13 @@ def test_gradients_come_back_the_same_with_checkpointing(pipelines, kind):
 
     plain = gradient()
     mosaic.enable_gradient_checkpointing()
-    assert mosaic.is_gradient_checkpointing and all(n.is_gradient_checkpointing for n in mosaic.networks())
+    assert mosaic.is_gradient_checkpointing and all(
+        n.is_gradient_checkpointing for n in mosaic.networks()
+    )
     again = gradient()
-    assert len(plain) == len(again) > 10 and all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain, again, strict=True))
+    assert len(plain) == len(again) > 10 and all(
+        torch.allclose(a, b, atol=1e-6) for a, b in zip(plain, again, strict=True)
+    )
     mosaic.disable_gradient_checkpointing()
     assert not mosaic.is_gradient_checkpointing
 
@@ -336,13 +386,17 @@ def test_gradients_come_back_the_same_with_checkpointing(pipelines, kind):
 def test_sizes_count_every_tensor_once(pipelines):
     mosaic = mosaic_of(pipelines["sdxl"].unet)
     assert mosaic.num_parameters() == sum(p.numel() for p in mosaic.parameters())
-    assert mosaic.get_memory_footprint() == sum(t.nbytes for t in [*mosaic.parameters(), *mosaic.buffers()])
+    assert mosaic.get_memory_footprint() == sum(
+        t.nbytes for t in [*mosaic.parameters(), *mosaic.buffers()]
+    )
     assert mosaic.to_json_string() == pipelines["sdxl"].unet.to_json_string()
 
 
 @pytest.mark.parametrize(("name", "match"), [
-    ("load_lora_adapter", "fuse it there"), ("_load_ip_adapter_weights", "IP-Adapter"), ("enable_lora", "fuse it there"),
-    ("compile_repeated_blocks", "compile_stages"), ("push_to_hub", "upload_folder"), ("from_config", "a stock model"),
+    ("load_lora_adapter", "fuse it there"), ("_load_ip_adapter_weights", "IP-Adapter"),
+    ("enable_lora", "fuse it there"),
+    ("compile_repeated_blocks", "compile_stages"), ("push_to_hub", "upload_folder"),
+    ("from_config", "a stock model"),
     ("register_to_config", "one stage"),
 ])  # fmt: skip
 def test_what_cannot_be_is_said(pipelines, name, match):
@@ -359,7 +413,13 @@ def test_pag_runs_and_takes_its_processors_back(sdxl):
     pipeline.set_progress_bar_config(disable=True)
     plain = run(pipeline)
     before = pipeline.unet.attn_processors
-    found = pipeline("a cat", num_inference_steps=6, output_type="latent", pag_scale=5.0, generator=torch.Generator().manual_seed(1)).images
+    found = pipeline(
+        "a cat",
+        num_inference_steps=6,
+        output_type="latent",
+        pag_scale=5.0,
+        generator=torch.Generator().manual_seed(1),
+    ).images
     assert found.isfinite().all() and pipeline.unet.attn_processors == before
     assert pipeline.unet.enabled and plain.isfinite().all()
 
@@ -375,12 +435,19 @@ def test_a_pipeline_with_a_pruned_model_is_not_written(pipelines, kind, wrapped,
     name = "unet" if kind == "sdxl" else "transformer"
     mosaic = MosaicTransformer(denoiser(stock), PLAN, [cuts_of(denoiser(stock)), None, None])
     setattr(pipeline, name, torch.compile(mosaic, backend="eager") if wrapped else mosaic)
-    for save in (lambda: pipeline.save_pretrained(tmp_path / "out"), lambda: pipeline.push_to_hub("somebody/something")):
+    for save in (
+        lambda: pipeline.save_pretrained(tmp_path / "out"),
+        lambda: pipeline.push_to_hub("somebody/something"),
+    ):
         with pytest.raises(StudioError, match=f"pipeline.{name}.save_pretrained"):
             save()
     assert not os.listdir(tmp_path)
     mosaic.save_pretrained(tmp_path / "subnetworks")
-    setattr(pipeline, name, MosaicTransformer.from_pretrained(tmp_path / "subnetworks", base=denoiser(stock)))
+    setattr(
+        pipeline,
+        name,
+        MosaicTransformer.from_pretrained(tmp_path / "subnetworks", base=denoiser(stock)),
+    )
     assert same(answers(getattr(pipeline, name), stock), answers(mosaic, stock))
 
 
@@ -391,7 +458,10 @@ def test_other_pipelines_are_saved_as_ever(pipelines, tmp_path):
     assert back.transformer.state_dict().keys() == denoiser(pipelines["dit"]).state_dict().keys()
 
 
-@pytest.mark.parametrize("options", [{"safe_serialization": True}, {"push_to_hub": True}, {"variant": "fp16"}, {"facts": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{"safe_serialization": True}, {"push_to_hub": True}, {"variant": "fp16"}, {"facts": True}],
+)
 def test_options_of_diffusers_saving_are_refused(pipelines, tmp_path, options):
     with pytest.raises(StudioError, match="always safetensors"):
         mosaic_of(denoiser(pipelines["dit"])).save_pretrained(tmp_path / "out", **options)
