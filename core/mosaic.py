@@ -99,7 +99,7 @@ class MosaicTransformer(nn.Module):
         super().__setattr__(name, value)
 
     def get_submodule(self, target: str) -> nn.Module:
-        """As nn.Module's, by a path from the mosaic (`stages.0.conv_in`) or from the dense model."""
+        """As nn.Module's, by a path from the mosaic (`stages.0.conv_in`) or the dense model."""
         first, _, rest = target.partition(".")
         if not first or first in self._modules:
             return super().get_submodule(target)

@@ -54,7 +54,8 @@ OF_THE_WHOLE = ("num_parameters", "get_memory_footprint")  # each tensor once, h
 
 ADAPTER = (
     "Subnetworks take no LoRA or other adapter, which is made for the dense widths: load it into "
-    "the dense model, fuse it there (pipeline.fuse_lora(), then unload_lora_weights()) and prune again."
+    "the dense model, fuse it there (pipeline.fuse_lora(), then unload_lora_weights()) and prune "
+    "again."
 )
 IP_ADAPTER = (
     "Subnetworks take no IP-Adapter, which puts keys and values of its own into every attention: "
