@@ -58,11 +58,6 @@ def find_layers(model: nn.Module, shape: tuple[int, int, int] | None = None) -> 
         raise StudioError(f"This {family.name} has no transformer blocks, so there is nothing to prune.")
     if any(hasattr(m, "_hf_hook") for m in model.modules()):
         raise StudioError("The model carries accelerate's offload hooks: call pipeline.remove_all_hooks() before pruning and offload again afterwards.")
-    if any(getattr(getattr(m, "_diffusers_hook", None), "hooks", None) for m in model.modules()):
-        raise StudioError(
-            "The model carries hooks of diffusers (layerwise casting, group offloading, a cache): "
-            "load it anew and prune it without."
-        )
     if getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False):
         raise StudioError(
             "The model carries a LoRA or another adapter: fuse it into the weights first (pipeline.fuse_lora(), then unload_lora_weights())."
@@ -72,6 +67,11 @@ def find_layers(model: nn.Module, shape: tuple[int, int, int] | None = None) -> 
         block = model.get_submodule(site.path)
         _refuse_block(block, family.name, f"{site.name[0].upper()}{site.name[1:]}")
         layers += _layers_of(block, i, site)
+    if any(getattr(getattr(m, "_diffusers_hook", None), "hooks", None) for m in model.modules()):
+        raise StudioError(
+            "The model carries hooks of diffusers (layerwise casting, group offloading, a cache): "
+            "load it anew and prune it without."
+        )
     return layers
 
 
