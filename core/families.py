@@ -67,6 +67,8 @@ class BlockSite:
 
 def family_of(model: nn.Module) -> type[DiT] | type[SDXL]:
     """DiT or SDXL. Raises StudioError for anything else."""
+    if hasattr(model, "release_dense"):  # a MosaicTransformer, which this module cannot import
+        raise StudioError("This model is pruned already: take its dense model (.dense) instead.")
     for family in (DiT, SDXL):
         if family.fits(model):
             return family

@@ -10,7 +10,6 @@ hooks, fused projections, train mode) does not happen to the dense model's, and 
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +27,8 @@ from .families import first_parameter
 from .plan import STAGES, StagePlan
 from .prunable import PrunableLayer, find_layers
 from .slimming import Constant, Cut, cut_module, graft, private, replace_tensors, shallow, widened
+from .stock_methods import guard_pipelines, refuse_hooks, set_processors, stock_attribute
+from .together import several, watched
 
 TABLE_BYTES = 256 << 20  # of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
 
@@ -74,24 +75,46 @@ class MosaicTransformer(nn.Module):
         self.stages = nn.ModuleList([stages[id(c)] for c in cuts])
         self.config = dense.config
         self._compiled: dict[int, Callable[..., Any]] = {}  # id of a network -> its compiled forward
+        refuse_hooks(self)
+        guard_pipelines()
 
     def __getattr__(self, name: str) -> Any:
-        """What a pipeline reads of its denoiser beside the forward (SDXL: `add_embedding`) is the dense model's.
+        """Answer for the dense model (SDXL's pipeline reads `add_embedding`) where it holds of all.
 
-        Not its methods: one that changes the model (a LoRA, say) would reach one stage only. Nor private names, of which hooks make their marks.
+        Blocks that stages have of their own come as a `Together`, methods that change the model do
+        so in every network or raise AttributeError with the reason: see `core.stock_methods`.
         """
         try:
             return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("_") or "stages" not in self.__dict__.get("_modules", {}):
+        except AttributeError as missing:
+            if "stages" not in self.__dict__.get("_modules", {}):
                 raise
-            if inspect.ismethod(value := getattr(self.stages[0], name)):
-                raise
-            return value
+            return stock_attribute(self, name, missing)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what would stand beside the networks and never run, as `model.mid_block = ...`."""
+        modules = self.__dict__.get("_modules", {})
+        if name not in modules and "stages" in modules and name in modules["stages"][0]._modules:
+            raise AttributeError(several(name))
+        super().__setattr__(name, value)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """As nn.Module's, by a path from the mosaic (`stages.0.conv_in`) or the dense model."""
+        first, _, rest = target.partition(".")
+        if not first or first in self._modules:
+            return super().get_submodule(target)
+        part = getattr(self, first)
+        for step in rest.split(".") if rest else ():
+            part = part[int(step)] if step.isdecimal() else getattr(part, step)
+        return part
 
     def __getstate__(self) -> dict[str, Any]:
         """Compiled forwards belong to the networks they were made for, so a copy starts without."""
         return self.__dict__ | {"_compiled": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        guard_pipelines()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MosaicTransformer:
         """What `.to`, `.half`, `.cuda` and offloading do. The mosaic's tensors are replaced, once each; the dense model given by the user stays as it is."""
@@ -125,6 +148,11 @@ class MosaicTransformer(nn.Module):
 
         Holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. Not carried over to deep copies.
         """
+        if watched(self.networks()):
+            raise StudioError(
+                "Blocks of this model run forwards put in their place by hand; build it anew to "
+                "compile its stages."
+            )
         names = dict(zip(map(id, self.stages), STAGES, strict=True))
         options = {"backend": backend, "mode": mode, "dynamic": dynamic, "fullgraph": fullgraph}
         self._compiled = {id(n): compiled(n, names.get(id(n), "dense"), **options) for n in self.networks()}
@@ -140,8 +168,7 @@ class MosaicTransformer(nn.Module):
 
     def set_attn_processor(self, processor: Any) -> None:
         """As UNet2DConditionModel's (one processor, or a dictionary path -> processor), in every network."""
-        for network in self.networks():
-            network.set_attn_processor(dict(processor) if isinstance(processor, dict) else processor)  # diffusers empties the dictionary
+        set_processors(self, processor)
 
     def unfuse_qkv_projections(self) -> None:
         """Take `fuse_qkv_projections` back."""
@@ -214,9 +241,25 @@ class MosaicTransformer(nn.Module):
         found = self.network(low)(sample, timestep, *args, **conditions)
         return _output(self.stages[0], found) if return_dict else (found,)
 
-    def save_pretrained(self, folder: Path | str, facts: dict[str, Any] | None = None, progress: Callable[[int, int, str], None] | None = None,
-                        stop: threading.Event | None = None) -> list[str]:  # fmt: skip
-        """Write the subnetworks, without the dense model, into a new or empty folder: see `core.mosaic_files.save_mosaic`."""
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        facts: dict[str, Any] | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+        stop: threading.Event | None = None,
+        **stock: Any,
+    ) -> list[str]:
+        """Write the subnetworks, without the dense model, into a new or empty folder.
+
+        See `core.mosaic_files.save_mosaic`. Raises StudioError for options of diffusers' own
+        (push_to_hub, variant, ...), which have no meaning here.
+        """
+        if stock or not (facts is None or isinstance(facts, dict)):
+            said = ", ".join(stock)[:80] or f"facts = {facts!r:.40}"
+            raise StudioError(
+                f"Subnetworks are saved with a folder, facts, progress and stop, not with {said}; "
+                "they are always safetensors."
+            )
         from .mosaic_files import save_mosaic
 
         return save_mosaic(self, folder, facts, progress, stop)

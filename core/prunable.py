@@ -67,6 +67,11 @@ def find_layers(model: nn.Module, shape: tuple[int, int, int] | None = None) -> 
         block = model.get_submodule(site.path)
         _refuse_block(block, family.name, f"{site.name[0].upper()}{site.name[1:]}")
         layers += _layers_of(block, i, site)
+    if any(getattr(getattr(m, "_diffusers_hook", None), "hooks", None) for m in model.modules()):
+        raise StudioError(
+            "The model carries hooks of diffusers (layerwise casting, group offloading, a cache): "
+            "load it anew and prune it without."
+        )
     return layers
 
 

@@ -164,7 +164,7 @@ def test_what_is_asked_of_it_beside_the_forward(pipelines):
     model = copy.deepcopy(pipelines["sdxl"].unet)
     mosaic = mosaic_of(model)
     assert mosaic.add_embedding.linear_1.in_features == model.add_embedding.linear_1.in_features and mosaic.config is model.config
-    assert not any(hasattr(mosaic, name) for name in ("nothing_of_the_kind", "_hf_hook", "__wrapped__", "load_lora_adapter", "enable_freeu"))
+    assert not any(hasattr(mosaic, name) for name in ("nothing_of_the_kind", "_hf_hook", "__wrapped__", "load_lora_adapter", "fuse_lora"))
     model._hf_hook = object()  # the dense model is offloaded later: not the mosaic's affair
     assert not hasattr(mosaic, "_hf_hook")
     assert not hasattr(MosaicTransformer.__new__(MosaicTransformer), "config")  # half made, as copying and unpickling see it
