@@ -91,7 +91,7 @@ def test_steps_count_when_they_are_entered_and_refused_ones_go_back(visit):
     expect(headline).to_contain_text("Over 100 sampling steps", timeout=SLOW)
     for wrong in ("1", "7.5", ""):
         enter(box, wrong)
-        expect(page.get_by_text("Sampling steps must be a whole number from 2 to 1000. It stays at 100.")).to_have_count(1, timeout=SLOW)
+        expect(page.get_by_text("Sampling steps must be a whole number from 1 to 1000. It stays at 100.")).to_have_count(1, timeout=SLOW)
         expect(box).to_have_value("100", timeout=SLOW)
     drag(page, "Stage boundary 2", 60)
     high = settled(page)[1]

@@ -93,7 +93,7 @@ def test_handles_axes_and_steps_end_where_the_model_ends(other, page):
 
 def test_more_steps_than_the_model_has_timesteps_are_refused_alike(other, page):
     most = min(1000, len(other.schedule))
-    said = f"Sampling steps must be a whole number from 2 to {most}."
+    said = f"Sampling steps must be a whole number from 1 to {most}."
     assert said in handler(page, "on_steps")(most + 1, 20, "DDIM")[2]
     with pytest.raises(StudioError, match=said):
         compare_inputs.checked_settings(other, [], 2, 0, most + 1, 1.5, "DDIM", 1)
