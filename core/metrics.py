@@ -23,25 +23,33 @@ MIN_IMAGES_FOR_FID = 200  # below this the 64 x 64 covariance is mostly noise, s
 
 
 class FeatureNetwork(nn.Module):
-    """A small CNN on 32 x 32 grey pictures in [-1, 1]; `features` are 64-d, `forward` gives class logits."""
+    """A small CNN on square pictures in [-1, 1]; `features` are 64-d, `forward` gives class logits.
 
-    def __init__(self, classes: int = 10, width: int = 32, features: int = 64):
+    channels, size: of the pictures it was trained on (1 x 32 x 32 or 3 x 64 x 64 in the bundled models);
+    every stage of convolutions halves the size, down to 4 x 4.
+    """
+
+    def __init__(
+        self, classes: int = 10, width: int = 32, features: int = 64, channels: int = 1, size: int = 32
+    ):
         super().__init__()
-        layers, previous = [], 1
-        for channels in (width, 2 * width, 4 * width):
-            layers += [nn.Conv2d(previous, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(), nn.MaxPool2d(2)]
-            previous = channels
-        self.body = nn.Sequential(*layers, nn.Flatten())  # (n, 1, 32, 32) -> (n, 64 * width)
+        widths = [width, 2 * width] + [4 * width] * (size.bit_length() - 5)
+        layers, previous = [], channels
+        for wide in widths:
+            layers += [nn.Conv2d(previous, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(), nn.MaxPool2d(2)]
+            previous = wide
+        self.body = nn.Sequential(*layers, nn.Flatten())  # (n, channels, size, size) -> (n, 64 * width)
         self.neck = nn.Linear(64 * width, features)
         self.head = nn.Linear(features, classes)
-        self.config = {"classes": classes, "width": width, "features": features}
+        self.channels, self.size = channels, size
+        self.config = {"classes": classes, "width": width, "features": features, "channels": channels, "size": size}
 
     def features(self, images: Tensor) -> Tensor:
-        """(n, 1, 32, 32) in [-1, 1] -> (n, 64)."""
+        """(n, channels, size, size) in [-1, 1] -> (n, 64)."""
         return self.neck(self.body(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 1, 32, 32) in [-1, 1] -> class logits (n, classes)."""
+        """(n, channels, size, size) in [-1, 1] -> class logits (n, classes)."""
         return self.head(F.relu(self.features(images)))
 
 
@@ -93,6 +101,10 @@ class Judge:
         """Features (n, 64) and predicted classes (n,) of pictures (n, 1, 32, 32) in [-1, 1]."""
         feats = torch.cat([self.network.features(part) for part in images.float().cpu().split(batch)])
         return feats, self.network.head(F.relu(feats)).argmax(1)
+
+    def knows(self, images: Tensor) -> bool:
+        """Whether these pictures (n, c, h, w) are of the kind that the network was trained on."""
+        return tuple(images.shape[1:]) == (self.network.channels, self.network.size, self.network.size)
 
     def fid(self, images: Tensor) -> float | None:
         """Frechet distance of `images` to the reference, or None when there are fewer than 200."""

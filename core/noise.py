@@ -230,9 +230,8 @@ def _finite_to_the_end(scheduler: SchedulerMixin, steps: int) -> bool:
 def _stays_finite(scheduler: SchedulerMixin) -> bool:
     """Say whether a run of a scheduler whose timesteps are set can end in finite numbers. The scheduler is used up.
 
-    Three kinds of samplers divide by three things. DDIM, DDPM and PNDM divide by a_t. Samplers in sigma-space
-    divide by the noise levels of their table. Multistep solvers divide by differences of noise levels and DPM2
-    takes logarithms between them: there one value walks through all steps with the exact denoiser of N(0, 1) data.
+    DDIM, DDPM and PNDM divide by a_t. The others divide by noise levels, their differences or logarithms: there
+    one value walks through all steps with the exact denoiser of N(0, 1) data.
     """
     import torch
 
@@ -242,8 +241,8 @@ def _stays_finite(scheduler: SchedulerMixin) -> bool:
     sigmas = scheduler.sigmas.double()
     if not (torch.isfinite(sigmas).all() and (sigmas.diff() <= 0).all()):
         return False
-    if not hasattr(scheduler, "lambda_t") and not hasattr(scheduler, "sigmas_interpol"):
-        return True
+    if type(scheduler).__name__ == "LMSDiscreteScheduler":
+        return True  # divides by those differences alone, and would integrate for seconds
     schedule = NoiseSchedule.from_scheduler(scheduler)
     x = torch.ones(1, 1, 1, 1) * scheduler.init_noise_sigma
     extra = {"generator": torch.Generator()} if "generator" in inspect.signature(scheduler.step).parameters else {}

@@ -260,7 +260,7 @@ def _result(workshop: Workshop, plans: tuple, models: list[Denoiser], found: _Fo
             int(sum(row_macs) * settings.halves * n), table and [table.at(m) * n / size for m in row_macs], film, found.film_timesteps,
         )  # fmt: skip
         judge = workshop.judge
-        if judge is not None and images.shape[1:] == (1, 32, 32):
+        if judge is not None and judge.knows(images):
             side.fid, side.class_accuracy = judge.fid(images), judge.class_accuracy(images, torch.tensor(settings.labels))
         sides.append(side)
     a, b = sides
