@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .errors import StudioError, plain_memory_errors
 from .families import NULL_CLASS
+from .paths import given_path
 from .weights import is_network, load_parts, variants
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -74,7 +75,7 @@ def device_text(device: torch.device) -> str:
 def cpu_name() -> str:
     """The processor's own name, where the system tells it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
@@ -114,7 +115,7 @@ def load_checkpoint(
     dtype = pick_dtype(dtype, where)
     folder = _folder(model)
     try:
-        index = pipeline_index(model, revision)
+        index = pipeline_index(folder or model, revision)
         with _silent(), plain_memory_errors():  # what is wrong is said in one sentence, not in diffusers' log beside it
             kind = getattr(diffusers, index["_class_name"])
             local = folder if folder is not None else _download(kind, str(model), revision)
@@ -168,10 +169,10 @@ def load_scheduler(model: str | Path = BUNDLED, revision: str | None = None) -> 
 
     folder = _folder(model)
     try:
-        cls = getattr(diffusers, pipeline_index(model, revision)["scheduler"][1])
+        cls = getattr(diffusers, pipeline_index(folder or model, revision)["scheduler"][1])
         if not issubclass(cls, diffusers.SchedulerMixin):
             raise StudioError(f"{model} names {cls.__name__} as its scheduler, which is none: correct model_index.json.")
-        return cls.from_pretrained(str(model), revision=revision, subfolder="scheduler")
+        return cls.from_pretrained(str(folder or model), revision=revision, subfolder="scheduler")
     except StudioError:
         raise
     except Exception as err:  # as in load_checkpoint
@@ -223,6 +224,7 @@ def _silent() -> Iterator[None]:
 
 def _folder(model: str | Path) -> Path | None:
     """The local folder, None for a hub id. Raises StudioError for what is neither."""
+    model = given_path(model, "The model")
     if Path(model).is_dir():
         return Path(model)
     if str(model).startswith(("/", ".", "~")) or str(model).count("/") != 1:
