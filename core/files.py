@@ -69,6 +69,8 @@ def cache_trouble(err: BaseException) -> str:
     """Say why the cache could not be written, and what helps: another remedy for a full disk than for a folder that is read-only."""
     if full_disk(err):
         return "the disk is full): make room or set MOSAIC_CACHE to another one, then calibrate again"
+    if isinstance(err, IsADirectoryError):
+        return f"{why_not_written(err)}): move it away to make room, then calibrate again"
     return f"{why_not_written(err)}): let it be written, or set MOSAIC_CACHE to a folder that can, then calibrate again"
 
 
