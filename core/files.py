@@ -68,10 +68,10 @@ def why_not_written(err: BaseException) -> str:
 def cache_trouble(err: BaseException) -> str:
     """Say why the cache could not be written, and what helps: another remedy for a full disk than for a folder that is read-only."""
     if full_disk(err):
-        return "the disk is full): make room or set MOSAIC_CACHE to another one, then calibrate again"
+        return "the disk is full): make room or set MOSAIC_CACHE to another disk, then calibrate again"
     if isinstance(err, IsADirectoryError):
         return f"{why_not_written(err)}): move it away to make room, then calibrate again"
-    return f"{why_not_written(err)}): let it be written, or set MOSAIC_CACHE to a folder that can, then calibrate again"
+    return f"{why_not_written(err)}): let it be written, or set MOSAIC_CACHE to another disk or folder, then calibrate again"
 
 
 def write_tensors(path: Path, layout: Layout, tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> None:
