@@ -10,8 +10,20 @@ import unicodedata
 from .errors import StudioError
 
 PLAIN = {
-    "×": "x", "–": "-", "—": "-", "−": "-", "·": ".", "→": "->", "±": "+-", "‘": "'", "’": "'", "“": '"', "”": '"', "≥": ">=", "≤": "<=",
-}  # fmt: skip
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "·": ".",
+    "→": "->",
+    "±": "+-",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "≥": ">=",
+    "≤": "<=",
+}
 
 
 class PipeClosed(Exception):
@@ -46,7 +58,9 @@ def prepare_streams() -> None:
 def check_output() -> None:
     """Raise StudioError where there is no standard output, before any work is done for it."""
     if sys.stdout is None:
-        raise StudioError("Standard output is closed and the result goes there: send it to a file, or to /dev/null.")
+        raise StudioError(
+            "Standard output is closed and the result goes there: send it to a file, or to /dev/null."
+        )
 
 
 def say(text: str) -> None:
@@ -59,7 +73,9 @@ def say(text: str) -> None:
         raise PipeClosed from err
     except OSError as err:
         drop_output()
-        raise StudioError(f"The result could not be written to standard output ({err.strerror or err}): send it elsewhere.") from err
+        raise StudioError(
+            f"The result could not be written to standard output ({err.strerror or err}): send it elsewhere."
+        ) from err
 
 
 def note(text: str) -> None:

@@ -33,13 +33,19 @@ def given_path(text: str | os.PathLike, what: str) -> str:
         if said.strip("${}") in os.environ:
             text = text.replace(said, os.environ[said.strip("${}")])
         elif text.startswith(said):
-            raise StudioError(f"{what} is {text!r}, and no variable {said} is set: give the path itself.")
+            raise StudioError(
+                f"{what} is {text!r}, and no variable {said} is set: give the path itself."
+            )
     if text.startswith("~"):
         try:
             text = str(Path(text).expanduser())
         except RuntimeError as err:
             who = text.split("/")[0]
-            whose = "your home folder is not known (HOME is not set)" if who == "~" else f"there is no user {who[1:]!r} here"
+            whose = (
+                "your home folder is not known (HOME is not set)"
+                if who == "~"
+                else f"there is no user {who[1:]!r} here"
+            )
             raise StudioError(f"{what} is {text!r}, and {whose}: give the path itself.") from err
     return text
 
@@ -47,7 +53,9 @@ def given_path(text: str | os.PathLike, what: str) -> str:
 def _local(address: str, what: str) -> str:
     parts = urlsplit(address)
     if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost") or not parts.path:
-        raise StudioError(f"{what} is {address!r}, an address and no path of this machine: download it and give its path.")
+        raise StudioError(
+            f"{what} is {address!r}, an address and no path of this machine: download it and give its path."
+        )
     return url2pathname(parts.path)
 
 
@@ -78,5 +86,7 @@ def cache_folder() -> Path:
             "There is no home folder to keep calibrations in (HOME is not set): set MOSAIC_CACHE to a folder that can be written."
         ) from err
     if not home.is_absolute():
-        raise StudioError(f"HOME is {str(home)!r}, no whole path: set MOSAIC_CACHE to a folder that can be written.")
+        raise StudioError(
+            f"HOME is {str(home)!r}, no whole path: set MOSAIC_CACHE to a folder that can be written."
+        )
     return home / ".cache" / "mosaicdiff-studio"

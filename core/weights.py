@@ -21,12 +21,32 @@ from .families import whole_size
 
 BASES = ("diffusion_pytorch_model", "model")  # as diffusers and as transformers name their weights
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-USUAL = ("fp32", "float32", "bf16", "bfloat16", "fp16", "float16", "ema")  # variants, the one with most digits first
+USUAL = (
+    "fp32",
+    "float32",
+    "bf16",
+    "bfloat16",
+    "fp16",
+    "float16",
+    "ema",
+)  # variants, the one with most digits first
 SPARE = re.compile(  # what a text encoder's file may hold beside: CLIP's other half, and positions that are counted anyway
     r"(^|\.)position_ids$|^(vision_model|visual_projection)\.|^logit_scale$|^text_projection\."
 )
-WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.diffusion_model.", "first_stage_model.", "model.")
-CONDITIONED = ("class_embed_type", "num_class_embeds", "encoder_hid_dim", "encoder_hid_dim_type")  # inputs beside
+WRAPPERS = (
+    "module.",
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "model.diffusion_model.",
+    "first_stage_model.",
+    "model.",
+)
+CONDITIONED = (
+    "class_embed_type",
+    "num_class_embeds",
+    "encoder_hid_dim",
+    "encoder_hid_dim_type",
+)  # inputs beside
 LFS = b"version https://git-lfs"
 
 
@@ -46,7 +66,11 @@ def load_parts(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> di
 
 def is_network(said: object) -> type[nn.Module] | None:
     """Find the class of an entry of model_index.json; None where it is no network of diffusers or transformers."""
-    if not isinstance(said, (list, tuple)) or len(said) != 2 or not all(isinstance(word, str) for word in said):
+    if (
+        not isinstance(said, (list, tuple))
+        or len(said) != 2
+        or not all(isinstance(word, str) for word in said)
+    ):
         return None
     library, kind = said
     if library == "diffusers":
@@ -80,23 +104,35 @@ def check_config(folder: Path) -> None:
                 "only SDXL as it was published is supported."
             )
         if not isinstance(config.get("cross_attention_dim"), int):
-            raise StudioError("The UNet's cross_attention_dim is not one whole number, the same for every block; only that is supported.")
+            raise StudioError(
+                "The UNet's cross_attention_dim is not one whole number, the same for every block; only that is supported."
+            )
 
 
 def load_part(folder: Path, kind: type[nn.Module], dtype: torch.dtype) -> nn.Module:
     """Load one network with every weight that its configuration asks for, and none beside. Raises StudioError."""
     variant = check_files(folder)
     network, said = kind.from_pretrained(
-        str(folder), variant=variant, use_safetensors=True, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
-    )  # fmt: skip
-    wrong = [f"{key} {_shape(found)} for {_shape(asked)}" for key, found, asked in said.get("mismatched_keys") or ()]
+        str(folder),
+        variant=variant,
+        use_safetensors=True,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    wrong = [
+        f"{key} {_shape(found)} for {_shape(asked)}"
+        for key, found, asked in said.get("mismatched_keys") or ()
+    ]
     if wrong:
         raise StudioError(
             f"{_count(wrong, 'weight')} in {folder.name}/ {_have(wrong)} another shape than config.json asks for ({some(wrong)}): "
             "take weights and config.json from the same model."
         )
     words = hasattr(network, "text_model") or folder.name.startswith("text_encoder")
-    surplus = sorted(k for k in said.get("unexpected_keys") or () if not (words and SPARE.search(k)))
+    surplus = sorted(
+        k for k in said.get("unexpected_keys") or () if not (words and SPARE.search(k))
+    )
     empty = {k for k, v in network.state_dict().items() if v.is_meta}
     missing = sorted(empty | set(said.get("missing_keys") or ()))
     if missing or surplus:
@@ -154,7 +190,9 @@ def variants(folder: Path) -> dict[str | None, tuple[str, bool]]:
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as err:
-        raise StudioError(f"{folder.name}/ is missing or cannot be read ({err.strerror}): copy the whole folder again.") from err
+        raise StudioError(
+            f"{folder.name}/ is missing or cannot be read ({err.strerror}): copy the whole folder again."
+        ) from err
     found: dict[str | None, tuple[str, bool]] = {}
     for base in BASES:
         for name in names:
@@ -169,7 +207,11 @@ def variants(folder: Path) -> dict[str | None, tuple[str, bool]]:
 
 def _no_weights(folder: Path) -> str:
     names = [path.name for path in folder.iterdir()]
-    shards = [name for name in names if name.endswith(".safetensors") and SHARD.search(name.removesuffix(".safetensors"))]
+    shards = [
+        name
+        for name in names
+        if name.endswith(".safetensors") and SHARD.search(name.removesuffix(".safetensors"))
+    ]
     if shards:
         return (
             f"The weights in {folder.name}/ are cut into {_count(shards, 'file')} ({some(sorted(shards))}) and the index that names them, "
@@ -181,21 +223,25 @@ def _no_weights(folder: Path) -> str:
             f"{folder.name}/ has no weights of the name that diffusers gives them ({some(others)} instead): "
             f"rename the file to {BASES[folder.name.startswith('text_encoder')]}.safetensors if it holds this network."
         )
-    return (
-        f"{folder.parent} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256 try --revision refs/pr/1."
-    )
+    return f"{folder.parent} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256 try --revision refs/pr/1."
 
 
 def _check_shards(folder: Path, base: str, variant: str | None) -> None:
     """Raise StudioError unless the files that an index names are all there and hold just what it says."""
-    index = folder / (f"{base}.safetensors.index.json" if variant is None else f"{base}.safetensors.index.{variant}.json")
+    index = folder / (
+        f"{base}.safetensors.index.json"
+        if variant is None
+        else f"{base}.safetensors.index.{variant}.json"
+    )
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         wanted = sorted(set(places.values()))
         if not wanted or any(Path(name).name != name for name in wanted):
             raise ValueError("no plain file names")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise StudioError(f"{index.name} in {folder.name}/ cannot be read as an index of weights: copy it again.") from err
+        raise StudioError(
+            f"{index.name} in {folder.name}/ cannot be read as an index of weights: copy it again."
+        ) from err
     gone = [name for name in wanted if not (folder / name).is_file()]
     if gone:
         raise StudioError(
@@ -204,7 +250,9 @@ def _check_shards(folder: Path, base: str, variant: str | None) -> None:
         )
     middle = "" if variant is None else rf"(?:\.{re.escape(variant)})"
     like = re.compile(rf"{base}{middle}-\d{{5}}-of-\d{{5}}\.safetensors")
-    extra = sorted(p.name for p in folder.iterdir() if like.fullmatch(p.name) and p.name not in wanted)
+    extra = sorted(
+        p.name for p in folder.iterdir() if like.fullmatch(p.name) and p.name not in wanted
+    )
     if extra:
         raise StudioError(
             f"{folder.name}/ holds {_count(extra, 'file')} of weights that {index.name} does not name ({some(extra)}): "
@@ -215,7 +263,11 @@ def _check_shards(folder: Path, base: str, variant: str | None) -> None:
     there = [(key, name) for name, keys in held.items() for key in keys]
     lacking, beside = sorted(set(said) - set(there)), sorted(set(there) - set(said))
     if lacking or beside:
-        fault = f"{lacking[0][0]} is not in {lacking[0][1]}" if lacking else f"{beside[0][1]} holds {beside[0][0]}"
+        fault = (
+            f"{lacking[0][0]} is not in {lacking[0][1]}"
+            if lacking
+            else f"{beside[0][1]} holds {beside[0][0]}"
+        )
         raise StudioError(
             f"{index.name} in {folder.name}/ and the files that it names do not agree on {len(lacking) + len(beside)} weights "
             f"({fault}{', not named for it' if not lacking else ''}): copy the whole folder again."
@@ -234,8 +286,14 @@ def weight_names(path: Path) -> list[str]:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
     except (OSError, SafetensorError) as err:
-        why = "it is empty" if path.is_file() and not path.stat().st_size else getattr(err, "strerror", None) or str(err)
-        raise StudioError(f"{path.name} in {path.parent.name}/ cannot be read ({why}): copy it again.") from err
+        why = (
+            "it is empty"
+            if path.is_file() and not path.stat().st_size
+            else getattr(err, "strerror", None) or str(err)
+        )
+        raise StudioError(
+            f"{path.name} in {path.parent.name}/ cannot be read ({why}): copy it again."
+        ) from err
     if not names:
         raise StudioError(f"{path.name} in {path.parent.name}/ holds no weights: copy it again.")
     return names

@@ -39,7 +39,14 @@ def bare(monkeypatch, tmp_path):
 def program(*arguments: str, out=subprocess.PIPE, **env: str) -> subprocess.CompletedProcess:
     """`python app.py ...` as a process of its own, with buffered streams as shells start it."""
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    return subprocess.run([sys.executable, "app.py", *arguments], cwd=ROOT, stdout=out, stderr=subprocess.PIPE, env=inherited | env, timeout=120)
+    return subprocess.run(
+        [sys.executable, "app.py", *arguments],
+        cwd=ROOT,
+        stdout=out,
+        stderr=subprocess.PIPE,
+        env=inherited | env,
+        timeout=120,
+    )
 
 
 # ------------------------------------------------------------ the cache
@@ -54,7 +61,12 @@ def test_the_cache_is_where_the_first_usable_variable_says(bare, tmp_path):
     bare.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_root() == tmp_path / "xdg" / "mosaicdiff-studio"
     bare.setenv("PLACE", str(tmp_path / "place"))
-    for given, found in (("~/own cache", "home/own cache"), ("$PLACE/é", "place/é"), ("${PLACE}/b/", "place/b"), (f"file://{tmp_path}/a%20b", "a b")):
+    for given, found in (
+        ("~/own cache", "home/own cache"),
+        ("$PLACE/é", "place/é"),
+        ("${PLACE}/b/", "place/b"),
+        (f"file://{tmp_path}/a%20b", "a b"),
+    ):
         bare.setenv("MOSAIC_CACHE", given)
         assert cache_root() == tmp_path / found
     bare.chdir(tmp_path)
@@ -66,49 +78,102 @@ def test_the_cache_is_where_the_first_usable_variable_says(bare, tmp_path):
 
 def test_without_a_home_another_place_is_taken_or_asked_for(tmp_path):
     """A user id that is in no passwd file, in a process of its own."""
-    code = ("import os, sys\nos.environ.pop('HOME', None)\nos.setuid(54321)\nfrom core.paths import cache_folder\nfrom core.errors import StudioError\n"
-            "try: print(cache_folder())\nexcept StudioError as err: print('refused', err)")  # fmt: skip
+    code = (
+        "import os, sys\nos.environ.pop('HOME', None)\nos.setuid(54321)\nfrom core.paths import cache_folder\nfrom core.errors import StudioError\n"
+        "try: print(cache_folder())\nexcept StudioError as err: print('refused', err)"
+    )
     if os.name != "posix" or os.getuid():
         pytest.skip("only root can become a user that nobody knows")
-    env = {k: v for k, v in os.environ.items() if k not in ("HOME", "MOSAIC_CACHE", "XDG_CACHE_HOME")}
-    code = code.replace("os.setuid(54321)\n", "").replace("try:", "os.setuid(54321)\ntry:")  # modules are read before
+    env = {
+        k: v for k, v in os.environ.items() if k not in ("HOME", "MOSAIC_CACHE", "XDG_CACHE_HOME")
+    }
+    code = code.replace("os.setuid(54321)\n", "").replace(
+        "try:", "os.setuid(54321)\ntry:"
+    )  # modules are read before
 
     def told(**more: str) -> str:
-        return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=env | more, timeout=60, check=True).stdout
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=env | more,
+            timeout=60,
+            check=True,
+        ).stdout
 
     assert told().startswith("refused There is no home folder") and "set MOSAIC_CACHE" in told()
     assert told(XDG_CACHE_HOME="/x/y").strip() == "/x/y/mosaicdiff-studio"
-    assert "your home folder is not known" in told(MOSAIC_CACHE="~/cache") and told(MOSAIC_CACHE="/c").strip() == "/c"
+    assert (
+        "your home folder is not known" in told(MOSAIC_CACHE="~/cache")
+        and told(MOSAIC_CACHE="/c").strip() == "/c"
+    )
 
 
 def test_a_cache_that_cannot_be_written_says_why(workshop, small_settings, model_folder, tmp_path):
     (tmp_path / "file").write_text("")
-    shop = Workshop(load_checkpoint(model_folder, "cpu", dtype="float32"), small_settings, tmp_path / "file" / "cache")
-    with pytest.raises(StudioError, match="a file lies where a folder is needed.*set MOSAIC_CACHE") as caught:
+    shop = Workshop(
+        load_checkpoint(model_folder, "cpu", dtype="float32"),
+        small_settings,
+        tmp_path / "file" / "cache",
+    )
+    with pytest.raises(
+        StudioError, match="a file lies where a folder is needed.*set MOSAIC_CACHE"
+    ) as caught:
         shop.calibrate()
     assert "make room" not in str(caught.value)
-    layer = OrderedLayer(*(workshop.orders.order[0], 0.1, workshop.orders.errors[0], workshop.orders.energy[0], 9.0, []))
-    with pytest.raises(StudioError, match="order of a layer could not be kept .a file lies where a folder is needed") as caught:
+    layer = OrderedLayer(
+        *(
+            workshop.orders.order[0],
+            0.1,
+            workshop.orders.errors[0],
+            workshop.orders.energy[0],
+            9.0,
+            [],
+        )
+    )
+    with pytest.raises(
+        StudioError,
+        match="order of a layer could not be kept .a file lies where a folder is needed",
+    ) as caught:
         save_layer(tmp_path / "file" / "x", 0, "key", layer)
     assert "make room" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("error", "why"), [
-    (OSError(errno.EROFS, "Read-only file system"), "the disk is read-only"), (PermissionError(errno.EACCES, "Permission denied"), "permission denied"),
-    (SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)"), "permission denied"),
-    (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"), (OSError("odd"), "odd"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.EROFS, "Read-only file system"), "the disk is read-only"),
+        (PermissionError(errno.EACCES, "Permission denied"), "permission denied"),
+        (
+            SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)"),
+            "permission denied",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError("odd"), "odd"),
+    ],
+)
 def test_only_a_full_disk_is_told_to_make_room(error, why):
-    assert why in why_not_written(error) and ("make room" in cache_trouble(error)) == (why == "the disk is full")
+    assert why in why_not_written(error) and ("make room" in cache_trouble(error)) == (
+        why == "the disk is full"
+    )
 
 
 # ------------------------------------------------------------ paths
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    ("", "is empty"), (" ", "is empty"), ("~nobody-of-this-name/x", "there is no user"), ("$NO_SUCH_NAME/x", "no variable $NO_SUCH_NAME is set"),
-    ("https://host/x", "no path of this machine"), ("file://host/x", "no path of this machine"), ("a\0b", "zero byte"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", "is empty"),
+        (" ", "is empty"),
+        ("~nobody-of-this-name/x", "there is no user"),
+        ("$NO_SUCH_NAME/x", "no variable $NO_SUCH_NAME is set"),
+        ("https://host/x", "no path of this machine"),
+        ("file://host/x", "no path of this machine"),
+        ("a\0b", "zero byte"),
+    ],
+)
 def test_paths_that_lead_nowhere_are_refused(given, said):
     with pytest.raises(StudioError) as caught:
         given_path(given, "--plan")
@@ -124,7 +189,9 @@ def test_paths_that_are_there_are_taken_as_they_are(bare, tmp_path):
         assert given_path(name, "x") == name
 
 
-@pytest.mark.parametrize("option", ["--model", "--plan", "--against", "--out", "--calibration-images", "--revision"])
+@pytest.mark.parametrize(
+    "option", ["--model", "--plan", "--against", "--out", "--calibration-images", "--revision"]
+)
 def test_empty_options_are_no_defaults(capsys, option):
     assert app.main(["compare", "--plan", "p.json", option, ""]) == 2
     assert f"{option} is empty" in capsys.readouterr().err
@@ -134,24 +201,47 @@ def test_a_model_and_a_plan_in_the_home_folder(bare, model_folder, tmp_path, cap
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "my model").symlink_to(model_folder)
     assert load_checkpoint("~/my model", "cpu").name == "my model"
-    assert app.main(["curves", "--model", "~/my model", "--json"]) == 0 and json.loads(capsys.readouterr().out)["boundaries"]
+    assert (
+        app.main(["curves", "--model", "~/my model", "--json"]) == 0
+        and json.loads(capsys.readouterr().out)["boundaries"]
+    )
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_file_in_the_place_of_the_folder_to_write(capsys, tmp_path, place, model_folder):
     (tmp_path / "file").write_text("")
-    (tmp_path / "p.json").write_text('{"boundaries": [93, 550], "sparsity": {"late": 0, "middle": 0, "early": 0}}')
-    given = ["--plan", str(tmp_path / "p.json"), "--out", str(tmp_path / place), "--model", str(model_folder)]
+    (tmp_path / "p.json").write_text(
+        '{"boundaries": [93, 550], "sparsity": {"late": 0, "middle": 0, "early": 0}}'
+    )
+    given = [
+        "--plan",
+        str(tmp_path / "p.json"),
+        "--out",
+        str(tmp_path / place),
+        "--model",
+        str(model_folder),
+    ]
     for verb in ("prune", "compare"):
         assert app.main([verb, *given]) == 2
         err = capsys.readouterr().err
-        assert ("not an empty folder" if (verb, place) == ("prune", "file") else "a file lies where a folder is needed") in err
+        assert (
+            "not an empty folder"
+            if (verb, place) == ("prune", "file")
+            else "a file lies where a folder is needed"
+        ) in err
 
 
 # ------------------------------------------------------------ streams
 
 
-@pytest.mark.parametrize(("encoding", "sees"), [("ascii", "x1.25 fewer, a - b, Gro?e?"), ("cp437", "x1.25 fewer, a - b, Große?"), ("utf-8", None)])
+@pytest.mark.parametrize(
+    ("encoding", "sees"),
+    [
+        ("ascii", "x1.25 fewer, a - b, Gro?e?"),
+        ("cp437", "x1.25 fewer, a - b, Große?"),
+        ("utf-8", None),
+    ],
+)
 def test_what_a_console_cannot_say_is_said_plainly(encoding, sees):
     text = "×1.25 fewer, a – b, Große\udc80"
     if sees is None:
@@ -160,18 +250,35 @@ def test_what_a_console_cannot_say_is_said_plainly(encoding, sees):
     assert plain(UnicodeEncodeError("ascii", "é", 0, 1, "")) == ("e", 1)
 
 
-@pytest.mark.parametrize("env", [
-    {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1251:strict"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "cp1251:strict"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
 def test_refusals_and_results_reach_every_console(env):
     done = program("curves", "--beta-schedule", "×", **env)
-    assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1
-    code = "from core.output import prepare_streams, say\nprepare_streams()\nsay('\\xd72.00 faster')"
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=dict(os.environ) | env, timeout=60)
+    assert (
+        done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1
+    )
+    code = (
+        "from core.output import prepare_streams, say\nprepare_streams()\nsay('\\xd72.00 faster')"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        env=dict(os.environ) | env,
+        timeout=60,
+    )
     assert said.returncode == 0 and said.stdout.strip() == b"x2.00 faster"
 
 
-@pytest.mark.parametrize("arguments", [("curves", "--json"), ("curves",), ("--help",), ("prune", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("curves", "--json"), ("curves",), ("--help",), ("prune", "--help")]
+)
 def test_a_pipe_that_nobody_reads_ends_quietly(arguments):
     read, write = os.pipe()
     os.close(read)
@@ -187,14 +294,20 @@ def test_a_pipe_that_nobody_reads_ends_quietly(arguments):
 def test_a_full_disk_behind_standard_output_is_said(arguments):
     with open("/dev/full", "wb") as full:
         done = program(*arguments, out=full)
-    assert done.returncode == 2 and b"No space left" in done.stderr and done.stderr.count(b"\n") == 1
+    assert (
+        done.returncode == 2 and b"No space left" in done.stderr and done.stderr.count(b"\n") == 1
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 def test_closed_streams():
     run = f'"{sys.executable}" app.py curves --json'
     closed = subprocess.run(["sh", "-c", f"{run} >&-"], cwd=ROOT, capture_output=True, timeout=120)
-    assert closed.returncode == 2 and closed.stderr.startswith(b"app.py: Standard output is closed") and closed.stderr.count(b"\n") == 1
+    assert (
+        closed.returncode == 2
+        and closed.stderr.startswith(b"app.py: Standard output is closed")
+        and closed.stderr.count(b"\n") == 1
+    )
     silent = subprocess.run(["sh", "-c", f"{run} 2>&-"], cwd=ROOT, capture_output=True, timeout=120)
     assert silent.returncode == 0 and json.loads(silent.stdout)["boundaries"] == [93, 550]
 
@@ -217,8 +330,14 @@ def test_the_page_is_asked_without_a_proxy(monkeypatch):
     assert "SSL_CERT_FILE" not in os.environ
     monkeypatch.setenv("no_proxy", "example.com")
     app.ask_itself_directly("10.0.0.5", share=True)
-    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "example.com,127.0.0.1,localhost,::1,10.0.0.5"
-    assert "set no_proxy=127.0.0.1,localhost" in app.why_no_page(ValueError("When localhost is not accessible"))
+    assert (
+        os.environ["no_proxy"]
+        == os.environ["NO_PROXY"]
+        == "example.com,127.0.0.1,localhost,::1,10.0.0.5"
+    )
+    assert "set no_proxy=127.0.0.1,localhost" in app.why_no_page(
+        ValueError("When localhost is not accessible")
+    )
 
 
 def test_gradios_numbers_are_read_or_refused(monkeypatch):

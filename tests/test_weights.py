@@ -76,7 +76,11 @@ def sharded(part: Path, variant: str | None = None, cuts: int = 2) -> tuple[Path
 # ------------------------------------------------------------ weights and configuration
 
 
-PARTS = [("dit", "transformer"), ("dit", "vae"), *(("sdxl", part) for part in ("unet", "vae", "text_encoder", "text_encoder_2"))]
+PARTS = [
+    ("dit", "transformer"),
+    ("dit", "vae"),
+    *(("sdxl", part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")),
+]
 
 
 @pytest.fixture
@@ -91,11 +95,17 @@ def test_weights_that_do_not_fit_are_refused_with_their_names(part):
     last = sorted(k for k, v in good.items() if v.ndim >= 2)[-1]
     for prefix in ("module.", "_orig_mod."):
         changed(part, lambda _, prefix=prefix: {prefix + k: v for k, v in good.items()})
-        assert f"weights in {name}/ have names that begin with '{prefix}'" in (text := said(part.parent)) and prefix + min(good) in text
+        assert (
+            f"weights in {name}/ have names that begin with '{prefix}'"
+            in (text := said(part.parent))
+            and prefix + min(good) in text
+        )
     changed(part, lambda _: {k: v for k, v in good.items() if k != last})
     assert f"weights in {name}/ lack 1 that config.json asks for ({last})" in said(part.parent)
     changed(part, lambda _: good | {"one.more.weight": torch.zeros(3)})
-    assert f"weights in {name}/ hold 1 that config.json has no place for (one.more.weight)" in said(part.parent)
+    assert f"weights in {name}/ hold 1 that config.json has no place for (one.more.weight)" in said(
+        part.parent
+    )
     changed(part, lambda _: good | {last: good[last][:-1].contiguous()})
     rows, rest = len(good[last]), "".join(f" x {n}" for n in good[last].shape[1:])
     assert f"1 weight in {name}/ has another shape" in (text := said(part.parent))
@@ -113,9 +123,17 @@ def test_blocks_are_neither_dropped_nor_made_up(dit_copy, layers):
     assert f"transformer_blocks.{1 if layers == 1 else 2}." in said(dit_copy)
 
 
-@pytest.mark.parametrize(("content", "why"), [
-    (b"", "it is empty"), (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS"), (b"x" * 50, "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "a pointer of Git LFS",
+        ),
+        (b"x" * 50, "cannot be read"),
+    ],
+)
 @pytest.mark.parametrize("name", ["transformer", "vae"])
 def test_files_that_are_no_weights_say_what_they_are(dit_copy, name, content, why):
     (dit_copy / name / PLAIN).write_bytes(content)
@@ -124,17 +142,37 @@ def test_files_that_are_no_weights_say_what_they_are(dit_copy, name, content, wh
 
 def test_what_text_encoders_ship_beside_their_weights_is_let_pass(sdxl_copy, sdxl):
     """The positions that SDXL's own files count up, and the projection that a text model without one has from its maker."""
-    changed(sdxl_copy / "text_encoder", lambda s: s | {"text_model.embeddings.position_ids": torch.arange(77)[None], "logit_scale": torch.tensor(1.0)})
+    changed(
+        sdxl_copy / "text_encoder",
+        lambda s: (
+            s
+            | {
+                "text_model.embeddings.position_ids": torch.arange(77)[None],
+                "logit_scale": torch.tensor(1.0),
+            }
+        ),
+    )
     found, plain = load_checkpoint(sdxl_copy, "cpu").pipeline, load_checkpoint(sdxl, "cpu").pipeline
     assert same(found.text_encoder, plain.text_encoder) and same(found.unet, plain.unet)
 
 
 def test_an_older_vaes_names_of_attention_are_understood(sdxl_copy):
-    """"query" and "proj_attn", as VAEs of 2022 have them, are renamed by diffusers and not taken for surplus."""
-    vae = AutoencoderKL(block_out_channels=(16, 16), norm_num_groups=8, layers_per_block=1, sample_size=32,
-                        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    """Names such as "query", as VAEs of 2022 have them, are not taken for surplus."""
+    vae = AutoencoderKL(
+        block_out_channels=(16, 16),
+        norm_num_groups=8,
+        layers_per_block=1,
+        sample_size=32,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
     vae.save_pretrained(sdxl_copy / "vae")
-    older = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    older = {
+        ".to_q.": ".query.",
+        ".to_k.": ".key.",
+        ".to_v.": ".value.",
+        ".to_out.0.": ".proj_attn.",
+    }
 
     def rename(state):
         for new, old in older.items():
@@ -150,7 +188,12 @@ def test_an_older_vaes_names_of_attention_are_understood(sdxl_copy):
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
-@pytest.mark.parametrize("part", [("dit", "transformer"), ("sdxl", "unet"), ("sdxl", "text_encoder_2")], indirect=True, ids=lambda p: "-".join(p))
+@pytest.mark.parametrize(
+    "part",
+    [("dit", "transformer"), ("sdxl", "unet"), ("sdxl", "text_encoder_2")],
+    indirect=True,
+    ids=lambda p: "-".join(p),
+)
 def test_shards_are_opened_whole_or_refused(part, variant):
     good = load_file(file_of(part))
     index, files = sharded(part, variant)
@@ -159,7 +202,9 @@ def test_shards_are_opened_whole_or_refused(part, variant):
     kept, second = files[1].read_bytes(), load_file(files[1])
 
     files[1].unlink()
-    assert f"{part.name}/ lacks 1 file of the 2 that {index.name} names ({files[1].name})" in said(part.parent)
+    assert f"{part.name}/ lacks 1 file of the 2 that {index.name} names ({files[1].name})" in said(
+        part.parent
+    )
     some = dict(list(second.items())[1:])
     save_file(some, files[1], metadata={"format": "pt"})
     assert "do not agree on 1 weights" in said(part.parent)
@@ -195,41 +240,66 @@ def renamed(part: Path, variant: str) -> None:
 def test_folders_of_one_variant_are_opened(model_folder, dit_copy, variant):
     for name in ("transformer", "vae"):
         renamed(dit_copy / name, variant)
-    found, plain = load_checkpoint(dit_copy, "cpu").pipeline, load_checkpoint(model_folder, "cpu").pipeline
+    found, plain = (
+        load_checkpoint(dit_copy, "cpu").pipeline,
+        load_checkpoint(model_folder, "cpu").pipeline,
+    )
     assert same(found.transformer, plain.transformer) and same(found.vae, plain.vae)
 
 
-@pytest.mark.parametrize("which", [("unet", "vae", "text_encoder", "text_encoder_2"), ("unet",), ("text_encoder_2", "vae")])
+@pytest.mark.parametrize(
+    "which",
+    [("unet", "vae", "text_encoder", "text_encoder_2"), ("unet",), ("text_encoder_2", "vae")],
+)
 def test_parts_with_a_variant_stand_beside_parts_without(sdxl, sdxl_copy, which):
     for name in which:
         renamed(sdxl_copy / name, "fp16")
     found, plain = load_checkpoint(sdxl_copy, "cpu").pipeline, load_checkpoint(sdxl, "cpu").pipeline
-    assert all(same(getattr(found, name), getattr(plain, name)) for name in ("unet", "vae", "text_encoder", "text_encoder_2"))
+    assert all(
+        same(getattr(found, name), getattr(plain, name))
+        for name in ("unet", "vae", "text_encoder", "text_encoder_2")
+    )
 
 
 def test_of_several_variants_the_plain_name_then_the_finest_is_taken(dit_copy):
     part = dit_copy / "transformer"
     good = load_file(part / PLAIN)
     for variant, scale in (("fp16", 2), ("fp32", 3), ("non_ema", 4)):
-        save_file({k: v * scale for k, v in good.items()}, part / f"diffusion_pytorch_model.{variant}.safetensors", metadata={"format": "pt"})
+        save_file(
+            {k: v * scale for k, v in good.items()},
+            part / f"diffusion_pytorch_model.{variant}.safetensors",
+            metadata={"format": "pt"},
+        )
     name = next(iter(good))
 
     def opened() -> float:
-        return (load_checkpoint(dit_copy, "cpu", dtype="float32").denoiser.state_dict()[name] / good[name]).mean().item()
+        return (
+            (
+                load_checkpoint(dit_copy, "cpu", dtype="float32").denoiser.state_dict()[name]
+                / good[name]
+            )
+            .mean()
+            .item()
+        )
 
     assert opened() == pytest.approx(1)
     (part / PLAIN).unlink()
     assert opened() == pytest.approx(3)
     (part / "diffusion_pytorch_model.fp32.safetensors").unlink()
     assert opened() == pytest.approx(2)
-    (part / "diffusion_pytorch_model.fp16.safetensors").rename(part / "diffusion_pytorch_model.mine.safetensors")
+    (part / "diffusion_pytorch_model.fp16.safetensors").rename(
+        part / "diffusion_pytorch_model.mine.safetensors"
+    )
     assert "weights of 2 variants (mine, non_ema)" in said(dit_copy)
 
 
 def test_weights_of_another_name_are_named(dit_copy):
     path = dit_copy / "transformer" / PLAIN
     path.rename(path.with_name("my weights.safetensors"))
-    assert "my weights.safetensors instead): rename the file to diffusion_pytorch_model.safetensors" in said(dit_copy)
+    assert (
+        "my weights.safetensors instead): rename the file to diffusion_pytorch_model.safetensors"
+        in said(dit_copy)
+    )
 
 
 # ------------------------------------------------------------ configurations and devices
@@ -243,13 +313,30 @@ def test_a_size_that_is_not_one_whole_number_is_refused(dit_copy, sdxl_copy, siz
         assert f"sample_size is {json.dumps(size)}; only one whole number" in said(part.parent)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"dual_cross_attention": True}, "Down 2.1 has attention of the kind DualTransformer2DModel"),
-    ({"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "Mid has attention of the kind Attention"),
-    ({"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}, "Down 2.1 has attention"),
-    ({"num_class_embeds": 10}, "num_class_embeds in its config.json"), ({"encoder_hid_dim": 32}, "encoder_hid_dim"),
-    ({"cross_attention_dim": (64, 64)}, "cross_attention_dim is not one whole number"), ({"in_channels": 9}, "takes 9 channels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"dual_cross_attention": True},
+            "Down 2.1 has attention of the kind DualTransformer2DModel",
+        ),
+        (
+            {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"},
+            "Mid has attention of the kind Attention",
+        ),
+        (
+            {
+                "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+                "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+            },
+            "Down 2.1 has attention",
+        ),
+        ({"num_class_embeds": 10}, "num_class_embeds in its config.json"),
+        ({"encoder_hid_dim": 32}, "encoder_hid_dim"),
+        ({"cross_attention_dim": (64, 64)}, "cross_attention_dim is not one whole number"),
+        ({"in_channels": 9}, "takes 9 channels"),
+    ],
+)
 def test_unets_of_another_build_are_refused(sdxl_copy, tmp_path, change, words):
     torch.manual_seed(0)
     UNet2DConditionModel(**TINY_UNET | change).save_pretrained(sdxl_copy / "unet")
@@ -258,7 +345,22 @@ def test_unets_of_another_build_are_refused(sdxl_copy, tmp_path, change, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("device", ["meta", "cuda:99", "cpu:1", "CUDA", "gpu", "xla", "vulkan", "privateuseone", "", " cpu", "cuda:-1"])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "meta",
+        "cuda:99",
+        "cpu:1",
+        "CUDA",
+        "gpu",
+        "xla",
+        "vulkan",
+        "privateuseone",
+        "",
+        " cpu",
+        "cuda:-1",
+    ],
+)
 def test_devices_that_cannot_compute_are_refused(device):
     with pytest.raises(StudioError, match="cannot be used here; this machine has"):
         pick_device(device)
