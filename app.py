@@ -16,6 +16,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # says that torchvision is missing, which nothing here needs
 
 BUNDLED = "the bundled model"
+CLOSED_PIPE = 141  # 128 + SIGPIPE, as the shell reports other tools whose reader has gone
 
 
 class Parser(argparse.ArgumentParser):
@@ -125,25 +126,74 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+PATHS = ("model", "plan", "against", "out", "calibration_images")
+
+
+def read_paths(args: argparse.Namespace) -> None:
+    """Put what paths stand for in the place of `~` and the like. Raises StudioError for empty ones, where a default would step in unasked."""
+    from core.errors import StudioError
+    from core.paths import given_path
+
+    for name in PATHS:
+        value = getattr(args, name, None)
+        if value is not None:
+            setattr(args, name, given_path(value, f"--{name.replace('_', '-')}"))
+    for name in ("revision", "host"):
+        value = getattr(args, name, None)
+        if value is not None and not value.strip():
+            raise StudioError(f"--{name} is empty: give one, or leave it out.")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb or open the page; 0 when it worked, 2 for something the user can mend (one sentence on stderr)."""
+    from core.output import PipeClosed, check_output, note, prepare_streams
+
+    prepare_streams()
     args = parser().parse_args(arguments)
     from core.errors import StudioError, plain_memory_errors
 
     try:
         refuse_unused(args)
+        read_paths(args)
         with plain_memory_errors():
             if args.verb is None:
                 return open_studio(args)
+            check_output()
             from core import commands
 
             return getattr(commands, args.verb)(args)
     except StudioError as err:
-        print(f"app.py: {err}", file=sys.stderr)
+        note(f"app.py: {err}")
         return 2
+    except PipeClosed:
+        return CLOSED_PIPE
     except KeyboardInterrupt:
-        print("app.py: stopped; finished calibration bins are kept.", file=sys.stderr)
+        note("app.py: stopped; finished calibration bins are kept.")
         return 130
+
+
+def script() -> int:
+    """Run `main` as a program: what is left in the buffer of standard output (--help) is written before Python ends, or dropped."""
+    from core.output import drop_output, note
+
+    try:
+        code = main()
+    except SystemExit as end:  # from the parser
+        code = end.code
+    except BrokenPipeError:  # the page's first lines
+        drop_output()
+        return CLOSED_PIPE
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+        return CLOSED_PIPE
+    except OSError as err:
+        drop_output()
+        note(f"app.py: standard output could not be written ({err.strerror or err}): send it elsewhere.")
+        return 2
+    return code
 
 
 def check_address(host: str, port: int | None) -> None:
@@ -166,18 +216,26 @@ def check_address(host: str, port: int | None) -> None:
 
 def open_studio(args: argparse.Namespace) -> int:
     """Build the page and serve it until Ctrl-C."""
+    from core.output import note
     from core.plan import StagePlan
+
+    port = environment_port() if args.port is None else args.port
 
     plan = StagePlan.load(args.plan) if args.plan else None  # a bad plan is refused before anything heavy is loaded
     from core.calibration import calibration_settings
     from core.checkpoints import BUNDLED as bundled
     from core.commands import data_options
-    from core.errors import OutOfMemory, plain_memory_errors
+    from core.errors import OutOfMemory, StudioError, plain_memory_errors
     from core.workshop import get_workshop
 
     workshop = get_workshop(args.model or bundled, args.device, args.revision, args.dtype, calibration_settings(args), data_options(args))
-    from mosaic_ui.model_facts import batch, large
-    from mosaic_ui.studio import build_studio, launch_options
+    host = args.host or os.environ.get("GRADIO_SERVER_NAME", "").strip() or "127.0.0.1"
+    ask_itself_directly(host, args.share)  # the model is there: what follows asks nobody else
+    try:
+        from mosaic_ui.model_facts import batch, large
+        from mosaic_ui.studio import build_studio, launch_options
+    except (OSError, ValueError) as err:  # Gradio prepares for proxies and certificates when it is imported
+        raise StudioError(why_no_page(err)) from err
 
     if not large(workshop) or workshop.device.type == "cuda":
         try:
@@ -185,17 +243,67 @@ def open_studio(args: argparse.Namespace) -> int:
                 workshop.measure_latency(batch(workshop))  # about a second, once per device: so that the page opens with times, not with dashes
                 workshop.measure_layers()
         except OutOfMemory as err:
-            print(f"app.py: the device's speed was not measured. {err}", file=sys.stderr)
+            note(f"app.py: the device's speed was not measured. {err}")
     elif plan is not None and plan.costs == "latency" and not plan.plain:
         workshop.measure_layers()
-    host = args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     if host not in ("127.0.0.1", "localhost", "::1"):
-        print(f"Listening on {host}: anybody who can reach this machine can use the studio.", file=sys.stderr)
-    check_address(host, args.port)
+        note(f"Listening on {host}: anybody who can reach this machine can use the studio.")
+    check_address(host, port)
     demo = build_studio(workshop, plan)
-    demo.launch(server_name=host, server_port=args.port, share=args.share, **launch_options())
+    name = f"[{host}]" if ":" in host and not host.startswith("[") else host  # Gradio puts it into an address
+    try:
+        demo.launch(server_name=name, server_port=port, share=args.share, **launch_options())
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError, ImportError) as err:
+        raise StudioError(why_no_page(err)) from err
     return 0
 
 
+def environment_port() -> int | None:
+    """Read GRADIO_SERVER_PORT and the other numbers that Gradio reads when it is imported. Raises StudioError for those that are none."""
+    from core.errors import StudioError
+
+    for name in ("GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS", "GRADIO_NUM_WORKERS", "GRADIO_NODE_SERVER_PORT"):
+        value = os.environ.get(name)
+        if value is not None and not value.strip():
+            del os.environ[name]  # set to nothing: as good as not set
+        elif value is not None and not value.strip().isdecimal():
+            raise StudioError(f"The variable {name} is {value!r} and must be a whole number: correct or unset it.")
+    value = os.environ.get("GRADIO_SERVER_PORT")
+    return None if value is None else int(value)
+
+
+def ask_itself_directly(host: str, share: bool) -> None:
+    """Keep a proxy of http_proxy, ALL_PROXY and the like out of the question whether the page answers, which goes to this machine.
+
+    Without a public link nothing goes elsewhere any more, so no proxy is asked at all: one that cannot be used does no harm then.
+    """
+    if not share:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"
+        for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # left by an environment that has gone, nothing could be opened
+            if not os.path.exists(os.environ.get(name, os.sep)):
+                del os.environ[name]
+        return
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    here = dict.fromkeys([*filter(None, (word.strip() for word in given.split(","))), "127.0.0.1", "localhost", "::1", host])
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(here)
+
+
+def why_no_page(err: Exception) -> str:
+    """Say in one sentence why Gradio did not open the page."""
+    said = " ".join(str(err).split())
+    if "Cannot find empty port" in said:
+        return "The studio found no free port to listen on: choose another --port."
+    if isinstance(err, FileNotFoundError) and "SSL_CERT_FILE" in os.environ:
+        return f"The page could not be opened: the certificates of SSL_CERT_FILE ({os.environ['SSL_CERT_FILE']}) are not there; correct or unset it."
+    if any(word in said.lower() for word in ("localhost", "proxy", "socks")):
+        return (
+            "The page does not answer on this machine, most likely because of a proxy (http_proxy, ALL_PROXY): "
+            f"set no_proxy=127.0.0.1,localhost and start again ({type(err).__name__}: {said[:120]})."
+        )
+    return f"The page could not be opened ({type(err).__name__}: {said[:160]})."
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +28,7 @@ from .errors import Stopped, StudioError
 from .families import Conditions, family_of, first_parameter
 from .grams import GramBank, columns
 from .noise import NUM_TRAIN_TIMESTEPS, NoiseSchedule
+from .paths import cache_folder
 from .prunable import PrunableLayer
 from .row_weights import WEIGHTINGS, RowWeights
 from .triangles import CHUNK_BYTES, GramSum
@@ -107,9 +107,8 @@ def calibration_settings(args: Any) -> CalibrationSettings:
 
 
 def cache_root() -> Path:
-    """Where calibrations and latency tables are kept: $MOSAIC_CACHE or the user's cache folder."""
-    base = os.environ.get("MOSAIC_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mosaicdiff-studio"
+    """Where calibrations and latency tables are kept, see `core.paths.cache_folder`. Raises StudioError."""
+    return cache_folder()
 
 
 def fingerprint(*parts: dict[str, Tensor] | object) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .errors import Stopped, StudioError
 from .families import Conditions
+from .files import cache_trouble
 
 FEWEST = 8  # different latents without which nothing is measured
 ENOUGH = 64  # below this many different ones it is said
@@ -142,4 +143,4 @@ def _write(path: Path, latents: Tensor) -> None:
     except Exception as err:  # safetensors wraps OSError in its own error
         with suppress(OSError):
             part.unlink()
-        raise StudioError(f"Calibration latents could not be written ({err}): make room, or set MOSAIC_CACHE to another disk; what is done is kept.") from err
+        raise StudioError(f"Calibration latents could not be written ({cache_trouble(err)}; what is done is kept.") from err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .errors import StudioError
-from .files import write_whole
+from .files import cache_trouble, write_whole
 from .grams import GramBank, columns
 from .prunable import PrunableLayer
 from .triangles import CHUNK_BYTES, sum_bytes
@@ -83,8 +84,18 @@ def check_room(bank: GramBank, device: torch.device, latents: int = 0) -> tuple[
         facts = asdict(bank.settings) | {"started": time.strftime("%Y-%m-%d %H:%M")}
         write_whole(folder / "settings.json", lambda part: part.write_text(json.dumps(facts, indent=2)))
     except OSError as err:
-        raise StudioError(f"The cache folder cannot be written ({err.strerror}): set MOSAIC_CACHE to a folder that can.") from err
+        raise StudioError(f"The cache folder cannot be written ({cache_trouble(err)}.") from err
     return missing, f"will write {left / 1e6:.0f} MB to {folder} and needs {memory / 1e6:.0f} MB of memory"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StudioError where nothing can be written to the cache, before something long is worked out for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # permissions do not say that a disk is read-only
+            pass
+    except OSError as err:
+        raise StudioError(f"The cache folder cannot be written ({cache_trouble(err)}.") from err
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:

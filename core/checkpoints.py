@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from .errors import StudioError, plain_memory_errors
 from .families import NULL_CLASS
+from .paths import given_path
+from .weights import is_network, load_parts, variants
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = ASSETS / "fashion-dit"
@@ -44,16 +46,22 @@ class Checkpoint:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """"auto" takes CUDA where there is one. Raises StudioError for a device that is not there."""
+    """"auto" takes CUDA where there is one. Raises StudioError for a device that is not there or cannot compute."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
+        if chosen.type == "cpu" and chosen.index:
+            raise RuntimeError("there is one CPU device, whatever its number of cores")
         with plain_memory_errors():  # a full card is there
-            torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as err:
+            two = torch.ones(1, device=chosen) + 1
+            if two.item() != 2:  # "meta" has no numbers to give
+                raise RuntimeError("it does not add up")
+    except StudioError:
+        raise
+    except Exception as err:  # a device of another kind fails in the way of its own library
         raise StudioError(f"The device {device!r} cannot be used here; this machine has {'CUDA and ' if torch.cuda.is_available() else 'only '}cpu.") from err
-    return chosen
+    return torch.device("cpu") if chosen.type == "cpu" else chosen  # tensors say "cpu" of "cpu:0" too
 
 
 def device_text(device: torch.device) -> str:
@@ -67,7 +75,7 @@ def device_text(device: torch.device) -> str:
 def cpu_name() -> str:
     """The processor's own name, where the system tells it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
@@ -107,19 +115,30 @@ def load_checkpoint(
     dtype = pick_dtype(dtype, where)
     folder = _folder(model)
     try:
-        index = pipeline_index(model, revision)
+        index = pipeline_index(folder or model, revision)
         with _silent(), plain_memory_errors():  # what is wrong is said in one sentence, not in diffusers' log beside it
-            pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(str(model), revision=revision, use_safetensors=True, dtype=dtype)
+            kind = getattr(diffusers, index["_class_name"])
+            local = folder if folder is not None else _download(kind, str(model), revision)
+            parts = load_parts(local, index, dtype)
+            pipeline = kind.from_pretrained(
+                str(local), revision=revision, use_safetensors=True, dtype=dtype, **parts
+            )
     except StudioError:
         raise
     except Exception as err:  # diffusers and the hub client raise many kinds
         raise StudioError(_refusal(str(model), folder, err)) from err
+    if folder is None:
+        pipeline.register_to_config(_name_or_path=str(model))
     classes = pipeline.transformer.config.num_embeds_ada_norm if hasattr(pipeline, "labels") else NULL_CLASS
     if classes != NULL_CLASS:
         raise StudioError(
             f"{model} has {classes} classes, and diffusers' DiTPipeline asks for label {NULL_CLASS} when it means none: "
             f"pad its label tables to {NULL_CLASS} classes and the null one, with num_embeds_ada_norm {NULL_CLASS} in its config."
         )
+    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    takes, gives = denoiser.config.in_channels, pipeline.vae.config.latent_channels
+    if takes != gives:  # inpainting models take a mask beside
+        raise StudioError(f"The denoiser of {model} takes {takes} channels and its VAE gives {gives}; only models with as many are supported.")
     if dtype == torch.float16 and getattr(pipeline.vae.config, "force_upcast", False) and not hasattr(pipeline, "labels"):
         pipeline.vae.to(torch.float32)  # SDXL's VAE overflows in fp16
     pipeline.to(where)
@@ -150,10 +169,10 @@ def load_scheduler(model: str | Path = BUNDLED, revision: str | None = None) -> 
 
     folder = _folder(model)
     try:
-        cls = getattr(diffusers, pipeline_index(model, revision)["scheduler"][1])
+        cls = getattr(diffusers, pipeline_index(folder or model, revision)["scheduler"][1])
         if not issubclass(cls, diffusers.SchedulerMixin):
             raise StudioError(f"{model} names {cls.__name__} as its scheduler, which is none: correct model_index.json.")
-        return cls.from_pretrained(str(model), revision=revision, subfolder="scheduler")
+        return cls.from_pretrained(str(folder or model), revision=revision, subfolder="scheduler")
     except StudioError:
         raise
     except Exception as err:  # as in load_checkpoint
@@ -173,6 +192,23 @@ def class_names(index: dict[str, Any], classes: int) -> dict[int, str]:
     return {i: name if counts[name] == 1 else f"{name} ({i})" for i, name in sorted(names.items())}
 
 
+def _download(kind: Any, model: str, revision: str | None) -> Path:
+    """Fetch a hub id's files, or find them in the cache -> their folder. Where only a variant has safetensors, that variant's."""
+    first: Exception | None = None
+    for variant in (None, "fp16", "bf16"):
+        try:
+            found = Path(kind.download(model, revision=revision, use_safetensors=True, variant=variant))
+        except (OSError, ValueError) as err:  # no such files under this variant, or no such model
+            first = first or err
+            continue
+        index = kind.load_config(str(found))
+        networks = [name for name, said in index.items() if is_network(said) and (found / name).is_dir()]
+        if networks and all(variants(found / name) for name in networks):
+            return found
+        first = first or OSError(f"could not find safetensors weights of {model}")
+    raise first
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """diffusers writes no log meanwhile."""
@@ -188,6 +224,7 @@ def _silent() -> Iterator[None]:
 
 def _folder(model: str | Path) -> Path | None:
     """The local folder, None for a hub id. Raises StudioError for what is neither."""
+    model = given_path(model, "The model")
     if Path(model).is_dir():
         return Path(model)
     if str(model).startswith(("/", ".", "~")) or str(model).count("/") != 1:

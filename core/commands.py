@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from .errors import StudioError
+from .files import why_not_written, write_whole
+from .output import note, say
 
 
 def curves(args: argparse.Namespace) -> int:
@@ -213,7 +214,7 @@ def write_pictures(comparison: Any, out: Path) -> None:
             small = max(side.images.shape[-2:]) <= 128
             Image.fromarray(grid(side.images[:100], min(10, len(side.images)), scale=2 if small else 1)).save(out / f"{letter}.png")
         except OSError as err:
-            raise StudioError(f"The pictures could not be written to {out.name}/ ({err.strerror}).") from err
+            raise StudioError(f"The pictures could not be written to {out}/ ({why_not_written(err)}).") from err
 
 
 def _workshop(args: argparse.Namespace) -> Any:
@@ -233,19 +234,26 @@ def data_options(args: argparse.Namespace) -> Any:
 
 
 def _folder(name: str) -> Path:
+    """Make a folder that can be written. Raises StudioError."""
     path = Path(name)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(13, "Permission denied")
+        with tempfile.TemporaryFile(dir=path):  # permissions do not say that a disk is read-only
+            pass
     except OSError as err:
-        raise StudioError(f"The folder {name} cannot be written ({err.strerror}).") from err
+        raise StudioError(f"The folder {name} cannot be written ({why_not_written(err)}): name another one for --out.") from err
     return path
 
 
 def _fresh_folder(name: str) -> Path:
-    path = Path(name).resolve()  # "." has no name to write beside
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """Check that a folder is new or empty and that the one above can be written. Raises StudioError."""
+    path = Path(name).absolute()  # "." has no name to write beside
+    try:
+        path = path.resolve()
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except (OSError, RuntimeError) as err:  # no permission to look, a loop of links
+        raise StudioError(f"{name} cannot be looked at ({why_not_written(err)}); name another one for --out.") from err
+    if taken:
         raise StudioError(f"{name} exists and is not an empty folder; name another one for --out.")
     _folder(str(path.parent) or ".")
     return path
@@ -253,24 +261,24 @@ def _fresh_folder(name: str) -> Path:
 
 def _write_text(path: Path, text: str) -> None:
     try:
-        path.write_text(text + "\n")
+        write_whole(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
     except OSError as err:
-        raise StudioError(f"{path.name} could not be written ({err.strerror}).") from err
+        raise StudioError(f"{path} could not be written ({why_not_written(err)}).") from err
 
 
 def _progress(done: int, total: int, text: str) -> None:
-    print(f"[{done}/{total}] {text}", file=sys.stderr, flush=True)
+    note(f"[{done}/{total}] {text}")
 
 
 def _warn(workshop: Any) -> None:
     """What is scarce in the calibration, a line each on stderr: seen with --json and without."""
     for warning in workshop.calibration_warnings:
-        print(f"app.py: warning: {warning}.", file=sys.stderr, flush=True)
+        note(f"app.py: warning: {warning}.")
 
 
 def _say(args: argparse.Namespace, result: dict[str, Any], text: list[str]) -> int:
     """JSON has no NaN or infinity: they become null."""
-    print(json.dumps(_finite(result)) if args.json else "\n".join(text))
+    say(json.dumps(_finite(result)) if args.json else "\n".join(text))
     return 0
 
 

@@ -6,6 +6,7 @@ dictionary, as `added_cond_kwargs` is) have one entry per image in front.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,17 @@ def family_of(model: nn.Module) -> type[DiT] | type[SDXL]:
     raise StudioError(f"{type(model).__name__} is neither a DiT (DiTTransformer2DModel) nor SDXL's UNet as diffusers builds them; only these are pruned.")
 
 
+def whole_size(size: object) -> int:
+    """Return a denoiser's `sample_size`. Raises StudioError for what is not one positive whole number."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        said = json.dumps(size, default=str)
+        raise StudioError(
+            f"The denoiser's sample_size is {said[:40]}; only one whole number, the same for height and width, "
+            "is supported: correct its config.json."
+        )
+    return size
+
+
 class DiT:
     """Peebles & Xie 2023 (arXiv 2212.09748), diffusers' DiTTransformer2DModel: class labels, adaLN-Zero."""
 
@@ -88,7 +100,8 @@ class DiT:
 
     @staticmethod
     def latent_shape(model: nn.Module) -> tuple[int, int, int]:
-        return model.config.in_channels, model.config.sample_size, model.config.sample_size
+        size = whole_size(model.config.sample_size)
+        return model.config.in_channels, size, size
 
     @staticmethod
     def sites(model: nn.Module, shape: tuple[int, int, int] | None = None) -> list[BlockSite]:
@@ -135,7 +148,8 @@ class SDXL:
 
     @staticmethod
     def latent_shape(model: nn.Module) -> tuple[int, int, int]:
-        return model.config.in_channels, model.config.sample_size, model.config.sample_size
+        size = whole_size(model.config.sample_size)
+        return model.config.in_channels, size, size
 
     @staticmethod
     def sites(model: nn.Module, shape: tuple[int, int, int] | None = None) -> list[BlockSite]:
@@ -151,7 +165,14 @@ class SDXL:
             tokens = -(-height // 2**depth) * -(-width // 2**depth)
             root = "mid_block" if index is None else f"{side}_blocks.{index}"
             for j, attention in enumerate(getattr(stage, "attentions", None) or []):
+                if attention is None:  # a middle block without attention keeps its place
+                    continue
                 where = side if index is None else f"{side} {index + 1}.{j + 1}"
+                if not hasattr(attention, "transformer_blocks"):
+                    raise StudioError(
+                        f"{where.capitalize()} has attention of the kind {type(attention).__name__}, not the transformer "
+                        "blocks that SDXL has there: it cannot be pruned."
+                    )
                 sites += [
                     BlockSite(f"{root}.attentions.{j}.transformer_blocks.{k}", f"{where} block {k + 1}", tokens, TEXT_TOKENS)
                     for k in range(len(attention.transformer_blocks))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -46,6 +47,31 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def full_disk(err: BaseException) -> bool:
     """Whether a write failed for want of room (safetensors wraps the OSError in an error of its own, with the words kept)."""
     return getattr(err, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in str(err).lower()
+
+
+def why_not_written(err: BaseException) -> str:
+    """Say in a few plain words why something could not be written, as the system or safetensors' own error has it."""
+    if full_disk(err):
+        return "the disk is full"
+    code, said = getattr(err, "errno", None), str(err).lower()
+    found = re.search(r"\(os error (\d+)\)", said)  # safetensors keeps the system's number only there
+    code = int(found[1]) if code is None and found else code
+    words = {
+        errno.EROFS: "the disk is read-only", errno.EACCES: "permission denied: it is read-only or somebody else's",
+        errno.EPERM: "permission denied: it is read-only or somebody else's", errno.ENOENT: "there is no such folder",
+        errno.ENOTDIR: "a file lies where a folder is needed", errno.EEXIST: "a file lies where a folder is needed",
+        errno.EISDIR: "a folder lies where a file is needed", errno.ENAMETOOLONG: "the name is too long", errno.ELOOP: "links lead in a circle",
+    }  # fmt: skip
+    return words.get(code) or getattr(err, "strerror", None) or str(err)
+
+
+def cache_trouble(err: BaseException) -> str:
+    """Say why the cache could not be written, and what helps: another remedy for a full disk than for a folder that is read-only."""
+    if full_disk(err):
+        return "the disk is full): make room or set MOSAIC_CACHE to another disk, then calibrate again"
+    if isinstance(err, IsADirectoryError):
+        return f"{why_not_written(err)}): move it away to make room, then calibrate again"
+    return f"{why_not_written(err)}): let it be written, or set MOSAIC_CACHE to another disk or folder, then calibrate again"
 
 
 def write_tensors(path: Path, layout: Layout, tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> None:

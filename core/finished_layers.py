@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .calibration import fingerprint
 from .errors import StudioError
-from .files import full_disk, write_whole
+from .files import cache_trouble, write_whole
 from .grams import GramBank
 from .prunable import PrunableLayer
 
@@ -50,8 +50,7 @@ def save_layer(folder: Path, i: int, key: str, found: OrderedLayer, tag: str = "
     try:
         write_whole(_path(folder, i, tag), lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
     except (OSError, SafetensorError) as err:
-        reason = "the disk is full" if full_disk(err) else err
-        raise StudioError(f"The order of a layer could not be kept ({reason}): make room on the disk and calibrate again, finished layers stay.") from err
+        raise StudioError(f"The order of a layer could not be kept ({cache_trouble(err)}; finished layers stay.") from err
 
 
 def load_layer(folder: Path, i: int, key: str, tag: str = "") -> OrderedLayer | None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import StudioError
-from .files import Layout, full_disk, read_layout, write_tensors
+from .files import Layout, cache_trouble, full_disk, read_layout, write_tensors
 from .prunable import PrunableLayer
 from .row_weights import bin_weights
 from .triangles import unpack
@@ -110,7 +110,7 @@ class GramBank:
         except OSError as err:
             if full_disk(err):
                 raise StudioError("The disk is full: finished bins are kept; make room or set MOSAIC_CACHE, then calibrate again.") from err
-            raise StudioError(f"A calibration file could not be written ({err}).") from err
+            raise StudioError(f"A calibration file could not be written ({cache_trouble(err)}; finished bins are kept.") from err
 
     def check(self) -> None:
         """Drop bins whose file is cut off, damaged or of another layout, so that the next calibration measures them again."""
@@ -122,7 +122,10 @@ class GramBank:
                 except (OSError, ValueError):
                     sound = False
                 if not sound:
-                    self.path(b).unlink(missing_ok=True)
+                    try:
+                        self.path(b).unlink(missing_ok=True)
+                    except OSError as err:
+                        raise StudioError(f"A damaged calibration file could not be dropped ({cache_trouble(err)}.") from err
 
 
 def columns(layer: PrunableLayer) -> int:

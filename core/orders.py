@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .calibration import CalibrationSettings, Progress, fingerprint
 from .errors import Stopped, StudioError
-from .files import write_whole
+from .files import cache_trouble, write_whole
 from .finished_layers import OrderedLayer, forget_layers, layer_key, load_layer, save_layer
 from .grams import GramBank, columns
 from .obs import DAMPINGS, RemovalPath, compensated_weights
@@ -76,7 +76,10 @@ class RemovalOrders:
 
     @staticmethod
     def drop(folder: Path, name: str = FILE) -> None:
-        (Path(folder) / name).unlink(missing_ok=True)
+        try:
+            (Path(folder) / name).unlink(missing_ok=True)
+        except OSError as err:
+            raise StudioError(f"The removal orders are damaged and could not be dropped ({cache_trouble(err)}.") from err
 
     def save(self, folder: Path, name: str = FILE) -> None:
         """One safetensors file with the rest as metadata, whole or not at all; single layers kept by `find_orders` are then dropped."""
@@ -87,7 +90,7 @@ class RemovalOrders:
         try:
             write_whole(Path(folder) / name, lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
         except (OSError, SafetensorError) as err:
-            raise StudioError(f"The removal orders could not be written ({err}); make room on the disk and calibrate again.") from err
+            raise StudioError(f"The removal orders could not be written ({cache_trouble(err)}.") from err
         forget_layers(Path(folder), name.removeprefix("orders").removesuffix(".safetensors"))
 
     @classmethod

@@ -17,8 +17,9 @@ from typing import Any, Literal
 import numpy as np
 
 from .dynamics import DEFAULT_THRESHOLD, Curves, curves
-from .errors import PlanError
+from .errors import PlanError, StudioError
 from .noise import NUM_TRAIN_TIMESTEPS, NoiseSchedule
+from .paths import given_path
 from .plan_checks import MAX_SPARSITY, check_keys, number_within, parse, share_out, short, stage_counts, whole
 
 STAGES = ("late", "middle", "early")
@@ -191,7 +192,10 @@ class StagePlan:
     @classmethod
     def load(cls, path: Path | str) -> StagePlan:
         """Read a plan file. Raises PlanError, also when the file is missing or is not text."""
-        path = Path(path)
+        try:
+            path = Path(given_path(path, "The path of the plan"))
+        except StudioError as err:
+            raise PlanError(str(err)) from err
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)

@@ -29,7 +29,7 @@ from .calibration import (
     token_warning,
 )
 from .calibration_data import CalibrationData, DataOptions
-from .calibration_room import check_memory, check_room, ordering_memory
+from .calibration_room import check_memory, check_room, check_writable, ordering_memory
 from .calibration_sources import choose_source
 from .checkpoints import BUNDLED, Checkpoint, device_text, load_checkpoint
 from .dynamics import SampledCurves
@@ -250,6 +250,7 @@ class Workshop(Pricing):
                 )  # fmt: skip
             else:
                 check_memory(ordering_memory(self.layers), self.device)
+                check_writable(self.folder)
             orders = find_orders(self.transformer, self.layers, self._bank, self.device_text, progress, stop, start, self.settings.damping)
             replace(orders, model=self.model_key).save(self.folder, orders_file(self.settings))
             with self._building, self.lock:  # in this order, as `build` takes them: no subnetwork of the old orders is put away after this

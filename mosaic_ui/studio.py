@@ -127,4 +127,6 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,  # the default keeps every run in the visitor's browser
         "max_file_size": "1mb",  # the one upload is a plan, a few hundred bytes
         "enable_monitoring": False,
+        "ssr_mode": False,  # GRADIO_SSR_MODE would put a Node server in front
+        "ssl_verify": False,  # the one request is to this machine over http: certificates that are not found do no harm
     }
