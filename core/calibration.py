@@ -135,10 +135,15 @@ def plain_config(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(said, sort_keys=True, default=str))
 
 
-def network_key(network: nn.Module) -> str:
-    """Hash a network: its class, its whole configuration, its weights."""
-    config = getattr(network, "config", {})
-    return fingerprint(type(network).__name__, plain_config(config), network.state_dict())
+def network_key(network: nn.Module, rounded: bool = False) -> str:
+    """Hash a network: its class, its whole configuration, its weights.
+
+    rounded: weights count as bf16, so that the same file gives the same hash in every precision.
+    """
+    config, weights = getattr(network, "config", {}), network.state_dict()
+    if rounded:
+        weights = {k: v.bfloat16() if v.is_floating_point() else v for k, v in weights.items()}
+    return fingerprint(type(network).__name__, plain_config(config), weights)
 
 
 def gram_key(

@@ -118,10 +118,9 @@ class DiT:
         return Conditions({"class_labels": labels}, {"class_labels": torch.full_like(labels, NULL_CLASS)})
 
     @staticmethod
-    def check(model: nn.Module, vae: nn.Module) -> None:
+    def check(model: nn.Module) -> None:
         """Raise StudioError for a DiT whose latents or outputs are not what the sampling loop gives and takes."""
         config, channels = model.config, model.config.in_channels
-        _same_latents(model, vae)
         if (config.out_channels or channels) not in (channels, 2 * channels):
             raise StudioError(
                 f"This DiT gives {config.out_channels} channels for {channels}; only the noise, or the noise "
@@ -202,7 +201,7 @@ class SDXL:
         return Conditions(*sides)
 
     @staticmethod
-    def check(model: nn.Module, vae: nn.Module) -> None:
+    def check(model: nn.Module) -> None:
         """Raise StudioError for a UNet that wants inputs which the sampling loop does not give."""
         config = model.config
         if config.time_cond_proj_dim is not None:
@@ -210,14 +209,6 @@ class SDXL:
                 "This UNet takes an embedding of the guidance scale (time_cond_proj_dim), as models distilled "
                 "for a few steps do (LCM); it cannot be sampled or pruned here. Use the model it was distilled from."
             )
-        if config.class_embed_type is not None or config.num_class_embeds is not None:
-            raise StudioError("This UNet takes class embeddings beside its prompts, which is not supported.")
-        if config.encoder_hid_dim_type not in (None, "text_proj"):
-            raise StudioError(
-                f"This UNet takes image embeddings beside its prompts ({config.encoder_hid_dim_type}), "
-                "which is not supported."
-            )
-        _same_latents(model, vae)
         if config.out_channels != config.in_channels:
             raise StudioError(
                 f"This UNet takes {config.in_channels} channels and gives {config.out_channels}; only models "
@@ -249,13 +240,6 @@ class SDXL:
             "encoder_hidden_states": torch.randn(rows, TEXT_TOKENS, config.cross_attention_dim, generator=random),
             "added_cond_kwargs": {"text_embeds": torch.randn(rows, pooled, generator=random), "time_ids": torch.zeros(rows, 6)},
         }
-
-
-def _same_latents(model: nn.Module, vae: nn.Module) -> None:
-    latent, taken = vae.config.latent_channels, model.config.in_channels
-    if taken != latent:
-        more = " (an inpainting or image-editing model, perhaps)" if taken > latent else ""
-        raise StudioError(f"The denoiser takes {taken} channels and the VAE's latents have {latent}{more}, which is not supported.")
 
 
 def first_parameter(model: nn.Module) -> Tensor:

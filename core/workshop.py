@@ -69,7 +69,7 @@ class Workshop(Pricing):
         self.source = choose_source(checkpoint, self.family, needed, data or DataOptions(), weighs)
         self.device_text = device_text(self.device)
         self.layers: list[PrunableLayer] = find_layers(self.transformer)
-        self.family.check(self.transformer, self.vae)
+        self.family.check(self.transformer)
         second = getattr(checkpoint.pipeline, "text_encoder_2", None)
         if self.family is SDXL and second is not None:
             SDXL.check_words(self.transformer, second.config.projection_dim)
@@ -111,9 +111,9 @@ class Workshop(Pricing):
 
     @cached_property
     def model_key(self) -> str:
-        """Hash of denoiser and noise schedule: whose removal orders a model folder may ship."""
+        """Hash of denoiser and noise schedule, in any precision: whose removal orders a model folder may ship."""
         tables = {"a": torch.tensor(self.schedule.a), "s": torch.tensor(self.schedule.s)}
-        return fingerprint(self.network, tables, self.prediction_type)
+        return fingerprint(network_key(self.transformer, rounded=True), tables, self.prediction_type)
 
     @cached_property
     def folder(self) -> Path:

@@ -76,6 +76,7 @@ def test_estimates_come_with_the_model(bundled):
     from core.plan import StagePlan
 
     assert not bundled.calibrated and bundled.orders.shipped
+    assert bundled.orders.model == bundled.model_key  # of these weights and this schedule
     prediction = bundled.predict(StagePlan((93, 550), (0.4, 0.1, 0.55)), [float(t) for t in range(0, 1000, 20)])
     assert all(0 < s.error < 0.3 for s in prediction.stages)
     assert prediction.stages[1].error < prediction.stages[0].error  # gentle in the middle

@@ -14,7 +14,7 @@ from tiny_sdxl import make_sdxl
 
 from core.calibration import CalibrationSettings
 from core.calibration_data import DataOptions
-from core.checkpoints import load_checkpoint
+from core.checkpoints import BUNDLED, load_checkpoint
 from core.errors import StudioError
 from core.plan import StagePlan
 from core.workshop import Workshop
@@ -190,6 +190,8 @@ def test_shipped_orders_of_another_schedule_are_not_used(folder, tmp_path):
     shutil.copy(first.folder / "orders.safetensors", copy / "calibration" / "orders.safetensors")
     shop = Workshop(load_checkpoint(copy, "cpu"), SETTINGS, tmp_path / "empty")
     assert shop.orders.shipped and shop.orders.model == shop.model_key
+    half = Workshop(load_checkpoint(BUNDLED, "cpu", dtype=torch.bfloat16), cache=tmp_path / "empty")
+    assert half.orders.model == half.model_key  # whatever the weights were loaded as
     other = changed(copy, tmp_path, "scheduler", {"beta_end": 0.03})
     with pytest.raises(StudioError, match="not been calibrated"):
         _ = Workshop(load_checkpoint(other, "cpu"), SETTINGS, tmp_path / "empty").orders
