@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
             if args.verb is None:
                 return open_studio(args)
             check_output()
-            from core import commands
+            from core import cli as commands
 
             return getattr(commands, args.verb)(args)
     except StudioError as err:
@@ -216,17 +216,17 @@ def check_address(host: str, port: int | None) -> None:
 
 def open_studio(args: argparse.Namespace) -> int:
     """Build the page and serve it until Ctrl-C."""
+    from core.curves.plan import StagePlan
     from core.output import note
-    from core.plan import StagePlan
 
     port = environment_port() if args.port is None else args.port
 
     plan = StagePlan.load(args.plan) if args.plan else None  # a bad plan is refused before anything heavy is loaded
-    from core.calibration import calibration_settings
-    from core.checkpoints import BUNDLED as bundled
-    from core.commands import data_options
+    from core.calibration.measure import calibration_settings
+    from core.cli import data_options
     from core.errors import OutOfMemory, StudioError, plain_memory_errors
-    from core.workshop import get_workshop
+    from core.models.checkpoints import BUNDLED as bundled
+    from core.workshop.workshop import get_workshop
 
     workshop = get_workshop(args.model or bundled, args.device, args.revision, args.dtype, calibration_settings(args), data_options(args))
     host = args.host or os.environ.get("GRADIO_SERVER_NAME", "").strip() or "127.0.0.1"

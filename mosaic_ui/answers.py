@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from core.dynamics import SampledCurves, curves, default_lambda, sample_forward
+from core.curves.dynamics import SampledCurves, curves, default_lambda, sample_forward
+from core.curves.noise import sampling_timesteps
+from core.curves.plan import STAGES, Proposal, StagePlan, presets, propose_plan
+from core.curves.plan_checks import MAX_STEPS, checked_steps, short
 from core.errors import PlanError, StudioError
-from core.noise import sampling_timesteps
-from core.plan import STAGES, Proposal, StagePlan, presets, propose_plan
-from core.plan_checks import MAX_STEPS, checked_steps, short
-from core.sampling import sampler
+from core.workshop.compare import sampler
 
 from . import model_facts, tables
 from .edge import plain_errors as plain_errors

@@ -16,9 +16,9 @@ from typing import Any
 
 import gradio as gr
 
+from core.curves.plan import StagePlan
+from core.curves.plan_checks import short
 from core.errors import PlanError, StudioError, plain_memory_errors
-from core.plan import StagePlan
-from core.plan_checks import short
 
 from .figures import VIEWS
 from .schedules import LABELS

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from core.dynamics import Curves, SampledCurves, score
-from core.plan import STAGES, Proposal
+from core.curves.dynamics import Curves, SampledCurves, score
+from core.curves.plan import STAGES, Proposal
 
 from .theme import GRID_COLOUR, STAGE_COLOURS
 

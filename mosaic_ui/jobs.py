@@ -27,6 +27,8 @@ _asked: dict[str, Any] = {}
 WAITING = "Waiting for the model; another run, yours or somebody else's, may be before this one."
 MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}  # one model, so one heavy job at a time
 
+WITHDRAWN = "Stopped before its turn came: nothing was begun."
+
 
 @dataclass(frozen=True)
 class Step:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.calibration_room import calibration_disk
-from core.checkpoints import DTYPES
+from core.calibration.bank import columns
+from core.calibration.preflight import calibration_disk
+from core.curves.noise import SCHEDULERS
 from core.errors import StudioError
-from core.families import SDXL
-from core.grams import columns
-from core.noise import SCHEDULERS
-from core.pricing import usual_images
+from core.models.checkpoints import DTYPES
+from core.models.families import SDXL
+from core.workshop.predict import usual_images
 
 SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for little at a time
 EXACT_FLOPS = {"cpu": 3e11, "cuda": 1e13}  # of solving every layer of three stages: the exact answer has to come within about 3 s

@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from core.curves.noise import BETA_SCHEDULES, OTHER_SCHEDULERS, NoiseSchedule, make_scheduler
+from core.curves.plan import Proposal, propose_plan
 from core.errors import PlanError
-from core.noise import BETA_SCHEDULES, OTHER_SCHEDULERS, NoiseSchedule, make_scheduler
-from core.plan import Proposal, propose_plan
 
 from . import tables
 

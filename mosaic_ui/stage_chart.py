@@ -18,8 +18,8 @@ from typing import Any
 import gradio as gr
 import plotly
 
-from core.noise import NUM_TRAIN_TIMESTEPS
-from core.plan import STAGES
+from core.curves.noise import NUM_TRAIN_TIMESTEPS
+from core.curves.plan import STAGES
 
 from .theme import STAGE_COLOURS
 

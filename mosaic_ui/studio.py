@@ -1,6 +1,6 @@
 """The page as a whole: header, the controls that all places share, and the order of the three places.
 
-    from core.workshop import get_workshop
+    from core.workshop.workshop import get_workshop
     build_studio(get_workshop()).launch(**launch_options())
 
 `Shared.plan` is the single truth: the JSON form of a `StagePlan`. Every chart, slider and box is a view of it. A tab's
@@ -18,16 +18,19 @@ from typing import Any
 
 import gradio as gr
 
+from core.curves.noise import SCHEDULERS
+from core.curves.plan import StagePlan, propose_plan
 from core.errors import StudioError
-from core.noise import SCHEDULERS
-from core.plan import StagePlan, propose_plan
 
-from . import answers, compare, explore, jobs, model_facts, prune, tables
+from . import answers, jobs, model_facts, tables
 from .answers import plain_errors
+from .compare import tab as compare
+from .events import QUIET
+from .explore import tab as explore
+from .prune import tab as prune
 from .schedules import choices
+from .steps_box import steps_box, wire_steps
 from .theme import CSS, make_theme
-from .typed import steps_box, wire_steps
-from .wiring import QUIET
 
 TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from core.plan import STAGES, StagePlan
+from core.curves.plan import STAGES, StagePlan
 
 from . import model_facts
 from .theme import STAGE_COLOURS, STAGE_MEANING

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.allocation_problem import Curve, Problem, make_problem, relative_errors
-from core.orders import RemovalOrders
-from core.prunable import PrunableLayer
+from core.allocation.problem import Curve, Problem, make_problem, relative_errors
+from core.models.layers import PrunableLayer
+from core.pruning.orders import RemovalOrders
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "fashion-dit" / "calibration"
 

@@ -13,7 +13,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from browser import chromium, drag, serve, settled  # noqa: E402
 
-from core.workshop import get_workshop  # noqa: E402
+from core.workshop.workshop import get_workshop  # noqa: E402
 
 CLOCK = """() => {
   window.dropped = null; window.waits = {follow: [], exact: []};

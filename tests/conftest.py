@@ -45,7 +45,7 @@ def model_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_settings():
-    from core.calibration import CalibrationSettings
+    from core.calibration.settings import CalibrationSettings
 
     return CalibrationSettings(edges=(0, 100, 300, 600, 1000), images=32, held_out=16)
 
@@ -53,8 +53,8 @@ def small_settings():
 @pytest.fixture(scope="session")
 def workshop(model_folder, small_settings, tmp_path_factory):
     """Calibrated once for the whole run; tests must not change it."""
-    from core.checkpoints import load_checkpoint
-    from core.workshop import Workshop
+    from core.models.checkpoints import load_checkpoint
+    from core.workshop.workshop import Workshop
 
     shop = Workshop(load_checkpoint(model_folder, "auto", dtype=torch.float32), small_settings, tmp_path_factory.mktemp("cache"))
     shop.calibrate()

@@ -291,9 +291,9 @@ def main() -> int:
     from browser import serve
     from conftest import make_pipeline
 
-    from core.calibration import CalibrationSettings
-    from core.checkpoints import load_checkpoint
-    from core.workshop import Workshop
+    from core.calibration.settings import CalibrationSettings
+    from core.models.checkpoints import load_checkpoint
+    from core.workshop.workshop import Workshop
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=2000)

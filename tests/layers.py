@@ -1,4 +1,4 @@
-"""Small layers and slow, plain references for `core.obs`: the textbook loop, and least squares on the tokens themselves."""
+"""Small layers and slow, plain references for `core.pruning.obs`: the textbook loop, and least squares on the tokens themselves."""
 
 from __future__ import annotations
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from core.mosaic import MosaicTransformer
-from core.plan import StagePlan
-from core.prunable import find_layers
-from core.slimming import Cut
-from core.timing import forward_call
+from core.curves.plan import StagePlan
+from core.models.layers import find_layers
+from core.mosaic.transformer import MosaicTransformer
+from core.pruning.cuts import Cut
+from core.sampling.timing import forward_call
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75), name="Mine")
 TIMES = (50, 300, 900)  # one in each stage

@@ -8,9 +8,9 @@ import torch
 from mosaics import TIMES
 from tiny_sdxl import make_sdxl
 
-from core.checkpoints import load_checkpoint
-from core.families import SDXL, DiT
-from core.noise import NoiseSchedule
+from core.curves.noise import NoiseSchedule
+from core.models.checkpoints import load_checkpoint
+from core.models.families import SDXL, DiT
 
 SCHEDULE = NoiseSchedule.from_betas("linear")
 KINDS = ("dit", "sdxl")

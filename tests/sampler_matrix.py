@@ -24,12 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from core.denoise import Denoiser, start_noise  # noqa: E402
+from core.curves.noise import SCHEDULERS, NoiseSchedule, sampling_timesteps  # noqa: E402
 from core.errors import StudioError  # noqa: E402
-from core.families import Conditions  # noqa: E402
-from core.mosaic import MosaicTransformer  # noqa: E402
-from core.noise import SCHEDULERS, NoiseSchedule, sampling_timesteps  # noqa: E402
-from core.sampling import scheduler_like  # noqa: E402
+from core.models.families import Conditions  # noqa: E402
+from core.mosaic.transformer import MosaicTransformer  # noqa: E402
+from core.sampling.denoise import Denoiser, start_noise  # noqa: E402
+from core.workshop.compare import scheduler_like  # noqa: E402
 
 SDXL = {
     "beta_schedule": "scaled_linear",
@@ -97,7 +97,7 @@ def make_models(folder: Path) -> Models:
     from diffusers import DiTPipeline, StableDiffusionXLPipeline
     from tiny_sdxl import make_sdxl
 
-    from core.families import SDXL as Family
+    from core.models.families import SDXL as Family
 
     pipeline = StableDiffusionXLPipeline.from_pretrained(make_sdxl(folder / "xl"))
     pipeline.set_progress_bar_config(disable=True)

@@ -9,7 +9,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from browser import chromium, serve  # noqa: E402
 
-from core.workshop import get_workshop  # noqa: E402
+from core.workshop.workshop import get_workshop  # noqa: E402
 
 TABS = {"explore": "1 Explore", "prune": "2 Prune", "compare": "3 Compare"}
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from allocation_cases import bundled, exhaustive, model, random_problem, smooth_errors, tiny
 
-from core.allocation import METHODS, Budget, allocate, budget_of, uniform
-from core.allocation_problem import Curve, Problem, make_problem
-from core.allocators import _programme, cheapest, solve_dynamic, solve_lagrangian, total
-from core.bench_allocation import allocation_benchmark
+from core.allocation.allocate import METHODS, Budget, allocate, budget_of, uniform
+from core.allocation.problem import Curve, Problem, make_problem
+from core.allocation.solvers import _programme, cheapest, solve_dynamic, solve_lagrangian, total
+from core.allocation.widths import Menu
+from core.bench.allocation import allocation_benchmark
 from core.errors import StudioError
-from core.prunable import PrunableLayer
-from core.widths import Menu
+from core.models.layers import PrunableLayer
 
 # --- against exhaustive search
 

@@ -10,24 +10,24 @@ import torch
 from test_cli import refused, verb
 from tiny_sdxl import TINY_UNET
 
-from core.bench_adaln import tabulation_benchmark
-from core.bench_forward import forward_benchmark
-from core.bench_macs import PARTS, linear_macs
-from core.bench_measure import Effort, in_turn, ratio, verdict
-from core.bench_memory import memory_benchmark, prefix_view_bytes, unique_bytes
-from core.bench_models import Subject, blocks_of_xl, gathering, mosaic_of, random_dit, shapes_of_dit, subject_of, uniform_cuts
-from core.bench_overhead import overhead_benchmark, rows_at_once
-from core.bench_plans import plans_benchmark
-from core.bench_realised import realised_benchmark, speed_benchmark, timesteps_of
-from core.bench_suite import PARTS as SUITE
-from core.bench_suite import Suite, run_all, run_part
-from core.bench_table import part_lines, ratio_line, table
-from core.checkpoints import load_checkpoint
+from core.bench.adaln import tabulation_benchmark
+from core.bench.forward import forward_benchmark
+from core.bench.macs import PARTS, linear_macs
+from core.bench.measure import Effort, in_turn, ratio, verdict
+from core.bench.memory import memory_benchmark, prefix_view_bytes, unique_bytes
+from core.bench.overhead import overhead_benchmark, rows_at_once
+from core.bench.plans import plans_benchmark
+from core.bench.realised import realised_benchmark, speed_benchmark, timesteps_of
+from core.bench.subjects import Subject, blocks_of_xl, gathering, mosaic_of, random_dit, shapes_of_dit, subject_of, uniform_cuts
+from core.bench.suite import PARTS as SUITE
+from core.bench.suite import Suite, run_all, run_part
+from core.bench.table import part_lines, ratio_line, table
+from core.curves.plan import propose_plan
 from core.errors import Stopped
-from core.mosaic import embedders, embedders_equal
-from core.plan import propose_plan
-from core.prunable import find_layers
-from core.timing import count_macs, forward_call, module_forward
+from core.models.checkpoints import load_checkpoint
+from core.models.layers import find_layers
+from core.mosaic.transformer import embedders, embedders_equal
+from core.sampling.timing import count_macs, forward_call, module_forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -8,9 +8,9 @@ import threading
 import pytest
 import torch
 
-from core.bench_path import FORMS, LEVELS, path_benchmark, synthetic_layer, textbook_inverse, textbook_loop
+from core.bench.path import FORMS, LEVELS, path_benchmark, synthetic_layer, textbook_inverse, textbook_loop
 from core.errors import Stopped, StudioError
-from core.obs import RemovalPath
+from core.pruning.obs import RemovalPath
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -11,12 +11,12 @@ from diffusers import UNet2DConditionModel
 from tiny_sdxl import TINY_UNET, make_sdxl
 
 import app
-from core.checkpoints import load_checkpoint
-from core.comparison import Comparison, SampleSettings
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.plan import StagePlan
-from core.sampling import compare
-from core.workshop import Workshop
+from core.models.checkpoints import load_checkpoint
+from core.workshop.compare import compare
+from core.workshop.comparison import Comparison, SampleSettings
+from core.workshop.workshop import Workshop
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55), method="magnitude")
 

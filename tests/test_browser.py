@@ -12,8 +12,8 @@ import pytest
 from browser import SLOW, boundaries, drag, serve, settled, visitor
 from playwright.sync_api import expect
 
-from core.checkpoints import load_checkpoint
-from core.workshop import Workshop
+from core.models.checkpoints import load_checkpoint
+from core.workshop.workshop import Workshop
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from browser import Watch, chromium, serve
 from playwright.sync_api import expect
 from tiny_sdxl import make_sdxl
 
-from core.calibration import CalibrationSettings
-from core.calibration_data import DataOptions
-from core.checkpoints import load_checkpoint
-from core.workshop import Workshop
+from core.calibration.data import DataOptions
+from core.calibration.settings import CalibrationSettings
+from core.models.checkpoints import load_checkpoint
+from core.workshop.workshop import Workshop
 
 SLOW = 120_000  # ms; a machine that runs other things must not fail a test
 

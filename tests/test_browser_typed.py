@@ -11,8 +11,8 @@ from browser import SLOW, drag, serve, settled, visitor
 from conftest import make_pipeline
 from playwright.sync_api import expect
 
-from core.checkpoints import load_checkpoint
-from core.workshop import Workshop
+from core.models.checkpoints import load_checkpoint
+from core.workshop.workshop import Workshop
 
 
 @pytest.fixture(scope="module")

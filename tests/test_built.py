@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.built import MOST_BUILT, Built, own_bytes
-from core.comparison import Comparison, SampleSettings
-from core.mosaic_files import load_mosaic
-from core.plan import StagePlan
-from core.sampling import compare
+from core.curves.plan import StagePlan
+from core.mosaic.network_cache import MOST_BUILT, Built, own_bytes
+from core.mosaic.transformer import MosaicTransformer
+from core.workshop.compare import compare
+from core.workshop.comparison import Comparison, SampleSettings
 
 PLANS = [StagePlan((100 + i, 600 + i), (0.5, 0.25, 0.75)) for i in range(8)]
 
@@ -117,5 +117,5 @@ def test_another_name_is_not_built_again_and_each_keeps_its_own(workshop, tmp_pa
     assert plain.enabled and named.stage_of(0) == -1 and plain.stage_of(0) == 0
     named.enable()
     named.save_pretrained(tmp_path / "mine")
-    read = load_mosaic(tmp_path / "mine", workshop.transformer)
+    read = MosaicTransformer.from_pretrained(tmp_path / "mine", workshop.transformer)
     assert read.plan == replace(PLANS[0], name="Mine") and read.summary() == plain.summary() == named.summary()

@@ -9,9 +9,9 @@ import torch
 from diffusers import DiTPipeline
 from safetensors.torch import load_file
 
-from core.checkpoints import BUNDLED, load_checkpoint
-from core.metrics import Judge
-from core.workshop import Workshop
+from core.models.checkpoints import BUNDLED, load_checkpoint
+from core.sampling.metrics import Judge
+from core.workshop.workshop import Workshop
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_page_opens_on_a_finished_example(bundled):
 
 
 def test_estimates_come_with_the_model(bundled):
-    from core.plan import StagePlan
+    from core.curves.plan import StagePlan
 
     assert not bundled.calibrated and bundled.orders.shipped
     assert bundled.orders.model == bundled.model_key  # of these weights and this schedule

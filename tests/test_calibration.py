@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.calibration import NULL_ROW, CalibrationSettings, GramMeter, calibrate, fingerprint
-from core.calibration_data import draw
+from core.cache import fingerprint
+from core.calibration.bank import GramBank
+from core.calibration.data import draw
+from core.calibration.measure import NULL_ROW, GramMeter, calibrate
+from core.calibration.settings import CalibrationSettings
+from core.curves.noise import NoiseSchedule
 from core.errors import Stopped, StudioError
-from core.families import NULL_CLASS, DiT
-from core.grams import GramBank
-from core.noise import NoiseSchedule
-from core.workshop import Workshop
+from core.models.families import NULL_CLASS, DiT
+from core.workshop.workshop import Workshop
 
 TINY = CalibrationSettings(edges=(0, 200, 500, 1000), images=6, held_out=2)
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from core.calibration import CalibrationSettings
-from core.calibration_data import CalibrationData, DataOptions, draw, repeated
-from core.calibration_sources import encode
-from core.denoise import decode
+from core.calibration.data import CalibrationData, DataOptions, draw, repeated
+from core.calibration.settings import CalibrationSettings
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.families import DiT
-from core.plan import StagePlan
-from core.workshop import Workshop
+from core.models.families import DiT
+from core.sampling.denoise import decode
+from core.workshop.data_sources import encode
+from core.workshop.workshop import Workshop
 
 TINY = CalibrationSettings(edges=(0, 500, 1000), images=9, held_out=3)
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.5))
@@ -67,7 +67,7 @@ def test_shipped_latents_come_first_and_a_wish_goes_before_them(workshop, bare, 
 
 
 def test_the_key_is_known_before_the_samples_and_covers_all_they_depend_on(bare, tmp_path, monkeypatch):
-    monkeypatch.setattr("core.denoise.Denoiser.run", lambda *_: pytest.fail("sampled for a key"))
+    monkeypatch.setattr("core.sampling.denoise.Denoiser.run", lambda *_: pytest.fail("sampled for a key"))
 
     def key(checkpoint=bare, **options) -> str:
         return Workshop(checkpoint, TINY, tmp_path, replace(OWN, **options)).key

@@ -12,12 +12,12 @@ from conftest import make_pipeline
 from safetensors.torch import load_file, save_file
 from tiny_sdxl import make_sdxl
 
-from core.calibration import CalibrationSettings
-from core.calibration_data import DataOptions
-from core.checkpoints import BUNDLED, load_checkpoint
+from core.calibration.data import DataOptions
+from core.calibration.settings import CalibrationSettings
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.plan import StagePlan
-from core.workshop import Workshop
+from core.models.checkpoints import BUNDLED, load_checkpoint
+from core.workshop.workshop import Workshop
 
 SETTINGS = CalibrationSettings(edges=(0, 500, 1000), images=32, held_out=16)
 

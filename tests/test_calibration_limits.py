@@ -14,15 +14,17 @@ import torch
 from test_calibration import TINY, left_over, run
 from torch import nn
 
-from core.calibration import CalibrationSettings, GramMeter, calibrate, images_at_once, token_warning
-from core.calibration_data import DataOptions
-from core.calibration_room import calibration_disk, free_memory
+from core.calibration.data import DataOptions
+from core.calibration.measure import GramMeter, calibrate, images_at_once
+from core.calibration.packed_gram import unpack
+from core.calibration.preflight import calibration_disk
+from core.calibration.settings import CalibrationSettings, token_warning
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.families import SDXL, DiT
-from core.plan import StagePlan
-from core.prunable import PrunableLayer
-from core.triangles import unpack
-from core.workshop import Workshop
+from core.memory import free_memory
+from core.models.families import SDXL, DiT
+from core.models.layers import PrunableLayer
+from core.workshop.workshop import Workshop
 
 # ------------------------------------------------------------ tokens
 

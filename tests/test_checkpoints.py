@@ -14,12 +14,12 @@ from make_dit_xl import CONFIG, make_dit_xl
 from mosaics import PLAN, outputs
 from safetensors import safe_open
 
-from core.calibration import CalibrationSettings
-from core.checkpoints import load_checkpoint
+from core.calibration.settings import CalibrationSettings
 from core.errors import StudioError
-from core.mosaic import MosaicTransformer
-from core.prunable import find_layers
-from core.workshop import Workshop
+from core.models.checkpoints import load_checkpoint
+from core.models.layers import find_layers
+from core.mosaic.transformer import MosaicTransformer
+from core.workshop.workshop import Workshop
 
 TINY = CalibrationSettings(edges=(0, 100, 600, 1000), images=8, held_out=4)
 

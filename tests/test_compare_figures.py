@@ -13,13 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from core.comparison import Comparison, SampleSettings, Side
+from core.curves.noise import NoiseSchedule
+from core.curves.plan import StagePlan
 from core.errors import PlanError, StudioError
-from core.noise import NoiseSchedule
-from core.plan import StagePlan
-from mosaic_ui import answers, compare_inputs, compare_live, compare_timing, compare_words
-from mosaic_ui import compare_figures as figures
-from mosaic_ui import compare_pictures as pictures
+from core.workshop.comparison import Comparison, SampleSettings, Side
+from mosaic_ui import answers
+from mosaic_ui.compare import figures, pictures
+from mosaic_ui.compare import inputs as compare_inputs
+from mosaic_ui.compare import live as compare_live
+from mosaic_ui.compare import timing as compare_timing
+from mosaic_ui.compare import words as compare_words
 from mosaic_ui.theme import STAGE_COLOURS
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))

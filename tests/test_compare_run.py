@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from core import mosaic
-from core.comparison import Preview, SampleSettings
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.plan import StagePlan
-from core.sampling import compare
-from mosaic_ui import compare_inputs, compare_run
+from core.mosaic import transformer as mosaic
+from core.workshop.compare import compare
+from core.workshop.comparison import Preview, SampleSettings
+from mosaic_ui.compare import inputs as compare_inputs
+from mosaic_ui.compare import run as compare_run
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
 

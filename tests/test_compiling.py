@@ -10,12 +10,12 @@ from mosaics import PLAN, cuts_of, mosaic_of
 from running import KINDS, SCHEDULE, answers, denoiser, inputs, make_pipelines, same
 from torch import nn
 
-from core.conditioning import Modulation, embedders_equal
-from core.denoise import Denoiser
-from core.families import SDXL, DiT
-from core.mosaic import MosaicTransformer
-from core.noise import make_scheduler
-from core.prunable import find_layers
+from core.curves.noise import make_scheduler
+from core.models.families import SDXL, DiT
+from core.models.layers import find_layers
+from core.mosaic.adaln import Modulation, embedders_equal
+from core.mosaic.transformer import MosaicTransformer
+from core.sampling.denoise import Denoiser
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_cli import PLAN, verb
 
-from core.calibration import CalibrationSettings
-from core.checkpoints import BUNDLED, load_checkpoint
-from core.damping import Damping, damping_facts, damping_sentence, dampings, with_dampings
+from core.calibration.settings import CalibrationSettings
+from core.curves.plan import STAGES, StagePlan
 from core.errors import StudioError
-from core.obs import compensated_weights, compensation
-from core.orders import RemovalOrders, find_orders, orders_file
-from core.plan import STAGES, StagePlan
-from core.prunable import find_layers
-from core.slimming import widened
-from core.workshop import Workshop
-from mosaic_ui import prune_views
+from core.models.checkpoints import BUNDLED, load_checkpoint
+from core.models.layers import find_layers
+from core.mosaic.damping_report import damping_facts, damping_sentence, dampings, with_dampings
+from core.mosaic.slimming import widened
+from core.pruning.cuts import Damping
+from core.pruning.obs import compensated_weights, compensation
+from core.pruning.orders import RemovalOrders, find_orders, orders_file
+from core.workshop.workshop import Workshop
+from mosaic_ui.prune import views as prune_views
 from mosaic_ui.studio import build_studio
 
 FEW = CalibrationSettings(edges=(0, 500, 1000), images=4, held_out=2, damping=0.0)  # 128 tokens a bin for 256 neurons and 64 columns of heads

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from core.dynamics import curves, default_lambda, expected_mse, gradient, log_snr, sample_forward, sample_trajectory, score
+from core.curves.dynamics import curves, default_lambda, expected_mse, gradient, log_snr, sample_forward, sample_trajectory, score
+from core.curves.noise import BETA_SCHEDULES, NoiseSchedule, make_scheduler
 from core.errors import StudioError
-from core.noise import BETA_SCHEDULES, NoiseSchedule, make_scheduler
 
 LINEAR, SCALED = NoiseSchedule.from_betas("linear"), NoiseSchedule.from_betas("scaled_linear")
 FLOW = NoiseSchedule("flow", "flow", 1 - np.arange(1, 1001) / 1000, np.arange(1, 1001) / 1000)
@@ -106,7 +106,7 @@ def test_forward_is_seeded_and_takes_fractional_timesteps():
 def test_forward_in_pieces_covers_every_latent(monkeypatch):
     latents = torch.randn(50, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     whole = sample_forward(latents, LINEAR, [300])
-    monkeypatch.setattr("core.dynamics.CHUNK_ELEMENTS", 256 * 7)
+    monkeypatch.setattr("core.curves.dynamics.CHUNK_ELEMENTS", 256 * 7)
     np.testing.assert_allclose(sample_forward(latents, LINEAR, [300]).mse, whole.mse, rtol=0.1)
 
 

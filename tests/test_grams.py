@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.calibration import CalibrationSettings
-from core.calibration_room import calibration_disk, calibration_memory
-from core.grams import GramBank, columns
-from core.prunable import PrunableLayer
-from core.triangles import pack
+from core.calibration.bank import GramBank, columns
+from core.calibration.packed_gram import pack
+from core.calibration.preflight import calibration_disk, calibration_memory
+from core.calibration.settings import CalibrationSettings
+from core.models.layers import PrunableLayer
 
 SETTINGS = CalibrationSettings(edges=(0, 400, 1000), images=3, held_out=2)
 LAYERS = [PrunableLayer("heads", 0, "heads", "", "a", 3, 4, 1, 1), PrunableLayer("neurons", 0, "neurons", "", "b", 30, 1, 1, 1)]
@@ -98,10 +98,11 @@ MEASURE = """
 import sys, torch
 from pathlib import Path
 from torch import nn
-from core.calibration import CalibrationSettings, GramMeter
-from core.calibration_room import calibration_memory
-from core.grams import GramBank
-from core.prunable import PrunableLayer
+from core.calibration.settings import CalibrationSettings
+from core.calibration.measure import GramMeter
+from core.calibration.preflight import calibration_memory
+from core.calibration.bank import GramBank
+from core.models.layers import PrunableLayer
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()  # ru_maxrss would start from the parent's

@@ -10,14 +10,17 @@ import gradio as gr
 import pytest
 from hostile import HOSTILE, harmless
 
-from core.checkpoints import load_checkpoint
-from core.dynamics import default_lambda
+from core.curves.dynamics import default_lambda
+from core.curves.plan import StagePlan, presets
 from core.errors import StudioError
-from core.plan import StagePlan, presets
-from core.workshop import Workshop
-from mosaic_ui import answers, compare_inputs, compare_live, curve_panel, jobs, schedules
+from core.models.checkpoints import load_checkpoint
+from core.workshop.workshop import Workshop
+from mosaic_ui import answers, jobs, schedules
+from mosaic_ui.compare import inputs as compare_inputs
+from mosaic_ui.compare import live as compare_live
+from mosaic_ui.explore import curve_panel
 from mosaic_ui.figures import VIEWS
-from mosaic_ui.prune_jobs import calibrated_sentence
+from mosaic_ui.prune.jobs import calibrated_sentence
 from mosaic_ui.studio import build_studio
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))

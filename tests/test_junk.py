@@ -13,8 +13,8 @@ import gradio as gr
 import pytest
 from junk import JUNK, LIKELY, MARK, PLAN, ROOT, Client, Found, junk_calls
 
+from core.curves.plan_checks import short
 from core.errors import StudioError
-from core.plan_checks import short
 from mosaic_ui import edge
 from mosaic_ui.studio import build_studio, launch_options
 

@@ -12,18 +12,18 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from core.calibration import CalibrationSettings
-from core.checkpoints import load_checkpoint
-from core.workshop import Workshop
+from core.calibration.settings import CalibrationSettings
+from core.models.checkpoints import load_checkpoint
+from core.workshop.workshop import Workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = CalibrationSettings(edges=(0, 200, 500, 1000), images=6, held_out=2)
 CHILD = """
 import sys, threading
 import torch
-from core.calibration import CalibrationSettings
-from core.checkpoints import load_checkpoint
-from core.workshop import Workshop
+from core.calibration.settings import CalibrationSettings
+from core.models.checkpoints import load_checkpoint
+from core.workshop.workshop import Workshop
 
 model, cache, where, least, edges, images, held_out = sys.argv[1:]
 settings = CalibrationSettings(tuple(map(int, edges.split(","))), int(images), int(held_out))

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from core.checkpoints import load_checkpoint
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.layer_times import POINTS, LayerTimes, measure_layers, shape_name
-from core.plan import StagePlan
-from core.prunable import PrunableLayer
-from core.timing import LatencyTable
-from core.workshop import Workshop
+from core.models.checkpoints import load_checkpoint
+from core.models.layers import PrunableLayer
+from core.sampling.layer_times import POINTS, LayerTimes, measure_layers, shape_name
+from core.sampling.timing import LatencyTable
+from core.workshop.workshop import Workshop
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.5), allocation="dynamic", costs="latency")
 
@@ -62,7 +62,7 @@ def test_a_slow_layer_costs_its_own_time(shop, monkeypatch):
 def test_the_table_is_measured_once_kept_and_read_again(shop, monkeypatch):
     shop._layer_times = None
     first = shop.measure_layers()
-    monkeypatch.setattr("core.pricing.measure_layers", None)
+    monkeypatch.setattr("core.workshop.predict.measure_layers", None)
     assert shop.measure_layers() is first and first.rows == 32
     shop._layer_times = None
     assert shop.layer_times == first

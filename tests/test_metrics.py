@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.errors import StudioError
-from core.metrics import (
+from core.sampling.metrics import (
     MIN_IMAGES_FOR_FID,
     FeatureNetwork,
     Judge,

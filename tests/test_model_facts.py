@@ -11,17 +11,20 @@ import pytest
 import torch
 from tiny_sdxl import make_sdxl
 
-from core.calibration import CalibrationSettings
-from core.calibration_data import DataOptions
-from core.calibration_room import calibration_disk
-from core.checkpoints import load_checkpoint
-from core.comparison import SampleSettings
+from core.calibration.data import DataOptions
+from core.calibration.preflight import calibration_disk
+from core.calibration.settings import CalibrationSettings
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.plan import StagePlan
-from core.workshop import Workshop
-from mosaic_ui import answers, compare_figures, compare_inputs, model_facts, prune_views, tables
-from mosaic_ui.compare_pictures import shrunk
+from core.models.checkpoints import load_checkpoint
+from core.workshop.comparison import SampleSettings
+from core.workshop.workshop import Workshop
+from mosaic_ui import answers, model_facts, tables
+from mosaic_ui.compare import figures as compare_figures
+from mosaic_ui.compare import inputs as compare_inputs
+from mosaic_ui.compare.pictures import shrunk
 from mosaic_ui.figures import mosaic_figure
+from mosaic_ui.prune import views as prune_views
 from mosaic_ui.studio import build_studio
 
 PLAN = StagePlan((90, 831), (0.5, 0.25, 0.5))
@@ -116,8 +119,8 @@ def test_prompts_are_painted_in_turn_or_refused_in_one_sentence(words):
 
 
 def test_steps_are_those_of_the_models_own_sampler(words):
-    from core.denoise import Denoiser
-    from core.sampling import sampler
+    from core.sampling.denoise import Denoiser
+    from core.workshop.compare import sampler
 
     for name in ("Euler", "DDIM"):
         walked = Denoiser(words.dense, sampler(words, name), words.schedule, 7).timesteps

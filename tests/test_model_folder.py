@@ -11,12 +11,12 @@ import torch
 from conftest import make_pipeline
 from safetensors.torch import load_file
 
-from core.checkpoints import class_names, load_checkpoint, load_scheduler
-from core.comparison import SampleSettings
+from core.calibration.picture_folder import known_names
 from core.errors import StudioError
-from core.picture_folder import known_names
-from core.workshop import Workshop
-from mosaic_ui import compare_inputs
+from core.models.checkpoints import class_names, load_checkpoint, load_scheduler
+from core.workshop.comparison import SampleSettings
+from core.workshop.workshop import Workshop
+from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.studio import build_studio
 
 CRANES = {"0": "tench, Tinca tinca", "134": "crane", "517": "crane"}

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from core.denoise import Denoiser
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.families import DiT
-from core.mosaic import Cut, MosaicTransformer, OnceEmbedder, embedders_equal
-from core.plan import StagePlan
-from core.prunable import find_layers
+from core.models.families import DiT
+from core.models.layers import find_layers
+from core.mosaic.transformer import Cut, MosaicTransformer, OnceEmbedder, embedders_equal
+from core.sampling.denoise import Denoiser
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75))
 TIMES = (50, 300, 900)  # one in each stage

@@ -12,11 +12,11 @@ import torch
 from mosaics import FACTS, mosaic_of, same
 from safetensors.torch import load_file, save_file
 
-import core.mosaic_files
-from core.checkpoints import load_checkpoint
+import core.mosaic.serialization
 from core.errors import Stopped, StudioError
-from core.manifest import sealed
-from core.mosaic import MosaicTransformer
+from core.models.checkpoints import load_checkpoint
+from core.mosaic.manifest import sealed
+from core.mosaic.transformer import MosaicTransformer
 
 HEADS, MLP = "transformer_blocks.0.attn1.to_out.0.weight", "transformer_blocks.0.ff.net.2.weight"
 
@@ -163,11 +163,11 @@ def fails_with(err):
 
 @pytest.mark.parametrize(("where", "err"), [
     ("save_file", OSError(errno.ENOSPC, "No space left on device")),
-    ("save_file", core.mosaic_files.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")),
+    ("save_file", core.mosaic.serialization.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")),
     ("_flush", OSError(errno.ENOSPC, "No space left on device")),
 ])  # fmt: skip
 def test_a_full_disk_leaves_nothing(dense, tmp_path, monkeypatch, where, err):
-    monkeypatch.setattr(core.mosaic_files, where, fails_with(err))
+    monkeypatch.setattr(core.mosaic.serialization, where, fails_with(err))
     with pytest.raises(StudioError, match=r"could not be written to out/ \(the disk is full; make room and save again\); nothing was left there"):
         mosaic_of(dense).save_pretrained(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -184,7 +184,7 @@ def test_stopped_or_interrupted_leaves_nothing(dense, tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         mosaic_of(dense).save_pretrained(tmp_path / "out", progress=progress, stop=stop)
     assert seen == [(i, 6) for i in range(5)]
-    monkeypatch.setattr(core.mosaic_files, "save_file", fails_with(KeyboardInterrupt()))
+    monkeypatch.setattr(core.mosaic.serialization, "save_file", fails_with(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         mosaic_of(dense).save_pretrained(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

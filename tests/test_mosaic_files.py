@@ -18,12 +18,13 @@ from mosaics import FACTS, PLAN, cuts_of, mosaic_of, outputs, same
 from safetensors.torch import load_file
 from tiny_sdxl import make_sdxl
 
-from core.checkpoints import BUNDLED, load_checkpoint
 from core.errors import StudioError
-from core.manifest import coarser, indices, model_hash, ranges
-from core.mosaic import MosaicTransformer
-from core.prunable import find_layers
-from core.slimming import Constant, Cut
+from core.models.checkpoints import BUNDLED, load_checkpoint
+from core.models.layers import find_layers
+from core.mosaic.manifest import coarser, indices, model_hash, ranges
+from core.mosaic.slimming import Constant
+from core.mosaic.transformer import MosaicTransformer
+from core.pruning.cuts import Cut
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -177,7 +178,7 @@ def test_the_same_for_sdxl_without_scipy_and_pandas(sdxl_folder, tmp_path):
 import sys, torch
 sys.modules |= dict.fromkeys(('scipy', 'pandas'))  # as if they were not installed
 from diffusers import StableDiffusionXLPipeline
-from core.mosaic import MosaicTransformer
+from core.mosaic.transformer import MosaicTransformer
 pipeline = StableDiffusionXLPipeline.from_pretrained({str(sdxl_folder)!r})
 pipeline.unet = MosaicTransformer.from_pretrained("pruned", base=pipeline)
 image = {call}

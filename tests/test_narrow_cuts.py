@@ -13,12 +13,12 @@ from running import KINDS, denoiser, make_pipelines
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from core.checkpoints import load_checkpoint
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.mosaic import MosaicTransformer
-from core.plan import StagePlan
-from core.prunable import find_layers
-from core.workshop import Workshop
+from core.models.checkpoints import load_checkpoint
+from core.models.layers import find_layers
+from core.mosaic.transformer import MosaicTransformer
+from core.workshop.workshop import Workshop
 
 
 class FullWidth(TorchDispatchMode):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.curves.noise import BETA_SCHEDULES, OTHER_SCHEDULERS, SCHEDULERS, NoiseSchedule, betas, make_scheduler, sampling_timesteps
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.noise import BETA_SCHEDULES, OTHER_SCHEDULERS, SCHEDULERS, NoiseSchedule, betas, make_scheduler, sampling_timesteps
-from core.plan import StagePlan
 
 HAS_SCIPY = importlib.util.find_spec("scipy") is not None
 NAMES = [pytest.param(n, marks=pytest.mark.skipif(n == "LMS" and not HAS_SCIPY, reason="LMS needs scipy")) for n in SCHEDULERS]

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import app
-from core import commands
-from core.checkpoints import load_checkpoint
-from core.comparison import Comparison, SampleSettings
-from core.plan import StagePlan
-from core.sampling import compare
-from core.workshop import Workshop
-from mosaic_ui import compare_inputs, compare_run
+from core import cli as commands
+from core.curves.plan import StagePlan
+from core.models.checkpoints import load_checkpoint
+from core.workshop.compare import compare
+from core.workshop.comparison import Comparison, SampleSettings
+from core.workshop.workshop import Workshop
+from mosaic_ui.compare import inputs as compare_inputs
+from mosaic_ui.compare import run as compare_run
 from mosaic_ui.studio import build_studio
 
 NOTHING = StagePlan((93, 550), (0, 0, 0))

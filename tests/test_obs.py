@@ -6,9 +6,9 @@ import pytest
 import torch
 from layers import brute_force, columns_of, error, layer, least_squares, naive_order, with_ridge
 
-from core import greedy
 from core.errors import StudioError
-from core.obs import DAMPINGS, RemovalPath, compensated_weights
+from core.pruning import greedy
+from core.pruning.obs import DAMPINGS, RemovalPath, compensated_weights
 
 SEEDS = (0, 1, 2)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.calibration.bank import GramBank
 from core.errors import Stopped, StudioError
-from core.grams import GramBank
-from core.obs import DAMPINGS, RemovalPath
-from core.orders import RemovalOrders, find_orders
-from core.workshop import Workshop
+from core.pruning.obs import DAMPINGS, RemovalPath
+from core.pruning.orders import RemovalOrders, find_orders
+from core.workshop.workshop import Workshop
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 import torch
 from test_grams import dit_xl
 
-from core.calibration import CalibrationSettings
-from core.calibration_room import calibration_memory
-from core.grams import GramBank, columns
-from core.prunable import PrunableLayer
-from core.triangles import pack
+from core.calibration.bank import GramBank, columns
+from core.calibration.packed_gram import pack
+from core.calibration.preflight import calibration_memory
+from core.calibration.settings import CalibrationSettings
+from core.models.layers import PrunableLayer
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 2304  # half of a DiT-XL/2 MLP, outputs in proportion; wide enough to be searched in float32 as that is
@@ -25,10 +25,10 @@ MEASURE = """
 import sys, torch
 from pathlib import Path
 from torch import nn
-from core.calibration import CalibrationSettings
-from core.grams import GramBank
-from core.orders import find_orders
-from core.prunable import PrunableLayer
+from core.calibration.settings import CalibrationSettings
+from core.calibration.bank import GramBank
+from core.pruning.orders import find_orders
+from core.models.layers import PrunableLayer
 
 def now(what):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -9,11 +9,12 @@ import gradio as gr
 import pytest
 from conftest import make_pipeline
 
-from core.checkpoints import load_checkpoint
+from core.curves.plan import StagePlan, preset_names, presets
 from core.errors import StudioError
-from core.plan import StagePlan, preset_names, presets
-from core.workshop import Workshop
-from mosaic_ui import answers, compare_inputs, schedules
+from core.models.checkpoints import load_checkpoint
+from core.workshop.workshop import Workshop
+from mosaic_ui import answers, schedules
+from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.figures import VIEWS
 from mosaic_ui.studio import build_studio
 

@@ -14,15 +14,18 @@ import pytest
 import torch
 from test_cli import refused, verb
 
-from core.bench_suite import PARTS, Suite, run_all
-from core.bench_table import table
-from core.checkpoints import load_checkpoint, pick_device
-from core.comparison import SampleSettings
+from core.bench.suite import PARTS, Suite, run_all
+from core.bench.table import table
+from core.curves.plan import StagePlan
 from core.errors import NO_MEMORY, OutOfMemory, StudioError, out_of_memory, plain_memory_errors
-from core.plan import StagePlan
-from core.workshop import Workshop
-from mosaic_ui import compare_inputs, compare_run, curve_panel, jobs, schedules
+from core.models.checkpoints import load_checkpoint, pick_device
+from core.workshop.comparison import SampleSettings
+from core.workshop.workshop import Workshop
+from mosaic_ui import jobs, schedules
 from mosaic_ui.answers import plain_errors
+from mosaic_ui.compare import inputs as compare_inputs
+from mosaic_ui.compare import run as compare_run
+from mosaic_ui.explore import curve_panel
 from mosaic_ui.studio import build_studio
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))

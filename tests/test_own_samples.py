@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from test_calibration_data import OWN, PLAN, TINY, paint
 from tiny_sdxl import make_sdxl
 
-from core.bench_calibration import calibration_sources
-from core.calibration_data import DataOptions, kept_in_parts
-from core.calibration_room import calibration_disk, calibration_memory
-from core.calibration_sources import classes_in_turn, sample, told
-from core.denoise import Denoiser, decode, start_noise
+from core.bench.sources import calibration_sources
+from core.calibration.data import DataOptions, kept_in_parts
+from core.calibration.preflight import calibration_disk, calibration_memory
+from core.curves.plan import StagePlan
 from core.errors import Stopped, StudioError
-from core.families import SDXL, DiT, leaves
-from core.plan import StagePlan
-from core.prompts import PROMPTS
-from core.workshop import Workshop
+from core.models.families import SDXL, DiT, leaves
+from core.models.prompts import PROMPTS
+from core.sampling.denoise import Denoiser, decode, start_noise
+from core.workshop.data_sources import classes_in_turn, sample, told
+from core.workshop.workshop import Workshop
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def bare(workshop):
 
 @pytest.fixture(scope="module")
 def sdxl(tmp_path_factory):
-    from core.checkpoints import load_checkpoint
+    from core.models.checkpoints import load_checkpoint
 
     return load_checkpoint(make_sdxl(tmp_path_factory.mktemp("sdxl-data") / "tiny-sdxl"), dtype=torch.float32)
 
@@ -158,7 +158,7 @@ def test_room_is_checked_and_said_before_anything_is_made(bare, tmp_path, monkey
     with pytest.raises(StudioError, match="make room or set MOSAIC_CACHE"):
         shop.calibrate(record)
     monkeypatch.setattr(shutil, "disk_usage", real)
-    monkeypatch.setattr("core.calibration_room.free_memory", lambda _: 1000)
+    monkeypatch.setattr("core.calibration.preflight.free_memory", lambda _: 1000)
     with pytest.raises(StudioError, match="close other programs or choose another device"):
         shop.calibrate(record)
     assert not seen and not list((tmp_path / "cache").rglob("latents-*.safetensors"))

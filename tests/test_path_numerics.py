@@ -1,4 +1,4 @@
-"""Float32 searches, the failure ladder, hard Grams, tiles: where `core.obs` must hold although the numbers do not."""
+"""Float32 searches, the failure ladder, hard Grams, tiles: where `core.pruning.obs` must hold although the numbers do not."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import torch
 from layers import columns_of, error, layer, least_squares, naive_order
 from torch import Tensor
 
-from core import greedy, obs, path_problem, symmetric
 from core.errors import StudioError
-from core.obs import RemovalPath, compensated_weights
+from core.pruning import damped_problem as path_problem
+from core.pruning import greedy, obs
+from core.pruning import tiled as symmetric
+from core.pruning.obs import RemovalPath, compensated_weights
 
 SEEDS = (0, 1, 2)
 

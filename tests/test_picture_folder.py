@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.errors import StudioError
-from core.picture_folder import (
+from core.calibration.picture_folder import (
     Picture,
     caption_of,
     class_of,
@@ -22,6 +21,7 @@ from core.picture_folder import (
     read_picture,
     readable,
 )
+from core.errors import StudioError
 
 NAMES = {"Trouser": 1, "Sneaker": 7}
 

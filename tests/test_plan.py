@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.curves.noise import BETA_SCHEDULES, NoiseSchedule, make_scheduler, sampling_timesteps
+from core.curves.plan import STAGES, StagePlan, presets, propose_plan
 from core.errors import PlanError
-from core.noise import BETA_SCHEDULES, NoiseSchedule, make_scheduler, sampling_timesteps
-from core.plan import STAGES, StagePlan, presets, propose_plan
 
 LINEAR, SCALED = NoiseSchedule.from_betas("linear"), NoiseSchedule.from_betas("scaled_linear")
 FLOW = NoiseSchedule("flow", "flow", 1 - np.arange(1, 1001) / 1000, np.arange(1, 1001) / 1000)

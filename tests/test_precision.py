@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core import precision
-from core.comparison import SampleSettings
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.plan import StagePlan
-from core.precision import in_precision
-from core.sampling import compare
-from core.slimming import unique_bytes
-from mosaic_ui import compare_inputs, model_facts
+from core.mosaic import precision
+from core.mosaic.precision import in_precision
+from core.mosaic.slimming import unique_bytes
+from core.workshop.compare import compare
+from core.workshop.comparison import SampleSettings
+from mosaic_ui import model_facts
+from mosaic_ui.compare import inputs as compare_inputs
 
 PLAN = StagePlan((90, 550), (0.5, 0.25, 0.5))
 

@@ -10,14 +10,14 @@ import torch
 from test_calibration_data import TINY, paint
 from tiny_sdxl import make_sdxl
 
-from core.calibration_data import DataOptions
-from core.comparison import Comparison, Preview, SampleSettings
-from core.families import SDXL, leaves
-from core.plan import StagePlan
-from core.prompts import PROMPTS, cut_prompts
-from core.sampling import compare
-from core.workshop import Workshop
-from mosaic_ui.compare_figures import verdict_html
+from core.calibration.data import DataOptions
+from core.curves.plan import StagePlan
+from core.models.families import SDXL, leaves
+from core.models.prompts import PROMPTS, cut_prompts
+from core.workshop.compare import compare
+from core.workshop.comparison import Comparison, Preview, SampleSettings
+from core.workshop.workshop import Workshop
+from mosaic_ui.compare.figures import verdict_html
 
 FITS = "a " * 75  # one token a letter, and one each for start and end
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55), method="magnitude")
@@ -25,7 +25,7 @@ PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55), method="magnitude")
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    from core.checkpoints import load_checkpoint
+    from core.models.checkpoints import load_checkpoint
 
     folder = make_sdxl(tmp_path_factory.mktemp("prompts") / "tiny-sdxl")
     return Workshop(

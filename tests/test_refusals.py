@@ -13,11 +13,11 @@ from tiny_sdxl import TINY_UNET
 from torch import nn
 from torch.nn.utils import prune
 
-from core.calibration_data import DataOptions
-from core.checkpoints import Checkpoint
+from core.calibration.data import DataOptions
 from core.errors import StudioError
-from core.prunable import find_layers
-from core.workshop import Workshop
+from core.models.checkpoints import Checkpoint
+from core.models.layers import find_layers
+from core.workshop.workshop import Workshop
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.calibration import CalibrationSettings, calibrate
+from core.calibration.measure import calibrate
+from core.calibration.packed_gram import GramSum
+from core.calibration.row_weights import WEIGHTINGS, RowWeights, bin_weights
+from core.calibration.settings import CalibrationSettings
 from core.errors import StudioError
-from core.families import DiT, family_of
-from core.row_weights import WEIGHTINGS, RowWeights, bin_weights
-from core.triangles import GramSum
-from core.workshop import Workshop
+from core.models.families import DiT, family_of
+from core.workshop.workshop import Workshop
 
 TINY = CalibrationSettings(edges=(0, 200, 500, 1000), images=6, held_out=2)
 
@@ -83,7 +84,7 @@ def test_a_sum_of_tokens_with_equal_weights_is_the_plain_sum():
 
 
 def test_each_weighting_is_a_calibration_of_its_own_and_the_one_by_timestep_reads_even_bins(model_folder, tmp_path):
-    from core.checkpoints import load_checkpoint
+    from core.models.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(model_folder, "cpu", dtype=torch.float32)
     keys = {w: Workshop(checkpoint, replace(TINY, weighting=w), tmp_path).key for w in WEIGHTINGS}

@@ -12,12 +12,12 @@ import torch
 from mosaics import PLAN, cuts_of, mosaic_of
 from running import KINDS, answers, denoiser, held, make_pipelines, same, storages
 
-from core.conditioning import embedders
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.mosaic import MosaicTransformer
-from core.plan import StagePlan
-from core.prunable import find_layers, removed_groups
-from core.slimming import Cut
+from core.models.layers import find_layers, removed_groups
+from core.mosaic.adaln import embedders
+from core.mosaic.transformer import MosaicTransformer
+from core.pruning.cuts import Cut
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_offloading_to_the_gpu_and_back(own, kind):
 
 
 def test_errors_across_calibrations_are_read_from_the_networks(workshop):
-    from core.bench_calibration import cross_error
+    from core.bench.sources import cross_error
 
     found = cross_error(workshop, workshop.build(PLAN), workshop)
     assert list(found.values()) == pytest.approx([workshop.exact_error(PLAN, stage)[1] for stage in range(3)], rel=1e-3) and min(found.values()) > 1e-4

@@ -6,10 +6,10 @@ import pytest
 import torch
 from sampler_matrix import CONFIGURATIONS, cell, make_models
 
-from core.denoise import Denoiser, batch_seed, start_noise, step_generator
+from core.curves.noise import SCHEDULERS, NoiseSchedule, make_scheduler, sampling_timesteps
 from core.errors import StudioError
-from core.families import Conditions
-from core.noise import SCHEDULERS, NoiseSchedule, make_scheduler, sampling_timesteps
+from core.models.families import Conditions
+from core.sampling.denoise import Denoiser, batch_seed, start_noise, step_generator
 
 RANDOM = ("DDPM", "Euler ancestral", "DPM2 ancestral")  # draw noise in every step
 WRONG = {"SDE, order 1": {"DEIS"}, "zero terminal SNR": {"DDIM", "DDPM"}}  # cannot be done at all

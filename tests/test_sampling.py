@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from core import sampling
-from core.comparison import Comparison, Preview, SampleSettings, grid, pictures
-from core.denoise import Denoiser, decode, start_noise
+from core.curves.noise import SCHEDULERS, make_scheduler
+from core.curves.plan import StagePlan
 from core.errors import Stopped, StudioError
-from core.families import DiT
-from core.metrics import FeatureNetwork, Judge, ReferenceStatistics
-from core.noise import SCHEDULERS, make_scheduler
-from core.plan import StagePlan
-from core.sampling import compare, sampler
+from core.models.families import DiT
+from core.sampling.denoise import Denoiser, decode, start_noise
+from core.sampling.metrics import FeatureNetwork, Judge, ReferenceStatistics
+from core.workshop import compare as sampling
+from core.workshop.compare import compare, sampler
+from core.workshop.comparison import Comparison, Preview, SampleSettings, grid, pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers with NumPy 2
 
@@ -285,7 +285,7 @@ def judged(workshop, monkeypatch):
 def test_large_sets_are_timed_batch_by_batch(workshop, judged, monkeypatch):
     monkeypatch.setattr(sampling, "BATCH", 8)
     monkeypatch.setattr(sampling, "IN_STEP", 4)
-    monkeypatch.setattr("core.metrics.MIN_IMAGES_FOR_FID", 20)
+    monkeypatch.setattr("core.sampling.metrics.MIN_IMAGES_FOR_FID", 20)
     found = finish(compare(workshop, None, PLAN, SampleSettings(tuple(i % 10 for i in range(20)), steps=2)))
     assert found.n == 20 and found.a.images.shape[0] == 20 and len(found.a.step_seconds) == 2  # two full batches; the rest is not timed
     assert found.a.seconds == pytest.approx(20 / 8 * np.median([sum(r) for r in found.a.step_seconds]))

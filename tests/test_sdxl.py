@@ -7,15 +7,15 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from tiny_sdxl import make_sdxl
 
-from core.comparison import SampleSettings
-from core.denoise import Denoiser, start_noise
+from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.families import SDXL, Conditions
-from core.mosaic import MosaicTransformer
-from core.plan import StagePlan
-from core.prunable import find_layers
-from core.slimming import Cut
-from core.timing import count_macs, forward_call, model_macs
+from core.models.families import SDXL, Conditions
+from core.models.layers import find_layers
+from core.mosaic.transformer import MosaicTransformer
+from core.pruning.cuts import Cut
+from core.sampling.denoise import Denoiser, start_noise
+from core.sampling.timing import count_macs, forward_call, model_macs
+from core.workshop.comparison import SampleSettings
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75))
 TRUE_CONFIG = dict(
@@ -28,8 +28,8 @@ TRUE_CONFIG = dict(
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    from core.checkpoints import load_checkpoint
-    from core.workshop import Workshop
+    from core.models.checkpoints import load_checkpoint
+    from core.workshop.workshop import Workshop
 
     folder = make_sdxl(tmp_path_factory.mktemp("sdxl") / "tiny-sdxl")
     return Workshop(load_checkpoint(folder, dtype=torch.float32), cache=tmp_path_factory.mktemp("cache"))

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.bench import sharers
+from core.bench.studies import sharers
+from core.curves.plan import StagePlan
 from core.errors import PlanError, StudioError
-from core.plan import StagePlan
-from core.timing import forward_call
+from core.sampling.timing import forward_call
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.7))
 TIMESTEPS = list(range(0, 1000, 20))

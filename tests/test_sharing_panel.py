@@ -10,10 +10,12 @@ import torch
 from conftest import make_pipeline
 from hostile import HOSTILE, harmless
 
-from core.checkpoints import load_checkpoint
-from core.plan import ALLOCATIONS, StagePlan
-from core.workshop import Workshop
-from mosaic_ui import compare_live, sharing_panel, tables
+from core.curves.plan import ALLOCATIONS, StagePlan
+from core.models.checkpoints import load_checkpoint
+from core.workshop.workshop import Workshop
+from mosaic_ui import tables
+from mosaic_ui.compare import live as compare_live
+from mosaic_ui.prune import sharing_panel
 from mosaic_ui.studio import build_studio
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5), name="Formula")

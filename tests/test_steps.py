@@ -11,11 +11,11 @@ from running import KINDS, SCHEDULE, denoiser, inputs, make_pipelines
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.denoise import Denoiser, start_noise, visits_from
+from core.curves.noise import SCHEDULERS, make_scheduler
 from core.errors import StudioError
-from core.families import SDXL, Conditions, DiT
-from core.mosaic import MosaicTransformer
-from core.noise import SCHEDULERS, make_scheduler
+from core.models.families import SDXL, Conditions, DiT
+from core.mosaic.transformer import MosaicTransformer
+from core.sampling.denoise import Denoiser, start_noise, visits_from
 
 SPACINGS = ("leading", "linspace", "trailing")
 

@@ -13,10 +13,10 @@ from running import KINDS, answers, denoiser, inputs, make_pipelines, same
 from torch import nn
 
 from core.errors import StudioError
-from core.mosaic import MosaicTransformer
-from core.prunable import find_layers
-from core.slimming import Constant
-from core.stock_methods import EVERYWHERE, HOOKS, REFUSED
+from core.models.layers import find_layers
+from core.mosaic.slimming import Constant
+from core.mosaic.stock_methods import EVERYWHERE, HOOKS, REFUSED
+from core.mosaic.transformer import MosaicTransformer
 
 BLOCKS = {"dit": "transformer_blocks", "sdxl": "up_blocks"}
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from core.errors import StudioError
-from core.study import findings, load_study, markdown, verdicts
-from mosaic_ui.study_view import study_figure, study_sentences, study_table
+from core.workshop.study import findings, load_study, markdown, verdicts
+from mosaic_ui.compare.study_view import study_figure, study_sentences, study_table
 
 
 def row(method: str, base: int, steps: int, macs: float, fid: float, mse: float, seed: int = 0, n: int = 100) -> dict:

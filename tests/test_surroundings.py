@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from core.calibration import cache_root
-from core.checkpoints import load_checkpoint
+from core.cache import cache_root
 from core.errors import StudioError
 from core.files import cache_trouble, why_not_written
-from core.finished_layers import OrderedLayer, save_layer
+from core.models.checkpoints import load_checkpoint
 from core.output import plain
 from core.paths import given_path
-from core.workshop import Workshop
+from core.pruning.order_checkpoints import OrderedLayer, save_layer
+from core.workshop.workshop import Workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from core import greedy, symmetric
+from core.pruning import greedy
+from core.pruning import tiled as symmetric
 
 
 @pytest.fixture

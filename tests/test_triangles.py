@@ -7,8 +7,8 @@ import threading
 import pytest
 import torch
 
-from core import triangles
-from core.triangles import GramSum, full_precision, pack, stripe_starts, sum_bytes, unpack
+from core.calibration import packed_gram as triangles
+from core.calibration.packed_gram import GramSum, full_precision, pack, stripe_starts, sum_bytes, unpack
 
 
 def tokens(count: int, n: int, seed: int = 0) -> torch.Tensor:

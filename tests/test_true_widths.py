@@ -12,11 +12,11 @@ from make_dit_xl import CONFIG
 from mosaics import cuts_of
 from test_sdxl import TRUE_CONFIG
 
-from core.families import family_of
-from core.mosaic import MosaicTransformer
-from core.plan import StagePlan
-from core.prunable import find_layers
-from core.timing import forward_call
+from core.curves.plan import StagePlan
+from core.models.families import family_of
+from core.models.layers import find_layers
+from core.mosaic.transformer import MosaicTransformer
+from core.sampling.timing import forward_call
 
 TOLERANCE = 1e-5
 PLAN = StagePlan((100, 600), (0.5, 0.5, 0.5))

@@ -13,13 +13,19 @@ import pytest
 import torch
 from hostile import HOSTILE, Tags, harmless
 
-from core.comparison import Comparison, SampleSettings, Side
-from core.dynamics import DEFAULT_THRESHOLD, SampledCurves, curves, default_lambda
+from core.curves.dynamics import DEFAULT_THRESHOLD, SampledCurves, curves, default_lambda
+from core.curves.plan import STAGES, StagePlan
 from core.errors import PlanError, StudioError
-from core.plan import STAGES, StagePlan
-from mosaic_ui import answers, compare_figures, compare_inputs, compare_live, compare_timing, prune, prune_views, schedules, tables
-from mosaic_ui.curve_panel import meaning
+from core.workshop.comparison import Comparison, SampleSettings, Side
+from mosaic_ui import answers, schedules, tables
+from mosaic_ui.compare import figures as compare_figures
+from mosaic_ui.compare import inputs as compare_inputs
+from mosaic_ui.compare import live as compare_live
+from mosaic_ui.compare import timing as compare_timing
+from mosaic_ui.explore.curve_panel import meaning
 from mosaic_ui.figures import VIEWS, curve_figure, mosaic_figure
+from mosaic_ui.prune import tab as prune
+from mosaic_ui.prune import views as prune_views
 from mosaic_ui.studio import build_studio, launch_options
 from mosaic_ui.theme import STAGE_COLOURS
 

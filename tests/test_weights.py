@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny_sdxl import TINY_UNET, make_sdxl
 
-from core.checkpoints import load_checkpoint, pick_device
 from core.errors import StudioError
-from core.workshop import Workshop
+from core.models.checkpoints import load_checkpoint, pick_device
+from core.workshop.workshop import Workshop
 
 PLAIN = "diffusion_pytorch_model.safetensors"
 

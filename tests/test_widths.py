@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from allocation_cases import bundled, exhaustive, model, smooth_errors, tiny
 
-from core.allocation import METHODS, Budget, allocate, budget_of, shapes_of, uniform, widths_of
-from core.allocation_problem import make_problem, relative_errors
+from core.allocation.allocate import METHODS, Budget, allocate, budget_of, shapes_of, uniform, widths_of
+from core.allocation.problem import make_problem, relative_errors
+from core.allocation.widths import Menu
 from core.errors import StudioError
-from core.prunable import PrunableLayer, removed_groups
-from core.widths import Menu
+from core.models.layers import PrunableLayer, removed_groups
 
 # --- ratios
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from core.built import Built
-from core.calibration import CalibrationSettings
+from core.calibration.settings import CalibrationSettings
+from core.curves.noise import make_scheduler, sampling_timesteps
+from core.curves.plan import STAGES, StagePlan
 from core.errors import PlanError, Stopped, StudioError
-from core.mosaic import MosaicTransformer
-from core.noise import make_scheduler, sampling_timesteps
-from core.plan import STAGES, StagePlan
-from core.prunable import PrunableLayer, removed_groups
-from core.timing import LatencyTable, count_macs, forward_call, module_forward, spread
-from core.workshop import Workshop
+from core.models.layers import PrunableLayer, removed_groups
+from core.mosaic.network_cache import Built
+from core.mosaic.transformer import MosaicTransformer
+from core.sampling.timing import LatencyTable, count_macs, forward_call, module_forward, spread
+from core.workshop.workshop import Workshop
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75))
 CUT = StagePlan((150, 555), (0.5, 0.25, 0.75))  # boundaries inside bins

@@ -28,7 +28,7 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from core.metrics import FeatureNetwork, Judge, ReferenceStatistics, class_variance, gaussian  # noqa: E402
+from core.sampling.metrics import FeatureNetwork, Judge, ReferenceStatistics, class_variance, gaussian  # noqa: E402
 
 CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 NULL_CLASS = 1000  # DiTPipeline hard-wires ImageNet's null label
@@ -354,10 +354,10 @@ def evaluate(args) -> None:
 
 def make_example(args) -> None:
     """What the studio opens with: removal orders with per-bin curves, and one finished comparison (dense against the formula's plan)."""
-    from core.comparison import Comparison, Preview, SampleSettings
-    from core.plan import propose_plan
-    from core.sampling import compare
-    from core.workshop import get_workshop
+    from core.curves.plan import propose_plan
+    from core.workshop.compare import compare
+    from core.workshop.comparison import Comparison, Preview, SampleSettings
+    from core.workshop.workshop import get_workshop
 
     workshop = get_workshop(HERE)
     workshop.calibrate(lambda done, total, text: print(f"[{done}/{total}] {text}", flush=True))

@@ -1,0 +1,168 @@
+"""`python app.py bench`: every ratio that the README quotes, measured in turn with its spread, in under 15 minutes on two CPU cores."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import Stopped, StudioError, plain_memory_errors
+from ..models.checkpoints import BUNDLED, pick_device, pick_dtype
+from ..progress import Progress
+from ..workshop.workshop import Workshop, get_workshop
+from .measure import Effort, machine
+
+
+@dataclass
+class Suite:
+    """What the parts are run on. The model is only loaded by the parts that measure it.
+
+    quick: small sizes and few rounds, to see that everything runs; its numbers are not for quoting.
+    """
+
+    model: str | Path = BUNDLED
+    device: str = "auto"
+    revision: str | None = None
+    dtype: str | None = None
+    quick: bool = False
+    progress: Progress | None = None
+    stop: threading.Event | None = None
+
+    @cached_property
+    def workshop(self) -> Workshop:
+        return get_workshop(self.model, self.device, self.revision, self.dtype)
+
+    @cached_property
+    def where(self) -> torch.device:
+        return pick_device(self.device)
+
+    def blocks(self):
+        """Blocks of DiT-XL/2's width with random weights, on the device and in the precision that a model would be loaded in."""
+        from .subjects import blocks_of_xl
+
+        return blocks_of_xl(self.where, pick_dtype(self.dtype, self.where))
+
+    def effort(self, seconds: float) -> Effort:
+        return Effort(0.0, 2, 2) if self.quick else Effort(seconds)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        return (1, 4) if self.quick else (1, 4, 16)
+
+
+def path(suite: Suite) -> dict[str, Any]:
+    """The blocked removal path of one DiT-XL/2 MLP against the textbook loop."""
+    from .path import path_benchmark
+    from .rows import path_rows
+
+    n, d, steps, rounds = (1536, 384, 8, 2) if suite.quick else (4608, 1152, 32, 3)
+    found = path_benchmark(n, d, steps, rounds, torch.get_num_threads(), str(suite.where), suite.progress, suite.stop)
+    return found | path_rows(found)
+
+
+def forward(suite: Suite) -> dict[str, Any]:
+    """Slim against gathered at every forward and against masked."""
+    from .forward import forward_benchmark
+    from .subjects import subject_of
+
+    return forward_benchmark([subject_of(suite.workshop), suite.blocks()], suite.batches, effort=suite.effort(150), progress=suite.progress, stop=suite.stop)
+
+
+def realised(suite: Suite) -> dict[str, Any]:
+    """Measured against MAC-predicted speed-up."""
+    from .realised import realised_benchmark
+
+    steps = 5 if suite.quick else 50
+    effort = suite.effort(200)
+    return realised_benchmark(suite.workshop, suite.blocks(), suite.batches, steps=steps, effort=effort, progress=suite.progress, stop=suite.stop)
+
+
+def memory(suite: Suite) -> dict[str, Any]:
+    """Bytes of subnetworks that share what is equal."""
+    from .memory import memory_benchmark
+
+    return memory_benchmark(suite.workshop)
+
+
+def calibration(suite: Suite) -> dict[str, Any]:
+    """Gram sums over plain forward passes."""
+    from .overhead import overhead_benchmark, rows_at_once
+    from .subjects import subject_of
+
+    subjects = [subject_of(suite.workshop), suite.blocks()]
+    return overhead_benchmark([(s, 2 if suite.quick else rows_at_once(s)) for s in subjects], suite.effort(90), suite.progress, suite.stop)
+
+
+def macs(suite: Suite) -> dict[str, Any]:
+    """DiT-XL/2's MACs beside the paper's."""
+    from .macs import macs_benchmark
+
+    return macs_benchmark()
+
+
+def allocation(suite: Suite) -> dict[str, Any]:
+    """Time to share out a budget over layers and stages."""
+    from .allocation import allocation_benchmark
+    from .rows import allocation_rows
+
+    found = allocation_benchmark(rounds=3 if suite.quick else 9)
+    return found | allocation_rows(found)
+
+
+def plans(suite: Suite) -> dict[str, Any]:
+    """A new plan to finished subnetworks, after one calibration."""
+    from .plans import plans_benchmark
+
+    return plans_benchmark(suite.workshop, 2 if suite.quick else 9, suite.progress, suite.stop)
+
+
+def adaln(suite: Suite) -> dict[str, Any]:
+    """Sampling with and without a table of adaLN vectors."""
+    from .adaln import tabulation_benchmark
+
+    steps = 5 if suite.quick else 50
+    return tabulation_benchmark(suite.workshop, suite.batches, steps, suite.effort(60), suite.progress, suite.stop)
+
+
+PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
+    f.__name__: f for f in (macs, memory, allocation, plans, path, adaln, forward, realised, calibration)
+}  # quick ones first
+
+
+def run_part(name: str, suite: Suite) -> dict[str, Any]:
+    """One part by name, with the seconds it took. Raises StudioError for an unknown name, and what the part raises."""
+    if name not in PARTS:
+        raise StudioError(f"There is no benchmark called {name!r}; choose one of {', '.join(PARTS)}.")
+    start = time.perf_counter()
+    found = PARTS[name](suite)
+    return {"part": name, **found, "elapsed_seconds": round(time.perf_counter() - start, 1)}
+
+
+def run_all(suite: Suite, names: Sequence[str] = tuple(PARTS)) -> dict[str, Any]:
+    """Every part. One that fails with a sentence (or for lack of memory) leaves it in its place; stopped by event or Ctrl-C, the finished parts are kept."""
+    start, parts, stopped = time.perf_counter(), {}, False
+    for i, name in enumerate(names):
+        try:
+            with plain_memory_errors():
+                parts[name] = run_part(name, replace(suite, progress=_within(suite.progress, i, len(names), name, start)))
+        except (Stopped, KeyboardInterrupt):
+            parts[name], stopped = {"part": name, "error": "stopped here; this part and those after it were not measured."}, True
+            break
+        except StudioError as err:
+            parts[name] = {"part": name, "error": str(err)}
+    facts = {"quick": suite.quick, "stopped": stopped, "elapsed_seconds": round(time.perf_counter() - start, 1), "parts": parts}
+    return machine(suite.where) | facts
+
+
+def _within(progress: Progress | None, i: int, parts: int, name: str, start: float) -> Progress | None:
+    """A part's progress as a step of the whole."""
+    if progress is None:
+        return None
+    progress(i, parts, f"{name} ({time.perf_counter() - start:.0f} s so far)")
+    return lambda done, total, text: progress(i, parts, f"{name}: {text} ({min(done + 1, total)} of {total})")

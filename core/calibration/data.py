@@ -1,0 +1,146 @@
+"""What a calibration is measured on: clean latents, each with what it is conditioned on. `core.calibration.measure` noises them.
+
+A bin wants `images + held_out` latents. Where there are fewer different ones they are used again with another timestep and other
+noise: at 64 or more that costs little, since each gives many tokens; under 64 it is said, and under 8 refused (ours, not the paper's).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import Stopped, StudioError
+from ..files import cache_trouble
+from ..models.families import Conditions
+
+FEWEST = 8  # different latents without which nothing is measured
+ENOUGH = 64  # below this many different ones it is said
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where calibration latents shall come from. Without a wish: those shipped with the model, else its own samples.
+
+    `images` is a path on this machine: it comes from the command line, never from a visitor of the page.
+    """
+
+    images: str | None = None  # folder of pictures, see core.picture_folder
+    self_calibrate: bool = False  # the model's own samples, even where latents are shipped
+    count: int | None = None  # different latents; None: as many as one bin takes, so that none is used twice in it
+    steps: int = 20  # of the sampler that makes own samples
+    guidance: float | None = None  # of that sampler; None: the family's, see core.families
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.images is not None and self.self_calibrate:
+            raise StudioError("Give --calibration-images or --self-calibrate, not both.")
+        if self.images is not None and not Path(self.images).is_dir():
+            raise StudioError(f"--calibration-images {self.images} is not a folder.")
+        if self.count is not None and not FEWEST <= self.count <= 100_000:
+            raise StudioError(f"--calibration-count must lie between {FEWEST} and 100000, not {self.count}.")
+        if not 1 <= self.steps <= 1000:
+            raise StudioError(f"--calibration-steps must lie between 1 and 1000, not {self.steps}.")
+        if not 0 <= self.seed < 2**32:
+            raise StudioError(f"The seed of calibration data must lie between 0 and 2^32 - 1, not {self.seed}.")
+        if self.guidance is not None and not (math.isfinite(self.guidance) and 0 <= self.guidance <= 20):
+            raise StudioError(f"--calibration-guidance must be a number from 0 to 20, not {self.guidance}.")
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Clean latents in the model's own scale, on the CPU."""
+
+    latents: Tensor  # (n, c, h, w) fp32
+    conditions: Conditions  # of n rows
+    ids: Tensor  # (n,) the class, or which of the different prompts
+    source: str  # in words: "the shipped latents", "the pictures in cats/", "the model's own samples (...)"
+
+    def __post_init__(self) -> None:
+        if not len(self.latents) == len(self.conditions) == len(self.ids):
+            raise StudioError(f"{len(self.latents)} calibration latents need as many conditions, not {len(self.conditions)} and {len(self.ids)} labels.")
+        if len(self.latents) < FEWEST:
+            raise StudioError(f"Calibration on {self.source} needs at least {FEWEST} different latents, there are {len(self.latents)}: give more.")
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def few(different: int) -> str | None:
+    """The warning that goes with few different latents; None at 64 and more."""
+    return f"only {different} different latents, {ENOUGH} or more are better" if different < ENOUGH else None
+
+
+def repeated(rows: Tensor, n: int, random: torch.Generator) -> Tensor:
+    """n of these rows, shuffled; none comes again before all have come."""
+    rounds = [rows[torch.randperm(len(rows), generator=random)] for _ in range(-(-n // len(rows)))]
+    return torch.cat(rounds)[:n]
+
+
+def draw(n: int, fit: int, held_out: int, seed: int, random: torch.Generator) -> Tensor:
+    """Which of n latents one bin measures: (fit + held_out,), the fitted ones first.
+
+    A latent that is held out is held out in every bin (`seed` decides, `random` differs from bin to bin): else its tokens at
+    neighbouring timesteps, nearly the same for small t, would stand on both sides of the honest error.
+    """
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    apart = min(n - 1, max(1, round(n * held_out / (fit + held_out)))) if held_out else 0
+    return torch.cat([repeated(order[apart:], fit, random), repeated(order[:apart], held_out, random) if held_out else order[:0]])
+
+
+def kept_in_parts(folder: Path, count: int, size: int, shape: tuple[int, ...], make: Callable[[int, int], Tensor]) -> Tensor:
+    """Latents (count, *shape) made `size` at a time by `make(first, last + 1)`, each part on disk as soon as it is done.
+
+    So a stop, a kill or a full disk loses one part at most. `make` may raise Stopped; what was kept then is in the sentence.
+    Raises StudioError for latents that are not finite and files that cannot be written.
+    """
+    parts = []
+    for k, first in enumerate(range(0, count, size)):
+        last = min(first + size, count)
+        path = folder / f"latents-{k:05d}.safetensors"
+        found = read_part(path, last - first, shape)
+        if found is None:
+            try:
+                found = make(first, last).float().cpu()
+            except Stopped:
+                raise Stopped(f"Stopped: {first} of {count} calibration latents are kept, the next run goes on from there.") from None
+            if not found.isfinite().all():
+                raise StudioError("The calibration latents contain NaN or infinity: the model or its VAE overflows; load it in float32.")
+            _write(path, found)
+        parts.append(found)
+    return torch.cat(parts)
+
+
+def kept(folder: Path, count: int, size: int, shape: tuple[int, ...]) -> int:
+    """How many of the latents that `kept_in_parts` would make are on disk already."""
+    spans = [(k, min(size, count - first)) for k, first in enumerate(range(0, count, size))]
+    return sum(n for k, n in spans if read_part(folder / f"latents-{k:05d}.safetensors", n, shape) is not None)
+
+
+def read_part(path: Path, n: int, shape: tuple[int, ...]) -> Tensor | None:
+    """The first n latents of a part; None where it is missing, damaged or too short, and so made again."""
+    try:
+        found = load_file(path)["latents"]
+    except Exception:  # safetensors raises its own kind; whatever is wrong with the file, it is made again
+        return None
+    return found[:n] if len(found) >= n and tuple(found.shape[1:]) == tuple(shape) else None
+
+
+def _write(path: Path, latents: Tensor) -> None:
+    """Beside, then moved into place."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"latents": latents.contiguous()}, part)
+        part.replace(path)
+    except Exception as err:  # safetensors wraps OSError in its own error
+        with suppress(OSError):
+            part.unlink()
+        raise StudioError(f"Calibration latents could not be written ({cache_trouble(err)}; what is done is kept.") from err

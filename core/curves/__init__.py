@@ -1,0 +1,1 @@
+"""Noise schedules, their curves, and plans that cut a trajectory into stages."""

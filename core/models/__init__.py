@@ -1,0 +1,1 @@
+"""Models: loading them, their families, and the layers that can be pruned."""

@@ -1,0 +1,1 @@
+"""Pruning: removal orders, error curves and compensated weights from Gram matrices."""

@@ -1,0 +1,221 @@
+"""Sampling by our own loop: any scheduler done right, timed per step, stoppable within one step.
+
+diffusers' DiTPipeline never multiplies the first noise by `init_noise_sigma`, so its pictures are wrong with schedulers
+that want it (Euler, Heun, LMS); this loop does, and scales the model input. With DDIM it gives the stock pipeline's bits.
+
+Nothing is read back from the device while it runs: timesteps and sigmas, which schedulers look at, lie on the CPU, and the
+clocks of a GPU are events that are read afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..curves.noise import NoiseSchedule, usable
+from ..errors import Stopped, StudioError
+from ..models.families import Conditions
+from ..mosaic.transformer import MosaicTransformer
+
+SEEDS = 2**32  # PyTorch's generator on the CPU reads 32 bits: seed s and s + 2^32 would be one picture
+DECODE_PIXELS = 1 << 20  # in one call of the VAE: one picture of 1024 x 1024, whose activations are what counts in SDXL's decoder
+
+
+class StepClock:
+    """Seconds between two marks as the device sees them. On CUDA two events, for which only reading `seconds` waits."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.marks: list[Any] = []
+
+    def mark(self) -> None:
+        """Call twice: when the work is about to be handed to the device, and when it has been."""
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self.device))
+            self.marks.append(event)
+        else:
+            self.marks.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        start, end = self.marks
+        if self.device.type != "cuda":
+            return end - start
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step hands to whoever is watching."""
+
+    index: int
+    timestep: float
+    stage: int  # index into STAGES, -1 dense
+    noisy: Tensor  # (n, c, h, w) x_t in the model's own parametrisation
+    clean: Tensor  # (n, c, h, w) the model's present guess of x_0
+    clock: StepClock  # of the denoiser only
+
+    @property
+    def seconds(self) -> float:
+        """Of the denoiser; waits for the device."""
+        return self.clock.seconds
+
+
+class Denoiser:
+    """One side, ready to run: the network of every step is looked up before the loop starts.
+
+    The scheduler is copied, so nobody else's is touched. `start`: the step, from 0, that sampling begins with; what is noised to its
+    level is then given to `run` as `origin` (image to image, Meng et al. 2022, arXiv 2108.01073). `tabulate`: a DiT's adaLN vectors are worked
+    out for all steps at once before the first, whose time includes that (see `MosaicTransformer.tabulate`); pictures then differ in rounding.
+    Raises StudioError for a step that is not there.
+    """
+
+    def __init__(self, model: MosaicTransformer, scheduler: Any, schedule: NoiseSchedule, steps: int, start: int = 0, tabulate: bool = False):
+        self.model, self.steps, self.start, self.tabulate = model, steps, start, tabulate
+        self.scheduler = copy.deepcopy(scheduler)
+        self.scheduler.set_timesteps(steps)  # on the CPU, where schedulers may read them without waiting for the device
+        self.visits = visits_from(self.scheduler, start)
+        self.timesteps = [float(t) for t in self.visits]
+        self.networks = [model.network(t) for t in self.timesteps]
+        self.stages = [model.stage_of(t) for t in self.timesteps]
+        self.coefficients = [schedule.at(t) for t in self.timesteps]
+        options = inspect.signature(self.scheduler.step).parameters
+        self.takes_generator = "generator" in options
+        self.multistep = options["order"].default if "order" in options else 0  # LMS takes the steps before `start` for done
+
+    @torch.inference_mode()
+    def run(self, noise: Tensor, conditions: Conditions, guidance: float, seed: int = 0, stop: threading.Event | None = None,
+            watch: Callable[[Step], None] | None = None, origin: Tensor | None = None) -> tuple[Tensor, list[float]]:  # fmt: skip
+        """Denoise (n, c, h, w) unit noise, or from a later step on `origin` (same shape, clean latents) with this noise.
+
+        Returns final latents and the denoiser's seconds of every step. Raises Stopped, and StudioError for an origin missing or too many.
+        """
+        clocks = []
+        for step in self.session(noise, conditions, guidance, seed, origin):
+            clocks.append(step.clock)
+            if watch is not None:
+                watch(step)
+            if stop is not None and stop.is_set():
+                raise Stopped(f"Stopped at step {step.index + 1} of {len(self.timesteps)}.")
+        return self.latents, [clock.seconds for clock in clocks]
+
+    @torch.inference_mode()
+    def session(self, noise: Tensor, conditions: Conditions, guidance: float, seed: int = 0, origin: Tensor | None = None):
+        """The same as a generator of `Step`, so that two sides can walk in step; `self.latents` holds x_t."""
+        if (origin is None) != (self.start == 0):
+            raise StudioError("Clean latents to start from go together with a later first step: give both or neither.")
+        device, dtype = self.model.device, self.model.dtype
+        scheduler = copy.deepcopy(self.scheduler)  # multistep schedulers carry state; every run starts fresh
+        random = step_generator(noise.shape, seed)  # stochastic schedulers: both sides draw the same noise
+        extra = {"generator": random} if self.takes_generator else {}
+        channels = noise.shape[1]
+        if origin is None:
+            x = noise * scheduler.init_noise_sigma
+        else:  # on a copy: some schedulers move their tables to where the latents are
+            x = copy.deepcopy(scheduler).add_noise(origin.to(noise), noise, self.visits[:1].expand(len(noise)))
+        x = x.to(device)
+        arguments = conditions.pair(device, dtype, guidance > 1)
+        told, table = self.visits.to(device), None
+        for i, t in enumerate(self.visits):
+            scaled = scheduler.scale_model_input(x, t)
+            rows = (torch.cat([scaled, scaled]) if guidance > 1 else scaled).to(dtype)
+            times = told[i : i + 1].expand(len(rows))
+            clock = StepClock(device)
+            clock.mark()
+            if i == 0 and self.tabulate and "class_labels" in arguments:
+                table = self.model.tabulate(told, arguments["class_labels"])
+            if table is not None:
+                arguments["class_labels"] = table[i]
+            predicted = self.networks[i](rows, times, **arguments)
+            clock.mark()
+            eps = predicted[:, :channels].float()  # a learned-sigma model has twice the channels
+            if guidance > 1:
+                conditional, unconditional = eps.chunk(2)
+                eps = unconditional + guidance * (conditional - unconditional)
+            if self.multistep:
+                extra["order"] = min(i + 1, self.multistep)
+            a, s = self.coefficients[i]
+            clean = (scaled - s * eps) / a
+            x = scheduler.step(eps, t, x, **extra).prev_sample
+            self.latents = x
+            yield Step(i, self.timesteps[i], self.stages[i], scaled, clean, clock)
+
+
+def visits_from(scheduler: Any, start: int) -> Tensor:
+    """The timesteps (model calls,) that a scheduler with its timesteps set visits from step `start` on; the scheduler is told where it begins.
+
+    Second-order schedulers call the model twice a step. Raises StudioError for a step that is not there.
+    """
+    visits, order, plms = usable(scheduler), getattr(scheduler, "order", 1), hasattr(scheduler, "plms_timesteps")
+    steps = -(-len(visits) // order) - (plms and len(visits) > 1)
+    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < steps:
+        raise StudioError(f"The step to start with must be a whole number from 0 to {steps - 1}.")
+    if hasattr(scheduler, "set_begin_index"):  # else found by looking the first timestep up
+        scheduler.set_begin_index(start * order)
+    if not start or not plms:
+        return visits[start * order :]
+    if len(scheduler.prk_timesteps):
+        raise StudioError("PNDM with Runge-Kutta steps cannot start at a later step; choose another scheduler.")
+    first = start + 1  # behind the repeated visit of a run from 0
+    # PNDM's second call repeats its first step with the mean of both outputs (improved Euler), wherever it starts: its second timestep comes twice
+    return torch.cat([visits[first : first + 2], visits[first + 1 :]])
+
+
+def step_generator(shape: Sequence[int], seed: int) -> torch.Generator:
+    """Return the generator of `seed`, standing behind the start noise (n, c, h, w) that it gives.
+
+    A stock pipeline draws the start noise and then the noise of every step from one generator. A generator
+    that started afresh here would give the first step the very numbers that sampling starts with.
+    """
+    generator = seeded(seed)
+    torch.randn(*shape, generator=generator)
+    return generator
+
+
+def start_noise(n: int, shape: tuple[int, int, int], seed: int) -> Tensor:
+    """Draw unit noise (n, c, h, w) on the CPU, so that every device starts from the same.
+
+    Raises StudioError for a seed outside 0 ... 2^32 - 1.
+    """
+    return torch.randn(n, *shape, generator=seeded(seed))
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Make a generator on the CPU. Raises StudioError for a seed of which it would read only a part."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < SEEDS:
+        raise StudioError(f"The seed must be a whole number from 0 to 2^32 - 1, not {seed!r}.")
+    return torch.Generator().manual_seed(int(seed))
+
+
+def batch_seed(seed: int, batch: int) -> int:
+    """Return the seed of one batch of a set: unrelated to the set's own seed and to other batches'."""
+    digest = hashlib.sha256(f"{seed}/{batch}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+@torch.inference_mode()
+def decode(vae: Any, latents: Tensor, batch: int = 100) -> Tensor:
+    """Latents (n, c, h, w) to pictures (n, channels, H, W) in [-1, 1], fp32 on the CPU.
+
+    At most `batch` pictures and, above one picture, DECODE_PIXELS pixels go through the VAE at a time.
+    """
+    weight, config = next(vae.parameters()), vae.config
+    pixels = latents.shape[2:].numel() * 4 ** (len(config.block_out_channels) - 1)  # of one picture
+    scaled = latents.float() / config.scaling_factor
+    if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
+        mean, std = (torch.tensor(v, device=latents.device).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
+        scaled = scaled * std + mean
+    scaled = (scaled + (getattr(config, "shift_factor", None) or 0.0)).to(weight.device, weight.dtype)
+    return torch.cat([vae.decode(part).sample.float().clamp(-1, 1).cpu() for part in scaled.split(max(1, min(batch, DECODE_PIXELS // pixels)))])

@@ -1,0 +1,125 @@
+"""What the shipped study found: rows of `core.bench.studies quality`, averaged over seeds, and in words where pruning pays and where fewer steps do."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import StudioError
+from ..sampling.timing import spread
+
+CLEAR = 0.02  # a relative difference below this, or below the spread over seeds, is called no clear difference
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One method at one step count, averaged over seeds."""
+
+    method: str
+    base_steps: int  # steps of the dense run it is held against
+    steps: int
+    work: float  # MACs per image over those of dense at 50 steps
+    saved: float  # 1 - MACs over those of dense at base_steps
+    fid: float
+    fid_spread: float
+    latent_mse: float  # to dense at base_steps
+    latent_mse_spread: float
+    class_accuracy: float
+    n: int  # images a seed
+    seeds: int
+
+    @property
+    def target(self) -> float | None:
+        """The mean sparsity (or the work of that sparsity) in the method's name."""
+        found = re.search(r"(0\.\d+)\)?$", self.method)
+        return float(found[1]) if found else None
+
+    @property
+    def family(self) -> str:
+        return "dense" if self.method.startswith("dense") else re.sub(r" 0\.\d+$", "", self.method)
+
+
+def load_study(path: Path) -> list[dict[str, Any]]:
+    """The rows of a study file. Raises StudioError."""
+    try:
+        rows = json.loads(Path(path).read_text())
+        if not isinstance(rows, list) or not all({"method", "base_steps", "steps", "macs", "fid", "n", "seed"} <= set(r) for r in rows):
+            raise ValueError("rows are missing")
+        return rows
+    except (OSError, ValueError, TypeError) as err:
+        raise StudioError(f"The study {Path(path).name} cannot be read ({err}); make it again with `python -m core.bench quality`.") from err
+
+
+def findings(rows: list[dict[str, Any]]) -> list[Finding]:
+    """Averages over seeds, many steps first, in the order in which the study ran them."""
+    groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["fid"] is not None:
+            groups.setdefault((row["base_steps"], row["method"]), []).append(row)
+    dense = {base: _mean(g, "macs", per="n") for (base, method), g in groups.items() if method == "dense"}
+    most = max(dense, default=None)
+    found = []
+    for (base, method), group in groups.items():
+        if base not in dense:
+            continue
+        macs = _mean(group, "macs", per="n")
+        found.append(
+            Finding(
+                method, base, group[0]["steps"], macs / dense[most], 1 - macs / dense[base], _mean(group, "fid"), spread([r["fid"] for r in group]),
+                _mean(group, "latent_mse"), spread([r["latent_mse"] for r in group]), _mean(group, "class_accuracy"), group[0]["n"], len(group),
+            )  # fmt: skip
+        )
+    return sorted(found, key=lambda f: -f.base_steps)
+
+
+def _mean(group: list[dict[str, Any]], name: str, per: str | None = None) -> float:
+    return statistics.fmean(r[name] / (r[per] if per else 1) for r in group)
+
+
+def verdicts(found: list[Finding]) -> list[str]:
+    """One sentence for every step count and target: MosaicDiff against dense with as few steps as its work pays for."""
+    sentences = []
+    for base in sorted({f.base_steps for f in found}, reverse=True):
+        here = [f for f in found if f.base_steps == base]
+        for target in sorted({f.target for f in here if f.target is not None}):
+            pruned = _one(here, "MosaicDiff", target)
+            fewer = _one(here, "dense", target)
+            if pruned is not None and fewer is not None:
+                sentences.append(_sentence(pruned, fewer))
+    return sentences
+
+
+def _one(found: list[Finding], family: str, target: float) -> Finding | None:
+    return next((f for f in found if f.family == family and f.target == target), None)
+
+
+def _sentence(pruned: Finding, fewer: Finding) -> str:
+    quality = _winner(pruned.fid, fewer.fid, pruned.fid_spread + fewer.fid_spread)
+    closeness = _winner(pruned.latent_mse, fewer.latent_mse, pruned.latent_mse_spread + fewer.latent_mse_spread)
+    words = {-1: "pruning is better", 0: "no clear difference", 1: "fewer steps are better"}
+    return (
+        f"At {pruned.base_steps} steps with {pruned.saved:.0%} less work: FID {pruned.fid:.1f} pruned, {fewer.fid:.1f} with {fewer.steps} dense steps "
+        f"({words[quality]}); distance to the dense picture {pruned.latent_mse:.4f} against {fewer.latent_mse:.4f} ({words[closeness]})."
+    )
+
+
+def _winner(pruned: float, fewer: float, noise: float) -> int:
+    """-1 pruning, 1 fewer steps, 0 neither; smaller is better."""
+    if abs(pruned - fewer) <= max(noise, CLEAR * max(pruned, fewer)):
+        return 0
+    return -1 if pruned < fewer else 1
+
+
+def markdown(found: list[Finding]) -> str:
+    """The README's table."""
+    lines = ["| steps | method | MACs saved | FID | latent MSE to dense | class accuracy | n × seeds |", "|---|---|---|---|---|---|---|"]
+    for f in found:
+        pm = f" ± {f.fid_spread:.2f}" if f.seeds > 1 else ""
+        mse = "0" if f.method == "dense" else f"{f.latent_mse:.4f}"
+        name = f"**{f.method}**" if f.family == "MosaicDiff" else f.method
+        lines.append(f"| {f.base_steps} | {name} | {f.saved:.0%} | {f.fid:.2f}{pm} | {mse} | {f.class_accuracy:.3f} | {f.n} × {f.seeds} |")
+    return "\n".join(lines)

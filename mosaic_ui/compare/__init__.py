@@ -1,0 +1,1 @@
+"""Tab Compare: two sides from the same noise, pictures and times."""

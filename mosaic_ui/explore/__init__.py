@@ -1,0 +1,1 @@
+"""Tab Explore: curves, stage boundaries, the plan and what it buys."""

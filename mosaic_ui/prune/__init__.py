@@ -1,0 +1,1 @@
+"""Tab Prune: calibration, sharing, subnetworks and their report."""
