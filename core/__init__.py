@@ -1,4 +1,5 @@
-"""The science of MosaicDiff Studio: no gradio, no plotly, callable from a notebook or the command line.
+"""The science of MosaicDiff Studio: no gradio, no plotly, callable from a notebook or the command
+line.
 
 The names below are the public surface. They are imported when first asked for, so that
 `import core` loads neither torch nor diffusers.

@@ -14,7 +14,9 @@ from .paths import cache_folder
 
 
 def cache_root() -> Path:
-    """Where calibrations and latency tables are kept, see `core.paths.cache_folder`. Raises StudioError."""
+    """Where calibrations and latency tables are kept, see `core.paths.cache_folder`. Raises
+    StudioError.
+    """
     return cache_folder()
 
 
@@ -38,7 +40,9 @@ def plain_config(config: Any) -> dict[str, Any]:
     Notes such as `_name_or_path` say where a file came from, not what the module computes.
     """
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    said = {k: v for k, v in values.items() if not k.startswith("_") and k != "transformers_version"}
+    said = {
+        k: v for k, v in values.items() if not k.startswith("_") and k != "transformers_version"
+    }
     return json.loads(json.dumps(said, sort_keys=True, default=str))
 
 

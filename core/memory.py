@@ -7,24 +7,38 @@ from pathlib import Path
 import torch
 
 NO_LIMIT = 2**60  # version 1 of control groups has no word for it but a huge number
-CGROUPS = (  # folder, limit, use and reclaimable page cache of version 2 and of version 1 (kernel documentation, admin-guide/cgroup-v2 and cgroup-v1/memory)
+# folder, limit, use and reclaimable page cache of version 2 and of version 1 (kernel documentation,
+# admin-guide/cgroup-v2 and cgroup-v1/memory)
+CGROUPS = (
     ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    (
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
 )
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Bytes still to be had on a device, a container's limit minded; None where the system does not say. root: of /proc and /sys."""
+    """Bytes still to be had on a device, a container's limit minded; None where the system does not
+    say. root: of /proc and /sys.
+    """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     available = _facts(root / "proc" / "meminfo").get("MemAvailable:")
-    rooms = [None if available is None else 1024 * available, *(_container_room(root / folder, *files) for folder, *files in CGROUPS)]
+    rooms = [
+        None if available is None else 1024 * available,
+        *(_container_room(root / folder, *files) for folder, *files in CGROUPS),
+    ]
     return min((room for room in rooms if room is not None), default=None)
 
 
 def _container_room(folder: Path, limit: str, used: str, idle: str) -> int | None:
-    """What a control group may still take, in bytes; None without a limit. Its use counts the page cache, whose `idle` part is given up when needed."""
+    """What a control group may still take, in bytes; None without a limit. Its use counts the page
+    cache, whose `idle` part is given up when needed.
+    """
     try:
         most, now = int((folder / limit).read_text()), int((folder / used).read_text())
     except (OSError, ValueError):  # no such files, or "max"

@@ -1,4 +1,6 @@
-"""What the command line says: results on standard output, notes on standard error, on every console and into every pipe."""
+"""What the command line says: results on standard output, notes on standard error, on every console
+and into every pipe.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class PipeClosed(Exception):
 
 
 def plain(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Stand in for characters that an encoding does not have (an error handler of `codecs`): "x" for "×", letters without accents, "?"."""
+    """Stand in for characters that an encoding does not have (an error handler of `codecs`): "x"
+    for "×", letters without accents, "?".
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = "".join(_in_ascii(c) for c in error.object[error.start : error.end])
@@ -47,7 +51,9 @@ codecs.register_error("mosaic-plain", plain)
 
 
 def prepare_streams() -> None:
-    """Let both streams take any text; where there is no standard error, notes go nowhere rather than among the results."""
+    """Let both streams take any text; where there is no standard error, notes go nowhere rather
+    than among the results.
+    """
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -59,12 +65,15 @@ def check_output() -> None:
     """Raise StudioError where there is no standard output, before any work is done for it."""
     if sys.stdout is None:
         raise StudioError(
-            "Standard output is closed and the result goes there: send it to a file, or to /dev/null."
+            "Standard output is closed and the result goes there: send it to a file, or to"
+            " /dev/null."
         )
 
 
 def say(text: str) -> None:
-    """Write a result on standard output. Raises PipeClosed when its reader has gone, StudioError when it cannot be written."""
+    """Write a result on standard output. Raises PipeClosed when its reader has gone, StudioError
+    when it cannot be written.
+    """
     check_output()
     try:
         print(text, flush=True)
@@ -74,12 +83,15 @@ def say(text: str) -> None:
     except OSError as err:
         drop_output()
         raise StudioError(
-            f"The result could not be written to standard output ({err.strerror or err}): send it elsewhere."
+            f"The result could not be written to standard output ({err.strerror or err}): send it"
+            " elsewhere."
         ) from err
 
 
 def note(text: str) -> None:
-    """Write a line on standard error; where nobody reads it, or the disk that takes it is full, the work goes on without."""
+    """Write a line on standard error; where nobody reads it, or the disk that takes it is full, the
+    work goes on without.
+    """
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -87,7 +99,9 @@ def note(text: str) -> None:
 
 
 def drop_output() -> None:
-    """Let what is left in the buffer of standard output go nowhere: Python would try it again at the end, and complain."""
+    """Let what is left in the buffer of standard output go nowhere: Python would try it again at
+    the end, and complain.
+    """
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,6 @@
-"""Paths as people give them, on the command line and in environment variables: `~`, `$NAME`, file:// addresses, relative, empty."""
+"""Paths as people give them, on the command line and in environment variables: `~`, `$NAME`,
+file:// addresses, relative, empty.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ SCHEME = re.compile(r"[A-Za-z][\w+.-]+://")  # two letters or more: "C:\" is a d
 
 
 def given_path(text: str | os.PathLike, what: str) -> str:
-    """Read a path as a shell would have: `~`, `~name` and `$NAME` stand for what they stand for there, file:///x for /x.
+    """Read a path as a shell would have: `~`, `~name` and `$NAME` stand for what they stand for
+    there, file:///x for /x.
 
-    Service files, containers and quotes hand them over as they are. A path that is there under just this name is taken as it is.
-    `what` names the option or variable in the StudioError for a path that is empty, an address elsewhere, or names nobody.
+    Service files, containers and quotes hand them over as they are. A path that is there under just
+    this name is taken as it is. `what` names the option or variable in the StudioError for a path
+    that is empty, an address elsewhere, or names nobody.
     """
     text = os.fspath(text)
     if not text.strip():
@@ -54,22 +58,26 @@ def _local(address: str, what: str) -> str:
     parts = urlsplit(address)
     if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost") or not parts.path:
         raise StudioError(
-            f"{what} is {address!r}, an address and no path of this machine: download it and give its path."
+            f"{what} is {address!r}, an address and no path of this machine: download it and give"
+            " its path."
         )
     return url2pathname(parts.path)
 
 
 def variable_path(name: str) -> Path | None:
-    """Read the path in an environment variable, absolute; None where it is not set or empty. Raises StudioError."""
+    """Read the path in an environment variable, absolute; None where it is not set or empty. Raises
+    StudioError.
+    """
     text = os.environ.get(name, "")
     return Path(given_path(text, name)).absolute() if text.strip() else None
 
 
 def cache_folder() -> Path:
-    """Find where things are kept between runs: $MOSAIC_CACHE, else mosaicdiff-studio in $XDG_CACHE_HOME, else in ~/.cache.
+    """Find where things are kept between runs: $MOSAIC_CACHE, else mosaicdiff-studio in
+    $XDG_CACHE_HOME, else in ~/.cache.
 
-    A relative MOSAIC_CACHE is taken from where one stands; a relative XDG_CACHE_HOME does not count, as its standard says.
-    Raises StudioError where none of them says a place.
+    A relative MOSAIC_CACHE is taken from where one stands; a relative XDG_CACHE_HOME does not
+    count, as its standard says. Raises StudioError where none of them says a place.
     """
     own = variable_path("MOSAIC_CACHE")
     if own is not None:
@@ -83,10 +91,12 @@ def cache_folder() -> Path:
         home = Path.home()
     except (RuntimeError, KeyError) as err:
         raise StudioError(
-            "There is no home folder to keep calibrations in (HOME is not set): set MOSAIC_CACHE to a folder that can be written."
+            "There is no home folder to keep calibrations in (HOME is not set): set MOSAIC_CACHE to"
+            " a folder that can be written."
         ) from err
     if not home.is_absolute():
         raise StudioError(
-            f"HOME is {str(home)!r}, no whole path: set MOSAIC_CACHE to a folder that can be written."
+            f"HOME is {str(home)!r}, no whole path: set MOSAIC_CACHE to a folder that can be"
+            " written."
         )
     return home / ".cache" / "mosaicdiff-studio"

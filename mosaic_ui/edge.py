@@ -2,8 +2,8 @@
 
 Anybody who reaches the page can call every handler with anything. So a handler's inputs go by what
 they are called: one name means one kind of value in all tabs, and a name without a kind cannot be
-wired at all. Numbers that a person types are left to the handlers, which refuse them in the words of
-their boxes.
+wired at all. Numbers that a person types are left to the handlers, which refuse them in the words
+of their boxes.
 """
 
 from __future__ import annotations

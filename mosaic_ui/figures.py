@@ -1,7 +1,9 @@
-"""Results as Plotly figures in plain JSON: {"data": [...], "layout": {...}}. Pure functions, no Plotly import.
+"""Results as Plotly figures in plain JSON: {"data": [...], "layout": {...}}. Pure functions, no
+Plotly import.
 
-The colour "INK" stands for the page's text colour; the chart's script puts the real one in, so that a figure serves
-light and dark. Stage colours come from `theme.STAGE_COLOURS` and mean nothing but the stage.
+The colour "INK" stands for the page's text colour; the chart's script puts the real one in, so that
+a figure serves light and dark. Stage colours come from `theme.STAGE_COLOURS` and mean nothing but
+the stage.
 """
 
 from __future__ import annotations
@@ -23,20 +25,34 @@ VIEWS = {
 }
 MEANING = {  # each quantity in plain words
     "MSE": "how far a noised picture is from its clean one.",
-    "Gradient": "how much one more timestep of noise adds to that distance. Where it is high, the model learned fastest.",
+    "Gradient": (
+        "how much one more timestep of noise adds to that distance. Where it is high, the model"
+        " learned fastest."
+    ),
     "ln SNR": "picture against noise. Above 0 the picture is stronger, below 0 the noise.",
-    "Score": "gradient and ln SNR weighed together. The rule's middle stage is the stretch above the dotted line.",
+    "Score": (
+        "gradient and ln SNR weighed together. The rule's middle stage is the stretch above the"
+        " dotted line."
+    ),
 }
 FALLBACK_SCORE = (
-    "gradient and ln SNR weighed together. The stretch above the dotted line would leave a stage nearly empty here, so the proposal cuts "
-    "at equal thirds of the total MSE instead (our fallback)."
+    "gradient and ln SNR weighed together. The stretch above the dotted line would leave a stage"
+    " nearly empty here, so the proposal cuts at equal thirds of the total MSE instead (our"
+    " fallback)."
 )
 ALWAYS_LINEAR = ("ln SNR", "Score")  # both pass through zero; ln SNR is a logarithm already
-PATH_ROOM = 0.5  # crosses may widen the axis by at most this share of what theory and samples take, on either side
+# crosses may widen the axis by at most this share of what theory and samples take, on either side
+PATH_ROOM = 0.5
 
 CROSS = "x-thin"  # marks the model's own path
 
-_AXIS = {"fixedrange": True, "zeroline": False, "gridcolor": GRID_COLOUR, "linecolor": GRID_COLOUR, "ticks": ""}
+_AXIS = {
+    "fixedrange": True,
+    "zeroline": False,
+    "gridcolor": GRID_COLOUR,
+    "linecolor": GRID_COLOUR,
+    "ticks": "",
+}
 
 
 def _plain(values: np.ndarray) -> list[float]:
@@ -45,15 +61,21 @@ def _plain(values: np.ndarray) -> list[float]:
 
 
 def curve_figure(
-    view: str, log: bool, theory: Curves, sampled: SampledCurves | None, threshold: float, path: SampledCurves | None = None,
+    view: str,
+    log: bool,
+    theory: Curves,
+    sampled: SampledCurves | None,
+    threshold: float,
+    path: SampledCurves | None = None,
     proposed: Proposal | None = None,
 ) -> dict[str, Any]:
-    """One quantity over all training timesteps: theory as a line, samples as points with a band of one standard deviation.
+    """One quantity over all training timesteps: theory as a line, samples as points with a band of
+    one standard deviation.
 
-    `path`, the model's own way from noise to picture, is drawn as crosses; `proposed`, of a schedule that makes no plan
-    for the model, as dashed lines.
-    `view` is a key of VIEWS; `log` asks for a logarithmic y where that can be; `threshold` is M, drawn in the score view.
-    The band exists for the MSE only: the other quantities are measured on the mean over all draws.
+    `path`, the model's own way from noise to picture, is drawn as crosses; `proposed`, of a
+    schedule that makes no plan for the model, as dashed lines. `view` is a key of VIEWS; `log` asks
+    for a logarithmic y where that can be; `threshold` is M, drawn in the score view. The band
+    exists for the MSE only: the other quantities are measured on the mean over all draws.
     """
     field, title = VIEWS[view]
     log = log and view not in ALWAYS_LINEAR
@@ -62,11 +84,22 @@ def curve_figure(
     if sampled is not None:
         data += _sampled_traces(view, field, theory, sampled, log)
     if path is not None:
-        data.append(_points(field, theory, path, f"the model's own path, n = {path.n}, seed {path.seed}", CROSS))
-    data.append({
-        "type": "scatter", "mode": "lines", "name": "theory", "x": [int(t) for t in theory.timesteps],
-        "y": _plain(y), "line": {"color": "INK", "width": 2, "simplify": False}, "hovertemplate": "%{y:.4g}",
-    })  # fmt: skip
+        data.append(
+            _points(
+                field, theory, path, f"the model's own path, n = {path.n}, seed {path.seed}", CROSS
+            )
+        )
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "theory",
+            "x": [int(t) for t in theory.timesteps],
+            "y": _plain(y),
+            "line": {"color": "INK", "width": 2, "simplify": False},
+            "hovertemplate": "%{y:.4g}",
+        }
+    )
     shapes, annotations = [], []
     crosses = [trace for trace in data if trace.get("marker", {}).get("symbol") == CROSS]
     low, high = _limits([trace for trace in data if trace not in crosses], crosses, log)
@@ -86,17 +119,45 @@ def curve_figure(
             }
         )
         words = f"M · max score = {level:.3g}"
-        x, anchor = (0.15, "left") if int(y.argmax()) > len(y) / 2 else (1, "right")  # away from the peak
-        annotations.append({"xref": "paper", "x": x, "y": level, "xanchor": anchor, "yanchor": "bottom", "text": words, "showarrow": False})
+        # away from the peak
+        x, anchor = (0.15, "left") if int(y.argmax()) > len(y) / 2 else (1, "right")
+        annotations.append(
+            {
+                "xref": "paper",
+                "x": x,
+                "y": level,
+                "xanchor": anchor,
+                "yanchor": "bottom",
+                "text": words,
+                "showarrow": False,
+            }
+        )
     ends = (("clean picture", 0, "left"), ("pure noise", 1, "right"))
     for words, x, anchor in ends:
-        annotations.append({
-            "xref": "paper", "yref": "paper", "x": x, "y": 0, "yshift": -40, "xanchor": anchor, "yanchor": "middle",
-            "text": f"<i>{words}</i>", "showarrow": False, "opacity": 0.75,
-        })  # fmt: skip
+        annotations.append(
+            {
+                "xref": "paper",
+                "yref": "paper",
+                "x": x,
+                "y": 0,
+                "yshift": -40,
+                "xanchor": anchor,
+                "yanchor": "middle",
+                "text": f"<i>{words}</i>",
+                "showarrow": False,
+                "opacity": 0.75,
+            }
+        )
     layout = {
         "margin": {"l": 58, "r": 16, "t": 34, "b": 96},
-        "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"},
+        "legend": {
+            "orientation": "h",
+            "x": 0.5,
+            "xanchor": "center",
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+        },
         "hovermode": "x unified",
         "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
         "shapes": shapes,
@@ -124,17 +185,29 @@ def _cuts(proposal: Proposal, low: float, high: float) -> dict[str, Any]:
     """Two upright dashed lines, as a trace so that the legend says what they are."""
     cuts = proposal.plan.boundaries
     x = [t for boundary in cuts for t in (boundary, boundary, None)]
-    name = f"proposed for this schedule: {cuts[0]} and {cuts[1]}{' (our fallback)' if proposal.fallback else ''}"
+    name = (
+        f"proposed for this schedule: {cuts[0]} and"
+        f" {cuts[1]}{' (our fallback)' if proposal.fallback else ''}"
+    )
     return {
-        "type": "scatter", "mode": "lines", "name": name, "x": x, "y": [low, high, None] * 2,
-        "line": {"color": "INK", "width": 1.5, "dash": "dash"}, "hoverinfo": "skip",
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": x,
+        "y": [low, high, None] * 2,
+        "line": {"color": "INK", "width": 1.5, "dash": "dash"},
+        "hoverinfo": "skip",
+    }
 
 
-def _limits(data: list[dict[str, Any]], crosses: list[dict[str, Any]], log: bool) -> tuple[float, float]:
-    """Axis limits, in Plotly's units (powers of ten on a logarithmic axis), with room above for the stage names.
+def _limits(
+    data: list[dict[str, Any]], crosses: list[dict[str, Any]], log: bool
+) -> tuple[float, float]:
+    """Axis limits, in Plotly's units (powers of ten on a logarithmic axis), with room above for the
+    stage names.
 
-    The model's own path widens them by at most PATH_ROOM: it may lie far away, and theory would be flattened to nothing.
+    The model's own path widens them by at most PATH_ROOM: it may lie far away, and theory would be
+    flattened to nothing.
     """
     low, high = _ends(data, log)
     room = PATH_ROOM * (high - low)
@@ -150,7 +223,9 @@ def _ends(data: list[dict[str, Any]], log: bool) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if len(values) else (np.inf, -np.inf)
 
 
-def _sampled_traces(view: str, field: str, theory: Curves, sampled: SampledCurves, log: bool) -> list[dict[str, Any]]:
+def _sampled_traces(
+    view: str, field: str, theory: Curves, sampled: SampledCurves, log: bool
+) -> list[dict[str, Any]]:
     x = _plain(sampled.timesteps)
     y = _measured(field, theory, sampled)
     traces: list[dict[str, Any]] = []
@@ -158,24 +233,55 @@ def _sampled_traces(view: str, field: str, theory: Curves, sampled: SampledCurve
         low, high = y - sampled.mse_spread, y + sampled.mse_spread
         if log:
             low = np.maximum(low, y / 10)  # a logarithm has no place for a band that reaches zero
-        edge = {"type": "scatter", "mode": "lines", "x": x, "line": {"width": 0}, "hoverinfo": "skip"}
+        edge = {
+            "type": "scatter",
+            "mode": "lines",
+            "x": x,
+            "line": {"width": 0},
+            "hoverinfo": "skip",
+        }
         traces.append({**edge, "y": _plain(low), "showlegend": False})
-        traces.append({**edge, "y": _plain(high), "fill": "tonexty", "fillcolor": "rgba(128,128,128,.28)", "name": "± 1 std over latents"})
-    traces.append(_points(field, theory, sampled, f"sampled, n = {sampled.n}, seed {sampled.seed}", "circle"))
+        traces.append(
+            {
+                **edge,
+                "y": _plain(high),
+                "fill": "tonexty",
+                "fillcolor": "rgba(128,128,128,.28)",
+                "name": "± 1 std over latents",
+            }
+        )
+    traces.append(
+        _points(field, theory, sampled, f"sampled, n = {sampled.n}, seed {sampled.seed}", "circle")
+    )
     return traces
 
 
 def _measured(field: str, theory: Curves, sampled: SampledCurves) -> np.ndarray:
-    return score(sampled.gradient, sampled.log_snr, theory.lam) if field == "score" else getattr(sampled, field)
+    return (
+        score(sampled.gradient, sampled.log_snr, theory.lam)
+        if field == "score"
+        else getattr(sampled, field)
+    )
 
 
-def _points(field: str, theory: Curves, sampled: SampledCurves, name: str, symbol: str) -> dict[str, Any]:
+def _points(
+    field: str, theory: Curves, sampled: SampledCurves, name: str, symbol: str
+) -> dict[str, Any]:
     """Measured values as open markers."""
     return {
-        "type": "scatter", "mode": "markers", "name": name, "x": _plain(sampled.timesteps), "y": _plain(_measured(field, theory, sampled)),
-        "marker": {"symbol": symbol, "color": "rgba(128,128,128,0)", "size": 7, "line": {"color": "INK", "width": 1.4}},
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": _plain(sampled.timesteps),
+        "y": _plain(_measured(field, theory, sampled)),
+        "marker": {
+            "symbol": symbol,
+            "color": "rgba(128,128,128,0)",
+            "size": 7,
+            "line": {"color": "INK", "width": 1.4},
+        },
         "hovertemplate": "%{y:.4g}",
-    }  # fmt: skip
+    }
 
 
 def mosaic_height(blocks: int) -> int:
@@ -187,7 +293,9 @@ MANY_BLOCKS = 20  # from here on rows are thin: no gaps, and one label for each 
 
 
 def _groups(names: list[str]) -> list[tuple[str, int, int]]:
-    """(name, first, last) of each run of blocks of one place, counted from 1: "down 2.1 block 3" belongs to "down 2.1"."""
+    """(name, first, last) of each run of blocks of one place, counted from 1: "down 2.1 block 3"
+    belongs to "down 2.1".
+    """
     found: list[tuple[str, int, int]] = []
     for i, name in enumerate(names, start=1):
         place = name.rpartition("block")[0].strip()
@@ -202,23 +310,45 @@ def _block_axis(names: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]
     """(ticks of the block axis, lines between groups): numbers for a DiT, places for a UNet."""
     groups = _groups(names)
     if len(groups) == 1:
-        return {"dtick": 1 if len(names) <= 14 else 4, "title": {"text": "block", "standoff": 6, "font": {"size": 12}}}, []
-    ticks = {"automargin": True, "tickvals": [(a + b) / 2 for _, a, b in groups], "ticktext": [name for name, _, _ in groups], "tickfont": {"size": 10}}
-    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"color": "INK", "width": 0.6}, "opacity": 0.5}
+        return {
+            "dtick": 1 if len(names) <= 14 else 4,
+            "title": {"text": "block", "standoff": 6, "font": {"size": 12}},
+        }, []
+    ticks = {
+        "automargin": True,
+        "tickvals": [(a + b) / 2 for _, a, b in groups],
+        "ticktext": [name for name, _, _ in groups],
+        "tickfont": {"size": 10},
+    }
+    line = {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "line": {"color": "INK", "width": 0.6},
+        "opacity": 0.5,
+    }
     return ticks, [{**line, "y0": last + 0.5, "y1": last + 0.5} for _, _, last in groups[:-1]]
 
 
-def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[float], names: list[str] | None = None) -> dict[str, Any]:
-    """What MosaicDiff does in one glance: blocks x sampling steps, each tile as strong as the share of the block that runs.
+def mosaic_figure(
+    kept_share: np.ndarray,
+    stages: list[int],
+    timesteps: list[float],
+    names: list[str] | None = None,
+) -> dict[str, Any]:
+    """What MosaicDiff does in one glance: blocks x sampling steps, each tile as strong as the share
+    of the block that runs.
 
-    `kept_share` (3 stages, blocks) in 0..1; `stages` and `timesteps` per sampling step, in sampling order; `names` of the blocks.
-    A strip above the tiles names the stage of every step.
+    `kept_share` (3 stages, blocks) in 0..1; `stages` and `timesteps` per sampling step, in sampling
+    order; `names` of the blocks. A strip above the tiles names the stage of every step.
     """
     kept_share = np.asarray(kept_share, dtype=np.float64)
     steps, blocks = len(stages), kept_share.shape[1]
     names = names or [f"block {b + 1}" for b in range(blocks)]
     ticks, lines = _block_axis(names)
-    strip_share = 26.4 / (mosaic_height(blocks) - 56)  # a strip of 26 pixels, whatever the number of rows; 56 are margins
+    # a strip of 26 pixels, whatever the number of rows; 56 are margins
+    strip_share = 26.4 / (mosaic_height(blocks) - 56)
     x = list(range(1, steps + 1))
     data: list[dict[str, Any]] = []
     strip: list[dict[str, Any]] = []
@@ -226,26 +356,59 @@ def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[flo
     for i, stage in enumerate(STAGES):
         colour = STAGE_COLOURS[stage]
         mine = [s == i for s in stages]
-        z = [[round(float(kept_share[i, b]), 4) if here else None for here in mine] for b in range(blocks)]
-        words = [[f"step {k + 1} of {steps}, t = {timesteps[k]:.0f}, {stage} stage<br>{name}" for k in range(steps)] for name in names]
+        z = [
+            [round(float(kept_share[i, b]), 4) if here else None for here in mine]
+            for b in range(blocks)
+        ]
+        words = [
+            [
+                f"step {k + 1} of {steps}, t = {timesteps[k]:.0f}, {stage} stage<br>{name}"
+                for k in range(steps)
+            ]
+            for name in names
+        ]
         gap = 1 if steps <= 100 else 0
         common = {"type": "heatmap", "x": x, "showscale": False, "xgap": gap, "hoverongaps": False}
-        data.append({
-            **common, "y": list(range(1, blocks + 1)), "z": z, "zmin": 0, "zmax": 1, "ygap": 2 if blocks <= MANY_BLOCKS else 0, "text": words,
-            "colorscale": [[0, _alpha(colour, 0.04)], [1, _alpha(colour, 1)]],
-            "hovertemplate": "%{text}: %{z:.0%} runs<extra></extra>",
-        })  # fmt: skip
-        strip.append({
-            **common, "y": [0], "z": [[1 if here else None for here in mine]], "zmin": 0, "zmax": 1, "yaxis": "y2", "xgap": 0, "hoverinfo": "skip",
-            "colorscale": [[0, colour], [1, colour]],
-        })  # fmt: skip
+        data.append(
+            {
+                **common,
+                "y": list(range(1, blocks + 1)),
+                "z": z,
+                "zmin": 0,
+                "zmax": 1,
+                "ygap": 2 if blocks <= MANY_BLOCKS else 0,
+                "text": words,
+                "colorscale": [[0, _alpha(colour, 0.04)], [1, _alpha(colour, 1)]],
+                "hovertemplate": "%{text}: %{z:.0%} runs<extra></extra>",
+            }
+        )
+        strip.append(
+            {
+                **common,
+                "y": [0],
+                "z": [[1 if here else None for here in mine]],
+                "zmin": 0,
+                "zmax": 1,
+                "yaxis": "y2",
+                "xgap": 0,
+                "hoverinfo": "skip",
+                "colorscale": [[0, colour], [1, colour]],
+            }
+        )
         count = sum(mine)
         if count:
             middle = 1 + sum(k for k, here in enumerate(mine) if here) / count
             words = f"{stage} · {count}" if count / steps >= 0.14 else str(count)
-            annotations.append({
-                "x": middle, "y": 0, "yref": "y2", "text": f"<b>{words}</b>", "showarrow": False, "font": {"color": "#ffffff", "size": 12},
-            })  # fmt: skip
+            annotations.append(
+                {
+                    "x": middle,
+                    "y": 0,
+                    "yref": "y2",
+                    "text": f"<b>{words}</b>",
+                    "showarrow": False,
+                    "font": {"color": "#ffffff", "size": 12},
+                }
+            )
     layout = {
         "margin": {"l": 46, "r": 8, "t": 8, "b": 48},
         "showlegend": False,
@@ -266,7 +429,13 @@ def mosaic_figure(kept_share: np.ndarray, stages: list[int], timesteps: list[flo
             "domain": [0, 1 - 1.3 * strip_share],
             **ticks,
         },
-        "yaxis2": {"domain": [1 - strip_share, 1], "anchor": "x", "fixedrange": True, "visible": False, "range": [-0.5, 0.5]},
+        "yaxis2": {
+            "domain": [1 - strip_share, 1],
+            "anchor": "x",
+            "fixedrange": True,
+            "visible": False,
+            "range": [-0.5, 0.5],
+        },
     }
     return {"data": [*data, *strip], "layout": layout}
 

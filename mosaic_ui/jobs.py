@@ -1,11 +1,12 @@
 """Long work behind a button: progress while it runs, and a Stop that reaches it at once.
 
-A blocking call (`calibrate`, `build`, `measure_latency`) runs in a thread of its own and reports through a queue, so
-the handler stays a generator that can show each step. Stop sets an event that the work looks at; the event is kept
-per browser session, because a visitor must be able to stop their own job and nobody else's.
+A blocking call (`calibrate`, `build`, `measure_latency`) runs in a thread of its own and reports
+through a queue, so the handler stays a generator that can show each step. Stop sets an event that
+the work looks at; the event is kept per browser session, because a visitor must be able to stop
+their own job and nobody else's.
 
-A job that has to wait for another visitor's is kept as asked until its turn comes, so that its visitor can withdraw it
-at once, while the queue still holds the event.
+A job that has to wait for another visitor's is kept as asked until its turn comes, so that its
+visitor can withdraw it at once, while the queue still holds the event.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _latest: dict[str, Any] = {}
 _asked: dict[str, Any] = {}
 
 WAITING = "Waiting for the model; another run, yours or somebody else's, may be before this one."
-MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}  # one model, so one heavy job at a time
+# one model, so one heavy job at a time
+MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}
 
 WITHDRAWN = "Stopped before its turn came: nothing was begun."
 
@@ -62,7 +64,9 @@ def finish(session: str | None, stop: threading.Event) -> None:
 
 
 def ask(key: str, what: Any) -> None:
-    """What waits for its turn now, `key` naming the session and the kind of job; asked again before that, the newest counts."""
+    """What waits for its turn now, `key` naming the session and the kind of job; asked again before
+    that, the newest counts.
+    """
     _asked[key] = what
 
 
@@ -87,7 +91,9 @@ def is_latest(session: str | None, key: Any) -> bool:
 
 
 def forget(session: str | None) -> None:
-    """A visitor left: stop what still runs for them and drop what was kept, also under their keys `session/kind`."""
+    """A visitor left: stop what still runs for them and drop what was kept, also under their keys
+    `session/kind`.
+    """
     name = session or ""
     for key in [k for k in [*_stops, *_asked, *_latest] if k == name or k.startswith(f"{name}/")]:
         request_stop(key)
@@ -96,7 +102,9 @@ def forget(session: str | None) -> None:
 
 
 def failure(error: Exception, what: str) -> str:
-    """The sentence for a job that ended in this error; `what` names the job. What nobody foresaw is logged with its traceback."""
+    """The sentence for a job that ended in this error; `what` names the job. What nobody foresaw is
+    logged with its traceback.
+    """
     if isinstance(error, (StudioError, Stopped)):
         return str(error) or "Stopped."
     if out_of_memory(error):
@@ -104,23 +112,33 @@ def failure(error: Exception, what: str) -> str:
     log.error("%s failed", what, exc_info=error)
     if isinstance(error, OSError):  # whose own words name a file of the server
         return f"{what} failed: {error.strerror or type(error).__name__}."
-    return f"{what} failed: {(str(error).partition(chr(10))[0] or type(error).__name__).rstrip('.')}."
+    return (
+        f"{what} failed: {(str(error).partition(chr(10))[0] or type(error).__name__).rstrip('.')}."
+    )
 
 
 def run_job(work: Callable[[Callable[[int, int, str], None]], Any]) -> Iterator[Step | Any]:
-    """Run `work(progress)` in a thread; yield a `Step` per report and, last, what it returned. Its exception is raised here."""
+    """Run `work(progress)` in a thread; yield a `Step` per report and, last, what it returned. Its
+    exception is raised here.
+    """
     reports: queue.Queue = queue.Queue()
 
     def body() -> None:
         try:
-            reports.put(("result", work(lambda done, total, text: reports.put(("step", Step(done, total, text))))))
+            reports.put(
+                (
+                    "result",
+                    work(lambda done, total, text: reports.put(("step", Step(done, total, text)))),
+                )
+            )
         except BaseException as error:  # handed to the caller's thread below, whatever it is
             reports.put(("error", error))
 
     threading.Thread(target=body, daemon=True).start()
     while True:
         kind, item = reports.get()
-        while kind == "step" and not reports.empty():  # the page needs the newest report, not each of them
+        # the page needs the newest report, not each of them
+        while kind == "step" and not reports.empty():
             kind, item = reports.get()
         if kind == "error":
             raise item

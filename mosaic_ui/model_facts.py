@@ -1,4 +1,5 @@
-"""What the page has to know of the loaded model before it asks or promises anything: words or classes, how large, what a calibration takes.
+"""What the page has to know of the loaded model before it asks or promises anything: words or
+classes, how large, what a calibration takes.
 
 No components here, so it is tested without a browser.
 """
@@ -16,8 +17,10 @@ from core.models.families import SDXL
 from core.workshop.predict import usual_images
 
 SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for little at a time
-EXACT_FLOPS = {"cpu": 3e11, "cuda": 1e13}  # of solving every layer of three stages: the exact answer has to come within about 3 s
-SHARES = ((1, 1), (0.75, 0.75), (0.5, 0.5), (0.75, 1), (1, 0.75))  # height and width on offer, of the model's own size
+# of solving every layer of three stages: the exact answer has to come within about 3 s
+EXACT_FLOPS = {"cpu": 3e11, "cuda": 1e13}
+# height and width on offer, of the model's own size
+SHARES = ((1, 1), (0.75, 0.75), (0.5, 0.5), (0.75, 1), (1, 0.75))
 STEPS_OF_WORDS = 30  # usual for SDXL with its own scheduler
 AS_LOADED = "as loaded"  # a precision to compare in
 
@@ -33,17 +36,23 @@ def large(workshop: Any) -> bool:
 
 
 def images_offered(workshop: Any) -> tuple[int, int]:
-    """(default, most) number of pictures of a comparison in the page; the command line takes any number."""
+    """(default, most) number of pictures of a comparison in the page; the command line takes any
+    number.
+    """
     return (2, 16) if large(workshop) else (16, 512)
 
 
 def batch(workshop: Any) -> int:
-    """Images that predicted times are for: 16, or fewer where one forward of 16 would take minutes."""
+    """Images that predicted times are for: 16,
+    or fewer where one forward of 16 would take minutes.
+    """
     return usual_images(workshop.device, workshop.forward_macs[0])
 
 
 def exact_in_time(workshop: Any) -> bool:
-    """Whether exact errors can follow an edit: calibrated, and small enough to solve every layer at once."""
+    """Whether exact errors can follow an edit: calibrated, and small enough to solve every layer at
+    once.
+    """
     if not workshop.calibrated:
         return False
     flops = 3 * sum(columns(layer) ** 3 for layer in workshop.layers)
@@ -61,7 +70,9 @@ def default_guidance(workshop: Any) -> float:
 
 
 def default_sampler(workshop: Any) -> tuple[str, int]:
-    """(name of the sampler, steps) that the page opens with: DDIM at 50 as in the paper's tables, or a text model's own."""
+    """(name of the sampler, steps) that the page opens with: DDIM at 50 as in the paper's tables,
+    or a text model's own.
+    """
     own = type(workshop.checkpoint.pipeline.scheduler).__name__
     names = [name for name, kind in SCHEDULERS.items() if kind == own]
     name, steps = (names[0], STEPS_OF_WORDS) if asks_words(workshop) and names else ("DDIM", 50)
@@ -74,13 +85,21 @@ def own_size(workshop: Any) -> int:
 
 
 def sizes(workshop: Any) -> dict[str, tuple[int, int] | None]:
-    """Sizes on offer, in words -> (height, width) in pixels, multiples of 64; None is the model's own."""
+    """Sizes on offer, in words -> (height, width) in pixels, multiples of 64; None is the model's
+    own.
+    """
     own = own_size(workshop)
     found: dict[str, tuple[int, int] | None] = {f"{own} × {own} (the model's own)": None}
     for high, wide in SHARES[1:]:
         size = tuple(max(64, 64 * round(share * own / 64)) for share in (high, wide))
         if size != (own, own):
-            found[f"{size[1]} wide × {size[0]} high" if size[0] != size[1] else f"{size[1]} × {size[0]}"] = size
+            found[
+                (
+                    f"{size[1]} wide × {size[0]} high"
+                    if size[0] != size[1]
+                    else f"{size[1]} × {size[0]}"
+                )
+            ] = size
     return found
 
 
@@ -92,11 +111,15 @@ def precisions(workshop: Any) -> list[tuple[str, str]]:
 
 def precision(workshop: Any) -> str:
     """The floating type of the denoiser's weights: float32, bfloat16 or float16."""
-    return next((name for name, kind in DTYPES.items() if kind == workshop.dtype), str(workshop.dtype))
+    return next(
+        (name for name, kind in DTYPES.items() if kind == workshop.dtype), str(workshop.dtype)
+    )
 
 
 def unmeasured(workshop: Any) -> bool:
-    """Whether nothing is known of the layers yet: neither calibrated here nor shipped with curves."""
+    """Whether nothing is known of the layers yet:
+    neither calibrated here nor shipped with curves.
+    """
     if workshop.calibrated:
         return False
     try:
@@ -119,14 +142,32 @@ def bytes_text(count: float) -> str:
 
 
 def calibration_sentences(workshop: Any) -> list[str]:
-    """What pressing Calibrate does: where the data come from, the denoiser rows it takes at most, the disk, what a stop loses."""
+    """What pressing Calibrate does: where the data come from, the denoiser rows it takes at most,
+    the disk, what a stop loses.
+    """
     settings, source = workshop.settings, workshop.source
     if workshop.bins_kept == settings.bins:
-        return [f"All {settings.bins} timestep bins are measured; Calibrate works out from them in which order {len(workshop.layers)} layers lose their parts."]
+        return [
+            f"All {settings.bins} timestep bins are measured; Calibrate works out from them in"
+            f" which order {len(workshop.layers)} layers lose their parts."
+        ]
     measured = 2 * settings.bins * (settings.images + settings.held_out)
-    first = f"Calibrate measures {len(workshop.layers)} layers in {settings.bins} timestep bins on {source.text}."
-    made = f"{source.rows:,} times to make the samples and {measured:,} times" if source.rows else f"{measured:,} times"
-    work = f"It runs the network on one picture {made} to measure (denoiser rows: a picture with its unconditional twin is two)."
+    first = (
+        f"Calibrate measures {len(workshop.layers)} layers in {settings.bins} timestep bins on"
+        f" {source.text}."
+    )
+    made = (
+        f"{source.rows:,} times to make the samples and {measured:,} times"
+        if source.rows
+        else f"{measured:,} times"
+    )
+    work = (
+        f"It runs the network on one picture {made} to measure (denoiser rows: a picture with its"
+        " unconditional twin is two)."
+    )
     need = bytes_text(calibration_disk(workshop.layers, settings))
-    disk = f"The measurements take {need} on the disk, checked before it starts; a stop loses nothing that was finished."
+    disk = (
+        f"The measurements take {need} on the disk, checked before it starts; a stop loses nothing"
+        " that was finished."
+    )
     return [first, work, disk]

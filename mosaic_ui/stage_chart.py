@@ -1,12 +1,15 @@
-"""A Plotly chart with the two stage boundaries as lines that can be dragged, and the same chart without lines.
+"""A Plotly chart with the two stage boundaries as lines that can be dragged, and the same chart
+without lines.
 
-`stage_chart(...)` is a `gr.HTML` with two events: `input` while a line moves (throttled) and `release` when it is let
-go or the arrow keys rest. Its value is the list `[low, high]` of 0-based scheduler timesteps, its one property
-`figure` the Plotly JSON. The markup, style and script are the files of the same name.
+`stage_chart(...)` is a `gr.HTML` with two events: `input` while a line moves (throttled) and
+`release` when it is let go or the arrow keys rest. Its value is the list `[low, high]` of 0-based
+scheduler timesteps, its one property `figure` the Plotly JSON. The markup, style and script are the
+files of the same name.
 
-Plain functions on purpose: a subclass of a Gradio component writes a `.pyi` file beside its source at import. And
-one property only: an update of one property of a chart in a tab not yet opened drops its other properties, so the
-options are written into the script. What the browser sends is checked by `StagePlan`, like any other input.
+Plain functions on purpose: a subclass of a Gradio component writes a `.pyi` file beside its source
+at import. And one property only: an update of one property of a chart in a tab not yet opened drops
+its other properties, so the options are written into the script. What the browser sends is checked
+by `StagePlan`, like any other input.
 """
 
 from __future__ import annotations
@@ -60,12 +63,15 @@ def stage_chart(
         html_template=_read("html"),
         css_template=_read("css").replace("0HEIGHT", str(height)),
         js_on_load=_read("js").replace("OPTIONS;", json.dumps(options) + ";", 1),
-        head=f'<script src="gradio_api/file={PLOTLY_JS}"></script>',  # relative: works under a mount path too
+        # relative: works under a mount path too
+        head=f'<script src="gradio_api/file={PLOTLY_JS}"></script>',
         apply_default_css=False,
         **kwargs,
     )
 
 
 def plot_panel(figure: dict[str, Any], *, label: str, height: int = 320, **kwargs: Any) -> gr.HTML:
-    """The same chart without boundaries: for pictures that are only looked at. Update with `gr.update(figure=...)`."""
+    """The same chart without boundaries: for pictures that are only looked at. Update with
+    `gr.update(figure=...)`.
+    """
     return stage_chart([], figure, label=label, height=height, **kwargs)

@@ -1,8 +1,8 @@
 """Colours, fonts and page rules, the same in every tab.
 
-The stage colours are three of Okabe and Ito's (2008) colour-blind-safe set, and they mean the same everywhere:
-blue is the late stage, green the middle, vermillion the early one. The rest of the page stays neutral grey, so
-that colour always says "stage" and never merely "button".
+The stage colours are three of Okabe and Ito's (2008) colour-blind-safe set, and they mean the same
+everywhere: blue is the late stage, green the middle, vermillion the early one. The rest of the page
+stays neutral grey, so that colour always says "stage" and never merely "button".
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from pathlib import Path
 import gradio as gr
 
 STAGE_COLOURS = {"late": "#0072B2", "middle": "#009E73", "early": "#D55E00"}
-STAGE_MEANING = {"late": "almost clean, fine detail", "middle": "learned fastest, content", "early": "mostly noise, layout"}
+STAGE_MEANING = {
+    "late": "almost clean, fine detail",
+    "middle": "learned fastest, content",
+    "early": "mostly noise, layout",
+}
 DENSE_COLOUR = "#7A7F87"  # the unpruned model, wherever it stands beside a stage
 GRID_COLOUR = "rgba(128,128,128,.22)"  # one value that is quiet on white and on black alike
 
@@ -20,15 +24,32 @@ CSS = (Path(__file__).parent / "studio.css").read_text(encoding="utf-8")
 
 
 def make_theme() -> gr.themes.Base:
-    """System fonts only: a web font would be a request to another host, or a flash of other letters."""
+    """System fonts only: a web font would be a request to another host, or a flash of other
+    letters.
+    """
     ink, paper = "#18181b", "#fafafa"
     return gr.themes.Base(
         primary_hue=gr.themes.colors.zinc,
         secondary_hue=gr.themes.colors.zinc,
         neutral_hue=gr.themes.colors.zinc,
         radius_size=gr.themes.sizes.radius_md,
-        font=("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"),
-        font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"),
+        font=(
+            "ui-sans-serif",
+            "system-ui",
+            "-apple-system",
+            "Segoe UI",
+            "Roboto",
+            "DejaVu Sans",
+            "sans-serif",
+        ),
+        font_mono=(
+            "ui-monospace",
+            "SFMono-Regular",
+            "Menlo",
+            "Consolas",
+            "DejaVu Sans Mono",
+            "monospace",
+        ),
     ).set(
         body_text_color_subdued="#63636b",
         body_text_color_subdued_dark="#a1a1aa",

@@ -1,6 +1,8 @@
-"""From dropping a boundary to the table following, on the bundled model in a real browser: `python tests/bench_drag.py [drops]`.
+"""From dropping a boundary to the table following, on the bundled model in a real browser: `python
+tests/bench_drag.py [drops]`.
 
-Time runs inside the page, from the pointer's release to the moment the table shows the new boundaries. Not a test: it only prints.
+Time runs inside the page, from the pointer's release to the moment the table shows the new
+boundaries. Not a test: it only prints.
 """
 
 from __future__ import annotations
@@ -17,15 +19,22 @@ from core.workshop.workshop import get_workshop  # noqa: E402
 
 CLOCK = """() => {
   window.dropped = null; window.waits = {follow: [], exact: []};
-  window.addEventListener('pointerup', () => { window.dropped = performance.now(); window.stage = 0; }, true);
+  window.addEventListener('pointerup', () => {
+    window.dropped = performance.now();
+    window.stage = 0;
+  }, true);
   const look = () => {
     if (window.dropped === null) return;
     const table = document.querySelector('#stage-table table');
-    const now = [1, 2].map(i => document.querySelector(`[aria-label="Stage boundary ${i}"]`).getAttribute('aria-valuenow')).join(',');
+    const handle = i => document.querySelector(`[aria-label="Stage boundary ${i}"]`);
+    const now = [1, 2].map(i => handle(i).getAttribute('aria-valuenow')).join(',');
     if (!table || table.dataset.boundaries !== now) return;
     const wait = performance.now() - window.dropped;
     if (window.stage === 0) { window.waits.follow.push(wait); window.stage = 1; }
-    if (window.stage === 1 && table.dataset.exact === 'true') { window.waits.exact.push(wait); window.stage = 2; }
+    if (window.stage === 1 && table.dataset.exact === 'true') {
+      window.waits.exact.push(wait);
+      window.stage = 2;
+    }
   };
   const tick = () => { look(); requestAnimationFrame(tick); };
   tick();
@@ -51,7 +60,10 @@ def main(drops: int) -> None:
     print(f"{workshop.device_text}, {drops} drops")
     for name, values in (("table follows", waits["follow"]), ("exact prediction", waits["exact"])):
         values = sorted(values)
-        print(f"{name}: median {statistics.median(values):.0f} ms, 90 % within {values[int(0.9 * (len(values) - 1))]:.0f} ms, at most {values[-1]:.0f} ms")
+        print(
+            f"{name}: median {statistics.median(values):.0f} ms, 90 % within"
+            f" {values[int(0.9 * (len(values) - 1))]:.0f} ms, at most {values[-1]:.0f} ms"
+        )
 
 
 if __name__ == "__main__":

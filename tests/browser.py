@@ -9,7 +9,13 @@ from urllib.parse import urlparse
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 SLOW = 60_000  # ms; a machine that runs other things must not fail a test
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -20,7 +26,12 @@ class Watch:
     def __init__(self, page: Page):
         self.hosts: set[str] = set()
         self.errors: list[str] = []
-        page.on("request", lambda r: self.hosts.add(urlparse(r.url).hostname or "") if r.url.startswith("http") else None)
+        page.on(
+            "request",
+            lambda r: (
+                self.hosts.add(urlparse(r.url).hostname or "") if r.url.startswith("http") else None
+            ),
+        )
         page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: self.errors.append(str(e)))
 
@@ -31,7 +42,13 @@ def serve(workshop) -> Iterator[str]:
     from mosaic_ui.studio import build_studio, launch_options
 
     page = build_studio(workshop)
-    _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False, **launch_options())
+    _, url, _ = page.launch(
+        server_name="127.0.0.1",
+        prevent_thread_lock=True,
+        quiet=True,
+        inbrowser=False,
+        **launch_options(),
+    )
     try:
         yield url
     finally:
@@ -43,7 +60,10 @@ def chromium() -> Iterator:
     """Debian's Chromium through playwright; no browser of playwright's own is downloaded."""
     path = next((p for p in map(shutil.which, NAMES) if p), None)
     if path is None:
-        raise RuntimeError("No Chromium on the PATH: run `sh tests/find_browser.sh`, or install Debian's package chromium.")
+        raise RuntimeError(
+            "No Chromium on the PATH: run `sh tests/find_browser.sh`, or install Debian's package"
+            " chromium."
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
@@ -64,13 +84,21 @@ def visitor(browser: Browser, url: str) -> tuple[Page, Watch]:
 
 def boundaries(page: Page) -> list[int]:
     """What the stage table says it answers."""
-    return [int(b) for b in page.locator("#stage-table table").get_attribute("data-boundaries").split(",")]
+    return [
+        int(b)
+        for b in page.locator("#stage-table table").get_attribute("data-boundaries").split(",")
+    ]
 
 
 def settled(page: Page) -> list[int]:
     """Wait until the table answers for where the two handles are, and return that."""
-    now = [page.get_by_role("slider", name=f"Stage boundary {i}").get_attribute("aria-valuenow") for i in (1, 2)]
-    expect(page.locator("#stage-table table")).to_have_attribute("data-boundaries", ",".join(now), timeout=SLOW)
+    now = [
+        page.get_by_role("slider", name=f"Stage boundary {i}").get_attribute("aria-valuenow")
+        for i in (1, 2)
+    ]
+    expect(page.locator("#stage-table table")).to_have_attribute(
+        "data-boundaries", ",".join(now), timeout=SLOW
+    )
     return [int(b) for b in now]
 
 

@@ -1,4 +1,6 @@
-"""A tiny random DiT pipeline on disk, and a workshop over it: real code paths in seconds, no trained weights."""
+"""A tiny random DiT pipeline on disk, and a workshop over it: real code paths in seconds, no
+trained weights.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +15,58 @@ import pytest
 import torch
 
 
-def make_pipeline(folder: Path, blocks: int = 2, heads: int = 4, head_dim: int = 16, seed: int = 0, equal_embedders: bool = True) -> Path:
-    """A DiT pipeline folder as diffusers writes it, random weights (adaLN included), with calibration latents beside it."""
+def make_pipeline(
+    folder: Path,
+    blocks: int = 2,
+    heads: int = 4,
+    head_dim: int = 16,
+    seed: int = 0,
+    equal_embedders: bool = True,
+) -> Path:
+    """A DiT pipeline folder as diffusers writes it, random weights (adaLN included), with
+    calibration latents beside it.
+    """
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
     transformer = DiTTransformer2DModel(
-        num_attention_heads=heads, attention_head_dim=head_dim, num_layers=blocks, in_channels=4, out_channels=4, sample_size=8, patch_size=2,
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        num_layers=blocks,
+        in_channels=4,
+        out_channels=4,
+        sample_size=8,
+        patch_size=2,
         num_embeds_ada_norm=1000,
-    )  # fmt: skip
+    )
     if equal_embedders:
         first = transformer.transformer_blocks[0].norm1.emb.state_dict()
         for block in transformer.transformer_blocks[1:]:
             block.norm1.emb.load_state_dict(first)
-    vae = AutoencoderKL(in_channels=1, out_channels=1, latent_channels=4, sample_size=32, block_out_channels=(8, 8, 8), layers_per_block=1,
-                        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4,
-                        mid_block_add_attention=False, scaling_factor=1.0)  # fmt: skip
-    scheduler = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
+    vae = AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=4,
+        sample_size=32,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+    scheduler = DDIMScheduler(
+        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
+    )
     names = {str(i): f"thing {i}" for i in range(10)}
     DiTPipeline(transformer, vae, scheduler, id2label=names).save_pretrained(folder)
     (folder / "calibration").mkdir()
-    save_file({"latents": torch.randn(300, 4, 8, 8), "labels": torch.arange(300, dtype=torch.int16) % 10}, folder / "calibration" / "latents.safetensors")
+    save_file(
+        {"latents": torch.randn(300, 4, 8, 8), "labels": torch.arange(300, dtype=torch.int16) % 10},
+        folder / "calibration" / "latents.safetensors",
+    )
     return folder
 
 
@@ -56,7 +88,11 @@ def workshop(model_folder, small_settings, tmp_path_factory):
     from core.models.checkpoints import load_checkpoint
     from core.workshop.workshop import Workshop
 
-    shop = Workshop(load_checkpoint(model_folder, "auto", dtype=torch.float32), small_settings, tmp_path_factory.mktemp("cache"))
+    shop = Workshop(
+        load_checkpoint(model_folder, "auto", dtype=torch.float32),
+        small_settings,
+        tmp_path_factory.mktemp("cache"),
+    )
     shop.calibrate()
     return shop
 

@@ -20,4 +20,7 @@ class Tags(HTMLParser):
 
 
 def harmless(text: str) -> bool:
-    return not any(tag == "script" or attrs.get("src") == "x" or any(a.startswith("on") for a in attrs) for tag, attrs in Tags(text).found)
+    return not any(
+        tag == "script" or attrs.get("src") == "x" or any(a.startswith("on") for a in attrs)
+        for tag, attrs in Tags(text).found
+    )

@@ -1,10 +1,11 @@
-"""Calls of a running studio as a hostile client makes them: every function of the page, with anything.
+"""Calls of a running studio as a hostile client makes them: every function of the page, with
+anything.
 
     python tests/junk.py --calls 2000 --seed 0
 
-starts the studio on a tiny random model, makes the calls and says what the server's log has of them.
-A refusal in one sentence is right; a traceback through our own code is not. What fails inside Gradio
-before our code runs is counted apart.
+starts the studio on a tiny random model, makes the calls and says what the server's log has of
+them. A refusal in one sentence is right; a traceback through our own code is not. What fails inside
+Gradio before our code runs is counted apart.
 """
 
 from __future__ import annotations
@@ -168,7 +169,9 @@ class Client:
         )
 
     def call(self, number: Any, data: Any) -> tuple[str, str]:
-        """Make one call through the queue -> (kind, words) of its end, a closed connection included."""
+        """Make one call through the queue -> (kind, words) of its end, a closed connection
+        included.
+        """
         try:
             return self._call(number, data)
         except httpx.TransportError as error:

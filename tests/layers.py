@@ -1,4 +1,6 @@
-"""Small layers and slow, plain references for `core.pruning.obs`: the textbook loop, and least squares on the tokens themselves."""
+"""Small layers and slow, plain references for `core.pruning.obs`: the textbook loop, and least
+squares on the tokens themselves.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,14 @@ import torch
 from torch import Tensor
 
 
-def layer(seed: int, d: int = 7, n: int = 24, tokens: int = 200, steep: float = 1.0) -> tuple[Tensor, Tensor]:
+def layer(
+    seed: int, d: int = 7, n: int = 24, tokens: int = 200, steep: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """A weight (d, n) and correlated inputs (n, tokens), float64."""
     generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(n, n, generator=generator, dtype=torch.float64) / n**0.5 + 0.3 * torch.eye(n, dtype=torch.float64)
+    mix = torch.randn(n, n, generator=generator, dtype=torch.float64) / n**0.5 + 0.3 * torch.eye(
+        n, dtype=torch.float64
+    )
     scales = torch.logspace(0, -steep, n, dtype=torch.float64)[:, None]
     inputs = scales * (mix @ torch.randn(n, tokens, generator=generator, dtype=torch.float64))
     return torch.randn(d, n, generator=generator, dtype=torch.float64), inputs
@@ -20,7 +26,9 @@ def columns_of(groups: Tensor, size: int) -> Tensor:
 
 
 def with_ridge(inputs: Tensor, damping: float) -> Tensor:
-    """Inputs with extra tokens appended whose Gram is the ridge: damping by augmented least squares."""
+    """Inputs with extra tokens appended whose Gram is the ridge: damping by augmented least
+    squares.
+    """
     ridge = (damping * inputs.square().sum(1).mean()).sqrt()
     return torch.cat([inputs, ridge * torch.eye(len(inputs), dtype=inputs.dtype)], dim=1)
 
@@ -29,7 +37,9 @@ def least_squares(weight: Tensor, inputs: Tensor, kept: Tensor) -> Tensor:
     """Full-width weight that is best on `kept` columns, straight from the tokens (no Gram)."""
     best = torch.zeros_like(weight)
     if len(kept):
-        best[:, kept] = torch.linalg.lstsq(inputs[kept].T, (weight @ inputs).T, driver="gelsd").solution.T
+        best[:, kept] = torch.linalg.lstsq(
+            inputs[kept].T, (weight @ inputs).T, driver="gelsd"
+        ).solution.T
     return best
 
 
@@ -43,7 +53,9 @@ def brute_force(weight: Tensor, inputs: Tensor, size: int) -> list[int]:
     while left:
         costs = {}
         for group in left:
-            kept = columns_of(torch.tensor([g for g in left if g != group], dtype=torch.int64), size)
+            kept = columns_of(
+                torch.tensor([g for g in left if g != group], dtype=torch.int64), size
+            )
             costs[group] = error(least_squares(weight, inputs, kept), weight, inputs)
         order.append(min(costs, key=costs.get))
         left.remove(order[-1])

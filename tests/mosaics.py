@@ -12,11 +12,18 @@ from core.sampling.timing import forward_call
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75), name="Mine")
 TIMES = (50, 300, 900)  # one in each stage
-FACTS = {"model": "tiny", "calibration": {"hash": "0123456789abcdef"}, "damping": {"block 1 heads": 0.01}, "errors": {"late": {"block 1 heads": 0.2}}}
+FACTS = {
+    "model": "tiny",
+    "calibration": {"hash": "0123456789abcdef"},
+    "damping": {"block 1 heads": 0.01},
+    "errors": {"late": {"block 1 heads": 0.2}},
+}
 
 
 def cuts_of(model, seed=0, share=0.6, nothing=(), untouched=()):
-    """Random groups with random weights on what stays; some layers lose everything (with a new bias), some stay as they are."""
+    """Random groups with random weights on what stays; some layers lose everything (with a new
+    bias), some stay as they are.
+    """
     random, cuts = torch.Generator().manual_seed(seed), []
     for i, layer in enumerate(find_layers(model)):
         weight = model.get_submodule(layer.consumer).weight.detach()
@@ -24,15 +31,32 @@ def cuts_of(model, seed=0, share=0.6, nothing=(), untouched=()):
         kept = torch.randperm(layer.groups, generator=random)[:count].sort().values
         mask = torch.zeros(layer.groups, dtype=torch.bool)
         mask[kept] = True
-        values = (torch.randn(weight.shape, generator=random) * 0.1 * mask.repeat_interleave(layer.group_size)).to(weight)
+        values = (
+            torch.randn(weight.shape, generator=random)
+            * 0.1
+            * mask.repeat_interleave(layer.group_size)
+        ).to(weight)
         bias = torch.randn(len(weight), generator=random).to(weight) if i in nothing else None
-        cuts.append(Cut(torch.arange(layer.groups), None) if i in untouched else Cut(kept, values, bias))
+        cuts.append(
+            Cut(torch.arange(layer.groups), None) if i in untouched else Cut(kept, values, bias)
+        )
     return cuts
 
 
 def mosaic_of(model, masked=False):
-    """Three different stages; the early one with a layer that lost everything and one that is dense."""
-    return MosaicTransformer(model, PLAN, [cuts_of(model, 1), cuts_of(model, 2, 0.9), cuts_of(model, 3, 0.3, nothing=(0, 3), untouched=(1,))], masked)
+    """Three different stages; the early one with a layer that lost everything and one that is
+    dense.
+    """
+    return MosaicTransformer(
+        model,
+        PLAN,
+        [
+            cuts_of(model, 1),
+            cuts_of(model, 2, 0.9),
+            cuts_of(model, 3, 0.3, nothing=(0, 3), untouched=(1,)),
+        ],
+        masked,
+    )
 
 
 @torch.inference_mode()
@@ -41,7 +65,11 @@ def outputs(mosaic):
 
 
 def same(a, b):
-    assert a.plan == b.plan and a.enabled == b.enabled and [a.kept(i) for i in range(3)] == [b.kept(i) for i in range(3)]
+    assert (
+        a.plan == b.plan
+        and a.enabled == b.enabled
+        and [a.kept(i) for i in range(3)] == [b.kept(i) for i in range(3)]
+    )
     for x, y in zip(a.stages, b.stages, strict=True):
         x, y = x.state_dict(), y.state_dict()
         assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)

@@ -19,7 +19,10 @@ KINDS = ("dit", "sdxl")
 def make_pipelines(dit_folder: Path, sdxl_folder: Path) -> dict:
     """Both families, fp32 on the CPU."""
     folders = zip(KINDS, (dit_folder, make_sdxl(sdxl_folder)), strict=True)
-    return {kind: load_checkpoint(folder, "cpu", dtype=torch.float32).pipeline for kind, folder in folders}
+    return {
+        kind: load_checkpoint(folder, "cpu", dtype=torch.float32).pipeline
+        for kind, folder in folders
+    }
 
 
 def denoiser(pipeline):
@@ -30,8 +33,14 @@ def inputs(pipeline, t, dtype=torch.float32, n=2):
     """Positional and keyword arguments of one forward."""
     random = torch.Generator().manual_seed(7)
     model = denoiser(pipeline)
-    x = torch.randn(n, 4, model.config.sample_size, model.config.sample_size, generator=random).to(dtype)
-    conditions = SDXL.conditions(pipeline, ["a fox"] * n) if hasattr(pipeline, "unet") else DiT.conditions(torch.arange(n))
+    x = torch.randn(n, 4, model.config.sample_size, model.config.sample_size, generator=random).to(
+        dtype
+    )
+    conditions = (
+        SDXL.conditions(pipeline, ["a fox"] * n)
+        if hasattr(pipeline, "unet")
+        else DiT.conditions(torch.arange(n))
+    )
     return (x, torch.full((n,), t)), conditions.pair(torch.device("cpu"), dtype, guided=False)
 
 
@@ -49,7 +58,9 @@ def same(a, b):
 
 def storages(*modules):
     """Address -> bytes of every storage that these modules hold."""
-    held = [t.untyped_storage() for module in modules for t in [*module.parameters(), *module.buffers()]]
+    held = [
+        t.untyped_storage() for module in modules for t in [*module.parameters(), *module.buffers()]
+    ]
     return {s.data_ptr(): s.nbytes() for s in held}
 
 

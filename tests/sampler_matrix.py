@@ -1,11 +1,13 @@
-"""Compare our sampling loop with stock diffusers: samplers x scheduler configurations x step counts.
+"""Compare our sampling loop with stock diffusers: samplers x scheduler configurations x step
+counts.
 
-    python tests/sampler_matrix.py              # the whole matrix, about a quarter of an hour on two cores
+    python tests/sampler_matrix.py              # the whole matrix, about a quarter of an hour on
+        two cores
     python tests/sampler_matrix.py UniPC DEIS   # some samplers
 
-Reference: `StableDiffusionXLPipeline` with a tiny random UNet and one generator per picture, for step
-counts up to 50; above that the loop of diffusers' documentation around a tiny DiT. A cell says "equal"
-(the same bits), "refused" (a sentence before anything runs), or what went wrong.
+Reference: `StableDiffusionXLPipeline` with a tiny random UNet and one generator per picture, for
+step counts up to 50; above that the loop of diffusers' documentation around a tiny DiT. A cell says
+"equal" (the same bits), "refused" (a sentence before anything runs), or what went wrong.
 """
 
 from __future__ import annotations

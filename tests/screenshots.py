@@ -1,4 +1,6 @@
-"""Pictures of the studio on the bundled model: `python tests/screenshots.py FOLDER` (all sizes) or `... FOLDER readme` (the README's three)."""
+"""Pictures of the studio on the bundled model: `python tests/screenshots.py FOLDER` (all sizes) or
+`... FOLDER readme` (the README's three).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`python app.py bench`: every part on tiny models, counts that must come out exactly, and the table. No clock is judged here."""
+"""`python app.py bench`: every part on tiny models, counts that must come out exactly, and the
+table. No clock is judged here.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ from core.bench.memory import memory_benchmark, prefix_view_bytes, unique_bytes
 from core.bench.overhead import overhead_benchmark, rows_at_once
 from core.bench.plans import plans_benchmark
 from core.bench.realised import realised_benchmark, speed_benchmark, timesteps_of
-from core.bench.subjects import Subject, blocks_of_xl, gathering, mosaic_of, random_dit, shapes_of_dit, subject_of, uniform_cuts
+from core.bench.subjects import (
+    Subject,
+    blocks_of_xl,
+    gathering,
+    mosaic_of,
+    random_dit,
+    shapes_of_dit,
+    subject_of,
+    uniform_cuts,
+)
 from core.bench.suite import PARTS as SUITE
 from core.bench.suite import Suite, run_all, run_part
 from core.bench.table import part_lines, ratio_line, table
@@ -32,7 +43,13 @@ from core.sampling.timing import count_macs, forward_call, module_forward
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 CPU = torch.device("cpu")
-TINY = {"num_attention_heads": 4, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8, "num_embeds_ada_norm": 1000}
+TINY = {
+    "num_attention_heads": 4,
+    "attention_head_dim": 8,
+    "num_layers": 2,
+    "sample_size": 8,
+    "num_embeds_ada_norm": 1000,
+}
 TWICE = Effort(0.0, 2, 2)
 
 
@@ -66,13 +83,23 @@ def test_macs_on_the_command_line_are_the_papers(capsys):
     dense = 28 * (attention + mlp + modulation)
     assert dense == 114_375_131_136
     pruned = 28 * (attention * 12 // 16 + mlp // 4608 * (4608 - 1382) + modulation)
-    assert found["measured"] == {"dense_50": 50 * dense, "dense_20": 20 * dense, "uniform_30_floor_20": 20 * pruned}
-    assert [round(found["measured"][k] / 1e12, 2) for k in ("dense_50", "dense_20", "uniform_30_floor_20")] == [5.72, 2.29, 1.64]
-    assert {(r["method"], r["steps"]): r["macs"] for r in found["quoted"]["rows"]}[("MosaicDiff 0.30", 20)] == 1.64e12
+    assert found["measured"] == {
+        "dense_50": 50 * dense,
+        "dense_20": 20 * dense,
+        "uniform_30_floor_20": 20 * pruned,
+    }
+    assert [
+        round(found["measured"][k] / 1e12, 2)
+        for k in ("dense_50", "dense_20", "uniform_30_floor_20")
+    ] == [5.72, 2.29, 1.64]
+    assert {(r["method"], r["steps"]): r["macs"] for r in found["quoted"]["rows"]}[
+        ("MosaicDiff 0.30", 20)
+    ] == 1.64e12
     assert not {"fid", "quoted"} & found["measured"].keys()
     all_linear, forward = found["forward"]["all_linear"], found["forward"]
     assert forward["dense"] == dense and sum(forward["dense_by_part"].values()) == all_linear
-    assert forward["patch_convolution"] == 2 * 2 * 4 * width * tokens  # what is left of the flop counter's number
+    # what is left of the flop counter's number
+    assert forward["patch_convolution"] == 2 * 2 * 4 * width * tokens
 
 
 def test_linear_macs_on_shapes_are_those_of_a_model_that_runs():
@@ -86,7 +113,9 @@ def test_linear_macs_on_shapes_are_those_of_a_model_that_runs():
 
 def test_macs_as_a_table(capsys):
     code, out, _ = verb(capsys, "bench", "--only", "macs")
-    assert code == 0 and "dense_50" in out and "5.7188 T MACs counted, the paper prints 5.72 T" in out
+    assert (
+        code == 0 and "dense_50" in out and "5.7188 T MACs counted, the paper prints 5.72 T" in out
+    )
 
 
 # ------------------------------------------------------------ memory
@@ -115,10 +144,21 @@ def test_three_subnetworks_of_dit_xl_2_hold_at_most_2_1_gb():
     assert sizes["dense, as diffusers stores it"] == pytest.approx(1.50, abs=0.005)
     assert sizes["dense, equal embedders merged"] == pytest.approx(1.35, abs=0.005)
     assert sizes["three subnetworks"] == pytest.approx(2.06, abs=0.01)
-    assert sizes["three copies of pruned models, each with all embedders"] == pytest.approx(3.4, abs=0.05)
-    assert sizes["three subnetworks with row-prefix views of one order"] == pytest.approx(1.54, abs=0.01)
+    assert sizes["three copies of pruned models, each with all embedders"] == pytest.approx(
+        3.4, abs=0.05
+    )
+    assert sizes["three subnetworks with row-prefix views of one order"] == pytest.approx(
+        1.54, abs=0.01
+    )
     assert [row["counted"] for row in found["sizes"]] == ["shapes"] * 4 + ["computed, not built"]
-    assert len(lines_with(found | {"part": "memory", "elapsed_seconds": 0.0}, "goal at most 2.1 GB: met")) == 1
+    assert (
+        len(
+            lines_with(
+                found | {"part": "memory", "elapsed_seconds": 0.0}, "goal at most 2.1 GB: met"
+            )
+        )
+        == 1
+    )
 
 
 def test_prefix_views_of_equal_stages_add_only_consumers(blocks):
@@ -136,8 +176,15 @@ def test_memory_of_a_workshops_model(workshop):
     sizes = {row["what"]: row["bytes"] for row in found["sizes"] if row["subject"] == workshop.name}
     assert sizes["dense, as diffusers stores it"] == unique_bytes([workshop.transformer])
     copies = sizes["three copies of pruned models, each with all embedders"]
-    assert sizes["dense, equal embedders merged"] < sizes["three subnetworks"] < copies < 3 * sizes["dense, as diffusers stores it"]
-    assert sizes["three subnetworks with row-prefix views of one order"] < sizes["three subnetworks"]
+    assert (
+        sizes["dense, equal embedders merged"]
+        < sizes["three subnetworks"]
+        < copies
+        < 3 * sizes["dense, as diffusers stores it"]
+    )
+    assert (
+        sizes["three subnetworks with row-prefix views of one order"] < sizes["three subnetworks"]
+    )
     assert found["sparsity"] == {"late": 0.5, "middle": 0.2, "early": 0.5}
     assert "met" not in found["sizes"][-2]  # the goal is DiT-XL/2's
 
@@ -149,9 +196,17 @@ def test_memory_of_a_workshops_model(workshop):
 def test_gathering_computes_what_slim_does_from_full_width_weights(name, request):
     subject = request.getfixturevalue(name)
     cuts = uniform_cuts(subject, 0.5)
-    slim, gathered, masked, dense = mosaic_of(subject, cuts), gathering(subject, cuts), mosaic_of(subject, cuts, masked=True), mosaic_of(subject, None)
+    slim, gathered, masked, dense = (
+        mosaic_of(subject, cuts),
+        gathering(subject, cuts),
+        mosaic_of(subject, cuts, masked=True),
+        mosaic_of(subject, None),
+    )
     with torch.inference_mode():
-        a, b, c, d = (forward_call(m.network(500.0), subject.model, 2)() for m in (slim, gathered, masked, dense))
+        a, b, c, d = (
+            forward_call(m.network(500.0), subject.model, 2)()
+            for m in (slim, gathered, masked, dense)
+        )
     scale = c.abs().max()
     assert (a - b).abs().max() < 1e-5 * scale and (a - c).abs().max() < 1e-4 * scale
     assert (a - d).abs().max() > 1e-4 * scale  # the cuts did something
@@ -161,52 +216,101 @@ def test_gathering_computes_what_slim_does_from_full_width_weights(name, request
 
 def test_random_dit_is_repeatable_and_has_equal_embedders(blocks):
     again = random_dit(CPU, torch.float32, **TINY)
-    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), blocks.model.state_dict().values(), strict=True))
-    assert embedders_equal(again) and len({p.data_ptr() for e in embedders(again).values() for p in e.parameters()}) > 6
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            again.state_dict().values(), blocks.model.state_dict().values(), strict=True
+        )
+    )
+    assert (
+        embedders_equal(again)
+        and len({p.data_ptr() for e in embedders(again).values() for p in e.parameters()}) > 6
+    )
 
 
 def test_forward_ratios_and_their_lines(blocks, workshop):
     seen = []
-    found = forward_benchmark([subject_of(workshop), blocks], (1, 2), (0.25, 0.5), TWICE, lambda d, t, text: seen.append((d, t, text)))
-    assert len(found["ratios"]) == 2 * 2 * 2 * 2 and [s[:2] for s in seen] == [(i, 4) for i in range(4)]
+    found = forward_benchmark(
+        [subject_of(workshop), blocks],
+        (1, 2),
+        (0.25, 0.5),
+        TWICE,
+        lambda d, t, text: seen.append((d, t, text)),
+    )
+    assert len(found["ratios"]) == 2 * 2 * 2 * 2 and [s[:2] for s in seen] == [
+        (i, 4) for i in range(4)
+    ]
     for row in found["ratios"]:
         assert row["ratio"] > 0 and row["spread"] >= 0 and row["rounds"] == 2 and row["seconds"] > 0
         assert ("met" in row) == (row["against"] == "gather")
     cases = {(b, s, a) for b in (1, 2) for s in (0.25, 0.5) for a in ("gather", "masked")}
     assert {(r["batch"], r["sparsity"], r["against"]) for r in found["ratios"]} == cases
-    assert found["threads"] == torch.get_num_threads() and found["device"] and found["when"] and found["dtype"] == "float32"
+    assert (
+        found["threads"] == torch.get_num_threads()
+        and found["device"]
+        and found["when"]
+        and found["dtype"] == "float32"
+    )
     shown = lines_with(found | {"part": "forward", "elapsed_seconds": 1.0}, " ± ")
     assert len(shown) == len(found["ratios"]) and all("2 rounds" in line for line in shown)
 
 
 def test_realised_is_measured_over_predicted(blocks, workshop):
     found = realised_benchmark(workshop, blocks, (1, 16), (0.33,), 4, TWICE)
-    assert [(r["subject"], r["batch"]) for r in found["ratios"]] == [(s, b) for s in (workshop.name, blocks.name) for b in (1, 16)]
+    assert [(r["subject"], r["batch"]) for r in found["ratios"]] == [
+        (s, b) for s in (workshop.name, blocks.name) for b in (1, 16)
+    ]
     timesteps = timesteps_of(workshop, 4)
     plan = propose_plan(workshop.schedule, 0.33, timesteps).plan
-    assert found["ratios"][0]["speedup_macs"] == pytest.approx(workshop.predict(plan, timesteps).speedup_macs)
+    assert found["ratios"][0]["speedup_macs"] == pytest.approx(
+        workshop.predict(plan, timesteps).speedup_macs
+    )
     for row in found["ratios"]:
-        assert row["speedup_macs"] > 1 and row["speedup_macs_with_attention"] > 1 and row["dense_seconds"] > 0
+        assert (
+            row["speedup_macs"] > 1
+            and row["speedup_macs_with_attention"] > 1
+            and row["dense_seconds"] > 0
+        )
         assert row["ratio"] == pytest.approx(row["speedup_measured"] / row["speedup_macs"])
         assert ("met" in row) == (row["batch"] == 16)
     slim = mosaic_of(blocks, uniform_cuts(blocks, 0.33))
-    linear = [count_macs(forward_call(n, blocks.model, 1))[0] for n in (mosaic_of(blocks, None).network(5), slim.network(5))]
-    products = [2 * 8 * 16**2 * heads for heads in (2 * 4, sum(slim.kept(0)[::2]))]  # scores and weighted sums of 16 tokens
+    linear = [
+        count_macs(forward_call(n, blocks.model, 1))[0]
+        for n in (mosaic_of(blocks, None).network(5), slim.network(5))
+    ]
+    # scores and weighted sums of 16 tokens
+    products = [2 * 8 * 16**2 * heads for heads in (2 * 4, sum(slim.kept(0)[::2]))]
     last = found["ratios"][-1]
     assert last["speedup_macs"] == linear[0] / linear[1]
-    assert last["speedup_macs_with_attention"] == (linear[0] + products[0]) / (linear[1] + products[1])
+    assert last["speedup_macs_with_attention"] == (linear[0] + products[0]) / (
+        linear[1] + products[1]
+    )
     assert len(lines_with(found | {"part": "realised", "elapsed_seconds": 1.0}, " ± ")) == 4
 
 
 def test_speed_keeps_its_rows(workshop):
     """`python -m core.bench speed`."""
     timesteps = timesteps_of(workshop, 3)
-    (row,) = speed_benchmark(workshop, {0.33: propose_plan(workshop.schedule, 0.33, timesteps).plan}, 2, 2, steps=3)
+    (row,) = speed_benchmark(
+        workshop, {0.33: propose_plan(workshop.schedule, 0.33, timesteps).plan}, 2, 2, steps=3
+    )
     assert list(row) == [
-        "target", "speedup_macs", "speedup_measured", "spread", "realised", "against_stock_macs", "against_stock_measured", "against_stock_spread",
-        "seconds", "dense_seconds", "stock_seconds",
-    ]  # fmt: skip
-    assert row["against_stock_macs"] > row["speedup_macs"] > 1 and row["realised"] == row["speedup_measured"] / row["speedup_macs"]
+        "target",
+        "speedup_macs",
+        "speedup_measured",
+        "spread",
+        "realised",
+        "against_stock_macs",
+        "against_stock_measured",
+        "against_stock_spread",
+        "seconds",
+        "dense_seconds",
+        "stock_seconds",
+    ]
+    assert (
+        row["against_stock_macs"] > row["speedup_macs"] > 1
+        and row["realised"] == row["speedup_measured"] / row["speedup_macs"]
+    )
 
 
 # ------------------------------------------------------------ calibration
@@ -215,19 +319,31 @@ def test_speed_keeps_its_rows(workshop):
 def test_calibration_overhead(blocks, workshop):
     wide = blocks_of_xl(CPU, torch.float32, num_layers=1)
     found = overhead_benchmark([(subject_of(workshop), 4), (blocks, 2), (wide, 2)], TWICE)
-    every, capped = ([r for r in found["ratios"] if kind in r["name"]] for kind in ("every token", "8 tokens a column"))
-    assert [r["batch"] for r in every] == [4, 2, 2] and all(r["ratio"] > 0 and r["rounds"] == 2 for r in every)
-    assert [[r.get("at_most") for r in rows] for rows in (every, capped)] == [[None, None, 1.7], [None, None, 1.5]]  # the goals are DiT-XL/2's
+    every, capped = (
+        [r for r in found["ratios"] if kind in r["name"]]
+        for kind in ("every token", "8 tokens a column")
+    )
+    assert [r["batch"] for r in every] == [4, 2, 2] and all(
+        r["ratio"] > 0 and r["rounds"] == 2 for r in every
+    )
+    # the goals are DiT-XL/2's
+    assert [[r.get("at_most") for r in rows] for rows in (every, capped)] == [
+        [None, None, 1.7],
+        [None, None, 1.5],
+    ]
     assert [r["subject"] for r in found["ratios"] if "met" in r] == [wide.name] * 2
     assert every[1]["tokens_per_column"] == 2 * 192 * 16 / 128
     assert not any(m._forward_pre_hooks for m in blocks.model.modules())
-    assert len(lines_with(found | {"part": "calibration", "elapsed_seconds": 1.0}, " ± ")) == len(found["ratios"])
+    assert len(lines_with(found | {"part": "calibration", "elapsed_seconds": 1.0}, " ± ")) == len(
+        found["ratios"]
+    )
 
 
 def test_rows_of_a_calibration_pass(blocks):
     assert rows_at_once(blocks) == 128
     shapes = shapes_of_dit()
-    assert rows_at_once(Subject("", shapes, find_layers(shapes))) == 12  # 6 images, twice each: 57 MB before the second MLP layer
+    # 6 images, twice each: 57 MB before the second MLP layer
+    assert rows_at_once(Subject("", shapes, find_layers(shapes))) == 12
 
 
 # ------------------------------------------------------------ measuring and showing
@@ -237,7 +353,8 @@ def test_rounds_follow_the_budget_and_calls_take_turns():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     times = in_turn(calls, CPU, 1e9, Effort(0.0, 1, 4))
-    assert [len(t) for t in times.values()] == [4] * 3 and "".join(order) == "abc" * 5  # one warm-up
+    # one warm-up
+    assert [len(t) for t in times.values()] == [4] * 3 and "".join(order) == "abc" * 5
     assert {len(t) for t in in_turn(calls, CPU, 0.0, Effort(0.0, 2, 9)).values()} == {2}
     stop = threading.Event()
     stop.set()
@@ -247,41 +364,101 @@ def test_rounds_follow_the_budget_and_calls_take_turns():
 
 def test_a_ratio_is_the_median_over_rounds():
     row = ratio("x", [2.0, 6.0, 4.0], [1.0, 2.0, 1.0], scale=2.0, at_least=1.5, who="me")
-    assert row == {"name": "x", "ratio": 1.5, "spread": 0.5, "rounds": 3, "who": "me", "at_least": 1.5, "met": None}
+    assert row == {
+        "name": "x",
+        "ratio": 1.5,
+        "spread": 0.5,
+        "rounds": 3,
+        "who": "me",
+        "at_least": 1.5,
+        "met": None,
+    }
     assert ratio("x", [2.0], [1.0], at_most=1.5)["met"] is False
 
 
-@pytest.mark.parametrize(("middle", "spread", "goal", "met", "words"), [
-    (1.6, 0.1, {"at_least": 1.5}, True, "at least 1.5: met"), (1.5, 0.0, {"at_least": 1.5}, True, "at least 1.5: met"),
-    (1.55, 0.1, {"at_least": 1.5}, None, "at least 1.5: within the spread"), (1.45, 0.1, {"at_least": 1.5}, None, "within the spread"),
-    (1.3, 0.1, {"at_least": 1.5}, False, "not met"), (1.3, 0.1, {"at_most": 1.5}, True, "at most 1.5: met"),
-    (1.45, 0.1, {"at_most": 1.5}, None, "within the spread"), (1.7, 0.1, {"at_most": 1.5}, False, "not met"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("middle", "spread", "goal", "met", "words"),
+    [
+        (1.6, 0.1, {"at_least": 1.5}, True, "at least 1.5: met"),
+        (1.5, 0.0, {"at_least": 1.5}, True, "at least 1.5: met"),
+        (1.55, 0.1, {"at_least": 1.5}, None, "at least 1.5: within the spread"),
+        (1.45, 0.1, {"at_least": 1.5}, None, "within the spread"),
+        (1.3, 0.1, {"at_least": 1.5}, False, "not met"),
+        (1.3, 0.1, {"at_most": 1.5}, True, "at most 1.5: met"),
+        (1.45, 0.1, {"at_most": 1.5}, None, "within the spread"),
+        (1.7, 0.1, {"at_most": 1.5}, False, "not met"),
+    ],
+)
 def test_a_goal_within_the_spread_is_neither_met_nor_missed(middle, spread, goal, met, words):
     found = verdict(middle, spread, **goal)
     assert found == goal | {"met": met} and verdict(middle, spread) == {}
     assert words in ratio_line({"name": "x", "ratio": middle, "spread": spread} | found)
 
 
-def test_bench_measures_in_the_precision_that_is_asked_for(capsys, monkeypatch, model_folder, tmp_path):
+def test_bench_measures_in_the_precision_that_is_asked_for(
+    capsys, monkeypatch, model_folder, tmp_path
+):
     monkeypatch.setenv("MOSAIC_CACHE", str(tmp_path))
-    code, out, _ = verb(capsys, "bench", "--model", str(model_folder), "--only", "memory", "--device", "cpu", "--dtype", "bfloat16", "--json")
-    sizes = {row["what"]: row["bytes"] for row in json.loads(out)["sizes"] if row["subject"] == model_folder.name}
-    weights = sum(p.numel() for p in load_checkpoint(model_folder, "cpu").pipeline.transformer.parameters())
+    code, out, _ = verb(
+        capsys,
+        "bench",
+        "--model",
+        str(model_folder),
+        "--only",
+        "memory",
+        "--device",
+        "cpu",
+        "--dtype",
+        "bfloat16",
+        "--json",
+    )
+    sizes = {
+        row["what"]: row["bytes"]
+        for row in json.loads(out)["sizes"]
+        if row["subject"] == model_folder.name
+    }
+    weights = sum(
+        p.numel() for p in load_checkpoint(model_folder, "cpu").pipeline.transformer.parameters()
+    )
     assert code == 0 and sizes["dense, as diffusers stores it"] < 3 * weights
 
 
 def test_table_of_all_parts_with_a_failure_and_a_foreign_layout():
-    foreign = {"speedup": 2.5, "spread": 0.25, "n": 3, "rows": [{"name": "dp", "seconds": 0.5, "seconds_spread": 0.1}]}
+    foreign = {
+        "speedup": 2.5,
+        "spread": 0.25,
+        "n": 3,
+        "rows": [{"name": "dp", "seconds": 0.5, "seconds_spread": 0.1}],
+    }
     parts = {
-        "forward": {"part": "forward", "elapsed_seconds": 1.0, "ratios": [ratio("a", [2.0], [1.0])]},
+        "forward": {
+            "part": "forward",
+            "elapsed_seconds": 1.0,
+            "ratios": [ratio("a", [2.0], [1.0])],
+        },
         "path": {"part": "path", "error": "No room."},
         "other": {"part": "other", "elapsed_seconds": 1.0} | foreign,
     }
-    whole = {"device": "this", "torch": "2", "when": "now", "threads": 1, "quick": True, "elapsed_seconds": 3.0, "parts": parts}
+    whole = {
+        "device": "this",
+        "torch": "2",
+        "when": "now",
+        "threads": 1,
+        "quick": True,
+        "elapsed_seconds": 3.0,
+        "parts": parts,
+    }
     lines = table(whole)
-    assert any("×2.000 ± 0.000" in line for line in lines) and "path: No room." in lines and any("not for quoting" in line for line in lines)
-    assert "  speedup: 2.5 ± 0.25" in lines and "  rows dp, seconds: 0.5 ± 0.1" in lines and "  n: 3" in lines
+    assert (
+        any("×2.000 ± 0.000" in line for line in lines)
+        and "path: No room." in lines
+        and any("not for quoting" in line for line in lines)
+    )
+    assert (
+        "  speedup: 2.5 ± 0.25" in lines
+        and "  rows dp, seconds: 0.5 ± 0.1" in lines
+        and "  n: 3" in lines
+    )
 
 
 def test_unknown_names_are_refused(capsys):
@@ -292,9 +469,19 @@ def test_unknown_names_are_refused(capsys):
 def test_a_stopped_run_keeps_what_is_finished():
     stop, seen = threading.Event(), []
     stop.set()
-    found = run_all(Suite(device="cpu", quick=True, stop=stop, progress=lambda *step: seen.append(step)), ("macs", "forward", "memory"))
-    assert found["stopped"] and list(found["parts"]) == ["macs", "forward"] and "measured" in found["parts"]["macs"]
-    assert any("stopped here" in line for line in table(found)) and [s[:2] for s in seen][:2] == [(0, 3), (1, 3)]
+    found = run_all(
+        Suite(device="cpu", quick=True, stop=stop, progress=lambda *step: seen.append(step)),
+        ("macs", "forward", "memory"),
+    )
+    assert (
+        found["stopped"]
+        and list(found["parts"]) == ["macs", "forward"]
+        and "measured" in found["parts"]["macs"]
+    )
+    assert any("stopped here" in line for line in table(found)) and [s[:2] for s in seen][:2] == [
+        (0, 3),
+        (1, 3),
+    ]
 
 
 @pytest.mark.parametrize("name", ["path", "allocation"])
@@ -309,19 +496,34 @@ def test_parts_of_other_files_run_and_show(name):
 def test_forward_and_overhead_on_cuda():
     subject = blocks_of_xl(torch.device("cuda"), torch.bfloat16, **TINY)
     found = forward_benchmark([subject], (1,), (0.5,), TWICE)
-    assert "CUDA" in found["device"] and found["dtype"] == "bfloat16" and all(r["ratio"] > 0 for r in found["ratios"])
+    assert (
+        "CUDA" in found["device"]
+        and found["dtype"] == "bfloat16"
+        and all(r["ratio"] > 0 for r in found["ratios"])
+    )
     assert all(r["ratio"] > 0 for r in overhead_benchmark([(subject, 2)], TWICE)["ratios"])
 
 
 def test_tables_of_adaln_are_timed_beside_none(workshop):
     found = tabulation_benchmark(workshop, (1, 2), steps=3, effort=TWICE)
     assert [(r["batch"], r["rounds"]) for r in found["ratios"]] == [(1, 2), (1, 2), (2, 2), (2, 2)]
-    assert all(r["ratio"] == pytest.approx(r["seconds"] / r["seconds_tabulated"], rel=0.5) for r in found["ratios"])
+    assert all(
+        r["ratio"] == pytest.approx(r["seconds"] / r["seconds_tabulated"], rel=0.5)
+        for r in found["ratios"]
+    )
     assert len(lines_with({"part": "adaln", "elapsed_seconds": 1.0} | found, "/ tabulated")) == 4
 
 
 def test_plans_are_timed_each_from_scratch(workshop):
     found = plans_benchmark(workshop, count=2)
     (row,) = found["times"]
-    assert row["rounds"] == 2 and 0 < row["median"] <= row["most"] and row["at_most"] == 1.0 and "Calibrated once before" in found["note"]
-    assert any("a new plan to finished subnetworks" in line for line in part_lines({"part": "plans", "elapsed_seconds": 1.0} | found))
+    assert (
+        row["rounds"] == 2
+        and 0 < row["median"] <= row["most"]
+        and row["at_most"] == 1.0
+        and "Calibrated once before" in found["note"]
+    )
+    assert any(
+        "a new plan to finished subnetworks" in line
+        for line in part_lines({"part": "plans", "elapsed_seconds": 1.0} | found)
+    )

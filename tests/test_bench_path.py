@@ -1,4 +1,6 @@
-"""The path benchmark: its textbook loop is the textbook's, its result is complete, its settings are put back."""
+"""The path benchmark: its textbook loop is the textbook's, its result is complete, its settings are
+put back.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ import threading
 import pytest
 import torch
 
-from core.bench.path import FORMS, LEVELS, path_benchmark, synthetic_layer, textbook_inverse, textbook_loop
+from core.bench.path import (
+    FORMS,
+    LEVELS,
+    path_benchmark,
+    synthetic_layer,
+    textbook_inverse,
+    textbook_loop,
+)
 from core.errors import Stopped, StudioError
 from core.pruning.obs import RemovalPath
 
@@ -27,16 +36,33 @@ def test_the_textbook_loop_picks_the_engines_order(fused: bool) -> None:
 
 def test_a_tiny_benchmark_is_complete() -> None:
     threads, calls = torch.get_num_threads(), []
-    found = path_benchmark(64, 16, naive_steps=8, rounds=2, threads=1, progress=lambda done, total, text: calls.append((done, total)))
+    found = path_benchmark(
+        64,
+        16,
+        naive_steps=8,
+        rounds=2,
+        threads=1,
+        progress=lambda done, total, text: calls.append((done, total)),
+    )
     assert json.loads(json.dumps(found)) == found
-    assert torch.get_num_threads() == threads and found["threads"] == 1 and found["device"].startswith("CPU")
+    assert (
+        torch.get_num_threads() == threads
+        and found["threads"] == 1
+        and found["device"].startswith("CPU")
+    )
     assert calls == [(k, 6) for k in range(7)]
     assert found["engine"]["rung"] == "plain" and len(found["engine"]["rounds"]) == 2
-    assert [level["removed"] for level in found["weights_at"]] == [round(64 * share) for share in LEVELS]
+    assert [level["removed"] for level in found["weights_at"]] == [
+        round(64 * share) for share in LEVELS
+    ]
     assert found["same_order"] == 1.0
     for form in FORMS:
         loop = found["textbook"][form]
-        assert loop["whole_seconds"] == pytest.approx(loop["inverse_seconds"] + 64 * loop["step_seconds"]) and loop["dtype"] == "float32"
+        assert (
+            loop["whole_seconds"]
+            == pytest.approx(loop["inverse_seconds"] + 64 * loop["step_seconds"])
+            and loop["dtype"] == "float32"
+        )
     assert found["ratio"] > 0 and found["ratio_as_published"] > 0
 
 
@@ -45,6 +71,12 @@ def test_it_stops_and_refuses() -> None:
     stop.set()
     with pytest.raises(Stopped):
         path_benchmark(32, 8, naive_steps=4, rounds=1, stop=stop)
-    for wrong in ({"naive_steps": 0}, {"naive_steps": 33}, {"rounds": 0}, {"threads": 0}, {"device": "abacus"}):
+    for wrong in (
+        {"naive_steps": 0},
+        {"naive_steps": 33},
+        {"rounds": 0},
+        {"threads": 0},
+        {"device": "abacus"},
+    ):
         with pytest.raises(StudioError):
             path_benchmark(**{"n": 32, "d": 8, "naive_steps": 4, "rounds": 1} | wrong)

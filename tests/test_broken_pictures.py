@@ -1,4 +1,6 @@
-"""Runs without a picture worth a verdict: NaN and infinite latents, a VAE that overflows, flat pictures."""
+"""Runs without a picture worth a verdict: NaN and infinite latents, a VAE that overflows, flat
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_a_pruned_side_alone_is_named(shop):
 def test_a_vae_that_gives_nan_is_named(shop):
     with torch.no_grad():
         shop.vae.decoder.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(StudioError, match="the VAE turned 2 of 2 finite latents into NaN .*float32"):
+    with pytest.raises(
+        StudioError, match="the VAE turned 2 of 2 finite latents into NaN .*float32"
+    ):
         run(shop)
 
 

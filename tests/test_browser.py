@@ -24,7 +24,9 @@ def studio(workshop):
 
 @pytest.fixture
 def page(browser, studio):
-    """A fresh visitor. Whatever the test does, nothing may leave the machine and the console must stay clean."""
+    """A fresh visitor. Whatever the test does, nothing may leave the machine and the console must
+    stay clean.
+    """
     opened, watch = visitor(browser, studio)
     yield opened
     opened.context.close()
@@ -70,7 +72,8 @@ def test_dragging_a_boundary_moves_only_sideways_and_the_table_follows(page):
     assert int(handle.get_attribute("aria-valuenow")) == high
     expect(page.get_by_label("Boundary 2 (middle | early)")).to_have_value(str(high))
     expect(page.locator('#stage-table tr[data-stage="early"]')).to_contain_text(f"{high} to 999")
-    expect(page.locator("#stage-table table")).to_have_attribute("data-exact", "true", timeout=SLOW)  # the estimate is replaced
+    # the estimate is replaced
+    expect(page.locator("#stage-table table")).to_have_attribute("data-exact", "true", timeout=SLOW)
 
 
 def test_keyboard_and_number_box_move_a_boundary_exactly(page):
@@ -78,12 +81,16 @@ def test_keyboard_and_number_box_move_a_boundary_exactly(page):
     handle.focus()
     handle.press("ArrowRight")
     handle.press("Shift+ArrowRight")
-    expect(page.locator('#stage-table table[data-boundaries="104,550"][data-exact="true"]')).to_be_visible(timeout=SLOW)
+    expect(
+        page.locator('#stage-table table[data-boundaries="104,550"][data-exact="true"]')
+    ).to_be_visible(timeout=SLOW)
     page.wait_for_timeout(500)  # every answer to the keys is in; typing starts after that
     box = page.get_by_label("Boundary 2 (middle | early)")
     box.fill("700")
     box.press("Enter")
-    expect(page.get_by_role("slider", name="Stage boundary 2")).to_have_attribute("aria-valuenow", "700", timeout=SLOW)
+    expect(page.get_by_role("slider", name="Stage boundary 2")).to_have_attribute(
+        "aria-valuenow", "700", timeout=SLOW
+    )
     assert boundaries(page) == [104, 700]
 
 
@@ -92,18 +99,29 @@ def test_typing_right_after_a_drop_outlives_the_late_answers(browser, workshop):
         drag(page, "Stage boundary 1", 40)
         low = page.get_by_role("slider", name="Stage boundary 1").get_attribute("aria-valuenow")
         assert low != "93"
-        boxes = [page.get_by_label(f"Boundary {name}") for name in ("1 (late | middle)", "2 (middle | early)")]
+        boxes = [
+            page.get_by_label(f"Boundary {name}")
+            for name in ("1 (late | middle)", "2 (middle | early)")
+        ]
         boxes[1].fill("700")  # the drop is not even answered yet
-        expect(page.locator(f'#stage-table table[data-boundaries="{low},550"][data-exact="true"]')).to_be_visible(timeout=SLOW)
+        expect(
+            page.locator(f'#stage-table table[data-boundaries="{low},550"][data-exact="true"]')
+        ).to_be_visible(timeout=SLOW)
         expect(boxes[1]).to_have_value("700")
         boxes[1].press("Enter")
         page.wait_for_timeout(200)  # what Enter sends is on its way, and not answered yet
         boxes[1].fill("710")
-        expect(page.locator(f'#stage-table table[data-boundaries="{low},700"][data-exact="true"]')).to_be_visible(timeout=SLOW)
+        expect(
+            page.locator(f'#stage-table table[data-boundaries="{low},700"][data-exact="true"]')
+        ).to_be_visible(timeout=SLOW)
         expect(boxes[1]).to_have_value("710")
         boxes[1].press("Tab")
-        expect(page.get_by_role("slider", name="Stage boundary 2")).to_have_attribute("aria-valuenow", "710", timeout=SLOW)
-        expect(page.locator(f'#stage-table table[data-boundaries="{low},710"][data-exact="true"]')).to_be_visible(timeout=SLOW)
+        expect(page.get_by_role("slider", name="Stage boundary 2")).to_have_attribute(
+            "aria-valuenow", "710", timeout=SLOW
+        )
+        expect(
+            page.locator(f'#stage-table table[data-boundaries="{low},710"][data-exact="true"]')
+        ).to_be_visible(timeout=SLOW)
         expect(boxes[0]).to_have_value(low)
 
 
@@ -111,7 +129,9 @@ def test_a_refused_or_snapped_boundary_is_shown_as_it_stands(page):
     box = page.get_by_label("Boundary 1 (late | middle)")
     box.fill("800")
     box.press("Enter")
-    expect(page.get_by_text("The boundaries stay as they were", exact=False)).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("The boundaries stay as they were", exact=False)).to_be_visible(
+        timeout=SLOW
+    )
     expect(box).to_have_value("93", timeout=SLOW)
     page.get_by_label("snap to calibration bins").check()
     expect(box).to_have_value("100", timeout=SLOW)
@@ -123,11 +143,16 @@ def test_a_refused_or_snapped_boundary_is_shown_as_it_stands(page):
 def test_two_sliders_moved_in_a_row_both_count(browser, workshop):
     with alone(browser, slowed(workshop, 0.7)) as page:
         page.get_by_role("tab", name="2 Prune").click()
-        boxes = {name: page.get_by_label(f"number input for {name} stage sparsity") for name in ("Early", "Late")}
+        boxes = {
+            name: page.get_by_label(f"number input for {name} stage sparsity")
+            for name in ("Early", "Late")
+        }
         boxes["Early"].fill("0.7")
         boxes["Late"].fill("0.2")  # before the first is answered
         page.get_by_text("The plan as a file").click()
-        expect(page.get_by_role("link", name="Download plan")).to_have_attribute("href", re.compile("late%22%3A%200.2%2C.*early%22%3A%200.7%"), timeout=SLOW)
+        expect(page.get_by_role("link", name="Download plan")).to_have_attribute(
+            "href", re.compile("late%22%3A%200.2%2C.*early%22%3A%200.7%"), timeout=SLOW
+        )
         page.wait_for_timeout(3000)  # every late answer is in
         for name, value in (("Early", "0.7"), ("Late", "0.2")):
             expect(boxes[name]).to_have_value(value)
@@ -144,18 +169,28 @@ def test_of_two_lines_that_touch_the_drag_takes_the_one_it_pulls(page, by, moved
     box = page.get_by_label("Boundary 1 (late | middle)")
     box.fill("549")
     box.press("Enter")
-    expect(page.locator('#stage-table table[data-boundaries="549,550"]')).to_be_visible(timeout=SLOW)
+    expect(page.locator('#stage-table table[data-boundaries="549,550"]')).to_be_visible(
+        timeout=SLOW
+    )
     drag(page, "Stage boundary 2", by)  # wherever it was grabbed
     now = settled(page)
     assert (now[0] < 540 and now[1] == 550) if moved == 0 else (now[0] == 549 and now[1] > 560)
 
 
 def test_a_tag_beside_its_line_moves_that_line_and_by_as_much_as_the_hand(page):
-    for name, value in (("Boundary 2 (middle | early)", "999"), ("Boundary 1 (late | middle)", "940")):
+    for name, value in (
+        ("Boundary 2 (middle | early)", "999"),
+        ("Boundary 1 (late | middle)", "940"),
+    ):
         page.get_by_label(name).fill(value)
         page.get_by_label(name).press("Enter")
-    expect(page.locator('#stage-table table[data-boundaries="940,999"]')).to_be_visible(timeout=SLOW)
-    tag, plot = (page.locator(f"#stage-chart {name}").bounding_box() for name in (".handle:last-child .tag", ".plot .nsewdrag"))
+    expect(page.locator('#stage-table table[data-boundaries="940,999"]')).to_be_visible(
+        timeout=SLOW
+    )
+    tag, plot = (
+        page.locator(f"#stage-chart {name}").bounding_box()
+        for name in (".handle:last-child .tag", ".plot .nsewdrag")
+    )
     x, y = tag["x"] + 6, tag["y"] + tag["height"] / 2  # nearer to the other line, perhaps
     page.mouse.move(x, y)
     page.mouse.down()
@@ -167,24 +202,41 @@ def test_a_tag_beside_its_line_moves_that_line_and_by_as_much_as_the_hand(page):
 
 def test_boundaries_that_move_while_the_chart_is_hidden_are_placed_when_it_is_shown(page):
     def tags():
-        lines, labels = (page.locator(f"#stage-chart {name}").all() for name in (".handle", ".handle .tag"))
-        middles = [[part.bounding_box()["x"] + part.bounding_box()["width"] / 2 for part in parts] for parts in (lines, labels)]
+        lines, labels = (
+            page.locator(f"#stage-chart {name}").all() for name in (".handle", ".handle .tag")
+        )
+        middles = [
+            [part.bounding_box()["x"] + part.bounding_box()["width"] / 2 for part in parts]
+            for parts in (lines, labels)
+        ]
         return [abs(line - label) for line, label in zip(*middles, strict=True)], middles[0]
 
-    (near, before) = tags()
+    near, before = tags()
     page.get_by_role("tab", name="2 Prune").click()
     plan = {"boundaries": [300, 700], "sparsity": {"late": 0.3, "middle": 0.1, "early": 0.4}}
     page.get_by_text("The plan as a file").click()
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Upload plan").first.click()
-    chooser.value.set_files({"name": "plan.json", "mimeType": "application/json", "buffer": json.dumps(plan).encode()})
-    expect(page.get_by_label("number input for Late stage sparsity")).to_have_value("0.3", timeout=SLOW)
+    chooser.value.set_files(
+        {"name": "plan.json", "mimeType": "application/json", "buffer": json.dumps(plan).encode()}
+    )
+    expect(page.get_by_label("number input for Late stage sparsity")).to_have_value(
+        "0.3", timeout=SLOW
+    )
     page.get_by_role("tab", name="1 Explore").click()
-    expect(page.locator('#stage-table table[data-boundaries="300,700"]')).to_be_visible(timeout=SLOW)
-    expect(page.locator("#stage-chart .handle:first-child .tag")).to_have_text("t = 300", timeout=SLOW)
-    page.wait_for_function("document.querySelector('#stage-chart .handle .tag').getBoundingClientRect().left > 100")
+    expect(page.locator('#stage-table table[data-boundaries="300,700"]')).to_be_visible(
+        timeout=SLOW
+    )
+    expect(page.locator("#stage-chart .handle:first-child .tag")).to_have_text(
+        "t = 300", timeout=SLOW
+    )
+    page.wait_for_function(
+        "document.querySelector('#stage-chart .handle .tag').getBoundingClientRect().left > 100"
+    )
     now, after = tags()
-    assert max(near) < 2 and max(now) < 2 and after[0] > before[0] + 50 and after[1] > before[1] + 50
+    assert (
+        max(near) < 2 and max(now) < 2 and after[0] > before[0] + 50 and after[1] > before[1] + 50
+    )
 
 
 def test_nothing_in_the_chart_is_cut_off_or_covered(page):
@@ -194,20 +246,34 @@ def test_nothing_in_the_chart_is_cut_off_or_covered(page):
     expect(page.locator('#stage-table table[data-boundaries="93,999"]')).to_be_visible(timeout=SLOW)
 
     def inside(*names):
-        edges, parts = page.locator("#stage-chart").bounding_box(), [page.locator(f"#stage-chart {name}").bounding_box() for name in names]
-        return all(edges["x"] <= part["x"] and part["x"] + part["width"] <= edges["x"] + edges["width"] + 0.5 for part in parts)
+        edges, parts = (
+            page.locator("#stage-chart").bounding_box(),
+            [page.locator(f"#stage-chart {name}").bounding_box() for name in names],
+        )
+        return all(
+            edges["x"] <= part["x"]
+            and part["x"] + part["width"] <= edges["x"] + edges["width"] + 0.5
+            for part in parts
+        )
 
     assert inside(".handle:last-child .tag")
     page.get_by_label("Boundary 1 (late | middle)").fill("998")
     page.get_by_label("Boundary 1 (late | middle)").press("Enter")
-    expect(page.locator('#stage-table table[data-boundaries="998,999"]')).to_be_visible(timeout=SLOW)
+    expect(page.locator('#stage-table table[data-boundaries="998,999"]')).to_be_visible(
+        timeout=SLOW
+    )
     assert inside(".handle:first-child .tag", ".handle:last-child .tag")
-    first, last = (page.locator(f"#stage-chart .handle:{which}-child .tag").bounding_box() for which in ("first", "last"))
+    first, last = (
+        page.locator(f"#stage-chart .handle:{which}-child .tag").bounding_box()
+        for which in ("first", "last")
+    )
     assert first["x"] + first["width"] <= last["x"]
     page.get_by_label("Curves of noise schedule").click()
     page.get_by_role("option", name="EDM (Karras)").click()
     expect(page.locator("#stage-chart .legendtext")).to_have_count(4, timeout=SLOW)
-    legend, title = (page.locator(f"#stage-chart {name}").bounding_box() for name in (".legend .bg", ".xtitle"))
+    legend, title = (
+        page.locator(f"#stage-chart {name}").bounding_box() for name in (".legend .bg", ".xtitle")
+    )
     assert title["y"] + title["height"] <= legend["y"]
 
 
@@ -224,7 +290,9 @@ def test_a_curve_that_is_always_linear_shows_it_and_gives_the_logarithm_back(pag
 
 
 def test_a_finger_drags_too(browser, studio):
-    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    context = browser.new_context(
+        viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True
+    )
     page = context.new_page()
     page.set_default_timeout(SLOW)
     page.goto(studio)
@@ -234,12 +302,19 @@ def test_a_finger_drags_too(browser, studio):
     box = handle.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     touch = context.new_cdp_session(page)
-    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    touch.send(
+        "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
+    )
     for k in range(1, 7):
-        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x + 8 * k, "y": y}]})
+        touch.send(
+            "Input.dispatchTouchEvent",
+            {"type": "touchMove", "touchPoints": [{"x": x + 8 * k, "y": y}]},
+        )
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     assert settled(page)[1] > 560
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways on a phone"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+        "the page scrolls sideways on a phone"
+    )
     context.close()
 
 
@@ -252,18 +327,29 @@ def test_the_models_own_path_joins_the_chart(page):
     expect(legend.filter(has_text="own path, n = 32")).to_have_count(1)
     page.get_by_label("show the model's own sampling path").uncheck()
     expect(legend.filter(has_text="own path, n = 32")).to_have_count(0, timeout=SLOW)
-    expect(page.locator("#stage-chart .ytitle")).to_contain_text("gained")  # the curve chosen meanwhile stays
+    # the curve chosen meanwhile stays
+    expect(page.locator("#stage-chart .ytitle")).to_contain_text("gained")
 
 
-@pytest.mark.parametrize("name, sigma", [("Flow matching", "σ = 0.001 at t = 0 to 1 at t = 999"), ("EDM (Karras)", "σ = 0.002 at t = 0 to 80 at t = 999")])
+@pytest.mark.parametrize(
+    "name, sigma",
+    [
+        ("Flow matching", "σ = 0.001 at t = 0 to 1 at t = 999"),
+        ("EDM (Karras)", "σ = 0.002 at t = 0 to 80 at t = 999"),
+    ],
+)
 def test_other_kinds_of_model_are_for_looking_only(page, name, sigma):
     page.get_by_label("Curves of noise schedule").click()
     page.get_by_role("option", name=name).click()
     expect(page.get_by_text(sigma, exact=False)).to_be_visible(timeout=SLOW)
     expect(page.get_by_text("For looking only", exact=False)).to_be_visible()
-    expect(page.locator("#stage-chart .legendtext").filter(has_text="proposed for this schedule")).to_have_count(1, timeout=SLOW)
+    expect(
+        page.locator("#stage-chart .legendtext").filter(has_text="proposed for this schedule")
+    ).to_have_count(1, timeout=SLOW)
     page.get_by_role("button", name="Suggest").click()
-    expect(page.get_by_text("was trained with linear: show those curves", exact=False)).to_be_visible(timeout=SLOW)
+    expect(
+        page.get_by_text("was trained with linear: show those curves", exact=False)
+    ).to_be_visible(timeout=SLOW)
     assert boundaries(page) == [93, 550]
     drag(page, "Stage boundary 2", 60)  # the handles stay the model's own, on the same timesteps
     assert 560 < settled(page)[1] < 800
@@ -280,9 +366,13 @@ def test_prune_says_what_it_built_and_other_tabs_follow(page):
     page.get_by_role("button", name="Prune", exact=True).click()
     expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)
     page.get_by_text("The plan as a file").click()
-    expect(page.get_by_role("link", name="Download plan")).to_have_attribute("href", re.compile(f"{high}.*0.7"), timeout=SLOW)
+    expect(page.get_by_role("link", name="Download plan")).to_have_attribute(
+        "href", re.compile(f"{high}.*0.7"), timeout=SLOW
+    )
     page.get_by_role("tab", name="1 Explore").click()
-    expect(page.locator('#stage-table tr[data-stage="early"]')).to_contain_text("70.0 %", timeout=SLOW)
+    expect(page.locator('#stage-table tr[data-stage="early"]')).to_contain_text(
+        "70.0 %", timeout=SLOW
+    )
     assert boundaries(page)[1] == high
 
 
@@ -304,7 +394,8 @@ def test_compare_ends_in_a_sentence_with_measured_and_predicted(page):
     expect(results).to_contain_text("measured")
     expect(results).to_contain_text("predicted")
     page.get_by_role("tab", name="All figures").click()
-    expect(results).to_contain_text("without a feature network that could judge")  # rather than an FID that no number of images would bring
+    # rather than an FID that no number of images would bring
+    expect(results).to_contain_text("without a feature network that could judge")
 
 
 def test_stop_stops_a_comparison_and_the_next_one_runs(page):
@@ -324,13 +415,17 @@ def test_a_broken_plan_is_refused_in_one_sentence(page):
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Upload plan").first.click()
     crossed = b'{"boundaries": [550, 93], "sparsity": {"late": 0.1, "middle": 0.1, "early": 0.1}}'
-    chooser.value.set_files({"name": "plan.json", "mimeType": "application/json", "buffer": crossed})
+    chooser.value.set_files(
+        {"name": "plan.json", "mimeType": "application/json", "buffer": crossed}
+    )
     expect(page.get_by_text("boundaries must satisfy", exact=False)).to_be_visible(timeout=SLOW)
     page.get_by_role("tab", name="1 Explore").click()
     assert boundaries(page) == [93, 550]
 
 
-def test_calibrate_from_nothing_can_be_stopped_and_goes_on(browser, model_folder, small_settings, tmp_path):
+def test_calibrate_from_nothing_can_be_stopped_and_goes_on(
+    browser, model_folder, small_settings, tmp_path
+):
     fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
     calibrate = fresh.calibrate
 
@@ -346,10 +441,14 @@ def test_calibrate_from_nothing_can_be_stopped_and_goes_on(browser, model_folder
         expect(page.get_by_test_id("status")).to_contain_text("not calibrated", timeout=SLOW)
         page.get_by_role("tab", name="2 Prune").click()
         page.get_by_role("button", name="Calibrate", exact=True).click()
-        stop = page.get_by_role("button", name="Stop", exact=True).and_(page.locator(":not(#cmp-stop)"))
+        stop = page.get_by_role("button", name="Stop", exact=True).and_(
+            page.locator(":not(#cmp-stop)")
+        )
         expect(stop).to_be_enabled(timeout=SLOW)
         stop.click()
-        expect(page.get_by_text(re.compile("Stopped|Calibrated"))).not_to_have_count(0, timeout=SLOW)
+        expect(page.get_by_text(re.compile("Stopped|Calibrated"))).not_to_have_count(
+            0, timeout=SLOW
+        )
         expect(page.get_by_role("button", name="Prune", exact=True)).to_be_enabled(timeout=SLOW)
         page.get_by_role("button", name="Prune", exact=True).click()
         expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)
@@ -357,7 +456,9 @@ def test_calibrate_from_nothing_can_be_stopped_and_goes_on(browser, model_folder
         context.close()
 
 
-def test_a_comparison_that_calibrates_says_so_everywhere(browser, model_folder, small_settings, tmp_path):
+def test_a_comparison_that_calibrates_says_so_everywhere(
+    browser, model_folder, small_settings, tmp_path
+):
     fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
     with alone(browser, fresh) as page:
         expect(page.get_by_test_id("status")).to_contain_text("not calibrated", timeout=SLOW)
@@ -368,7 +469,9 @@ def test_a_comparison_that_calibrates_says_so_everywhere(browser, model_folder, 
         expect(page.get_by_text("Calibrated: any plan", exact=False)).to_be_visible(timeout=SLOW)
         expect(page.get_by_test_id("cost")).to_contain_text("exact", timeout=SLOW)
         page.get_by_role("tab", name="1 Explore").click()
-        expect(page.locator("#stage-table table")).to_have_attribute("data-exact", "true", timeout=SLOW)
+        expect(page.locator("#stage-table table")).to_have_attribute(
+            "data-exact", "true", timeout=SLOW
+        )
 
 
 def test_two_visitors_do_not_share_a_plan(browser, studio):

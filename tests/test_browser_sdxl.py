@@ -1,4 +1,6 @@
-"""The studio on a text model, as a visitor meets it: a tiny random SDXL that ships nothing, calibrated on its own samples."""
+"""The studio on a text model, as a visitor meets it: a tiny random SDXL that ships nothing,
+calibrated on its own samples.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ def fresh(tmp_path_factory):
     """A text model that nothing is known of: few bins, few samples, two sampling steps."""
     folder = make_sdxl(tmp_path_factory.mktemp("text") / "tiny-sdxl")
     settings = CalibrationSettings(edges=(0, 300, 1000), images=8, held_out=4)
-    return Workshop(load_checkpoint(folder, "cpu", dtype=torch.float32), settings, tmp_path_factory.mktemp("cache"), DataOptions(steps=2))
+    return Workshop(
+        load_checkpoint(folder, "cpu", dtype=torch.float32),
+        settings,
+        tmp_path_factory.mktemp("cache"),
+        DataOptions(steps=2),
+    )
 
 
 def number(page, label: str, value: str) -> None:
@@ -41,16 +48,23 @@ def test_calibrate_prune_and_compare_a_text_model(fresh):
         expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
         expect(page.get_by_test_id("status")).to_contain_text("float32", timeout=SLOW)
         first = page.locator("#first-step")
-        expect(first).to_contain_text("12 of the model's own samples (2 steps each, guidance 5)", timeout=SLOW)
-        rows = "48 times to make the samples and 48 times to measure"  # 12 x 2 steps x 2 halves; 2 bins x 12 x 2
+        expect(first).to_contain_text(
+            "12 of the model's own samples (2 steps each, guidance 5)", timeout=SLOW
+        )
+        # 12 x 2 steps x 2 halves; 2 bins x 12 x 2
+        rows = "48 times to make the samples and 48 times to measure"
         expect(first).to_contain_text(rows, timeout=SLOW)
         expect(page.locator("#stage-table")).to_contain_text("not known yet", timeout=SLOW)
         page.get_by_role("button", name="Go to Calibrate").click()
-        expect(page.locator("#mosaic .ytick").filter(has_text="down 2.1")).to_have_count(1, timeout=SLOW)
+        expect(page.locator("#mosaic .ytick").filter(has_text="down 2.1")).to_have_count(
+            1, timeout=SLOW
+        )
 
         page.get_by_text("How layers share the cut").click()
         page.get_by_role("radio", name="Lagrangian").check()  # needs error curves
-        expect(page.locator("#sharing")).to_contain_text("press Calibrate. The plan stays as it was.", timeout=SLOW)
+        expect(page.locator("#sharing")).to_contain_text(
+            "press Calibrate. The plan stays as it was.", timeout=SLOW
+        )
         expect(page.get_by_role("radio", name="Equal shares")).to_be_checked(timeout=SLOW)
 
         page.get_by_role("button", name="Calibrate", exact=True).click()
@@ -58,7 +72,9 @@ def test_calibrate_prune_and_compare_a_text_model(fresh):
         expect(page.get_by_test_id("status")).to_contain_text("done", timeout=SLOW)
         expect(first).to_be_hidden(timeout=SLOW)
         page.get_by_role("radio", name="Dynamic programming").check()
-        expect(page.locator("#sharing")).to_contain_text("No other choice has a smaller sum of errors.", timeout=SLOW)
+        expect(page.locator("#sharing")).to_contain_text(
+            "No other choice has a smaller sum of errors.", timeout=SLOW
+        )
         number(page, "number input for Target mean sparsity", "0.5")
         page.get_by_role("button", name="Prune", exact=True).click()
         expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)
@@ -84,8 +100,13 @@ def test_calibrate_prune_and_compare_a_text_model(fresh):
         expect(verdict).to_contain_text("2 images of 64 × 64 pixels", timeout=SLOW)
         expect(verdict).to_contain_text("2 prompts, “a red fox” first, not “fog”", timeout=SLOW)
         expect(verdict).to_contain_text("in bfloat16", timeout=SLOW)
-        expect(page.locator(".cmp-stage").first).to_contain_text("not predicted for a table or another precision", timeout=SLOW)
-        assert page.evaluate("[...document.querySelectorAll('.cmp-stage')].every(card => card.scrollWidth <= card.clientWidth)"), "words leave their card"
+        expect(page.locator(".cmp-stage").first).to_contain_text(
+            "not predicted for a table or another precision", timeout=SLOW
+        )
+        assert page.evaluate(
+            "[...document.querySelectorAll('.cmp-stage')].every(card => card.scrollWidth <="
+            " card.clientWidth)"
+        ), "words leave their card"
         page.get_by_role("tab", name="All figures").click()
         results = page.locator("#cmp-results")
         expect(results).to_contain_text("without a feature network that could judge", timeout=SLOW)

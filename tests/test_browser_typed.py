@@ -1,4 +1,6 @@
-"""What a visitor types that cannot be, and what they do while others work: the page says so once and goes on working."""
+"""What a visitor types that cannot be, and what they do while others work: the page says so once
+and goes on working.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,19 @@ from core.workshop.workshop import Workshop
 
 @pytest.fixture(scope="module")
 def fresh(small_settings, tmp_path_factory):
-    """Five blocks, so that sparing both ends leaves three to cut; not calibrated, and calibration takes its time."""
+    """Five blocks, so that sparing both ends leaves three to cut; not calibrated, and calibration
+    takes its time.
+    """
     folder = make_pipeline(tmp_path_factory.mktemp("five"), blocks=5, heads=4, head_dim=8)
-    shop = Workshop(load_checkpoint(folder, "cpu", dtype=torch.float32), small_settings, tmp_path_factory.mktemp("cache"))
+    shop = Workshop(
+        load_checkpoint(folder, "cpu", dtype=torch.float32),
+        small_settings,
+        tmp_path_factory.mktemp("cache"),
+    )
     calibrate = shop.calibrate
-    shop.calibrate = lambda progress=None, stop=None: calibrate(lambda *report: (time.sleep(0.2), progress and progress(*report)), stop)
+    shop.calibrate = lambda progress=None, stop=None: calibrate(
+        lambda *report: (time.sleep(0.2), progress and progress(*report)), stop
+    )
     return shop
 
 
@@ -43,7 +53,9 @@ def visit(browser, studio):
     yield visit
     for page, _ in opened:
         page.context.close()
-    assert all(not watch.errors and watch.hosts <= {"127.0.0.1"} for _, watch in opened), [watch.errors for _, watch in opened]
+    assert all(not watch.errors and watch.hosts <= {"127.0.0.1"} for _, watch in opened), [
+        watch.errors for _, watch in opened
+    ]
 
 
 def enter(box, value: str) -> None:
@@ -59,26 +71,41 @@ def test_who_has_to_wait_is_told_and_can_stop_waiting(visit, fresh):
     for page in (first, second):
         page.get_by_role("tab", name="2 Prune").click()
         page.get_by_role("button", name="Calibrate", exact=True).click()
-        buttons.append(page.get_by_role("button", name="Stop", exact=True).and_(page.locator(":not(#cmp-stop)")))
-        expect(page.get_by_text("measuring timesteps" if page is first else "Waiting for the model").first).to_be_visible(timeout=SLOW)
+        buttons.append(
+            page.get_by_role("button", name="Stop", exact=True).and_(
+                page.locator(":not(#cmp-stop)")
+            )
+        )
+        expect(
+            page.get_by_text(
+                "measuring timesteps" if page is first else "Waiting for the model"
+            ).first
+        ).to_be_visible(timeout=SLOW)
     buttons[1].click()
-    expect(second.get_by_text("Stopped before its turn came", exact=False)).to_be_visible(timeout=SLOW)
+    expect(second.get_by_text("Stopped before its turn came", exact=False)).to_be_visible(
+        timeout=SLOW
+    )
     expect(second.get_by_role("button", name="Calibrate", exact=True)).to_be_enabled(timeout=SLOW)
     second.get_by_role("tab", name="3 Compare").click()
     second.locator("#cmp-start").click()
     expect(second.locator("#cmp-live")).to_contain_text("Waiting for the model", timeout=SLOW)
     second.locator("#cmp-stop").click()
-    expect(second.locator("#cmp-live")).to_contain_text("Stopped before its turn came", timeout=SLOW)
+    expect(second.locator("#cmp-live")).to_contain_text(
+        "Stopped before its turn came", timeout=SLOW
+    )
     expect(second.locator("#cmp-start")).to_be_enabled(timeout=SLOW)
     assert not fresh.calibrated  # all of that while the first one's calibration went on
     expect(first.get_by_text("Calibrated in", exact=False)).to_be_visible(timeout=SLOW)
     first.get_by_role("button", name="Calibrate", exact=True).click()
     expect(first.get_by_text("Nothing to do", exact=False)).to_be_visible(timeout=SLOW)
-    expect(second.locator("#cmp-live")).to_contain_text("Stopped before its turn came")  # the queue came to it and found nothing
+    # the queue came to it and found nothing
+    expect(second.locator("#cmp-live")).to_contain_text("Stopped before its turn came")
     for page in (first, visit()):  # who was there, and who comes to a page that was built before it
         page.get_by_role("tab", name="3 Compare").click()
         expect(page.locator("#cmp-live")).to_contain_text("Nothing compared yet", timeout=SLOW)
-        expect(page.locator("#cmp-live")).not_to_contain_text("A plan needs a calibration", timeout=SLOW)
+        expect(page.locator("#cmp-live")).not_to_contain_text(
+            "A plan needs a calibration", timeout=SLOW
+        )
 
 
 def test_steps_count_when_they_are_entered_and_refused_ones_go_back(visit):
@@ -91,24 +118,33 @@ def test_steps_count_when_they_are_entered_and_refused_ones_go_back(visit):
     expect(headline).to_contain_text("Over 100 sampling steps", timeout=SLOW)
     for wrong in ("1", "7.5", ""):
         enter(box, wrong)
-        expect(page.get_by_text("Sampling steps must be a whole number from 1 to 1000. It stays at 100.")).to_have_count(1, timeout=SLOW)
+        expect(
+            page.get_by_text(
+                "Sampling steps must be a whole number from 1 to 1000. It stays at 100."
+            )
+        ).to_have_count(1, timeout=SLOW)
         expect(box).to_have_value("100", timeout=SLOW)
     drag(page, "Stage boundary 2", 60)
     high = settled(page)[1]
     page.get_by_role("tab", name="2 Prune").click()
     page.get_by_text("The plan as a file").click()
-    expect(page.locator(".cm-content").first).to_contain_text(str(high), timeout=SLOW)  # page and plan agree
+    # page and plan agree
+    expect(page.locator(".cm-content").first).to_contain_text(str(high), timeout=SLOW)
     page.get_by_role("tab", name="1 Explore").click()
     enter(box, "2e1")
     expect(headline).to_contain_text("Over 20 sampling steps", timeout=SLOW)
     expect(box).to_have_value("20")
     boundary = page.get_by_label("Boundary 1 (late | middle)")
     enter(boundary, "1e2")
-    expect(page.locator(f'#stage-table table[data-boundaries="100,{high}"]')).to_be_visible(timeout=SLOW)
+    expect(page.locator(f'#stage-table table[data-boundaries="100,{high}"]')).to_be_visible(
+        timeout=SLOW
+    )
     expect(boundary).to_have_value("100")
     enter(page.get_by_label("Suggest for mean sparsity"), "1")
     page.get_by_role("button", name="Suggest").click()
-    expect(page.get_by_text("Suggest for mean sparsity must be a number from 0 to 0.9.", exact=False)).to_be_visible(timeout=SLOW)
+    expect(
+        page.get_by_text("Suggest for mean sparsity must be a number from 0 to 0.9.", exact=False)
+    ).to_be_visible(timeout=SLOW)
     assert page.locator(".toast-body").count() == 0
 
 
@@ -117,9 +153,10 @@ def test_only_a_choice_changes_the_plan_and_not_a_way_past_the_lists(visit):
     shares = re.compile(r"\d+\.\d %")
 
     def plan() -> tuple:
-        return page.locator(".headline").inner_text(), shares.findall(
-            page.locator("#stage-table").inner_text()
-        )[:2]
+        return (
+            page.locator(".headline").inner_text(),
+            shares.findall(page.locator("#stage-table").inner_text())[:2],
+        )
 
     before = plan()
     target, lam = (
@@ -172,12 +209,19 @@ def test_refused_sliders_go_back_and_every_edit_ends_in_the_exact_prediction(vis
     fresh.calibrate()
     page = visit()
     page.get_by_role("tab", name="2 Prune").click()
-    cost, early = page.get_by_test_id("cost"), page.get_by_label("number input for Early stage sparsity")
+    cost, early = (
+        page.get_by_test_id("cost"),
+        page.get_by_label("number input for Early stage sparsity"),
+    )
     assert page.locator("button[aria-label*='Reset' i]").count() == 0
     enter(early, "0.6")
     expect(cost).to_contain_text("exact on calibration data", timeout=SLOW)
     enter(early, "2")
-    expect(page.get_by_text("Early stage sparsity must be a number from 0 to 0.95. The plan stays as it was.")).to_be_visible(timeout=SLOW)
+    expect(
+        page.get_by_text(
+            "Early stage sparsity must be a number from 0 to 0.95. The plan stays as it was."
+        )
+    ).to_be_visible(timeout=SLOW)
     expect(early).to_have_value("0.6", timeout=SLOW)
     page.get_by_text("How layers share the cut").click()
     master = page.get_by_label("number input for Target mean sparsity")
@@ -185,7 +229,9 @@ def test_refused_sliders_go_back_and_every_edit_ends_in_the_exact_prediction(vis
     expect(early).not_to_have_value("0.6", timeout=SLOW)
     was = early.input_value()
     page.get_by_label("spare the first and the last block").check()
-    expect(page.locator("#sharing")).to_contain_text("the first and the last block lose nothing", timeout=SLOW)
+    expect(page.locator("#sharing")).to_contain_text(
+        "the first and the last block lose nothing", timeout=SLOW
+    )
     enter(master, "0.9")  # three blocks cannot give what five would
     expect(page.get_by_text("The plan stays as it was.", exact=False)).to_be_visible(timeout=SLOW)
     expect(master).to_have_value("0.2", timeout=SLOW)
@@ -198,7 +244,11 @@ def test_a_refused_setting_leaves_compare_alive(visit):
     page = visit()
     page.get_by_role("tab", name="3 Compare").click()
     page.get_by_text("Seed, guidance, scheduler, timing, precision").click()
-    controls, live, start = page.locator(".cmp-controls"), page.locator("#cmp-live"), page.locator("#cmp-start")
+    controls, live, start = (
+        page.locator(".cmp-controls"),
+        page.locator("#cmp-live"),
+        page.locator("#cmp-start"),
+    )
     for name, wrong, good in (("Seed", "-1", "0"), ("Guidance", "50", "1.5")):
         box = controls.get_by_label(name, exact=True)
         enter(box, wrong)

@@ -1,4 +1,6 @@
-"""Which subnetworks a workshop keeps: bounded in bytes, the newest always, never one too many, and what was dropped comes out the same again."""
+"""Which subnetworks a workshop keeps: bounded in bytes, the newest always, never one too many, and
+what was dropped comes out the same again.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ def shop_of(workshop, **bounds):
 def apart(mosaic, dense) -> int:
     """Bytes of parameters and buffers whose memory the dense model does not have, one by one."""
     known = {t.untyped_storage().data_ptr() for t in [*dense.parameters(), *dense.buffers()]}
-    found = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in [*mosaic.parameters(), *mosaic.buffers()]}
+    found = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in [*mosaic.parameters(), *mosaic.buffers()]
+    }
     return sum(size for address, size in found.items() if address not in known)
 
 
@@ -41,13 +46,22 @@ def same(one, two) -> bool:
 def test_own_bytes_are_those_that_the_dense_model_does_not_hold(workshop):
     mosaic = workshop.build(PLANS[0])
     assert own_bytes(mosaic, workshop.transformer) == apart(mosaic, workshop.transformer) > 0
-    assert own_bytes(workshop.build(StagePlan((100, 600), (0.0, 0.0, 0.0))), workshop.transformer) == 0
+    assert (
+        own_bytes(workshop.build(StagePlan((100, 600), (0.0, 0.0, 0.0))), workshop.transformer) == 0
+    )
 
 
-@pytest.mark.parametrize("plan", [
-    PLANS[0], replace(PLANS[0], calibration="pooled"), StagePlan((100, 600), (0.5, 0.5, 0.5), calibration="pooled"), StagePlan((100, 600), (0.0, 0.5, 0.0)),
-    replace(PLANS[0], method="magnitude"), StagePlan((100, 600), (0.0, 0.0, 0.0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "plan",
+    [
+        PLANS[0],
+        replace(PLANS[0], calibration="pooled"),
+        StagePlan((100, 600), (0.5, 0.5, 0.5), calibration="pooled"),
+        StagePlan((100, 600), (0.0, 0.5, 0.0)),
+        replace(PLANS[0], method="magnitude"),
+        StagePlan((100, 600), (0.0, 0.0, 0.0)),
+    ],
+)
 def test_the_size_of_what_is_not_built_yet_is_known_but_for_biases(workshop, plan):
     shop = shop_of(workshop)
     asked, make_room = [], shop._built.make_room
@@ -63,18 +77,30 @@ def test_the_bound_holds_while_one_is_built_and_afterwards(workshop):
     built = []
     for i, plan in enumerate(PLANS[:4]):
         built.append(shop.build(plan))
-        assert len(shop._built) == min(i + 1, 2) and shop._built.bytes == sum(own_bytes(m, workshop.transformer) for m in built[-2:]) <= 2.5 * one
+        assert (
+            len(shop._built) == min(i + 1, 2)
+            and shop._built.bytes
+            == sum(own_bytes(m, workshop.transformer) for m in built[-2:])
+            <= 2.5 * one
+        )
     assert before == [0] * 3 + [one] * 9  # a third is not begun beside two
-    assert shop.build(PLANS[3]) is built[3] and shop.build(PLANS[2]) is built[2] and len(before) == 12
+    assert (
+        shop.build(PLANS[3]) is built[3] and shop.build(PLANS[2]) is built[2] and len(before) == 12
+    )
     again = shop.build(PLANS[0])
     assert again is not built[0] and same(again, built[0]) and len(before) == 15
-    assert shop.build(PLANS[2]) is built[2] and len(before) == 15  # PLANS[3] was the one that was asked for longest ago
+    # PLANS[3] was the one that was asked for longest ago
+    assert shop.build(PLANS[2]) is built[2] and len(before) == 15
 
 
 def test_the_newest_stays_though_it_alone_is_too_large(workshop):
     shop = shop_of(workshop, most_bytes=1)
     first, second = shop.build(PLANS[0]), shop.build(PLANS[1])
-    assert len(shop._built) == 1 and shop.build(PLANS[1]) is second and same(first, workshop.build(PLANS[0]))
+    assert (
+        len(shop._built) == 1
+        and shop.build(PLANS[1]) is second
+        and same(first, workshop.build(PLANS[0]))
+    )
 
 
 def test_a_comparison_of_two_such_plans_runs(workshop):
@@ -82,7 +108,11 @@ def test_a_comparison_of_two_such_plans_runs(workshop):
     settings = SampleSettings(labels=(0, 1), steps=5, repeats=1)
     *_, narrow = compare(shop, PLANS[0], StagePlan((100, 600), (0.25, 0.25, 0.25)), settings)
     *_, wide = compare(workshop, PLANS[0], StagePlan((100, 600), (0.25, 0.25, 0.25)), settings)
-    assert isinstance(narrow, Comparison) and torch.equal(narrow.a.latents, wide.a.latents) and torch.equal(narrow.b.latents, wide.b.latents)
+    assert (
+        isinstance(narrow, Comparison)
+        and torch.equal(narrow.a.latents, wide.a.latents)
+        and torch.equal(narrow.b.latents, wide.b.latents)
+    )
 
 
 def test_the_memory_of_a_dropped_one_is_free_at_once(workshop):
@@ -101,7 +131,10 @@ def test_the_memory_of_a_dropped_one_is_free_at_once(workshop):
 def test_never_more_than_six(workshop):
     shop = shop_of(workshop)
     first = [shop.build(plan) for plan in PLANS]
-    assert len(shop._built) == MOST_BUILT == 6 and [shop.build(plan) for plan in PLANS[2:]] == first[2:]
+    assert (
+        len(shop._built) == MOST_BUILT == 6
+        and [shop.build(plan) for plan in PLANS[2:]] == first[2:]
+    )
     assert shop.build(PLANS[0], masked=True) is not shop.build(PLANS[0])
 
 
@@ -110,12 +143,22 @@ def test_another_name_is_not_built_again_and_each_keeps_its_own(workshop, tmp_pa
     shop._cuts = lambda *rest: (calls.append(rest), workshop._cuts(*rest))[1]
     plain = shop.build(PLANS[0])
     named = shop.build(replace(PLANS[0], name="Mine"))
-    assert len(calls) == 3 and len(shop._built) == 1 and (plain.plan.name, named.plan.name) == ("", "Mine")
-    assert all(a is b for a, b in zip(plain.stages, named.stages, strict=True)) and named.full is plain.full
+    assert (
+        len(calls) == 3
+        and len(shop._built) == 1
+        and (plain.plan.name, named.plan.name) == ("", "Mine")
+    )
+    assert (
+        all(a is b for a, b in zip(plain.stages, named.stages, strict=True))
+        and named.full is plain.full
+    )
     assert shop.build(replace(PLANS[0], name="Mine")) is named
     named.disable()
     assert plain.enabled and named.stage_of(0) == -1 and plain.stage_of(0) == 0
     named.enable()
     named.save_pretrained(tmp_path / "mine")
     read = MosaicTransformer.from_pretrained(tmp_path / "mine", workshop.transformer)
-    assert read.plan == replace(PLANS[0], name="Mine") and read.summary() == plain.summary() == named.summary()
+    assert (
+        read.plan == replace(PLANS[0], name="Mine")
+        and read.summary() == plain.summary() == named.summary()
+    )

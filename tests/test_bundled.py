@@ -1,4 +1,6 @@
-"""The model that ships: opens in stock diffusers, is what its card says, and carries what the studio opens with."""
+"""The model that ships: opens in stock diffusers, is what its card says, and carries what the
+studio opens with.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +29,30 @@ def bundled(tmp_path_factory):
 
 
 def test_a_stock_pipeline_opens_it_in_fp32_and_samples_what_was_asked_for(pipeline):
-    assert pipeline.transformer.dtype == torch.float32 and pipeline.scheduler.config.beta_schedule == "linear"
+    assert (
+        pipeline.transformer.dtype == torch.float32
+        and pipeline.scheduler.config.beta_schedule == "linear"
+    )
     assert pipeline.get_label_ids(["Trouser", "Ankle boot"]) == [1, 9]
-    labels = [1, 5, 7, 8, 9] * 4  # trousers, sandals, sneakers, bags, boots: hard to mistake for one another
-    out = pipeline(labels, guidance_scale=1.5, num_inference_steps=10, generator=torch.Generator().manual_seed(3), output_type="np")
+    # trousers, sandals, sneakers, bags, boots: hard to mistake for one another
+    labels = [1, 5, 7, 8, 9] * 4
+    out = pipeline(
+        labels,
+        guidance_scale=1.5,
+        num_inference_steps=10,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    )
     images = torch.from_numpy(out.images).permute(0, 3, 1, 2) * 2 - 1
     assert images.shape == (20, 1, 32, 32)
-    assert Judge.load(BUNDLED / "features").class_accuracy(images, torch.tensor(labels)) >= 0.7  # chance is 0.1
+    # chance is 0.1
+    assert Judge.load(BUNDLED / "features").class_accuracy(images, torch.tensor(labels)) >= 0.7
 
 
 def test_it_is_small_and_safe():
-    files = [f for f in BUNDLED.rglob("*") if f.is_file() and "work" not in f.relative_to(BUNDLED).parts]
+    files = [
+        f for f in BUNDLED.rglob("*") if f.is_file() and "work" not in f.relative_to(BUNDLED).parts
+    ]
     assert sum(f.stat().st_size for f in files) < 60e6
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".md", ".py", ".pyc"}
     half = load_file(BUNDLED / "transformer" / "diffusion_pytorch_model.safetensors")
@@ -68,7 +83,12 @@ def test_calibration_latents_have_unit_variance(bundled):
 
 def test_the_page_opens_on_a_finished_example(bundled):
     example = bundled.example()
-    assert example.n == 20 and example.timed_runs >= 3 and example.device and example.speedup_macs > 1.3
+    assert (
+        example.n == 20
+        and example.timed_runs >= 3
+        and example.device
+        and example.speedup_macs > 1.3
+    )
     assert example.psnr is not None and example.a.images.std() > 0.3
 
 
@@ -77,11 +97,15 @@ def test_estimates_come_with_the_model(bundled):
 
     assert not bundled.calibrated and bundled.orders.shipped
     assert bundled.orders.model == bundled.model_key  # of these weights and this schedule
-    prediction = bundled.predict(StagePlan((93, 550), (0.4, 0.1, 0.55)), [float(t) for t in range(0, 1000, 20)])
+    prediction = bundled.predict(
+        StagePlan((93, 550), (0.4, 0.1, 0.55)), [float(t) for t in range(0, 1000, 20)]
+    )
     assert all(0 < s.error < 0.3 for s in prediction.stages)
     assert prediction.stages[1].error < prediction.stages[0].error  # gentle in the middle
 
 
 def test_the_study_that_ships_can_be_read(bundled):
     found = bundled.study()
-    assert {f.base_steps for f in found} == {50, 20, 10, 7} and any(f.family == "MosaicDiff" for f in found)
+    assert {f.base_steps for f in found} == {50, 20, 10, 7} and any(
+        f.family == "MosaicDiff" for f in found
+    )

@@ -1,4 +1,6 @@
-"""Calibration: Grams against brute force, resuming, damaged files, full disks, and that it leaves nothing behind."""
+"""Calibration: Grams against brute force, resuming, damaged files, full disks, and that it leaves
+nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,27 @@ TINY = CalibrationSettings(edges=(0, 200, 500, 1000), images=6, held_out=2)
 def run(workshop, folder, settings=TINY, latents=None, **more) -> GramBank:
     latents = workshop.latents if latents is None else latents
     conditions = DiT.conditions(workshop.labels)
-    return calibrate(workshop.transformer, workshop.layers, workshop.schedule, latents, conditions, folder, settings, ids=workshop.labels, **more)
+    return calibrate(
+        workshop.transformer,
+        workshop.layers,
+        workshop.schedule,
+        latents,
+        conditions,
+        folder,
+        settings,
+        ids=workshop.labels,
+        **more,
+    )
 
 
 def everything(bank: GramBank) -> list[torch.Tensor]:
     edges = bank.settings.edges
-    return [bank.gram(i, *span, held_out=h)[0] for i in range(len(bank.layers)) for span in zip(edges, edges[1:], strict=False) for h in (False, True)]
+    return [
+        bank.gram(i, *span, held_out=h)[0]
+        for i in range(len(bank.layers))
+        for span in zip(edges, edges[1:], strict=False)
+        for h in (False, True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +60,37 @@ def bank(workshop, tmp_path_factory) -> GramBank:
 
 
 def test_gram_is_the_sum_of_outer_products_of_the_inputs(workshop, bank):
-    """Bin 1 again by hand: noised latents with both labels through the model, inputs recorded, x x^T summed in fp64."""
+    """Bin 1 again by hand: noised latents with both labels through the model, inputs recorded, x
+    x^T summed in fp64.
+    """
     per_bin, low, high = TINY.images + TINY.held_out, 200, 500
     random = torch.Generator().manual_seed(TINY.seed * 10_007 + 1)
     pick = draw(len(workshop.latents), TINY.images, TINY.held_out, TINY.seed, random)
     t = torch.randint(low, high, (per_bin,), generator=random)
     noise = torch.randn(per_bin, 4, 8, 8, generator=random)
-    abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t].view(-1, 1, 1, 1)
+    abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t].view(
+        -1, 1, 1, 1
+    )
     x = (abar.sqrt() * workshop.latents[pick] + (1 - abar).sqrt() * noise).float()
     for held_out, rows in ((False, slice(0, TINY.images)), (True, slice(TINY.images, per_bin))):
         recorded: dict[int, list] = {i: [] for i in range(len(workshop.layers))}
         handles = [
-            workshop.transformer.get_submodule(layer.consumer).register_forward_pre_hook(lambda _, args, into=recorded[i]: into.append(args[0].cpu().double()))
+            workshop.transformer.get_submodule(layer.consumer).register_forward_pre_hook(
+                lambda _, args, into=recorded[i]: into.append(args[0].cpu().double())
+            )
             for i, layer in enumerate(workshop.layers)
         ]
         try:
             with torch.inference_mode():
-                for label in (workshop.labels[pick][rows], torch.full((per_bin,), NULL_CLASS)[rows]):
-                    workshop.transformer(x[rows].to(workshop.device), timestep=t[rows].to(workshop.device), class_labels=label.to(workshop.device))
+                for label in (
+                    workshop.labels[pick][rows],
+                    torch.full((per_bin,), NULL_CLASS)[rows],
+                ):
+                    workshop.transformer(
+                        x[rows].to(workshop.device),
+                        timestep=t[rows].to(workshop.device),
+                        class_labels=label.to(workshop.device),
+                    )
         finally:
             for handle in handles:
                 handle.remove()
@@ -70,25 +100,50 @@ def test_gram_is_the_sum_of_outer_products_of_the_inputs(workshop, bank):
             expected = tokens.T @ tokens
             assert count == len(tokens)
             assert (gram - expected).abs().max() < 1e-4 * expected.abs().max()
-            assert torch.allclose(bank.mean(i, low, high, held_out), tokens.mean(0), rtol=1e-4, atol=1e-5 * tokens.abs().max().item())
+            assert torch.allclose(
+                bank.mean(i, low, high, held_out),
+                tokens.mean(0),
+                rtol=1e-4,
+                atol=1e-5 * tokens.abs().max().item(),
+            )
         facts = bank.rows(1, held_out)
         assert torch.equal(facts["timestep"], torch.cat([t[rows]] * 2).int())
-        assert torch.equal(facts["label"], torch.cat([workshop.labels[pick][rows].int(), torch.full_like(t[rows], NULL_ROW).int()]))
+        assert torch.equal(
+            facts["label"],
+            torch.cat(
+                [workshop.labels[pick][rows].int(), torch.full_like(t[rows], NULL_ROW).int()]
+            ),
+        )
 
 
 def test_no_latent_is_fitted_in_one_bin_and_held_out_in_another(workshop, tmp_path):
-    """However many latents there are: at neighbouring small timesteps its tokens are nearly the same."""
+    """However many latents there are: at neighbouring small timesteps its tokens are nearly the
+    same.
+    """
     named = torch.arange(len(workshop.latents))
-    arguments = workshop.latents, DiT.conditions(workshop.labels), tmp_path, replace(TINY, edges=tuple(range(0, 1001, 100)))
-    bank = calibrate(workshop.transformer, workshop.layers, workshop.schedule, *arguments, ids=named)
-    fit, held_out = ({i for b in range(10) for i in bank.rows(b, kind)["label"].tolist()} - {NULL_ROW} for kind in (False, True))
+    arguments = (
+        workshop.latents,
+        DiT.conditions(workshop.labels),
+        tmp_path,
+        replace(TINY, edges=tuple(range(0, 1001, 100))),
+    )
+    bank = calibrate(
+        workshop.transformer, workshop.layers, workshop.schedule, *arguments, ids=named
+    )
+    fit, held_out = (
+        {i for b in range(10) for i in bank.rows(b, kind)["label"].tolist()} - {NULL_ROW}
+        for kind in (False, True)
+    )
     assert len(fit) > 40 and len(held_out) > 10 and not fit & held_out
 
 
 def test_the_mean_of_a_stretch_weighs_its_bins_by_their_tokens(workshop, bank):
     for i in range(len(workshop.layers)):
         first, second = bank.mean(i, 0, 200), bank.mean(i, 200, 500)
-        assert torch.allclose(bank.mean(i, 100, 275), (0.5 * first + 0.25 * second) / 0.75, rtol=1e-12)  # as many tokens in each bin
+        # as many tokens in each bin
+        assert torch.allclose(
+            bank.mean(i, 100, 275), (0.5 * first + 0.25 * second) / 0.75, rtol=1e-12
+        )
 
 
 def test_bins_add_up_and_parts_count_in_proportion(workshop, bank):
@@ -121,9 +176,11 @@ def test_fingerprint_sees_every_part():
     same = fingerprint(dict(reversed(tensors.items())), {}, "x")
     assert fingerprint(tensors, {}, "x") == same and len(same) == 16
     others = [
-        fingerprint(tensors | {"a": torch.tensor([0.0, 1, 2, 4])}, {}, "x"), fingerprint(tensors | {"a": torch.arange(4.0).view(2, 2)}, {}, "x"),
-        fingerprint(tensors, {"edges": [1]}, "x"), fingerprint(tensors, {}, "y"),
-    ]  # fmt: skip
+        fingerprint(tensors | {"a": torch.tensor([0.0, 1, 2, 4])}, {}, "x"),
+        fingerprint(tensors | {"a": torch.arange(4.0).view(2, 2)}, {}, "x"),
+        fingerprint(tensors, {"edges": [1]}, "x"),
+        fingerprint(tensors, {}, "y"),
+    ]
     assert len({same, *others}) == 5
 
 
@@ -145,14 +202,20 @@ def test_a_stopped_run_resumes_to_the_same_bits(workshop, bank, tmp_path):
     first = half.path(0).stat().st_mtime_ns
     seen = []
     resumed = run(workshop, tmp_path, progress=lambda *a: seen.append(a))
-    assert resumed.complete and half.path(0).stat().st_mtime_ns == first  # the finished bin was not measured again
+    # the finished bin was not measured again
+    assert resumed.complete and half.path(0).stat().st_mtime_ns == first
     assert seen[0][:2] == (0, 4) and seen[-1][:2] == (4, 4)
-    assert all(torch.equal(a, b) for a, b in zip(everything(resumed), everything(bank), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(everything(resumed), everything(bank), strict=True)
+    )
 
 
 def test_hooks_are_gone_after_success_stop_and_error(workshop, tmp_path):
     def hooks() -> int:
-        return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in workshop.transformer.modules())
+        return sum(
+            len(m._forward_pre_hooks) + len(m._forward_hooks)
+            for m in workshop.transformer.modules()
+        )
 
     assert hooks() == 0
     stop = threading.Event()
@@ -169,9 +232,14 @@ def test_hooks_are_gone_after_success_stop_and_error(workshop, tmp_path):
 
 
 def test_what_other_threads_run_meanwhile_is_not_measured(workshop):
-    """The studio counts MACs and predicts while it calibrates; those forwards go through the same modules."""
+    """The studio counts MACs and predicts while it calibrates; those forwards go through the same
+    modules.
+    """
     x = torch.randn(2, 4, 8, 8, device=workshop.device, dtype=workshop.dtype)
-    forward = {"timestep": torch.tensor([5, 5], device=workshop.device), "class_labels": torch.tensor([1, 2], device=workshop.device)}
+    forward = {
+        "timestep": torch.tensor([5, 5], device=workshop.device),
+        "class_labels": torch.tensor([1, 2], device=workshop.device),
+    }
     meter = GramMeter(workshop.transformer, workshop.layers)
     with torch.inference_mode(), meter:
         workshop.transformer(x, **forward)
@@ -184,7 +252,10 @@ def test_what_other_threads_run_meanwhile_is_not_measured(workshop):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert all(total.tokens == 32 and torch.equal(a, total.triangle()) for a, total in zip(before, meter.sums, strict=True))
+    assert all(
+        total.tokens == 32 and torch.equal(a, total.triangle())
+        for a, total in zip(before, meter.sums, strict=True)
+    )
 
 
 # ------------------------------------------------------------ files
@@ -212,7 +283,9 @@ def test_a_damaged_file_is_noticed_and_measured_again(workshop, bank, tmp_path):
 
 
 def test_pressing_calibrate_mends_a_damaged_calibration(workshop, tmp_path):
-    """All files are there, so it looks calibrated; the button must still do what the message promises."""
+    """All files are there, so it looks calibrated; the button must still do what the message
+    promises.
+    """
     shop = Workshop(workshop.checkpoint, TINY, tmp_path)
     shop.calibrate()
     path = shop._bank.path(2)
@@ -247,7 +320,10 @@ def test_a_disk_that_fills_up_meanwhile(workshop, bank, tmp_path):
     with pytest.raises(StudioError, match="The disk is full: finished bins are kept"):
         run(workshop, tmp_path, progress=full)
     assert left_over(tmp_path) == ["bin-00.safetensors"]
-    assert all(torch.equal(a, b) for a, b in zip(everything(run(workshop, tmp_path)), everything(bank), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(everything(run(workshop, tmp_path)), everything(bank), strict=True)
+    )
 
 
 def test_a_cache_folder_that_cannot_be_made(workshop, tmp_path):
@@ -278,7 +354,15 @@ def test_refuses_bad_latents(workshop, tmp_path):
     good, of = workshop.latents, workshop.labels
     for latents, labels in ((good[:, :, :4, :4], of), (good, of[:20]), (good[:, :3], of)):
         with pytest.raises(StudioError, match="must be n x 4 x 8 x 8 with n conditions"):
-            calibrate(workshop.transformer, workshop.layers, workshop.schedule, latents, DiT.conditions(labels), tmp_path / "a", TINY)
+            calibrate(
+                workshop.transformer,
+                workshop.layers,
+                workshop.schedule,
+                latents,
+                DiT.conditions(labels),
+                tmp_path / "a",
+                TINY,
+            )
     for label in (-1, 1001):
         with pytest.raises(StudioError, match="labels must lie between 0 and 1000"):
             DiT.conditions(workshop.labels + label)
@@ -288,6 +372,17 @@ def test_refuses_bad_latents(workshop, tmp_path):
 def test_an_overflowing_model_is_named_not_averaged(workshop, tmp_path):
     loud = NoiseSchedule("loud", "vp", workshop.schedule.a, workshop.schedule.s)
     huge = torch.full_like(workshop.latents, 3e38)
-    with pytest.raises(StudioError, match="block 1 heads is not finite during calibration at timesteps 0 to 199; the model"):
-        calibrate(workshop.transformer, workshop.layers, loud, huge, DiT.conditions(workshop.labels), tmp_path, TINY)
+    with pytest.raises(
+        StudioError,
+        match="block 1 heads is not finite during calibration at timesteps 0 to 199; the model",
+    ):
+        calibrate(
+            workshop.transformer,
+            workshop.layers,
+            loud,
+            huge,
+            DiT.conditions(workshop.labels),
+            tmp_path,
+            TINY,
+        )
     assert left_over(tmp_path) == []

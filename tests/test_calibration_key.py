@@ -1,4 +1,6 @@
-"""The key of a calibration: it changes with everything that a Gram depends on, and with nothing else."""
+"""The key of a calibration: it changes with everything that a Gram depends on, and with nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,19 @@ from core.workshop.workshop import Workshop
 
 SETTINGS = CalibrationSettings(edges=(0, 500, 1000), images=32, held_out=16)
 
-# Scheduler fields that a calibration on shipped latents cannot feel: they say how sampling goes, not how latents
+# Scheduler fields that a calibration on shipped latents cannot feel: they say how sampling goes,
+# not how latents
 # are noised. Calibration on own samples feels them all.
 SAMPLING_ONLY = {
-    "set_alpha_to_one", "steps_offset", "clip_sample", "clip_sample_range", "thresholding",
-    "dynamic_thresholding_ratio", "sample_max_value", "timestep_spacing",
-}  # fmt: skip
+    "set_alpha_to_one",
+    "steps_offset",
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+    "timestep_spacing",
+}
 CHANGED_SCHEDULER = {
     "num_train_timesteps": 500,
     "beta_start": 2e-4,
@@ -135,7 +144,9 @@ def test_weights_latents_settings_and_precision(folder, tmp_path):
 
 
 def test_the_vae_counts_where_it_makes_the_latents(folder, tmp_path):
-    """Shipped latents come from no VAE that is here; pictures are encoded by it, with its whole configuration."""
+    """Shipped latents come from no VAE that is here; pictures are encoded by it, with its whole
+    configuration.
+    """
     from PIL import Image
 
     pictures = tmp_path / "pictures" / "3"
@@ -144,8 +155,15 @@ def test_the_vae_counts_where_it_makes_the_latents(folder, tmp_path):
         Image.new("RGB", (32, 32), (20 * i, 90, 50)).save(pictures / f"{i}.png")
     given = {"data": DataOptions(images=str(tmp_path / "pictures"))}
     first, with_pictures = key(folder, tmp_path), key(folder, tmp_path, **given)
-    for field, value in {"scaling_factor": 0.5, "shift_factor": 0.1, "act_fn": "relu", "latents_mean": [0.1] * 4,
-                         "latents_std": [2.0] * 4, "force_upcast": False, "sample_size": 64}.items():  # fmt: skip
+    for field, value in {
+        "scaling_factor": 0.5,
+        "shift_factor": 0.1,
+        "act_fn": "relu",
+        "latents_mean": [0.1] * 4,
+        "latents_std": [2.0] * 4,
+        "force_upcast": False,
+        "sample_size": 64,
+    }.items():
         other = changed(folder, tmp_path, "vae", {field: value})
         assert key(other, tmp_path) == first
         assert key(other, tmp_path, **given) != with_pictures, field
@@ -168,7 +186,9 @@ def test_words_count_with_encoders_and_tokenizers(tmp_path):
 
 
 def test_a_corrected_slip_in_the_schedule_is_measured_anew(folder, tmp_path):
-    """The fault itself: prune, correct the scheduler's configuration, prune again in the same cache."""
+    """The fault itself: prune, correct the scheduler's configuration, prune again in the same
+    cache.
+    """
     slip = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     plan = StagePlan((93, 550), (0.5, 0.25, 0.5))
 
@@ -182,7 +202,9 @@ def test_a_corrected_slip_in_the_schedule_is_measured_anew(folder, tmp_path):
 
 
 def test_shipped_orders_of_another_schedule_are_not_used(folder, tmp_path):
-    """A model folder may ship removal orders; they are those of its weights and schedule, or they are not used."""
+    """A model folder may ship removal orders; they are those of its weights and schedule, or they
+    are not used.
+    """
     first = Workshop(load_checkpoint(folder, "cpu"), SETTINGS, tmp_path / "cache")
     first.calibrate()
     copy = tmp_path / "ships"

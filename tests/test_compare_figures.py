@@ -1,4 +1,6 @@
-"""Compare tab: pictures, times per stage and HTML from results, and the handlers' checks. No model, no browser."""
+"""Compare tab: pictures, times per stage and HTML from results, and the handlers' checks. No model,
+no browser.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,47 @@ def comparison(n: int = 2, fid: float | None = None, **changes) -> Comparison:
     """Two images, four steps; B is twice as fast."""
     images = torch.linspace(-1, 1, n * 32 * 32).reshape(n, 1, 32, 32)
     times = [[1.0, 1.0, 1.0, 1.0], [1.1, 1.0, 1.0, 1.0], [0.9, 1.0, 1.0, 1.0]]
-    common = {"latents": torch.zeros(n, 4, 8, 8), "scale": 1.0, "timesteps": [900.0, 600.0, 300.0, 50.0], "film": [images, images],
-              "film_timesteps": [900.0, 50.0], "fid": fid}  # fmt: skip
-    dense = Side("Dense", None, images=images, step_seconds=times, stages=[-1] * 4, macs=3_000_000_000, predicted_seconds=[2.0] * 4,
-                 class_accuracy=0.5, **common)  # fmt: skip
-    pruned = Side("<b>mine</b>", PLAN, images=-images, step_seconds=[[t / 2 for t in row] for row in times], stages=[2, 2, 1, 0],
-                  macs=2_000_000_000, predicted_seconds=[0.5, 0.5, 1.5, 0.75], **common)  # fmt: skip
-    values = {"a": dense, "b": pruned, "settings": SETTINGS, "device": "CPU, 2 threads", "model": "tiny", "when": "today", "psnr": 27.5,
-              "ssim": 0.93, "latent_mse": 0.012, "n": n}  # fmt: skip
+    common = {
+        "latents": torch.zeros(n, 4, 8, 8),
+        "scale": 1.0,
+        "timesteps": [900.0, 600.0, 300.0, 50.0],
+        "film": [images, images],
+        "film_timesteps": [900.0, 50.0],
+        "fid": fid,
+    }
+    dense = Side(
+        "Dense",
+        None,
+        images=images,
+        step_seconds=times,
+        stages=[-1] * 4,
+        macs=3_000_000_000,
+        predicted_seconds=[2.0] * 4,
+        class_accuracy=0.5,
+        **common,
+    )
+    pruned = Side(
+        "<b>mine</b>",
+        PLAN,
+        images=-images,
+        step_seconds=[[t / 2 for t in row] for row in times],
+        stages=[2, 2, 1, 0],
+        macs=2_000_000_000,
+        predicted_seconds=[0.5, 0.5, 1.5, 0.75],
+        **common,
+    )
+    values = {
+        "a": dense,
+        "b": pruned,
+        "settings": SETTINGS,
+        "device": "CPU, 2 threads",
+        "model": "tiny",
+        "when": "today",
+        "psnr": 27.5,
+        "ssim": 0.93,
+        "latent_mse": 0.012,
+        "n": n,
+    }
     return Comparison(**{**values, **changes})
 
 
@@ -63,8 +98,11 @@ def test_colour_images_keep_their_channels():
 def test_contact_sheet_repeats_whole_pixels():
     samples = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
     sheet = pictures.contact_sheet(samples, pixels=6, gap=1)
-    assert sheet.shape == (2 * 6 + 1, 3 * 6 + 2, 3)  # 5 samples: 3 columns, 2 rows, each pixel 3 x 3
-    assert (sheet[0:3, 0:3] == samples[0, 0, 0]).all() and (sheet[7:10, 7:10] == samples[4, 0, 0]).all()
+    # 5 samples: 3 columns, 2 rows, each pixel 3 x 3
+    assert sheet.shape == (2 * 6 + 1, 3 * 6 + 2, 3)
+    assert (sheet[0:3, 0:3] == samples[0, 0, 0]).all() and (
+        sheet[7:10, 7:10] == samples[4, 0, 0]
+    ).all()
 
 
 def test_the_bundled_size_is_shown_at_128_pixels():
@@ -98,20 +136,38 @@ def test_png_is_lossless():
 
 @pytest.mark.parametrize(
     "value, width, text",
-    [(None, None, "–"), (float("nan"), None, "–"), (0.0456, None, "45.6 ms"), (1.2, None, "1.20 s"), (12.34, None, "12.3 s"), (150.4, None, "150 s"),
-     (1.234, 0.02, "1.23 ± 0.02 s"), (1.23, 0.004, "1.230 ± 0.004 s"), (0.0456, 0.0012, "45.6 ± 1.2 ms"), (1.0, 0.0, "1.00 ± 0.00 s")],
-)  # fmt: skip
+    [
+        (None, None, "–"),
+        (float("nan"), None, "–"),
+        (0.0456, None, "45.6 ms"),
+        (1.2, None, "1.20 s"),
+        (12.34, None, "12.3 s"),
+        (150.4, None, "150 s"),
+        (1.234, 0.02, "1.23 ± 0.02 s"),
+        (1.23, 0.004, "1.230 ± 0.004 s"),
+        (0.0456, 0.0012, "45.6 ± 1.2 ms"),
+        (1.0, 0.0, "1.00 ± 0.00 s"),
+    ],
+)
 def test_seconds_carry_their_unit_and_enough_figures(value, width, text):
     assert compare_words.seconds_text(value, width) == text
 
 
 def test_macs_and_factors_in_words():
-    assert compare_words.macs_text(1.234e12) == "1.23 TMACs" and compare_words.macs_text(None) == "–"
-    assert compare_words.factor_text(1.3149) == "×1.31" and compare_words.factor_text(None) == "not known"
+    assert (
+        compare_words.macs_text(1.234e12) == "1.23 TMACs" and compare_words.macs_text(None) == "–"
+    )
+    assert (
+        compare_words.factor_text(1.3149) == "×1.31"
+        and compare_words.factor_text(None) == "not known"
+    )
 
 
 def test_times_read_together_have_one_unit():
-    assert compare_words.seconds_text(0.103, beside=(0.0791,)) == "103 ms" and compare_words.seconds_text(0.0791, beside=(0.103,)) == "79.1 ms"
+    assert (
+        compare_words.seconds_text(0.103, beside=(0.0791,)) == "103 ms"
+        and compare_words.seconds_text(0.0791, beside=(0.103,)) == "79.1 ms"
+    )
     c = comparison()
     c.a.step_seconds, c.b.step_seconds = [[0.03] * 4] * 3, [[0.02] * 4] * 3
     assert "120 ± 0 ms" in figures.metrics_html(c) and "80.0 ± 0.0 ms" in figures.metrics_html(c)
@@ -121,10 +177,23 @@ def test_one_timed_run_claims_no_spread_and_no_certainty():
     c = comparison()
     for side in (c.a, c.b):
         side.step_seconds = side.step_seconds[1:2]
-    views = (figures.verdict_html(c), figures.metrics_html(c), compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c))
-    assert all("±" not in view and "median" not in view and ("no spread" in view) for view in views) and "one run cannot tell small differences" in views[0]
+    views = (
+        figures.verdict_html(c),
+        figures.metrics_html(c),
+        compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c),
+    )
+    assert (
+        all("±" not in view and "median" not in view and ("no spread" in view) for view in views)
+        and "one run cannot tell small differences" in views[0]
+    )
     told = json.loads(figures.result_json(c))
-    assert told["speedup_measured"] == 2.0 and told["speedup_spread"] is told["dense"]["seconds_spread"] is told["stages"][0]["a_spread"] is None
+    assert (
+        told["speedup_measured"] == 2.0
+        and told["speedup_spread"]
+        is told["dense"]["seconds_spread"]
+        is told["stages"][0]["a_spread"]
+        is None
+    )
     c.b.step_seconds = [[1.05 * t for t in run] for run in c.a.step_seconds]
     assert "not measurably faster" in c.verdict  # 5 % in one run is no difference
 
@@ -151,15 +220,25 @@ def test_two_plans_keep_their_own_stages():
     c.a.stages = [2, 1, 1, 1]
     rows = compare_timing.timing_rows(c.a, c.b)
     assert [(row.a.steps, row.b.steps) for row in rows] == [(1, 2), (3, 1), (0, 1), (4, 4)]
-    assert rows[2].a.measured is None and "no step in this stage" in compare_timing.timing_html(rows, c)
+    assert rows[2].a.measured is None and "no step in this stage" in compare_timing.timing_html(
+        rows, c
+    )
 
 
 def test_verdict_stands_first_and_names_are_escaped():
     page = figures.verdict_html(comparison(), "Measured on a laptop.")
-    assert page.index("less time than Dense") < page.index("×2.00") < page.index("×1.50") < page.index("×2.46")
+    assert (
+        page.index("less time than Dense")
+        < page.index("×2.00")
+        < page.index("×1.50")
+        < page.index("×2.46")
+    )
     assert "<b>mine</b>" not in page and "&lt;b&gt;mine" in page
     assert "Measured on a laptop." in page and "seed 7" in page and "CPU, 2 threads" in page
-    assert "Dense (the full model)" in page and "early 55&nbsp;%, middle 10&nbsp;%, late 40&nbsp;%" in page
+    assert (
+        "Dense (the full model)" in page
+        and "early 55&nbsp;%, middle 10&nbsp;%, late 40&nbsp;%" in page
+    )
 
 
 def test_a_slower_side_is_said_to_be_slower():
@@ -169,7 +248,9 @@ def test_a_slower_side_is_said_to_be_slower():
 
 
 def test_a_stopped_timing_says_so():
-    assert "Stopped after 1 of 3 timed runs." in figures.verdict_html(comparison(notes="Stopped after 1 of 3 timed runs."))
+    assert "Stopped after 1 of 3 timed runs." in figures.verdict_html(
+        comparison(notes="Stopped after 1 of 3 timed runs.")
+    )
 
 
 def test_measured_and_predicted_never_look_alike():
@@ -181,7 +262,9 @@ def test_measured_and_predicted_never_look_alike():
     unknown = compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
     assert " s predicted" not in unknown and "no prediction for this device yet" in unknown
     c.settings = replace(c.settings, tabulate=True)
-    assert "not predicted for a table or another precision" in compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
+    assert "not predicted for a table or another precision" in compare_timing.timing_html(
+        compare_timing.timing_rows(c.a, c.b), c
+    )
 
 
 def test_fid_is_a_sentence_where_there_are_too_few_images():
@@ -223,15 +306,23 @@ def test_film_has_a_frame_per_prediction_with_stage_and_timestep():
 def test_difference_says_its_scale():
     sheet_a, sheet_b, sheet, factor, mean = figures.sheets(comparison())
     assert sheet_a.shape == sheet_b.shape == sheet.shape
-    assert f"× {factor}" in figures.difference_html(sheet, 4, mean, comparison()).replace("× 4", f"× {factor}")
+    assert f"× {factor}" in figures.difference_html(sheet, 4, mean, comparison()).replace(
+        "× 4", f"× {factor}"
+    )
     assert "white means 63 grey levels" in figures.difference_html(sheet, 4, mean, comparison())
-    assert "the same to the last grey level" in figures.difference_html(sheet, 32, 0.0, comparison())
+    assert "the same to the last grey level" in figures.difference_html(
+        sheet, 32, 0.0, comparison()
+    )
 
 
 def test_downloads_carry_both_grids_and_the_result():
     page = figures.downloads_html(comparison())
     addresses = [part.split('"', 1)[0] for part in page.split('href="')[1:]]
-    assert [a.split(";")[0] for a in addresses] == ["data:image/png", "data:image/png", "data:application/json"]
+    assert [a.split(";")[0] for a in addresses] == [
+        "data:image/png",
+        "data:image/png",
+        "data:application/json",
+    ]
     facts = json.loads(base64.b64decode(addresses[2].split(",")[1]))
     assert facts["n"] == 2 and facts["dense"]["fid"] is None and facts["speedup_measured"] == 2.0
     assert decoded(addresses[0]).shape == (128, 260)
@@ -240,36 +331,70 @@ def test_downloads_carry_both_grids_and_the_result():
 def test_live_view_shows_progress_stage_and_pictures():
     grid = np.zeros((4, 8, 8), np.uint8)
     page = compare_live.live_html("Step 3 of 50", 3, 50, ("Dense", "Plan"), (grid, None), 1)
-    assert 'aria-valuenow="6"' in page and "middle stage" in page and page.count("<img") == 1 and "cmp-wait" in page
-    assert "full model" in compare_live.stage_chip(-1) and "late stage" in compare_live.stage_chip("late") and compare_live.stage_chip(None) == ""
+    assert (
+        'aria-valuenow="6"' in page
+        and "middle stage" in page
+        and page.count("<img") == 1
+        and "cmp-wait" in page
+    )
+    assert (
+        "full model" in compare_live.stage_chip(-1)
+        and "late stage" in compare_live.stage_chip("late")
+        and compare_live.stage_chip(None) == ""
+    )
 
 
 def test_plan_note_in_sampling_order():
     page = compare_live.plan_note(PLAN)
-    assert page.index("early") < page.index("middle") < page.index("late") and "Removed" in page and "55" in page and "t ≥ 550" in page
+    assert (
+        page.index("early") < page.index("middle") < page.index("late")
+        and "Removed" in page
+        and "55" in page
+        and "t ≥ 550" in page
+    )
     assert "full model" in compare_live.plan_note(None)
-    assert "&lt;script" in compare_live.plan_note(None, "<script>") and 'role="alert"' in compare_live.plan_note(None, "bad")
+    assert "&lt;script" in compare_live.plan_note(
+        None, "<script>"
+    ) and 'role="alert"' in compare_live.plan_note(None, "bad")
 
 
 WORKSHOP = SimpleNamespace(
-    class_names={i: f"thing {i}" for i in range(10)}, schedule=NoiseSchedule.from_betas("linear"), beta_schedule="linear",
-)  # fmt: skip
+    class_names={i: f"thing {i}" for i in range(10)},
+    schedule=NoiseSchedule.from_betas("linear"),
+    beta_schedule="linear",
+)
 
 
 def test_labels_take_the_chosen_classes_in_turns():
-    assert compare_inputs.chosen_labels(["thing 3", "thing 1"], WORKSHOP.class_names, 5) == (3, 1, 3, 1, 3)
-    assert compare_inputs.chosen_labels(["All ten classes"], WORKSHOP.class_names, 12) == (*range(10), 0, 1)
+    assert compare_inputs.chosen_labels(["thing 3", "thing 1"], WORKSHOP.class_names, 5) == (
+        3,
+        1,
+        3,
+        1,
+        3,
+    )
+    assert compare_inputs.chosen_labels(["All ten classes"], WORKSHOP.class_names, 12) == (
+        *range(10),
+        0,
+        1,
+    )
 
 
 def test_all_and_single_classes_exclude_each_other():
     everything = compare_inputs.all_classes(WORKSHOP.class_names)
-    assert everything == "All ten classes" and compare_inputs.all_classes({i: f"class {i}" for i in range(10)}) == "Classes 0 to 9"
+    assert (
+        everything == "All ten classes"
+        and compare_inputs.all_classes({i: f"class {i}" for i in range(10)}) == "Classes 0 to 9"
+    )
     assert compare_inputs.tidy_classes([everything, "thing 1"], everything) == ["thing 1"]
     assert compare_inputs.tidy_classes(["thing 1", everything], everything) == [everything]
     assert compare_inputs.tidy_classes([], everything) == [everything]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"{", b"[]", b'{"boundaries": [1]}', b'{"a": 1}', b" " * 70_000])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"\xff\xfe", b"{", b"[]", b'{"boundaries": [1]}', b'{"a": 1}', b" " * 70_000],
+)
 def test_a_bad_upload_is_one_sentence(content):
     with pytest.raises(PlanError) as error:
         answers.read_upload(content)
@@ -284,7 +409,9 @@ def test_sides_resolve_to_plans():
     timesteps = [float(t) for t in range(980, -1, -20)]
 
     def resolve(choice, uploaded=None):
-        return compare_inputs.resolve_side(choice, PLAN.to_json(), uploaded, WORKSHOP, 0.33, timesteps)
+        return compare_inputs.resolve_side(
+            choice, PLAN.to_json(), uploaded, WORKSHOP, 0.33, timesteps
+        )
 
     assert resolve("Dense") is None and resolve("Current plan") == PLAN
     assert resolve("Uploaded plan", PLAN.to_json()) == PLAN
@@ -297,11 +424,29 @@ def test_sides_resolve_to_plans():
 
 @pytest.mark.parametrize(
     "change",
-    [{"images": None}, {"images": 0}, {"images": 10_000}, {"seed": -1}, {"seed": float("nan")}, {"steps": 1001}, {"guidance": None}, {"guidance": 99},
-     {"scheduler": "nope"}, {"repeats": 0}],
-)  # fmt: skip
+    [
+        {"images": None},
+        {"images": 0},
+        {"images": 10_000},
+        {"seed": -1},
+        {"seed": float("nan")},
+        {"steps": 1001},
+        {"guidance": None},
+        {"guidance": 99},
+        {"scheduler": "nope"},
+        {"repeats": 0},
+    ],
+)
 def test_settings_are_checked(change):
-    values = {"asked": [], "images": 16, "seed": 0, "steps": 50, "guidance": 1.5, "scheduler": "DDIM", "repeats": 3}
+    values = {
+        "asked": [],
+        "images": 16,
+        "seed": 0,
+        "steps": 50,
+        "guidance": 1.5,
+        "scheduler": "DDIM",
+        "repeats": 3,
+    }
     assert len(compare_inputs.checked_settings(WORKSHOP, **values).labels) == 16
     with pytest.raises(StudioError):
         compare_inputs.checked_settings(WORKSHOP, **{**values, **change})
@@ -310,7 +455,10 @@ def test_settings_are_checked(change):
 def test_equal_names_get_their_letter():
     assert compare_inputs.side_names(("Dense", "Dense"), (None, None)) == ("Dense (A)", "Dense (B)")
     named = StagePlan((93, 550), (0.4, 0.1, 0.55), name="mine")
-    assert compare_inputs.side_names(("Uploaded plan", "Uniform"), (named, PLAN)) == ("mine", "Uniform")
+    assert compare_inputs.side_names(("Uploaded plan", "Uniform"), (named, PLAN)) == (
+        "mine",
+        "Uniform",
+    )
 
 
 def timed(ratios: list[float], less_work: float = 1.06) -> Comparison:

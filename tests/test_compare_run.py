@@ -1,4 +1,6 @@
-"""A comparison as it runs: its progress, its last views, and what Stop leaves. On a tiny model, without a browser."""
+"""A comparison as it runs: its progress, its last views, and what Stop leaves. On a tiny model,
+without a browser.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,13 @@ def test_progress_runs_once_from_nothing_to_all():
     settings = SampleSettings(labels=(0,) * 4, steps=10, repeats=2)
     walk = compare_run.overall(Preview("step", 5, 10, step=4), settings, True)
     timing = compare_run.overall(Preview("timing", 1, 2), settings, True)
-    assert walk[0] / walk[1] == pytest.approx(0.5 / 3) and timing[0] / timing[1] == pytest.approx(2 / 3)
+    assert walk[0] / walk[1] == pytest.approx(0.5 / 3) and timing[0] / timing[1] == pytest.approx(
+        2 / 3
+    )
     assert compare_run.overall(Preview("measuring", 0, 1), settings, False)[0] == 0
-    assert compare_run.overall(Preview("batch", 3, 4), SampleSettings(labels=(0,) * 400), False) == (3, 4)
+    assert compare_run.overall(
+        Preview("batch", 3, 4), SampleSettings(labels=(0,) * 400), False
+    ) == (3, 4)
 
 
 def last_live(updates) -> tuple:
@@ -38,7 +44,12 @@ def test_a_run_from_the_handler_to_the_views(workshop):
     updates = list(compare_run.stream(workshop, request, threading.Event()))
     assert any("<img" in str(update[0]) for update in updates[:-1])
     views = [str(view) for view in updates[-1]]
-    assert "Current plan" in views[2] and "Dense" in views[2] and "Left: A · Dense" in views[3] and len(views) == 10
+    assert (
+        "Current plan" in views[2]
+        and "Dense" in views[2]
+        and "Left: A · Dense" in views[3]
+        and len(views) == 10
+    )
 
 
 def test_stop_leaves_partial_pictures_and_a_sentence(workshop, monkeypatch):
@@ -46,19 +57,34 @@ def test_stop_leaves_partial_pictures_and_a_sentence(workshop, monkeypatch):
     stop = threading.Event()
     settings = compare_inputs.checked_settings(workshop, [], 2, 0, 20, 1.5, "DDIM", 1)
     seen = []
-    for update in compare_run.stream(workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop):
+    for update in compare_run.stream(
+        workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop
+    ):
         seen.append(str(update[0]))
         if "<img" in seen[-1]:
             stop.set()
     assert "Stopped" in seen[-1] and "unfinished" in seen[-1] and seen[-1].count("<img") == 2
     assert str(seen[-1]).count("Stopped at step 1 of 20") == 1
-    before = last_live(compare_run.stream(workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop))
+    before = last_live(
+        compare_run.stream(
+            workshop,
+            compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")),
+            stop,
+        )
+    )
     assert "Press Compare to start again" in before[0]
 
 
 def stopped_at(workshop, n: int, words: str) -> str:
-    """The last live view of a run of n images that is stopped at the first report with these words."""
-    stop, request = threading.Event(), compare_inputs.Request(SampleSettings(labels=(0,) * n, steps=5), (None, PLAN), ("Dense", "Current plan"))
+    """The last live view of a run of n images that is stopped at the first report with these
+    words.
+    """
+    stop, request = (
+        threading.Event(),
+        compare_inputs.Request(
+            SampleSettings(labels=(0,) * n, steps=5), (None, PLAN), ("Dense", "Current plan")
+        ),
+    )
     for update in compare_run.stream(workshop, request, stop):
         last = update[0]
         if words in str(last):
@@ -68,57 +94,96 @@ def stopped_at(workshop, n: int, words: str) -> str:
 
 def test_stop_while_timing_keeps_the_finished_pictures(workshop):
     live = stopped_at(workshop, 2, "Timing run 1 of 3")
-    assert "The pictures are finished" in live and "unfinished" not in live and live.count("<img") == 2
+    assert (
+        "The pictures are finished" in live and "unfinished" not in live and live.count("<img") == 2
+    )
 
 
 def test_stop_in_a_large_set_says_the_batch(workshop):
-    assert "Stopped at step 1 of 5 of batch 2 of 3; 100 of 300 images of each side were made." in stopped_at(workshop, 300, "Batch 1 of 3")
-    assert "Stopped at step 1 of 5 of batch 1 of 3. Press" in stopped_at(workshop, 300, "easuring this device")
+    assert (
+        "Stopped at step 1 of 5 of batch 2 of 3; 100 of 300 images of each side were made."
+        in stopped_at(workshop, 300, "Batch 1 of 3")
+    )
+    assert "Stopped at step 1 of 5 of batch 1 of 3. Press" in stopped_at(
+        workshop, 300, "easuring this device"
+    )
 
 
 def test_a_refusal_or_an_early_stop_leaves_the_earlier_results_in_sight(workshop):
     impossible = StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0)
-    request = compare_inputs.Request(SampleSettings(labels=(0, 1), steps=5), (None, impossible), ("Dense", "Uploaded plan"))
+    request = compare_inputs.Request(
+        SampleSettings(labels=(0, 1), steps=5), (None, impossible), ("Dense", "Uploaded plan")
+    )
     updates = list(compare_run.stream(workshop, request, threading.Event()))
-    assert "is-bad" in updates[-1][0] and {str(update[1]) for update in updates} == {str(compare_run.NO_RESULT[0])}
+    assert "is-bad" in updates[-1][0] and {str(update[1]) for update in updates} == {
+        str(compare_run.NO_RESULT[0])
+    }
 
 
 def test_an_upload_that_no_network_can_be_made_of_is_refused_at_once(workshop):
     timesteps = compare_inputs.run_timesteps(workshop, "DDIM", 50)
     with pytest.raises(StudioError, match="can go"):
-        compare_inputs.checked_plan(workshop, StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0), timesteps)
+        compare_inputs.checked_plan(
+            workshop,
+            StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0),
+            timesteps,
+        )
     with pytest.raises(StudioError, match="100 training timesteps"):
-        compare_inputs.checked_plan(workshop, StagePlan((9, 55), (0.5, 0.5, 0.5), num_train_timesteps=100), timesteps)
+        compare_inputs.checked_plan(
+            workshop, StagePlan((9, 55), (0.5, 0.5, 0.5), num_train_timesteps=100), timesteps
+        )
     timed = StagePlan((93, 550), (0.5, 0.5, 0.5), allocation="lagrangian", costs="latency")
-    assert compare_inputs.checked_plan(workshop, timed, timesteps) is timed  # a run times the layers first
+    # a run times the layers first
+    assert compare_inputs.checked_plan(workshop, timed, timesteps) is timed
 
 
 def test_one_budget_is_judged_by_the_steps_it_will_run_with(workshop):
-    """Half of this model can go at most, as every block is an end; few steps fall where little is asked for, or many."""
+    """Half of this model can go at most, as every block is an end; few steps fall where little is
+    asked for, or many.
+    """
     plan = StagePlan((93, 550), (0.1, 0.9, 0.1), scope="run", protect=0.5, stage_steps=(0, 1, 0))
-    assert compare_inputs.checked_plan(workshop, plan, [50.0] * 3 + [300.0]) is plan  # the file's own steps do not count
+    # the file's own steps do not count
+    assert compare_inputs.checked_plan(workshop, plan, [50.0] * 3 + [300.0]) is plan
     with pytest.raises(StudioError, match="can go"):
         compare_inputs.checked_plan(workshop, plan, [50.0] + [300.0] * 3)
 
 
 def test_a_table_on_both_sides_changes_rounding_only(workshop, monkeypatch):
     made, modulations = [], mosaic.modulations
-    monkeypatch.setattr(mosaic, "modulations", lambda *given: made.append(given) or modulations(*given))
+    monkeypatch.setattr(
+        mosaic, "modulations", lambda *given: made.append(given) or modulations(*given)
+    )
     settings = SampleSettings(labels=(1, 2), steps=6, repeats=1)
-    plain, table = ([*compare(workshop, None, PLAN, s)][-1] for s in (settings, replace(settings, tabulate=True)))
+    plain, table = (
+        [*compare(workshop, None, PLAN, s)][-1]
+        for s in (settings, replace(settings, tabulate=True))
+    )
     for a, b in ((plain.a, table.a), (plain.b, table.b)):
-        assert (a.latents - b.latents).abs().max() < 1e-4 * a.latents.abs().max() and a.macs == b.macs
+        assert (
+            a.latents - b.latents
+        ).abs().max() < 1e-4 * a.latents.abs().max() and a.macs == b.macs
         assert a.predicted_seconds and b.predicted_seconds is None
-    assert table.to_json()["tabulated"] and not plain.to_json()["tabulated"] and "table" in table.notes and plain.notes == ""
+    assert (
+        table.to_json()["tabulated"]
+        and not plain.to_json()["tabulated"]
+        and "table" in table.notes
+        and plain.notes == ""
+    )
     assert table.speedup_predicted is None
-    assert len(made) == 4  # each side once while it is watched and once while it is timed, and never without being asked for
+    # each side once while it is watched and once while it is timed, and never without being asked
+    # for
+    assert len(made) == 4
 
 
 def test_a_table_that_would_be_too_large_is_refused_with_what_fits(workshop, monkeypatch):
-    monkeypatch.setattr(mosaic, "TABLE_BYTES", 6 * 2 * 6 * 64 * 4 * 3)  # 3 rows in 6 steps of 2 blocks, 64 wide
+    # 3 rows in 6 steps of 2 blocks, 64 wide
+    monkeypatch.setattr(mosaic, "TABLE_BYTES", 6 * 2 * 6 * 64 * 4 * 3)
     fits = SampleSettings(labels=(1, 2, 3), steps=6, repeats=1, guidance=1.0, tabulate=True)
     assert "table" in [*compare(workshop, None, PLAN, fits)][-1].notes
-    with pytest.raises(StudioError, match="for 4 rows .* and 6 steps would be too large; 3 rows fit: leave the table out"):
+    with pytest.raises(
+        StudioError,
+        match="for 4 rows .* and 6 steps would be too large; 3 rows fit: leave the table out",
+    ):
         [*compare(workshop, None, PLAN, replace(fits, labels=(1, 2), guidance=1.5))]
 
 
@@ -128,21 +193,48 @@ def test_a_table_is_wanted_or_not(workshop, wish):
         compare_inputs.checked_settings(workshop, [], 2, 0, 5, 1.5, "DDIM", 1, "", None, wish)
 
 
-SETTINGS = {"asked": [], "images": 2, "seed": 0, "steps": 5, "guidance": 1.5, "scheduler": "DDIM", "repeats": 1}
-BAD = [("images", 600, "Images"), ("images", None, "Images"), ("images", 1.5, "Images"), ("seed", -1, "Seed"), ("seed", None, "Seed"), ("seed", 1.5, "Seed"),
-       ("steps", 1, "Sampling steps"), ("guidance", 0, "Guidance"), ("guidance", 50, "Guidance"), ("guidance", True, "Guidance"),
-       ("repeats", 0, "Timing repeats")]  # fmt: skip
+SETTINGS = {
+    "asked": [],
+    "images": 2,
+    "seed": 0,
+    "steps": 5,
+    "guidance": 1.5,
+    "scheduler": "DDIM",
+    "repeats": 1,
+}
+BAD = [
+    ("images", 600, "Images"),
+    ("images", None, "Images"),
+    ("images", 1.5, "Images"),
+    ("seed", -1, "Seed"),
+    ("seed", None, "Seed"),
+    ("seed", 1.5, "Seed"),
+    ("steps", 1, "Sampling steps"),
+    ("guidance", 0, "Guidance"),
+    ("guidance", 50, "Guidance"),
+    ("guidance", True, "Guidance"),
+    ("repeats", 0, "Timing repeats"),
+]
 
 
 @pytest.mark.parametrize("name, value, box", BAD)
 def test_a_refused_setting_names_its_box(workshop, name, value, box):
     with pytest.raises(StudioError, match=f"^{box} must be"):
-        compare_inputs.checked_request(workshop, ("Dense", "Formula"), (None, None), PLAN.to_json(), 0.33, tuple((SETTINGS | {name: value}).values()))
+        compare_inputs.checked_request(
+            workshop,
+            ("Dense", "Formula"),
+            (None, None),
+            PLAN.to_json(),
+            0.33,
+            tuple((SETTINGS | {name: value}).values()),
+        )
 
 
 def test_a_bad_target_is_refused_only_where_a_preset_needs_it(workshop):
     def ask(side):
-        return compare_inputs.checked_request(workshop, ("Dense", side), (None, None), PLAN.to_json(), 1, tuple(SETTINGS.values()))
+        return compare_inputs.checked_request(
+            workshop, ("Dense", side), (None, None), PLAN.to_json(), 1, tuple(SETTINGS.values())
+        )
 
     assert ask("Current plan").plans == (None, PLAN)
     with pytest.raises(StudioError, match="^Suggest for mean sparsity must be"):

@@ -1,10 +1,21 @@
-"""The curves against the check values of the method, and the sampled curves against the theory. (t counts from 1 in the tables.)"""
+"""The curves against the check values of the method, and the sampled curves against the theory. (t
+counts from 1 in the tables.)
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from core.curves.dynamics import curves, default_lambda, expected_mse, gradient, log_snr, sample_forward, sample_trajectory, score
+from core.curves.dynamics import (
+    curves,
+    default_lambda,
+    expected_mse,
+    gradient,
+    log_snr,
+    sample_forward,
+    sample_trajectory,
+    score,
+)
 from core.curves.noise import BETA_SCHEDULES, NoiseSchedule, make_scheduler
 from core.errors import StudioError
 
@@ -15,7 +26,10 @@ AT = np.array([100, 200, 550, 600, 1000]) - 1
 
 @pytest.mark.parametrize(
     ("schedule", "peak", "height", "mse"),
-    [(LINEAR, 313, 3.837e-3, [0.106, 0.376, 1.570, 1.678, 1.987]), (SCALED, 490, 2.541e-3, [0.107, 0.262, 1.072, 1.196, 1.864])],
+    [
+        (LINEAR, 313, 3.837e-3, [0.106, 0.376, 1.570, 1.678, 1.987]),
+        (SCALED, 490, 2.541e-3, [0.107, 0.262, 1.072, 1.196, 1.864]),
+    ],
 )
 def test_mse_and_gradient_check_values(schedule, peak, height, mse):
     c = curves(schedule)
@@ -24,10 +38,17 @@ def test_mse_and_gradient_check_values(schedule, peak, height, mse):
     np.testing.assert_allclose(c.mse[AT], mse, atol=5.5e-4)  # the table's 1.864 is 1.86347
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [(LINEAR, [9.21, 2.17, -3.03, -10.1]), (SCALED, [7.07, 2.15, -1.29, -5.36])])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [(LINEAR, [9.21, 2.17, -3.03, -10.1]), (SCALED, [7.07, 2.15, -1.29, -5.36])],
+)
 def test_log_snr_check_values(schedule, expected):
-    np.testing.assert_allclose(log_snr(schedule)[[0, 99, 549]], expected[:3], atol=5.6e-3)  # the table's 2.17 is 2.16452
-    assert log_snr(schedule)[999] == pytest.approx(expected[3], abs=0.051 if schedule is LINEAR else 5.1e-3)  # one decimal for linear
+    # the table's 2.17 is 2.16452
+    np.testing.assert_allclose(log_snr(schedule)[[0, 99, 549]], expected[:3], atol=5.6e-3)
+    # one decimal for linear
+    assert log_snr(schedule)[999] == pytest.approx(
+        expected[3], abs=0.051 if schedule is LINEAR else 5.1e-3
+    )
 
 
 @pytest.mark.parametrize("schedule", [LINEAR, SCALED])
@@ -37,7 +58,9 @@ def test_the_peak_is_the_same_from_a_scheduler_in_fp32(schedule):
 
 
 def test_index_0_is_the_first_noised_step():
-    """The off-by-one of other implementations: alphas_cumprod[0] belongs to t = 1, and MSE before it is 0."""
+    """The off-by-one of other implementations: alphas_cumprod[0] belongs to t = 1, and MSE before
+    it is 0.
+    """
     c = curves(LINEAR)
     assert c.timesteps[0] == 0
     assert c.mse[0] == pytest.approx(2 * (1 - np.sqrt(1 - 1e-4)))
@@ -49,7 +72,8 @@ def test_index_0_is_the_first_noised_step():
 def test_identities(beta_schedule):
     schedule = NoiseSchedule.from_betas(beta_schedule)
     c = curves(schedule)
-    np.testing.assert_allclose(c.mse, 2 * (1 - schedule.a), atol=1e-12)  # v = 1, variance preserving
+    # v = 1, variance preserving
+    np.testing.assert_allclose(c.mse, 2 * (1 - schedule.a), atol=1e-12)
     assert c.gradient.sum() == pytest.approx(c.mse[-1])
     assert (np.diff(c.log_snr) <= 0).all() and (np.abs(c.log_snr) <= 20).all()
     np.testing.assert_allclose(c.score, c.gradient / c.gradient.max() + c.lam * c.log_snr)
@@ -90,14 +114,17 @@ def test_forward_sampling_agrees_with_theory_within_one_percent(schedule):
 def test_forward_spread_is_the_standard_deviation_over_draws():
     latents = torch.randn(2000, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     sampled = sample_forward(latents, FLOW, timesteps=[499])
-    # x_t - x_0 = s (e - x_0) has variance 2 s^2 per element: a mean of 64 squares spreads by 2 s^2 sqrt(2 / 64)
+    # x_t - x_0 = s (e - x_0) has variance 2 s^2 per element: a mean of 64 squares spreads by 2 s^2
+    # sqrt(2 / 64)
     assert sampled.mse_spread[0] == pytest.approx(2 * 0.25 * np.sqrt(2 / 64), rel=0.1)
     assert sample_forward(latents[:1], FLOW, timesteps=[499]).mse_spread[0] == 0
 
 
 def test_forward_is_seeded_and_takes_fractional_timesteps():
     latents = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(4))
-    one, same, other = (sample_forward(latents, LINEAR, [0, 0.5, 99.5, 400], seed=s) for s in (0, 0, 1))
+    one, same, other = (
+        sample_forward(latents, LINEAR, [0, 0.5, 99.5, 400], seed=s) for s in (0, 0, 1)
+    )
     np.testing.assert_array_equal(one.mse, same.mse)
     assert not np.array_equal(one.mse, other.mse)
     assert one.gradient[0] == one.mse[0] and one.mse[0] < one.mse[1] < one.mse[2] < one.mse[3]
@@ -116,12 +143,21 @@ def test_trajectory_of_an_exact_path_is_the_forward_curve():
     visited = list(range(980, -1, -20))
     path = sample_trajectory([(t, LINEAR.a[t] * x0 + LINEAR.s[t] * e) for t in visited], x0, seed=6)
     theory = curves(LINEAR)
-    assert path.timesteps.tolist() == visited[::-1] and path.source == "trajectory" and path.n == 512
+    assert (
+        path.timesteps.tolist() == visited[::-1] and path.source == "trajectory" and path.n == 512
+    )
     np.testing.assert_allclose(path.mse, theory.mse[path.timesteps.astype(int)], rtol=0.02)
     # difference quotient = mean of the true gradient between two visits
-    np.testing.assert_allclose(path.gradient[1:], [theory.gradient[t - 19 : t + 1].mean() for t in visited[::-1][1:]], rtol=0.02)
-    clear = theory.log_snr[path.timesteps.astype(int)] > -5  # below, chance correlation of x_0 and e shows
-    np.testing.assert_allclose(path.log_snr[clear], theory.log_snr[path.timesteps.astype(int)][clear], atol=0.2)
+    np.testing.assert_allclose(
+        path.gradient[1:],
+        [theory.gradient[t - 19 : t + 1].mean() for t in visited[::-1][1:]],
+        rtol=0.02,
+    )
+    # below, chance correlation of x_0 and e shows
+    clear = theory.log_snr[path.timesteps.astype(int)] > -5
+    np.testing.assert_allclose(
+        path.log_snr[clear], theory.log_snr[path.timesteps.astype(int)][clear], atol=0.2
+    )
 
 
 def test_trajectory_counts_the_last_visit_of_a_repeated_timestep():
@@ -143,7 +179,9 @@ def test_trajectory_counts_the_last_visit_of_a_repeated_timestep():
         lambda: sample_forward(torch.ones(2, 4, 8, 8), LINEAR, []),
         lambda: sample_trajectory([], torch.ones(1, 1, 2, 2), 0),
         lambda: sample_trajectory([(5, torch.ones(1, 1, 3, 3))], torch.ones(1, 1, 2, 2), 0),
-        lambda: sample_trajectory([(float("nan"), torch.ones(1, 1, 2, 2))], torch.ones(1, 1, 2, 2), 0),
+        lambda: sample_trajectory(
+            [(float("nan"), torch.ones(1, 1, 2, 2))], torch.ones(1, 1, 2, 2), 0
+        ),
     ],
 )
 def test_refusals_are_one_sentence(call):

@@ -1,4 +1,6 @@
-"""Files whole or not at all, safetensors written tensor by tensor, and damage seen without reading a tensor."""
+"""Files whole or not at all, safetensors written tensor by tensor, and damage seen without reading
+a tensor.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,14 @@ from safetensors.torch import load_file, save_file
 from core.files import full_disk, read_layout, write_tensors, write_whole
 
 TENSORS = {
-    "wide": torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double(), "count": torch.tensor(7),
-    "gram": torch.arange(10.0).view(2, 5).T, "none": torch.empty(0, 4), "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
-    "small": torch.tensor([3, -4, 5], dtype=torch.int16), "flags": torch.tensor([True, False, True]),
-}  # fmt: skip
+    "wide": torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double(),
+    "count": torch.tensor(7),
+    "gram": torch.arange(10.0).view(2, 5).T,
+    "none": torch.empty(0, 4),
+    "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+    "small": torch.tensor([3, -4, 5], dtype=torch.int16),
+    "flags": torch.tensor([True, False, True]),
+}
 LAYOUT = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in TENSORS.items()]
 
 
@@ -26,7 +32,10 @@ def test_what_is_streamed_is_what_safetensors_reads(tmp_path):
     write_tensors(path, LAYOUT, iter(TENSORS.values()), {"facts": "seven"})
     loaded = load_file(path)
     assert set(loaded) == set(TENSORS)
-    assert all(loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor) for name, tensor in TENSORS.items())
+    assert all(
+        loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
+        for name, tensor in TENSORS.items()
+    )
     with safe_open(path, framework="pt") as file:
         assert file.metadata() == {"facts": "seven"}
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # so that the data are aligned
@@ -35,7 +44,11 @@ def test_what_is_streamed_is_what_safetensors_reads(tmp_path):
 
 
 def test_layouts_of_files_that_safetensors_wrote(tmp_path):
-    save_file({name: tensor.contiguous() for name, tensor in TENSORS.items()}, tmp_path / "file", metadata={"a": "b"})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in TENSORS.items()},
+        tmp_path / "file",
+        metadata={"a": "b"},
+    )
     assert sorted(read_layout(tmp_path / "file"), key=str) == sorted(LAYOUT, key=str)
 
 
@@ -44,7 +57,10 @@ def broken(error: BaseException) -> Iterator[torch.Tensor]:
     raise error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("the model failed"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("the model failed"), KeyboardInterrupt(), OSError(28, "No space left on device")],
+)
 def test_a_write_that_breaks_off_leaves_what_was_there(tmp_path, error):
     path = tmp_path / "file.safetensors"
     with pytest.raises(type(error)):
@@ -59,25 +75,39 @@ def test_a_write_that_breaks_off_leaves_what_was_there(tmp_path, error):
 
 def test_tensors_other_than_announced_are_refused(tmp_path):
     values = list(TENSORS.values())
-    for wrong in (values[:-1], [*values, values[0]], [values[0].float(), *values[1:]], [values[0].T, *values[1:]]):
+    for wrong in (
+        values[:-1],
+        [*values, values[0]],
+        [values[0].float(), *values[1:]],
+        [values[0].T, *values[1:]],
+    ):
         with pytest.raises(ValueError):
             write_tensors(tmp_path / "file", LAYOUT, wrong)
-    for layout in ([LAYOUT[0], LAYOUT[0]], [LAYOUT[-1], LAYOUT[0]]):  # twice the same name; eight bytes wide at byte 3
+    # twice the same name; eight bytes wide at byte 3
+    for layout in ([LAYOUT[0], LAYOUT[0]], [LAYOUT[-1], LAYOUT[0]]):
         with pytest.raises(ValueError, match="put wide types first"):
             write_tensors(tmp_path / "file", layout, [])
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["cut by a byte", "too long", "header cut", "empty", "no JSON", "not a header"])
+@pytest.mark.parametrize(
+    "damage", ["cut by a byte", "too long", "header cut", "empty", "no JSON", "not a header"]
+)
 def test_damage_is_seen_from_header_and_size(tmp_path, damage):
     path = tmp_path / "file"
     write_tensors(path, LAYOUT, TENSORS.values())
     good = path.read_bytes()
     other = json.dumps({"wide": 3}).encode()
-    path.write_bytes({
-        "cut by a byte": good[:-1], "too long": good + b"0", "header cut": good[:50], "empty": b"",
-        "no JSON": good[:8] + b"x" + good[9:], "not a header": len(other).to_bytes(8, "little") + other,
-    }[damage])  # fmt: skip
+    path.write_bytes(
+        {
+            "cut by a byte": good[:-1],
+            "too long": good + b"0",
+            "header cut": good[:50],
+            "empty": b"",
+            "no JSON": good[:8] + b"x" + good[9:],
+            "not a header": len(other).to_bytes(8, "little") + other,
+        }[damage]
+    )
     with pytest.raises(ValueError):
         read_layout(path)
 
@@ -96,5 +126,9 @@ def test_a_file_appears_whole(tmp_path):
 
 
 def test_a_full_disk_is_told_from_other_failures():
-    assert full_disk(OSError(28, "No space left on device")) and full_disk(RuntimeError("I/O error: No space left on device (os error 28)"))
-    assert not full_disk(PermissionError(13, "Permission denied")) and not full_disk(ValueError("a namespace"))
+    assert full_disk(OSError(28, "No space left on device")) and full_disk(
+        RuntimeError("I/O error: No space left on device (os error 28)")
+    )
+    assert not full_disk(PermissionError(13, "Permission denied")) and not full_disk(
+        ValueError("a namespace")
+    )

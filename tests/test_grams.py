@@ -18,7 +18,10 @@ from core.calibration.settings import CalibrationSettings
 from core.models.layers import PrunableLayer
 
 SETTINGS = CalibrationSettings(edges=(0, 400, 1000), images=3, held_out=2)
-LAYERS = [PrunableLayer("heads", 0, "heads", "", "a", 3, 4, 1, 1), PrunableLayer("neurons", 0, "neurons", "", "b", 30, 1, 1, 1)]
+LAYERS = [
+    PrunableLayer("heads", 0, "heads", "", "a", 3, 4, 1, 1),
+    PrunableLayer("neurons", 0, "neurons", "", "b", 30, 1, 1, 1),
+]
 
 
 def contents(bank: GramBank, seed: int) -> list[torch.Tensor]:
@@ -26,7 +29,11 @@ def contents(bank: GramBank, seed: int) -> list[torch.Tensor]:
     random = torch.Generator().manual_seed(seed)
     made = []
     for name, dtype, shape in bank.layout:
-        made.append(torch.randn(shape, generator=random) if dtype.is_floating_point else torch.full(shape, 7 + ("held" in name), dtype=dtype))
+        made.append(
+            torch.randn(shape, generator=random)
+            if dtype.is_floating_point
+            else torch.full(shape, 7 + ("held" in name), dtype=dtype)
+        )
     return made
 
 
@@ -45,16 +52,26 @@ def test_what_is_written_is_read(bank):
         for i in range(2):
             for kind, held_out in (("fit", False), ("held_out", True)):
                 gram, tokens = bank.gram(i, *span, held_out)
-                assert gram.dtype == torch.float64 and torch.equal(gram, gram.T) and tokens == 7 + held_out
+                assert (
+                    gram.dtype == torch.float64
+                    and torch.equal(gram, gram.T)
+                    and tokens == 7 + held_out
+                )
                 assert torch.equal(pack(gram).float(), written[f"{kind}/{i}"])
-                assert torch.equal(bank.gram(i, *span, held_out, dtype=torch.float32)[0], gram.float())
-                assert torch.equal(bank.mean(i, *span, held_out), written[f"sum/{kind}/{i}"].double() / tokens)
+                assert torch.equal(
+                    bank.gram(i, *span, held_out, dtype=torch.float32)[0], gram.float()
+                )
+                assert torch.equal(
+                    bank.mean(i, *span, held_out), written[f"sum/{kind}/{i}"].double() / tokens
+                )
 
 
 def test_asking_twice_gives_the_same(bank):
     """The sum over bins is worked out in a copy, never in what is mapped from the file."""
     for dtype in (torch.float64, torch.float32):
-        assert torch.equal(bank.gram(1, 100, 900, dtype=dtype)[0], bank.gram(1, 100, 900, dtype=dtype)[0])
+        assert torch.equal(
+            bank.gram(1, 100, 900, dtype=dtype)[0], bank.gram(1, 100, 900, dtype=dtype)[0]
+        )
 
 
 def test_check_keeps_sound_files_and_drops_damaged_ones(bank):
@@ -69,8 +86,10 @@ def test_check_keeps_sound_files_and_drops_damaged_ones(bank):
 
 def test_check_drops_files_of_other_layers_and_settings(bank):
     for layers, settings in (
-        ([LAYERS[0], replace(LAYERS[1], groups=31)], SETTINGS), (LAYERS[:1], SETTINGS), (LAYERS, replace(SETTINGS, images=4)),
-    ):  # fmt: skip
+        ([LAYERS[0], replace(LAYERS[1], groups=31)], SETTINGS),
+        (LAYERS[:1], SETTINGS),
+        (LAYERS, replace(SETTINGS, images=4)),
+    ):
         copy = bank.path(0).read_bytes()
         other = GramBank(bank.folder, layers, settings)
         other.check()
@@ -82,16 +101,26 @@ def test_check_drops_files_of_other_layers_and_settings(bank):
 
 
 def dit_xl() -> list[PrunableLayer]:
-    return [x for i in range(28) for x in (PrunableLayer("h", i, "heads", "", "a", 16, 72, 1, 1), PrunableLayer("n", i, "neurons", "", "b", 4608, 1, 1, 1))]
+    return [
+        x
+        for i in range(28)
+        for x in (
+            PrunableLayer("h", i, "heads", "", "a", 16, 72, 1, 1),
+            PrunableLayer("n", i, "neurons", "", "b", 4608, 1, 1, 1),
+        )
+    ]
 
 
 def test_dit_xl_fits():
-    """2.53 GB of full fp32 Grams a bin; three GB above the model are promised, whatever the number of bins."""
+    """2.53 GB of full fp32 Grams a bin; three GB above the model are promised, whatever the number
+    of bins.
+    """
     layers = dit_xl()
     assert sum(4 * columns(layer) ** 2 for layer in layers) == pytest.approx(2.53e9, rel=0.01)
     assert calibration_memory(layers) < 1.8e9
     ten = CalibrationSettings(edges=tuple(range(0, 1001, 100)))
-    assert calibration_disk(layers, ten) == pytest.approx(2 * 10 * 2.53e9 / 2, rel=0.01)  # both halves, as triangles
+    # both halves, as triangles
+    assert calibration_disk(layers, ten) == pytest.approx(2 * 10 * 2.53e9 / 2, rel=0.01)
 
 
 MEASURE = """
@@ -105,7 +134,8 @@ from core.calibration.bank import GramBank
 from core.models.layers import PrunableLayer
 
 def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()  # ru_maxrss would start from the parent's
+    # ru_maxrss would start from the parent's
+    lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 width, count = 2048, 10
@@ -132,17 +162,31 @@ bank.write(0, measure())
 written = peak()
 for i in range(count):
     bank.gram(i, 0, 1000)
-print(written - before, peak() - before, calibration_memory(layers), count * 4 * width * width, bank.path(0).stat().st_size)
+sums = count * 4 * width * width
+size = bank.path(0).stat().st_size
+print(written - before, peak() - before, calibration_memory(layers), sums, size)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_measuring_and_reading_never_hold_what_lies_on_the_disk(tmp_path):
-    """Ten layers, 168 MB of full Grams: one set of stripes (94 MB) and a layer on its way, not both halves nor a second copy of them."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, env=environment, timeout=120)
+    """Ten layers, 168 MB of full Grams: one set of stripes (94 MB) and a layer on its way, not both
+    halves nor a second copy of them.
+    """
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     writing, both, bound, full, size = map(int, done.stdout.split())
     assert size > 0.99 * full  # two triangles a layer
     assert 0.4 * full < writing < full and writing < bound
-    assert both < writing + 0.6 * full  # one layer at a time is read: 8 MB mapped, 50 MB as fp64 triangle and matrix
+    # one layer at a time is read: 8 MB mapped, 50 MB as fp64 triangle and matrix
+    assert both < writing + 0.6 * full

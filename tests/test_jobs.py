@@ -71,6 +71,10 @@ def test_what_waits_is_taken_once_the_newest_counts_and_it_can_be_withdrawn():
     jobs.ask("you/prune", "yours")
     assert jobs.take("me/prune") == "new" and jobs.take("me/prune") is None
     jobs.ask("me/calibrate", "again")
-    assert jobs.withdraw("me/calibrate", "me/prune") and not jobs.withdraw("me/calibrate") and jobs.take("me/calibrate") is None
+    assert (
+        jobs.withdraw("me/calibrate", "me/prune")
+        and not jobs.withdraw("me/calibrate")
+        and jobs.take("me/calibrate") is None
+    )
     jobs.forget("you")
     assert jobs.take("you/prune") is None

@@ -1,4 +1,6 @@
-"""A calibration that is killed, not stopped: what was finished stays, what was half done is not trusted, and the end is the same."""
+"""A calibration that is killed, not stopped: what was finished stays, what was half done is not
+trusted, and the end is the same.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,30 @@ Workshop(load_checkpoint(model, "cpu", dtype=torch.float32), settings, cache).ca
 
 
 def kill_at(where: str, least: int, model: Path, cache: Path) -> None:
-    """Calibrate in another process, which waits as soon as its progress says `where` with `least` done, and is killed there."""
-    arguments = [model, cache, where, str(least), ",".join(map(str, TINY.edges)), str(TINY.images), str(TINY.held_out)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}  # sums depend on the threads
-    with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    """Calibrate in another process, which waits as soon as its progress says `where` with `least`
+    done, and is killed there.
+    """
+    arguments = [
+        model,
+        cache,
+        where,
+        str(least),
+        ",".join(map(str, TINY.edges)),
+        str(TINY.images),
+        str(TINY.held_out),
+    ]
+    # sums depend on the threads
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "PYTHONPATH": str(ROOT),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
         try:
             said = child.stdout.readline()  # nothing when it ends without having come there
         finally:
@@ -69,25 +91,42 @@ def whole(model_folder, tmp_path_factory) -> Workshop:
 def assert_same_end(shop: Workshop, whole: Workshop) -> None:
     """Bins byte for byte, orders bit for bit; nothing else is left."""
     bins = [f"bin-{b:02d}.safetensors" for b in range(TINY.bins)]
-    assert sorted(p.name for p in shop.folder.iterdir()) == [*bins, "orders.safetensors", "settings.json"]
-    assert all((shop.folder / name).read_bytes() == (whole.folder / name).read_bytes() for name in bins)
-    with safe_open(shop.folder / "orders.safetensors", "pt") as one, safe_open(whole.folder / "orders.safetensors", "pt") as other:
+    assert sorted(p.name for p in shop.folder.iterdir()) == [
+        *bins,
+        "orders.safetensors",
+        "settings.json",
+    ]
+    assert all(
+        (shop.folder / name).read_bytes() == (whole.folder / name).read_bytes() for name in bins
+    )
+    with (
+        safe_open(shop.folder / "orders.safetensors", "pt") as one,
+        safe_open(whole.folder / "orders.safetensors", "pt") as other,
+    ):
         assert sorted(one.keys()) == sorted(other.keys())
         assert all(torch.equal(one.get_tensor(name), other.get_tensor(name)) for name in one.keys())  # noqa: SIM118
     assert shop.orders.damping == whole.orders.damping and shop.orders.rungs == whole.orders.rungs
 
 
 def test_killed_inside_the_second_bin(model_folder, whole, tmp_path):
-    kill_at("measuring", 3, model_folder, tmp_path)  # two chunks a bin: what is fitted of the second is on the disk, what is held out is not
+    # two chunks a bin: what is fitted of the second is on the disk, what is held out is not
+    kill_at("measuring", 3, model_folder, tmp_path)
     shop = open_workshop(model_folder, tmp_path)
     before = written(shop.folder)
     assert list(before) == ["bin-00.safetensors"] and shop.bins_kept == 1 and not shop.calibrated
     (half,) = shop.folder.glob("*.part")  # that process had no chance to take it away
     assert half.name.startswith("bin-01") and half.stat().st_size > 10_000
-    os.utime(half, (0, 0))  # long ago, so that it is no longer taken for the file of a run that goes on
+    # long ago, so that it is no longer taken for the file of a run that goes on
+    os.utime(half, (0, 0))
     measured = []
-    shop.calibrate(lambda done, total, text: measured.append(text.split(";")[0]) if text.startswith("measuring") else None)
-    assert measured == ["measuring timesteps 200 to 499"] * 2 + ["measuring timesteps 500 to 999"] * 2
+    shop.calibrate(
+        lambda done, total, text: (
+            measured.append(text.split(";")[0]) if text.startswith("measuring") else None
+        )
+    )
+    assert (
+        measured == ["measuring timesteps 200 to 499"] * 2 + ["measuring timesteps 500 to 999"] * 2
+    )
     assert written(shop.folder).items() >= before.items()
     assert_same_end(shop, whole)
 
@@ -97,7 +136,10 @@ def test_killed_while_ordering_the_third_layer(model_folder, whole, tmp_path):
     kill_at(third, 2, model_folder, tmp_path)
     shop = open_workshop(model_folder, tmp_path)
     before, then, texts = written(shop.folder), {}, []
-    assert sorted(before) == [f"bin-{b:02d}.safetensors" for b in range(TINY.bins)] + ["ordered-000.safetensors", "ordered-001.safetensors"]
+    assert sorted(before) == [f"bin-{b:02d}.safetensors" for b in range(TINY.bins)] + [
+        "ordered-000.safetensors",
+        "ordered-001.safetensors",
+    ]
     assert not shop.calibrated
 
     def progress(done: int, total: int, text: str) -> None:
@@ -106,5 +148,6 @@ def test_killed_while_ordering_the_third_layer(model_folder, whole, tmp_path):
             then.update(written(shop.folder))
 
     shop.calibrate(progress)
-    assert then == before and not any(text.startswith("measuring") for text in texts)  # neither bins nor the first two layers came anew
+    # neither bins nor the first two layers came anew
+    assert then == before and not any(text.startswith("measuring") for text in texts)
     assert_same_end(shop, whole)

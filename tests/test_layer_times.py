@@ -23,7 +23,11 @@ PLAN = StagePlan((100, 600), (0.5, 0.25, 0.5), allocation="dynamic", costs="late
 @pytest.fixture(scope="module")
 def shop(model_folder, small_settings, tmp_path_factory):
     """A workshop of its own, calibrated: the shared one must not learn times."""
-    found = Workshop(load_checkpoint(model_folder, "auto", dtype=torch.float32), small_settings, tmp_path_factory.mktemp("cache"))
+    found = Workshop(
+        load_checkpoint(model_folder, "auto", dtype=torch.float32),
+        small_settings,
+        tmp_path_factory.mktemp("cache"),
+    )
     found.calibrate()
     return found
 
@@ -31,7 +35,9 @@ def shop(model_folder, small_settings, tmp_path_factory):
 def priced(shop, **seconds):
     """The workshop with a made-up table: seconds for each kept group, by kind."""
     rows = 2 * shop.usual_images
-    curves = {shape_name(x): ((0, x.groups), (0.0, x.groups * seconds[x.kind])) for x in shop.layers}
+    curves = {
+        shape_name(x): ((0, x.groups), (0.0, x.groups * seconds[x.kind])) for x in shop.layers
+    }
     shop._layer_times = LayerTimes("made up", rows, curves)
     return shop
 
@@ -39,24 +45,46 @@ def priced(shop, **seconds):
 def test_one_layer_of_each_shape_is_timed_and_the_model_stays_as_it_was(shop):
     before = {name: p.clone() for name, p in shop.transformer.state_dict().items()}
     texts = []
-    found = measure_layers(shop.transformer, shop.layers, 4, "here", lambda done, total, text: texts.append((done, total)))
-    assert set(found.curves) == {shape_name(x) for x in shop.layers} and len(found.curves) == 2 and texts == [(0, 2), (1, 2)]
+    found = measure_layers(
+        shop.transformer,
+        shop.layers,
+        4,
+        "here",
+        lambda done, total, text: texts.append((done, total)),
+    )
+    assert (
+        set(found.curves) == {shape_name(x) for x in shop.layers}
+        and len(found.curves) == 2
+        and texts == [(0, 2), (1, 2)]
+    )
     for layer in shop.layers:
         kept, seconds = found.curves[shape_name(layer)]
-        assert kept[0] == 0 and kept[-1] == layer.groups and len(kept) == min(POINTS, layer.groups // layer.step + 1) and min(seconds) > 0
+        assert (
+            kept[0] == 0
+            and kept[-1] == layer.groups
+            and len(kept) == min(POINTS, layer.groups // layer.step + 1)
+            and min(seconds) > 0
+        )
         assert found(layer, np.array(kept)) == pytest.approx(seconds)
     assert all(torch.equal(p, before[name]) for name, p in shop.transformer.state_dict().items())
     assert not any(m._forward_pre_hooks for m in shop.transformer.modules())
 
 
 def test_a_slow_layer_costs_its_own_time(shop, monkeypatch):
-    """What is timed is the module with its cut: a wait inside the attention is in the heads' times and in no other."""
+    """What is timed is the module with its cut: a wait inside the attention is in the heads' times
+    and in no other.
+    """
     model, slow = shop.transformer, type(shop.transformer.transformer_blocks[0].attn1)
     quick = slow.forward
-    monkeypatch.setattr(slow, "forward", lambda self, *args, **kwargs: (time.sleep(0.02), quick(self, *args, **kwargs))[1])
+    monkeypatch.setattr(
+        slow,
+        "forward",
+        lambda self, *args, **kwargs: (time.sleep(0.02), quick(self, *args, **kwargs))[1],
+    )
     found = measure_layers(model, shop.layers, 2, "here")
     heads, neurons = (found.curves[shape_name(x)][1] for x in shop.layers[:2])
-    assert min(heads[1:]) > 0.02 > heads[0] and max(neurons) < 0.02  # without any head there is no attention to wait for
+    # without any head there is no attention to wait for
+    assert min(heads[1:]) > 0.02 > heads[0] and max(neurons) < 0.02
 
 
 def test_the_table_is_measured_once_kept_and_read_again(shop, monkeypatch):
@@ -67,7 +95,12 @@ def test_the_table_is_measured_once_kept_and_read_again(shop, monkeypatch):
     shop._layer_times = None
     assert shop.layer_times == first
     path = shop._layer_times_path()
-    for damage in ("", "{}", '{"device": "x", "rows": 2, "curves": {"a": [[0, 0], [1, 1]]}}', path.read_text().replace("[", "", 1)):
+    for damage in (
+        "",
+        "{}",
+        '{"device": "x", "rows": 2, "curves": {"a": [[0, 0], [1, 1]]}}',
+        path.read_text().replace("[", "", 1),
+    ):
         path.write_text(damage)
         assert LayerTimes.load(path) is None
 
@@ -86,45 +119,80 @@ def test_the_dear_kind_gives_more_and_the_time_of_equal_shares_is_kept(shop, dea
 
     assert seconds(gone) <= seconds(equal) + 1e-9
     free = [i for i, x in enumerate(shop.layers) if x.kind == cheap]
-    assert sum(row[i] for row in gone for i in free) < sum(row[i] for row in equal for i in free)  # they cost next to nothing, so they stay
-    assert "time" in shop.sharing(plan).text and shop.widths(plan) != shop.widths(replace(plan, costs="macs"))
+    # they cost next to nothing, so they stay
+    assert sum(row[i] for row in gone for i in free) < sum(row[i] for row in equal for i in free)
+    assert "time" in shop.sharing(plan).text and shop.widths(plan) != shop.widths(
+        replace(plan, costs="macs")
+    )
 
 
 def test_predicted_seconds_are_the_dense_ones_less_what_layers_save_scaled_to_whole_forwards(shop):
     priced(shop, heads=1e-7, neurons=1e-9)
     timesteps = list(range(0, 1000, 20))
-    table = LatencyTable("made up", 32, tuple(f * shop.forward_macs[0] for f in (0.2, 0.6, 1.0)), (0.3, 0.7, 1.0))
+    table = LatencyTable(
+        "made up", 32, tuple(f * shop.forward_macs[0] for f in (0.2, 0.6, 1.0)), (0.3, 0.7, 1.0)
+    )
     shop._latency[32, shop.latent_shape] = table
-    found, dense, equal = shop.predict(PLAN, timesteps), 1.0, [shop.removed(s) for s in PLAN.sparsity]
-    scale = sum(dense - table.at(shop.row_macs(row)) for row in equal) / sum(shop.layer_times.saved(shop.layers, row) for row in equal)
+    found, dense, equal = (
+        shop.predict(PLAN, timesteps),
+        1.0,
+        [shop.removed(s) for s in PLAN.sparsity],
+    )
+    scale = sum(dense - table.at(shop.row_macs(row)) for row in equal) / sum(
+        shop.layer_times.saved(shop.layers, row) for row in equal
+    )
     assert shop.predict(replace(PLAN, allocation="uniform"), timesteps).seconds == pytest.approx(
-        sum(stage.steps * table.at(shop.row_macs(row)) for stage, row in zip(found.stages, equal, strict=True)))  # fmt: skip
+        sum(
+            stage.steps * table.at(shop.row_macs(row))
+            for stage, row in zip(found.stages, equal, strict=True)
+        )
+    )
     for stage, row in zip(found.stages, shop.widths(PLAN), strict=True):
         assert stage.seconds_dense == pytest.approx(stage.steps * dense)
-        assert stage.seconds == pytest.approx(stage.steps * max(1e-9, dense - scale * shop.layer_times.saved(shop.layers, row)))
+        assert stage.seconds == pytest.approx(
+            stage.steps * max(1e-9, dense - scale * shop.layer_times.saved(shop.layers, row))
+        )
     assert shop.predict(replace(PLAN, costs="macs"), timesteps).seconds != found.seconds
 
 
-def test_before_the_layers_are_timed_it_is_said_and_building_times_them(model_folder, small_settings, tmp_path):
-    fresh = Workshop(load_checkpoint(model_folder, "auto", dtype=torch.float32), small_settings, tmp_path)
+def test_before_the_layers_are_timed_it_is_said_and_building_times_them(
+    model_folder, small_settings, tmp_path
+):
+    fresh = Workshop(
+        load_checkpoint(model_folder, "auto", dtype=torch.float32), small_settings, tmp_path
+    )
     fresh.calibrate()
     with pytest.raises(StudioError, match="press Measure this device's speed"):
         fresh.widths(PLAN)
     mosaic = fresh.build(PLAN)
     groups = [x.groups for x in fresh.layers]
-    assert [[n - k for n, k in zip(groups, mosaic.kept(i), strict=True)] for i in range(3)] == fresh.widths(PLAN)
+    assert [
+        [n - k for n, k in zip(groups, mosaic.kept(i), strict=True)] for i in range(3)
+    ] == fresh.widths(PLAN)
 
 
 def test_stages_that_see_the_same_data_still_get_their_own_widths(shop):
-    """One budget over stages with pooled calibration: equal sparsities, equal data, but not always equal widths."""
+    """One budget over stages with pooled calibration: equal sparsities, equal data, but not always
+    equal widths.
+    """
     for costs in ("macs", "latency"):
         priced(shop, heads=1.0, neurons=0.011)
         for step in range(20):
-            plan = StagePlan((100, 600), (0.3 + step / 50,) * 3, allocation="lagrangian", scope="run", calibration="pooled", costs=costs)
+            plan = StagePlan(
+                (100, 600),
+                (0.3 + step / 50,) * 3,
+                allocation="lagrangian",
+                scope="run",
+                calibration="pooled",
+                costs=costs,
+            )
             widths = shop.widths(plan)
             if len({tuple(row) for row in widths}) > 1:
                 built = shop.build(plan)
-                assert [[x.groups - k for x, k in zip(shop.layers, built.kept(i), strict=True)] for i in range(3)] == widths
+                assert [
+                    [x.groups - k for x, k in zip(shop.layers, built.kept(i), strict=True)]
+                    for i in range(3)
+                ] == widths
                 return
     pytest.fail("No plan of these has stages that differ, so nothing was tested.")
 

@@ -102,7 +102,9 @@ def test_there_is_no_circle(package):
 
 
 def test_a_wrong_import_is_seen(tmp_path):
-    """The test itself: a pruning module that imports the workshop, and two that import each other."""
+    """The test itself: a pruning module that imports the workshop,
+    and two that import each other.
+    """
     for name, text in {
         "pruning/a.py": "def f():\n    from ..workshop.b import g\n",
         "workshop/b.py": "from ..pruning import a\n",

@@ -34,7 +34,9 @@ def judge() -> Judge:
     with torch.inference_mode():
         features = network.features(images)
     mean, covariance = gaussian(features)
-    return Judge(network, ReferenceStatistics(mean, covariance, class_variance(features, labels, 10), 300))
+    return Judge(
+        network, ReferenceStatistics(mean, covariance, class_variance(features, labels, 10), 300)
+    )
 
 
 # ------------------------------------------------------------ Frechet distance
@@ -51,26 +53,37 @@ def test_frechet_distance_of_diagonal_gaussians():
 def test_frechet_distance_of_rotated_gaussians_and_its_symmetry():
     random = torch.Generator().manual_seed(1)
     q = torch.linalg.qr(torch.randn(5, 5, generator=random, dtype=torch.float64))[0]
-    a, b = torch.rand(5, generator=random, dtype=torch.float64), torch.rand(5, generator=random, dtype=torch.float64)
+    a, b = (
+        torch.rand(5, generator=random, dtype=torch.float64),
+        torch.rand(5, generator=random, dtype=torch.float64),
+    )
     zero = torch.zeros(5)
     turned = frechet_distance(zero, q @ a.diag() @ q.T, zero, q @ b.diag() @ q.T)
     assert turned == pytest.approx(float((a.sqrt() - b.sqrt()).square().sum()), rel=1e-9)
     other = torch.randn(5, 9, generator=random, dtype=torch.float64)
     other = other @ other.T
-    assert frechet_distance(zero, other, zero, a.diag()) == pytest.approx(frechet_distance(zero, a.diag(), zero, other), rel=1e-9)
+    assert frechet_distance(zero, other, zero, a.diag()) == pytest.approx(
+        frechet_distance(zero, a.diag(), zero, other), rel=1e-9
+    )
 
 
 def test_frechet_distance_takes_singular_covariances():
     low_rank = torch.tensor([[1.0, 1.0], [1.0, 1.0]])
-    assert frechet_distance(torch.zeros(2), low_rank, torch.zeros(2), low_rank) == pytest.approx(0, abs=1e-6)
-    assert frechet_distance(torch.zeros(2), low_rank, torch.zeros(2), torch.zeros(2, 2)) == pytest.approx(2)
+    assert frechet_distance(torch.zeros(2), low_rank, torch.zeros(2), low_rank) == pytest.approx(
+        0, abs=1e-6
+    )
+    assert frechet_distance(
+        torch.zeros(2), low_rank, torch.zeros(2), torch.zeros(2, 2)
+    ) == pytest.approx(2)
 
 
 def test_gaussian_is_the_unbiased_fit():
     features = torch.randn(50, 3, generator=torch.Generator().manual_seed(2))
     mean, covariance = gaussian(features)
     centred = features.double() - features.double().mean(0)
-    assert torch.allclose(mean, features.double().mean(0)) and torch.allclose(covariance, centred.T @ centred / 49)
+    assert torch.allclose(mean, features.double().mean(0)) and torch.allclose(
+        covariance, centred.T @ centred / 49
+    )
 
 
 # ------------------------------------------------------------ the judge
@@ -104,7 +117,10 @@ def test_variance_ratio_is_one_for_the_real_set_and_zero_for_collapse(judge):
 def test_a_judge_there_and_back(judge, tmp_path):
     judge.save(tmp_path)
     back = Judge.load(tmp_path)
-    assert back.fid(pictures(200, 3)) == pytest.approx(judge.fid(pictures(200, 3)), rel=1e-6) and back.reference.n == 300
+    assert (
+        back.fid(pictures(200, 3)) == pytest.approx(judge.fid(pictures(200, 3)), rel=1e-6)
+        and back.reference.n == 300
+    )
     assert not any(p.requires_grad for p in back.network.parameters())
     (tmp_path / "reference.safetensors").write_bytes(b"broken")
     with pytest.raises(StudioError, match="Restore the folder"):
@@ -118,7 +134,10 @@ def test_psnr_known_values():
     a = pictures(3)
     assert torch.isinf(psnr(a, a)).all()
     b = torch.zeros(2, 1, 32, 32)
-    assert psnr(b, b + torch.tensor([0.2, 2.0]).view(2, 1, 1, 1)).tolist() == pytest.approx([20.0, 0.0], abs=1e-5)  # 10 log10(4 / 0.04), 4 / 4
+    # 10 log10(4 / 0.04), 4 / 4
+    assert psnr(b, b + torch.tensor([0.2, 2.0]).view(2, 1, 1, 1)).tolist() == pytest.approx(
+        [20.0, 0.0], abs=1e-5
+    )
 
 
 def test_ssim_identities():
@@ -129,22 +148,35 @@ def test_ssim_identities():
 
 
 def test_ssim_of_flat_pictures_is_its_luminance_term():
-    a, b = torch.full((1, 1, 32, 32), 0.5), torch.full((1, 1, 32, 32), -0.5)  # intensities 0.75 and 0.25
+    # intensities 0.75 and 0.25
+    a, b = torch.full((1, 1, 32, 32), 0.5), torch.full((1, 1, 32, 32), -0.5)
     c1 = 0.01**2
-    assert ssim(a, b).item() == pytest.approx((2 * 0.75 * 0.25 + c1) / (0.75**2 + 0.25**2 + c1), rel=1e-9)
+    assert ssim(a, b).item() == pytest.approx(
+        (2 * 0.75 * 0.25 + c1) / (0.75**2 + 0.25**2 + c1), rel=1e-9
+    )
 
 
 def test_ssim_against_a_direct_window():
     """The one window of an 11 x 11 picture, worked out by hand."""
-    a, b = (torch.rand(1, 1, 11, 11, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
+    a, b = (
+        torch.rand(1, 1, 11, 11, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
+        for s in (0, 1)
+    )
     w = [[math.exp(-((i - 5) ** 2 + (j - 5) ** 2) / 4.5) for j in range(11)] for i in range(11)]
     w = torch.tensor(w, dtype=torch.float64)
     w /= w.sum()
     x, y = (a[0, 0] + 1) / 2, (b[0, 0] + 1) / 2
     mx, my = (w * x).sum(), (w * y).sum()
-    vx, vy, cov = (w * (x - mx) ** 2).sum(), (w * (y - my) ** 2).sum(), (w * (x - mx) * (y - my)).sum()
+    vx, vy, cov = (
+        (w * (x - mx) ** 2).sum(),
+        (w * (y - my) ** 2).sum(),
+        (w * (x - mx) * (y - my)).sum(),
+    )
     c1, c2 = 0.01**2, 0.03**2
-    assert ssim(a, b).item() == pytest.approx(float((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))), rel=1e-9)
+    assert ssim(a, b).item() == pytest.approx(
+        float((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))),
+        rel=1e-9,
+    )
 
 
 def test_colour_pictures_count_each_channel():

@@ -1,4 +1,6 @@
-"""What is read of a model folder beside its weights: class names, the scheduler alone; and that refusals are one sentence and nothing else."""
+"""What is read of a model folder beside its weights: class names, the scheduler alone; and that
+refusals are one sentence and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def index_with(folder: Path, **changes: object) -> Path:
 
 
 def test_diffusers_leaves_the_names_out_and_every_class_is_offered(model_folder):
-    """`make_pipeline` gave names; if a diffusers release writes them, `class_names`'s docstring is out of date."""
+    """`make_pipeline` gave names; if a diffusers release writes them, `class_names`'s docstring is
+    out of date.
+    """
     assert "id2label" not in json.loads((model_folder / "model_index.json").read_text())
     found = load_checkpoint(model_folder, "cpu").class_names
     assert list(found) == list(range(1000)) and found[0] == "class 0" and found[999] == "class 999"
@@ -47,10 +51,21 @@ def test_diffusers_leaves_the_names_out_and_every_class_is_offered(model_folder)
 def test_two_classes_of_one_name_both_stay(folder):
     found = load_checkpoint(index_with(folder, id2label=CRANES), "cpu")
     assert found.class_names == {0: "tench, Tinca tinca", 134: "crane (134)", 517: "crane (517)"}
-    assert len(found.pipeline.labels) == 3  # the pipeline's own table has lost one: two names of class 0, one crane
+    # the pipeline's own table has lost one: two names of class 0, one crane
+    assert len(found.pipeline.labels) == 3
     names = known_names(found.class_names)
-    assert names == {"tench": 0, "Tinca tinca": 0, "tench, Tinca tinca": 0, "crane (134)": 134, "crane (517)": 517}
-    assert known_names({638: "maillot", 639: "maillot, tank suit"}) == {"maillot": 638, "maillot, tank suit": 639, "tank suit": 639}
+    assert names == {
+        "tench": 0,
+        "Tinca tinca": 0,
+        "tench, Tinca tinca": 0,
+        "crane (134)": 134,
+        "crane (517)": 517,
+    }
+    assert known_names({638: "maillot", 639: "maillot, tank suit"}) == {
+        "maillot": 638,
+        "maillot, tank suit": 639,
+        "tank suit": 639,
+    }
 
 
 def test_classes_that_the_model_does_not_have_are_refused(folder):
@@ -62,7 +77,11 @@ def test_classes_that_the_model_does_not_have_are_refused(folder):
 
 def test_a_thousand_classes_are_offered_and_sampled(model_folder, folder, small_settings, tmp_path):
     shop = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
-    dropdown = next(c["props"] for c in build_studio(shop).config["components"] if c["props"].get("label") == "Classes")
+    dropdown = next(
+        c["props"]
+        for c in build_studio(shop).config["components"]
+        if c["props"].get("label") == "Classes"
+    )
     assert len(dropdown["choices"]) == 1001 and dropdown["value"] == ["Classes 0 to 999"]
 
     def labels(of: Workshop, asked: list[str]) -> tuple[int, ...]:
@@ -70,11 +89,17 @@ def test_a_thousand_classes_are_offered_and_sampled(model_folder, folder, small_
         of.check_settings(settings)
         return settings.labels
 
-    assert labels(shop, dropdown["value"]) == (0, 1, 2) and labels(shop, ["class 999", "class 7"]) == (999, 7, 999)
+    assert labels(shop, dropdown["value"]) == (0, 1, 2) and labels(
+        shop, ["class 999", "class 7"]
+    ) == (999, 7, 999)
     assert shop.some_conditions(1001).positive["class_labels"].tolist() == [*range(1000), 0]
     shop.check_settings(SampleSettings(labels=(999,), steps=5))
-    twins = Workshop(load_checkpoint(index_with(folder, id2label=CRANES), "cpu"), small_settings, tmp_path)
-    assert labels(twins, ["crane (134)", "crane (517)"]) == (134, 517, 134) and labels(twins, []) == (0, 134, 517)
+    twins = Workshop(
+        load_checkpoint(index_with(folder, id2label=CRANES), "cpu"), small_settings, tmp_path
+    )
+    assert labels(twins, ["crane (134)", "crane (517)"]) == (134, 517, 134) and labels(
+        twins, []
+    ) == (0, 134, 517)
 
 
 # ------------------------------------------------------------ schedulers
@@ -106,6 +131,8 @@ def test_pickled_weights_are_refused_in_one_sentence_and_nothing_else_is_written
     with pytest.raises(StudioError, match="has no safetensors weights") as error:
         load_checkpoint(folder, "cpu")
     out, err = capfd.readouterr()
-    assert "\n" not in str(error.value) and (out, err) == ("", "") and logging.get_verbosity() == before
-
-
+    assert (
+        "\n" not in str(error.value)
+        and (out, err) == ("", "")
+        and logging.get_verbosity() == before
+    )

@@ -1,4 +1,6 @@
-"""Slimming and routing on a tiny random DiT: slim = masked, dense bits kept, everything equal shared, refusals in words."""
+"""Slimming and routing on a tiny random DiT: slim = masked, dense bits kept, everything equal
+shared, refusals in words.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ def dense(workshop):
 def batch(workshop, t: float, n: int = 3):
     random = torch.Generator().manual_seed(7)
     x = torch.randn(n, 4, 8, 8, generator=random).to(workshop.device, workshop.dtype)
-    return x, torch.full((n,), t, device=workshop.device), torch.tensor([1, 5, 1000][:n], device=workshop.device)
+    return (
+        x,
+        torch.full((n,), t, device=workshop.device),
+        torch.tensor([1, 5, 1000][:n], device=workshop.device),
+    )
 
 
 @torch.inference_mode()
@@ -48,7 +54,11 @@ def random_cuts(transformer, kinds, seed=0):
         kept = torch.randperm(layer.groups, generator=random)[: layer.groups * 2 // 3].sort().values
         mask = torch.zeros(layer.groups, dtype=torch.bool)
         mask[kept] = True
-        values = torch.randn(weight.shape, generator=random) * 0.1 * mask.repeat_interleave(layer.group_size)
+        values = (
+            torch.randn(weight.shape, generator=random)
+            * 0.1
+            * mask.repeat_interleave(layer.group_size)
+        )
         cuts.append(Cut(kept, values.to(weight)))
     return cuts
 
@@ -65,7 +75,8 @@ def test_slim_model_equals_masked_model(workshop, kinds):
     x, t, y = batch(workshop, 300)
     a, b = slim(x, t, y).sample, masked(x, t, y).sample
     assert (a - b).abs().max() < 1e-5
-    assert (a - stock(workshop.transformer, x, t, y)).abs().max() > 1e-3  # and pruning did something
+    # and pruning did something
+    assert (a - stock(workshop.transformer, x, t, y)).abs().max() > 1e-3
 
 
 @torch.inference_mode()
@@ -97,7 +108,9 @@ def test_sparsity_zero_gives_the_stock_bits(workshop):
         inputs = batch(workshop, time)
         with torch.inference_mode():
             assert torch.equal(mosaic(*inputs).sample, stock(workshop.transformer, *inputs))
-            assert torch.equal(mosaic(*inputs, return_dict=False)[0], stock(workshop.transformer, *inputs))
+            assert torch.equal(
+                mosaic(*inputs, return_dict=False)[0], stock(workshop.transformer, *inputs)
+            )
 
 
 def sample_stock(pipeline, transformer, steps=4, seed=3):
@@ -105,9 +118,17 @@ def sample_stock(pipeline, transformer, steps=4, seed=3):
     seen = []
     pipeline = type(pipeline)(transformer, pipeline.vae, copy.deepcopy(pipeline.scheduler))
     pipeline.set_progress_bar_config(disable=True)
-    handle = pipeline.vae.post_quant_conv.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    handle = pipeline.vae.post_quant_conv.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].clone())
+    )
     try:
-        images = pipeline([1, 5], guidance_scale=1.5, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed), output_type="np").images
+        images = pipeline(
+            [1, 5],
+            guidance_scale=1.5,
+            num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="np",
+        ).images
     finally:
         handle.remove()
     return seen[0], images
@@ -127,13 +148,17 @@ def test_stock_pipeline_with_a_mosaic_equals_our_loop(workshop):
     pipeline.transformer = mosaic  # the documented way in
     latents, _ = sample_stock(pipeline, pipeline.transformer, steps=6)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    ours, _ = Denoiser(mosaic, workshop.checkpoint.pipeline.scheduler, workshop.schedule, 6).run(noise, DiT.conditions(torch.tensor([1, 5])), 1.5)
+    ours, _ = Denoiser(mosaic, workshop.checkpoint.pipeline.scheduler, workshop.schedule, 6).run(
+        noise, DiT.conditions(torch.tensor([1, 5])), 1.5
+    )
     assert torch.equal(ours, latents)
     assert not torch.equal(latents, sample_stock(pipeline, workshop.transformer, steps=6)[0])
 
 
 def test_disable_gives_the_dense_bits_back(workshop):
-    mosaic = MosaicTransformer(workshop.transformer, PLAN, [random_cuts(workshop.transformer, ("heads", "neurons"))] * 3)
+    mosaic = MosaicTransformer(
+        workshop.transformer, PLAN, [random_cuts(workshop.transformer, ("heads", "neurons"))] * 3
+    )
     inputs = batch(workshop, 300)
     with torch.inference_mode():
         expected, pruned = stock(workshop.transformer, *inputs), mosaic(*inputs).sample
@@ -177,7 +202,14 @@ def test_a_hook_on_one_subnetwork_stays_there(workshop):
 def test_what_is_not_pruned_exists_once(workshop):
     mosaic = workshop.build(PLAN)
     dense = {v.data_ptr() for v in workshop.transformer.state_dict().values()}
-    pruned = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
+    pruned = (
+        "attn1.to_q",
+        "attn1.to_k",
+        "attn1.to_v",
+        "attn1.to_out.0",
+        "ff.net.0.proj",
+        "ff.net.2",
+    )
     for network in mosaic.stages:
         for name, value in network.state_dict().items():
             assert (value.data_ptr() in dense) != any(part in name for part in pruned), name
@@ -199,7 +231,8 @@ def test_equal_embedders_run_once(workshop):
         with torch.inference_mode():
             mosaic(*batch(workshop, 300))
             x, t, y = batch(workshop, 300)
-            mosaic.stages[1](hidden_states=x, timestep=t, class_labels=y)  # called by name, and without the router
+            # called by name, and without the router
+            mosaic.stages[1](hidden_states=x, timestep=t, class_labels=y)
     finally:
         handle.remove()
     assert len(calls) == 2
@@ -225,7 +258,8 @@ def test_rows_of_different_stages_are_refused(workshop):
     with torch.inference_mode(), pytest.raises(StudioError, match="one stage"):
         mosaic(x, torch.tensor([50, 300, 300], device=workshop.device), y)
     with torch.inference_mode():
-        mosaic(x, torch.tensor([100, 300, 599], device=workshop.device), y)  # one stage, different timesteps: fine
+        # one stage, different timesteps: fine
+        mosaic(x, torch.tensor([100, 300, 599], device=workshop.device), y)
 
 
 @torch.inference_mode()
@@ -247,9 +281,16 @@ def broken(dense, change):
 
 def test_the_model_itself_is_accepted(workshop):
     layers = workshop.layers
-    expected = [(kind, block, groups, size) for block in (0, 1) for kind, groups, size in (("heads", 4, 16), ("neurons", 256, 1))]
+    expected = [
+        (kind, block, groups, size)
+        for block in (0, 1)
+        for kind, groups, size in (("heads", 4, 16), ("neurons", 256, 1))
+    ]
     assert [(x.kind, x.block, x.groups, x.group_size) for x in layers] == expected
-    assert workshop.transformer.get_submodule(layers[3].consumer) is workshop.transformer.transformer_blocks[1].ff.net[2]
+    assert (
+        workshop.transformer.get_submodule(layers[3].consumer)
+        is workshop.transformer.transformer_blocks[1].ff.net[2]
+    )
 
 
 def test_refuses_what_is_not_a_dit():
@@ -290,7 +331,9 @@ def test_refuses_what_is_not_a_plain_linear(dense):
 
 def test_refuses_integer_weights(dense):
     def change(block):
-        block.attn1.to_v.weight = nn.Parameter(torch.zeros(64, 64, dtype=torch.int8), requires_grad=False)
+        block.attn1.to_v.weight = nn.Parameter(
+            torch.zeros(64, 64, dtype=torch.int8), requires_grad=False
+        )
 
     with pytest.raises(StudioError, match="integer weights"):
         find_layers(broken(dense, change))
@@ -305,7 +348,9 @@ def test_refuses_grouped_keys(dense):
 
 
 def test_refuses_norms_across_heads_but_not_within_a_head(dense):
-    find_layers(broken(copy.deepcopy(dense), lambda b: setattr(b.attn1, "norm_q", nn.LayerNorm(16))))
+    find_layers(
+        broken(copy.deepcopy(dense), lambda b: setattr(b.attn1, "norm_q", nn.LayerNorm(16)))
+    )
     with pytest.raises(StudioError, match="across heads"):
         find_layers(broken(dense, lambda b: setattr(b.attn1, "norm_q", nn.LayerNorm(64))))
 
@@ -328,7 +373,14 @@ def test_refuses_added_keys_and_joint_attention(dense):
     from diffusers.models.attention_processor import Attention
 
     with pytest.raises(StudioError, match="joint attention"):
-        find_layers(broken(dense, lambda b: setattr(b, "attn1", Attention(64, heads=4, dim_head=16, bias=True, added_kv_proj_dim=32))))
+        find_layers(
+            broken(
+                dense,
+                lambda b: setattr(
+                    b, "attn1", Attention(64, heads=4, dim_head=16, bias=True, added_kv_proj_dim=32)
+                ),
+            )
+        )
 
 
 def test_refuses_an_ip_adapter(dense):

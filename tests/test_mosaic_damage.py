@@ -1,4 +1,6 @@
-"""Saved subnetworks that were damaged or changed are refused in a sentence; saving is done whole or not at all."""
+"""Saved subnetworks that were damaged or changed are refused in a sentence; saving is done whole or
+not at all.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def saved(dense, tmp_path_factory):
 
 @pytest.fixture
 def damaged(saved, tmp_path):
-    """A copy to break: `damaged(change)` lets `change(manifest, folder)` do so and seals the manifest again."""
+    """A copy to break: `damaged(change)` lets `change(manifest, folder)` do so and seals the
+    manifest again.
+    """
     folder = tmp_path / "copy"
     folder.mkdir()
     for path in saved.iterdir():
@@ -64,42 +68,94 @@ def retensor(manifest, folder, change, file="late.safetensors"):
 # ------------------------------------------------------------ damage
 
 
-@pytest.mark.parametrize(("change", "match"), [
-    (lambda m, f: m["plan"]["boundaries"].reverse(), "boundaries must satisfy"),
-    (lambda m, f: m.pop("stages"), "does not hold what it must"),
-    (lambda m, f: m.update(enabled=1), "does not hold what it must"),
-    (lambda m, f: m.update(dtype="int8"), "does not hold what it must"),
-    (lambda m, f: m.update(files=[]), "does not hold what it must"),
-    (lambda m, f: m["stages"].update(late=None), "does not hold what it must"),
-    (lambda m, f: m["base"].update(hash={}), "does not hold what it must"),
-    (lambda m, f: m["stages"]["late"]["kept"].pop("block 1 heads"), "does not hold what it must"),
-    (lambda m, f: m["stages"]["late"]["kept"].update({"block 9 heads": "all"}), "does not hold what it must"),
-    (lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": "0-9"}), "does not hold what it must"),
-    (lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": [0, 1]}), "does not hold what it must"),
-    (lambda m, f: m["stages"]["late"].update(file=None), "does not hold what it must"),
-    (lambda m, f: m["stages"]["early"].update(file="late.safetensors"), "does not hold what it must"),
-    (lambda m, f: (m["stages"]["late"].update(file="../late.safetensors"), m["files"].update({"../late.safetensors": m["files"].pop("late.safetensors")})),
-     "the files are not those"),
-    (lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": "all"}), "other tensors than its manifest"),
-    (lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": "none"}), "other tensors than its manifest"),
-    (lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": "0"}), r"should be floating \[64, 16\]"),
-    (lambda m, f: retensor(m, f, lambda t: t.pop(MLP)), "other tensors than its manifest"),
-    (lambda m, f: retensor(m, f, lambda t: t.update(more=torch.zeros(1))), "other tensors than its manifest"),
-    (lambda m, f: retensor(m, f, lambda t: t.update({HEADS: t[HEADS].T.contiguous()})), "should be floating"),
-    (lambda m, f: retensor(m, f, lambda t: t.update({HEADS: t[HEADS].long()})), "should be floating"),
-    (lambda m, f: retensor(m, f, lambda t: t[HEADS][0].fill_(float("nan"))), "NaN or infinity"),
-    (lambda m, f: retensor(m, f, lambda t: t[MLP][1, 1].fill_(float("inf"))), "NaN or infinity"),
-    (lambda m, f: m["layers"][0].update(groups=8), "other layers than the base"),
-    (lambda m, f: m.update(version=2), "has format version 2, this program reads version 1"),
-    (lambda m, f: m.update(format="else"), "does not belong to subnetworks"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda m, f: m["plan"]["boundaries"].reverse(), "boundaries must satisfy"),
+        (lambda m, f: m.pop("stages"), "does not hold what it must"),
+        (lambda m, f: m.update(enabled=1), "does not hold what it must"),
+        (lambda m, f: m.update(dtype="int8"), "does not hold what it must"),
+        (lambda m, f: m.update(files=[]), "does not hold what it must"),
+        (lambda m, f: m["stages"].update(late=None), "does not hold what it must"),
+        (lambda m, f: m["base"].update(hash={}), "does not hold what it must"),
+        (
+            lambda m, f: m["stages"]["late"]["kept"].pop("block 1 heads"),
+            "does not hold what it must",
+        ),
+        (
+            lambda m, f: m["stages"]["late"]["kept"].update({"block 9 heads": "all"}),
+            "does not hold what it must",
+        ),
+        (
+            lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": "0-9"}),
+            "does not hold what it must",
+        ),
+        (
+            lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": [0, 1]}),
+            "does not hold what it must",
+        ),
+        (lambda m, f: m["stages"]["late"].update(file=None), "does not hold what it must"),
+        (
+            lambda m, f: m["stages"]["early"].update(file="late.safetensors"),
+            "does not hold what it must",
+        ),
+        (
+            lambda m, f: (
+                m["stages"]["late"].update(file="../late.safetensors"),
+                m["files"].update({"../late.safetensors": m["files"].pop("late.safetensors")}),
+            ),
+            "the files are not those",
+        ),
+        (
+            lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": "all"}),
+            "other tensors than its manifest",
+        ),
+        (
+            lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": "none"}),
+            "other tensors than its manifest",
+        ),
+        (
+            lambda m, f: m["stages"]["late"]["kept"].update({"block 1 heads": "0"}),
+            r"should be floating \[64, 16\]",
+        ),
+        (lambda m, f: retensor(m, f, lambda t: t.pop(MLP)), "other tensors than its manifest"),
+        (
+            lambda m, f: retensor(m, f, lambda t: t.update(more=torch.zeros(1))),
+            "other tensors than its manifest",
+        ),
+        (
+            lambda m, f: retensor(m, f, lambda t: t.update({HEADS: t[HEADS].T.contiguous()})),
+            "should be floating",
+        ),
+        (
+            lambda m, f: retensor(m, f, lambda t: t.update({HEADS: t[HEADS].long()})),
+            "should be floating",
+        ),
+        (lambda m, f: retensor(m, f, lambda t: t[HEADS][0].fill_(float("nan"))), "NaN or infinity"),
+        (
+            lambda m, f: retensor(m, f, lambda t: t[MLP][1, 1].fill_(float("inf"))),
+            "NaN or infinity",
+        ),
+        (lambda m, f: m["layers"][0].update(groups=8), "other layers than the base"),
+        (lambda m, f: m.update(version=2), "has format version 2, this program reads version 1"),
+        (lambda m, f: m.update(format="else"), "does not belong to subnetworks"),
+    ],
+)
 def test_a_manifest_that_is_sealed_but_wrong_is_refused(dense, damaged, change, match):
     with pytest.raises(StudioError, match=match) as caught:
         MosaicTransformer.from_pretrained(damaged(change), dense)
     assert str(caught.value).count("\n") == 0 and len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize(("old", "new"), [('"late": 0.5', '"late": 0.6'), ("0.01", "0.1"), ("0123456789abcdef", "0123456789abcdee"), ('"Mine"', '"Yours"')])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"late": 0.5', '"late": 0.6'),
+        ("0.01", "0.1"),
+        ("0123456789abcdef", "0123456789abcdee"),
+        ('"Mine"', '"Yours"'),
+    ],
+)
 def test_a_changed_manifest_is_refused(dense, damaged, old, new):
     path = damaged() / "manifest.json"
     text = path.read_text()
@@ -115,7 +171,9 @@ def test_another_layout_of_the_manifest_is_no_change(dense, damaged):
     assert same(mosaic_of(dense), MosaicTransformer.from_pretrained(path.parent, dense))
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"version": NaN}', b"[" * 100_000, b"{}"])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"version": NaN}', b"[" * 100_000, b"{}"]
+)
 def test_a_manifest_that_is_none_is_refused(dense, damaged, data):
     path = damaged() / "manifest.json"
     path.write_bytes(data)
@@ -128,7 +186,10 @@ def test_files_cut_off_flipped_or_missing_are_refused(dense, damaged, tmp_path):
     data = path.read_bytes()
     for cut in (0, 7, 100, len(data) - 1):
         path.write_bytes(data[:cut])
-        with pytest.raises(StudioError, match=f"middle.safetensors in copy/ has {cut} bytes and should have {len(data)}"):
+        with pytest.raises(
+            StudioError,
+            match=f"middle.safetensors in copy/ has {cut} bytes and should have {len(data)}",
+        ):
             MosaicTransformer.from_pretrained(path.parent, dense)
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(StudioError, match="middle.safetensors in copy/ is damaged"):
@@ -145,7 +206,10 @@ def test_a_file_that_is_no_safetensors_is_refused_whatever_its_seal_says(dense, 
     def change(manifest, folder):
         data = b"\x80\x04not a tensor"
         (folder / "late.safetensors").write_bytes(data)
-        manifest["files"]["late.safetensors"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        manifest["files"]["late.safetensors"] = {
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
 
     with pytest.raises(StudioError, match="late.safetensors in copy/ cannot be used"):
         MosaicTransformer.from_pretrained(damaged(change), dense)
@@ -161,14 +225,28 @@ def fails_with(err):
     return fail
 
 
-@pytest.mark.parametrize(("where", "err"), [
-    ("save_file", OSError(errno.ENOSPC, "No space left on device")),
-    ("save_file", core.mosaic.serialization.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")),
-    ("_flush", OSError(errno.ENOSPC, "No space left on device")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("where", "err"),
+    [
+        ("save_file", OSError(errno.ENOSPC, "No space left on device")),
+        (
+            "save_file",
+            core.mosaic.serialization.SafetensorError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            ),
+        ),
+        ("_flush", OSError(errno.ENOSPC, "No space left on device")),
+    ],
+)
 def test_a_full_disk_leaves_nothing(dense, tmp_path, monkeypatch, where, err):
     monkeypatch.setattr(core.mosaic.serialization, where, fails_with(err))
-    with pytest.raises(StudioError, match=r"could not be written to out/ \(the disk is full; make room and save again\); nothing was left there"):
+    with pytest.raises(
+        StudioError,
+        match=(
+            r"could not be written to out/ \(the disk is full; make room and save again\); nothing"
+            r" was left there"
+        ),
+    ):
         mosaic_of(dense).save_pretrained(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -200,7 +278,9 @@ def test_an_empty_folder_is_used_and_a_full_one_never(dense, saved, tmp_path):
             mosaic.save_pretrained(taken)
     with pytest.raises(StudioError, match=r"could not be written to x/ \(Not a directory\)"):
         mosaic.save_pretrained(tmp_path / "out" / "manifest.json" / "x")
-    assert before == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} and [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["out"]
 
 
 def test_what_cannot_be_given_back_is_not_saved(dense, tmp_path):
@@ -211,12 +291,17 @@ def test_what_cannot_be_given_back_is_not_saved(dense, tmp_path):
         with pytest.raises(StudioError, match="plain JSON data"):
             mosaic.save_pretrained(tmp_path / "out", {"report": bad})
     trained = mosaic_of(dense)
-    trained.stages[1].transformer_blocks[0].attn1.to_q.weight.data[0, 0] += 1  # rows that would be sliced from the base
-    with pytest.raises(StudioError, match="block 1 heads of the middle stage was changed after it was cut"):
+    # rows that would be sliced from the base
+    trained.stages[1].transformer_blocks[0].attn1.to_q.weight.data[0, 0] += 1
+    with pytest.raises(
+        StudioError, match="block 1 heads of the middle stage was changed after it was cut"
+    ):
         trained.save_pretrained(tmp_path / "out")
     broken = mosaic_of(dense)
     broken.stages[0].transformer_blocks[1].ff.net[2].weight.data[0, 0] = float("nan")
-    with pytest.raises(StudioError, match="late stage has NaN or infinity in the weights of block 2 neurons"):
+    with pytest.raises(
+        StudioError, match="late stage has NaN or infinity in the weights of block 2 neurons"
+    ):
         broken.save_pretrained(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

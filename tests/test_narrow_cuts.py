@@ -1,4 +1,6 @@
-"""Cuts hold kept columns only: full-width weights never pile up, and networks are those of full-width cuts, bit for bit."""
+"""Cuts hold kept columns only: full-width weights never pile up, and networks are those of
+full-width cuts, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from core.workshop.workshop import Workshop
 
 
 class FullWidth(TorchDispatchMode):
-    """How many weights of this shape, apart from the dense model's own, were alive at once among the results of all operators."""
+    """How many weights of this shape, apart from the dense model's own, were alive at once among
+    the results of all operators.
+    """
 
     def __init__(self, shape: tuple[int, int], dense: torch.nn.Module):
         super().__init__()
@@ -32,7 +36,11 @@ class FullWidth(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
-        self.seen += [weakref.ref(t) for t in tree_leaves(found) if isinstance(t, torch.Tensor) and t.shape == self.shape]
+        self.seen += [
+            weakref.ref(t)
+            for t in tree_leaves(found)
+            if isinstance(t, torch.Tensor) and t.shape == self.shape
+        ]
         alive = [t for ref in self.seen if (t := ref()) is not None]
         self.most = max(self.most, len({t.untyped_storage().data_ptr() for t in alive} - self.own))
         return found
@@ -42,7 +50,11 @@ class FullWidth(TorchDispatchMode):
 def shop(tmp_path_factory, small_settings):
     """Five blocks, so that one layer's worth and all layers' are far apart."""
     folder = make_pipeline(tmp_path_factory.mktemp("five") / "tiny-dit", blocks=5)
-    shop = Workshop(load_checkpoint(folder, "cpu", dtype=torch.float32), small_settings, tmp_path_factory.mktemp("cache"))
+    shop = Workshop(
+        load_checkpoint(folder, "cpu", dtype=torch.float32),
+        small_settings,
+        tmp_path_factory.mktemp("cache"),
+    )
     shop.calibrate()
     return shop
 
@@ -66,7 +78,10 @@ def test_building_holds_the_full_width_of_one_layer_at_a_time(shop, method, tmp_
         loaded = MosaicTransformer.from_pretrained(tmp_path / "saved", shop.transformer)
     assert loading.most == 0
     for a, b in zip(mosaic.stages, loaded.stages, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(x, y)
+            for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +107,10 @@ def test_narrow_and_full_cuts_give_the_same_network(pipelines, kind, masked):
     a, b = (MosaicTransformer(model, PLAN, [cuts] * 3, masked) for cuts in (full, slim))
     x, y = a.stages[0].state_dict(), b.stages[0].state_dict()
     assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-    assert all(torch.equal(a.weight(0, i), b.weight(0, i)) and a.weight(0, i).shape[1] == layer.width for i, layer in enumerate(a.layers))
+    assert all(
+        torch.equal(a.weight(0, i), b.weight(0, i)) and a.weight(0, i).shape[1] == layer.width
+        for i, layer in enumerate(a.layers)
+    )
 
 
 def test_a_network_takes_narrow_weights_over_and_leaves_full_ones_alone(pipelines):
@@ -103,12 +121,16 @@ def test_a_network_takes_narrow_weights_over_and_leaves_full_ones_alone(pipeline
         network = MosaicTransformer(model, PLAN, [cuts] * 3).stages[0]
         for layer, cut in zip(layers, cuts, strict=True):
             weight = network.get_submodule(layer.consumer).weight
-            assert (weight.untyped_storage().data_ptr() == cut.weight.untyped_storage().data_ptr()) is taken
+            assert (
+                weight.untyped_storage().data_ptr() == cut.weight.untyped_storage().data_ptr()
+            ) is taken
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_weight_of_another_width_is_refused(pipelines, masked):
     model = denoiser(pipelines["dit"])
     cuts = [replace(cut, weight=cut.weight[:, 1:]) for cut in cuts_of(model)]
-    with pytest.raises(StudioError, match=r"block 1 heads has 63 columns; give it all 64 or the 32"):
+    with pytest.raises(
+        StudioError, match=r"block 1 heads has 63 columns; give it all 64 or the 32"
+    ):
         MosaicTransformer(model, PLAN, [cuts] * 3, masked)

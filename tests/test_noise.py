@@ -8,13 +8,27 @@ import numpy as np
 import pytest
 import torch
 
-from core.curves.noise import BETA_SCHEDULES, OTHER_SCHEDULERS, SCHEDULERS, NoiseSchedule, betas, make_scheduler, sampling_timesteps
+from core.curves.noise import (
+    BETA_SCHEDULES,
+    OTHER_SCHEDULERS,
+    SCHEDULERS,
+    NoiseSchedule,
+    betas,
+    make_scheduler,
+    sampling_timesteps,
+)
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 
 HAS_SCIPY = importlib.util.find_spec("scipy") is not None
-NAMES = [pytest.param(n, marks=pytest.mark.skipif(n == "LMS" and not HAS_SCIPY, reason="LMS needs scipy")) for n in SCHEDULERS]
-STEPS = (1, 2, 3, 4, 7, 10, 20, 33, 50, 61, 100, 334, 667, 999, 1000)  # 61: "trailing" visits -1 too in diffusers 0.42
+NAMES = [
+    pytest.param(
+        n, marks=pytest.mark.skipif(n == "LMS" and not HAS_SCIPY, reason="LMS needs scipy")
+    )
+    for n in SCHEDULERS
+]
+# 61: "trailing" visits -1 too in diffusers 0.42
+STEPS = (1, 2, 3, 4, 7, 10, 20, 33, 50, 61, 100, 334, 667, 999, 1000)
 
 
 @pytest.mark.parametrize("beta_schedule", BETA_SCHEDULES)
@@ -32,7 +46,9 @@ def test_every_scheduler_has_the_closed_form_schedule(name, beta_schedule):
 def test_sigmoid_through_trained_betas_is_the_native_branch():
     native = make_scheduler("DDPM", "sigmoid", trained_betas=None)
     np.testing.assert_allclose(native.betas.numpy(), betas("sigmoid"), rtol=1e-4)
-    np.testing.assert_allclose(make_scheduler("Euler", "sigmoid").betas.numpy(), native.betas.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(
+        make_scheduler("Euler", "sigmoid").betas.numpy(), native.betas.numpy(), rtol=1e-4
+    )
 
 
 def test_unnamed_trained_betas_get_no_name():
@@ -64,7 +80,9 @@ def test_flow_and_edm_grids():
     edm = NoiseSchedule.from_scheduler(make_scheduler("EDM"))
     assert (edm.kind, len(edm)) == ("sigma", 1000) and (edm.a == 1).all()
     assert edm.s[0] == pytest.approx(0.002) and edm.s[-1] == pytest.approx(80)
-    dpm_flow = NoiseSchedule.from_scheduler(make_scheduler("DPM-Solver++", use_flow_sigmas=True, prediction_type="flow_prediction"))
+    dpm_flow = NoiseSchedule.from_scheduler(
+        make_scheduler("DPM-Solver++", use_flow_sigmas=True, prediction_type="flow_prediction")
+    )
     assert dpm_flow.kind == "flow"
 
 
@@ -72,7 +90,9 @@ def test_the_schedule_of_a_scheduler_in_use_is_the_training_one():
     for name in ("Euler", *OTHER_SCHEDULERS):
         fresh, used = make_scheduler(name), make_scheduler(name)
         used.set_timesteps(7)
-        np.testing.assert_array_equal(NoiseSchedule.from_scheduler(fresh).s, NoiseSchedule.from_scheduler(used).s)
+        np.testing.assert_array_equal(
+            NoiseSchedule.from_scheduler(fresh).s, NoiseSchedule.from_scheduler(used).s
+        )
 
 
 def test_at_interpolates_between_timesteps():
@@ -93,12 +113,19 @@ def test_a_schedule_cannot_be_changed():
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_step_of_every_scheduler_has_exactly_one_stage(name, spacing):
-    scheduler, plan = make_scheduler(name, timestep_spacing=spacing), StagePlan((93, 550), (0.4, 0.1, 0.55))
+    scheduler, plan = (
+        make_scheduler(name, timestep_spacing=spacing),
+        StagePlan((93, 550), (0.4, 0.1, 0.55)),
+    )
     for steps in STEPS:
         try:
             visited = sampling_timesteps(scheduler, steps)
-        except StudioError as err:  # a scheduler may refuse a number of steps, with a sentence, and never crash
-            few, all_of_them = steps <= 2, steps == 1000 and name in ("DPM-Solver++", "UniPC", "DEIS")
+        # a scheduler may refuse a number of steps, with a sentence, and never crash
+        except StudioError as err:
+            few, all_of_them = (
+                steps <= 2,
+                steps == 1000 and name in ("DPM-Solver++", "UniPC", "DEIS"),
+            )
             assert "cannot sample in" in str(err) and (few or all_of_them), (name, spacing, steps)
             continue
         _check_stages(visited, plan)
@@ -125,7 +152,12 @@ def test_other_samplings_are_placed_on_the_training_grid():
     for scheduler in (
         make_scheduler("Flow matching"),
         make_scheduler("EDM"),
-        make_scheduler("Euler", prediction_type="v_prediction", timestep_type="continuous", use_karras_sigmas=True),
+        make_scheduler(
+            "Euler",
+            prediction_type="v_prediction",
+            timestep_type="continuous",
+            use_karras_sigmas=True,
+        ),
     ):
         visited = sampling_timesteps(scheduler, 50)
         _check_stages(visited, plan)
@@ -193,5 +225,13 @@ def test_a_missing_package_is_named():
 
 
 def test_import_is_numpy_only():
-    code = "import sys, core.noise, core.dynamics, core.plan; print(sorted({'torch', 'diffusers', 'gradio', 'plotly'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, core.noise, core.dynamics, core.plan; print(sorted({'torch', 'diffusers',"
+        " 'gradio', 'plotly'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -1,4 +1,6 @@
-"""core.obs against brute force: the textbook greedy loop, and least squares on the tokens themselves."""
+"""core.obs against brute force: the textbook greedy loop, and least squares on the tokens
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,17 @@ def test_lazy_blocks_change_nothing(seed: int, block: int, monkeypatch: pytest.M
     weight, inputs = layer(seed, n=64, tokens=400, steep=2)
     gram = inputs @ inputs.T
     monkeypatch.setattr(greedy.order_columns, "__defaults__", (block,))
-    assert RemovalPath.from_gram(weight, gram, damping=0.0).order.tolist() == naive_order(weight, gram)
+    assert RemovalPath.from_gram(weight, gram, damping=0.0).order.tolist() == naive_order(
+        weight, gram
+    )
 
 
 def test_default_block_with_flushes() -> None:
     weight, inputs = layer(5, n=150, tokens=800, steep=1)
     gram = inputs @ inputs.T
-    assert RemovalPath.from_gram(weight, gram, damping=0.0).order.tolist() == naive_order(weight, gram)
+    assert RemovalPath.from_gram(weight, gram, damping=0.0).order.tolist() == naive_order(
+        weight, gram
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -54,7 +60,9 @@ def test_weights_and_errors_are_least_squares(seed: int, size: int, damping: flo
             gone = torch.ones(32, dtype=torch.bool)
             gone[kept] = False
             assert (found[:, gone] == 0).all()
-        assert path.errors[removed].item() == pytest.approx(error(exact, weight, augmented), rel=1e-8)
+        assert path.errors[removed].item() == pytest.approx(
+            error(exact, weight, augmented), rel=1e-8
+        )
     assert path.energy == pytest.approx((weight @ inputs).square().sum().item())
     assert path.errors[-1].item() == pytest.approx((weight @ augmented).square().sum().item())
 
@@ -93,7 +101,9 @@ def test_column_permutation() -> None:
     weight, inputs = layer(6, n=32)
     shuffle = torch.randperm(32, generator=torch.Generator().manual_seed(1))
     path = RemovalPath.from_gram(weight, inputs @ inputs.T, damping=1e-3)
-    shuffled = RemovalPath.from_gram(weight[:, shuffle], inputs[shuffle] @ inputs[shuffle].T, damping=1e-3)
+    shuffled = RemovalPath.from_gram(
+        weight[:, shuffle], inputs[shuffle] @ inputs[shuffle].T, damping=1e-3
+    )
     assert torch.equal(shuffle[shuffled.order], path.order)
     assert torch.allclose(shuffled.errors, path.errors, rtol=1e-9)
     assert torch.allclose(shuffled.weights_at(11), path.weights_at(11)[:, shuffle], atol=1e-9)
@@ -133,7 +143,11 @@ def test_weights_keep_their_type(dtype: torch.dtype) -> None:
     path = RemovalPath.from_gram(low, (inputs @ inputs.T).float())
     assert path.errors.dtype == torch.float64 and not path.errors.requires_grad
     assert torch.equal(path.weights_at(0), low)
-    for found in (path.weights_at(0), path.weights_at(5), compensated_weights(low, inputs @ inputs.T, path.kept(5), 1e-2)):
+    for found in (
+        path.weights_at(0),
+        path.weights_at(5),
+        compensated_weights(low, inputs @ inputs.T, path.kept(5), 1e-2),
+    ):
         assert found.dtype == dtype and not found.requires_grad
 
 
@@ -144,10 +158,14 @@ def test_held_out_curve_is_direct_evaluation(size: int, damping: float) -> None:
     fresh = inputs[:, 200:]
     inputs = inputs[:, :200].clone()
     inputs[5] = 0  # dead in calibration, alive in the held-out tokens
-    path = RemovalPath.from_gram(weight, inputs @ inputs.T, group_size=size, damping=damping, held_out=fresh @ fresh.T)
+    path = RemovalPath.from_gram(
+        weight, inputs @ inputs.T, group_size=size, damping=damping, held_out=fresh @ fresh.T
+    )
     assert path.held_out_errors.shape == path.errors.shape and path.held_out_errors[0] == 0
     for removed in range(1, path.groups + 1):
-        assert path.held_out_errors[removed].item() == pytest.approx(error(path.weights_at(removed), weight, fresh), rel=1e-7)
+        assert path.held_out_errors[removed].item() == pytest.approx(
+            error(path.weights_at(removed), weight, fresh), rel=1e-7
+        )
 
 
 def test_without_held_out_there_is_no_held_out_curve() -> None:
@@ -162,7 +180,9 @@ def test_damping_is_chosen_on_held_out_tokens() -> None:
         held_out = inputs[:, 6000:] @ inputs[:, 6000:].T
         gram = inputs[:, :tokens] @ inputs[:, :tokens].T
         path = RemovalPath.from_gram(weight, gram, held_out=held_out)
-        rivals = [RemovalPath.from_gram(weight, gram, damping=rho, held_out=held_out) for rho in DAMPINGS]
+        rivals = [
+            RemovalPath.from_gram(weight, gram, damping=rho, held_out=held_out) for rho in DAMPINGS
+        ]
         means = [rival.held_out_errors[[12, 24, 36]].mean() for rival in rivals]
         assert path.damping == DAMPINGS[means.index(min(means))]
         chosen[tokens] = path.damping
@@ -192,7 +212,16 @@ def test_impossible_layers_are_refused(spoil) -> None:
         compensated_weights(weight, gram, [0, 1])
 
 
-@pytest.mark.parametrize("wrong", [{"damping": -0.1}, {"damping": float("nan")}, {"damping": "big"}, {"group_size": 5}, {"group_size": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"damping": -0.1},
+        {"damping": float("nan")},
+        {"damping": "big"},
+        {"group_size": 5},
+        {"group_size": 0},
+    ],
+)
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     weight, inputs = layer(15)
     with pytest.raises(StudioError):
@@ -224,5 +253,10 @@ def test_cuda_agrees_with_the_cpu(size: int) -> None:
     there = RemovalPath.from_gram(weight.cuda(), gram.cuda(), group_size=size, held_out=gram.cuda())
     assert torch.equal(there.order, here.order) and torch.allclose(there.errors, here.errors)
     assert torch.allclose(there.held_out_errors, here.held_out_errors)
-    assert there.weights_at(3).is_cuda and torch.allclose(there.weights_at(3).cpu(), here.weights_at(3))
-    assert torch.allclose(compensated_weights(weight.cuda(), gram.cuda(), [1, 5, 7]).cpu(), compensated_weights(weight, gram, [1, 5, 7]))
+    assert there.weights_at(3).is_cuda and torch.allclose(
+        there.weights_at(3).cpu(), here.weights_at(3)
+    )
+    assert torch.allclose(
+        compensated_weights(weight.cuda(), gram.cuda(), [1, 5, 7]).cpu(),
+        compensated_weights(weight, gram, [1, 5, 7]),
+    )

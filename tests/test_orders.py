@@ -1,4 +1,6 @@
-"""Finding removal orders: stopped and resumed to the same bits, nothing stale taken up, one damping for all on request."""
+"""Finding removal orders: stopped and resumed to the same bits, nothing stale taken up, one damping
+for all on request.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,17 @@ def bank(workshop, tmp_path) -> GramBank:
 
 
 def same(a: RemovalOrders, b: RemovalOrders) -> bool:
-    pairs = [pair for name in ("order", "errors", "energy") for pair in zip(getattr(a, name), getattr(b, name), strict=True)]
-    return all(torch.equal(x, y) for x, y in pairs) and (a.damping, a.steps, a.tokens_per_column, a.rungs) == (b.damping, b.steps, b.tokens_per_column, b.rungs)
+    pairs = [
+        pair
+        for name in ("order", "errors", "energy")
+        for pair in zip(getattr(a, name), getattr(b, name), strict=True)
+    ]
+    return all(torch.equal(x, y) for x, y in pairs) and (
+        a.damping,
+        a.steps,
+        a.tokens_per_column,
+        a.rungs,
+    ) == (b.damping, b.steps, b.tokens_per_column, b.rungs)
 
 
 def kept(folder: Path) -> dict[str, int]:
@@ -67,7 +78,8 @@ def test_layers_of_other_bins_another_damping_or_other_weights_are_found_again(w
     before = kept(bank.folder)
     one = find_orders(workshop.transformer, workshop.layers, bank, "here", damping=0.05)
     assert one.damping == [0.05] * 4 and not same(one, chosen)
-    assert all(torch.equal(a, b) for a, b in zip(one.order, chosen.order, strict=True))  # damping is for the compensation
+    # damping is for the compensation
+    assert all(torch.equal(a, b) for a, b in zip(one.order, chosen.order, strict=True))
     assert kept(bank.folder).items() > before.items()  # the default's layers are kept beside these
     for path in bank.folder.glob("ordered-0*"):
         path.unlink()
@@ -80,7 +92,12 @@ def test_layers_of_other_bins_another_damping_or_other_weights_are_found_again(w
     other = {workshop.layers[0].consumer: torch.nn.Linear(*weight.shape[::-1])}
     before = kept(bank.folder)
     find_orders(Swapped(workshop.transformer, other), workshop.layers, bank, "here", damping=0.05)
-    assert [kept(bank.folder)[name] != time for name, time in before.items()] == [True, False, False, False]
+    assert [kept(bank.folder)[name] != time for name, time in before.items()] == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 class Swapped:
@@ -106,29 +123,50 @@ def test_the_numbers_are_those_of_a_removal_path(workshop, bank):
     edges = bank.settings.edges
     for i, layer in enumerate(workshop.layers):
         weight = workshop.transformer.get_submodule(layer.consumer).weight.float()
-        assert torch.equal(orders.order[i], RemovalPath.from_gram(weight, bank.gram(i, 0, 1000)[0].to(weight.device), layer.group_size, 1e-3).order)
+        assert torch.equal(
+            orders.order[i],
+            RemovalPath.from_gram(
+                weight, bank.gram(i, 0, 1000)[0].to(weight.device), layer.group_size, 1e-3
+            ).order,
+        )
         for b, span in enumerate(zip(edges, edges[1:], strict=False)):
             gram, tokens = bank.gram(i, *span)
             gram = gram.to(weight.device)
             gone = layer.groups // 2 // layer.step
-            cut = RemovalPath.from_order(weight, gram, orders.order[i], layer.group_size, 0.02).weights_at(gone * layer.step).double() - weight.double()
-            assert orders.errors[i][b, gone] == pytest.approx(float(((cut @ gram) * cut).sum()), rel=1e-3)
-            assert orders.energy[i][b] == pytest.approx(float(((weight.double() @ gram) * weight.double()).sum()), rel=1e-9)
+            cut = (
+                RemovalPath.from_order(weight, gram, orders.order[i], layer.group_size, 0.02)
+                .weights_at(gone * layer.step)
+                .double()
+                - weight.double()
+            )
+            assert orders.errors[i][b, gone] == pytest.approx(
+                float(((cut @ gram) * cut).sum()), rel=1e-3
+            )
+            assert orders.energy[i][b] == pytest.approx(
+                float(((weight.double() @ gram) * weight.double()).sum()), rel=1e-9
+            )
     assert orders.tokens_per_column == 32 * 2 * 16 / 256
 
 
 def test_without_one_for_all_each_layer_chooses_its_own_damping(workshop, bank):
-    assert set(find_orders(workshop.transformer, workshop.layers, bank, "here").damping) <= set(DAMPINGS)
+    assert set(find_orders(workshop.transformer, workshop.layers, bank, "here").damping) <= set(
+        DAMPINGS
+    )
 
 
 def test_every_layer_is_reported_once_when_layers_are_narrow(workshop, bank):
     seen = []
     find_orders(workshop.transformer, workshop.layers, bank, "here", lambda *a: seen.append(a))
-    assert seen == [(i, 4, f"finding the removal order of {layer.name}") for i, layer in enumerate(workshop.layers)]
+    assert seen == [
+        (i, 4, f"finding the removal order of {layer.name}")
+        for i, layer in enumerate(workshop.layers)
+    ]
 
 
 def test_another_damping_measures_nothing_again(workshop, tmp_path):
-    """What `prune` advises where tokens are scarce, a larger --damping, reads the bins that are there; so does the weighting by timestep."""
+    """What `prune` advises where tokens are scarce, a larger --damping, reads the bins that are
+    there; so does the weighting by timestep.
+    """
     first = Workshop(workshop.checkpoint, workshop.settings, tmp_path)
     first.calibrate()
     written = {path: path.stat().st_mtime_ns for path in first.folder.glob("bin-*")}
@@ -141,23 +179,42 @@ def test_another_damping_measures_nothing_again(workshop, tmp_path):
         orders.append(other.orders)
         assert other.calibrated and first.calibrated
     assert {path: path.stat().st_mtime_ns for path in first.folder.glob("bin-*")} == written
-    assert orders[0].damping == [0.5] * len(workshop.layers) and first.orders.damping == workshop.orders.damping
-    with_bins = find_orders(workshop.transformer, workshop.layers, GramBank(first.folder, workshop.layers, other.settings), "here")
+    assert (
+        orders[0].damping == [0.5] * len(workshop.layers)
+        and first.orders.damping == workshop.orders.damping
+    )
+    with_bins = find_orders(
+        workshop.transformer,
+        workshop.layers,
+        GramBank(first.folder, workshop.layers, other.settings),
+        "here",
+    )
     assert all(torch.equal(a, b) for a, b in zip(with_bins.order, orders[1].order, strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(workshop.orders.errors, orders[0].errors, strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(workshop.orders.errors, orders[0].errors, strict=True)
+    )
     for changes in ({"weighting": "guidance"}, {"seed": 1}, {"images": 33}):
-        assert Workshop(workshop.checkpoint, replace(workshop.settings, **changes), tmp_path).folder != first.folder
+        assert (
+            Workshop(workshop.checkpoint, replace(workshop.settings, **changes), tmp_path).folder
+            != first.folder
+        )
 
 
 def test_a_stopped_run_keeps_its_layers_beside_a_run_of_another_damping(workshop, tmp_path):
     stop, first = threading.Event(), Workshop(workshop.checkpoint, workshop.settings, tmp_path)
     with pytest.raises(Stopped, match="all bins and 2 of 4 layers are kept"):
-        first.calibrate(lambda done, total, text: stop.set() if total == 4 and done == 2 else None, stop)
+        first.calibrate(
+            lambda done, total, text: stop.set() if total == 4 and done == 2 else None, stop
+        )
     left = kept(first.folder)
     assert len(left) == 2
-    Workshop(workshop.checkpoint, replace(workshop.settings, damping=0.1234567), tmp_path).calibrate()
+    Workshop(
+        workshop.checkpoint, replace(workshop.settings, damping=0.1234567), tmp_path
+    ).calibrate()
     assert kept(first.folder) == left
-    assert not Workshop(workshop.checkpoint, replace(workshop.settings, damping=0.1234568), tmp_path).calibrated
+    assert not Workshop(
+        workshop.checkpoint, replace(workshop.settings, damping=0.1234568), tmp_path
+    ).calibrated
     first.calibrate()
     assert same(first.orders, workshop.orders) and not kept(first.folder)
 

@@ -1,4 +1,6 @@
-"""What ordering one wide layer takes in memory, measured, and that it stays within what a calibration says it needs."""
+"""What ordering one wide layer takes in memory, measured, and that it stays within what a
+calibration says it needs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from core.calibration.settings import CalibrationSettings
 from core.models.layers import PrunableLayer
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDTH = 2304  # half of a DiT-XL/2 MLP, outputs in proportion; wide enough to be searched in float32 as that is
+# half of a DiT-XL/2 MLP, outputs in proportion; wide enough to be searched in float32 as that is
+WIDTH = 2304
 PEAK = 6.5  # float64 matrices n x n beside the model, from reading core.orders: see the test
 SETTINGS = CalibrationSettings(edges=(0, 1000), images=2, held_out=1)
 MEASURE = """
@@ -35,8 +38,10 @@ def now(what):
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
 
 def ordered(folder, n):
-    model, layer = nn.ModuleDict({"m": nn.Linear(n, n // 4)}), PrunableLayer("neurons", 0, "neurons", "", "m", n, 1, 1, 1)
-    bank = GramBank(Path(folder), [layer], CalibrationSettings(edges=(0, 1000), images=2, held_out=1))
+    model = nn.ModuleDict({"m": nn.Linear(n, n // 4)})
+    layer = PrunableLayer("neurons", 0, "neurons", "", "m", n, 1, 1, 1)
+    settings = CalibrationSettings(edges=(0, 1000), images=2, held_out=1)
+    bank = GramBank(Path(folder), [layer], settings)
     before = now("VmRSS:")
     found = find_orders(model, [layer], bank, "here")
     return now("VmHWM:") - before, found.rungs
@@ -67,12 +72,26 @@ def stored(folder: Path, n: int) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ordering_a_wide_layer_takes_a_handful_of_matrices_of_its_size(tmp_path):
-    """The most is held while a bin's curve is worked out: the bin's Gram and the path's copy of it, the factor, the scores (a quarter), and two more
-    of their size (the Gram gathered in the order, then what is solved from it). That is 5.25; tiles, the mapped file and libraries come on
-    top. For a DiT-XL/2 MLP the bound is 1.1 GB, less than what a calibration of that model checks for before it starts."""
+    """The most is held while a bin's curve is worked out: the bin's Gram and the path's copy of it,
+    the factor, the scores (a quarter), and two more of their size (the Gram gathered in the order,
+    then what is solved from it). That is 5.25; tiles, the mapped file and libraries come on top.
+    For a DiT-XL/2 MLP the bound is 1.1 GB, less than what a calibration of that model checks for
+    before it starts.
+    """
     few, many = stored(tmp_path / "few", 192), stored(tmp_path / "many", WIDTH)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "1000000"}  # what is freed is given back
-    done = subprocess.run([sys.executable, "-c", MEASURE, few, many, str(WIDTH)], capture_output=True, text=True, env=environment, timeout=300)
+    # what is freed is given back
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "MALLOC_MMAP_THRESHOLD_": "1000000",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, few, many, str(WIDTH)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     peak, rungs = done.stdout.split(maxsplit=1)
     assert rungs.strip() == "[['plain', 'plain']]"  # the ladder of failures was not climbed

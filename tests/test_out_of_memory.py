@@ -1,4 +1,6 @@
-"""Running out of memory, for real on the CPU: one sentence everywhere, buttons that work again, finished parts kept. Other errors stay visible."""
+"""Running out of memory, for real on the CPU: one sentence everywhere, buttons that work again,
+finished parts kept. Other errors stay visible.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,14 @@ from mosaic_ui.studio import build_studio
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
 PLAIN = PLAN.to_json()
 VISITOR = SimpleNamespace(session_hash="visitor out of memory")
-OTHERS = [RuntimeError("CUDA error: an illegal memory access was encountered"), RuntimeError("The size of tensor a (4) must match"),
-          ValueError("out of memory"), KeyError("memory"), OSError(errno.ENOSPC, "No space left on device"), StudioError("No.")]  # fmt: skip
+OTHERS = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("The size of tensor a (4) must match"),
+    ValueError("out of memory"),
+    KeyError("memory"),
+    OSError(errno.ENOSPC, "No space left on device"),
+    StudioError("No."),
+]
 
 
 def full(*args, **kwargs):
@@ -67,10 +75,18 @@ def test_what_torch_and_python_raise_is_known(make):
     assert str(said.value) == NO_MEMORY and isinstance(said.value, StudioError)
 
 
-@pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-                                   "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
 def test_what_the_libraries_of_cuda_say_is_known(words):
-    assert out_of_memory(RuntimeError(words)) and out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    assert out_of_memory(RuntimeError(words)) and out_of_memory(
+        OSError(errno.ENOMEM, "Cannot allocate memory")
+    )
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=repr)
@@ -98,42 +114,68 @@ def test_what_the_failed_call_held_is_let_go():
 
 
 @pytest.mark.parametrize("fail", [full, of_cuda])
-@pytest.mark.parametrize("name, asked, method", [("on_prune", 1, "build"), ("on_calibrate", 0, "calibrate")])
-def test_the_buttons_come_back_with_a_sentence(handler, workshop, monkeypatch, name, asked, method, fail):
+@pytest.mark.parametrize(
+    "name, asked, method", [("on_prune", 1, "build"), ("on_calibrate", 0, "calibrate")]
+)
+def test_the_buttons_come_back_with_a_sentence(
+    handler, workshop, monkeypatch, name, asked, method, fail
+):
     monkeypatch.setattr(workshop, method, fail)
     handler("ask_job", asked)(PLAIN, "DDIM", 50, VISITOR)
     words, *buttons, status = list(handler(name)(VISITOR))[-1]
-    assert NO_MEMORY in words and [b["interactive"] for b in buttons] == [True, True, False] and status
+    assert (
+        NO_MEMORY in words and [b["interactive"] for b in buttons] == [True, True, False] and status
+    )
     assert not jobs.request_stop(VISITOR.session_hash)
 
 
-def test_after_an_error_that_nobody_foresaw_they_come_back_too_and_it_is_logged(handler, workshop, monkeypatch, caplog):
+def test_after_an_error_that_nobody_foresaw_they_come_back_too_and_it_is_logged(
+    handler, workshop, monkeypatch, caplog
+):
     monkeypatch.setattr(workshop, "build", broken)
     handler("ask_job", 1)(PLAIN, "DDIM", 50, VISITOR)
     words, *buttons, _ = list(handler("on_prune")(VISITOR))[-1]
-    assert "Pruning failed: mat1 and mat2 shapes cannot be multiplied." in words and "more of it" not in words
+    assert (
+        "Pruning failed: mat1 and mat2 shapes cannot be multiplied." in words
+        and "more of it" not in words
+    )
     assert [b["interactive"] for b in buttons] == [True, True, False]
     (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert record.exc_info[0] is RuntimeError and "Pruning failed" in record.getMessage()
 
 
-@pytest.mark.parametrize("fail, said", [(full, NO_MEMORY), (broken, "The measurement failed: mat1 and mat2")])
+@pytest.mark.parametrize(
+    "fail, said", [(full, NO_MEMORY), (broken, "The measurement failed: mat1 and mat2")]
+)
 def test_a_measurement_offers_its_button_again(handler, workshop, monkeypatch, fail, said):
     monkeypatch.setattr(workshop, "measure_latency", fail)
-    words, table_view, button, measured = list(handler("on_measure")(PLAIN, "DDIM", 50, 0, VISITOR))[-1]
+    words, table_view, button, measured = list(
+        handler("on_measure")(PLAIN, "DDIM", 50, 0, VISITOR)
+    )[-1]
     assert said in words and button["interactive"] and table_view == measured == gr.skip()
 
 
 def test_a_walk_along_the_path_says_so(handler, workshop, monkeypatch):
     monkeypatch.setattr(curve_panel, "sample_path", full)
     monkeypatch.setattr(workshop, "paths_walked", {})
-    assert NO_MEMORY in list(handler("on_path")(schedules.own_beta(workshop), True, "DDIM", 6, VISITOR))[-1]
+    assert (
+        NO_MEMORY
+        in list(handler("on_path")(schedules.own_beta(workshop), True, "DDIM", 6, VISITOR))[-1]
+    )
 
 
-@pytest.mark.parametrize("fail, said", [(full, NO_MEMORY), (broken, "The comparison failed: mat1 and mat2 shapes cannot be multiplied.")])
+@pytest.mark.parametrize(
+    "fail, said",
+    [
+        (full, NO_MEMORY),
+        (broken, "The comparison failed: mat1 and mat2 shapes cannot be multiplied."),
+    ],
+)
 def test_a_comparison_says_so(workshop, monkeypatch, fail, said):
     monkeypatch.setattr(workshop, "build", fail)
-    request = compare_inputs.Request(SampleSettings(labels=(0, 1), steps=5), (None, PLAN), ("Dense", "Current plan"))
+    request = compare_inputs.Request(
+        SampleSettings(labels=(0, 1), steps=5), (None, PLAN), ("Dense", "Current plan")
+    )
     *_, last = compare_run.stream(workshop, request, threading.Event())
     assert said in last[0]
 
@@ -151,7 +193,17 @@ def test_any_answer_says_so():
 
 def test_a_verb_says_so_and_exits_with_two(capsys, model_folder, tmp_path, monkeypatch):
     (tmp_path / "plan.json").write_text(json.dumps(PLAIN))
-    arguments = ("prune", "--model", str(model_folder), "--device", "cpu", "--plan", str(tmp_path / "plan.json"), "--out", str(tmp_path / "out"))
+    arguments = (
+        "prune",
+        "--model",
+        str(model_folder),
+        "--device",
+        "cpu",
+        "--plan",
+        str(tmp_path / "plan.json"),
+        "--out",
+        str(tmp_path / "out"),
+    )
     monkeypatch.setenv("MOSAIC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Workshop, "calibrate", full)
     assert refused(capsys, *arguments) == f"app.py: {NO_MEMORY}\n"
@@ -160,13 +212,19 @@ def test_a_verb_says_so_and_exits_with_two(capsys, model_folder, tmp_path, monke
         verb(capsys, *arguments)
 
 
-def test_the_page_opens_without_times_where_they_cannot_be_measured(capsys, model_folder, tmp_path, monkeypatch):
+def test_the_page_opens_without_times_where_they_cannot_be_measured(
+    capsys, model_folder, tmp_path, monkeypatch
+):
     opened = []
     monkeypatch.setenv("MOSAIC_CACHE", str(tmp_path))
     monkeypatch.setattr(Workshop, "measure_latency", full)
     monkeypatch.setattr(gr.Blocks, "launch", lambda demo, **options: opened.append(demo))
     code, _, err = verb(capsys, "--model", str(model_folder), "--device", "cpu")
-    assert code == 0 and len(opened) == 1 and err == f"app.py: the device's speed was not measured. {NO_MEMORY}\n"
+    assert (
+        code == 0
+        and len(opened) == 1
+        and err == f"app.py: the device's speed was not measured. {NO_MEMORY}\n"
+    )
 
 
 def test_a_model_that_does_not_fit_is_not_called_damaged(model_folder, monkeypatch):
@@ -184,8 +242,15 @@ def test_a_part_of_the_benchmarks_that_runs_out_leaves_the_others(monkeypatch):
     monkeypatch.setitem(PARTS, "memory", full)
     monkeypatch.setitem(PARTS, "plans", lambda suite: {"n": 3})
     found = run_all(Suite(device="cpu", quick=True), ("macs", "memory", "plans"))
-    assert not found["stopped"] and found["parts"]["memory"] == {"part": "memory", "error": NO_MEMORY}
-    assert "measured" in found["parts"]["macs"] and found["parts"]["plans"]["n"] == 3 and f"memory: {NO_MEMORY}" in table(found)
+    assert not found["stopped"] and found["parts"]["memory"] == {
+        "part": "memory",
+        "error": NO_MEMORY,
+    }
+    assert (
+        "measured" in found["parts"]["macs"]
+        and found["parts"]["plans"]["n"] == 3
+        and f"memory: {NO_MEMORY}" in table(found)
+    )
     monkeypatch.setitem(PARTS, "memory", broken)
     with pytest.raises(RuntimeError, match="mat1"):
         run_all(Suite(device="cpu", quick=True), ("memory",))

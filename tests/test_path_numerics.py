@@ -1,4 +1,6 @@
-"""Float32 searches, the failure ladder, hard Grams, tiles: where `core.pruning.obs` must hold although the numbers do not."""
+"""Float32 searches, the failure ladder, hard Grams, tiles: where `core.pruning.obs` must hold
+although the numbers do not.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_duplicate_and_constant_columns() -> None:
     assert path.errors[3] < 1e-8 * path.energy < path.errors[4]
     for removed in range(25):
         exact = least_squares(weight, inputs, path.kept(removed))
-        assert error(path.weights_at(removed), weight, inputs) == pytest.approx(error(exact, weight, inputs), abs=1e-8 * path.energy)
+        assert error(path.weights_at(removed), weight, inputs) == pytest.approx(
+            error(exact, weight, inputs), abs=1e-8 * path.energy
+        )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -48,7 +52,9 @@ def test_fewer_tokens_than_columns(seed: int, size: int) -> None:
     for removed in range(path.groups):
         kept = columns_of(path.kept(removed), size)
         best = error(least_squares(weight, inputs, kept), weight, inputs)
-        assert error(path.weights_at(removed), weight, inputs) == pytest.approx(best, abs=1e-7 * path.energy)
+        assert error(path.weights_at(removed), weight, inputs) == pytest.approx(
+            best, abs=1e-7 * path.energy
+        )
     direct = compensated_weights(weight, inputs @ inputs.T, torch.arange(32), 0.0)
     assert torch.equal(direct, weight)
 
@@ -81,7 +87,9 @@ def test_nothing_alive() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])
-def test_order_in_tiles_is_the_textbook_order(block: int, small_tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_in_tiles_is_the_textbook_order(
+    block: int, small_tiles: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weight, inputs = layer(2, n=75, tokens=400, steep=1)
     inputs[[3, 40]] = 0
     gram = inputs @ inputs.T
@@ -103,11 +111,17 @@ def test_paths_in_tiles_are_those_in_one_piece(size: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(symmetric, "PIVOTS", 4)
     tiled = RemovalPath.from_gram(weight, gram, group_size=size, held_out=fresh)
     assert torch.equal(tiled.order, whole.order) and tiled.damping == whole.damping
-    assert torch.allclose(tiled.errors, whole.errors, rtol=1e-10) and tiled.energy == pytest.approx(whole.energy)
-    assert torch.allclose(tiled.held_out_errors, whole.held_out_errors, rtol=1e-9, atol=1e-9 * whole.energy)
+    assert torch.allclose(tiled.errors, whole.errors, rtol=1e-10) and tiled.energy == pytest.approx(
+        whole.energy
+    )
+    assert torch.allclose(
+        tiled.held_out_errors, whole.held_out_errors, rtol=1e-9, atol=1e-9 * whole.energy
+    )
     for removed, exact in pieces.items():
         assert torch.allclose(tiled.weights_at(removed), exact, atol=1e-10)
-        direct = compensated_weights(weight, gram, columns_of(tiled.kept(removed), size), tiled.damping)
+        direct = compensated_weights(
+            weight, gram, columns_of(tiled.kept(removed), size), tiled.damping
+        )
         assert torch.allclose(direct, exact, atol=1e-9)
 
 
@@ -136,36 +150,60 @@ def near_duplicates(seed: int, n: int, apart: float) -> tuple[Tensor, Tensor]:
 
 
 def hidden_neurons(seed: int, n: int, rank: int = 16) -> tuple[Tensor, Tensor]:
-    """A weight and the Gram of neurons as an MLP has them: GELU of few directions, with means of their own."""
+    """A weight and the Gram of neurons as an MLP has them: GELU of few directions, with means of
+    their own.
+    """
     generator = torch.Generator().manual_seed(seed)
-    few = torch.randn(n, rank, generator=generator, dtype=torch.float64) @ torch.randn(rank, 4 * n, generator=generator, dtype=torch.float64) / rank**0.5
-    means, noise = torch.randn(n, 1, generator=generator, dtype=torch.float64), torch.randn(n, 4 * n, generator=generator, dtype=torch.float64)
+    few = (
+        torch.randn(n, rank, generator=generator, dtype=torch.float64)
+        @ torch.randn(rank, 4 * n, generator=generator, dtype=torch.float64)
+        / rank**0.5
+    )
+    means, noise = (
+        torch.randn(n, 1, generator=generator, dtype=torch.float64),
+        torch.randn(n, 4 * n, generator=generator, dtype=torch.float64),
+    )
     inputs = torch.nn.functional.gelu(few + means + 0.01 * noise)
     return torch.randn(n // 4, n, generator=generator, dtype=torch.float64), inputs @ inputs.T
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("kind", "damping", "condition"), [("pairs", 1e-4, 5e4), ("neurons", 1e-6, 1e5)])
-def test_a_float32_order_achieves_what_a_float64_order_does(seed: int, kind: str, damping: float, condition: float) -> None:
-    weight, gram = near_duplicates(seed, 256, 1e-3) if kind == "pairs" else hidden_neurons(seed, 256)
+@pytest.mark.parametrize(
+    ("kind", "damping", "condition"), [("pairs", 1e-4, 5e4), ("neurons", 1e-6, 1e5)]
+)
+def test_a_float32_order_achieves_what_a_float64_order_does(
+    seed: int, kind: str, damping: float, condition: float
+) -> None:
+    weight, gram = (
+        near_duplicates(seed, 256, 1e-3) if kind == "pairs" else hidden_neurons(seed, 256)
+    )
     assert torch.linalg.cond(gram / gram.diagonal().mean() + damping * torch.eye(256)) > condition
     exact = RemovalPath.from_gram(weight, gram, damping=damping, precision="float64")
     quick = RemovalPath.from_gram(weight, gram, damping=damping, precision="float32")
-    assert (exact.search, quick.search) == ("float64", "float32") and exact.rung == quick.rung == "plain"
-    assert kind == "neurons" or not torch.equal(exact.order, quick.order)  # which of two twins goes is left to rounding
+    assert (exact.search, quick.search) == (
+        "float64",
+        "float32",
+    ) and exact.rung == quick.rung == "plain"
+    # which of two twins goes is left to rounding
+    assert kind == "neurons" or not torch.equal(exact.order, quick.order)
     assert quick.errors.dtype == torch.float64
     levels = [13, 26, 64, 128, 192, 230]
     assert (quick.errors[levels] <= 1.01 * exact.errors[levels]).all()
     direct = compensated_weights(weight, gram, quick.kept(128), damping)
-    assert (quick.weights_at(128) - direct).norm() <= 1e-8 * direct.norm()  # the weights are float64 whatever the search was
+    # the weights are float64 whatever the search was
+    assert (quick.weights_at(128) - direct).norm() <= 1e-8 * direct.norm()
 
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_float32_search_of_a_harmless_layer_is_exact(size: int) -> None:
     weight, inputs = layer(5, n=48, tokens=400)
     gram = inputs @ inputs.T
-    quick = RemovalPath.from_gram(weight.float(), gram.float(), group_size=size, precision="float32")
-    exact = RemovalPath.from_gram(weight.float(), gram.float(), group_size=size, precision="float64")
+    quick = RemovalPath.from_gram(
+        weight.float(), gram.float(), group_size=size, precision="float32"
+    )
+    exact = RemovalPath.from_gram(
+        weight.float(), gram.float(), group_size=size, precision="float64"
+    )
     assert torch.equal(quick.order, exact.order) and torch.equal(quick.errors, exact.errors)
 
 
@@ -174,7 +212,10 @@ def test_large_layers_are_searched_in_float32(monkeypatch: pytest.MonkeyPatch) -
     for n, search in ((30, "float64"), (31, "float32")):
         weight, inputs = layer(6, n=n)
         assert RemovalPath.from_gram(weight, inputs @ inputs.T).search == search
-        assert RemovalPath.from_gram(weight, inputs @ inputs.T, precision="float64").search == "float64"
+        assert (
+            RemovalPath.from_gram(weight, inputs @ inputs.T, precision="float64").search
+            == "float64"
+        )
     assert RemovalPath.from_order(weight, inputs @ inputs.T, range(31)).search == "given"
     with pytest.raises(StudioError):
         RemovalPath.from_gram(weight, inputs @ inputs.T, precision="half")
@@ -184,14 +225,23 @@ def test_an_order_that_float32_cannot_find_is_found_in_float64() -> None:
     weight, gram = near_duplicates(7, 48, 1e-4)
     quick = RemovalPath.from_gram(weight, gram, damping=0.0, precision="float32")
     exact = RemovalPath.from_gram(weight, gram, damping=0.0, precision="float64")
-    assert quick.rung == "order in float64" and quick.search == "float64" and quick.damping == 0 and exact.rung == "plain"
+    assert (
+        quick.rung == "order in float64"
+        and quick.search == "float64"
+        and quick.damping == 0
+        and exact.rung == "plain"
+    )
     assert torch.equal(quick.order, exact.order)
 
 
 def test_the_ladder_goes_on_from_float32_to_damping() -> None:
     weight, inputs = layer(8, n=32, tokens=20)
     path = RemovalPath.from_gram(weight, inputs @ inputs.T, damping=0.0, precision="float32")
-    assert path.rung.startswith("damping raised") and path.search == "float64" and 0 < path.damping <= 1e-7
+    assert (
+        path.rung.startswith("damping raised")
+        and path.search == "float64"
+        and 0 < path.damping <= 1e-7
+    )
 
 
 def test_a_search_that_accounts_wrongly_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +260,9 @@ def test_a_search_that_accounts_wrongly_is_not_believed(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("damping", [0.0, 1e-2])
-def test_products_spoilt_on_the_way_are_worked_out_anew(damping: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_spoilt_on_the_way_are_worked_out_anew(
+    damping: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weight, inputs = layer(10, n=32)
     inputs[[5, 6]] = 0  # survivors are counted without dead columns
     gram = inputs @ inputs.T
@@ -221,7 +273,8 @@ def test_products_spoilt_on_the_way_are_worked_out_anew(damping: float, monkeypa
 
     def spoilt(state: Tensor, floor: Tensor, rebuild=None) -> tuple[Tensor, Tensor] | None:
         bump = 1e3 * state[1].diagonal().max() * state[0, max(first, last), min(first, last)].sign()
-        state[1, first, last] += bump  # after the first removal the last column's squared norm is far below zero
+        # after the first removal the last column's squared norm is far below zero
+        state[1, first, last] += bump
         state[1, last, first] += bump
         return search(state, floor, 1, rebuild=rebuild if repair else None)
 
@@ -243,7 +296,15 @@ def test_norms_that_stay_negative_end_the_search() -> None:
         calls.append(len(survivors))
         return broken[: len(survivors), : len(survivors)]
 
-    assert greedy.order_columns(torch.stack([inverse, broken]), torch.zeros(24, dtype=torch.float64), 4, rebuild=hopeless) is None
+    assert (
+        greedy.order_columns(
+            torch.stack([inverse, broken]),
+            torch.zeros(24, dtype=torch.float64),
+            4,
+            rebuild=hopeless,
+        )
+        is None
+    )
     assert calls == [20, 16][: greedy.REBUILDS]
 
 
@@ -258,6 +319,10 @@ def test_cuda_finds_the_same_path(size: int, precision: str, small_tiles: None) 
     gram = inputs @ inputs.T
     here = RemovalPath.from_gram(weight, gram, group_size=size, precision=precision)
     there = RemovalPath.from_gram(weight.cuda(), gram.cuda(), group_size=size, precision=precision)
-    assert torch.equal(there.order, here.order) and there.rung == here.rung and torch.allclose(there.errors, here.errors)
+    assert (
+        torch.equal(there.order, here.order)
+        and there.rung == here.rung
+        and torch.allclose(there.errors, here.errors)
+    )
     for removed in (2, here.groups // 2, here.groups - 2):
         assert torch.allclose(there.weights_at(removed).cpu(), here.weights_at(removed))

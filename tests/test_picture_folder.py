@@ -1,4 +1,6 @@
-"""A folder of pictures for calibration: where labels are looked up, what the pixels become, and what is refused in one sentence."""
+"""A folder of pictures for calibration: where labels are looked up, what the pixels become, and
+what is refused in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,13 @@ from core.errors import StudioError
 NAMES = {"Trouser": 1, "Sneaker": 7}
 
 
-def paint(path: Path, colour: object = 100, mode: str = "L", size: tuple[int, int] = (8, 8), **more: object) -> Path:
+def paint(
+    path: Path,
+    colour: object = 100,
+    mode: str = "L",
+    size: tuple[int, int] = (8, 8),
+    **more: object,
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path, **more)
     return path
@@ -61,7 +69,12 @@ def test_subfolders_are_classes_by_number_or_name(tmp_path):
 def test_csv(tmp_path, header):
     for name in ("a.png", "b.png", "in/c.png"):
         paint(tmp_path / name)
-    (tmp_path / "labels.csv").write_text("\ufeff" + header + 'a.png,3\n\n./b.png, Sneaker \nin\\c.png,"a cat, asleep"\nnot-there.png,9\n', encoding="utf-8")
+    (tmp_path / "labels.csv").write_text(
+        "\ufeff"
+        + header
+        + 'a.png,3\n\n./b.png, Sneaker \nin\\c.png,"a cat, asleep"\nnot-there.png,9\n',
+        encoding="utf-8",
+    )
     assert shown(tmp_path) == {"a.png": "3", "b.png": "Sneaker", "in/c.png": "a cat, asleep"}
 
 
@@ -88,21 +101,27 @@ def test_a_part_of_many_is_drawn_by_seed(tmp_path):
     assert [p.name for p in first] == sorted(p.name for p in first)
 
 
-@pytest.mark.parametrize(("files", "match"), [
-    ({}, "holds no pictures"),
-    ({"labels.csv": "a.png,1"}, "holds no pictures"),
-    ({"a.png": None}, "Nothing says what a.png shows"),
-    ({"a.png": None, "b.png": None, "a.txt": "a cat"}, "Nothing says what b.png shows"),
-    ({"a.png": None, "a.txt": " \n"}, "Nothing says what a.png shows"),
-    ({"1/a.png": None, "labels.csv": "b.png,1"}, "Nothing says what 1/a.png shows"),
-    ({"a.png": None, "labels.csv": "a.png,a cat, asleep"}, "Line 1 of labels.csv has 3 columns"),
-    ({"a.png": None, "labels.csv": "file,label\na.png"}, "Line 2 of labels.csv has 1 columns"),
-    ({"a.png": None, "labels.json": "{"}, "labels.json cannot be read"),
-    ({"a.png": None, "labels.json": '{"a.png": [1]}'}, "must be one object"),
-    ({"a.png": None, "labels.json": '{"a.png": true}'}, "must be one object"),
-    ({"a.png": None, "labels.json": "{}", "labels.csv": ""}, "keep one of them"),
-    ({"a.png": None, "labels.csv": b"a.png,\xff"}, "save it as UTF-8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        ({}, "holds no pictures"),
+        ({"labels.csv": "a.png,1"}, "holds no pictures"),
+        ({"a.png": None}, "Nothing says what a.png shows"),
+        ({"a.png": None, "b.png": None, "a.txt": "a cat"}, "Nothing says what b.png shows"),
+        ({"a.png": None, "a.txt": " \n"}, "Nothing says what a.png shows"),
+        ({"1/a.png": None, "labels.csv": "b.png,1"}, "Nothing says what 1/a.png shows"),
+        (
+            {"a.png": None, "labels.csv": "a.png,a cat, asleep"},
+            "Line 1 of labels.csv has 3 columns",
+        ),
+        ({"a.png": None, "labels.csv": "file,label\na.png"}, "Line 2 of labels.csv has 1 columns"),
+        ({"a.png": None, "labels.json": "{"}, "labels.json cannot be read"),
+        ({"a.png": None, "labels.json": '{"a.png": [1]}'}, "must be one object"),
+        ({"a.png": None, "labels.json": '{"a.png": true}'}, "must be one object"),
+        ({"a.png": None, "labels.json": "{}", "labels.csv": ""}, "keep one of them"),
+        ({"a.png": None, "labels.csv": b"a.png,\xff"}, "save it as UTF-8"),
+    ],
+)
 def test_folders_that_cannot_serve(tmp_path, files, match):
     for name, text in files.items():
         if text is None:
@@ -113,10 +132,17 @@ def test_folders_that_cannot_serve(tmp_path, files, match):
         list_pictures(tmp_path, 100)
 
 
-@pytest.mark.parametrize(("shows", "match"), [
-    ("10", "a.png is labelled class 10; this model's classes are whole numbers from 0 to 9"), (-1, "class -1"), ("-1", "class -1"),
-    ("boot", "'boot', which is neither"), ("9" * 5000, "neither a class number"), ("²", "neither a class number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shows", "match"),
+    [
+        ("10", "a.png is labelled class 10; this model's classes are whole numbers from 0 to 9"),
+        (-1, "class -1"),
+        ("-1", "class -1"),
+        ("boot", "'boot', which is neither"),
+        ("9" * 5000, "neither a class number"),
+        ("²", "neither a class number"),
+    ],
+)
 def test_labels_that_the_model_does_not_know(shows, match):
     with pytest.raises(StudioError, match=match):
         class_of(Picture(Path("a.png"), "a.png", shows), NAMES, 10)
@@ -150,17 +176,48 @@ def lay(folder: Path, files: dict[str, object]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("table", "content"), [
-    ("train/metadata.jsonl", lines({"file_name": "0.png", "text": "a"}, {"file_name": "1.png", "text": "b, c"})),
-    ("metadata.jsonl", lines({"file_name": "train/0.png", "text": "a"}, {"file_name": "./train/1.png", "text": "b, c"})),
-    ("metadata.jsonl", "\n" + lines({"width": 8, "caption": "a", "file_name": "train/0.png"})
-     + "\r\n" + lines({"width": 8, "caption": "b, c", "file_name": "train\\1.png"})),
-    ("metadata.jsonl", lines({"file_name": "0.png", "w": 8, "blip": "a"}, {"file_name": "1.png", "w": 8, "blip": "b, c"})),
-    ("train/metadata.csv", '\ufefffile_name,text\r\n0.png,a\r\n1.png,"b, c"\r\n'),
-    ("metadata.csv", 'text,id,file_name\na,1,train/0.png\n"b, c",2,train/1.png\n'),
-    ("Metadata.JSON", json.dumps([{"file_name": "train/0.png", "text": "a"}, {"file_name": "train/1.png", "text": "b, c"}])),
-    ("captions.json", json.dumps({"train/0.png": "a", "train/1.png": "b, c"})),
-])
+@pytest.mark.parametrize(
+    ("table", "content"),
+    [
+        (
+            "train/metadata.jsonl",
+            lines({"file_name": "0.png", "text": "a"}, {"file_name": "1.png", "text": "b, c"}),
+        ),
+        (
+            "metadata.jsonl",
+            lines(
+                {"file_name": "train/0.png", "text": "a"},
+                {"file_name": "./train/1.png", "text": "b, c"},
+            ),
+        ),
+        (
+            "metadata.jsonl",
+            "\n"
+            + lines({"width": 8, "caption": "a", "file_name": "train/0.png"})
+            + "\r\n"
+            + lines({"width": 8, "caption": "b, c", "file_name": "train\\1.png"}),
+        ),
+        (
+            "metadata.jsonl",
+            lines(
+                {"file_name": "0.png", "w": 8, "blip": "a"},
+                {"file_name": "1.png", "w": 8, "blip": "b, c"},
+            ),
+        ),
+        ("train/metadata.csv", '\ufefffile_name,text\r\n0.png,a\r\n1.png,"b, c"\r\n'),
+        ("metadata.csv", 'text,id,file_name\na,1,train/0.png\n"b, c",2,train/1.png\n'),
+        (
+            "Metadata.JSON",
+            json.dumps(
+                [
+                    {"file_name": "train/0.png", "text": "a"},
+                    {"file_name": "train/1.png", "text": "b, c"},
+                ]
+            ),
+        ),
+        ("captions.json", json.dumps({"train/0.png": "a", "train/1.png": "b, c"})),
+    ],
+)
 def test_captions_in_the_tables_of_the_field(tmp_path, table, content):
     lay(tmp_path, {"train/0.png": None, "train/1.png": None, table: content})
     assert prompts(tmp_path) == {"train/0.png": "a", "train/1.png": "b, c"}
@@ -172,60 +229,136 @@ def test_captions_beside_pictures_in_a_folder_of_repeats(tmp_path, ending):
     assert prompts(tmp_path) == {"10_sks dog/0.png": "a dog, asleep"}
 
 
-@pytest.mark.parametrize(("folder", "prompt"), [
-    ("10_sks dog", "sks dog"), ("img/3_red fox", "red fox"), ("train/cats", "cats"), ("cats/train", "cats"),
-    ("001.Black_footed_Albatross", "Black_footed_Albatross"), ("猫", "猫"), ("test kitchen", "test kitchen"),
-])
+@pytest.mark.parametrize(
+    ("folder", "prompt"),
+    [
+        ("10_sks dog", "sks dog"),
+        ("img/3_red fox", "red fox"),
+        ("train/cats", "cats"),
+        ("cats/train", "cats"),
+        ("001.Black_footed_Albatross", "Black_footed_Albatross"),
+        ("猫", "猫"),
+        ("test kitchen", "test kitchen"),
+    ],
+)
 def test_a_folder_s_name_is_a_prompt_without_its_number(tmp_path, folder, prompt):
     lay(tmp_path, {f"{folder}/0.png": None})
     assert prompts(tmp_path) == {f"{folder}/0.png": prompt}
 
 
-@pytest.mark.parametrize("folder", ["train", "val2017", "images/part_3", "10_img", "Test Images", "n01440764", "5_"])
+@pytest.mark.parametrize(
+    "folder", ["train", "val2017", "images/part_3", "10_img", "Test Images", "n01440764", "5_"]
+)
 def test_a_mere_place_is_no_prompt(tmp_path, folder):
     lay(tmp_path, {f"{folder}/0.png": None})
-    with pytest.raises(StudioError, match="its folder's name is no prompt, so put captions into metadata.jsonl"):
+    with pytest.raises(
+        StudioError, match="its folder's name is no prompt, so put captions into metadata.jsonl"
+    ):
         prompts(tmp_path)
 
 
 def test_tables_of_captions_and_classes_give_what_is_asked_for(tmp_path):
-    rows = [{"file_name": "a.png", "text": "a shoe", "label": 7}, {"file_name": "b.png", "text": "legs", "label": "trouser"}]
+    rows = [
+        {"file_name": "a.png", "text": "a shoe", "label": 7},
+        {"file_name": "b.png", "text": "legs", "label": "trouser"},
+    ]
     lay(tmp_path, {"a.png": None, "b.png": None, "metadata.jsonl": lines(*rows)})
     by_class, by_words = (read_folder(tmp_path, 9, words=words).pictures for words in (False, True))
     assert [class_of(p, NAMES, 10) for p in by_class] == [7, 1]
     assert [caption_of(p) for p in by_words] == ["a shoe", "legs"]
 
 
-@pytest.mark.parametrize(("files", "match"), [
-    ({"metadata.jsonl": '{"file_name": "a.png", "text": "x"}\n\n{"file_name":'}, "Line 3 of metadata.jsonl cannot be read"),
-    ({"metadata.jsonl": '["a.png", "x"]'}, "Line 1 of metadata.jsonl must be an object"),
-    ({"metadata.jsonl": lines({"id": 1, "text": "x"})}, "has no column file_name, only id, text"),
-    ({"metadata.jsonl": lines({"file_name": "a.png", "x": "b", "y": "c"})}, "call it text or label .it has x, y"),
-    ({"metadata.jsonl": lines({"file_name": "a.png"})}, "file names only"),
-    ({"metadata.jsonl": lines({"file_name": "a.png", "text": ["x"]})}, "Line 1 of metadata.jsonl: what a picture shows"),
-    ({"metadata.jsonl": lines({"file_name": 3, "text": "x"})}, "Line 1 of metadata.jsonl names no picture"),
-    ({"metadata.jsonl": lines({"file_name": "b.png", "text": "x"})}, "metadata.jsonl names b.png, which is not there"),
-    ({"metadata.jsonl": lines({"file_name": "A.PNG", "text": "x"})}, "names A.PNG, which is not the same name"),
-    ({"metadata.jsonl": lines({"file_name": "a.png", "text": None})}, "Nothing says what a.png shows"),
-    ({"metadata.jsonl": '{"file_name": "a.png", "text": "\\ud800"}'}, "half a letter"),
-    ({"metadata.jsonl": ""}, "Nothing says what a.png shows"),
-    ({"metadata.csv": "file_name,text\na.png,a cat, asleep"}, "Line 2 of metadata.csv has 3 columns; write 2"),
-    ({"metadata.csv": 'file_name,text\na.png,"a cat\n'}, "of metadata.csv cannot be read"),
-    ({"metadata.csv": "file_name;text\na.png;a cat\n"}, "has no column file_name, only file_name;text"),
-    ({"metadata.parquet": b"PAR1"}, "metadata.parquet is a kind of table that is not read here: save it as metadata.csv"),
-    ({"metadata.jsonl": "", "metadata.csv": ""}, "has both metadata.csv and metadata.jsonl; keep one"),
-    ({"labels.csv": "a.png,3\n./a.png,4\n"}, "two things of a.png, '3' and '4'"),
-    ({"labels.json": '{"a.png": 3, "a.png": 4}'}, "two things of a.png, 3 and 4"),
-    ({"labels.csv": "a.png,x", "in/b.png": None, "in/metadata.csv": "file_name,text\n../a.png,y"}, "different things of a.png"),
-    ({"in/a.png": None, "on/a.png": None, "on/b.png": None, "labels.csv": "b.png,3\na.png,4", "a.png": b"", }, "Nothing says"),
-    ({"in/b.png": None, "on/b.png": None, "labels.csv": "b.png,3"}, "may be in/b.png, on/b.png"),
-    ({"a.txt": "a cat", "a.caption": "a dog"}, "a.caption and a.txt say different things of a.png"),
-    ({"a.caption": "\n"}, "Nothing says what a.png shows"),
-    ({"a.caption": "a cat".encode("utf-16")}, "a.caption cannot be read; save it as UTF-8"),
-    ({"a.caption": "a cat".encode("utf-16-le")}, "a.caption cannot be read; save it as UTF-8"),
-    ({"a.caption": "caf\xe9".encode("latin-1")}, "a.caption cannot be read; save it as UTF-8"),
-    ({"b.heic": b"x"}, "b.heic is a picture of a kind not read here"),
-])
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        (
+            {"metadata.jsonl": '{"file_name": "a.png", "text": "x"}\n\n{"file_name":'},
+            "Line 3 of metadata.jsonl cannot be read",
+        ),
+        ({"metadata.jsonl": '["a.png", "x"]'}, "Line 1 of metadata.jsonl must be an object"),
+        (
+            {"metadata.jsonl": lines({"id": 1, "text": "x"})},
+            "has no column file_name, only id, text",
+        ),
+        (
+            {"metadata.jsonl": lines({"file_name": "a.png", "x": "b", "y": "c"})},
+            "call it text or label .it has x, y",
+        ),
+        ({"metadata.jsonl": lines({"file_name": "a.png"})}, "file names only"),
+        (
+            {"metadata.jsonl": lines({"file_name": "a.png", "text": ["x"]})},
+            "Line 1 of metadata.jsonl: what a picture shows",
+        ),
+        (
+            {"metadata.jsonl": lines({"file_name": 3, "text": "x"})},
+            "Line 1 of metadata.jsonl names no picture",
+        ),
+        (
+            {"metadata.jsonl": lines({"file_name": "b.png", "text": "x"})},
+            "metadata.jsonl names b.png, which is not there",
+        ),
+        (
+            {"metadata.jsonl": lines({"file_name": "A.PNG", "text": "x"})},
+            "names A.PNG, which is not the same name",
+        ),
+        (
+            {"metadata.jsonl": lines({"file_name": "a.png", "text": None})},
+            "Nothing says what a.png shows",
+        ),
+        ({"metadata.jsonl": '{"file_name": "a.png", "text": "\\ud800"}'}, "half a letter"),
+        ({"metadata.jsonl": ""}, "Nothing says what a.png shows"),
+        (
+            {"metadata.csv": "file_name,text\na.png,a cat, asleep"},
+            "Line 2 of metadata.csv has 3 columns; write 2",
+        ),
+        ({"metadata.csv": 'file_name,text\na.png,"a cat\n'}, "of metadata.csv cannot be read"),
+        (
+            {"metadata.csv": "file_name;text\na.png;a cat\n"},
+            "has no column file_name, only file_name;text",
+        ),
+        (
+            {"metadata.parquet": b"PAR1"},
+            "metadata.parquet is a kind of table that is not read here: save it as metadata.csv",
+        ),
+        (
+            {"metadata.jsonl": "", "metadata.csv": ""},
+            "has both metadata.csv and metadata.jsonl; keep one",
+        ),
+        ({"labels.csv": "a.png,3\n./a.png,4\n"}, "two things of a.png, '3' and '4'"),
+        ({"labels.json": '{"a.png": 3, "a.png": 4}'}, "two things of a.png, 3 and 4"),
+        (
+            {
+                "labels.csv": "a.png,x",
+                "in/b.png": None,
+                "in/metadata.csv": "file_name,text\n../a.png,y",
+            },
+            "different things of a.png",
+        ),
+        (
+            {
+                "in/a.png": None,
+                "on/a.png": None,
+                "on/b.png": None,
+                "labels.csv": "b.png,3\na.png,4",
+                "a.png": b"",
+            },
+            "Nothing says",
+        ),
+        (
+            {"in/b.png": None, "on/b.png": None, "labels.csv": "b.png,3"},
+            "may be in/b.png, on/b.png",
+        ),
+        (
+            {"a.txt": "a cat", "a.caption": "a dog"},
+            "a.caption and a.txt say different things of a.png",
+        ),
+        ({"a.caption": "\n"}, "Nothing says what a.png shows"),
+        ({"a.caption": "a cat".encode("utf-16")}, "a.caption cannot be read; save it as UTF-8"),
+        ({"a.caption": "a cat".encode("utf-16-le")}, "a.caption cannot be read; save it as UTF-8"),
+        ({"a.caption": "caf\xe9".encode("latin-1")}, "a.caption cannot be read; save it as UTF-8"),
+        ({"b.heic": b"x"}, "b.heic is a picture of a kind not read here"),
+    ],
+)
 def test_more_folders_that_cannot_serve(tmp_path, files, match):
     lay(tmp_path, {"a.png": None} | files)
     with pytest.raises(StudioError, match=match):
@@ -233,10 +366,17 @@ def test_more_folders_that_cannot_serve(tmp_path, files, match):
 
 
 def test_what_is_passed_over_is_said(tmp_path):
-    rows = [{"file_name": "a.png", "text": "x", "caption": "y"}, {"file_name": "gone.png", "text": "z"}]
+    rows = [
+        {"file_name": "a.png", "text": "x", "caption": "y"},
+        {"file_name": "gone.png", "text": "z"},
+    ]
     lay(tmp_path, {"a.png": None, "a.txt": "x y", "metadata.jsonl": lines(*rows)})
     said = "; ".join(read_folder(tmp_path, 9).remarks)
-    for part in ("by its column text, not caption", "names 1 file not there (gone.png)", "texts beside the pictures are not read"):
+    for part in (
+        "by its column text, not caption",
+        "names 1 file not there (gone.png)",
+        "texts beside the pictures are not read",
+    ):
         assert part in said
     lay(tmp_path / "by class", {"3/a.png": None})
     (tmp_path / "by class" / "7").mkdir()
@@ -250,8 +390,24 @@ def test_a_text_without_letters_is_no_caption(tmp_path):
 
 
 def test_leftovers_are_no_pictures(tmp_path):
-    junk = (".ipynb_checkpoints/a.png", "__MACOSX/3/a.png", "3/@eaDir/a.png", "3/._a.png", "3/.a.png", "3/Thumbs.db", "3/.DS_Store")
-    lay(tmp_path, {"train/3/A.PNG": None, "val/03/b.Jpeg": None, "Coat/c.png": None, **{name: b"junk" for name in junk}})
+    junk = (
+        ".ipynb_checkpoints/a.png",
+        "__MACOSX/3/a.png",
+        "3/@eaDir/a.png",
+        "3/._a.png",
+        "3/.a.png",
+        "3/Thumbs.db",
+        "3/.DS_Store",
+    )
+    lay(
+        tmp_path,
+        {
+            "train/3/A.PNG": None,
+            "val/03/b.Jpeg": None,
+            "Coat/c.png": None,
+            **{name: b"junk" for name in junk},
+        },
+    )
     assert list(shown(tmp_path)) == ["Coat/c.png", "train/3/A.PNG", "val/03/b.Jpeg"]
     assert [class_of(p, {"Coat": 4}, 10) for p in list_pictures(tmp_path, 9)] == [4, 3, 3]
 
@@ -288,7 +444,8 @@ def test_links_to_nothing_are_named(tmp_path, link):
 
 def test_class_folders_within_and_around_places(tmp_path):
     lay(tmp_path, {"train/Sneaker/images/a.png": None, "7/val/b.png": None, "Train/c.png": None})
-    assert [class_of(p, NAMES | {"train": 2}, 10) for p in list_pictures(tmp_path, 9)] == [7, 2, 7]  # where the model knows "train"
+    # where the model knows "train"
+    assert [class_of(p, NAMES | {"train": 2}, 10) for p in list_pictures(tmp_path, 9)] == [7, 2, 7]
     with pytest.raises(StudioError, match="'Train', which is neither"):
         classes(tmp_path)
     (tmp_path / "Train" / "c.png").unlink()
@@ -303,8 +460,14 @@ def test_names_in_two_unicode_forms(tmp_path):
     assert list(prompts(tmp_path / "text").values()) == ["a cup"]
     lay(tmp_path / "class", {f"{apart}/a.png": None})
     assert [class_of(p, {composed: 4}, 10) for p in list_pictures(tmp_path / "class", 9)] == [4]
-    both = lay(tmp_path / "both", {f"{apart}.png": None, f"{composed}.png": None, "labels.csv": f"{composed}.png,3\n"})
-    with pytest.raises(StudioError, match=r"cafe\[U\+0301\].png and caf\[U\+00E9\].png, which differ only in how letters"):
+    both = lay(
+        tmp_path / "both",
+        {f"{apart}.png": None, f"{composed}.png": None, "labels.csv": f"{composed}.png,3\n"},
+    )
+    with pytest.raises(
+        StudioError,
+        match=r"cafe\[U\+0301\].png and caf\[U\+00E9\].png, which differ only in how letters",
+    ):
         list_pictures(both, 9)
 
 
@@ -319,10 +482,20 @@ def test_a_name_that_is_no_text(tmp_path):
     assert str(refusal.value).encode()
 
 
-@pytest.mark.parametrize(("ending", "kind"), [
-    ("jfif", "JPEG"), ("JPE", "JPEG"), ("bmp", "BMP"), ("tif", "TIFF"), ("gif", "GIF"), ("jp2", "JPEG2000"), ("pgm", "PPM"),
-    ("tga", "TGA"), ("avif", "AVIF"),
-])
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        ("jfif", "JPEG"),
+        ("JPE", "JPEG"),
+        ("bmp", "BMP"),
+        ("tif", "TIFF"),
+        ("gif", "GIF"),
+        ("jp2", "JPEG2000"),
+        ("pgm", "PPM"),
+        ("tga", "TGA"),
+        ("avif", "AVIF"),
+    ],
+)
 def test_other_kinds_are_listed_and_read(tmp_path, ending, kind):
     if f".{ending.lower()}" not in readable():
         pytest.skip(f"this Pillow does not read {kind}")
@@ -332,9 +505,13 @@ def test_other_kinds_are_listed_and_read(tmp_path, ending, kind):
     assert (read_picture(found, 8, 3) - (200 / 127.5 - 1)).abs().max() <= 3 / 127.5
 
 
-@pytest.mark.parametrize(("values", "match"), [
-    (np.full((8, 8), 0.5, np.float32), "a.tif holds fractions"), (np.full((8, 8), 2**20, np.int32), "more than 16 bits"),
-])
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (np.full((8, 8), 0.5, np.float32), "a.tif holds fractions"),
+        (np.full((8, 8), 2**20, np.int32), "more than 16 bits"),
+    ],
+)
 def test_numbers_without_a_white_are_refused(tmp_path, values, match):
     Image.fromarray(values).save(tmp_path / "a.tif")
     with pytest.raises(StudioError, match=match):
@@ -348,14 +525,21 @@ def test_pixels_of_the_right_size_are_taken_as_they_are(tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "a.png")
     found = read_picture(picture(tmp_path / "a.png"), 8, 3)
-    assert found.dtype == torch.float32 and torch.equal(found, torch.from_numpy(values).permute(2, 0, 1).float() / 127.5 - 1)
+    assert found.dtype == torch.float32 and torch.equal(
+        found, torch.from_numpy(values).permute(2, 0, 1).float() / 127.5 - 1
+    )
     grey = read_picture(picture(tmp_path / "a.png"), 8, 1)
-    assert torch.equal(grey[0], torch.from_numpy(np.array(Image.fromarray(values).convert("L"))).float() / 127.5 - 1)
+    assert torch.equal(
+        grey[0],
+        torch.from_numpy(np.array(Image.fromarray(values).convert("L"))).float() / 127.5 - 1,
+    )
 
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_the_shorter_side_fits_and_the_centre_is_kept(tmp_path, wide):
-    """A picture twice as long as wide, its middle half one colour: nothing but that colour is left."""
+    """A picture twice as long as wide, its middle half one colour:
+    nothing but that colour is left.
+    """
     values = np.zeros((40, 80), np.uint8)
     values[:, 20:60] = 200
     Image.fromarray(values if wide else values.T.copy()).save(tmp_path / "a.png")
@@ -375,9 +559,17 @@ def test_turned_by_its_exif_data(tmp_path):
     assert (found[:, -1] == 1).all() and (found[:, :-1] == -1).all()
 
 
-@pytest.mark.parametrize(("mode", "colour", "grey"), [
-    ("RGBA", (0, 0, 0, 0), 255), ("RGBA", (10, 10, 10, 255), 10), ("LA", (0, 0), 255), ("I;16", 257 * 90, 90), ("1", 1, 255), ("P", 0, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mode", "colour", "grey"),
+    [
+        ("RGBA", (0, 0, 0, 0), 255),
+        ("RGBA", (10, 10, 10, 255), 10),
+        ("LA", (0, 0), 255),
+        ("I;16", 257 * 90, 90),
+        ("1", 1, 255),
+        ("P", 0, 0),
+    ],
+)
 def test_modes_become_grey_on_white(tmp_path, mode, colour, grey):
     found = read_picture(picture(paint(tmp_path / "a.png", colour, mode)), 8, 1)
     assert torch.allclose(found, torch.full((1, 8, 8), grey / 127.5 - 1), atol=1e-6)
@@ -406,8 +598,15 @@ def test_a_small_file_that_unpacks_to_too_much(tmp_path, side):
     """Only the header says so; nothing may be unpacked to find out."""
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     chunk = b"IHDR" + header
-    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", len(header))
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+    )
     idat = b"IDAT" + zlib.compress(b"\0" * 100)
-    (tmp_path / "bomb.png").write_bytes(data + struct.pack(">I", len(idat) - 4) + idat + struct.pack(">I", zlib.crc32(idat)))
+    (tmp_path / "bomb.png").write_bytes(
+        data + struct.pack(">I", len(idat) - 4) + idat + struct.pack(">I", zlib.crc32(idat))
+    )
     with pytest.raises(StudioError, match="bomb.png has more than 67 million pixels"):
         read_picture(picture(tmp_path / "bomb.png"), 8, 1)

@@ -13,7 +13,10 @@ from core.errors import PlanError
 
 LINEAR, SCALED = NoiseSchedule.from_betas("linear"), NoiseSchedule.from_betas("scaled_linear")
 FLOW = NoiseSchedule("flow", "flow", 1 - np.arange(1, 1001) / 1000, np.arange(1, 1001) / 1000)
-EDM = NoiseSchedule("edm", "sigma", np.ones(1000), np.linspace(0.002 ** (1 / 7), 80 ** (1 / 7), 1000) ** 7)  # Karras et al. 2022, eq. 5
+# Karras et al. 2022, eq. 5
+EDM = NoiseSchedule(
+    "edm", "sigma", np.ones(1000), np.linspace(0.002 ** (1 / 7), 80 ** (1 / 7), 1000) ** 7
+)
 DDIM_50 = list(range(980, -1, -20))
 PLANS = Path(__file__).parent.parent / "assets" / "plans"
 GOOD = {"boundaries": [93, 550], "sparsity": {"late": 0.3, "middle": 0.1, "early": 0.4}}
@@ -24,12 +27,21 @@ GOOD = {"boundaries": [93, 550], "sparsity": {"late": 0.3, "middle": 0.1, "early
 
 @pytest.mark.parametrize(
     ("schedule", "lam", "boundaries"),
-    [(LINEAR, 0.0, (108, 581)), (LINEAR, None, (93, 550)), (SCALED, 0.0, (119, 865)), (SCALED, None, (90, 831))],
+    [
+        (LINEAR, 0.0, (108, 581)),
+        (LINEAR, None, (93, 550)),
+        (SCALED, 0.0, (119, 865)),
+        (SCALED, None, (90, 831)),
+    ],
 )
 def test_boundaries_check_values(schedule, lam, boundaries):
     proposal = propose_plan(schedule, lam=lam)
     assert proposal.plan.boundaries == boundaries and not proposal.fallback
-    assert f"[{boundaries[0]}, {boundaries[1]}]" in proposal.rule and "paper's rule" in proposal.rule and "M = 0.55" in proposal.rule
+    assert (
+        f"[{boundaries[0]}, {boundaries[1]}]" in proposal.rule
+        and "paper's rule" in proposal.rule
+        and "M = 0.55" in proposal.rule
+    )
 
 
 @pytest.mark.parametrize("timesteps", [None, DDIM_50])
@@ -63,7 +75,10 @@ def test_a_large_lambda_still_gives_one_contiguous_middle_or_a_named_fallback():
 @pytest.mark.parametrize("steps", [1, 4, 10, 50, 1000])
 @pytest.mark.parametrize("target", [0.0, 0.1, 0.33, 0.5, 0.65, 0.7])
 def test_the_step_weighted_mean_is_the_target(beta_schedule, steps, target):
-    schedule, visited = NoiseSchedule.from_betas(beta_schedule), sampling_timesteps(make_scheduler("DDIM", beta_schedule), steps)
+    schedule, visited = (
+        NoiseSchedule.from_betas(beta_schedule),
+        sampling_timesteps(make_scheduler("DDIM", beta_schedule), steps),
+    )
     for plan in presets(schedule, target, visited).values():
         assert plan.mean_sparsity(visited) == pytest.approx(target, abs=1e-12)
         assert all(0 <= s <= 0.7 + 1e-12 for s in plan.sparsity)
@@ -98,7 +113,16 @@ def test_a_shorter_schedule_has_its_own_boundaries():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"target": 0.8}, {"target": float("nan")}, {"target": True}, {"target": -0.1}, {"m": 0}, {"m": 1.5}, {"timesteps": []}]
+    "kwargs",
+    [
+        {"target": 0.8},
+        {"target": float("nan")},
+        {"target": True},
+        {"target": -0.1},
+        {"m": 0},
+        {"m": 1.5},
+        {"timesteps": []},
+    ],
 )
 def test_impossible_proposals_are_refused(kwargs):
     _refused(lambda: propose_plan(LINEAR, **kwargs))
@@ -149,7 +173,8 @@ def test_one_budget_is_counted_by_the_steps_of_its_run():
     assert plan.stage_steps is None and plan.stage_weights == (93, 457, 450)
     assert plan.counted(DDIM_50).stage_weights == tuple(plan.steps_per_stage(DDIM_50).values())
     assert plan.counted([10.0, 20.5]).stage_steps == (2, 0, 0)
-    assert plan.counted(DDIM_50).with_boundaries(50, 550).stage_steps is None  # other boundaries, other counts
+    # other boundaries, other counts
+    assert plan.counted(DDIM_50).with_boundaries(50, 550).stage_steps is None
     staged = StagePlan((93, 550), (0.3, 0.1, 0.4))
     assert staged.counted(DDIM_50) == staged
 
@@ -162,7 +187,14 @@ def test_one_budget_is_counted_by_the_steps_of_its_run():
     [
         StagePlan((93, 550), (0.3, 0.1, 0.4)),
         StagePlan((93, 550), (0.3, 0.1, 0.4), scope="run", stage_steps=(5, 23, 0)),
-        StagePlan((1, 2), (0.0, 0.95, 1 / 3), name='Ärmel \u2192 "x"\n', method="magnitude", calibration="pooled", num_train_timesteps=50),
+        StagePlan(
+            (1, 2),
+            (0.0, 0.95, 1 / 3),
+            name='Ärmel \u2192 "x"\n',
+            method="magnitude",
+            calibration="pooled",
+            num_train_timesteps=50,
+        ),
     ],
 )
 def test_json_round_trip(plan, tmp_path):
@@ -177,15 +209,28 @@ def test_json_round_trip(plan, tmp_path):
 
 def test_json_has_optional_fields_only_when_they_differ():
     assert StagePlan.from_json(GOOD).to_json() == GOOD
-    assert set(StagePlan((93, 550), (0, 0, 0), method="magnitude").to_json()) == {"boundaries", "sparsity", "method"}
-    json.dumps(StagePlan((np.int64(93), 550), (np.float32(0.5), 0, 0)).to_json())  # numpy numbers become plain ones
+    assert set(StagePlan((93, 550), (0, 0, 0), method="magnitude").to_json()) == {
+        "boundaries",
+        "sparsity",
+        "method",
+    }
+    # numpy numbers become plain ones
+    json.dumps(StagePlan((np.int64(93), 550), (np.float32(0.5), 0, 0)).to_json())
 
 
 def test_the_example_plans_are_the_presets():
     plans = presets(LINEAR, 0.33, DDIM_50)
-    for file, name in (("formula", "Formula"), ("paper", "Paper's eye [200, 600]"), ("uniform", "Uniform")):
+    for file, name in (
+        ("formula", "Formula"),
+        ("paper", "Paper's eye [200, 600]"),
+        ("uniform", "Uniform"),
+    ):
         plan = StagePlan.load(PLANS / f"{file}.json")
-        assert (plan.name, plan.boundaries, plan.calibration) == (name, plans[name].boundaries, plans[name].calibration)
+        assert (plan.name, plan.boundaries, plan.calibration) == (
+            name,
+            plans[name].boundaries,
+            plans[name].calibration,
+        )
         np.testing.assert_allclose(plan.sparsity, plans[name].sparsity, atol=1e-9)
 
 
@@ -256,7 +301,10 @@ def _sparsity(**changes):
         "[93, 550]",
         '{"boundaries": [93, 550], "sparsity": {"late": NaN, "middle": 0.1, "early": 0.4}}',
         '{"boundaries": [93, 550], "sparsity": {"late": 1e999, "middle": 0.1, "early": 0.4}}',
-        '{"boundaries": [93, 550], "boundaries": [94, 550], "sparsity": {"late": 0, "middle": 0.1, "early": 0.4}}',
+        (
+            '{"boundaries": [93, 550], "boundaries": [94, 550], "sparsity": {"late": 0, "middle":'
+            ' 0.1, "early": 0.4}}'
+        ),
         '{"boundaries": [93, 550], "sparsity": {"late": 0.3, "middle": 0.1, "early": 0.4},}',
         '{"boundaries": [' + "9" * 5000 + ", 550]}",
         "[" * 100_000,
@@ -267,7 +315,9 @@ def test_bad_plans_are_refused_in_one_sentence(plan):
     _refused(lambda: StagePlan.from_json(plan))
 
 
-@pytest.mark.parametrize("name", ["missing.json", "", "binary.json", "big.json", "empty.json", "bad\0name"])
+@pytest.mark.parametrize(
+    "name", ["missing.json", "", "binary.json", "big.json", "empty.json", "bad\0name"]
+)
 def test_bad_files_are_refused_in_one_sentence(name, tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x01")
     (tmp_path / "big.json").write_bytes(b" " * 1_000_001)

@@ -20,18 +20,34 @@ TINY = CalibrationSettings(edges=(0, 200, 500, 1000), images=6, held_out=2)
 
 def measured(workshop, folder, **settings):
     conditions = DiT.conditions(workshop.labels)
-    return calibrate(workshop.transformer, workshop.layers, workshop.schedule, workshop.latents, conditions, folder, replace(TINY, **settings))
+    return calibrate(
+        workshop.transformer,
+        workshop.layers,
+        workshop.schedule,
+        workshop.latents,
+        conditions,
+        folder,
+        replace(TINY, **settings),
+    )
 
 
 def recorded(workshop, folder):
-    """Every layer's input and every block's gates: fitted then held out, bin by bin, one batch each."""
+    """Every layer's input and every block's gates: fitted then held out, bin by bin, one batch
+    each.
+    """
     inputs, gates = {}, {}
     handles = [
-        workshop.transformer.get_submodule(x.consumer).register_forward_pre_hook(lambda _, args, i=i: inputs.setdefault(i, []).append(args[0].double().cpu()))
+        workshop.transformer.get_submodule(x.consumer).register_forward_pre_hook(
+            lambda _, args, i=i: inputs.setdefault(i, []).append(args[0].double().cpu())
+        )
         for i, x in enumerate(workshop.layers)
     ]
     handles += [
-        block.norm1.register_forward_hook(lambda _, args, out, k=k: gates.setdefault(k, []).append((out[1].double().cpu(), out[4].double().cpu())))
+        block.norm1.register_forward_hook(
+            lambda _, args, out, k=k: gates.setdefault(k, []).append(
+                (out[1].double().cpu(), out[4].double().cpu())
+            )
+        )
         for k, block in enumerate(workshop.transformer.transformer_blocks)
     ]
     try:
@@ -58,15 +74,26 @@ def test_weighted_grams_are_weighted_sums_of_outer_products(workshop, tmp_path, 
             found, tokens = bank.gram(i, low, high)
             assert tokens == x.shape[0] * x.shape[1]
             assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max())
-            assert torch.allclose(bank.mean(i, low, high), torch.einsum("r,rtn->n", weights, x) / tokens, atol=1e-4)
+            assert torch.allclose(
+                bank.mean(i, low, high), torch.einsum("r,rtn->n", weights, x) / tokens, atol=1e-4
+            )
 
 
 def test_timestep_weights_bins_and_nothing_else(workshop, tmp_path):
-    even, weighted = measured(workshop, tmp_path / "a"), measured(workshop, tmp_path / "b", weighting="timestep")
+    even, weighted = (
+        measured(workshop, tmp_path / "a"),
+        measured(workshop, tmp_path / "b", weighting="timestep"),
+    )
     weights = bin_weights(TINY.edges, "timestep")
-    assert weights == sorted(weights) and 0.5 < weights[0] < weights[-1] < 1 and bin_weights(TINY.edges, "even") == [1.0] * 3
+    assert (
+        weights == sorted(weights)
+        and 0.5 < weights[0] < weights[-1] < 1
+        and bin_weights(TINY.edges, "even") == [1.0] * 3
+    )
     parts = [even.gram(0, *span)[0] for span in ((0, 200), (200, 500), (500, 1000))]
-    assert torch.allclose(weighted.gram(0, 0, 1000)[0], sum(w * p for w, p in zip(weights, parts, strict=True)))
+    assert torch.allclose(
+        weighted.gram(0, 0, 1000)[0], sum(w * p for w, p in zip(weights, parts, strict=True))
+    )
     assert weighted.overlap(100, 500) == pytest.approx([0.5 * weights[0], weights[1], 0])
 
 
@@ -76,14 +103,18 @@ def test_a_sum_of_tokens_with_equal_weights_is_the_plain_sum():
     plain.add(x)
     same.add(x[:20], weights=torch.full((20,), 3.0))
     same.add(x[20:], weights=torch.full((30,), 3.0))
-    assert torch.allclose(plain.triangle(), same.triangle(), rtol=1e-5) and torch.allclose(plain.vector, same.mean_sum, atol=1e-5)
+    assert torch.allclose(plain.triangle(), same.triangle(), rtol=1e-5) and torch.allclose(
+        plain.vector, same.mean_sum, atol=1e-5
+    )
     picked, weights = torch.tensor([3, 8, 40]), torch.arange(50.0)
     some.add(x, picked, weights)
     expected = torch.einsum("t,tn,tm->nm", weights[picked], x[picked], x[picked]) * 3 / 51
     assert torch.allclose(some.triangle(), expected[tuple(torch.triu_indices(7, 7))], rtol=1e-4)
 
 
-def test_each_weighting_is_a_calibration_of_its_own_and_the_one_by_timestep_reads_even_bins(model_folder, tmp_path):
+def test_each_weighting_is_a_calibration_of_its_own_and_the_one_by_timestep_reads_even_bins(
+    model_folder, tmp_path
+):
     from core.models.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(model_folder, "cpu", dtype=torch.float32)

@@ -1,4 +1,6 @@
-"""Every sampler against its stock pipeline: a small part of `tests/sampler_matrix.py`, and what it rests on."""
+"""Every sampler against its stock pipeline: a small part of `tests/sampler_matrix.py`, and what it
+rests on.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_the_same_pictures_as_stock_for_every_configuration(models, name):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_as_many_steps_as_timesteps(models, name):
-    """100 timesteps: one fewer goes everywhere; all of them not with solvers that divide by a difference."""
+    """100 timesteps: one fewer goes everywhere; all of them not with solvers that divide by a
+    difference.
+    """
     assert cell(models, "100 timesteps", name, -2) == "equal"
     expected = "refused" if name in ("DPM-Solver++", "UniPC", "DEIS") else "equal"
     assert cell(models, "100 timesteps", name, -1) == expected
@@ -58,14 +62,17 @@ class Perfect:
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_step_noise_is_independent_of_the_start_noise(name):
-    """E x_t^2 stays 1 all the way; with the start noise drawn again in the first step it was 1.95."""
+    """E x_t^2 stays 1 all the way; with the start noise drawn again in the first step it was
+    1.95.
+    """
     scheduler = make_scheduler(name, "linear")
     schedule, power = NoiseSchedule.from_scheduler(scheduler), []
     nothing = Conditions({"c": torch.zeros(500)}, {"c": torch.zeros(500)})
     side = Denoiser(Perfect(schedule), scheduler, schedule, 50)
     watch = lambda step: power.append(float(step.noisy.square().mean()))  # noqa: E731
     side.run(start_noise(500, (4, 8, 8), 7), nothing, 1.0, 7, None, watch)
-    assert power[:5] == pytest.approx([1.0] * 5, abs=0.03)  # later steps add up errors of the solver
+    # later steps add up errors of the solver
+    assert power[:5] == pytest.approx([1.0] * 5, abs=0.03)
 
 
 def test_one_stream_of_noise():

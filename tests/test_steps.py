@@ -1,4 +1,6 @@
-"""Every sampling step, with every scheduler: the right stage, the right level of noise, and nothing read back from the device."""
+"""Every sampling step, with every scheduler: the right stage, the right level of noise, and nothing
+read back from the device.
+"""
 
 from __future__ import annotations
 
@@ -46,21 +48,44 @@ def classes(n=2):
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("start", [0, 3])
 def test_our_loop_reads_nothing_back(dit, name, start):
-    """On the device "meta" tensors have no values: whatever looked at one, in the loop, the networks or the scheduler, would fail."""
+    """On the device "meta" tensors have no values: whatever looked at one, in the loop, the
+    networks or the scheduler, would fail.
+    """
     mosaic = mosaic_of(dit.transformer).to("meta")
     side = Denoiser(mosaic, make_scheduler(name), SCHEDULE, 8, start)
     noise = torch.randn(2, 4, 8, 8)
     latents, seconds = side.run(noise, classes(), 1.5, origin=noise if start else None)
-    assert latents.device.type == "meta" and latents.shape == noise.shape and len(seconds) == len(side.stages)
+    assert (
+        latents.device.type == "meta"
+        and latents.shape == noise.shape
+        and len(seconds) == len(side.stages)
+    )
 
 
 def test_our_loop_reads_nothing_back_with_prompts(sdxl):
     mosaic = mosaic_of(sdxl.unet).to("meta")
     conditions = SDXL.conditions(sdxl, ["a fox"])
-    assert Denoiser(mosaic, sdxl.scheduler, SCHEDULE, 6).run(torch.randn(1, 4, 16, 16), conditions, 5.0)[0].device.type == "meta"
+    assert (
+        Denoiser(mosaic, sdxl.scheduler, SCHEDULE, 6)
+        .run(torch.randn(1, 4, 16, 16), conditions, 5.0)[0]
+        .device.type
+        == "meta"
+    )
 
 
-@pytest.mark.parametrize("look", [torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.nonzero, float, int, bool])
+@pytest.mark.parametrize(
+    "look",
+    [
+        torch.Tensor.item,
+        torch.Tensor.tolist,
+        torch.Tensor.cpu,
+        torch.Tensor.numpy,
+        torch.Tensor.nonzero,
+        float,
+        int,
+        bool,
+    ],
+)
 def test_a_read_on_meta_is_an_error(look):
     with pytest.raises((RuntimeError, TypeError)):
         look(torch.zeros(1, device="meta"))
@@ -90,16 +115,34 @@ class Reads(TorchFunctionMode):
         self.count = 0
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        names = ("item", "tolist", "__float__", "__int__", "__bool__", "__index__", "numpy", "__array__", "nonzero", "cpu")
+        names = (
+            "item",
+            "tolist",
+            "__float__",
+            "__int__",
+            "__bool__",
+            "__index__",
+            "numpy",
+            "__array__",
+            "nonzero",
+            "cpu",
+        )
         self.count += getattr(function, "__name__", "") in names
         return function(*args, **(kwargs or {}))
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("kind", "timestep"), [
-    ("dit", torch.tensor([300]).expand(2)), ("dit", torch.tensor([300, 599])), ("dit", torch.tensor([300.5, 300.5])), ("sdxl", torch.tensor(300)),
-    ("sdxl", torch.tensor([300]).expand(2)), ("sdxl", 300),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "timestep"),
+    [
+        ("dit", torch.tensor([300]).expand(2)),
+        ("dit", torch.tensor([300, 599])),
+        ("dit", torch.tensor([300.5, 300.5])),
+        ("sdxl", torch.tensor(300)),
+        ("sdxl", torch.tensor([300]).expand(2)),
+        ("sdxl", 300),
+    ],
+)
 def test_a_stock_pipelines_call_reads_at_most_once(pipelines, kind, timestep):
     mosaic, (x, _), conditions = mosaic_of(denoiser(pipelines[kind])), *inputs(pipelines[kind], 300)
     with Reads() as reads:
@@ -134,19 +177,33 @@ def test_attention_is_fused_and_nothing_is_gathered(pipelines, kind):
         with Operations() as ran:
             mosaic.network(t)(x, torch.full((2,), t), **arguments)
         kept = zip(mosaic.layers, mosaic.kept(PLAN.stage_of(t)), strict=True)
-        assert sum("scaled_dot_product" in name for name in ran.names) == sum(layer.kind == "heads" and n > 0 for layer, n in kept)
+        assert sum("scaled_dot_product" in name for name in ran.names) == sum(
+            layer.kind == "heads" and n > 0 for layer, n in kept
+        )
         for word in ("softmax", "index", "gather", "take", "masked_select", "_local_scalar_dense"):
             assert not any(word in name for name in ran.names), (t, word)
-        # the UNet's linear layers in front of its blocks see permuted pixels, which torch multiplies batch by batch
-        assert sum("bmm" in name for name in ran.names) == sum(name.endswith("proj_in") for name, _ in model.named_modules())
+        # the UNet's linear layers in front of its blocks see permuted pixels, which torch
+        # multiplies batch by batch
+        assert sum("bmm" in name for name in ran.names) == sum(
+            name.endswith("proj_in") for name, _ in model.named_modules()
+        )
 
 
 @pytest.mark.parametrize("spacing", [*SPACINGS, "karras"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_step_has_one_stage(name, spacing):
-    """Whatever the spacing, fractional timesteps (Karras) and later starts included; timesteps go down, so stages do."""
+    """Whatever the spacing, fractional timesteps (Karras) and later starts included; timesteps go
+    down, so stages do.
+    """
     try:
-        scheduler = make_scheduler(name, **({"use_karras_sigmas": True} if spacing == "karras" else {"timestep_spacing": spacing}))
+        scheduler = make_scheduler(
+            name,
+            **(
+                {"use_karras_sigmas": True}
+                if spacing == "karras"
+                else {"timestep_spacing": spacing}
+            ),
+        )
     except StudioError:
         pytest.skip(f"{name} has no {spacing}")
     mosaic, fractional = Routes(), False
@@ -154,12 +211,20 @@ def test_every_step_has_one_stage(name, spacing):
         full = Denoiser(mosaic, scheduler, SCHEDULE, steps)
         for start in (0, 1, steps // 2, steps - 1):
             side = Denoiser(mosaic, scheduler, SCHEDULE, steps, start)
-            assert side.stages == [0 if t < 100 else 1 if t < 600 else 2 for t in side.timesteps] == [n.stage for n in side.networks]
+            assert (
+                side.stages
+                == [0 if t < 100 else 1 if t < 600 else 2 for t in side.timesteps]
+                == [n.stage for n in side.networks]
+            )
             assert side.stages == sorted(side.stages, reverse=True)
-            assert set(side.timesteps) <= set(full.timesteps) and side.timesteps[-1] == full.timesteps[-1]
+            assert (
+                set(side.timesteps) <= set(full.timesteps)
+                and side.timesteps[-1] == full.timesteps[-1]
+            )
             assert len(set(side.timesteps)) >= steps - start
             fractional |= any(t % 1 for t in side.timesteps)
-    assert fractional or spacing != "karras" or name in ("DPM-Solver++", "UniPC", "DEIS")  # these round
+    # these round
+    assert fractional or spacing != "karras" or name in ("DPM-Solver++", "UniPC", "DEIS")
 
 
 class Routes:
@@ -180,7 +245,12 @@ class Routes:
 def test_slim_pictures_are_the_masked_ones(dit, name):
     noise, ends = start_noise(2, (4, 8, 8), 0), []
     for masked in (False, True):
-        side = Denoiser(mosaic_of(dit.transformer, masked), make_scheduler(name, timestep_spacing="leading"), SCHEDULE, 10)
+        side = Denoiser(
+            mosaic_of(dit.transformer, masked),
+            make_scheduler(name, timestep_spacing="leading"),
+            SCHEDULE,
+            10,
+        )
         assert set(side.stages) == {0, 1, 2}
         ends.append(side.run(noise, classes(), 1.5, seed=5)[0])
     assert (ends[0] - ends[1]).abs().max() < 1e-4 * ends[1].abs().max()
@@ -195,7 +265,9 @@ STOCHASTIC = ("DDPM", "Euler ancestral", "DPM2 ancestral")
 
 
 class Gaussian(Routes):
-    """The exact noise prediction for data from N(MEAN, DEVIATION^2): every sampler must end there, and the deterministic ones on a known point."""
+    """The exact noise prediction for data from N(MEAN, DEVIATION^2): every sampler must end there,
+    and the deterministic ones on a known point.
+    """
 
     def network(self, timestep):
         a, s = SCHEDULE.at(timestep)
@@ -211,42 +283,74 @@ class Gaussian(Routes):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_run_ends_on_the_data_wherever_it_starts(name, spacing):
     random = torch.Generator().manual_seed(1)
-    noise, data = (torch.randn(8, 4, 16, 16, generator=random, dtype=torch.float64) for _ in range(2))
-    runs = [(40, start) for start in (0, 1, 2, 20, 39)] + [(61, 0), (61, 30), (61, 60)] * (spacing == "trailing")  # 61: diffusers adds a timestep -1
+    noise, data = (
+        torch.randn(8, 4, 16, 16, generator=random, dtype=torch.float64) for _ in range(2)
+    )
+    # 61: diffusers adds a timestep -1
+    runs = [(40, start) for start in (0, 1, 2, 20, 39)] + [(61, 0), (61, 30), (61, 60)] * (
+        spacing == "trailing"
+    )
     for steps, start in runs:
         origin = MEAN + DEVIATION * data if start else None
-        side = Denoiser(Gaussian(), make_scheduler(name, timestep_spacing=spacing), SCHEDULE, steps, start)
-        end, _ = side.run(noise, Conditions({"class_labels": torch.zeros(8)}, {"class_labels": torch.zeros(8)}), 1.0, origin=origin)
+        side = Denoiser(
+            Gaussian(), make_scheduler(name, timestep_spacing=spacing), SCHEDULE, steps, start
+        )
+        end, _ = side.run(
+            noise,
+            Conditions({"class_labels": torch.zeros(8)}, {"class_labels": torch.zeros(8)}),
+            1.0,
+            origin=origin,
+        )
         a, s = SCHEDULE.at(side.timesteps[0])
-        place = ((a * origin + s * noise if start else noise) - a * MEAN) / (a * a * DEVIATION**2 + s * s) ** 0.5
+        place = ((a * origin + s * noise if start else noise) - a * MEAN) / (
+            a * a * DEVIATION**2 + s * s
+        ) ** 0.5
         assert abs(end.mean() - MEAN) < 0.02
         if name in STOCHASTIC:
             assert abs(end.std() - DEVIATION) < 0.08
         else:
-            assert (end - MEAN - DEVIATION * place).std() < (0.04 if name in FIRST_ORDER else 0.02), (steps, start)
+            assert (end - MEAN - DEVIATION * place).std() < (
+                0.04 if name in FIRST_ORDER else 0.02
+            ), (steps, start)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", [n for n in SCHEDULERS if n not in ("PNDM", "LMS")])  # diffusers starts those two later with the first steps of a run from 0
+# diffusers starts those two later with the first steps of a run from 0
+@pytest.mark.parametrize("name", [n for n in SCHEDULERS if n not in ("PNDM", "LMS")])
 def test_a_later_start_is_that_of_diffusers_image_to_image(dit, name):
-    """As StableDiffusionXLImg2ImgPipeline does: timesteps from t_start * order on, begin index set, latents noised to the first."""
-    scheduler, noise, origin = make_scheduler(name), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    side = Denoiser(MosaicTransformer(dit.transformer, None, [None] * 3), scheduler, SCHEDULE, 6, start=2)
+    """As StableDiffusionXLImg2ImgPipeline does: timesteps from t_start * order on, begin index set,
+    latents noised to the first.
+    """
+    scheduler, noise, origin = (
+        make_scheduler(name),
+        torch.randn(2, 4, 8, 8),
+        torch.randn(2, 4, 8, 8),
+    )
+    side = Denoiser(
+        MosaicTransformer(dit.transformer, None, [None] * 3), scheduler, SCHEDULE, 6, start=2
+    )
     ours, _ = side.run(noise, classes(), 1.0, seed=3, origin=origin)
     scheduler.set_timesteps(6)
     timesteps = scheduler.timesteps[2 * scheduler.order :]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(2 * scheduler.order)
-    x, extra = scheduler.add_noise(origin, noise, timesteps[:1].repeat(2)), {"generator": torch.Generator().manual_seed(3)} if side.takes_generator else {}
+    x, extra = (
+        scheduler.add_noise(origin, noise, timesteps[:1].repeat(2)),
+        {"generator": torch.Generator().manual_seed(3)} if side.takes_generator else {},
+    )
     for t in timesteps:
-        eps = dit.transformer(scheduler.scale_model_input(x, t), timestep=t.expand(2), class_labels=torch.arange(2)).sample
+        eps = dit.transformer(
+            scheduler.scale_model_input(x, t), timestep=t.expand(2), class_labels=torch.arange(2)
+        ).sample
         x = scheduler.step(eps, t, x, **extra).prev_sample
     assert torch.equal(ours, x)
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 4, 5])
 def test_pndm_repeats_its_second_timestep_wherever_it_starts(start):
-    """Cut from the middle of a run from 0, as diffusers does it, the list has no repetition and every later step is taken one level too early."""
+    """Cut from the middle of a run from 0, as diffusers does it, the list has no repetition and
+    every later step is taken one level too early.
+    """
     scheduler = make_scheduler("PNDM")
     scheduler.set_timesteps(6)
     levels = [830, 664, 498, 332, 166, 0][start:]
@@ -265,4 +369,6 @@ def test_starts_that_cannot_be(dit):
     noise = torch.zeros(1, 4, 8, 8)
     for start, origin in ((0, noise), (2, None)):
         with pytest.raises(StudioError, match="both or neither"):
-            Denoiser(dense, make_scheduler("DDIM"), SCHEDULE, 6, start).run(noise, classes(1), 1.0, origin=origin)
+            Denoiser(dense, make_scheduler("DDIM"), SCHEDULE, 6, start).run(
+                noise, classes(1), 1.0, origin=origin
+            )

@@ -203,14 +203,21 @@ def test_parts_together_are_like_the_part(pipelines):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("apply", [
-    lambda m: reuse.apply_layerwise_casting(m, torch.float16, torch.float32),
-    lambda m: reuse.apply_layerwise_casting(m, torch.float16, torch.float32, None),
-    lambda m: reuse.apply_group_offloading(m, torch.device("cpu"), offload_type="leaf_level"),
-    lambda m: reuse.apply_group_offloading(m, torch.device("cpu"), num_blocks_per_group=1),
-    lambda m: reuse.apply_pyramid_attention_broadcast(m, reuse.PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda m: reuse.apply_layerwise_casting(m, torch.float16, torch.float32),
+        lambda m: reuse.apply_layerwise_casting(m, torch.float16, torch.float32, None),
+        lambda m: reuse.apply_group_offloading(m, torch.device("cpu"), offload_type="leaf_level"),
+        lambda m: reuse.apply_group_offloading(m, torch.device("cpu"), num_blocks_per_group=1),
+        lambda m: reuse.apply_pyramid_attention_broadcast(
+            m,
+            reuse.PyramidAttentionBroadcastConfig(
+                spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+            ),
+        ),
+    ],
+)
 def test_hooks_of_diffusers_are_refused_before_they_change_anything(pipelines, kind, apply):
     mosaic = mosaic_of(denoiser(pipelines[kind]))
     before = answers(mosaic, pipelines[kind])
@@ -264,18 +271,27 @@ def test_every_public_name_of_the_stock_class_answers_or_says_why_not(pipelines,
 
 
 CALLS = {  # on a stock model first: its error must be the mosaic's too
-    "enable_freeu": (0.9, 0.2, 1.3, 1.4), "disable_freeu": (), "set_default_attn_processor": (),
-    "enable_gradient_checkpointing": (), "disable_gradient_checkpointing": (),
+    "enable_freeu": (0.9, 0.2, 1.3, 1.4),
+    "disable_freeu": (),
+    "set_default_attn_processor": (),
+    "enable_gradient_checkpointing": (),
+    "disable_gradient_checkpointing": (),
     "set_attention_backend": ("native",),
-    "reset_attention_backend": (), "enable_xformers_memory_efficient_attention": (),
+    "reset_attention_backend": (),
+    "enable_xformers_memory_efficient_attention": (),
     "disable_xformers_memory_efficient_attention": (),
     "set_use_memory_efficient_attention_xformers": (True,),
-    "enable_npu_flash_attention": (), "disable_npu_flash_attention": (),
+    "enable_npu_flash_attention": (),
+    "disable_npu_flash_attention": (),
     "set_use_npu_flash_attention": (False,),
-    "enable_xla_flash_attention": (), "disable_xla_flash_attention": (),
+    "enable_xla_flash_attention": (),
+    "disable_xla_flash_attention": (),
     "set_use_xla_flash_attention": (False,),
-    "set_attention_slice": ("max",), "to_json_string": (), "half": (), "float": (),
-}  # fmt: skip
+    "set_attention_slice": ("max",),
+    "to_json_string": (),
+    "half": (),
+    "float": (),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -392,13 +408,18 @@ def test_sizes_count_every_tensor_once(pipelines):
     assert mosaic.to_json_string() == pipelines["sdxl"].unet.to_json_string()
 
 
-@pytest.mark.parametrize(("name", "match"), [
-    ("load_lora_adapter", "fuse it there"), ("_load_ip_adapter_weights", "IP-Adapter"),
-    ("enable_lora", "fuse it there"),
-    ("compile_repeated_blocks", "compile_stages"), ("push_to_hub", "upload_folder"),
-    ("from_config", "a stock model"),
-    ("register_to_config", "one stage"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("load_lora_adapter", "fuse it there"),
+        ("_load_ip_adapter_weights", "IP-Adapter"),
+        ("enable_lora", "fuse it there"),
+        ("compile_repeated_blocks", "compile_stages"),
+        ("push_to_hub", "upload_folder"),
+        ("from_config", "a stock model"),
+        ("register_to_config", "one stage"),
+    ],
+)
 def test_what_cannot_be_is_said(pipelines, name, match):
     mosaic = mosaic_of(pipelines["sdxl"].unet)
     with pytest.raises(AttributeError, match=match):

@@ -1,4 +1,6 @@
-"""Homes, caches, paths, consoles, pipes and proxies as real machines have them: used, or refused in one sentence."""
+"""Homes, caches, paths, consoles, pipes and proxies as real machines have them: used, or refused in
+one sentence.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +81,9 @@ def test_the_cache_is_where_the_first_usable_variable_says(bare, tmp_path):
 def test_without_a_home_another_place_is_taken_or_asked_for(tmp_path):
     """A user id that is in no passwd file, in a process of its own."""
     code = (
-        "import os, sys\nos.environ.pop('HOME', None)\nos.setuid(54321)\nfrom core.paths import cache_folder\nfrom core.errors import StudioError\n"
-        "try: print(cache_folder())\nexcept StudioError as err: print('refused', err)"
+        "import os, sys\nos.environ.pop('HOME', None)\nos.setuid(54321)\nfrom core.paths import"
+        " cache_folder\nfrom core.errors import StudioError\ntry: print(cache_folder())\nexcept"
+        " StudioError as err: print('refused', err)"
     )
     if os.name != "posix" or os.getuid():
         pytest.skip("only root can become a user that nobody knows")

@@ -33,21 +33,43 @@ def lower_of(matrix: Tensor) -> Tensor:
 def test_halves_do_what_whole_matrices_do(n: int, small_tiles: None) -> None:
     h, inverse = positive(n), torch.linalg.inv(positive(n))
     rows = torch.randn(5, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert torch.allclose(symmetric.mirror_(symmetric.inverse_(lower_of(h), 1e-11)), inverse, atol=1e-12)
+    assert torch.allclose(
+        symmetric.mirror_(symmetric.inverse_(lower_of(h), 1e-11)), inverse, atol=1e-12
+    )
     factor = symmetric.cholesky_(lower_of(h), 1e-11)
     exact = torch.linalg.cholesky(h)
     assert torch.allclose(factor.nan_to_num(0).tril(), exact, atol=1e-12)
     product, norms = symmetric.times_factor(rows, factor)
-    assert torch.allclose(product, rows @ exact) and torch.allclose(norms, (rows @ exact).square().sum(0))
-    assert torch.allclose(symmetric.solved_by_factor(rows[:, :-2], factor[:-2, :-2]) @ exact[:-2, :-2], rows[:, :-2])
-    assert symmetric.quadratic(rows, lower_of(h)).item() == pytest.approx((rows @ h @ rows.T).trace().item())
-    assert torch.allclose(symmetric.mirror_(symmetric.add_product_(lower_of(h), rows, rows, alpha=-2)), h - 2 * rows.T @ rows)
-    columns, added = torch.randperm(n, generator=torch.Generator().manual_seed(2))[1:], torch.arange(n, dtype=torch.float64)
-    found = symmetric.mirror_(symmetric.gathered(h, columns, added, torch.full((n - 1, n - 1), torch.nan, dtype=torch.float64)))
+    assert torch.allclose(product, rows @ exact) and torch.allclose(
+        norms, (rows @ exact).square().sum(0)
+    )
+    assert torch.allclose(
+        symmetric.solved_by_factor(rows[:, :-2], factor[:-2, :-2]) @ exact[:-2, :-2], rows[:, :-2]
+    )
+    assert symmetric.quadratic(rows, lower_of(h)).item() == pytest.approx(
+        (rows @ h @ rows.T).trace().item()
+    )
+    assert torch.allclose(
+        symmetric.mirror_(symmetric.add_product_(lower_of(h), rows, rows, alpha=-2)),
+        h - 2 * rows.T @ rows,
+    )
+    columns, added = (
+        torch.randperm(n, generator=torch.Generator().manual_seed(2))[1:],
+        torch.arange(n, dtype=torch.float64),
+    )
+    found = symmetric.mirror_(
+        symmetric.gathered(
+            h, columns, added, torch.full((n - 1, n - 1), torch.nan, dtype=torch.float64)
+        )
+    )
     assert torch.allclose(found, (h + added.diag())[columns][:, columns], rtol=1e-14)
     skewed = h + torch.triu(torch.full_like(h, 0.5), 1)
     whole, gap = symmetric.symmetrised(skewed.float(), 4.0)
-    assert whole.dtype == torch.float64 and torch.equal(whole, whole.T) and gap == pytest.approx(0.5, rel=1e-6)
+    assert (
+        whole.dtype == torch.float64
+        and torch.equal(whole, whole.T)
+        and gap == pytest.approx(0.5, rel=1e-6)
+    )
     assert torch.allclose(whole, (skewed + skewed.T) / 8, atol=1e-6)
 
 
@@ -64,7 +86,11 @@ def test_dependent_columns_have_no_factor(invert, small_tiles: None) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_no_pick_waits_for_the_gpu() -> None:
     state = torch.stack([positive(96), positive(96, 1)]).cuda()
-    rows, picked, costs = state.new_empty(2, 32, 96), torch.empty(32, dtype=torch.int64, device="cuda"), state.new_empty(32)
+    rows, picked, costs = (
+        state.new_empty(2, 32, 96),
+        torch.empty(32, dtype=torch.int64, device="cuda"),
+        state.new_empty(32),
+    )
     floor, ends = state.new_zeros(96), symmetric.tile_ends(96, state.device)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

@@ -1,4 +1,6 @@
-"""Sums of outer products by their upper half: against fp64, in every type, width and chunk; triangles there and back; exact products."""
+"""Sums of outer products by their upper half: against fp64, in every type, width and chunk;
+triangles there and back; exact products.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,39 @@ import pytest
 import torch
 
 from core.calibration import packed_gram as triangles
-from core.calibration.packed_gram import GramSum, full_precision, pack, stripe_starts, sum_bytes, unpack
+from core.calibration.packed_gram import (
+    GramSum,
+    full_precision,
+    pack,
+    stripe_starts,
+    sum_bytes,
+    unpack,
+)
 
 
 def tokens(count: int, n: int, seed: int = 0) -> torch.Tensor:
     """Correlated, with a mean, of very different scales: like the inputs of a layer."""
     random = torch.Generator().manual_seed(seed)
-    mixed = torch.randn(count, n, generator=random) + 0.5 * torch.randn(count, 1, generator=random) + 0.3
+    mixed = (
+        torch.randn(count, n, generator=random)
+        + 0.5 * torch.randn(count, 1, generator=random)
+        + 0.3
+    )
     return mixed * torch.logspace(-2, 2, n)[torch.randperm(n, generator=random)]
 
 
 def close(total: GramSum, x: torch.Tensor) -> bool:
-    """Whether sums equal those of the tokens x in fp64, each entry to the rounding that fp32 has at its size."""
+    """Whether sums equal those of the tokens x in fp64, each entry to the rounding that fp32 has at
+    its size.
+    """
     x = x.double()
     norms = x.norm(dim=0)
     gram = (unpack(total.triangle()) - x.T @ x).abs() <= 2e-6 * torch.outer(norms, norms)
-    return bool(gram.all() and ((total.vector.cpu() - x.sum(0)).abs() <= 2e-6 * x.abs().sum(0)).all() and total.tokens == len(x))
+    return bool(
+        gram.all()
+        and ((total.vector.cpu() - x.sum(0)).abs() <= 2e-6 * x.abs().sum(0)).all()
+        and total.tokens == len(x)
+    )
 
 
 @pytest.mark.parametrize("n", [1, 7, 300, 1024, 1025, 1100, 1536, 2305])
@@ -32,7 +51,11 @@ def test_the_sum_in_stripes_is_x_transposed_x(n):
     assert all(total.add(part) for part in x.split([50, 1, 39]))
     assert close(total, x)
     total.zero()
-    assert total.tokens == 0 and total.triangle().count_nonzero() == 0 and total.vector.count_nonzero() == 0
+    assert (
+        total.tokens == 0
+        and total.triangle().count_nonzero() == 0
+        and total.vector.count_nonzero() == 0
+    )
     total.add(x[:20])
     assert close(total, x[:20])
 
@@ -72,7 +95,9 @@ def test_stripes_cover_everything_at_about_half_the_cost():
         starts = stripe_starts(n)
         total = GramSum(n)
         assert starts[0] == 0 and starts[-1] == n and starts == sorted(set(starts))
-        assert sum_bytes(n) == sum(t.numel() * t.element_size() for t in (*total.stripes, total.vector))
+        assert sum_bytes(n) == sum(
+            t.numel() * t.element_size() for t in (*total.stripes, total.vector)
+        )
         assert n <= 1024 or sum_bytes(n) < (0.64 if n < 2048 else 0.59) * 4 * n * n
 
 

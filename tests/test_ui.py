@@ -1,4 +1,6 @@
-"""Explore, Prune and the page as a whole: answers, tables and figures, on a tiny model and without a browser."""
+"""Explore, Prune and the page as a whole: answers, tables and figures, on a tiny model and without
+a browser.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("check, value", [(check, value) for check, values in REFUSED for value in values])
+@pytest.mark.parametrize(
+    "check, value", [(check, value) for check, values in REFUSED for value in values]
+)
 def test_what_no_control_would_send_is_refused_in_one_sentence(check, value):
     with pytest.raises(StudioError) as error:
         check(value)
@@ -51,11 +55,31 @@ def test_what_no_control_would_send_is_refused_in_one_sentence(check, value):
 
 
 def test_good_values_pass():
-    assert answers.whole_steps(50.0) == 50 and isinstance(answers.whole_steps(50.0), int) and answers.share_of(0) == 0.0
-    assert answers.constants(0.55, 0) == (0.55, 0.0) and answers.two_boundaries([93, 550]) == (93, 550)
+    assert (
+        answers.whole_steps(50.0) == 50
+        and isinstance(answers.whole_steps(50.0), int)
+        and answers.share_of(0) == 0.0
+    )
+    assert answers.constants(0.55, 0) == (0.55, 0.0) and answers.two_boundaries([93, 550]) == (
+        93,
+        550,
+    )
 
 
-BAD_PAIRS = [[None, 5], ["93", 550], [NAN, 550], [INF, 550], [True, 550], [93.5, 550], [0, 550], [550, 93], [93, 93], [93, 1000], [[1], 5], [10**400, 5]]
+BAD_PAIRS = [
+    [None, 5],
+    ["93", 550],
+    [NAN, 550],
+    [INF, 550],
+    [True, 550],
+    [93.5, 550],
+    [0, 550],
+    [550, 93],
+    [93, 93],
+    [93, 1000],
+    [[1], 5],
+    [10**400, 5],
+]
 
 
 @pytest.mark.parametrize("pair", BAD_PAIRS)
@@ -85,39 +109,97 @@ def test_other_errors_are_not_swallowed():
 def test_a_prediction_says_which_kind_it_is(workshop):
     estimate, words = answers.predicted(workshop, PLAIN, "DDIM", 50)
     exact, _ = answers.predicted(workshop, PLAIN, "DDIM", 50, exact=True)
-    assert 'data-exact="false"' in estimate and tables.ESTIMATE in estimate and tables.EXACT not in estimate
+    assert (
+        'data-exact="false"' in estimate
+        and tables.ESTIMATE in estimate
+        and tables.EXACT not in estimate
+    )
     assert 'data-exact="true"' in exact and tables.EXACT in exact and tables.ESTIMATE not in exact
     for table in (estimate, exact):
         assert 'data-boundaries="93,550"' in table
-        assert all(f"{what} <em>predicted</em>" in table for what in ("MACs", "Time", "Error")) and "measured on" not in table
+        assert (
+            all(f"{what} <em>predicted</em>" in table for what in ("MACs", "Time", "Error"))
+            and "measured on" not in table
+        )
     assert "predicted to need" in words
-    assert "Nothing is pruned" in answers.predicted(workshop, PLAN.with_sparsity(0, 0, 0).to_json(), "DDIM", 50)[1]
+    assert (
+        "Nothing is pruned"
+        in answers.predicted(workshop, PLAN.with_sparsity(0, 0, 0).to_json(), "DDIM", 50)[1]
+    )
 
 
 def test_cost_cards_mark_estimates_and_predictions(workshop):
-    cards = [prune.predicted_cost(workshop, PLAN, answers.visited(workshop, "DDIM", 50), exact=exact) for exact in (False, True)]
-    assert [page.count("predicted</dt>") for page in cards] == [3, 3] and "<small>estimate</small>" in cards[0] and "exact on calibration" in cards[1]
+    cards = [
+        prune.predicted_cost(workshop, PLAN, answers.visited(workshop, "DDIM", 50), exact=exact)
+        for exact in (False, True)
+    ]
+    assert (
+        [page.count("predicted</dt>") for page in cards] == [3, 3]
+        and "<small>estimate</small>" in cards[0]
+        and "exact on calibration" in cards[1]
+    )
 
 
 def test_unmeasured_time_is_not_a_number():
-    stage = SimpleNamespace(steps=1, achieved=0.5, macs=1e9, macs_dense=2e9, seconds=None, seconds_dense=None, error=None)
-    unknown = SimpleNamespace(stages=(stage,) * 3, seconds=None, seconds_dense=None, macs=3e9, macs_dense=6e9, speedup_macs=2.0, speedup_seconds=None,
-                              error=None, batch=16, exact=False)  # fmt: skip
+    stage = SimpleNamespace(
+        steps=1,
+        achieved=0.5,
+        macs=1e9,
+        macs_dense=2e9,
+        seconds=None,
+        seconds_dense=None,
+        error=None,
+    )
+    unknown = SimpleNamespace(
+        stages=(stage,) * 3,
+        seconds=None,
+        seconds_dense=None,
+        macs=3e9,
+        macs_dense=6e9,
+        speedup_macs=2.0,
+        speedup_seconds=None,
+        error=None,
+        batch=16,
+        exact=False,
+    )
     table = tables.stage_table(PLAN, unknown, [900.0, 300.0, 10.0], HOSTILE)
-    assert table.count("not measured yet") == 4 and table.count("not known yet") == 4 and "faster" not in table and harmless(table)
+    assert (
+        table.count("not measured yet") == 4
+        and table.count("not known yet") == 4
+        and "faster" not in table
+        and harmless(table)
+    )
     assert "not measured yet on this device" in tables.cost_cards(PLAN, unknown, [900.0])
 
 
 def test_numbers_have_a_unit_and_no_exponent():
-    assert [tables.number(v) for v in (0, 0.01234, 1.234, 1234.5, 1e-6)] == ["0", "0.0123", "1.23", "1234", "0.00000100"]
-    assert [tables.macs_text(v) for v in (999, 2.5e6, 1.5e9, 2e12, 3e15)] == ["999 MACs", "2.50 MMACs", "1.50 GMACs", "2.00 TMACs", "3.00 PMACs"]
-    assert tables.seconds_text(None) == "not measured yet" and tables.seconds_text(0.05) == "50 ms" and tables.seconds_text(1.5) == "1.50 s"
+    assert [tables.number(v) for v in (0, 0.01234, 1.234, 1234.5, 1e-6)] == [
+        "0",
+        "0.0123",
+        "1.23",
+        "1234",
+        "0.00000100",
+    ]
+    assert [tables.macs_text(v) for v in (999, 2.5e6, 1.5e9, 2e12, 3e15)] == [
+        "999 MACs",
+        "2.50 MMACs",
+        "1.50 GMACs",
+        "2.00 TMACs",
+        "3.00 PMACs",
+    ]
+    assert (
+        tables.seconds_text(None) == "not measured yet"
+        and tables.seconds_text(0.05) == "50 ms"
+        and tables.seconds_text(1.5) == "1.50 s"
+    )
     assert tables.percent(None) == "–" and tables.times(None) == "unknown"
 
 
 def test_a_headline_praises_the_middle_only_where_the_curve_is_steepest(workshop):
     def words(*boundaries):
-        return answers.predicted(workshop, StagePlan(boundaries, (0.5, 0.25, 0.5)).to_json(), "DDIM", 50)[1]
+        return answers.predicted(
+            workshop, StagePlan(boundaries, (0.5, 0.25, 0.5)).to_json(), "DDIM", 50
+        )[1]
 
     steepest = int(np.diff(curves(workshop.schedule).mse).argmax()) + 1
     assert 93 < steepest < 549
@@ -127,7 +209,10 @@ def test_a_headline_praises_the_middle_only_where_the_curve_is_steepest(workshop
 
 def test_more_runs_than_steps_are_explained(workshop):
     table, headline = answers.predicted(workshop, PLAIN, "Heun", 50)
-    assert "twice in each of its 50 steps but the last: 99 times" in table and "50 sampling steps (99 runs of the network)" in headline
+    assert (
+        "twice in each of its 50 steps but the last: 99 times" in table
+        and "50 sampling steps (99 runs of the network)" in headline
+    )
     table, headline = answers.predicted(workshop, PLAIN, "PNDM", 50)
     assert "runs the network 51 times in its 50 steps" in table
     table, headline = answers.predicted(workshop, PLAIN, "DDIM", 50)
@@ -136,60 +221,129 @@ def test_more_runs_than_steps_are_explained(workshop):
 
 def test_the_path_cannot_flatten_theory(workshop):
     theory = curves(workshop.schedule)
-    far = SampledCurves(np.array([10.0, 900.0]), np.array([0.1, 130.0]), np.zeros(2), np.zeros(2), np.array([5.0, -5.0]), 2, 0, "trajectory")
-    near = SampledCurves(np.array([10.0, 900.0]), np.array([0.1, 2.5]), np.zeros(2), np.zeros(2), np.array([5.0, -5.0]), 2, 0, "trajectory")
+    far = SampledCurves(
+        np.array([10.0, 900.0]),
+        np.array([0.1, 130.0]),
+        np.zeros(2),
+        np.zeros(2),
+        np.array([5.0, -5.0]),
+        2,
+        0,
+        "trajectory",
+    )
+    near = SampledCurves(
+        np.array([10.0, 900.0]),
+        np.array([0.1, 2.5]),
+        np.zeros(2),
+        np.zeros(2),
+        np.array([5.0, -5.0]),
+        2,
+        0,
+        "trajectory",
+    )
     for log, unit in ((False, lambda y: y), (True, np.log10)):
-        alone, wide, fits = (curve_figure("MSE", log, theory, None, 0.55, path)["layout"]["yaxis"]["range"] for path in (None, far, near))
-        assert np.diff(alone) < np.diff(fits) <= np.diff(wide) <= 1.5 * np.diff(alone) + 1e-6 and fits[1] > unit(2.5)
+        alone, wide, fits = (
+            curve_figure("MSE", log, theory, None, 0.55, path)["layout"]["yaxis"]["range"]
+            for path in (None, far, near)
+        )
+        assert np.diff(alone) < np.diff(fits) <= np.diff(wide) <= 1.5 * np.diff(
+            alone
+        ) + 1e-6 and fits[1] > unit(2.5)
 
 
 def test_words_of_the_score_follow_the_rule(workshop):
-    assert "above the dotted line" in meaning("Score") and "fallback" not in meaning("Score") and "always linear" in meaning("Score")
-    assert schedules.uses_fallback(workshop, "EDM", DEFAULT_THRESHOLD, 0.02) and not schedules.uses_fallback(workshop, "linear", DEFAULT_THRESHOLD, 0.026)
+    assert (
+        "above the dotted line" in meaning("Score")
+        and "fallback" not in meaning("Score")
+        and "always linear" in meaning("Score")
+    )
+    assert schedules.uses_fallback(
+        workshop, "EDM", DEFAULT_THRESHOLD, 0.02
+    ) and not schedules.uses_fallback(workshop, "linear", DEFAULT_THRESHOLD, 0.026)
     assert "our fallback" in meaning("Score", True) and "always linear" not in meaning("MSE")
 
 
 def test_a_move_too_small_to_matter_is_said(workshop):
     timesteps, after = answers.visited(workshop, "DDIM", 50), PLAN.with_sparsity(0.5001, 0.25, 0.5)
     (sentence,) = answers.without_effect(workshop, PLAN, after, timesteps)
-    assert sentence == "The late stage keeps the same heads and neurons as before: that move was too small to matter."
-    assert answers.without_effect(workshop, PLAN, PLAN.with_sparsity(0.9, 0.25, 0.5), timesteps) == []
+    assert (
+        sentence
+        == "The late stage keeps the same heads and neurons as before: that move was too small to"
+        " matter."
+    )
+    assert (
+        answers.without_effect(workshop, PLAN, PLAN.with_sparsity(0.9, 0.25, 0.5), timesteps) == []
+    )
     assert answers.without_effect(workshop, PLAN, PLAN, timesteps) == []
 
 
 def test_a_stage_without_steps_is_said(workshop):
     narrow, timesteps = PLAN.with_boundaries(1, 2), answers.visited(workshop, "DDIM", 5)
-    assert answers.idle_stages(narrow, timesteps) == [stage for stage in STAGES if narrow.steps_per_stage(timesteps)[stage] == 0] != []
-    sentences = answers.without_effect(workshop, narrow, narrow.with_sparsity(0.5, 0.9, 0.5), timesteps)
-    assert "No sampling step falls into the middle stage, so its slider has no effect at 5 steps." in sentences
+    assert (
+        answers.idle_stages(narrow, timesteps)
+        == [stage for stage in STAGES if narrow.steps_per_stage(timesteps)[stage] == 0]
+        != []
+    )
+    sentences = answers.without_effect(
+        workshop, narrow, narrow.with_sparsity(0.5, 0.9, 0.5), timesteps
+    )
+    assert (
+        "No sampling step falls into the middle stage, so its slider has no effect at 5 steps."
+        in sentences
+    )
     assert not any("too small" in s for s in sentences)
 
 
 def test_curves_of_another_schedule_are_said_to_be_another(workshop):
     assert schedules.schedule_note(workshop, "linear", 0.55, 0.026) == ""
     note = schedules.schedule_note(workshop, "sigmoid", 0.55, 0.02)
-    assert "sigmoid" in note and workshop.name in note and "trained with linear" in note and "could not prune this model" in note
-    assert schedules.curve_schedule(workshop, "linear") is workshop.schedule and schedules.curve_schedule(workshop, "sigmoid") is not workshop.schedule
-    assert "σ = 0.002 at t = 0 to 80 at t = 999" in schedules.schedule_note(workshop, "EDM", 0.55, 0.02)
-    assert "[367, 647]" in note and "M = 0.9" in schedules.schedule_note(workshop, "sigmoid", 0.9, 0.02)
+    assert (
+        "sigmoid" in note
+        and workshop.name in note
+        and "trained with linear" in note
+        and "could not prune this model" in note
+    )
+    assert (
+        schedules.curve_schedule(workshop, "linear") is workshop.schedule
+        and schedules.curve_schedule(workshop, "sigmoid") is not workshop.schedule
+    )
+    assert "σ = 0.002 at t = 0 to 80 at t = 999" in schedules.schedule_note(
+        workshop, "EDM", 0.55, 0.02
+    )
+    assert "[367, 647]" in note and "M = 0.9" in schedules.schedule_note(
+        workshop, "sigmoid", 0.9, 0.02
+    )
 
 
-# by hand: MSE is 2 s^2 for flow matching and s^2 for EDM, so thirds of the total lie at s = sqrt(1/3) and sqrt(2/3) of the largest
+# by hand: MSE is 2 s^2 for flow matching and s^2 for EDM, so thirds of the total lie at s =
+# sqrt(1/3) and sqrt(2/3) of the largest
 @pytest.mark.parametrize("name, largest", [("Flow matching", 1.0), ("EDM", 80.0)])
-def test_proposals_for_other_kinds_of_model_are_drawn_where_their_rule_cuts(workshop, name, largest):
+def test_proposals_for_other_kinds_of_model_are_drawn_where_their_rule_cuts(
+    workshop, name, largest
+):
     sigma = schedules.curve_schedule(workshop, name).s
     cuts = [int(np.argmax(sigma >= largest * share**0.5)) for share in (1 / 3, 2 / 3)]
     for scale in ("linear", "log"):
         figure = answers.figure(workshop, "MSE", scale, name, DEFAULT_THRESHOLD, 0.02)
         lines, (low, high) = figure["data"][0], figure["layout"]["yaxis"]["range"]
-        assert [lines["x"][0], lines["x"][3]] == cuts and f"{cuts[0]} and {cuts[1]} (our fallback)" in lines["name"]
-        assert lines["y"][:2] == ([low, high] if scale == "linear" else pytest.approx([10**low, 10**high]))
-    assert "proposed" not in str(answers.figure(workshop, "MSE", "linear", "linear", DEFAULT_THRESHOLD, 0.026))
+        assert [
+            lines["x"][0],
+            lines["x"][3],
+        ] == cuts and f"{cuts[0]} and {cuts[1]} (our fallback)" in lines["name"]
+        assert lines["y"][:2] == (
+            [low, high] if scale == "linear" else pytest.approx([10**low, 10**high])
+        )
+    assert "proposed" not in str(
+        answers.figure(workshop, "MSE", "linear", "linear", DEFAULT_THRESHOLD, 0.026)
+    )
 
 
 def test_moving_a_boundary_takes_the_presets_name_away(workshop):
     named = StagePlan((93, 550), (0.5, 0.25, 0.5), name="Formula").to_json()
-    assert answers.moved(workshop, named, 93, 550, False).name == "Formula" and answers.moved(workshop, named, 94, 550, False).name == ""
+    assert (
+        answers.moved(workshop, named, 93, 550, False).name == "Formula"
+        and answers.moved(workshop, named, 94, 550, False).name == ""
+    )
     assert answers.moved(workshop, named, 120, 550, True).boundaries == (100, 600)
 
 
@@ -202,7 +356,9 @@ def test_curves_are_strict_json_with_finite_axes(workshop, beta):
             json.dumps(figure, allow_nan=False)
             low, high = figure["layout"]["yaxis"]["range"]
             assert low < high and len(figure["data"][-1]["x"]) == 1000
-            assert figure["layout"]["yaxis"]["type"] == ("log" if scale == "log" and view in ("MSE", "Gradient") else "linear")
+            assert figure["layout"]["yaxis"]["type"] == (
+                "log" if scale == "log" and view in ("MSE", "Gradient") else "linear"
+            )
     with pytest.raises(StudioError):
         answers.figure(workshop, "nope", "log", beta, DEFAULT_THRESHOLD, lam)
 
@@ -213,22 +369,33 @@ def test_mosaic_has_a_tile_per_block_and_step(workshop):
     json.dumps(figure, allow_nan=False)
     tiles, strips, kept = figure["data"][:3], figure["data"][3:], workshop.kept_share(PLAN)
     filled = [v for trace in tiles for row in trace["z"] for v in row if v is not None]
-    assert len(filled) == workshop.blocks * 20 and all(len(trace["z"]) == workshop.blocks for trace in tiles)
+    assert len(filled) == workshop.blocks * 20 and all(
+        len(trace["z"]) == workshop.blocks for trace in tiles
+    )
     counts = PLAN.steps_per_stage(timesteps)
-    assert [sum(v is not None for v in trace["z"][0]) for trace in strips] == [counts[stage] for stage in STAGES] and sum(counts.values()) == 20
+    assert [sum(v is not None for v in trace["z"][0]) for trace in strips] == [
+        counts[stage] for stage in STAGES
+    ] and sum(counts.values()) == 20
     stage = PLAN.stage_of(timesteps[0])
     assert [row[0] for row in tiles[stage]["z"]] == pytest.approx(kept[stage], abs=1e-4)
-    assert [trace["colorscale"][1][1] for trace in strips] == [STAGE_COLOURS[stage] for stage in STAGES]
+    assert [trace["colorscale"][1][1] for trace in strips] == [
+        STAGE_COLOURS[stage] for stage in STAGES
+    ]
     assert any(str(counts["early"]) in note["text"] for note in figure["layout"]["annotations"])
 
 
 def test_mosaic_with_an_empty_stage_has_no_name_for_it():
-    assert len(mosaic_figure(np.ones((3, 2)), [2, 2, 0], [900.0, 700.0, 5.0])["layout"]["annotations"]) == 2
+    assert (
+        len(mosaic_figure(np.ones((3, 2)), [2, 2, 0], [900.0, 700.0, 5.0])["layout"]["annotations"])
+        == 2
+    )
 
 
 def test_layer_rows_match_their_headers(workshop):
     rows = prune.layer_rows(workshop, PLAN)
-    assert len(rows) == 3 * len(workshop.layers) and all(len(row) == len(prune.LAYER_HEADERS) for row in rows)
+    assert len(rows) == 3 * len(workshop.layers) and all(
+        len(row) == len(prune.LAYER_HEADERS) for row in rows
+    )
     for _, stage, kept, of, dense, pruned, *_ in rows:
         assert stage in STAGES and 0 < kept <= of and pruned * of == dense * kept
     assert all(row[-1] > 0 for row in rows if row[2] < row[3])
@@ -238,7 +405,12 @@ def test_layer_rows_match_their_headers(workshop):
 
 def test_pruned_sentence_says_time_and_shares(workshop):
     sentence = prune_views.pruned_sentence(workshop, PLAN.with_sparsity(0, 0, 0.5), 0.25)
-    assert "0.250 s (measured)" in sentence and "late 100 %" in sentence and "middle 100 %" in sentence and "early 100 %" not in sentence
+    assert (
+        "0.250 s (measured)" in sentence
+        and "late 100 %" in sentence
+        and "middle 100 %" in sentence
+        and "early 100 %" not in sentence
+    )
     assert "measured" not in prune_views.pruned_sentence(workshop, PLAN, None)
 
 
@@ -248,13 +420,27 @@ def test_the_download_is_the_plan_and_survives_its_own_upload():
     assert harmless(link) and [tag for tag, _ in Tags(link).found] == ["a"]
     content = unquote(link.split("charset=utf-8,")[1].split('"')[0]).encode()
     for mark in (b"", b"\xef\xbb\xbf"):
-        assert answers.read_upload(mark + content) == named  # some editors put a byte order mark first
+        # some editors put a byte order mark first
+        assert answers.read_upload(mark + content) == named
 
 
-BAD_FILES = [None, b"", b"\xff\xfe", b"{", b"[]", b"null", b'"x"', b"NaN", b'{"boundaries": [1]}', b'{"a": 1}', b"[" * 60_000,
-             b" " * (answers.UPLOAD_LIMIT + 1),
-             b'{"boundaries":[93,550],"sparsity":{"late":NaN,"middle":0,"early":0}}', b'{"boundaries":[93,550],"sparsity":[0,0,0]}',
-             b'{"boundaries":[93,550],"sparsity":{"late":0,"middle":0,"early":0},"name":"\\ud800"}']  # fmt: skip
+BAD_FILES = [
+    None,
+    b"",
+    b"\xff\xfe",
+    b"{",
+    b"[]",
+    b"null",
+    b'"x"',
+    b"NaN",
+    b'{"boundaries": [1]}',
+    b'{"a": 1}',
+    b"[" * 60_000,
+    b" " * (answers.UPLOAD_LIMIT + 1),
+    b'{"boundaries":[93,550],"sparsity":{"late":NaN,"middle":0,"early":0}}',
+    b'{"boundaries":[93,550],"sparsity":[0,0,0]}',
+    b'{"boundaries":[93,550],"sparsity":{"late":0,"middle":0,"early":0},"name":"\\ud800"}',
+]
 
 
 @pytest.mark.parametrize("content", BAD_FILES, ids=range(len(BAD_FILES)))
@@ -269,7 +455,11 @@ def test_hostile_names_are_text_in_every_view_of_the_page(workshop):
     hostile.name, hostile.device_text = f"model {HOSTILE}", f"CPU {HOSTILE}"
     hostile.class_names = {i: f"{HOSTILE} {i}" for i in range(10)}
     page = build_studio(hostile, StagePlan((93, 550), (0.5, 0.25, 0.5), name=HOSTILE))
-    shown = [c["props"].get("value") for c in page.config["components"] if c["type"] in ("html", "markdown")]
+    shown = [
+        c["props"].get("value")
+        for c in page.config["components"]
+        if c["type"] in ("html", "markdown")
+    ]
     texts = [text for text in shown if isinstance(text, str)]
     assert len(texts) > 10 and any("&lt;img" in text for text in texts)
     assert [text for text in texts if not harmless(text)] == []
@@ -279,25 +469,67 @@ def test_hostile_names_are_text_in_compare():
     plan = StagePlan((93, 550), (0.5, 0.25, 0.5), name=HOSTILE)
     names = compare_inputs.side_names(("Uploaded plan",) * 2, (plan, plan))
     pictures = torch.zeros(2, 1, 8, 8)
-    a, b = (Side(name, plan, torch.zeros(2, 4, 2, 2), pictures, [[1.0, 1.0]], 1.0, [900.0, 5.0], [2, 0], 1000, [1.0, 1.0], [pictures] * 2, [900.0, 5.0])
-            for name in names)  # fmt: skip
-    result = Comparison(a=a, b=b, settings=SampleSettings(labels=(0, 1), steps=2), device=HOSTILE, model=HOSTILE, when="", psnr=1.0, ssim=1.0,
-                        latent_mse=0.0, n=2)  # fmt: skip
+    a, b = (
+        Side(
+            name,
+            plan,
+            torch.zeros(2, 4, 2, 2),
+            pictures,
+            [[1.0, 1.0]],
+            1.0,
+            [900.0, 5.0],
+            [2, 0],
+            1000,
+            [1.0, 1.0],
+            [pictures] * 2,
+            [900.0, 5.0],
+        )
+        for name in names
+    )
+    result = Comparison(
+        a=a,
+        b=b,
+        settings=SampleSettings(labels=(0, 1), steps=2),
+        device=HOSTILE,
+        model=HOSTILE,
+        when="",
+        psnr=1.0,
+        ssim=1.0,
+        latent_mse=0.0,
+        n=2,
+    )
     sheet_a, sheet_b, sheet, factor, mean = compare_figures.sheets(result)
     rows = compare_timing.timing_rows(a, b)
     views = {
-        "verdict": compare_figures.verdict_html(result, HOSTILE), "pair": compare_figures.side_by_side_html(sheet_a, sheet_b, result),
-        "difference": compare_figures.difference_html(sheet, factor, mean, result), "film": compare_figures.film_html(result),
-        "metrics": compare_figures.metrics_html(result), "timing": compare_timing.timing_html(rows, result),
-        "downloads": compare_figures.downloads_html(result), "picker": compare_live.plan_note(plan), "refusal": compare_live.plan_note(None, HOSTILE),
-        "live": compare_live.live_html(HOSTILE, 1, 2, names, (np.zeros((2, 4, 4), np.uint8), None), 1), "message": compare_live.message_html(HOSTILE),
-        "progress": tables.progress(1, 2, HOSTILE), "job": tables.message(HOSTILE), "note": tables.notes([HOSTILE]),
-    }  # fmt: skip
+        "verdict": compare_figures.verdict_html(result, HOSTILE),
+        "pair": compare_figures.side_by_side_html(sheet_a, sheet_b, result),
+        "difference": compare_figures.difference_html(sheet, factor, mean, result),
+        "film": compare_figures.film_html(result),
+        "metrics": compare_figures.metrics_html(result),
+        "timing": compare_timing.timing_html(rows, result),
+        "downloads": compare_figures.downloads_html(result),
+        "picker": compare_live.plan_note(plan),
+        "refusal": compare_live.plan_note(None, HOSTILE),
+        "live": compare_live.live_html(
+            HOSTILE, 1, 2, names, (np.zeros((2, 4, 4), np.uint8), None), 1
+        ),
+        "message": compare_live.message_html(HOSTILE),
+        "progress": tables.progress(1, 2, HOSTILE),
+        "job": tables.message(HOSTILE),
+        "note": tables.notes([HOSTILE]),
+    }
     assert [name for name, view in views.items() if not harmless(view)] == []
-    assert all("&lt;img" in views[name] for name in ("verdict", "pair", "film", "metrics", "timing", "live"))
+    assert all(
+        "&lt;img" in views[name]
+        for name in ("verdict", "pair", "film", "metrics", "timing", "live")
+    )
 
 
 def test_launch_options_limit_uploads_and_keep_everything_here():
     options = launch_options()
-    assert (options["max_file_size"], options["run_history"], options["enable_monitoring"]) == ("1mb", False, False)
+    assert (options["max_file_size"], options["run_history"], options["enable_monitoring"]) == (
+        "1mb",
+        False,
+        False,
+    )
     assert "http" not in options["css"] and answers.UPLOAD_LIMIT <= 64_000

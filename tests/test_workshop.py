@@ -1,4 +1,6 @@
-"""The workshop: predictions against what the built networks really do, tables, and that plans are arithmetic, not forwards."""
+"""The workshop: predictions against what the built networks really do, tables, and that plans are
+arithmetic, not forwards.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def test_predicted_macs_are_those_of_the_built_networks(workshop, timesteps):
         assert counted == workshop.row_macs(sparsity)
         assert stage.macs == counted * 2 * stage.steps
         assert stage.macs_dense == macs_of(workshop, workshop.dense.network(t)) * 2 * stage.steps
-    assert [s.steps for s in prediction.stages] == list(PLAN.steps_per_stage(timesteps).values()) and sum(s.steps for s in prediction.stages) == 50
+    assert [s.steps for s in prediction.stages] == list(
+        PLAN.steps_per_stage(timesteps).values()
+    ) and sum(s.steps for s in prediction.stages) == 50
     assert prediction.macs == sum(s.macs for s in prediction.stages) and prediction.speedup_macs > 1
 
 
@@ -52,30 +56,45 @@ def test_the_stock_module_differs_by_the_shared_embedder_only(workshop):
     emb = workshop.transformer.transformer_blocks[0].norm1.emb.timestep_embedder
     once = sum(m.weight.numel() for m in (emb.linear_1, emb.linear_2))  # one row, one product
     calls = []
-    handles = [b.norm1.emb.register_forward_hook(lambda *_: calls.append(1)) for b in workshop.transformer.transformer_blocks]
+    handles = [
+        b.norm1.emb.register_forward_hook(lambda *_: calls.append(1))
+        for b in workshop.transformer.transformer_blocks
+    ]
     forward_call(module_forward(workshop.transformer), workshop.transformer, 1)()
     for handle in handles:
         handle.remove()
-    assert stock - workshop.forward_macs[0] == (len(calls) - 1) * once and len(calls) >= workshop.blocks
+    assert (
+        stock - workshop.forward_macs[0] == (len(calls) - 1) * once
+        and len(calls) >= workshop.blocks
+    )
 
 
 def test_attention_products_stand_apart(workshop):
-    assert workshop.forward_macs[1] == 2 * (2 * 16 * 16 * 64)  # blocks x (scores and mixing: tokens x tokens x width each)
+    # blocks x (scores and mixing: tokens x tokens x width each)
+    assert workshop.forward_macs[1] == 2 * (2 * 16 * 16 * 64)
 
 
 def test_without_guidance_half_the_work(workshop, timesteps):
-    assert 2 * workshop.predict(PLAN, timesteps, halves=1).macs == workshop.predict(PLAN, timesteps).macs
+    assert (
+        2 * workshop.predict(PLAN, timesteps, halves=1).macs
+        == workshop.predict(PLAN, timesteps).macs
+    )
 
 
 # ------------------------------------------------------------ errors
 
 
 def direct(workshop, plan, stage, held_out) -> float:
-    """Mean of ||W'X - WX||^2 / ||WX||^2 with W' read off the masked network and X X^T from the bank."""
+    """Mean of ||W'X - WX||^2 / ||WX||^2 with W' read off the masked network and X X^T from the
+    bank.
+    """
     low, high = plan.stage_range(stage)
     network, relative = workshop.build(plan, masked=True).stages[stage], []
     for i, layer in enumerate(workshop.layers):
-        w, cut = (m.get_submodule(layer.consumer).weight.double().cpu() for m in (workshop.transformer, network))
+        w, cut = (
+            m.get_submodule(layer.consumer).weight.double().cpu()
+            for m in (workshop.transformer, network)
+        )
         gram, _ = workshop._bank.gram(i, low, high, held_out)
         relative.append(float((((cut - w) @ gram) * (cut - w)).sum() / ((w @ gram) * w).sum()))
     return float(np.mean(relative))
@@ -92,27 +111,45 @@ def test_exact_prediction_is_the_error_of_the_built_weights(workshop, timesteps,
 
 
 def test_compensation_beats_magnitude(workshop, timesteps):
-    exact = {m: workshop.predict(StagePlan((100, 600), (0.5,) * 3, method=m), timesteps, exact=True).error for m in ("obs", "magnitude")}
+    exact = {
+        m: (
+            workshop.predict(
+                StagePlan((100, 600), (0.5,) * 3, method=m), timesteps, exact=True
+            ).error
+        )
+        for m in ("obs", "magnitude")
+    }
     assert exact["obs"] < 0.5 * exact["magnitude"]
 
 
 def test_estimate_is_near_the_exact_error(workshop, timesteps):
-    """The curve of a bin is the damped objective, so on a stage of one bin it lies above the error itself, by the damping term only."""
+    """The curve of a bin is the damped objective, so on a stage of one bin it lies above the error
+    itself, by the damping term only.
+    """
     one = StagePlan((100, 300), (0.5, 0.5, 0.0))  # late = bin 0, middle = bin 1
     exact, estimate = (workshop.predict(one, timesteps, exact=e).stages for e in (True, False))
     for a, b in zip(exact[:2], estimate[:2], strict=True):
         assert a.error * 0.999 <= b.error <= 1.6 * a.error
     wide = StagePlan((100, 999), (0.0, 0.5, 0.0))
-    assert workshop.predict(wide, timesteps).stages[1].error == pytest.approx(workshop.predict(wide, timesteps, exact=True).stages[1].error, rel=0.6)
+    assert workshop.predict(wide, timesteps).stages[1].error == pytest.approx(
+        workshop.predict(wide, timesteps, exact=True).stages[1].error, rel=0.6
+    )
 
 
 def test_errors_grow_with_sparsity_and_start_at_zero(workshop, timesteps):
     found = []
     for s in (0.0, 0.25, 0.5, 0.75, 0.95):
         plan = StagePlan((100, 600), (s,) * 3)
-        found.append((workshop.predict(plan, timesteps).error, workshop.predict(plan, timesteps, exact=True).error))
+        found.append(
+            (
+                workshop.predict(plan, timesteps).error,
+                workshop.predict(plan, timesteps, exact=True).error,
+            )
+        )
     for column in zip(*found, strict=True):
-        assert column[0] == 0 and list(column) == sorted(column) and 0 < column[1] < column[-1] <= 1.2
+        assert (
+            column[0] == 0 and list(column) == sorted(column) and 0 < column[1] < column[-1] <= 1.2
+        )
 
 
 def test_overall_error_is_weighted_by_steps(workshop, timesteps):
@@ -124,11 +161,15 @@ def test_overall_error_is_weighted_by_steps(workshop, timesteps):
 
 
 def layers(kind: str, groups: int, blocks: int) -> list[PrunableLayer]:
-    return [PrunableLayer(f"block {i + 1} {kind}", i, kind, "", "", groups, 1, 1, 1) for i in range(blocks)]
+    return [
+        PrunableLayer(f"block {i + 1} {kind}", i, kind, "", "", groups, 1, 1, 1)
+        for i in range(blocks)
+    ]
 
 
 def test_coarse_heads_come_out_right_on_average():
-    assert sorted(removed_groups(layers("heads", 8, 8), 0.33)) == [2, 2, 2, 3, 3, 3, 3, 3]  # 2.64 each, 21.12 in all
+    # 2.64 each, 21.12 in all
+    assert sorted(removed_groups(layers("heads", 8, 8), 0.33)) == [2, 2, 2, 3, 3, 3, 3, 3]
     for s in np.linspace(0, 0.87, 30):
         assert abs(sum(removed_groups(layers("heads", 8, 8), s)) - 8 * 8 * s) <= 0.5 + 1e-6
 
@@ -138,7 +179,8 @@ def test_removed_groups_grow_with_sparsity_in_every_block():
         steps = [removed_groups(layers(kind, groups, 6), s) for s in np.linspace(0, 0.95, 96)]
         assert sum(steps[0]) == 0
         for before, after in zip(steps, steps[1:], strict=False):
-            assert all(a >= b for a, b in zip(after, before, strict=True))  # no block regains a head
+            # no block regains a head
+            assert all(a >= b for a, b in zip(after, before, strict=True))
 
 
 def test_something_is_always_kept():
@@ -151,7 +193,8 @@ def test_something_is_always_kept():
 
 def test_rounding_does_not_depend_on_floating_point_luck():
     assert removed_groups(layers("heads", 10, 1), 0.15) == [2]  # 1.5
-    assert removed_groups(layers("heads", 5, 2), 0.3) == [1, 2]  # 1.5 each, 3 in all, though 0.3 * 5 is not exact
+    # 1.5 each, 3 in all, though 0.3 * 5 is not exact
+    assert removed_groups(layers("heads", 5, 2), 0.3) == [1, 2]
 
 
 def test_achieved_share_is_reported(workshop, timesteps):
@@ -165,7 +208,14 @@ def test_achieved_share_is_reported(workshop, timesteps):
 def test_kept_share_is_what_the_built_blocks_hold(workshop):
     share = workshop.kept_share(PLAN)
     assert share.shape == (3, workshop.blocks)
-    names = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
+    names = (
+        "attn1.to_q",
+        "attn1.to_k",
+        "attn1.to_v",
+        "attn1.to_out.0",
+        "ff.net.0.proj",
+        "ff.net.2",
+    )
 
     def size(block) -> int:
         """Parameters of the prunable layers without the two output biases, which always stay."""
@@ -175,7 +225,9 @@ def test_kept_share_is_what_the_built_blocks_hold(workshop):
     mosaic = workshop.build(PLAN)
     for i, network in enumerate(mosaic.stages):
         for j, block in enumerate(network.transformer_blocks):
-            assert share[i, j] == pytest.approx(size(block) / size(workshop.transformer.transformer_blocks[j]))
+            assert share[i, j] == pytest.approx(
+                size(block) / size(workshop.transformer.transformer_blocks[j])
+            )
 
 
 def test_layer_table_adds_up(workshop):
@@ -183,7 +235,9 @@ def test_layer_table_adds_up(workshop):
     assert len(rows) == 3 * len(workshop.layers) and [r["stage"] for r in rows[:4]] == ["late"] * 4
     for stage, sparsity in zip(STAGES, PLAN.sparsity, strict=True):
         mine = [r for r in rows if r["stage"] == stage]
-        assert workshop.forward_macs[0] - sum(r["macs_dense"] - r["macs_pruned"] for r in mine) == workshop.row_macs(sparsity)
+        assert workshop.forward_macs[0] - sum(
+            r["macs_dense"] - r["macs_pruned"] for r in mine
+        ) == workshop.row_macs(sparsity)
         assert [r["of"] - r["kept"] for r in mine] == workshop.removed(sparsity)
         assert all(r["params_pruned"] * r["of"] == r["params_dense"] * r["kept"] for r in mine)
         error = workshop.exact_error(PLAN, STAGES.index(stage))
@@ -199,11 +253,18 @@ def test_any_plan_is_built_without_a_forward(workshop):
     calls = []
     handle = workshop.transformer.pos_embed.register_forward_hook(lambda *_: calls.append(1))
     try:
-        for plan in (CUT, StagePlan((1, 2), (0.95, 0.95, 0.95)), StagePlan((333, 998), (0.1, 0.0, 0.6)), StagePlan((1, 999), (0.3, 0.3, 0.3))):
+        for plan in (
+            CUT,
+            StagePlan((1, 2), (0.95, 0.95, 0.95)),
+            StagePlan((333, 998), (0.1, 0.0, 0.6)),
+            StagePlan((1, 999), (0.3, 0.3, 0.3)),
+        ):
             assert isinstance(workshop.build(plan), MosaicTransformer)
             workshop.layer_table(plan, exact=True)
         assert calls == []
-        workshop.transformer.pos_embed(torch.zeros(1, 4, 8, 8, device=workshop.device, dtype=workshop.dtype))
+        workshop.transformer.pos_embed(
+            torch.zeros(1, 4, 8, 8, device=workshop.device, dtype=workshop.dtype)
+        )
         assert calls == [1]  # the counter does count
     finally:
         handle.remove()
@@ -214,11 +275,15 @@ def test_a_plan_is_built_once(workshop):
 
 
 def test_weights_do_not_depend_on_what_was_predicted_before(workshop):
-    """`build` takes a level from a stored path or from the kept columns alone: the same weights either way."""
+    """`build` takes a level from a stored path or from the kept columns alone: the same weights
+    either way.
+    """
     plan = StagePlan((220, 700), (0.5, 0.5, 0.5))
     fresh = workshop._cuts(plan, 1, workshop.widths(plan)[1], None, None)
     workshop.exact_error(plan, 1)  # stores the paths
-    for a, b in zip(fresh, workshop._cuts(plan, 1, workshop.widths(plan)[1], None, None), strict=True):
+    for a, b in zip(
+        fresh, workshop._cuts(plan, 1, workshop.widths(plan)[1], None, None), strict=True
+    ):
         assert torch.equal(a.kept, b.kept) and (a.weight - b.weight).abs().max() < 1e-5
 
 
@@ -236,7 +301,13 @@ def test_two_threads_build_and_predict_at_once(workshop, timesteps):
     def work(mine: list) -> None:
         try:
             for plan in plans:
-                mine.append((workshop.predict(plan, timesteps, exact=True).error, workshop.build(plan), workshop.predict(plan, timesteps).error))
+                mine.append(
+                    (
+                        workshop.predict(plan, timesteps, exact=True).error,
+                        workshop.build(plan),
+                        workshop.predict(plan, timesteps).error,
+                    )
+                )
         except Exception as err:  # reported below, in the test's own thread
             errors.append(err)
 
@@ -251,7 +322,9 @@ def test_two_threads_build_and_predict_at_once(workshop, timesteps):
 
 
 def test_nothing_old_is_put_away_while_a_calibration_ends(workshop, tmp_path):
-    """The stores are emptied while nobody builds: a subnetwork that was begun on the old orders is in the store by then, and goes with it."""
+    """The stores are emptied while nobody builds: a subnetwork that was begun on the old orders is
+    in the store by then, and goes with it.
+    """
     held = []
 
     class Store(Built):
@@ -259,7 +332,11 @@ def test_nothing_old_is_put_away_while_a_calibration_ends(workshop, tmp_path):
             held.append(shop._building.locked())
             super().clear()
 
-    shop = Workshop(workshop.checkpoint, CalibrationSettings(edges=(0, 500, 1000), images=6, held_out=2), tmp_path)
+    shop = Workshop(
+        workshop.checkpoint,
+        CalibrationSettings(edges=(0, 500, 1000), images=6, held_out=2),
+        tmp_path,
+    )
     shop._built = Store(shop.transformer)
     shop.calibrate()
     assert held == [True] and not shop._building.locked()
@@ -286,7 +363,11 @@ def test_two_threads_run_the_same_network_at_once(workshop):
     network = workshop.build(PLAN).network(300)
     config, device = workshop.transformer.config, workshop.device
     inputs = [
-        (torch.randn(2, config.in_channels, 8, 8, device=device), torch.tensor([t, t], device=device), torch.tensor([t % 9, 1000], device=device))
+        (
+            torch.randn(2, config.in_channels, 8, 8, device=device),
+            torch.tensor([t, t], device=device),
+            torch.tensor([t % 9, 1000], device=device),
+        )
         for t in (200, 500)
     ]
     with torch.inference_mode():
@@ -311,7 +392,9 @@ def test_two_threads_run_the_same_network_at_once(workshop):
 
 def test_snap_lands_on_bin_edges_everywhere(workshop):
     inner = workshop.settings.edges[1:-1]
-    assert workshop.snap(StagePlan((93, 550), (0.1, 0.2, 0.3))) == StagePlan((100, 600), (0.1, 0.2, 0.3))
+    assert workshop.snap(StagePlan((93, 550), (0.1, 0.2, 0.3))) == StagePlan(
+        (100, 600), (0.1, 0.2, 0.3)
+    )
     for boundaries in ((1, 2), (1, 999), (580, 610), (900, 950), (998, 999)):
         low, high = workshop.snap(StagePlan(boundaries, (0.1, 0.2, 0.3))).boundaries
         assert low in inner and high in inner and low < high
@@ -328,10 +411,16 @@ def test_without_a_calibration(workshop, timesteps, tmp_path):
     shop = Workshop(workshop.checkpoint, workshop.settings, tmp_path)
     assert not shop.calibrated
     prediction = shop.predict(PLAN, timesteps)
-    assert prediction.error is None and prediction.seconds is None and prediction.speedup_seconds is None and prediction.macs > 0
+    assert (
+        prediction.error is None
+        and prediction.seconds is None
+        and prediction.speedup_seconds is None
+        and prediction.macs > 0
+    )
     with pytest.raises(StudioError, match="press Calibrate"):
         shop.predict(PLAN, timesteps, exact=True)
-    assert shop.build(StagePlan((100, 600), (0.0, 0.0, 0.0))).stages[0] is not None  # nothing to compensate: no calibration needed
+    # nothing to compensate: no calibration needed
+    assert shop.build(StagePlan((100, 600), (0.0, 0.0, 0.0))).stages[0] is not None
     assert not shop.calibrated
 
 
@@ -340,12 +429,18 @@ def test_without_a_calibration(workshop, timesteps, tmp_path):
 
 def test_latency_table_is_measured_once_and_kept(workshop, timesteps):
     table = workshop.measure_latency(2)
-    assert table.rows == 4 and list(table.macs) == sorted(table.macs) and table.macs[-1] == workshop.forward_macs[0]
+    assert (
+        table.rows == 4
+        and list(table.macs) == sorted(table.macs)
+        and table.macs[-1] == workshop.forward_macs[0]
+    )
     assert LatencyTable.load(workshop._latency_path(4)) == table
     assert workshop.measure_latency(2) is table
     prediction = workshop.predict(PLAN, timesteps, batch=2)
     assert prediction.seconds_dense == pytest.approx(50 * table.seconds[-1])
-    assert prediction.speedup_seconds == pytest.approx(prediction.seconds_dense / prediction.seconds)
+    assert prediction.speedup_seconds == pytest.approx(
+        prediction.seconds_dense / prediction.seconds
+    )
 
 
 def test_latency_lines():

@@ -1,12 +1,16 @@
-"""Train the bundled model: a class-conditional latent DiT on Fashion-MNIST, stored as a stock diffusers folder.
+"""Train the bundled model: a class-conditional latent DiT on Fashion-MNIST, stored as a stock
+diffusers folder.
 
-    python assets/fashion-dit/train.py all            # everything, in order; about two hours on two CPU cores
-    python assets/fashion-dit/train.py dit            # one stage: features | vae | latents | dit | evaluate | example
+    python assets/fashion-dit/train.py all            # everything, in order; about two hours on two
+        CPU cores
+    python assets/fashion-dit/train.py dit            # one stage: features | vae | latents | dit |
+        evaluate | example
 
-Every stage checkpoints into --work and resumes from there; `dit` also resumes from the EMA weights in this folder
-alone (`--from-ema STEP`, fresh optimiser moments). Each batch is a function of (seed, step), so a resumed run sees
-the data an uninterrupted one would have seen, and the learning-rate schedule counts steps, not minutes.
-Data: the four files of Debian's package `dataset-fashion-mnist` (Fashion-MNIST, Zalando Research, MIT licence).
+Every stage checkpoints into --work and resumes from there; `dit` also resumes from the EMA weights
+in this folder alone (`--from-ema STEP`, fresh optimiser moments). Each batch is a function of
+(seed, step), so a resumed run sees the data an uninterrupted one would have seen, and the
+learning-rate schedule counts steps, not minutes. Data: the four files of Debian's package
+`dataset-fashion-mnist` (Fashion-MNIST, Zalando Research, MIT licence).
 """
 
 from __future__ import annotations
@@ -28,9 +32,26 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from core.sampling.metrics import FeatureNetwork, Judge, ReferenceStatistics, class_variance, gaussian  # noqa: E402
+from core.sampling.metrics import (  # noqa: E402
+    FeatureNetwork,
+    Judge,
+    ReferenceStatistics,
+    class_variance,
+    gaussian,
+)
 
-CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+CLASSES = [
+    "T-shirt",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 NULL_CLASS = 1000  # DiTPipeline hard-wires ImageNet's null label
 CALIBRATION_LATENTS = 4096
 GUIDANCE = 1.5
@@ -54,27 +75,37 @@ def load_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
-    """The batch of one step, from its own generator: epochs are shuffled, and resuming needs no sampler state."""
+    """The batch of one step, from its own generator: epochs are shuffled, and resuming needs no
+    sampler state.
+    """
     per_epoch = n // batch
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch))
+    order = torch.randperm(
+        n, generator=torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
+    )
     return order[(step % per_epoch) * batch :][:batch]
 
 
 # ---------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(path: Path, step: int, optimiser: torch.optim.Optimizer, **states: dict[str, Tensor]) -> None:
+def save_checkpoint(
+    path: Path, step: int, optimiser: torch.optim.Optimizer, **states: dict[str, Tensor]
+) -> None:
     """One safetensors file, replaced in one move: a kill leaves the old one whole."""
     tensors = {f"{group}/{k}": v for group, state in states.items() for k, v in state.items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors["step"] = torch.tensor(step)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, path.with_suffix(".part"))
+    save_file(
+        {k: v.detach().clone().contiguous() for k, v in tensors.items()}, path.with_suffix(".part")
+    )
     path.with_suffix(".part").replace(path)
 
 
-def load_checkpoint(path: Path, optimiser: torch.optim.Optimizer, *groups: str) -> tuple[int, list[dict[str, Tensor]]]:
+def load_checkpoint(
+    path: Path, optimiser: torch.optim.Optimizer, *groups: str
+) -> tuple[int, list[dict[str, Tensor]]]:
     """The step reached and the named states; fills the optimiser's moments."""
     tensors = load_file(path)
     state: dict[int, dict[str, Tensor]] = {}
@@ -82,7 +113,9 @@ def load_checkpoint(path: Path, optimiser: torch.optim.Optimizer, *groups: str) 
         _, i, name = key.split("/")
         state.setdefault(int(i), {})[name] = tensors[key]
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    return int(tensors["step"]), [{k[len(g) + 1 :]: v for k, v in tensors.items() if k.startswith(g + "/")} for g in groups]
+    return int(tensors["step"]), [
+        {k[len(g) + 1 :]: v for k, v in tensors.items() if k.startswith(g + "/")} for g in groups
+    ]
 
 
 class Progress:
@@ -100,7 +133,11 @@ class Progress:
         seconds = time.perf_counter() - self.start
         left = seconds / done * (self.total - step - 1) / 60
         loss = sum(self.losses) / len(self.losses)
-        print(f"{self.what} {step + 1}/{self.total} loss {loss:.5f} {done * self.batch / seconds:.0f} images/s {left:.1f} min left", flush=True)
+        print(
+            f"{self.what} {step + 1}/{self.total} loss {loss:.5f} {done * self.batch / seconds:.0f}"
+            f" images/s {left:.1f} min left",
+            flush=True,
+        )
         self.losses.clear()
 
 
@@ -138,22 +175,39 @@ def train_features(args) -> None:
     empty = ReferenceStatistics(torch.zeros(64), torch.eye(64), torch.ones(10), 1)
     features, predicted = Judge(network, empty).look(test)
     mean, covariance = gaussian(features)
-    Judge(network, ReferenceStatistics(mean, covariance, class_variance(features, test_labels, 10), len(test))).save(HERE / "features")
-    print(f"feature network: test accuracy {(predicted == test_labels).float().mean():.4f} (n = {len(test)})", flush=True)
+    Judge(
+        network,
+        ReferenceStatistics(mean, covariance, class_variance(features, test_labels, 10), len(test)),
+    ).save(HERE / "features")
+    print(
+        f"feature network: test accuracy {(predicted == test_labels).float().mean():.4f} (n ="
+        f" {len(test)})",
+        flush=True,
+    )
 
 
 def new_vae() -> AutoencoderKL:
     """32 x 32 x 1 pictures to 4 x 8 x 8 latents."""
     return AutoencoderKL(
-        in_channels=1, out_channels=1, latent_channels=4, sample_size=32, block_out_channels=(24, 48, 64), layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=8,
-        mid_block_add_attention=False, scaling_factor=1.0,
-    )  # fmt: skip
+        in_channels=1,
+        out_channels=1,
+        latent_channels=4,
+        sample_size=32,
+        block_out_channels=(24, 48, 64),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
 
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, images: Tensor) -> None:
-    """Fold per-channel mean 0, variance 1 of the latents into the two 1 x 1 convolutions around them (exact), so scaling_factor is 1."""
+    """Fold per-channel mean 0, variance 1 of the latents into the two 1 x 1 convolutions around
+    them (exact), so scaling_factor is 1.
+    """
     latents = torch.cat([vae.encode(part).latent_dist.mode() for part in images.split(500)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))  # (4,)
     vae.quant_conv.weight[:4] /= std.view(4, 1, 1, 1)
@@ -184,7 +238,8 @@ def train_vae(args) -> None:
             posterior = vae.encode(x).latent_dist
             decoded = vae.decode(posterior.sample(generator=noise)).sample
         error = (decoded.float() - x).square().mean()
-        # A firm KL term: the decoder learns to forgive small latent errors, which a small denoiser will make. 256 latent values a picture.
+        # A firm KL term: the decoder learns to forgive small latent errors, which a small denoiser
+        # will make. 256 latent values a picture.
         loss = error + 3e-3 * (posterior.kl().float() / 256).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -199,30 +254,60 @@ def train_vae(args) -> None:
     vae = AutoencoderKL.from_pretrained(HERE / "vae").eval()
     test, _ = load_split(args.data, "t10k")
     with torch.inference_mode():
-        error = torch.cat([(vae.decode(vae.encode(p).latent_dist.mode()).sample - p).square().flatten(1).mean(1) for p in test.split(500)]).mean()
-    print(f"VAE: test MSE {error:.5f} on [-1, 1] pictures (n = {len(test)}, shipped fp16 weights)", flush=True)
+        error = torch.cat(
+            [
+                (vae.decode(vae.encode(p).latent_dist.mode()).sample - p)
+                .square()
+                .flatten(1)
+                .mean(1)
+                for p in test.split(500)
+            ]
+        ).mean()
+    print(
+        f"VAE: test MSE {error:.5f} on [-1, 1] pictures (n = {len(test)}, shipped fp16 weights)",
+        flush=True,
+    )
 
 
 def make_latents(args) -> None:
-    """Latents of the training pictures (into --work) and the calibration set (shipped; drawn from the training split)."""
+    """Latents of the training pictures (into --work) and the calibration set (shipped; drawn from
+    the training split).
+    """
     vae = AutoencoderKL.from_pretrained(HERE / "vae").eval()
     images, labels = load_split(args.data, "train")
     with torch.inference_mode():
         latents = torch.cat([vae.encode(part).latent_dist.mode() for part in images.split(500)])
     args.work.mkdir(parents=True, exist_ok=True)
     save_file({"latents": latents, "labels": labels}, args.work / "latents.safetensors")
-    pick = torch.randperm(len(latents), generator=torch.Generator().manual_seed(args.seed))[:CALIBRATION_LATENTS]
+    pick = torch.randperm(len(latents), generator=torch.Generator().manual_seed(args.seed))[
+        :CALIBRATION_LATENTS
+    ]
     (HERE / "calibration").mkdir(exist_ok=True)
-    save_file({"latents": latents[pick].half().contiguous(), "labels": labels[pick].to(torch.int16)}, HERE / "calibration" / "latents.safetensors")
-    print(f"latents {tuple(latents.shape)}: mean {latents.mean():.4f}, mean square {latents.square().mean():.4f}", flush=True)
+    save_file(
+        {"latents": latents[pick].half().contiguous(), "labels": labels[pick].to(torch.int16)},
+        HERE / "calibration" / "latents.safetensors",
+    )
+    print(
+        f"latents {tuple(latents.shape)}: mean {latents.mean():.4f}, mean square"
+        f" {latents.square().mean():.4f}",
+        flush=True,
+    )
 
 
 def new_transformer() -> DiTTransformer2DModel:
-    """8 blocks x 256 wide, 8 heads of 32. adaLN-Zero: modulation and output start at zero. One conditioning embedder for all blocks."""
+    """8 blocks x 256 wide, 8 heads of 32. adaLN-Zero: modulation and output start at zero. One
+    conditioning embedder for all blocks.
+    """
     model = DiTTransformer2DModel(
-        num_attention_heads=8, attention_head_dim=32, num_layers=8, in_channels=4, out_channels=4, sample_size=8, patch_size=2,
+        num_attention_heads=8,
+        attention_head_dim=32,
+        num_layers=8,
+        in_channels=4,
+        out_channels=4,
+        sample_size=8,
+        patch_size=2,
         num_embeds_ada_norm=NULL_CLASS,
-    )  # fmt: skip
+    )
     tie_embedders(model)
     for block in model.transformer_blocks:
         torch.nn.init.zeros_(block.norm1.linear.weight)
@@ -230,29 +315,42 @@ def new_transformer() -> DiTTransformer2DModel:
     for layer in (model.proj_out_1, model.proj_out_2):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
-    return model.eval()  # label dropout is ours (one draw a row for all blocks), so diffusers' own per-block one stays off
+    # label dropout is ours (one draw a row for all blocks), so diffusers' own per-block one stays
+    # off
+    return model.eval()
 
 
 def tie_embedders(model: DiTTransformer2DModel) -> None:
-    """As in the original DiT: one timestep and label embedder. diffusers stores a copy in every block."""
+    """As in the original DiT: one timestep and label embedder. diffusers stores a copy in every
+    block.
+    """
     for block in model.transformer_blocks[1:]:
         block.norm1.emb = model.transformer_blocks[0].norm1.emb
 
 
 def save_pipeline(weights: dict[str, Tensor]) -> None:
-    """The diffusers folder: fp16 weights, DDIM on the linear schedule, ids as DiTPipeline wants them."""
+    """The diffusers folder: fp16 weights, DDIM on the linear schedule, ids as DiTPipeline wants
+    them.
+    """
     model = new_transformer()
     model.load_state_dict(weights)
     untied = DiTTransformer2DModel.from_config(model.config)
     untied.load_state_dict(model.state_dict())
     vae = AutoencoderKL.from_pretrained(HERE / "vae", torch_dtype=torch.float16)
-    scheduler = DDIMScheduler(num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        clip_sample=False,
+    )
     DiTPipeline(untied.half(), vae, scheduler).save_pretrained(HERE)
     config = json.loads((HERE / "vae" / "config.json").read_text())
     config.pop("_name_or_path", None)  # a path of the machine it was trained on
     (HERE / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     index = json.loads((HERE / "model_index.json").read_text())
-    index["id2label"] = {str(i): name for i, name in enumerate(CLASSES)}  # DiTPipeline reads it from here and does not write it back
+    # DiTPipeline reads it from here and does not write it back
+    index["id2label"] = {str(i): name for i, name in enumerate(CLASSES)}
     (HERE / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -263,12 +361,19 @@ def train_dit(args) -> None:
     latents, labels = data["latents"], data["labels"]
     alphas = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02).alphas_cumprod
     model, batch, total, first = new_transformer(), 128, args.dit_steps, 0
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, weight_decay=0.0, betas=(0.9, 0.99), fused=True
+    )
     ema = {k: v.clone() for k, v in model.state_dict().items()}
     checkpoint = args.work / "dit.safetensors"
     if args.from_ema is not None:
         first = args.from_ema
-        ema = {k: v.clone() for k, v in DiTTransformer2DModel.from_pretrained(HERE / "transformer").state_dict().items()}
+        ema = {
+            k: v.clone()
+            for k, v in (
+                DiTTransformer2DModel.from_pretrained(HERE / "transformer").state_dict().items()
+            )
+        }
         model.load_state_dict(ema)
     elif checkpoint.exists():
         first, (weights, ema) = load_checkpoint(checkpoint, optimiser, "weights", "ema")
@@ -286,7 +391,12 @@ def train_dit(args) -> None:
         noise = torch.randn(x0.shape, generator=random)
         a = alphas[t].view(-1, 1, 1, 1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            predicted = model(a.sqrt() * x0 + (1 - a).sqrt() * noise, timestep=t, class_labels=y, return_dict=False)[0]
+            predicted = model(
+                a.sqrt() * x0 + (1 - a).sqrt() * noise,
+                timestep=t,
+                class_labels=y,
+                return_dict=False,
+            )[0]
         loss = (predicted.float() - noise).square().mean()
         optimiser.zero_grad()
         loss.backward()
@@ -306,15 +416,25 @@ def train_dit(args) -> None:
 # ---------------------------------------------------------------- samples and evaluation
 
 
-def sample(n: int, seed: int, steps: int = 50, guidance: float = GUIDANCE, batch: int = 250) -> tuple[Tensor, Tensor]:
-    """Pictures (n, 1, 32, 32) in [-1, 1] by the stock DiTPipeline and DDIM, and their labels, classes in turn."""
+def sample(
+    n: int, seed: int, steps: int = 50, guidance: float = GUIDANCE, batch: int = 250
+) -> tuple[Tensor, Tensor]:
+    """Pictures (n, 1, 32, 32) in [-1, 1] by the stock DiTPipeline and DDIM, and their labels,
+    classes in turn.
+    """
     pipeline = DiTPipeline.from_pretrained(HERE)
     pipeline.set_progress_bar_config(disable=True)
     labels = torch.arange(n) % len(CLASSES)
     parts = []
     for i in range(0, n, batch):
         generator = torch.Generator().manual_seed(seed + i)
-        out = pipeline(labels[i : i + batch].tolist(), guidance_scale=guidance, num_inference_steps=steps, generator=generator, output_type="np")
+        out = pipeline(
+            labels[i : i + batch].tolist(),
+            guidance_scale=guidance,
+            num_inference_steps=steps,
+            generator=generator,
+            output_type="np",
+        )
         parts.append(torch.from_numpy(out.images).permute(0, 3, 1, 2).float() * 2 - 1)
         print(f"sampled {min(i + batch, n)}/{n}", flush=True)
     return torch.cat(parts), labels
@@ -324,7 +444,9 @@ def picture(path: Path) -> None:
     """Eight pictures of each class."""
     images, _ = sample(80, seed=0, steps=25, batch=80)
     rows = images[:, 0].view(8, 10, 32, 32).permute(1, 2, 0, 3).reshape(320, 256)
-    Image.fromarray(((rows + 1) * 127.5).round().clamp(0, 255).byte().numpy()).resize((768, 960), 0).save(path)
+    Image.fromarray(((rows + 1) * 127.5).round().clamp(0, 255).byte().numpy()).resize(
+        (768, 960), 0
+    ).save(path)
 
 
 def evaluate(args) -> None:
@@ -333,7 +455,9 @@ def evaluate(args) -> None:
     test, test_labels = load_split(args.data, "t10k")
     vae = AutoencoderKL.from_pretrained(HERE / "vae").eval()
     with torch.inference_mode():
-        through = torch.cat([vae.decode(vae.encode(p).latent_dist.mode()).sample for p in test.split(500)])
+        through = torch.cat(
+            [vae.decode(vae.encode(p).latent_dist.mode()).sample for p in test.split(500)]
+        )
     some = torch.randperm(len(test), generator=torch.Generator().manual_seed(args.seed))[:2000]
     images, labels = sample(2000, seed=args.seed)
     fid, fid_vae = judge.fid(images), judge.fid(through[some].clamp(-1, 1))
@@ -344,16 +468,26 @@ def evaluate(args) -> None:
         "fid_of_2000_test_images_through_vae": fid_vae,
         "fid_ratio": fid / fid_vae,
         "class_variance_ratio": judge.variance_ratio(images, labels),
-        "class_variance_ratio_of_test_images_through_vae": judge.variance_ratio(through, test_labels),
+        "class_variance_ratio_of_test_images_through_vae": judge.variance_ratio(
+            through, test_labels
+        ),
         "class_accuracy": judge.class_accuracy(images, labels),
-        "n": 2000, "n_reference": len(test), "seed": args.seed, "steps": 50, "scheduler": "DDIM", "guidance": GUIDANCE, "device": "cpu, fp32",
-    }  # fmt: skip
+        "n": 2000,
+        "n_reference": len(test),
+        "seed": args.seed,
+        "steps": 50,
+        "scheduler": "DDIM",
+        "guidance": GUIDANCE,
+        "device": "cpu, fp32",
+    }
     (HERE / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2), flush=True)
 
 
 def make_example(args) -> None:
-    """What the studio opens with: removal orders with per-bin curves, and one finished comparison (dense against the formula's plan)."""
+    """What the studio opens with: removal orders with per-bin curves, and one finished comparison
+    (dense against the formula's plan).
+    """
     from core.curves.plan import propose_plan
     from core.workshop.compare import compare
     from core.workshop.comparison import Comparison, Preview, SampleSettings
@@ -365,7 +499,9 @@ def make_example(args) -> None:
     orders.save(HERE / "calibration")
     timesteps = [float(t) for t in range(0, 1000, 20)]
     plan = propose_plan(workshop.schedule, 0.33, timesteps).plan
-    for item in compare(workshop, None, plan, SampleSettings(tuple(range(10)) * 2, seed=args.seed, repeats=5)):
+    for item in compare(
+        workshop, None, plan, SampleSettings(tuple(range(10)) * 2, seed=args.seed, repeats=5)
+    ):
         if isinstance(item, Preview):
             print(item.text, flush=True)
     assert isinstance(item, Comparison)
@@ -373,20 +509,39 @@ def make_example(args) -> None:
     print(item.verdict, f"calibration took {orders.seconds} s", flush=True)
 
 
-STAGES = {"features": train_features, "vae": train_vae, "latents": make_latents, "dit": train_dit, "evaluate": evaluate, "example": make_example}
+STAGES = {
+    "features": train_features,
+    "vae": train_vae,
+    "latents": make_latents,
+    "dit": train_dit,
+    "evaluate": evaluate,
+    "example": make_example,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=[*STAGES, "all"])
-    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"), help="folder with the four idx.gz files")
-    parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints and latents (not committed)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("/usr/share/datasets/fashion-mnist"),
+        help="folder with the four idx.gz files",
+    )
+    parser.add_argument(
+        "--work", type=Path, default=HERE / "work", help="checkpoints and latents (not committed)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--feature-steps", type=int, default=2000)
     parser.add_argument("--vae-steps", type=int, default=4500)
     parser.add_argument("--dit-steps", type=int, default=8000)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--from-ema", type=int, metavar="STEP", help="resume the DiT from the shipped EMA weights, as step STEP")
+    parser.add_argument(
+        "--from-ema",
+        type=int,
+        metavar="STEP",
+        help="resume the DiT from the shipped EMA weights, as step STEP",
+    )
     args = parser.parse_args()
     for name in STAGES if args.stage == "all" else [args.stage]:
         print(f"== {name}", flush=True)

@@ -1,9 +1,12 @@
-"""Which layer loses how much under a plan: the plan's sparsities turned into groups per stage and layer.
+"""Which layer loses how much under a plan: the plan's sparsities turned into groups per stage and
+layer.
 
-The paper's rule takes the same share of every layer. The other allocations move work between layers (and, with scope "run", between
-stages) at the MACs that equal shares would cost (or at their time, from the measured times of single layers), using the per-bin error
-curves of a calibration. One budget for all stages weighs them by their sampling steps, which `StagePlan.counted` puts into a plan, or by
-the training timesteps they span, as evenly spaced steps would; stage by stage no weights are needed.
+The paper's rule takes the same share of every layer. The other allocations move work between layers
+(and, with scope "run", between stages) at the MACs that equal shares would cost (or at their time,
+from the measured times of single layers), using the per-bin error curves of a calibration. One
+budget for all stages weighs them by their sampling steps, which `StagePlan.counted` puts into a
+plan, or by the training timesteps they span, as evenly spaced steps would; stage by stage no
+weights are needed.
 """
 
 from __future__ import annotations
@@ -22,18 +25,38 @@ from .widths import Menu
 
 
 def sharing_problem(
-    layers: Sequence[PrunableLayer], orders: RemovalOrders, bank: GramBank, plan: StagePlan, menu: Menu, costs: Costs = None
+    layers: Sequence[PrunableLayer],
+    orders: RemovalOrders,
+    bank: GramBank,
+    plan: StagePlan,
+    menu: Menu,
+    costs: Costs = None,
 ) -> Problem:
-    """The plan's curves: relative errors per stage and layer at the widths of a menu, costs in MACs or as `make_problem` takes them."""
+    """The plan's curves: relative errors per stage and layer at the widths of a menu, costs in MACs
+    or as `make_problem` takes them.
+    """
     ranges = [plan.stage_range(i) for i in range(3)]
     seen = ranges if plan.calibration == "stage" else [(0, plan.num_train_timesteps)] * 3
     shares = [np.array(bank.overlap(low, high)) for low, high in seen]
-    errors = [[relative_errors(e, n, share) for e, n in zip(orders.error_arrays, orders.energy_arrays, strict=True)] for share in shares]
+    errors = [
+        [
+            relative_errors(e, n, share)
+            for e, n in zip(orders.error_arrays, orders.energy_arrays, strict=True)
+        ]
+        for share in shares
+    ]
     return make_problem(layers, errors, plan.stage_weights, menu, costs)
 
 
-def share(layers: Sequence[PrunableLayer], orders: RemovalOrders, bank: GramBank, plan: StagePlan, costs: Costs = None) -> Allocation:
-    """The plan's allocation, at most at the cost of equal shares on the free menu: what floors and spared blocks keep, others give.
+def share(
+    layers: Sequence[PrunableLayer],
+    orders: RemovalOrders,
+    bank: GramBank,
+    plan: StagePlan,
+    costs: Costs = None,
+) -> Allocation:
+    """The plan's allocation, at most at the cost of equal shares on the free menu: what floors and
+    spared blocks keep, others give.
 
     Raises StudioError for a budget that the menu cannot meet.
     """
@@ -41,4 +64,9 @@ def share(layers: Sequence[PrunableLayer], orders: RemovalOrders, bank: GramBank
     if plan.plain:
         return equal
     menu = Menu(multiple=plan.multiple or None, min_heads=plan.min_heads, protect=plan.protect)
-    return allocate(sharing_problem(layers, orders, bank, plan, menu, costs), plan.allocation, budget_of(equal), plan.scope)
+    return allocate(
+        sharing_problem(layers, orders, bank, plan, menu, costs),
+        plan.allocation,
+        budget_of(equal),
+        plan.scope,
+    )

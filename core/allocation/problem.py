@@ -1,7 +1,9 @@
-"""What an allocation decides about: error and cost of every level of every layer in every stage, and the budget.
+"""What an allocation decides about: error and cost of every level of every layer in every stage,
+and the budget.
 
-Errors are relative (||W'X - WX||^2 / ||WX||^2), because raw errors of different layers are on different scales. Costs are of the prunable
-layers alone, for one forward; what the rest of the model costs is nobody's choice and is in no number here.
+Errors are relative (||W'X - WX||^2 / ||WX||^2), because raw errors of different layers are on
+different scales. Costs are of the prunable layers alone, for one forward; what the rest of the
+model costs is nobody's choice and is in no number here.
 """
 
 from __future__ import annotations
@@ -27,30 +29,52 @@ class Curve:
 
     levels: np.ndarray  # (levels,) groups removed, ascending from 0
     errors: np.ndarray  # (levels,) relative error, finite, not negative
-    costs: np.ndarray  # (levels,) MACs or seconds of one forward with the layer at that level, finite, not negative
+    # (levels,) MACs or seconds of one forward with the layer at that level, finite, not negative
+    costs: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """All curves of a model, and how often each stage runs. Raises StudioError for curves that cannot be used."""
+    """All curves of a model, and how often each stage runs. Raises StudioError for curves that
+    cannot be used.
+    """
 
     layers: Sequence[PrunableLayer]  # in forward order; of equals the first are removed least
     curves: Sequence[Sequence[Curve]]  # stages x layers
     steps: Sequence[int]  # sampling steps of each stage
-    coarse: Sequence[bool]  # per layer: equal ratios round at a place of their own in each block, see Menu.coarse
+    # per layer: equal ratios round at a place of their own in each block, see Menu.coarse
+    coarse: Sequence[bool]
     stages: Sequence[str] = STAGES
     unit: str = "MACs"  # or "s"
     menu: Menu = field(default_factory=Menu)  # what the levels came from, for words
     table: Table = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.layers or len(self.curves) != len(self.stages) or any(len(row) != len(self.layers) for row in self.curves):
+        if (
+            not self.layers
+            or len(self.curves) != len(self.stages)
+            or any(len(row) != len(self.layers) for row in self.curves)
+        ):
             raise StudioError("An allocation needs one curve for each layer in each stage.")
-        if len(self.steps) != len(self.stages) or any(not isinstance(n, Integral) or n < 0 for n in self.steps):
-            raise StudioError("An allocation needs the number of sampling steps of each stage, 0 or more.")
+        if len(self.steps) != len(self.stages) or any(
+            not isinstance(n, Integral) or n < 0 for n in self.steps
+        ):
+            raise StudioError(
+                "An allocation needs the number of sampling steps of each stage, 0 or more."
+            )
         if sum(self.steps) == 0:
             raise StudioError("There must be at least one sampling step to share a budget over.")
-        object.__setattr__(self, "table", Table.of([self.curves[s][i] for i in range(len(self.layers)) for s in range(len(self.stages))]))
+        object.__setattr__(
+            self,
+            "table",
+            Table.of(
+                [
+                    self.curves[s][i]
+                    for i in range(len(self.layers))
+                    for s in range(len(self.stages))
+                ]
+            ),
+        )
 
     @cached_property
     def dense(self) -> np.ndarray:
@@ -58,9 +82,13 @@ class Problem:
         return self.table.costs[:, 0].reshape(len(self.layers), -1).sum(axis=0)
 
     def rows(self, stages: Sequence[int]) -> np.ndarray:
-        """Rows of the table that belong to these stages; layers first, then stages, which is the order that settles ties."""
+        """Rows of the table that belong to these stages; layers first, then stages, which is the
+        order that settles ties.
+        """
         count = len(self.stages)
-        return np.concatenate([layer * count + np.array(stages) for layer in range(len(self.layers))])
+        return np.concatenate(
+            [layer * count + np.array(stages) for layer in range(len(self.layers))]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,45 +104,95 @@ class Table:
     def of(cls, curves: Sequence[Curve]) -> Table:
         """Pad and check. Raises StudioError."""
         count = np.array([len(c.levels) for c in curves])
-        if count.min() == 0 or any(len(c.errors) != n or len(c.costs) != n for c, n in zip(curves, count, strict=True)):
-            raise StudioError("Every curve of an allocation needs one error and one cost for each of its levels; calibrate again.")
+        if count.min() == 0 or any(
+            len(c.errors) != n or len(c.costs) != n for c, n in zip(curves, count, strict=True)
+        ):
+            raise StudioError(
+                "Every curve of an allocation needs one error and one cost for each of its levels;"
+                " calibrate again."
+            )
         shape = (len(curves), int(count.max()))
-        levels, errors, costs = np.full(shape, np.iinfo(np.int64).max), np.full(shape, np.inf), np.zeros(shape)
+        levels, errors, costs = (
+            np.full(shape, np.iinfo(np.int64).max),
+            np.full(shape, np.inf),
+            np.zeros(shape),
+        )
         real = np.arange(shape[1]) < count[:, None]
         levels[real] = np.concatenate([c.levels for c in curves])
         errors[real] = np.concatenate([c.errors for c in curves])
         costs[real] = np.concatenate([c.costs for c in curves])
         if (levels[:, 0] != 0).any() or not (levels[:, 1:] > levels[:, :-1])[real[:, 1:]].all():
             raise StudioError("The levels of an allocation must ascend from 0, the dense layer.")
-        if not (np.isfinite(errors[real]).all() and np.isfinite(costs).all() and errors.min() >= 0 and costs.min() >= 0):
-            raise StudioError("Errors and costs of an allocation must be finite and not negative; calibrate, or measure this device, again.")
+        if not (
+            np.isfinite(errors[real]).all()
+            and np.isfinite(costs).all()
+            and errors.min() >= 0
+            and costs.min() >= 0
+        ):
+            raise StudioError(
+                "Errors and costs of an allocation must be finite and not negative; calibrate, or"
+                " measure this device, again."
+            )
         return cls(levels, errors, costs, count)
 
 
-def make_problem(layers: Sequence[PrunableLayer], errors: Sequence[Sequence[np.ndarray]], steps: Sequence[int], menu: Menu | None = None,
-                 costs: Costs = None, stages: Sequence[str] = STAGES, unit: str | None = None) -> Problem:  # fmt: skip
+def make_problem(
+    layers: Sequence[PrunableLayer],
+    errors: Sequence[Sequence[np.ndarray]],
+    steps: Sequence[int],
+    menu: Menu | None = None,
+    costs: Costs = None,
+    stages: Sequence[str] = STAGES,
+    unit: str | None = None,
+) -> Problem:
     """Curves at the levels of a menu, from curves at all multiples of each layer's step.
 
-    errors: stages x layers, each (groups // step + 1,) relative errors at 0, step, 2 step, ... groups removed (`relative_errors`).
-    costs: None for MACs, exactly; or the latency table of a device, seconds of one forward of one layer at the batch that matters, as a
-    callable (layer, kept (levels,)) -> seconds (levels,), or for each layer an array on the same grid of removals as its errors. A table need
-    not be monotone: a width that is slower than a wider one is simply never chosen by Lagrangian or dynamic programming.
-    Between two points of a grid the straight line counts; for a convex error that is more than the true one. Raises StudioError.
+    errors: stages x layers, each (groups // step + 1,) relative errors at 0, step, 2 step, ...
+    groups removed (`relative_errors`). costs: None for MACs, exactly; or the latency table of a
+    device, seconds of one forward of one layer at the batch that matters, as a callable (layer,
+    kept (levels,)) -> seconds (levels,), or for each layer an array on the same grid of removals as
+    its errors. A table need not be monotone: a width that is slower than a wider one is simply
+    never chosen by Lagrangian or dynamic programming. Between two points of a grid the straight
+    line counts; for a convex error that is more than the true one. Raises StudioError.
     """
     menu = menu or Menu()
     levels = menu.levels(layers)
-    if len(errors) != len(stages) or any(len(row) != len(layers) for row in errors) or (isinstance(costs, Sequence) and len(costs) != len(layers)):
-        raise StudioError("An allocation needs errors for each layer in each stage, and costs for each layer.")
-    prices = [_costs(layer, removed, costs, i) for i, (layer, removed) in enumerate(zip(layers, levels, strict=True))]
-    curves = [[Curve(levels[i], _at(layer, levels[i], row[i]), prices[i]) for i, layer in enumerate(layers)] for row in errors]
+    if (
+        len(errors) != len(stages)
+        or any(len(row) != len(layers) for row in errors)
+        or (isinstance(costs, Sequence) and len(costs) != len(layers))
+    ):
+        raise StudioError(
+            "An allocation needs errors for each layer in each stage, and costs for each layer."
+        )
+    prices = [
+        _costs(layer, removed, costs, i)
+        for i, (layer, removed) in enumerate(zip(layers, levels, strict=True))
+    ]
+    curves = [
+        [
+            Curve(levels[i], _at(layer, levels[i], row[i]), prices[i])
+            for i, layer in enumerate(layers)
+        ]
+        for row in errors
+    ]
     unit = unit or ("MACs" if costs is None else "s")
-    return Problem(tuple(layers), curves, tuple(steps), tuple(menu.coarse(layer) for layer in layers), tuple(stages), unit, menu)
+    return Problem(
+        tuple(layers),
+        curves,
+        tuple(steps),
+        tuple(menu.coarse(layer) for layer in layers),
+        tuple(stages),
+        unit,
+        menu,
+    )
 
 
 def relative_errors(errors: np.ndarray, energy: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Curve of a stage from the curves of its timestep bins, for `make_problem`.
 
-    errors: (bins, levels) ||W'X - WX||^2. energy: (bins,) ||WX||^2. shares: (bins,) share of each bin that lies in the stage. Returns (levels,).
+    errors: (bins, levels) ||W'X - WX||^2. energy: (bins,) ||WX||^2. shares: (bins,) share of each
+    bin that lies in the stage. Returns (levels,).
     """
     return np.maximum(shares @ errors, 0.0) / max(float(shares @ energy), 1e-30)
 
@@ -131,5 +209,8 @@ def _at(layer: PrunableLayer, removed: np.ndarray, grid: np.ndarray) -> np.ndarr
     """A curve at `removed`, from its values at multiples of the layer's step."""
     grid = np.asarray(grid, dtype=np.float64)
     if grid.ndim != 1 or (len(grid) - 1) * layer.step < removed[-1]:
-        raise StudioError(f"The curve of {layer.name} ends before its narrowest width ({layer.groups - removed[-1]}); calibrate again, or raise the floor.")
+        raise StudioError(
+            f"The curve of {layer.name} ends before its narrowest width"
+            f" ({layer.groups - removed[-1]}); calibrate again, or raise the floor."
+        )
     return np.interp(removed, np.arange(len(grid)) * layer.step, grid)

@@ -1,7 +1,8 @@
 """Which widths a layer may have: a menu of removal levels, with floors and protected blocks.
 
-Widths matter to the device, not to the method: a GPU multiplies in tiles and wants the kept neurons in multiples of 64 or 128, a compiler
-that works region by region wants few distinct shapes, a CPU takes what comes.
+Widths matter to the device, not to the method: a GPU multiplies in tiles and wants the kept neurons
+in multiples of 64 or 128, a compiler that works region by region wants few distinct shapes, a CPU
+takes what comes.
 """
 
 from __future__ import annotations
@@ -18,29 +19,58 @@ from ..models.layers import TINY, PrunableLayer
 
 @dataclass(frozen=True)
 class Menu:
-    """The widths that an allocation may choose from. Dense is always one of them. Raises StudioError for an impossible menu.
+    """The widths that an allocation may choose from. Dense is always one of them. Raises
+    StudioError for an impossible menu.
 
-    The menu depends on nothing that is measured, so it stays the same while a boundary is dragged, and compiled regions stay valid.
+    The menu depends on nothing that is measured, so it stays the same while a boundary is dragged,
+    and compiled regions stay valid.
     """
 
-    multiple: int | None = None  # kept neurons are multiples of this (16, 64, 128); None: the layer's own step. Heads go one by one
-    most: int | None = None  # at most so many widths for layers of one kind and size, dense included, evenly spaced; None: no bound
+    # kept neurons are multiples of this (16, 64, 128); None: the layer's own step. Heads go one by
+    # one
+    multiple: int | None = None
+    # at most so many widths for layers of one kind and size, dense included, evenly spaced; None:
+    # no bound
+    most: int | None = None
     min_heads: int = 1  # heads that every layer keeps; 0 lets a whole attention go
-    min_neurons: int | None = None  # neurons that every layer keeps; None: one multiple; 0 lets a whole MLP go
-    protect: float = 0.0  # share of its groups that each layer of the first and of the last block keeps; 1: they are not pruned
+    # neurons that every layer keeps; None: one multiple; 0 lets a whole MLP go
+    min_neurons: int | None = None
+    # share of its groups that each layer of the first and of the last block keeps; 1: they are not
+    # pruned
+    protect: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value, least in (("multiple", self.multiple, 1), ("most", self.most, 2), ("min_neurons", self.min_neurons, 0)):
+        for name, value, least in (
+            ("multiple", self.multiple, 1),
+            ("most", self.most, 2),
+            ("min_neurons", self.min_neurons, 0),
+        ):
             if value is not None and not _whole(value, least):
-                raise StudioError(f"{name} of a width menu must be a whole number of at least {least}, or left out.")
+                raise StudioError(
+                    f"{name} of a width menu must be a whole number of at least {least}, or left"
+                    " out."
+                )
         if not _whole(self.min_heads, 0):
             raise StudioError("min_heads of a width menu must be a whole number of at least 0.")
-        if isinstance(self.protect, bool) or not isinstance(self.protect, Real) or not 0 <= self.protect <= 1:
-            raise StudioError("protect of a width menu must be a share from 0 (no protection) to 1 (first and last block not pruned).")
+        if (
+            isinstance(self.protect, bool)
+            or not isinstance(self.protect, Real)
+            or not 0 <= self.protect <= 1
+        ):
+            raise StudioError(
+                "protect of a width menu must be a share from 0 (no protection) to 1 (first and"
+                " last block not pruned)."
+            )
 
     def levels(self, layers: Sequence[PrunableLayer]) -> list[np.ndarray]:
-        """For each layer the groups that may be removed, (levels,) whole numbers, ascending from 0."""
-        ends = {min(layer.block for layer in layers), max(layer.block for layer in layers)} if layers else set()
+        """For each layer the groups that may be removed, (levels,) whole numbers,
+        ascending from 0.
+        """
+        ends = (
+            {min(layer.block for layer in layers), max(layer.block for layer in layers)}
+            if layers
+            else set()
+        )
         found = []
         for layer in layers:
             removed = _thin(self._kept(layer), layer.groups, self.most)
@@ -50,7 +80,9 @@ class Menu:
         return found
 
     def coarse(self, layer: PrunableLayer) -> bool:
-        """Whether the widths lie so far apart that equal ratios must round at a place of their own in each block to give the right mean."""
+        """Whether the widths lie so far apart that equal ratios must round at a place of their own
+        in each block to give the right mean.
+        """
         return layer.kind == "heads" or self.most is not None or (self.multiple or 0) > layer.step
 
     def _kept(self, layer: PrunableLayer) -> np.ndarray:
@@ -61,8 +93,19 @@ class Menu:
         else:
             unit = self.multiple
             kept = np.arange((layer.groups - 1) // unit, -1, -1) * unit
-        least = self.min_heads if layer.kind == "heads" else unit if self.min_neurons is None else self.min_neurons
-        return np.array(sorted({layer.groups, *kept[kept >= least].tolist(), *([0] if least == 0 else [])}, reverse=True))
+        least = (
+            self.min_heads
+            if layer.kind == "heads"
+            else unit
+            if self.min_neurons is None
+            else self.min_neurons
+        )
+        return np.array(
+            sorted(
+                {layer.groups, *kept[kept >= least].tolist(), *([0] if least == 0 else [])},
+                reverse=True,
+            )
+        )
 
 
 def _thin(kept: np.ndarray, groups: int, most: int | None) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""What tabulating a DiT's adaLN outputs per timestep and label saves in whole sampling runs, for the dense model and for a pruned one."""
+"""What tabulating a DiT's adaLN outputs per timestep and label saves in whole sampling runs, for
+the dense model and for a pruned one.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,60 @@ TARGET = 0.5
 TABLE = ", tabulated"
 
 
-def tabulation_benchmark(workshop: Workshop, batches: tuple[int, ...] = BATCHES, steps: int = STEPS, effort: Effort = EFFORT,
-                         progress: Progress | None = None, stop: threading.Event | None = None) -> dict[str, Any]:  # fmt: skip
-    """Seconds without the table / seconds with it, by batch; making the table is part of the run. Raises Stopped, and StudioError without adaLN."""
+def tabulation_benchmark(
+    workshop: Workshop,
+    batches: tuple[int, ...] = BATCHES,
+    steps: int = STEPS,
+    effort: Effort = EFFORT,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Seconds without the table / seconds with it, by batch; making the table is part of the run.
+    Raises Stopped, and StudioError without adaLN.
+    """
     if workshop.family is not DiT:
         raise StudioError(f"{workshop.name} has no adaLN layers to tabulate.")
-    plan = replace(propose_plan(workshop.schedule, TARGET, timesteps_of(workshop, steps)).plan, method="magnitude")  # time does not depend on which groups stay
+    # time does not depend on which groups stay
+    plan = replace(
+        propose_plan(workshop.schedule, TARGET, timesteps_of(workshop, steps)).plan,
+        method="magnitude",
+    )
     networks = {"dense": workshop.dense, f"{TARGET:g} removed": workshop.build(plan)}
     models = {name + kind: model for name, model in networks.items() for kind in ("", TABLE)}
     shares, rows = Shares(effort.seconds, len(batches)), []
     for i, batch in enumerate(batches):
         if progress is not None:
             progress(i, len(batches), f"{workshop.name}, sampling {batch} images")
-        times = sampling_seconds(workshop, models, batch, steps, shares.next(), effort, stop, {name for name in models if name.endswith(TABLE)})
+        times = sampling_seconds(
+            workshop,
+            models,
+            batch,
+            steps,
+            shares.next(),
+            effort,
+            stop,
+            {name for name in models if name.endswith(TABLE)},
+        )
         seconds = medians(times)
         for name in networks:
-            title = f"{workshop.name}, batch {batch}, {name}: adaLN worked out at every step / tabulated"
-            rows.append(ratio(title, times[name], times[name + TABLE], batch=batch, seconds=seconds[name], seconds_tabulated=seconds[name + TABLE]))
-    return machine(workshop.device) | {"ratios": rows, "note": f"{steps} DDIM steps with guidance; pictures differ in rounding only, so it is off by default."}
+            title = (
+                f"{workshop.name}, batch {batch}, {name}: adaLN worked out at every step /"
+                " tabulated"
+            )
+            rows.append(
+                ratio(
+                    title,
+                    times[name],
+                    times[name + TABLE],
+                    batch=batch,
+                    seconds=seconds[name],
+                    seconds_tabulated=seconds[name + TABLE],
+                )
+            )
+    return machine(workshop.device) | {
+        "ratios": rows,
+        "note": (
+            f"{steps} DDIM steps with guidance; pictures differ in rounding only, so it is off by"
+            " default."
+        ),
+    }

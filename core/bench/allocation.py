@@ -1,7 +1,8 @@
-"""How long an allocation takes: fast enough for a drag (Lagrangian), for its release (dynamic programming).
+"""How long an allocation takes: fast enough for a drag (Lagrangian), for its release (dynamic
+programming).
 
-The curves are made up, of the shape that measured ones have (convex, some layers a hundred times as sensitive as others), because a time depends on
-numbers of layers and levels and not on a model.
+The curves are made up, of the shape that measured ones have (convex, some layers a hundred times as
+sensitive as others), because a time depends on numbers of layers and levels and not on a model.
 """
 
 from __future__ import annotations
@@ -25,13 +26,27 @@ SPARSITY = 0.33
 
 
 def synthetic_problem(levels: int) -> Problem:
-    """28 blocks of the width of DiT-XL/2, each layer with `levels` levels in each of three stages; the same numbers every time."""
+    """28 blocks of the width of DiT-XL/2, each layer with `levels` levels in each of three stages;
+    the same numbers every time.
+    """
     layers, errors = [], [[], [], []]
     share = np.linspace(0, 1, levels)
     for block in range(BLOCKS):
         for kind, step, weight in (("heads", 1, 4), ("neurons", NEURON_STEP, 8)):
             groups = step * (levels - 1)
-            layers.append(PrunableLayer(f"block {block + 1} {kind}", block, kind, "", "", groups, 1, 1, weight * WIDTH * WIDTH * TOKENS // groups))
+            layers.append(
+                PrunableLayer(
+                    f"block {block + 1} {kind}",
+                    block,
+                    kind,
+                    "",
+                    "",
+                    groups,
+                    1,
+                    1,
+                    weight * WIDTH * WIDTH * TOKENS // groups,
+                )
+            )
             for stage, row in enumerate(errors):
                 a, b = ((len(layers) * len(errors) + stage) * GOLDEN * k % 1 for k in (1, 7))
                 row.append(10 ** (-2 * a) * share ** (1.2 + 2 * b))
@@ -39,13 +54,17 @@ def synthetic_problem(levels: int) -> Problem:
 
 
 def allocation_benchmark(rounds: int = 9) -> dict:
-    """Milliseconds of each method for 56 layers x 3 stages, medians and spreads of `rounds` interleaved runs, ready for JSON.
+    """Milliseconds of each method for 56 layers x 3 stages, medians and spreads of `rounds`
+    interleaved runs, ready for JSON.
 
-    17 levels for all methods; 289 levels (every multiple of 16 of 4608 neurons) for the Lagrangian, which has to follow a drag, and for dynamic
-    programming. "one budget" runs over layers and stages, "stage by stage" keeps the budget of each. Every run pads and checks its curves anew.
+    17 levels for all methods; 289 levels (every multiple of 16 of 4608 neurons) for the Lagrangian,
+    which has to follow a drag, and for dynamic programming. "one budget" runs over layers and
+    stages, "stage by stage" keeps the budget of each. Every run pads and checks its curves anew.
     """
     problems = {levels: synthetic_problem(levels) for levels in (17, 289)}
-    cases = [(m, 17, scope) for m in METHODS for scope in ("run", "stage")] + [(m, 289, "run") for m in ("lagrangian", "dynamic")]
+    cases = [(m, 17, scope) for m in METHODS for scope in ("run", "stage")] + [
+        (m, 289, "run") for m in ("lagrangian", "dynamic")
+    ]
 
     def call(method: str, levels: int, scope: str):
         problem, budget = problems[levels], Budget.of_sparsity(problems[levels], SPARSITY)
@@ -56,12 +75,25 @@ def allocation_benchmark(rounds: int = 9) -> dict:
     results = []
     for (method, levels, scope), run, seconds in zip(cases, calls, times, strict=True):
         found = run()
-        results.append({
-            "method": method, "levels": levels, "scope": "one budget" if scope == "run" else "stage by stage", "error": found.error, "cost": found.cost,
-            "median_ms": 1000 * statistics.median(seconds), "spread_ms": 1000 * spread(seconds),
-        })  # fmt: skip
+        results.append(
+            {
+                "method": method,
+                "levels": levels,
+                "scope": "one budget" if scope == "run" else "stage by stage",
+                "error": found.error,
+                "cost": found.cost,
+                "median_ms": 1000 * statistics.median(seconds),
+                "spread_ms": 1000 * spread(seconds),
+            }
+        )
     goals = {"lagrangian_ms": 5, "dynamic_ms": 100}
     return {
-        "layers": 2 * BLOCKS, "stages": len(STEPS), "sparsity": SPARSITY, "rounds": rounds, "threads": torch.get_num_threads(),
-        "device": device_text(torch.device("cpu")), "goals": goals, "results": results,
-    }  # fmt: skip
+        "layers": 2 * BLOCKS,
+        "stages": len(STEPS),
+        "sparsity": SPARSITY,
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "device": device_text(torch.device("cpu")),
+        "goals": goals,
+        "results": results,
+    }

@@ -1,4 +1,6 @@
-"""One forward of a slim network against the same cut gathered at every forward and against the masked one, measured in turn."""
+"""One forward of a slim network against the same cut gathered at every forward and against the
+masked one, measured in turn.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,19 @@ SPARSITIES = (0.33, 0.5)
 EFFORT = Effort(150)
 
 
-def forward_benchmark(subjects: list[Subject], batches: tuple[int, ...] = BATCHES, sparsities: tuple[float, ...] = SPARSITIES,
-                      effort: Effort = EFFORT, progress: Progress | None = None, stop: threading.Event | None = None) -> dict[str, Any]:  # fmt: skip
-    """How many times faster slim is than gathering (goal: faster at every batch) and than masked. Raises Stopped.
+def forward_benchmark(
+    subjects: list[Subject],
+    batches: tuple[int, ...] = BATCHES,
+    sparsities: tuple[float, ...] = SPARSITIES,
+    effort: Effort = EFFORT,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> dict[str, Any]:
+    """How many times faster slim is than gathering (goal: faster at every batch) and than masked.
+    Raises Stopped.
 
-    Uniform sparsity, random kept groups; a batch counts denoiser rows, so guidance makes two of every image.
+    Uniform sparsity, random kept groups; a batch counts denoiser rows, so guidance makes two of
+    every image.
     """
     device = first_parameter(subjects[0].model).device
     shares, rows = Shares(effort.seconds, len(subjects) * len(batches)), []
@@ -28,18 +38,49 @@ def forward_benchmark(subjects: list[Subject], batches: tuple[int, ...] = BATCHE
         networks = {}
         for s in sparsities:
             cuts = uniform_cuts(subject, s)
-            built = {"slim": mosaic_of(subject, cuts), "gather": gathering(subject, cuts), "masked": mosaic_of(subject, cuts, masked=True)}
+            built = {
+                "slim": mosaic_of(subject, cuts),
+                "gather": gathering(subject, cuts),
+                "masked": mosaic_of(subject, cuts, masked=True),
+            }
             networks |= {f"{kind} {s:g}": m for kind, m in built.items()}
         for j, batch in enumerate(batches):
             if progress is not None:
-                progress(i * len(batches) + j, len(subjects) * len(batches), f"{subject.name}, batch {batch}")
-            calls = {name: forward_call(m.network(500.0), subject.model, batch) for name, m in networks.items()}
+                progress(
+                    i * len(batches) + j,
+                    len(subjects) * len(batches),
+                    f"{subject.name}, batch {batch}",
+                )
+            calls = {
+                name: forward_call(m.network(500.0), subject.model, batch)
+                for name, m in networks.items()
+            }
             times = in_turn(calls, device, shares.next(), effort, stop)
             seconds = medians(times)
             for s in sparsities:
                 slim = times[f"slim {s:g}"]
                 for other, goal in (("gather", {"at_least": 1.0}), ("masked", {})):
-                    facts = {"subject": subject.name, "batch": batch, "sparsity": s, "against": other}
-                    mine = {"seconds": seconds[f"slim {s:g}"], "seconds_against": seconds[f"{other} {s:g}"]}
-                    rows.append(ratio(f"{subject.name}, batch {batch}, {s:g} removed: {other} / slim", times[f"{other} {s:g}"], slim, **goal, **facts, **mine))
-    return machine(device) | {"dtype": str(first_parameter(subjects[0].model).dtype).removeprefix("torch."), "ratios": rows}
+                    facts = {
+                        "subject": subject.name,
+                        "batch": batch,
+                        "sparsity": s,
+                        "against": other,
+                    }
+                    mine = {
+                        "seconds": seconds[f"slim {s:g}"],
+                        "seconds_against": seconds[f"{other} {s:g}"],
+                    }
+                    rows.append(
+                        ratio(
+                            f"{subject.name}, batch {batch}, {s:g} removed: {other} / slim",
+                            times[f"{other} {s:g}"],
+                            slim,
+                            **goal,
+                            **facts,
+                            **mine,
+                        )
+                    )
+    return machine(device) | {
+        "dtype": str(first_parameter(subjects[0].model).dtype).removeprefix("torch."),
+        "ratios": rows,
+    }

@@ -1,4 +1,6 @@
-"""What every benchmark part shares: a time budget, calls measured in turn, ratios with their spread, facts about the machine."""
+"""What every benchmark part shares: a time budget, calls measured in turn, ratios with their
+spread, facts about the machine.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a part may measure. At least `least` rounds are taken even where that costs more than `seconds`."""
+    """How long a part may measure. At least `least` rounds are taken even where that costs more
+    than `seconds`.
+    """
 
     seconds: float  # of all its groups of calls together
     least: int = 3
@@ -27,7 +31,9 @@ class Effort:
 
 
 class Shares:
-    """Hands out a budget group by group: what a quick group leaves over goes to the later ones, so put the slow ones last."""
+    """Hands out a budget group by group: what a quick group leaves over goes to the later ones, so
+    put the slow ones last.
+    """
 
     def __init__(self, seconds: float, groups: int):
         self.end, self.left = time.perf_counter() + seconds, groups
@@ -39,30 +45,58 @@ class Shares:
         return share
 
 
-def in_turn(calls: dict[str, Callable[[], object]], device: torch.device, seconds: float, effort: Effort, stop: threading.Event | None = None):
-    """Seconds of each call by name, one entry a round: all calls in turn, after a warm-up round that also says how many rounds fit `seconds`.
+def in_turn(
+    calls: dict[str, Callable[[], object]],
+    device: torch.device,
+    seconds: float,
+    effort: Effort,
+    stop: threading.Event | None = None,
+):
+    """Seconds of each call by name, one entry a round: all calls in turn, after a warm-up round
+    that also says how many rounds fit `seconds`.
 
     Raises Stopped.
     """
     each = list(calls.values())
     with torch.inference_mode():
-        warm_up = sum(t[0] for t in measure_alternating(each, device, repeats=1, warm_up=0, stop=stop))
+        warm_up = sum(
+            t[0] for t in measure_alternating(each, device, repeats=1, warm_up=0, stop=stop)
+        )
         rounds = max(effort.least, min(effort.most, int(seconds / max(warm_up, 1e-9)) - 1))
         times = measure_alternating(each, device, repeats=rounds, warm_up=0, stop=stop)
     return dict(zip(calls, times, strict=True))
 
 
-def ratio(name: str, over: list[float], under: list[float], scale: float = 1.0, at_least: float | None = None, at_most: float | None = None,
-          **facts: Any) -> dict[str, Any]:  # fmt: skip
-    """One line of the table: the median over rounds of over / under / scale, its spread, and whether a goal is met (`verdict`)."""
+def ratio(
+    name: str,
+    over: list[float],
+    under: list[float],
+    scale: float = 1.0,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    **facts: Any,
+) -> dict[str, Any]:
+    """One line of the table: the median over rounds of over / under / scale, its spread, and
+    whether a goal is met (`verdict`).
+    """
     ratios = [x / y / scale for x, y in zip(over, under, strict=True)]
     middle = statistics.median(ratios)
     wide = spread(ratios)
-    return {"name": name, "ratio": middle, "spread": wide, "rounds": len(ratios), **facts} | verdict(middle, wide, at_least, at_most)
+    return {
+        "name": name,
+        "ratio": middle,
+        "spread": wide,
+        "rounds": len(ratios),
+        **facts,
+    } | verdict(middle, wide, at_least, at_most)
 
 
-def verdict(middle: float, spread: float, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
-    """The goal and whether it is met: True, False, or None where it lies within the spread, so that another run may say otherwise. {} without a goal."""
+def verdict(
+    middle: float, spread: float, at_least: float | None = None, at_most: float | None = None
+) -> dict[str, Any]:
+    """The goal and whether it is met: True, False, or None where it lies within the spread, so that
+    another run may say otherwise. {} without a goal.
+    """
     if at_least is None and at_most is None:
         return {}
     sense, goal = ("at_least", at_least) if at_least is not None else ("at_most", at_most)
@@ -77,4 +111,9 @@ def medians(times: dict[str, list[float]]) -> dict[str, float]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What a number was measured on, and when."""
-    return {"device": device_text(device), "threads": torch.get_num_threads(), "torch": torch.__version__, "when": time.strftime("%Y-%m-%d %H:%M")}
+    return {
+        "device": device_text(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+    }

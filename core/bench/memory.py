@@ -1,7 +1,8 @@
 """Bytes that subnetworks hold, counted from the storages of their tensors.
 
-Three subnetworks share what no cut touches (adaLN, embedders, norms). A further step would let them share q, k, v and first MLP layers as
-row-prefix views of one permuted weight; what that would hold is computed from the shapes here, not measured.
+Three subnetworks share what no cut touches (adaLN, embedders, norms). A further step would let them
+share q, k, v and first MLP layers as row-prefix views of one permuted weight; what that would hold
+is computed from the shapes here, not measured.
 """
 
 from __future__ import annotations
@@ -24,18 +25,36 @@ SPARSITIES = (0.5, 0.2, 0.5)  # late, middle, early
 TARGET_BYTES = 2.1e9  # three subnetworks of DiT-XL/2 in fp16
 
 
-def memory_benchmark(workshop: Workshop | None, sparsities: tuple[float, float, float] = SPARSITIES, **changes: Any) -> dict[str, Any]:
-    """Sizes of dense, three subnetworks and three copies: `workshop`'s model from real storages, DiT-XL/2 in fp16 from shapes.
+def memory_benchmark(
+    workshop: Workshop | None, sparsities: tuple[float, float, float] = SPARSITIES, **changes: Any
+) -> dict[str, Any]:
+    """Sizes of dense, three subnetworks and three copies: `workshop`'s model from real storages,
+    DiT-XL/2 in fp16 from shapes.
 
     None: DiT-XL/2 alone. changes: to DiT-XL/2's configuration.
     """
     rows = []
     if workshop is not None:
-        plan = StagePlan((1, 2), sparsities, method="magnitude", num_train_timesteps=len(workshop.schedule))
+        plan = StagePlan(
+            (1, 2), sparsities, method="magnitude", num_train_timesteps=len(workshop.schedule)
+        )
         mosaic = workshop.build(plan)
         subject = subject_of(workshop)
-        rows += _sizes(subject, list(mosaic.stages), [uniform_cuts(subject, s) for s in sparsities], mosaic.once is not None, "real storages")
-        rows.append(_row(workshop.name, "all that the MosaicTransformer keeps, dense model included", unique_bytes([mosaic]), "real storages"))
+        rows += _sizes(
+            subject,
+            list(mosaic.stages),
+            [uniform_cuts(subject, s) for s in sparsities],
+            mosaic.once is not None,
+            "real storages",
+        )
+        rows.append(
+            _row(
+                workshop.name,
+                "all that the MosaicTransformer keeps, dense model included",
+                unique_bytes([mosaic]),
+                "real storages",
+            )
+        )
     model = shapes_of_dit(torch.float16, **changes)
     subject = Subject("DiT, fp16" if changes else "DiT-XL/2, fp16", model, find_layers(model))
     cuts = [cuts_of(subject, removed_groups(subject.layers, s)) for s in sparsities]
@@ -45,41 +64,76 @@ def memory_benchmark(workshop: Workshop | None, sparsities: tuple[float, float, 
     device = torch.device("cpu") if workshop is None else workshop.device
     return machine(device) | {
         "sparsity": dict(zip(STAGES, sparsities, strict=True)),
-        "note": f"late, middle and early lose {', '.join(f'{s:g}' for s in sparsities)} of heads and neurons; uniform over layers",
+        "note": (
+            f"late, middle and early lose {', '.join(f'{s:g}' for s in sparsities)} of heads and"
+            " neurons; uniform over layers"
+        ),
         "sizes": rows,
     }
 
 
 def _sizes(
-    subject: Subject, stages: list[nn.Module], cuts: list[list[Cut] | None], equal: bool, counted: str, at_most: float | None = None
+    subject: Subject,
+    stages: list[nn.Module],
+    cuts: list[list[Cut] | None],
+    equal: bool,
+    counted: str,
+    at_most: float | None = None,
 ) -> list[dict[str, Any]]:
-    """equal: whether the conditioning embedders of the blocks are, so that one may stand for all."""
+    """equal: whether the conditioning embedders of the blocks are,
+    so that one may stand for all.
+    """
     model, conditioning = subject.model, list(embedders(subject.model).values())
     dense = unique_bytes([model])
     merged = dense - unique_bytes(conditioning) + unique_bytes(conditioning[:1]) if equal else dense
-    copies = sum(unique_bytes([model if c is None else assemble(model, c, None, layers=subject.layers)]) for c in cuts)
+    copies = sum(
+        unique_bytes([model if c is None else assemble(model, c, None, layers=subject.layers)])
+        for c in cuts
+    )
     return [
         _row(subject.name, "dense, as diffusers stores it", dense, counted),
         _row(subject.name, "dense, equal embedders merged", merged, counted),
         _row(subject.name, "three subnetworks", unique_bytes(stages), counted, at_most),
-        _row(subject.name, "three copies of pruned models, each with all embedders", copies, counted),
-        _row(subject.name, "three subnetworks with row-prefix views of one order", prefix_view_bytes(subject, cuts, merged), "computed, not built"),
+        _row(
+            subject.name, "three copies of pruned models, each with all embedders", copies, counted
+        ),
+        _row(
+            subject.name,
+            "three subnetworks with row-prefix views of one order",
+            prefix_view_bytes(subject, cuts, merged),
+            "computed, not built",
+        ),
     ]
 
 
 def prefix_view_bytes(subject: Subject, cuts: list[list[Cut] | None], merged: int) -> int:
-    """What three subnetworks would hold if the rows of q, k, v and first MLP layers, in one order for all, were views of the widest stage's.
+    """What three subnetworks would hold if the rows of q, k, v and first MLP layers, in one order
+    for all, were views of the widest stage's.
 
-    merged: bytes of the dense model with one embedder. The compensated consumers (columns) stay apart, one a stage.
+    merged: bytes of the dense model with one embedder. The compensated consumers (columns) stay
+    apart, one a stage.
     """
     elements = 0
     for i, layer in enumerate(subject.layers):
         kept = [layer.groups if c is None else len(c[i].kept) for c in cuts]
-        consumer = subject.model.get_submodule(layer.consumer).out_features * layer.group_size  # weights of a group
-        elements += (layer.weights_per_group - consumer) * max(kept) + consumer * sum(kept) - layer.weights_per_group * layer.groups
+        # weights of a group
+        consumer = subject.model.get_submodule(layer.consumer).out_features * layer.group_size
+        elements += (
+            (layer.weights_per_group - consumer) * max(kept)
+            + consumer * sum(kept)
+            - layer.weights_per_group * layer.groups
+        )
     return merged + elements * next(subject.model.parameters()).element_size()
 
 
-def _row(subject: str, what: str, size: int, counted: str, at_most: float | None = None) -> dict[str, Any]:
-    row = {"name": f"{subject}: {what}", "subject": subject, "what": what, "bytes": size, "counted": counted}
+def _row(
+    subject: str, what: str, size: int, counted: str, at_most: float | None = None
+) -> dict[str, Any]:
+    row = {
+        "name": f"{subject}: {what}",
+        "subject": subject,
+        "what": what,
+        "bytes": size,
+        "counted": counted,
+    }
     return row if at_most is None else row | {"at_most": at_most, "met": size <= at_most}

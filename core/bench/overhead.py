@@ -1,4 +1,6 @@
-"""What calibration costs over the forward passes it rides on, measured in turn: every token summed up, and tokens capped per column and bin."""
+"""What calibration costs over the forward passes it rides on, measured in turn: every token summed
+up, and tokens capped per column and bin.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,23 @@ from ..sampling.timing import forward_call, module_forward
 from .measure import Effort, Shares, in_turn, machine, medians, ratio
 from .subjects import Subject
 
-PLAIN_GOAL, CAPPED_GOAL = 1.7, 1.5  # for DiT-XL/2: a narrow model's Grams cost more of its forward pass
+# for DiT-XL/2: a narrow model's Grams cost more of its forward pass
+PLAIN_GOAL, CAPPED_GOAL = 1.7, 1.5
 TOKEN_CAP = 8  # per column and bin
 IMAGES, INPUT_BYTES = 64, 64_000_000
-MANY = 1_000_000  # batch rows that a capped meter expects: more than will come, as the cap is spread evenly over them
+# batch rows that a capped meter expects: more than will come, as the cap is spread evenly over them
+MANY = 1_000_000
 EFFORT = Effort(90)
 
 
-def overhead_benchmark(subjects: list[tuple[Subject, int]], effort: Effort = EFFORT, progress: Progress | None = None,
-                       stop: threading.Event | None = None) -> dict[str, Any]:  # fmt: skip
-    """Seconds with Grams over seconds of the forward passes alone, for (subject, batch rows), with a goal for blocks of DiT-XL/2. Raises Stopped.
+def overhead_benchmark(
+    subjects: list[tuple[Subject, int]],
+    effort: Effort = EFFORT,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Seconds with Grams over seconds of the forward passes alone, for (subject, batch rows), with
+    a goal for blocks of DiT-XL/2. Raises Stopped.
 
     The cap's share of tokens is that of the default settings' bins (`CalibrationSettings.images`).
     """
@@ -37,15 +46,41 @@ def overhead_benchmark(subjects: list[tuple[Subject, int]], effort: Effort = EFF
         calls["capped"] = _metered(forward, subject, CalibrationSettings(token_cap=TOKEN_CAP))
         times = in_turn(calls, device, shares.next(), effort, stop)
         seconds, goals = medians(times), (PLAIN_GOAL, CAPPED_GOAL) if subject.xl else (None, None)
-        facts = {"subject": subject.name, "batch": batch, "plain_seconds": seconds["plain"]} | _tokens(subject)
-        rows.append(ratio(f"{subject.name}, batch {batch}: calibration / plain forward, every token", times["every token"], times["plain"],
-                          at_most=goals[0], **facts, seconds=seconds["every token"]))  # fmt: skip
-        rows.append(ratio(f"{subject.name}, batch {batch}: calibration / plain forward, {TOKEN_CAP} tokens a column", times["capped"], times["plain"],
-                          at_most=goals[1], **facts, seconds=seconds["capped"]))  # fmt: skip
-    return machine(device) | {"dtype": str(first_parameter(subjects[0][0].model).dtype).removeprefix("torch."), "ratios": rows}
+        facts = {
+            "subject": subject.name,
+            "batch": batch,
+            "plain_seconds": seconds["plain"],
+        } | _tokens(subject)
+        rows.append(
+            ratio(
+                f"{subject.name}, batch {batch}: calibration / plain forward, every token",
+                times["every token"],
+                times["plain"],
+                at_most=goals[0],
+                **facts,
+                seconds=seconds["every token"],
+            )
+        )
+        rows.append(
+            ratio(
+                f"{subject.name}, batch {batch}: calibration / plain forward, {TOKEN_CAP} tokens a"
+                " column",
+                times["capped"],
+                times["plain"],
+                at_most=goals[1],
+                **facts,
+                seconds=seconds["capped"],
+            )
+        )
+    return machine(device) | {
+        "dtype": str(first_parameter(subjects[0][0].model).dtype).removeprefix("torch."),
+        "ratios": rows,
+    }
 
 
-def _metered(forward: Callable[[], object], subject: Subject, settings: CalibrationSettings) -> Callable[[], object]:
+def _metered(
+    forward: Callable[[], object], subject: Subject, settings: CalibrationSettings
+) -> Callable[[], object]:
     meter = GramMeter(subject.model, subject.layers)
     meter.begin(MANY, settings, seed=0)
 
@@ -57,7 +92,9 @@ def _metered(forward: Callable[[], object], subject: Subject, settings: Calibrat
 
 
 def rows_at_once(subject: Subject) -> int:
-    """Batch rows of a calibration's forward pass: 64 images with and without their label, fewer where a layer's input would grow too large."""
+    """Batch rows of a calibration's forward pass: 64 images with and without their label, fewer
+    where a layer's input would grow too large.
+    """
     sites = family_of(subject.model).sites(subject.model)
     widest = max(sites[layer.block].tokens * layer.width for layer in subject.layers)
     return 2 * min(IMAGES, max(1, INPUT_BYTES // (2 * 4 * widest)))
@@ -67,4 +104,8 @@ def _tokens(subject: Subject) -> dict[str, float]:
     """Tokens per column and bin that the default settings measure, in the layer with the fewest."""
     family, images = family_of(subject.model), CalibrationSettings().images
     sites = family.sites(subject.model)
-    return {"tokens_per_column": min(2 * images * sites[layer.block].tokens / layer.width for layer in subject.layers)}
+    return {
+        "tokens_per_column": min(
+            2 * images * sites[layer.block].tokens / layer.width for layer in subject.layers
+        )
+    }

@@ -1,8 +1,10 @@
 """The path engine against the textbook loop: same layer, same threads, same run, taken in turn.
 
-The textbook loop (ZipLM, Kurtic et al. 2023, algorithm 1; OBC, Frantar & Alistarh 2022) rewrites the (d, n) weight and the (n, n) inverse
-in full for every removed column. Two ways to write it in torch stand in the result. As published, `inverse -= outer(v, v)`: the outer
-product is a second n x n tensor each time. Fused, `inverse.addr_(v, v)`: one pass over the memory, the best we could do for it.
+The textbook loop (ZipLM, Kurtic et al. 2023, algorithm 1; OBC, Frantar & Alistarh 2022) rewrites
+the (d, n) weight and the (n, n) inverse in full for every removed column. Two ways to write it in
+torch stand in the result. As published, `inverse -= outer(v, v)`: the outer product is a second n x
+n tensor each time. Fused, `inverse.addr_(v, v)`: one pass over the memory, the best we could do for
+it.
 """
 
 from __future__ import annotations
@@ -35,20 +37,29 @@ def path_benchmark(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> dict:
-    """Time `RemovalPath.from_gram` (order, factor, scores, error curve, from a float32 Gram) and the textbook loop in turn.
+    """Time `RemovalPath.from_gram` (order, factor, scores, error curve, from a float32 Gram) and
+    the textbook loop in turn.
 
-    n, d: columns and outputs of the layer; the defaults are one DiT-XL/2 MLP. naive_steps: removals of each textbook form timed in each
-    round; its whole time is the inversion and n times the mean step, as every step touches the same full arrays. threads: of torch, for
-    both; None leaves them. One untimed small round warms up. Returns a dict for JSON, seconds as median over the rounds:
-      layer {n, d, damping, data}, device, threads, rounds, naive_steps, extrapolation (a sentence), when;
+    n, d: columns and outputs of the layer; the defaults are one DiT-XL/2 MLP. naive_steps: removals
+    of each textbook form timed in each round; its whole time is the inversion and n times the mean
+    step, as every step touches the same full arrays. threads: of torch, for both; None leaves them.
+    One untimed small round warms up. Returns a dict for JSON, seconds as median over the rounds:
+      layer {n, d, damping, data}, device, threads, rounds, naive_steps, extrapolation (a sentence),
+          when;
       engine {seconds, spread, rounds, rung, search}; weights_at [{removed, seconds, spread}];
-      textbook {fused, as_published: {step_seconds, step_spread, inverse_seconds, whole_seconds, dtype}};
-      ratio, ratio_spread: the fused loop's whole time over the engine's, round by round; ratio_as_published, ..._spread: the other's;
-      same_order: share of the first naive_steps columns that the float32 loop and the engine agree on, place by place.
+      textbook {fused, as_published: {step_seconds, step_spread, inverse_seconds, whole_seconds,
+          dtype}};
+      ratio, ratio_spread: the fused loop's whole time over the engine's, round by round;
+          ratio_as_published, ..._spread: the other's;
+      same_order: share of the first naive_steps columns that the float32 loop and the engine agree
+          on, place by place.
     Raises StudioError for sizes that make no sense, Stopped.
     """
     if not (1 <= naive_steps <= n and d >= 1 and rounds >= 1 and (threads is None or threads >= 1)):
-        raise StudioError("The path benchmark needs at least one output, round and thread, and at most as many removals as columns.")
+        raise StudioError(
+            "The path benchmark needs at least one output, round and thread, and at most as many"
+            " removals as columns."
+        )
     place = pick_device(device)
     before = torch.get_num_threads()
     try:
@@ -68,13 +79,17 @@ def path_benchmark(
                     progress(done, total, f"path engine: {name.replace('_', ' ')}, {n} columns")
                 if name == "engine":
                     del path
-                    path, took = _timed(place, RemovalPath.from_gram, weight, gram, 1, DEFAULT_DAMPING)
+                    path, took = _timed(
+                        place, RemovalPath.from_gram, weight, gram, 1, DEFAULT_DAMPING
+                    )
                     for seconds, share in zip(levels, LEVELS, strict=True):
                         seconds.append(_timed(place, path.weights_at, round(share * n))[1])
                 else:
                     inverse, took = _timed(place, textbook_inverse, gram, DEFAULT_DAMPING)
                     times["inverse"].append(took)
-                    order, took = _time_textbook(place, weight.clone(), inverse, naive_steps, name == "fused")
+                    order, took = _time_textbook(
+                        place, weight.clone(), inverse, naive_steps, name == "fused"
+                    )
                     del inverse
                 times[name].append(took)
                 done += 1
@@ -86,9 +101,12 @@ def path_benchmark(
 
 
 def synthetic_layer(n: int, d: int, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A float32 weight (d, n) and the Gram (n, n) of correlated inputs: a power-law spectrum in a random basis, uneven scales."""
+    """A float32 weight (d, n) and the Gram (n, n) of correlated inputs: a power-law spectrum in a
+    random basis, uneven scales.
+    """
     generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(n, n, generator=generator) * torch.arange(1, n + 1).pow(-0.5)  # columns are directions
+    # columns are directions
+    mix = torch.randn(n, n, generator=generator) * torch.arange(1, n + 1).pow(-0.5)
     mix *= torch.logspace(0, -1, n)[torch.randperm(n, generator=generator), None]
     gram = (mix @ mix.T).to(device)
     return torch.randn(d, n, generator=generator).to(device), gram
@@ -102,13 +120,20 @@ def textbook_inverse(gram: Tensor, damping: float) -> Tensor:
 
 
 def textbook_loop(weight: Tensor, inverse: Tensor, steps: int, fused: bool = True) -> Tensor:
-    """The first `steps` columns (steps,) that the textbook removes; `weight` (d, n) and `inverse` (n, n) are rewritten at each."""
+    """The first `steps` columns (steps,) that the textbook removes; `weight` (d, n) and `inverse`
+    (n, n) are rewritten at each.
+    """
     n = len(inverse)
     gone = torch.zeros(n, dtype=torch.bool, device=weight.device)
     squares = torch.empty_like(weight)
     order = torch.empty(steps, dtype=torch.int64, device=weight.device)
     for k in range(steps):
-        scores = torch.mul(weight, weight, out=squares).sum(0).div_(inverse.diagonal()).masked_fill_(gone, torch.inf)
+        scores = (
+            torch.mul(weight, weight, out=squares)
+            .sum(0)
+            .div_(inverse.diagonal())
+            .masked_fill_(gone, torch.inf)
+        )
         j = scores.argmin(0, keepdim=True)
         root = inverse[j, j].rsqrt()
         v, c = inverse[j][0] * root, weight[:, j][:, 0] * root
@@ -123,9 +148,12 @@ def textbook_loop(weight: Tensor, inverse: Tensor, steps: int, fused: bool = Tru
     return order
 
 
-def _time_textbook(place: torch.device, weight: Tensor, inverse: Tensor, steps: int, fused: bool) -> tuple[Tensor, float]:
+def _time_textbook(
+    place: torch.device, weight: Tensor, inverse: Tensor, steps: int, fused: bool
+) -> tuple[Tensor, float]:
     """The order found and the seconds of one step."""
-    textbook_loop(weight.clone(), inverse.clone(), min(2, steps), fused)  # so that no first call is timed
+    # so that no first call is timed
+    textbook_loop(weight.clone(), inverse.clone(), min(2, steps), fused)
     order, took = _timed(place, textbook_loop, weight, inverse, steps, fused)
     return order.cpu(), took / steps
 
@@ -139,28 +167,58 @@ def _timed(place: torch.device, call: Callable, *arguments: object) -> tuple:
     return result, time.perf_counter() - start
 
 
-def _report(weight: Tensor, times: dict[str, list[float]], levels: list[list[float]], path: RemovalPath, order: Tensor,
-            place: torch.device, steps: int) -> dict:  # fmt: skip
+def _report(
+    weight: Tensor,
+    times: dict[str, list[float]],
+    levels: list[list[float]],
+    path: RemovalPath,
+    order: Tensor,
+    place: torch.device,
+    steps: int,
+) -> dict:
     d, n = weight.shape
     middle = statistics.median
     inverse = middle(times["inverse"])
     whole = {form: [inverse + n * step for step in times[form]] for form in FORMS}
-    ratios = {form: [slow / fast for slow, fast in zip(whole[form], times["engine"], strict=True)] for form in FORMS}
+    ratios = {
+        form: [slow / fast for slow, fast in zip(whole[form], times["engine"], strict=True)]
+        for form in FORMS
+    }
     return {
         "layer": {"n": n, "d": d, "damping": path.damping, "data": "synthetic, correlated, seed 0"},
         "device": device_text(place),
         "threads": torch.get_num_threads(),
         "rounds": len(times["engine"]),
         "naive_steps": steps,
-        "extrapolation": f"The textbook loop was timed on its first {steps} removals; every removal touches the same full arrays, so its "
-                         f"whole time is one inversion and {n} times one step.",
-        "engine": {"seconds": middle(times["engine"]), "spread": spread(times["engine"]), "rounds": times["engine"], "rung": path.rung,
-                   "search": path.search},
-        "weights_at": [{"removed": round(share * n), "seconds": middle(took), "spread": spread(took)} for share, took in zip(LEVELS, levels, strict=True)],
-        "textbook": {form: {"step_seconds": middle(times[form]), "step_spread": spread(times[form]), "inverse_seconds": inverse,
-                            "whole_seconds": middle(whole[form]), "dtype": str(weight.dtype).removeprefix("torch.")} for form in FORMS},
-        "ratio": middle(ratios["fused"]), "ratio_spread": spread(ratios["fused"]),
-        "ratio_as_published": middle(ratios["as_published"]), "ratio_as_published_spread": spread(ratios["as_published"]),
+        "extrapolation": (
+            f"The textbook loop was timed on its first {steps} removals; every removal touches the"
+            f" same full arrays, so its whole time is one inversion and {n} times one step."
+        ),
+        "engine": {
+            "seconds": middle(times["engine"]),
+            "spread": spread(times["engine"]),
+            "rounds": times["engine"],
+            "rung": path.rung,
+            "search": path.search,
+        },
+        "weights_at": [
+            {"removed": round(share * n), "seconds": middle(took), "spread": spread(took)}
+            for share, took in zip(LEVELS, levels, strict=True)
+        ],
+        "textbook": {
+            form: {
+                "step_seconds": middle(times[form]),
+                "step_spread": spread(times[form]),
+                "inverse_seconds": inverse,
+                "whole_seconds": middle(whole[form]),
+                "dtype": str(weight.dtype).removeprefix("torch."),
+            }
+            for form in FORMS
+        },
+        "ratio": middle(ratios["fused"]),
+        "ratio_spread": spread(ratios["fused"]),
+        "ratio_as_published": middle(ratios["as_published"]),
+        "ratio_as_published_spread": spread(ratios["as_published"]),
         "same_order": float((order == path.order[:steps]).double().mean()),
         "when": time.strftime("%Y-%m-%d %H:%M"),
-    }  # fmt: skip
+    }

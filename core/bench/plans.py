@@ -1,4 +1,6 @@
-"""From a plan nobody has asked for before to finished subnetworks, after one calibration: what a moved boundary or slider costs."""
+"""From a plan nobody has asked for before to finished subnetworks, after one calibration: what a
+moved boundary or slider costs.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,18 @@ GOAL = 1.0  # seconds, for the bundled model
 SMALL = 20_000_000  # parameters: a model of which the goal is meant
 
 
-def plans_benchmark(workshop: Workshop, count: int = 9, progress: Progress | None = None, stop: threading.Event | None = None) -> dict[str, Any]:
-    """Seconds of `Workshop.build` for `count` plans that differ in both boundaries and all sparsities, after one untimed plan.
+def plans_benchmark(
+    workshop: Workshop,
+    count: int = 9,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Seconds of `Workshop.build` for `count` plans that differ in both boundaries and all
+    sparsities, after one untimed plan.
 
-    Calibrates first where that was never done on this machine; what that took is said beside. Nothing is kept from plan to plan: each has
-    Grams of its own to sum up and layers of its own to solve. Raises Stopped and StudioError.
+    Calibrates first where that was never done on this machine; what that took is said beside.
+    Nothing is kept from plan to plan: each has Grams of its own to sum up and layers of its own to
+    solve. Raises Stopped and StudioError.
     """
     workshop.calibrate(progress, stop)
     last, taken = len(workshop.schedule), []
@@ -32,8 +41,11 @@ def plans_benchmark(workshop: Workshop, count: int = 9, progress: Progress | Non
         if progress is not None:
             progress(i, count + 1, "building a new plan")
         part = (i + 1) / (count + 2)
-        plan = StagePlan((round(last * (0.05 + 0.25 * part)), round(last * (0.5 + 0.4 * part))), (0.2 + 0.4 * part, 0.05 + 0.3 * part, 0.7 - 0.4 * part),
-                         num_train_timesteps=last)  # fmt: skip
+        plan = StagePlan(
+            (round(last * (0.05 + 0.25 * part)), round(last * (0.5 + 0.4 * part))),
+            (0.2 + 0.4 * part, 0.05 + 0.3 * part, 0.7 - 0.4 * part),
+            num_train_timesteps=last,
+        )
         synchronise(workshop.device)
         start = time.perf_counter()
         workshop.build(plan, stop=stop)
@@ -42,6 +54,16 @@ def plans_benchmark(workshop: Workshop, count: int = 9, progress: Progress | Non
     taken = taken[1:]
     middle, wide = statistics.median(taken), spread(taken)
     goal = GOAL if sum(p.numel() for p in workshop.transformer.parameters()) <= SMALL else None
-    row = {"name": f"{workshop.name}: a new plan to finished subnetworks", "median": middle, "spread": wide, "most": max(taken), "unit": "s", "rounds": count}
+    row = {
+        "name": f"{workshop.name}: a new plan to finished subnetworks",
+        "median": middle,
+        "spread": wide,
+        "most": max(taken),
+        "unit": "s",
+        "rounds": count,
+    }
     note = f"Calibrated once before, in {workshop.orders.seconds:.0f} s ({workshop.orders.when})."
-    return machine(workshop.device) | {"times": [row | verdict(middle, wide, at_most=goal)], "note": note}
+    return machine(workshop.device) | {
+        "times": [row | verdict(middle, wide, at_most=goal)],
+        "note": note,
+    }

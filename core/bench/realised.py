@@ -1,4 +1,6 @@
-"""How much of the speed-up that MACs predict arrives on the clock: whole sampling runs of a model, and single forwards of DiT-XL/2's width."""
+"""How much of the speed-up that MACs predict arrives on the clock: whole sampling runs of a model,
+and single forwards of DiT-XL/2's width.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ class Stock:
     """diffusers' own denoiser with the three answers that `Denoiser` asks for."""
 
     def __init__(self, workshop: Workshop):
-        self.device, self.dtype, self.forward = workshop.device, workshop.dtype, module_forward(workshop.transformer)
+        self.device, self.dtype, self.forward = (
+            workshop.device,
+            workshop.dtype,
+            module_forward(workshop.transformer),
+        )
 
     def stage_of(self, timestep: float) -> int:
         return -1
@@ -39,22 +45,41 @@ class Stock:
         return self.forward
 
 
-def sampling_seconds(workshop: Workshop, models: dict[str, Any], batch: int, steps: int, seconds: float, effort: Effort,
-                     stop: threading.Event | None = None, tabulated: Set[str] = frozenset()) -> dict[str, list[float]]:  # fmt: skip
-    """Seconds that the denoiser takes in whole DDIM runs with guidance, by name, one entry a round, all models in turn.
+def sampling_seconds(
+    workshop: Workshop,
+    models: dict[str, Any],
+    batch: int,
+    steps: int,
+    seconds: float,
+    effort: Effort,
+    stop: threading.Event | None = None,
+    tabulated: Set[str] = frozenset(),
+) -> dict[str, list[float]]:
+    """Seconds that the denoiser takes in whole DDIM runs with guidance, by name, one entry a round,
+    all models in turn.
 
-    models: `MosaicTransformer`s or `Stock`; tabulated: names of those that run with a table of their adaLN vectors. Raises Stopped.
+    models: `MosaicTransformer`s or `Stock`; tabulated: names of those that run with a table of
+    their adaLN vectors. Raises Stopped.
     """
     scheduler = sampler(workshop, "DDIM")
-    conditions, noise = workshop.some_conditions(batch), start_noise(batch, workshop.latent_shape, 0)
+    conditions, noise = (
+        workshop.some_conditions(batch),
+        start_noise(batch, workshop.latent_shape, 0),
+    )
     own: dict[str, list[float]] = {name: [] for name in models}
 
     def run(name: str, side: Denoiser) -> Callable[[], None]:
         return lambda: own[name].append(sum(side.run(noise, conditions, GUIDANCE, stop=stop)[1]))
 
-    sides = {n: Denoiser(m, scheduler, workshop.schedule, steps, tabulate=n in tabulated) for n, m in models.items()}
-    times = in_turn({n: run(n, side) for n, side in sides.items()}, workshop.device, seconds, effort, stop)
-    return {name: taken[-len(times[name]) :] for name, taken in own.items()}  # without the warm-up; without the scheduler's own steps
+    sides = {
+        n: Denoiser(m, scheduler, workshop.schedule, steps, tabulate=n in tabulated)
+        for n, m in models.items()
+    }
+    times = in_turn(
+        {n: run(n, side) for n, side in sides.items()}, workshop.device, seconds, effort, stop
+    )
+    # without the warm-up; without the scheduler's own steps
+    return {name: taken[-len(times[name]) :] for name, taken in own.items()}
 
 
 def timesteps_of(workshop: Workshop, steps: int) -> list[float]:
@@ -67,78 +92,164 @@ def attention_macs(layers: list[PrunableLayer], kept: list[int]) -> int:
     return sum(layer.attention_macs_per_group * k for layer, k in zip(layers, kept, strict=True))
 
 
-def run_macs(workshop: Workshop, mosaic: MosaicTransformer, timesteps: list[float]) -> tuple[float, float]:
+def run_macs(
+    workshop: Workshop, mosaic: MosaicTransformer, timesteps: list[float]
+) -> tuple[float, float]:
     """MACs of a run, one row: (linear and convolution layers, attention products)."""
     linear = attention = 0.0
     for t in timesteps:
         stage = mosaic.stage_of(t)
         kept = [x.groups for x in workshop.layers] if stage < 0 else mosaic.kept(stage)
-        gone = sum(x.macs_per_group * (x.groups - k) for x, k in zip(workshop.layers, kept, strict=True))
-        linear, attention = linear + workshop.forward_macs[0] - gone, attention + attention_macs(workshop.layers, kept)
+        gone = sum(
+            x.macs_per_group * (x.groups - k) for x, k in zip(workshop.layers, kept, strict=True)
+        )
+        linear, attention = (
+            linear + workshop.forward_macs[0] - gone,
+            attention + attention_macs(workshop.layers, kept),
+        )
     return linear, attention
 
 
-def realised_benchmark(workshop: Workshop, blocks: Subject, batches: tuple[int, ...] = BATCHES, targets: tuple[float, ...] = TARGETS, steps: int = STEPS,
-                       effort: Effort = EFFORT, progress: Progress | None = None, stop: threading.Event | None = None) -> dict[str, Any]:  # fmt: skip
-    """Measured over predicted speed-up (goal: 0.95 at batch 16) of `workshop`'s model and of `blocks`. Raises Stopped.
+def realised_benchmark(
+    workshop: Workshop,
+    blocks: Subject,
+    batches: tuple[int, ...] = BATCHES,
+    targets: tuple[float, ...] = TARGETS,
+    steps: int = STEPS,
+    effort: Effort = EFFORT,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Measured over predicted speed-up (goal: 0.95 at batch 16) of `workshop`'s model and of
+    `blocks`. Raises Stopped.
 
-    Predicted from MACs of linear and convolution layers, as everywhere in the studio; with attention products beside it. The dense side has
-    its equal embedders merged too, so what is measured is pruning alone. Plans have the formula's widths and magnitude's choice of groups,
-    for which nothing has to be calibrated: time does not depend on which groups stay.
+    Predicted from MACs of linear and convolution layers, as everywhere in the studio; with
+    attention products beside it. The dense side has its equal embedders merged too, so what is
+    measured is pruning alone. Plans have the formula's widths and magnitude's choice of groups, for
+    which nothing has to be calibrated: time does not depend on which groups stay.
     """
     shares, total, rows = Shares(effort.seconds, 2 * len(batches)), 2 * len(batches), []
     timesteps = timesteps_of(workshop, steps)
-    plans = {target: replace(propose_plan(workshop.schedule, target, timesteps).plan, method="magnitude") for target in targets}
+    plans = {
+        target: replace(propose_plan(workshop.schedule, target, timesteps).plan, method="magnitude")
+        for target in targets
+    }
     runs = {f"{target:g}": workshop.build(plan) for target, plan in plans.items()}
     dense = run_macs(workshop, workshop.dense, timesteps)
     for i, batch in enumerate(batches):
         if progress is not None:
             progress(i, total, f"{workshop.name}, sampling {batch} images")
-        times = sampling_seconds(workshop, {"dense": workshop.dense} | runs, batch, steps, shares.next(), effort, stop)
+        times = sampling_seconds(
+            workshop, {"dense": workshop.dense} | runs, batch, steps, shares.next(), effort, stop
+        )
         for target in targets:
-            facts = {"subject": workshop.name, "what": f"{steps} DDIM steps with guidance", "batch": batch, "target": target}
-            rows.append(_row(facts, times, f"{target:g}", dense, run_macs(workshop, runs[f"{target:g}"], timesteps)))
+            facts = {
+                "subject": workshop.name,
+                "what": f"{steps} DDIM steps with guidance",
+                "batch": batch,
+                "target": target,
+            }
+            rows.append(
+                _row(
+                    facts,
+                    times,
+                    f"{target:g}",
+                    dense,
+                    run_macs(workshop, runs[f"{target:g}"], timesteps),
+                )
+            )
     cuts = {f"{s:g}": mosaic_of(blocks, uniform_cuts(blocks, s)) for s in targets}
     whole = mosaic_of(blocks, None)
-    dense = model_macs(whole.full)[0], attention_macs(blocks.layers, [x.groups for x in blocks.layers])
+    dense = (
+        model_macs(whole.full)[0],
+        attention_macs(blocks.layers, [x.groups for x in blocks.layers]),
+    )
     device = first_parameter(blocks.model).device
     for i, batch in enumerate(batches):
         if progress is not None:
             progress(len(batches) + i, total, f"{blocks.name}, batch {batch}")
-        calls = {name: forward_call(m.network(500.0), blocks.model, batch) for name, m in ({"dense": whole} | cuts).items()}
+        calls = {
+            name: forward_call(m.network(500.0), blocks.model, batch)
+            for name, m in ({"dense": whole} | cuts).items()
+        }
         times = in_turn(calls, device, shares.next(), effort, stop)
         for s in targets:
             facts = {"subject": blocks.name, "what": "one forward", "batch": batch, "target": s}
             slim = cuts[f"{s:g}"]
-            rows.append(_row(facts, times, f"{s:g}", dense, (model_macs(slim.stages[0])[0], attention_macs(blocks.layers, slim.kept(0)))))
-    return machine(device) | {"dtype": str(first_parameter(blocks.model).dtype).removeprefix("torch."), "ratios": rows}
+            rows.append(
+                _row(
+                    facts,
+                    times,
+                    f"{s:g}",
+                    dense,
+                    (model_macs(slim.stages[0])[0], attention_macs(blocks.layers, slim.kept(0))),
+                )
+            )
+    return machine(device) | {
+        "dtype": str(first_parameter(blocks.model).dtype).removeprefix("torch."),
+        "ratios": rows,
+    }
 
 
-def _row(facts: dict[str, Any], times: dict[str, list[float]], name: str, dense: tuple[float, float], pruned: tuple[float, float]) -> dict[str, Any]:
+def _row(
+    facts: dict[str, Any],
+    times: dict[str, list[float]],
+    name: str,
+    dense: tuple[float, float],
+    pruned: tuple[float, float],
+) -> dict[str, Any]:
     predicted, with_attention = dense[0] / pruned[0], sum(dense) / sum(pruned)
     measured, seconds = ratio("", times["dense"], times[name]), medians(times)
     goal = {"at_least": GOAL} if facts["batch"] == GOAL_BATCH else {}
-    title = f"{facts['subject']}, batch {facts['batch']}, {name} removed: measured / predicted speed-up"
+    title = (
+        f"{facts['subject']}, batch {facts['batch']}, {name} removed: measured / predicted speed-up"
+    )
     return ratio(
-        title, times["dense"], times[name], predicted, **goal, **facts, speedup_measured=measured["ratio"], speedup_spread=measured["spread"],
-        speedup_macs=predicted, speedup_macs_with_attention=with_attention, realised_with_attention=measured["ratio"] / with_attention,
-        seconds=seconds[name], dense_seconds=seconds["dense"],
-    )  # fmt: skip
+        title,
+        times["dense"],
+        times[name],
+        predicted,
+        **goal,
+        **facts,
+        speedup_measured=measured["ratio"],
+        speedup_spread=measured["spread"],
+        speedup_macs=predicted,
+        speedup_macs_with_attention=with_attention,
+        realised_with_attention=measured["ratio"] / with_attention,
+        seconds=seconds[name],
+        dense_seconds=seconds["dense"],
+    )
 
 
-def speed_benchmark(workshop: Workshop, plans: dict[float, StagePlan], batch: int, rounds: int, steps: int = STEPS) -> list[dict[str, Any]]:
-    """Rows of `python -m core.bench speed`: plans against dense with one embedder and against diffusers' own forward, fixed rounds."""
+def speed_benchmark(
+    workshop: Workshop, plans: dict[float, StagePlan], batch: int, rounds: int, steps: int = STEPS
+) -> list[dict[str, Any]]:
+    """Rows of `python -m core.bench speed`: plans against dense with one embedder and against
+    diffusers' own forward, fixed rounds.
+    """
     timesteps = timesteps_of(workshop, steps)
-    models = {"stock": Stock(workshop), "dense": workshop.dense} | {f"{target:g}": workshop.build(plan) for target, plan in plans.items()}
+    models = {"stock": Stock(workshop), "dense": workshop.dense} | {
+        f"{target:g}": workshop.build(plan) for target, plan in plans.items()
+    }
     times = sampling_seconds(workshop, models, batch, steps, 0.0, Effort(0.0, rounds, rounds))
     once, many = model_macs(workshop.dense.full)[0], model_macs(workshop.transformer)[0]
     results, seconds = [], medians(times)
     for target, plan in plans.items():
         mine, macs = times[f"{target:g}"], workshop.predict(plan, timesteps, batch).speedup_macs
         dense, stock = ratio("", times["dense"], mine), ratio("", times["stock"], mine)
-        results.append({
-            "target": target, "speedup_macs": macs, "speedup_measured": dense["ratio"], "spread": dense["spread"], "realised": dense["ratio"] / macs,
-            "against_stock_macs": macs * many / once, "against_stock_measured": stock["ratio"], "against_stock_spread": stock["spread"],
-            "seconds": seconds[f"{target:g}"], "dense_seconds": seconds["dense"], "stock_seconds": seconds["stock"],
-        })  # fmt: skip
+        results.append(
+            {
+                "target": target,
+                "speedup_macs": macs,
+                "speedup_measured": dense["ratio"],
+                "spread": dense["spread"],
+                "realised": dense["ratio"] / macs,
+                "against_stock_macs": macs * many / once,
+                "against_stock_measured": stock["ratio"],
+                "against_stock_spread": stock["spread"],
+                "seconds": seconds[f"{target:g}"],
+                "dense_seconds": seconds["dense"],
+                "stock_seconds": seconds["stock"],
+            }
+        )
     return results

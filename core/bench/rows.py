@@ -6,35 +6,76 @@ from typing import Any
 
 from .measure import verdict
 
-PATH_SECONDS, PATH_RATIO, LEVEL_SECONDS = 15.0, 15.0, 0.5  # goals on two CPU cores for one DiT-XL/2 MLP
+# goals on two CPU cores for one DiT-XL/2 MLP
+PATH_SECONDS, PATH_RATIO, LEVEL_SECONDS = 15.0, 15.0, 0.5
 PATH_COLUMNS = 4608  # of that MLP; other sizes have no goal
 GOAL_LEVELS = 17  # a layer; the goals of an allocation are for as many
 
 
 def path_rows(found: dict[str, Any]) -> dict[str, Any]:
-    """`core.bench.path.path_benchmark`'s result as rows: the textbook loop over the engine, both ways to write it, and the engine's seconds."""
+    """`core.bench.path.path_benchmark`'s result as rows: the textbook loop over the engine, both
+    ways to write it, and the engine's seconds.
+    """
     n, rounds = found["layer"]["n"], found["rounds"]
     full = n == PATH_COLUMNS
     ratios = []
     for key, how in (("ratio", "written in place"), ("ratio_as_published", "as published")):
-        row = {"name": f"{n} columns: textbook loop {how} / engine", "ratio": found[key], "spread": found[f"{key}_spread"], "rounds": rounds}
-        ratios.append(row | verdict(found[key], found[f"{key}_spread"], at_least=PATH_RATIO if full else None))
+        row = {
+            "name": f"{n} columns: textbook loop {how} / engine",
+            "ratio": found[key],
+            "spread": found[f"{key}_spread"],
+            "rounds": rounds,
+        }
+        ratios.append(
+            row | verdict(found[key], found[f"{key}_spread"], at_least=PATH_RATIO if full else None)
+        )
     engine = found["engine"]
-    times = [_time(f"{n} columns: order, factor and error curve", engine["seconds"], engine["spread"], "s", rounds, PATH_SECONDS if full else None)]
+    times = [
+        _time(
+            f"{n} columns: order, factor and error curve",
+            engine["seconds"],
+            engine["spread"],
+            "s",
+            rounds,
+            PATH_SECONDS if full else None,
+        )
+    ]
     for level in found["weights_at"]:
-        times.append(_time(f"weights with {level['removed']} columns gone", level["seconds"], level["spread"], "s", rounds, LEVEL_SECONDS if full else None))
+        times.append(
+            _time(
+                f"weights with {level['removed']} columns gone",
+                level["seconds"],
+                level["spread"],
+                "s",
+                rounds,
+                LEVEL_SECONDS if full else None,
+            )
+        )
     return {"ratios": ratios, "times": times, "note": found["extrapolation"]}
 
 
 def allocation_rows(found: dict[str, Any]) -> dict[str, Any]:
-    """`core.bench.allocation.allocation_benchmark`'s result as rows: milliseconds of each method."""
+    """`core.bench.allocation.allocation_benchmark`'s result as rows:
+    milliseconds of each method.
+    """
     times = []
     for row in found["results"]:
         goal = found["goals"].get(f"{row['method']}_ms") if row["levels"] == GOAL_LEVELS else None
-        name = f"{row['method']}, {found['layers']} layers of {row['levels']} levels, {found['stages']} stages, {row['scope']}"
+        name = (
+            f"{row['method']}, {found['layers']} layers of {row['levels']} levels,"
+            f" {found['stages']} stages, {row['scope']}"
+        )
         times.append(_time(name, row["median_ms"], row["spread_ms"], "ms", found["rounds"], goal))
     return {"times": times}
 
 
-def _time(name: str, middle: float, spread: float, unit: str, rounds: int, at_most: float | None) -> dict[str, Any]:
-    return {"name": name, "median": middle, "spread": spread, "unit": unit, "rounds": rounds} | verdict(middle, spread, at_most=at_most)
+def _time(
+    name: str, middle: float, spread: float, unit: str, rounds: int, at_most: float | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "median": middle,
+        "spread": spread,
+        "unit": unit,
+        "rounds": rounds,
+    } | verdict(middle, spread, at_most=at_most)

@@ -1,9 +1,11 @@
-"""What it costs to have no real data: the same plan built from shipped latents and from the model's own samples, each held against the other.
+"""What it costs to have no real data: the same plan built from shipped latents and from the model's
+own samples, each held against the other.
 
-    python -m core.bench_calibration --plan plan.json --out sources.json     # nothing else may run; minutes on two CPU cores
+    python -m core.bench_calibration --plan plan.json --out sources.json     # nothing else may run;
+        minutes on two CPU cores
 
-A third build, from the shipped latents under another seed, says how far two calibrations on equal data lie apart: a difference
-between the sources that is no larger than that is none.
+A third build, from the shipped latents under another seed, says how far two calibrations on equal
+data lie apart: a difference between the sources that is no larger than that is none.
 """
 
 from __future__ import annotations
@@ -31,14 +33,23 @@ from ..workshop.workshop import Workshop, get_workshop
 from .studies import draw
 
 
-def calibration_sources(workshop: Workshop, plan: StagePlan, n: int, steps: int, seed: int, options: DataOptions | None = None,
-                        progress: Progress | None = None) -> dict[str, Any]:  # fmt: skip
-    """The plan built from each source of calibration data, and what becomes of its pictures and of its errors.
+def calibration_sources(
+    workshop: Workshop,
+    plan: StagePlan,
+    n: int,
+    steps: int,
+    seed: int,
+    options: DataOptions | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The plan built from each source of calibration data, and what becomes of its pictures and of
+    its errors.
 
-    n pictures of `steps` DDIM steps from `seed`, classes in turn, the same noise for all. `options` (of own samples) also decides whether
-    pictures of a folder stand for the real ones. Per source: `fid` and `class_accuracy` (None without a judge or under 200 pictures),
-    `latent_mse` to dense. `error[a][b]`: mean relative layer error per stage of the weights built from `a` on tokens held out of `b`.
-    Raises StudioError for a model that ships no latents when no folder is given either.
+    n pictures of `steps` DDIM steps from `seed`, classes in turn, the same noise for all. `options`
+    (of own samples) also decides whether pictures of a folder stand for the real ones. Per source:
+    `fid` and `class_accuracy` (None without a judge or under 200 pictures), `latent_mse` to dense.
+    `error[a][b]`: mean relative layer error per stage of the weights built from `a` on tokens held
+    out of `b`. Raises StudioError for a model that ships no latents when no folder is given either.
     """
     options = options or DataOptions()
     shops = _shops(workshop, options)
@@ -50,33 +61,57 @@ def calibration_sources(workshop: Workshop, plan: StagePlan, n: int, steps: int,
     for name, shop in shops.items():
         latents, images, _ = draw(shop, plan, steps, n, seed, shop.dtype)
         rows[name] = _scores(workshop, images, n) | {
-            "latent_mse": float(latent_mse(latents, dense).mean()), "from": shop.source.text, "different": shop.source.different,
-            "tokens_per_column": shop.orders.tokens_per_column, "damping": shop.orders.damping,
-        }  # fmt: skip
-    error = {a: {b: cross_error(shops[a], built[a], shop) for b, shop in shops.items()} for a in shops}
+            "latent_mse": float(latent_mse(latents, dense).mean()),
+            "from": shop.source.text,
+            "different": shop.source.different,
+            "tokens_per_column": shop.orders.tokens_per_column,
+            "damping": shop.orders.damping,
+        }
+    error = {
+        a: {b: cross_error(shops[a], built[a], shop) for b, shop in shops.items()} for a in shops
+    }
     return {
-        "sources": rows, "error": error, "plan": plan.to_json(), "n": n, "steps": steps, "seed": seed, "guidance": 1.5, "model": workshop.name,
-        "settings": {"images": workshop.settings.images, "held_out": workshop.settings.held_out, "edges": list(workshop.settings.edges)},
-        "device": workshop.device_text, "when": time.strftime("%Y-%m-%d %H:%M"),
-    }  # fmt: skip
+        "sources": rows,
+        "error": error,
+        "plan": plan.to_json(),
+        "n": n,
+        "steps": steps,
+        "seed": seed,
+        "guidance": 1.5,
+        "model": workshop.name,
+        "settings": {
+            "images": workshop.settings.images,
+            "held_out": workshop.settings.held_out,
+            "edges": list(workshop.settings.edges),
+        },
+        "device": workshop.device_text,
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+    }
 
 
 def _shops(workshop: Workshop, options: DataOptions) -> dict[str, Workshop]:
     """A workshop a source, over the same model and cache."""
     real = options if options.images is not None else DataOptions()
     if real.images is None and workshop.checkpoint.latents is None:
-        raise StudioError(f"{workshop.name} ships no calibration latents to compare with: give --calibration-images.")
+        raise StudioError(
+            f"{workshop.name} ships no calibration latents to compare with: give"
+            " --calibration-images."
+        )
     own = replace(options, images=None, self_calibrate=True)
     settings = workshop.settings
     return {
         "real": Workshop(workshop.checkpoint, settings, workshop.cache, real),
-        "real, another seed": Workshop(workshop.checkpoint, replace(settings, seed=settings.seed + 1), workshop.cache, real),
+        "real, another seed": Workshop(
+            workshop.checkpoint, replace(settings, seed=settings.seed + 1), workshop.cache, real
+        ),
         "own samples": Workshop(workshop.checkpoint, settings, workshop.cache, own),
     }
 
 
 def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> dict[str, float]:
-    """Mean over layers of ||W'X - WX||^2 / ||WX||^2, per stage: W' as `maker` built it, X the tokens that `judge` held out in that stage."""
+    """Mean over layers of ||W'X - WX||^2 / ||WX||^2, per stage: W' as `maker` built it, X the
+    tokens that `judge` held out in that stage.
+    """
     bank, found = judge.surgeon.bank(), {}
     for stage, name in enumerate(STAGES):
         low, high = mosaic.plan.stage_range(stage)
@@ -84,7 +119,11 @@ def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> 
         for i in range(len(mosaic.layers)):
             weight = maker.surgeon.weight(i).double()
             difference = mosaic.weight(stage, i).double() - weight
-            errors.append(relative_error(difference, weight, bank.gram(i, low, high, held_out=True)[0].to(weight.device)))
+            errors.append(
+                relative_error(
+                    difference, weight, bank.gram(i, low, high, held_out=True)[0].to(weight.device)
+                )
+            )
         found[name] = float(np.mean(errors))
     return found
 
@@ -93,7 +132,8 @@ def _scores(workshop: Workshop, images: torch.Tensor, n: int) -> dict[str, float
     judge = workshop.judge
     if judge is None:
         return {"fid": None, "class_accuracy": None}
-    labels = torch.arange(n) % len(workshop.class_names)  # as `Workshop.some_conditions` asks for them
+    # as `Workshop.some_conditions` asks for them
+    labels = torch.arange(n) % len(workshop.class_names)
     return {"fid": judge.fid(images), "class_accuracy": judge.class_accuracy(images, labels)}
 
 
@@ -108,13 +148,29 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--calibration-images", metavar="FOLDER", help="pictures that stand for real data, in the place of shipped latents")
+    parser.add_argument(
+        "--calibration-images",
+        metavar="FOLDER",
+        help="pictures that stand for real data, in the place of shipped latents",
+    )
     parser.add_argument("--calibration-steps", type=int, default=20)
     parser.add_argument("--calibration-guidance", type=float)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    options = DataOptions(images=args.calibration_images, steps=args.calibration_steps, guidance=args.calibration_guidance)
-    found = calibration_sources(get_workshop(args.model), StagePlan.load(args.plan), args.images, args.steps, args.seed, options, _progress)
+    options = DataOptions(
+        images=args.calibration_images,
+        steps=args.calibration_steps,
+        guidance=args.calibration_guidance,
+    )
+    found = calibration_sources(
+        get_workshop(args.model),
+        StagePlan.load(args.plan),
+        args.images,
+        args.steps,
+        args.seed,
+        options,
+        _progress,
+    )
     text = json.dumps(found, indent=2) + "\n"
     sys.stdout.write(text)
     if args.out is not None:

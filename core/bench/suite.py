@@ -1,4 +1,6 @@
-"""`python app.py bench`: every ratio that the README quotes, measured in turn with its spread, in under 15 minutes on two CPU cores."""
+"""`python app.py bench`: every ratio that the README quotes, measured in turn with its spread, in
+under 15 minutes on two CPU cores.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Suite:
         return pick_device(self.device)
 
     def blocks(self):
-        """Blocks of DiT-XL/2's width with random weights, on the device and in the precision that a model would be loaded in."""
+        """Blocks of DiT-XL/2's width with random weights, on the device and in the precision that a
+        model would be loaded in.
+        """
         from .subjects import blocks_of_xl
 
         return blocks_of_xl(self.where, pick_dtype(self.dtype, self.where))
@@ -62,7 +66,9 @@ def path(suite: Suite) -> dict[str, Any]:
     from .rows import path_rows
 
     n, d, steps, rounds = (1536, 384, 8, 2) if suite.quick else (4608, 1152, 32, 3)
-    found = path_benchmark(n, d, steps, rounds, torch.get_num_threads(), str(suite.where), suite.progress, suite.stop)
+    found = path_benchmark(
+        n, d, steps, rounds, torch.get_num_threads(), str(suite.where), suite.progress, suite.stop
+    )
     return found | path_rows(found)
 
 
@@ -71,7 +77,13 @@ def forward(suite: Suite) -> dict[str, Any]:
     from .forward import forward_benchmark
     from .subjects import subject_of
 
-    return forward_benchmark([subject_of(suite.workshop), suite.blocks()], suite.batches, effort=suite.effort(150), progress=suite.progress, stop=suite.stop)
+    return forward_benchmark(
+        [subject_of(suite.workshop), suite.blocks()],
+        suite.batches,
+        effort=suite.effort(150),
+        progress=suite.progress,
+        stop=suite.stop,
+    )
 
 
 def realised(suite: Suite) -> dict[str, Any]:
@@ -80,7 +92,15 @@ def realised(suite: Suite) -> dict[str, Any]:
 
     steps = 5 if suite.quick else 50
     effort = suite.effort(200)
-    return realised_benchmark(suite.workshop, suite.blocks(), suite.batches, steps=steps, effort=effort, progress=suite.progress, stop=suite.stop)
+    return realised_benchmark(
+        suite.workshop,
+        suite.blocks(),
+        suite.batches,
+        steps=steps,
+        effort=effort,
+        progress=suite.progress,
+        stop=suite.stop,
+    )
 
 
 def memory(suite: Suite) -> dict[str, Any]:
@@ -96,7 +116,12 @@ def calibration(suite: Suite) -> dict[str, Any]:
     from .subjects import subject_of
 
     subjects = [subject_of(suite.workshop), suite.blocks()]
-    return overhead_benchmark([(s, 2 if suite.quick else rows_at_once(s)) for s in subjects], suite.effort(90), suite.progress, suite.stop)
+    return overhead_benchmark(
+        [(s, 2 if suite.quick else rows_at_once(s)) for s in subjects],
+        suite.effort(90),
+        suite.progress,
+        suite.stop,
+    )
 
 
 def macs(suite: Suite) -> dict[str, Any]:
@@ -127,42 +152,69 @@ def adaln(suite: Suite) -> dict[str, Any]:
     from .adaln import tabulation_benchmark
 
     steps = 5 if suite.quick else 50
-    return tabulation_benchmark(suite.workshop, suite.batches, steps, suite.effort(60), suite.progress, suite.stop)
+    return tabulation_benchmark(
+        suite.workshop, suite.batches, steps, suite.effort(60), suite.progress, suite.stop
+    )
 
 
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
-    f.__name__: f for f in (macs, memory, allocation, plans, path, adaln, forward, realised, calibration)
+    f.__name__: f
+    for f in (macs, memory, allocation, plans, path, adaln, forward, realised, calibration)
 }  # quick ones first
 
 
 def run_part(name: str, suite: Suite) -> dict[str, Any]:
-    """One part by name, with the seconds it took. Raises StudioError for an unknown name, and what the part raises."""
+    """One part by name, with the seconds it took. Raises StudioError for an unknown name, and what
+    the part raises.
+    """
     if name not in PARTS:
-        raise StudioError(f"There is no benchmark called {name!r}; choose one of {', '.join(PARTS)}.")
+        raise StudioError(
+            f"There is no benchmark called {name!r}; choose one of {', '.join(PARTS)}."
+        )
     start = time.perf_counter()
     found = PARTS[name](suite)
     return {"part": name, **found, "elapsed_seconds": round(time.perf_counter() - start, 1)}
 
 
 def run_all(suite: Suite, names: Sequence[str] = tuple(PARTS)) -> dict[str, Any]:
-    """Every part. One that fails with a sentence (or for lack of memory) leaves it in its place; stopped by event or Ctrl-C, the finished parts are kept."""
+    """Every part. One that fails with a sentence (or for lack of memory) leaves it in its place;
+    stopped by event or Ctrl-C, the finished parts are kept.
+    """
     start, parts, stopped = time.perf_counter(), {}, False
     for i, name in enumerate(names):
         try:
             with plain_memory_errors():
-                parts[name] = run_part(name, replace(suite, progress=_within(suite.progress, i, len(names), name, start)))
+                parts[name] = run_part(
+                    name,
+                    replace(suite, progress=_within(suite.progress, i, len(names), name, start)),
+                )
         except (Stopped, KeyboardInterrupt):
-            parts[name], stopped = {"part": name, "error": "stopped here; this part and those after it were not measured."}, True
+            parts[name], stopped = (
+                {
+                    "part": name,
+                    "error": "stopped here; this part and those after it were not measured.",
+                },
+                True,
+            )
             break
         except StudioError as err:
             parts[name] = {"part": name, "error": str(err)}
-    facts = {"quick": suite.quick, "stopped": stopped, "elapsed_seconds": round(time.perf_counter() - start, 1), "parts": parts}
+    facts = {
+        "quick": suite.quick,
+        "stopped": stopped,
+        "elapsed_seconds": round(time.perf_counter() - start, 1),
+        "parts": parts,
+    }
     return machine(suite.where) | facts
 
 
-def _within(progress: Progress | None, i: int, parts: int, name: str, start: float) -> Progress | None:
+def _within(
+    progress: Progress | None, i: int, parts: int, name: str, start: float
+) -> Progress | None:
     """A part's progress as a step of the whole."""
     if progress is None:
         return None
     progress(i, parts, f"{name} ({time.perf_counter() - start:.0f} s so far)")
-    return lambda done, total, text: progress(i, parts, f"{name}: {text} ({min(done + 1, total)} of {total})")
+    return lambda done, total, text: progress(
+        i, parts, f"{name}: {text} ({min(done + 1, total)} of {total})"
+    )

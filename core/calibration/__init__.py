@@ -2,4 +2,6 @@
 
 from .._old_paths import forward
 
-__getattr__ = forward(__name__, "calibration.settings", "calibration.measure", "cache", "progress", "cli")
+__getattr__ = forward(
+    __name__, "calibration.settings", "calibration.measure", "cache", "progress", "cli"
+)

@@ -1,7 +1,9 @@
-"""What a calibration is measured on: clean latents, each with what it is conditioned on. `core.calibration.measure` noises them.
+"""What a calibration is measured on: clean latents, each with what it is conditioned on.
+`core.calibration.measure` noises them.
 
-A bin wants `images + held_out` latents. Where there are fewer different ones they are used again with another timestep and other
-noise: at 64 or more that costs little, since each gives many tokens; under 64 it is said, and under 8 refused (ours, not the paper's).
+A bin wants `images + held_out` latents. Where there are fewer different ones they are used again
+with another timestep and other noise: at 64 or more that costs little, since each gives many
+tokens; under 64 it is said, and under 8 refused (ours, not the paper's).
 """
 
 from __future__ import annotations
@@ -27,14 +29,17 @@ ENOUGH = 64  # below this many different ones it is said
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where calibration latents shall come from. Without a wish: those shipped with the model, else its own samples.
+    """Where calibration latents shall come from. Without a wish: those shipped with the model, else
+    its own samples.
 
-    `images` is a path on this machine: it comes from the command line, never from a visitor of the page.
+    `images` is a path on this machine: it comes from the command line, never from a visitor of the
+    page.
     """
 
     images: str | None = None  # folder of pictures, see core.picture_folder
     self_calibrate: bool = False  # the model's own samples, even where latents are shipped
-    count: int | None = None  # different latents; None: as many as one bin takes, so that none is used twice in it
+    # different latents; None: as many as one bin takes, so that none is used twice in it
+    count: int | None = None
     steps: int = 20  # of the sampler that makes own samples
     guidance: float | None = None  # of that sampler; None: the family's, see core.families
     seed: int = 0
@@ -45,13 +50,21 @@ class DataOptions:
         if self.images is not None and not Path(self.images).is_dir():
             raise StudioError(f"--calibration-images {self.images} is not a folder.")
         if self.count is not None and not FEWEST <= self.count <= 100_000:
-            raise StudioError(f"--calibration-count must lie between {FEWEST} and 100000, not {self.count}.")
+            raise StudioError(
+                f"--calibration-count must lie between {FEWEST} and 100000, not {self.count}."
+            )
         if not 1 <= self.steps <= 1000:
             raise StudioError(f"--calibration-steps must lie between 1 and 1000, not {self.steps}.")
         if not 0 <= self.seed < 2**32:
-            raise StudioError(f"The seed of calibration data must lie between 0 and 2^32 - 1, not {self.seed}.")
-        if self.guidance is not None and not (math.isfinite(self.guidance) and 0 <= self.guidance <= 20):
-            raise StudioError(f"--calibration-guidance must be a number from 0 to 20, not {self.guidance}.")
+            raise StudioError(
+                f"The seed of calibration data must lie between 0 and 2^32 - 1, not {self.seed}."
+            )
+        if self.guidance is not None and not (
+            math.isfinite(self.guidance) and 0 <= self.guidance <= 20
+        ):
+            raise StudioError(
+                f"--calibration-guidance must be a number from 0 to 20, not {self.guidance}."
+            )
 
 
 @dataclass(frozen=True)
@@ -61,13 +74,20 @@ class CalibrationData:
     latents: Tensor  # (n, c, h, w) fp32
     conditions: Conditions  # of n rows
     ids: Tensor  # (n,) the class, or which of the different prompts
-    source: str  # in words: "the shipped latents", "the pictures in cats/", "the model's own samples (...)"
+    # in words: "the shipped latents", "the pictures in cats/", "the model's own samples (...)"
+    source: str
 
     def __post_init__(self) -> None:
         if not len(self.latents) == len(self.conditions) == len(self.ids):
-            raise StudioError(f"{len(self.latents)} calibration latents need as many conditions, not {len(self.conditions)} and {len(self.ids)} labels.")
+            raise StudioError(
+                f"{len(self.latents)} calibration latents need as many conditions, not"
+                f" {len(self.conditions)} and {len(self.ids)} labels."
+            )
         if len(self.latents) < FEWEST:
-            raise StudioError(f"Calibration on {self.source} needs at least {FEWEST} different latents, there are {len(self.latents)}: give more.")
+            raise StudioError(
+                f"Calibration on {self.source} needs at least {FEWEST} different latents, there are"
+                f" {len(self.latents)}: give more."
+            )
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -75,7 +95,11 @@ class CalibrationData:
 
 def few(different: int) -> str | None:
     """The warning that goes with few different latents; None at 64 and more."""
-    return f"only {different} different latents, {ENOUGH} or more are better" if different < ENOUGH else None
+    return (
+        f"only {different} different latents, {ENOUGH} or more are better"
+        if different < ENOUGH
+        else None
+    )
 
 
 def repeated(rows: Tensor, n: int, random: torch.Generator) -> Tensor:
@@ -87,19 +111,29 @@ def repeated(rows: Tensor, n: int, random: torch.Generator) -> Tensor:
 def draw(n: int, fit: int, held_out: int, seed: int, random: torch.Generator) -> Tensor:
     """Which of n latents one bin measures: (fit + held_out,), the fitted ones first.
 
-    A latent that is held out is held out in every bin (`seed` decides, `random` differs from bin to bin): else its tokens at
-    neighbouring timesteps, nearly the same for small t, would stand on both sides of the honest error.
+    A latent that is held out is held out in every bin (`seed` decides, `random` differs from bin to
+    bin): else its tokens at neighbouring timesteps, nearly the same for small t, would stand on
+    both sides of the honest error.
     """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     apart = min(n - 1, max(1, round(n * held_out / (fit + held_out)))) if held_out else 0
-    return torch.cat([repeated(order[apart:], fit, random), repeated(order[:apart], held_out, random) if held_out else order[:0]])
+    return torch.cat(
+        [
+            repeated(order[apart:], fit, random),
+            repeated(order[:apart], held_out, random) if held_out else order[:0],
+        ]
+    )
 
 
-def kept_in_parts(folder: Path, count: int, size: int, shape: tuple[int, ...], make: Callable[[int, int], Tensor]) -> Tensor:
-    """Latents (count, *shape) made `size` at a time by `make(first, last + 1)`, each part on disk as soon as it is done.
+def kept_in_parts(
+    folder: Path, count: int, size: int, shape: tuple[int, ...], make: Callable[[int, int], Tensor]
+) -> Tensor:
+    """Latents (count, *shape) made `size` at a time by `make(first, last + 1)`, each part on disk
+    as soon as it is done.
 
-    So a stop, a kill or a full disk loses one part at most. `make` may raise Stopped; what was kept then is in the sentence.
-    Raises StudioError for latents that are not finite and files that cannot be written.
+    So a stop, a kill or a full disk loses one part at most. `make` may raise Stopped; what was kept
+    then is in the sentence. Raises StudioError for latents that are not finite and files that
+    cannot be written.
     """
     parts = []
     for k, first in enumerate(range(0, count, size)):
@@ -110,9 +144,15 @@ def kept_in_parts(folder: Path, count: int, size: int, shape: tuple[int, ...], m
             try:
                 found = make(first, last).float().cpu()
             except Stopped:
-                raise Stopped(f"Stopped: {first} of {count} calibration latents are kept, the next run goes on from there.") from None
+                raise Stopped(
+                    f"Stopped: {first} of {count} calibration latents are kept, the next run goes"
+                    " on from there."
+                ) from None
             if not found.isfinite().all():
-                raise StudioError("The calibration latents contain NaN or infinity: the model or its VAE overflows; load it in float32.")
+                raise StudioError(
+                    "The calibration latents contain NaN or infinity: the model or its VAE"
+                    " overflows; load it in float32."
+                )
             _write(path, found)
         parts.append(found)
     return torch.cat(parts)
@@ -121,14 +161,21 @@ def kept_in_parts(folder: Path, count: int, size: int, shape: tuple[int, ...], m
 def kept(folder: Path, count: int, size: int, shape: tuple[int, ...]) -> int:
     """How many of the latents that `kept_in_parts` would make are on disk already."""
     spans = [(k, min(size, count - first)) for k, first in enumerate(range(0, count, size))]
-    return sum(n for k, n in spans if read_part(folder / f"latents-{k:05d}.safetensors", n, shape) is not None)
+    return sum(
+        n
+        for k, n in spans
+        if read_part(folder / f"latents-{k:05d}.safetensors", n, shape) is not None
+    )
 
 
 def read_part(path: Path, n: int, shape: tuple[int, ...]) -> Tensor | None:
-    """The first n latents of a part; None where it is missing, damaged or too short, and so made again."""
+    """The first n latents of a part; None where it is missing, damaged or too short, and so made
+    again.
+    """
     try:
         found = load_file(path)["latents"]
-    except Exception:  # safetensors raises its own kind; whatever is wrong with the file, it is made again
+    # safetensors raises its own kind; whatever is wrong with the file, it is made again
+    except Exception:
         return None
     return found[:n] if len(found) >= n and tuple(found.shape[1:]) == tuple(shape) else None
 
@@ -143,4 +190,6 @@ def _write(path: Path, latents: Tensor) -> None:
     except Exception as err:  # safetensors wraps OSError in its own error
         with suppress(OSError):
             part.unlink()
-        raise StudioError(f"Calibration latents could not be written ({cache_trouble(err)}; what is done is kept.") from err
+        raise StudioError(
+            f"Calibration latents could not be written ({cache_trouble(err)}; what is done is kept."
+        ) from err

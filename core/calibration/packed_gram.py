@@ -1,7 +1,9 @@
-"""Symmetric sums of outer products, kept by their upper half: summed in stripes, stored as triangles.
+"""Symmetric sums of outer products, kept by their upper half: summed in stripes, stored as
+triangles.
 
-X^T X is symmetric, so only the stripes on and right of the diagonal are worked out: (1 + 1/k) / 2 of the products and of the memory for
-k stripes, 0.56 of both for the 4608 columns of a DiT-XL/2 MLP. On disk the triangle is exact, row by row.
+X^T X is symmetric, so only the stripes on and right of the diagonal are worked out: (1 + 1/k) / 2
+of the products and of the memory for k stripes, 0.56 of both for the 4608 columns of a DiT-XL/2
+MLP. On disk the triangle is exact, row by row.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from torch import Tensor
 
 CHUNK_BYTES = 64_000_000  # fp32 copy of tokens made at a time
 PLAIN = 1024  # columns up to which one product of everything is as fast as stripes
-STRIPES = (256, 512)  # narrowest and widest stripe: wide enough for a fast product, narrow enough to save half
+# narrowest and widest stripe: wide enough for a fast product, narrow enough to save half
+STRIPES = (256, 512)
 
 
 def stripe_starts(n: int) -> list[int]:
-    """First row of every stripe of an (n, n) matrix, with n at the end: about eight stripes, of whole multiples of 64 rows."""
+    """First row of every stripe of an (n, n) matrix, with n at the end: about eight stripes, of
+    whole multiples of 64 rows.
+    """
     step = n if n <= PLAIN else min(max(-(-n // 512) * 64, STRIPES[0]), STRIPES[1])
     return [*range(0, n, step), n]
 
@@ -26,16 +31,24 @@ def stripe_starts(n: int) -> list[int]:
 def sum_bytes(n: int) -> int:
     """Memory of a `GramSum` of n columns."""
     starts = stripe_starts(n)
-    return 4 * sum((high - low) * (n - low) for low, high in zip(starts, starts[1:], strict=False)) + 8 * n
+    return (
+        4 * sum((high - low) * (n - low) for low, high in zip(starts, starts[1:], strict=False))
+        + 8 * n
+    )
 
 
 class GramSum:
-    """Sum of x x^T and of x over tokens for one layer: fp32 products with TF32 off, whatever type the tokens come in."""
+    """Sum of x x^T and of x over tokens for one layer: fp32 products with TF32 off, whatever type
+    the tokens come in.
+    """
 
     def __init__(self, n: int, device: torch.device | str = "cpu"):
         self.n, self.tokens, self.weight = n, 0, 0.0
         starts = stripe_starts(n)
-        self.stripes = [torch.zeros(high - low, n - low, device=device) for low, high in zip(starts, starts[1:], strict=False)]
+        self.stripes = [
+            torch.zeros(high - low, n - low, device=device)
+            for low, high in zip(starts, starts[1:], strict=False)
+        ]
         self.vector = torch.zeros(n, dtype=torch.float64, device=device)
 
     def zero(self) -> None:
@@ -45,15 +58,26 @@ class GramSum:
         self.tokens, self.weight = 0, 0.0
 
     def add(self, x: Tensor, picked: Tensor | None = None, weights: Tensor | None = None) -> bool:
-        """Add tokens x (tokens, n), or only those at the indices `picked`. False when a number among them is not finite: then start again.
+        """Add tokens x (tokens, n), or only those at the indices `picked`. False when a number
+        among them is not finite: then start again.
 
-        weights: (tokens,) of x, how much each counts, 0 or more; what comes out is as if their mean were 1. Give them always or never.
+        weights: (tokens,) of x, how much each counts, 0 or more; what comes out is as if their mean
+        were 1. Give them always or never.
         """
         count, step = len(x) if picked is None else len(picked), max(1, CHUNK_BYTES // (4 * self.n))
         for start in range(0, count, step):
             part = x[start : start + step] if picked is None else x[picked[start : start + step]]
-            part = part.float()  # before the product: fp16 squares overflow, bf16 products lose five digits
-            own = None if weights is None else (weights[start : start + step] if picked is None else weights[picked[start : start + step]])[:, None].to(part)
+            # before the product: fp16 squares overflow, bf16 products lose five digits
+            part = part.float()
+            own = (
+                None
+                if weights is None
+                else (
+                    weights[start : start + step]
+                    if picked is None
+                    else weights[picked[start : start + step]]
+                )[:, None].to(part)
+            )
             vector = part.sum(0) if own is None else (part * own).sum(0)
             if not vector.isfinite().all():
                 return False
@@ -71,7 +95,9 @@ class GramSum:
 
     @property
     def finite(self) -> bool:
-        """Whether the squares stayed within fp32; no other product of two columns is larger than both of theirs."""
+        """Whether the squares stayed within fp32; no other product of two columns is larger than
+        both of theirs.
+        """
         return all(bool(stripe.diagonal().isfinite().all()) for stripe in self.stripes)
 
     def triangle(self) -> Tensor:
@@ -106,14 +132,17 @@ def _pack(stripes: list[Tensor], n: int) -> Tensor:
 
 
 def unpack(triangle: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The symmetric (n, n) matrix of an upper triangle on the CPU, with no table of indices beside it."""
+    """The symmetric (n, n) matrix of an upper triangle on the CPU, with no table of indices beside
+    it.
+    """
     n = math.isqrt(2 * len(triangle))
     full = torch.zeros(n, n, dtype=dtype)
     into, values, start = full.numpy(), triangle.numpy(), 0
     for i in range(n):
         into[i, i:] = values[start : start + n - i]
         start += n - i
-    for low in range(0, n, STRIPES[0]):  # mirrored block by block: column by column would touch every line of memory n times
+    # mirrored block by block: column by column would touch every line of memory n times
+    for low in range(0, n, STRIPES[0]):
         high = min(low + STRIPES[0], n)
         full[high:, low:high] = full[low:high, high:].T
         corner = full[low:high, low:high]
@@ -122,10 +151,12 @@ def unpack(triangle: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 class _FullPrecision:
-    """Context manager: fp32 products in fp32. TF32 on CUDA and bf16 on the CPU are off inside, and as they were afterwards.
+    """Context manager: fp32 products in fp32. TF32 on CUDA and bf16 on the CPU are off inside, and
+    as they were afterwards.
 
-    The switches belong to the process. The first thread that comes in turns them off, the last one out turns them on again, so
-    threads that overlap cannot leave them wrong; products of other threads are meanwhile more exact than asked for, never less.
+    The switches belong to the process. The first thread that comes in turns them off, the last one
+    out turns them on again, so threads that overlap cannot leave them wrong; products of other
+    threads are meanwhile more exact than asked for, never less.
     """
 
     def __init__(self) -> None:
@@ -137,7 +168,8 @@ class _FullPrecision:
             self._depth += 1
             if self._depth == 1:
                 for switch in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
-                    if switch.fp32_precision not in ("none", "ieee"):  # in the usual case it is exact already and nothing is touched
+                    # in the usual case it is exact already and nothing is touched
+                    if switch.fp32_precision not in ("none", "ieee"):
                         self._switched.append((switch, switch.fp32_precision))
                         switch.fp32_precision = "ieee"
 

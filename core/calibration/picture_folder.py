@@ -1,9 +1,9 @@
 """Pictures that a user gives for calibration: a folder, what each shows, and the pixels.
 
 What a picture shows is looked up in one of three places, the same for the whole folder: tables
-(`core.calibration.picture_tables`: labels, metadata or captions as .csv, .json or .jsonl, in the folder or
-further down), else `name.txt` or `name.caption` beside `name.png`, else the sub-folder that it
-lies in (ImageFolder layout).
+(`core.calibration.picture_tables`: labels, metadata or captions as .csv, .json or .jsonl, in the
+folder or further down), else `name.txt` or `name.caption` beside `name.png`, else the sub-folder
+that it lies in (ImageFolder layout).
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def class_of(picture: Picture, names: dict[str, int], classes: int) -> int:
     if one_form(text).casefold() not in known:
         raise StudioError(
             f"{picture.name} is labelled {text[:80]!r}, which is neither a class number nor a "
-            f"class name of this model."
+            "class name of this model."
         )
     return known[one_form(text).casefold()]
 
@@ -260,13 +260,13 @@ def caption_of(picture: Picture) -> str:
         if not text or is_place(text):
             raise StudioError(
                 f"Nothing says what {picture.name} shows: its folder's name is no prompt, so "
-                f"put captions into metadata.jsonl, "
+                "put captions into metadata.jsonl, "
                 f"metadata.csv, or {splitext(basename(picture.name))[0]}.txt beside it."
             )
     if not any(letter.isalpha() for letter in text):
         raise StudioError(
             f"{picture.name} is labelled {text[:80]}; this model is asked in words, so give "
-            f"captions."
+            "captions."
         )
     return text
 
@@ -292,7 +292,7 @@ def read_picture(picture: Picture, size: int, channels: int) -> Tensor:
     except Image.DecompressionBombError as err:
         raise StudioError(
             f"The picture {picture.name} has more than {MAX_PIXELS / 1e6:.0f} million pixels; "
-            f"make it smaller."
+            "make it smaller."
         ) from err
     except StudioError as err:
         raise StudioError(

@@ -77,7 +77,7 @@ def _caption(folder: Path, name: str, files: list[str]) -> str | None:
     if len(texts) > 1:
         raise StudioError(
             f"{' and '.join(sorted(texts.values()))} say different things of {name}: keep one "
-            f"of them."
+            "of them."
         )
     return next(iter(texts), None)
 

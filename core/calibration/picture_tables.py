@@ -103,7 +103,7 @@ def read_table(
     if suffix not in READ:
         raise StudioError(
             f"{name} is a kind of table that is not read here: save it as metadata.csv or "
-            f"metadata.jsonl."
+            "metadata.jsonl."
         )
     if suffix == ".csv":
         return _csv(path, name, names_picture, words)
@@ -166,7 +166,7 @@ def _shown(value: Any, where: str) -> str | int:
         if any("\ud800" <= letter <= "\udfff" for letter in value):
             raise StudioError(
                 f"{where}: {_short(value)} holds half a letter (a lone surrogate), which no "
-                f"model reads."
+                "model reads."
             )
         return value.strip()
     if isinstance(value, float) and value.is_integer():
@@ -254,7 +254,7 @@ def _records(
     if file is None:
         raise StudioError(
             f"{name} has no column file_name, only {_listed(columns)}: add it, with the name "
-            f"of a picture in every line."
+            "of a picture in every line."
         )
     column, remark = _column(name, [c for c in columns if c != file], found, words)
     pairs = []
@@ -278,10 +278,12 @@ def _column(
             best = _first(known, group)
             return (
                 best,
-                f"{name} is read by its column {best}, not "
-                f"{_listed([c for c in known if c != best])}"
-                if known[1:]
-                else None,
+                (
+                    f"{name} is read by its column {best}, not "
+                    f"{_listed([c for c in known if c != best])}"
+                    if known[1:]
+                    else None
+                ),
             )
     texts = [
         c for c in others if all(isinstance(row.get(c), str) and row[c].strip() for _, row in rows)

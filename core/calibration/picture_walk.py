@@ -69,7 +69,7 @@ def walk(folder: Path) -> Walked:
         if len(found) > MOST_FOLDERS:
             raise StudioError(
                 f"The folder {folder.name}/ holds more than {MOST_FOLDERS} folders, links "
-                f"followed: "
+                "followed: "
                 "give one with fewer, or take out links between its folders."
             )
     listed, seen = [], set()
@@ -126,7 +126,7 @@ def _look(folder: Path, place: _Place) -> tuple[list[_Place], list[str]]:
         elif entry.is_symlink() and not Path(entry.path).exists():
             raise StudioError(
                 f"{name} is a link to something that is not there: mend it, or take it out of "
-                f"the folder."
+                "the folder."
             )
     return below, files
 

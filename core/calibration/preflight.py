@@ -1,4 +1,6 @@
-"""Whether a calibration fits: the memory and the disk it takes, worked out from shapes and checked before anything long starts."""
+"""Whether a calibration fits: the memory and the disk it takes, worked out from shapes and checked
+before anything long starts.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,21 @@ from .bank import GramBank, columns
 from .packed_gram import CHUNK_BYTES, sum_bytes
 from .settings import CalibrationSettings
 
-ORDERING = 7  # fp64 matrices of n x n that a removal order of n columns stands on at most, tiles included (measured: up to 6.8)
+# fp64 matrices of n x n that a removal order of n columns stands on at most, tiles included
+# (measured: up to 6.8)
+ORDERING = 7
 STALE_SECONDS = 600  # a half-written file this old was left by a run that died
 
 
 def calibration_memory(layers: list[PrunableLayer]) -> int:
-    """Bytes a calibration needs beside the model and its forward pass, at most: while measuring the sums of one half of a bin, the fp32
-    copies of a chunk of tokens and the widest layer on its way to the disk; afterwards the widest layer's removal order."""
+    """Bytes a calibration needs beside the model and its forward pass, at most: while measuring the
+    sums of one half of a bin, the fp32 copies of a chunk of tokens and the widest layer on its way
+    to the disk; afterwards the widest layer's removal order.
+    """
     widest = max(columns(layer) for layer in layers)
-    measuring = sum(sum_bytes(columns(layer)) for layer in layers) + 2 * CHUNK_BYTES + 8 * widest * widest
+    measuring = (
+        sum(sum_bytes(columns(layer)) for layer in layers) + 2 * CHUNK_BYTES + 8 * widest * widest
+    )
     return max(measuring, ordering_memory(layers))
 
 
@@ -41,21 +49,27 @@ def check_memory(needed: int, device: torch.device) -> None:
     available = free_memory(device)
     if available is not None and available < needed:
         raise StudioError(
-            f"Calibration needs {needed / 1e9:.1f} GB of memory beside the model and {available / 1e9:.1f} GB are free on {device}: "
-            "close other programs or choose another device."
+            f"Calibration needs {needed / 1e9:.1f} GB of memory beside the model and"
+            f" {available / 1e9:.1f} GB are free on {device}: close other programs or choose"
+            " another device."
         )
 
 
 def calibration_disk(layers: list[PrunableLayer], settings: CalibrationSettings) -> int:
     """Bytes that all bins take on the disk."""
     layout = GramBank(Path(), layers, settings).layout
-    return settings.bins * sum(dtype.itemsize * torch.Size(shape).numel() + 128 for _, dtype, shape in layout)  # 128: its line in the header
+    # 128: its line in the header
+    return settings.bins * sum(
+        dtype.itemsize * torch.Size(shape).numel() + 128 for _, dtype, shape in layout
+    )
 
 
 def check_room(bank: GramBank, device: torch.device, latents: int = 0) -> tuple[list[int], str]:
-    """Check memory, make the folder, drop damaged files, check the disk, note the settings -> (missing bins, what they will take, in words).
+    """Check memory, make the folder, drop damaged files, check the disk, note the settings ->
+    (missing bins, what they will take, in words).
 
-    latents: bytes of calibration latents that will be written to the same disk first. Raises StudioError with what to do.
+    latents: bytes of calibration latents that will be written to the same disk first. Raises
+    StudioError with what to do.
     """
     memory = calibration_memory(bank.layers)
     check_memory(memory, device)
@@ -63,26 +77,37 @@ def check_room(bank: GramBank, device: torch.device, latents: int = 0) -> tuple[
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("*.part"):
-            if time.time() - stale.stat().st_mtime > STALE_SECONDS:  # younger ones may belong to a run in another process
+            # younger ones may belong to a run in another process
+            if time.time() - stale.stat().st_mtime > STALE_SECONDS:
                 stale.unlink(missing_ok=True)
         bank.check()
         missing = bank.missing()
-        left = calibration_disk(bank.layers, bank.settings) * len(missing) // bank.settings.bins + latents
+        left = (
+            calibration_disk(bank.layers, bank.settings) * len(missing) // bank.settings.bins
+            + latents
+        )
         space = shutil.disk_usage(folder).free
         if space < left + 50_000_000:
             raise StudioError(
-                f"Calibration needs {left / 1e6:.0f} MB in {folder.parent.name}/ and {space / 1e6:.0f} MB are free: "
-                "make room or set MOSAIC_CACHE to another disk."
+                f"Calibration needs {left / 1e6:.0f} MB in {folder.parent.name}/ and"
+                f" {space / 1e6:.0f} MB are free: make room or set MOSAIC_CACHE to another disk."
             )
         facts = asdict(bank.settings) | {"started": time.strftime("%Y-%m-%d %H:%M")}
-        write_whole(folder / "settings.json", lambda part: part.write_text(json.dumps(facts, indent=2)))
+        write_whole(
+            folder / "settings.json", lambda part: part.write_text(json.dumps(facts, indent=2))
+        )
     except OSError as err:
         raise StudioError(f"The cache folder cannot be written ({cache_trouble(err)}.") from err
-    return missing, f"will write {left / 1e6:.0f} MB to {folder} and needs {memory / 1e6:.0f} MB of memory"
+    return (
+        missing,
+        f"will write {left / 1e6:.0f} MB to {folder} and needs {memory / 1e6:.0f} MB of memory",
+    )
 
 
 def check_writable(folder: Path) -> None:
-    """Raise StudioError where nothing can be written to the cache, before something long is worked out for it."""
+    """Raise StudioError where nothing can be written to the cache, before something long is worked
+    out for it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # permissions do not say that a disk is read-only

@@ -12,30 +12,47 @@ from ..curves.noise import NoiseSchedule
 from ..errors import StudioError
 from .row_weights import WEIGHTINGS
 
-ENOUGH_TOKENS = 4  # per column and bin: with fewer a Gram says more about its sample than about the layer
-DRAWS = 3  # changes whenever other latents, timesteps or noise are drawn from the same data, so that bins of two kinds are never mixed
+# per column and bin: with fewer a Gram says more about its sample than about the layer
+ENOUGH_TOKENS = 4
+# changes whenever other latents, timesteps or noise are drawn from the same data, so that bins of
+# two kinds are never mixed
+DRAWS = 3
 
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """How much is measured. 192 fitted images x 16 tokens x 2 labels = 6 tokens a column and bin on the bundled model's MLPs."""
+    """How much is measured. 192 fitted images x 16 tokens x 2 labels = 6 tokens a column and bin on
+    the bundled model's MLPs.
+    """
 
-    edges: tuple[int, ...] = (0, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)  # finer where activations change fastest
+    # finer where activations change fastest
+    edges: tuple[int, ...] = (0, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
     images: int = 192  # per bin, fitted
     held_out: int = 64  # per bin, kept apart
     seed: int = 0
     damping: float | None = None  # one for all layers; None: chosen per layer on held-out tokens
     weighting: str = "even"  # which rows count more, see core.row_weights
-    guidance: float | None = None  # of the weighting by guidance; None: what the family of models is sampled with by default
-    token_cap: int | None = None  # fitted tokens per column and bin that a layer takes at most, held-out ones in proportion; None takes all
+    # of the weighting by guidance; None: what the family of models is sampled with by default
+    guidance: float | None = None
+    # fitted tokens per column and bin that a layer takes at most, held-out ones in proportion; None
+    # takes all
+    token_cap: int | None = None
 
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
-            raise StudioError(f"The weighting of calibration rows must be one of {', '.join(WEIGHTINGS)}, not {self.weighting}.")
+            raise StudioError(
+                f"The weighting of calibration rows must be one of {', '.join(WEIGHTINGS)}, not"
+                f" {self.weighting}."
+            )
         if not 0 <= self.seed < 2**32:
-            raise StudioError(f"The seed of a calibration must lie between 0 and 2^32 - 1, not {self.seed}.")
+            raise StudioError(
+                f"The seed of a calibration must lie between 0 and 2^32 - 1, not {self.seed}."
+            )
         if self.token_cap is not None and self.token_cap < ENOUGH_TOKENS:
-            raise StudioError(f"A token cap of {self.token_cap} per column leaves too few to measure: choose {ENOUGH_TOKENS} or more, or none.")
+            raise StudioError(
+                f"A token cap of {self.token_cap} per column leaves too few to measure: choose"
+                f" {ENOUGH_TOKENS} or more, or none."
+            )
 
     @property
     def bins(self) -> int:
@@ -43,23 +60,36 @@ class CalibrationSettings:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What the bins depend on, as plain data: not how they are read afterwards (damping, weighting by timestep), nor a guidance that weighs nothing."""
+        """What the bins depend on, as plain data: not how they are read afterwards (damping,
+        weighting by timestep), nor a guidance that weighs nothing.
+        """
         plain = asdict(self) | {"damping": None}
         if self.weighting != "guidance":
             plain["guidance"] = 1.5  # as it once was by default: older calibrations stay found
         return plain | ({"weighting": "even"} if self.weighting == "timestep" else {})
 
     def on(self, timesteps: int) -> CalibrationSettings:
-        """The same for a noise schedule of so many timesteps: edges at the same shares of it, those that fall together only once."""
+        """The same for a noise schedule of so many timesteps: edges at the same shares of it, those
+        that fall together only once.
+        """
         if self.edges[-1] == timesteps:
             return self
-        return replace(self, edges=tuple(sorted({round(edge * timesteps / self.edges[-1]) for edge in self.edges})))
+        return replace(
+            self,
+            edges=tuple(sorted({round(edge * timesteps / self.edges[-1]) for edge in self.edges})),
+        )
 
 
 def gram_key(
-    network: str, schedule: NoiseSchedule, prediction_type: str, source: Any, settings: CalibrationSettings, dtype: str
+    network: str,
+    schedule: NoiseSchedule,
+    prediction_type: str,
+    source: Any,
+    settings: CalibrationSettings,
+    dtype: str,
 ) -> str:
-    """Name a calibration by everything that its Grams depend on. Nothing else decides whether one is used again.
+    """Name a calibration by everything that its Grams depend on. Nothing else decides whether one
+    is used again.
 
     network: `network_key` of the denoiser, class, configuration and weights.
     schedule: a_t and s_t of every timestep, with which latents are noised.
@@ -74,15 +104,25 @@ def gram_key(
 
     tables = {"a": torch.tensor(schedule.a), "s": torch.tensor(schedule.s)}
     return fingerprint(
-        network, tables, prediction_type, source, settings.measured, dtype, DRAWS, diffusers.__version__
+        network,
+        tables,
+        prediction_type,
+        source,
+        settings.measured,
+        dtype,
+        DRAWS,
+        diffusers.__version__,
     )
 
 
 def token_warning(tokens_per_column: float) -> str | None:
-    """What to raise when a bin holds too few tokens for its widest layer; None when there are enough."""
+    """What to raise when a bin holds too few tokens for its widest layer; None when there are
+    enough.
+    """
     if tokens_per_column >= ENOUGH_TOKENS:
         return None
     return (
-        f"only {tokens_per_column:.1f} tokens per column and bin were measured and at least {ENOUGH_TOKENS} are needed: "
-        f"calibrate with {ENOUGH_TOKENS / max(tokens_per_column, 1e-9):.1f} times as many images per bin"
+        f"only {tokens_per_column:.1f} tokens per column and bin were measured and at least"
+        f" {ENOUGH_TOKENS} are needed: calibrate with"
+        f" {ENOUGH_TOKENS / max(tokens_per_column, 1e-9):.1f} times as many images per bin"
     )

@@ -1,7 +1,9 @@
-"""How fast a diffusion model learns at each timestep: MosaicDiff's curves (arXiv 2510.11962, Theorem 1), in theory and sampled.
+"""How fast a diffusion model learns at each timestep: MosaicDiff's curves (arXiv 2510.11962,
+Theorem 1), in theory and sampled.
 
-Everything is written with x_t = a_t x_0 + s_t e and v = E ||x_0||^2 / d, so it holds for VP, flow-matching and
-sigma-space schedules alike. Index i of every array is scheduler timestep i, cleanest first; the paper counts t = i + 1.
+Everything is written with x_t = a_t x_0 + s_t e and v = E ||x_0||^2 / d, so it holds for VP,
+flow-matching and sigma-space schedules alike. Index i of every array is scheduler timestep i,
+cleanest first; the paper counts t = i + 1.
 """
 
 from __future__ import annotations
@@ -19,34 +21,48 @@ from .noise import NoiseSchedule
 if TYPE_CHECKING:
     from torch import Tensor
 
-DEFAULT_THRESHOLD = 0.55  # M, the share of the highest score that still counts as fast learning (paper)
+# M, the share of the highest score that still counts as fast learning (paper)
+DEFAULT_THRESHOLD = 0.55
 LOG_SNR_LIMIT = 20.0  # flow matching and zero-terminal-SNR schedules reach infinity
 CHUNK_ELEMENTS = 2**22  # sampled in pieces, so that thousands of large latents fit in memory
 
 
 def default_lambda(schedule: NoiseSchedule) -> float:
-    """Weight of ln SNR in the score. The paper's value is not known: ours puts the linear cut at [93, 550]."""
+    """Weight of ln SNR in the score. The paper's value is not known: ours puts the linear cut at
+    [93, 550].
+    """
     return 0.026 if schedule.beta_schedule == "linear" else 0.020
 
 
 def expected_mse(schedule: NoiseSchedule, variance: float = 1.0) -> np.ndarray:
-    """E ||x_t - x_0||^2 / d = (1 - a_t)^2 v + s_t^2, shape (T,); Theorem 1 (for v = 1 and VP it is 2 (1 - a_t))."""
+    """E ||x_t - x_0||^2 / d = (1 - a_t)^2 v + s_t^2, shape (T,); Theorem 1 (for v = 1 and VP it is
+    2 (1 - a_t)).
+    """
     return (1 - schedule.a) ** 2 * _checked(variance) + schedule.s**2
 
 
 def gradient(mse: np.ndarray) -> np.ndarray:
-    """MSE(t) - MSE(t - 1), shape (T,), one training timestep apart; before the first step nothing is noised yet, MSE = 0."""
+    """MSE(t) - MSE(t - 1), shape (T,), one training timestep apart.
+
+    Before the first step nothing is noised yet: MSE = 0.
+    """
     return np.diff(mse, prepend=0.0)
 
 
 def log_snr(schedule: NoiseSchedule, variance: float = 1.0) -> np.ndarray:
     """ln(a_t^2 v / s_t^2), shape (T,), held within [-20, 20]."""
     with np.errstate(divide="ignore"):
-        return np.clip(2 * np.log(schedule.a) - 2 * np.log(schedule.s) + math.log(_checked(variance)), -LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+        return np.clip(
+            2 * np.log(schedule.a) - 2 * np.log(schedule.s) + math.log(_checked(variance)),
+            -LOG_SNR_LIMIT,
+            LOG_SNR_LIMIT,
+        )
 
 
 def score(gradient: np.ndarray, log_snr: np.ndarray, lam: float) -> np.ndarray:
-    """Grad / max Grad + lambda ln SNR, shape (T,). Divided by its maximum so that lambda means the same on every step grid."""
+    """Grad / max Grad + lambda ln SNR, shape (T,). Divided by its maximum so that lambda means the
+    same on every step grid.
+    """
     if not math.isfinite(lam) or lam < 0:
         raise StudioError("Lambda must be a finite number of at least 0.")
     return gradient / gradient.max() + lam * log_snr
@@ -65,7 +81,9 @@ class Curves:
 
 
 def curves(schedule: NoiseSchedule, variance: float = 1.0, lam: float | None = None) -> Curves:
-    """All closed forms of a schedule for latents of mean square `variance`; `lam` defaults to ours for the schedule."""
+    """All closed forms of a schedule for latents of mean square `variance`; `lam` defaults to ours
+    for the schedule.
+    """
     lam = default_lambda(schedule) if lam is None else float(lam)
     mse, snr = expected_mse(schedule, variance), log_snr(schedule, variance)
     grad = gradient(mse)
@@ -86,18 +104,29 @@ class SampledCurves:
     source: Literal["forward", "trajectory"]
 
 
-def sample_forward(latents: Tensor, schedule: NoiseSchedule, timesteps: Sequence[float] | None = None, seed: int = 0) -> SampledCurves:
-    """Noise real latents (n, c, h, w) to each timestep and measure; the check on the closed forms (within 1 % at n = 4096).
+def sample_forward(
+    latents: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[float] | None = None,
+    seed: int = 0,
+) -> SampledCurves:
+    """Noise real latents (n, c, h, w) to each timestep and measure; the check on the closed forms
+    (within 1 % at n = 4096).
 
-    The same x_0 and the same e serve every timestep, and t - 1 is measured beside t: independent noise would drown a
-    gradient that is a thousand times smaller than the MSE itself. `timesteps` defaults to 41, evenly spread, ends included.
-    Raises StudioError for empty or non-finite latents and timesteps outside the schedule.
+    The same x_0 and the same e serve every timestep, and t - 1 is measured beside t: independent
+    noise would drown a gradient that is a thousand times smaller than the MSE itself. `timesteps`
+    defaults to 41, evenly spread, ends included. Raises StudioError for empty or non-finite latents
+    and timesteps outside the schedule.
     """
     import torch
 
     _check_latents(latents)
     last = len(schedule) - 1
-    ts = np.unique(np.linspace(0, last, 41).round() if timesteps is None else np.asarray(timesteps, dtype=np.float64))
+    ts = np.unique(
+        np.linspace(0, last, 41).round()
+        if timesteps is None
+        else np.asarray(timesteps, dtype=np.float64)
+    )
     if ts.size == 0 or not (np.isfinite(ts).all() and ts[0] >= 0 and ts[-1] <= last):
         raise StudioError(f"Sampled timesteps must lie between 0 and {last}.")
     n, k = len(latents), len(ts)
@@ -114,40 +143,67 @@ def sample_forward(latents: Tensor, schedule: NoiseSchedule, timesteps: Sequence
         for i, t in enumerate(ts):
             a, s = schedule.at(t)
             mse[i, rows] = _distance(a * x0 + s * e, x0)
-            # one timestep earlier; below timestep 1 that is on the way to the clean latent, where MSE = 0
+            # one timestep earlier; below timestep 1 that is on the way to the clean latent, where
+            # MSE = 0
             a1, s1 = schedule.at(t - 1) if t >= 1 else _towards_clean(schedule, t)
             before[i, rows] = _distance(a1 * x0 + s1 * e, x0) if s1 > 0 else 0.0
             power[i] += a * a * square_x0, s * s * square_e
     means = mse.mean(1)
-    return SampledCurves(ts, means, _spread(mse), means - before.mean(1), _log_ratio(power[:, 0], power[:, 1]), n, seed, "forward")
+    return SampledCurves(
+        ts,
+        means,
+        _spread(mse),
+        means - before.mean(1),
+        _log_ratio(power[:, 0], power[:, 1]),
+        n,
+        seed,
+        "forward",
+    )
 
 
-def sample_trajectory(states: Sequence[tuple[float, Tensor]], final: Tensor, seed: int) -> SampledCurves:
+def sample_trajectory(
+    states: Sequence[tuple[float, Tensor]], final: Tensor, seed: int
+) -> SampledCurves:
     """||x_t - x_0||^2 / d along a model's own sampling path, x_0 being where the path ends.
 
-    `states` are (timestep, latents (n, c, h, w) before that step), in the model's own parametrisation: a sampler that
-    works in sigma-space on a VP model must divide by sqrt(1 + sigma^2) first. Of repeated timesteps (Heun) the last counts.
-    The gradient is the difference quotient between neighbouring visits, per training timestep, and the signal in x_t is
-    its projection on x_0, so no schedule is assumed. `seed` names the starting noise. Raises StudioError for no or unfit states.
+    `states` are (timestep, latents (n, c, h, w) before that step), in the model's own
+    parametrisation: a sampler that works in sigma-space on a VP model must divide by sqrt(1 +
+    sigma^2) first. Of repeated timesteps (Heun) the last counts. The gradient is the difference
+    quotient between neighbouring visits, per training timestep, and the signal in x_t is its
+    projection on x_0, so no schedule is assumed. `seed` names the starting noise. Raises
+    StudioError for no or unfit states.
     """
     _check_latents(final)
     kept = {float(t): x for t, x in states}
     if not kept or not all(math.isfinite(t) and t >= 0 for t in kept):
-        raise StudioError("A sampled path needs at least one state, each with a timestep of at least 0.")
+        raise StudioError(
+            "A sampled path needs at least one state, each with a timestep of at least 0."
+        )
     ts = np.array(sorted(kept))
     x0 = final.detach().double().cpu().flatten(1)  # (n, d)
     mse, power = np.zeros((len(ts), len(x0))), np.zeros((len(ts), 2))
     for i, t in enumerate(ts):
         _check_latents(kept[t])
         if kept[t].shape != final.shape:
-            raise StudioError("Every state of a sampled path must have the shape of the final latents.")
+            raise StudioError(
+                "Every state of a sampled path must have the shape of the final latents."
+            )
         x = kept[t].detach().double().cpu().flatten(1)
         mse[i] = _distance(x, x0)
         signal = float((x * x0).sum()) ** 2 / max(float(x0.square().sum()), 1e-300)
         power[i] = signal, max(float(x.square().sum()) - signal, 0.0)
     means = mse.mean(1)
     steps = np.diff(ts, prepend=-1.0)  # the clean end lies one timestep before timestep 0
-    return SampledCurves(ts, means, _spread(mse), np.diff(means, prepend=0.0) / steps, _log_ratio(*power.T), len(x0), seed, "trajectory")
+    return SampledCurves(
+        ts,
+        means,
+        _spread(mse),
+        np.diff(means, prepend=0.0) / steps,
+        _log_ratio(*power.T),
+        len(x0),
+        seed,
+        "trajectory",
+    )
 
 
 def _distance(x: Tensor, x0: Tensor) -> np.ndarray:
@@ -155,7 +211,9 @@ def _distance(x: Tensor, x0: Tensor) -> np.ndarray:
 
 
 def _towards_clean(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
-    """(a, s) at timestep t - 1 for 0 <= t < 1: linear from the clean latent (1, 0), which lies at timestep -1."""
+    """(a, s) at timestep t - 1 for 0 <= t < 1: linear from the clean latent (1, 0), which lies at
+    timestep -1.
+    """
     a, s = schedule.at(0)
     return 1 + t * (a - 1), t * s
 
@@ -166,7 +224,11 @@ def _spread(per_draw: np.ndarray) -> np.ndarray:
 
 def _log_ratio(signal: np.ndarray, noise: np.ndarray) -> np.ndarray:
     tiny = 1e-300
-    return np.clip(np.log(np.maximum(signal, tiny)) - np.log(np.maximum(noise, tiny)), -LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+    return np.clip(
+        np.log(np.maximum(signal, tiny)) - np.log(np.maximum(noise, tiny)),
+        -LOG_SNR_LIMIT,
+        LOG_SNR_LIMIT,
+    )
 
 
 def _checked(variance: float) -> float:
@@ -177,6 +239,10 @@ def _checked(variance: float) -> float:
 
 def _check_latents(latents: Tensor) -> None:
     if latents.ndim < 2 or latents.numel() == 0:
-        raise StudioError("Latents must have the shape (n, channels, height, width) with at least one latent.")
+        raise StudioError(
+            "Latents must have the shape (n, channels, height, width) with at least one latent."
+        )
     if not bool(latents.isfinite().all()):
-        raise StudioError("The latents contain values that are not finite; encode the pictures again.")
+        raise StudioError(
+            "The latents contain values that are not finite; encode the pictures again."
+        )

@@ -1,4 +1,6 @@
-"""What a stage plan refuses: each check raises PlanError with one sentence that says what to write instead."""
+"""What a stage plan refuses: each check raises PlanError with one sentence that says what to write
+instead.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ MIN_STEPS, MAX_STEPS = 1, 1000  # sampling steps of a run, for the page, the ver
 
 
 def short(value: Any) -> str:
-    """A value as part of a sentence: one line, at most 60 characters, and safe for integers of thousands of digits."""
+    """A value as part of a sentence: one line, at most 60 characters, and safe for integers of
+    thousands of digits.
+    """
     if isinstance(value, int) and abs(value) >= 10**12:
         return "a huge number"
     try:
@@ -41,7 +45,9 @@ def whole(value: Any, what: str) -> int:
 
 
 def checked_steps(value: Any, total: int = MAX_STEPS) -> int:
-    """Check a number of sampling steps, at most the model's `total` timesteps. Raises StudioError."""
+    """Check a number of sampling steps, at most the model's `total` timesteps.
+    Raises StudioError.
+    """
     most = min(MAX_STEPS, total)
     if (
         isinstance(value, (bool, np.bool_))
@@ -66,13 +72,17 @@ def check_keys(value: Any, what: str, known: Sequence[str], required: Sequence[s
     if not isinstance(value, dict):
         raise PlanError(f"{what} must be an object with {', '.join(required)}, not {short(value)}.")
     if unknown := [key for key in value if key not in known]:
-        raise PlanError(f"{what} has the unknown key {short(unknown[0])}; allowed are {', '.join(known)}.")
+        raise PlanError(
+            f"{what} has the unknown key {short(unknown[0])}; allowed are {', '.join(known)}."
+        )
     if missing := [key for key in required if key not in value]:
         raise PlanError(f"{what} lacks {' and '.join(missing)}; add it.")
 
 
 def parse(text: str) -> Any:
-    """JSON text to plain data; a key that comes twice is refused, because one of the two would be lost silently."""
+    """JSON text to plain data; a key that comes twice is refused, because one of the two would be
+    lost silently.
+    """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if twice := [key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i])]:
@@ -82,23 +92,37 @@ def parse(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as err:
-        raise PlanError(f"The plan is not valid JSON (line {err.lineno}, column {err.colno}: {err.msg}); correct it.") from err
-    except (ValueError, RecursionError) as err:  # numbers of thousands of digits, thousands of brackets
-        raise PlanError("The plan is not valid JSON (numbers too long or nested too deeply); correct it.") from err
+        raise PlanError(
+            f"The plan is not valid JSON (line {err.lineno}, column {err.colno}: {err.msg});"
+            " correct it."
+        ) from err
+    # numbers of thousands of digits, thousands of brackets
+    except (ValueError, RecursionError) as err:
+        raise PlanError(
+            "The plan is not valid JSON (numbers too long or nested too deeply); correct it."
+        ) from err
 
 
 def stage_counts(steps: Any) -> tuple[int, int, int]:
     """Sampling steps of the late, middle and early stage. Raises PlanError."""
     if not isinstance(steps, (list, tuple)) or len(steps) != 3:
-        raise PlanError("stage_steps must have three whole numbers: the sampling steps of the late, middle and early stage.")
+        raise PlanError(
+            "stage_steps must have three whole numbers: the sampling steps of the late, middle and"
+            " early stage."
+        )
     late, middle, early = (whole(n, "stage_steps") for n in steps)
     if min(late, middle, early) < 0 or not 0 < late + middle + early <= 300_000:
-        raise PlanError("stage_steps must be numbers of sampling steps, none negative and at least one positive.")
+        raise PlanError(
+            "stage_steps must be numbers of sampling steps, none negative and at least one"
+            " positive."
+        )
     return late, middle, early
 
 
 def share_out(shape: np.ndarray, weights: np.ndarray, target: float, cap: float) -> np.ndarray:
-    """min(cap, k shape) with k such that sum w s = target: what the cap cuts off goes to the other stages in proportion."""
+    """min(cap, k shape) with k such that sum w s = target: what the cap cuts off goes to the other
+    stages in proportion.
+    """
     if target == 0:
         return np.zeros(3)
     capped = np.zeros(3, dtype=bool)
@@ -115,4 +139,7 @@ def share_out(shape: np.ndarray, weights: np.ndarray, target: float, cap: float)
     reach = cap * float(weights[shape > 0].sum())
     if target <= reach + 1e-12:  # exactly at the limit
         return np.where(shape > 0, cap, 0.0)
-    raise PlanError(f"A mean sparsity of {target:g} cannot be reached: these stages and steps allow at most {reach:.2f}; lower the target.")
+    raise PlanError(
+        f"A mean sparsity of {target:g} cannot be reached: these stages and steps allow at most"
+        f" {reach:.2f}; lower the target."
+    )

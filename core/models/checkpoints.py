@@ -1,4 +1,6 @@
-"""Load a diffusers pipeline, DiT or SDXL: the bundled demo, a local folder or a hub id. Safetensors only."""
+"""Load a diffusers pipeline, DiT or SDXL: the bundled demo, a local folder or a hub id. Safetensors
+only.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class Checkpoint:
     pipeline: Any  # diffusers.DiTPipeline or StableDiffusionXLPipeline, in eval mode, frozen
     latents: Tensor | None  # (n, c, h, w) fp32 calibration latents, or None
     labels: Tensor | None  # (n,)
-    class_names: dict[int, str]  # every class with a name that no other has; empty for a model that is asked in words
+    # every class with a name that no other has; empty for a model that is asked in words
+    class_names: dict[int, str]
 
     @property
     def denoiser(self) -> nn.Module:
@@ -46,7 +49,9 @@ class Checkpoint:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """"auto" takes CUDA where there is one. Raises StudioError for a device that is not there or cannot compute."""
+    """ "auto" takes CUDA where there is one. Raises StudioError for a device that is not there or
+    cannot compute.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -60,8 +65,12 @@ def pick_device(device: str = "auto") -> torch.device:
     except StudioError:
         raise
     except Exception as err:  # a device of another kind fails in the way of its own library
-        raise StudioError(f"The device {device!r} cannot be used here; this machine has {'CUDA and ' if torch.cuda.is_available() else 'only '}cpu.") from err
-    return torch.device("cpu") if chosen.type == "cpu" else chosen  # tensors say "cpu" of "cpu:0" too
+        raise StudioError(
+            f"The device {device!r} cannot be used here; this machine has"
+            f" {'CUDA and ' if torch.cuda.is_available() else 'only '}cpu."
+        ) from err
+    # tensors say "cpu" of "cpu:0" too
+    return torch.device("cpu") if chosen.type == "cpu" else chosen
 
 
 def device_text(device: torch.device) -> str:
@@ -86,21 +95,31 @@ def cpu_name() -> str:
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """None or "auto": fp32 on a CPU, bf16 on CUDA. Raises StudioError for anything but fp32, fp16 and bf16."""
+    """None or "auto": fp32 on a CPU, bf16 on CUDA. Raises StudioError for anything but fp32, fp16
+    and bf16.
+    """
     if dtype in (None, "auto"):
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     chosen = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if chosen not in DTYPES.values():
-        raise StudioError(f"{dtype!r} is not a precision to load a model in; choose one of auto, {', '.join(DTYPES)}.")
+        raise StudioError(
+            f"{dtype!r} is not a precision to load a model in; choose one of auto,"
+            f" {', '.join(DTYPES)}."
+        )
     return chosen
 
 
 def load_checkpoint(
-    model: str | Path = BUNDLED, device: str = "auto", revision: str | None = None, dtype: str | torch.dtype | None = None
+    model: str | Path = BUNDLED,
+    device: str = "auto",
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> Checkpoint:
-    """Open `model` (a folder or a hub id) with its own pipeline class, DiTPipeline or StableDiffusionXLPipeline.
+    """Open `model` (a folder or a hub id) with its own pipeline class, DiTPipeline or
+    StableDiffusionXLPipeline.
 
-    Raises StudioError with what to do when it is neither, not in safetensors, or a DiT whose null label is not the one that DiTPipeline asks for.
+    Raises StudioError with what to do when it is neither, not in safetensors, or a DiT whose null
+    label is not the one that DiTPipeline asks for.
     """
     import diffusers
     from diffusers.utils import is_transformers_available
@@ -116,7 +135,8 @@ def load_checkpoint(
     folder = _folder(model)
     try:
         index = pipeline_index(folder or model, revision)
-        with _silent(), plain_memory_errors():  # what is wrong is said in one sentence, not in diffusers' log beside it
+        # what is wrong is said in one sentence, not in diffusers' log beside it
+        with _silent(), plain_memory_errors():
             kind = getattr(diffusers, index["_class_name"])
             local = folder if folder is not None else _download(kind, str(model), revision)
             parts = load_parts(local, index, dtype)
@@ -129,17 +149,29 @@ def load_checkpoint(
         raise StudioError(_refusal(str(model), folder, err)) from err
     if folder is None:
         pipeline.register_to_config(_name_or_path=str(model))
-    classes = pipeline.transformer.config.num_embeds_ada_norm if hasattr(pipeline, "labels") else NULL_CLASS
+    classes = (
+        pipeline.transformer.config.num_embeds_ada_norm
+        if hasattr(pipeline, "labels")
+        else NULL_CLASS
+    )
     if classes != NULL_CLASS:
         raise StudioError(
-            f"{model} has {classes} classes, and diffusers' DiTPipeline asks for label {NULL_CLASS} when it means none: "
-            f"pad its label tables to {NULL_CLASS} classes and the null one, with num_embeds_ada_norm {NULL_CLASS} in its config."
+            f"{model} has {classes} classes, and diffusers' DiTPipeline asks for label {NULL_CLASS}"
+            f" when it means none: pad its label tables to {NULL_CLASS} classes and the null one,"
+            f" with num_embeds_ada_norm {NULL_CLASS} in its config."
         )
     denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
     takes, gives = denoiser.config.in_channels, pipeline.vae.config.latent_channels
     if takes != gives:  # inpainting models take a mask beside
-        raise StudioError(f"The denoiser of {model} takes {takes} channels and its VAE gives {gives}; only models with as many are supported.")
-    if dtype == torch.float16 and getattr(pipeline.vae.config, "force_upcast", False) and not hasattr(pipeline, "labels"):
+        raise StudioError(
+            f"The denoiser of {model} takes {takes} channels and its VAE gives {gives}; only models"
+            " with as many are supported."
+        )
+    if (
+        dtype == torch.float16
+        and getattr(pipeline.vae.config, "force_upcast", False)
+        and not hasattr(pipeline, "labels")
+    ):
         pipeline.vae.to(torch.float32)  # SDXL's VAE overflows in fp16
     pipeline.to(where)
     pipeline.set_progress_bar_config(disable=True)
@@ -148,18 +180,27 @@ def load_checkpoint(
             part.eval().requires_grad_(False)
     latents, labels = calibration_data(folder)
     names = class_names(index, classes) if hasattr(pipeline, "labels") else {}
-    name = "Fashion DiT (bundled)" if folder is not None and folder.resolve() == BUNDLED else (folder.name if folder else str(model))
+    name = (
+        "Fashion DiT (bundled)"
+        if folder is not None and folder.resolve() == BUNDLED
+        else (folder.name if folder else str(model))
+    )
     return Checkpoint(name, folder, pipeline, latents, labels, names)
 
 
 def pipeline_index(model: str | Path, revision: str | None = None) -> dict[str, Any]:
-    """What model_index.json says. Raises StudioError for a pipeline of another kind, and what the hub client raises."""
+    """What model_index.json says. Raises StudioError for a pipeline of another kind, and what the
+    hub client raises.
+    """
     import diffusers
 
     index = diffusers.DiffusionPipeline.load_config(str(model), revision=revision)
     kind = index.get("_class_name", "")
     if kind not in PIPELINES:
-        raise StudioError(f"{model} is a {kind or 'folder without a pipeline'}; MosaicDiff Studio opens {' and '.join(PIPELINES)}.")
+        raise StudioError(
+            f"{model} is a {kind or 'folder without a pipeline'}; MosaicDiff Studio opens"
+            f" {' and '.join(PIPELINES)}."
+        )
     return index
 
 
@@ -171,7 +212,10 @@ def load_scheduler(model: str | Path = BUNDLED, revision: str | None = None) -> 
     try:
         cls = getattr(diffusers, pipeline_index(folder or model, revision)["scheduler"][1])
         if not issubclass(cls, diffusers.SchedulerMixin):
-            raise StudioError(f"{model} names {cls.__name__} as its scheduler, which is none: correct model_index.json.")
+            raise StudioError(
+                f"{model} names {cls.__name__} as its scheduler, which is none: correct"
+                " model_index.json."
+            )
         return cls.from_pretrained(str(folder or model), revision=revision, subfolder="scheduler")
     except StudioError:
         raise
@@ -180,29 +224,42 @@ def load_scheduler(model: str | Path = BUNDLED, revision: str | None = None) -> 
 
 
 def class_names(index: dict[str, Any], classes: int) -> dict[int, str]:
-    """A DiT's classes by number, as `id2label` in model_index.json names them, else "class 0" and so on up to its `classes`.
+    """A DiT's classes by number, as `id2label` in model_index.json names them, else "class 0" and
+    so on up to its `classes`.
 
-    Read from the file because the pipeline keeps names only, and two classes may share one (ImageNet's cranes): those get their number too.
-    diffusers' own save_pretrained leaves `id2label` out. Raises StudioError for numbers that the model does not know.
+    Read from the file because the pipeline keeps names only, and two classes may share one
+    (ImageNet's cranes): those get their number too. diffusers' own save_pretrained leaves
+    `id2label` out. Raises StudioError for numbers that the model does not know.
     """
-    names = {int(i): " ".join(str(name).split()) for i, name in (index.get("id2label") or {}).items()} or {i: f"class {i}" for i in range(classes)}
+    names = {
+        int(i): " ".join(str(name).split()) for i, name in (index.get("id2label") or {}).items()
+    } or {i: f"class {i}" for i in range(classes)}
     if not all(0 <= i < classes for i in names):
-        raise StudioError(f"id2label in model_index.json names a class that the model does not have; its classes are 0 to {classes - 1}: correct the file.")
+        raise StudioError(
+            "id2label in model_index.json names a class that the model does not have; its classes"
+            f" are 0 to {classes - 1}: correct the file."
+        )
     counts = Counter(names.values())
     return {i: name if counts[name] == 1 else f"{name} ({i})" for i, name in sorted(names.items())}
 
 
 def _download(kind: Any, model: str, revision: str | None) -> Path:
-    """Fetch a hub id's files, or find them in the cache -> their folder. Where only a variant has safetensors, that variant's."""
+    """Fetch a hub id's files, or find them in the cache -> their folder. Where only a variant has
+    safetensors, that variant's.
+    """
     first: Exception | None = None
     for variant in (None, "fp16", "bf16"):
         try:
-            found = Path(kind.download(model, revision=revision, use_safetensors=True, variant=variant))
+            found = Path(
+                kind.download(model, revision=revision, use_safetensors=True, variant=variant)
+            )
         except (OSError, ValueError) as err:  # no such files under this variant, or no such model
             first = first or err
             continue
         index = kind.load_config(str(found))
-        networks = [name for name, said in index.items() if is_network(said) and (found / name).is_dir()]
+        networks = [
+            name for name, said in index.items() if is_network(said) and (found / name).is_dir()
+        ]
         if networks and all(variants(found / name) for name in networks):
             return found
         first = first or OSError(f"could not find safetensors weights of {model}")
@@ -228,12 +285,17 @@ def _folder(model: str | Path) -> Path | None:
     if Path(model).is_dir():
         return Path(model)
     if str(model).startswith(("/", ".", "~")) or str(model).count("/") != 1:
-        raise StudioError(f"{str(model)!r} is neither a folder with a diffusers pipeline nor a hub id like facebook/DiT-XL-2-256.")
+        raise StudioError(
+            f"{str(model)!r} is neither a folder with a diffusers pipeline nor a hub id like"
+            " facebook/DiT-XL-2-256."
+        )
     return None
 
 
 def calibration_data(folder: Path | None) -> tuple[Tensor | None, Tensor | None]:
-    """Latents and labels from `calibration/latents.safetensors` in the model folder, if it is there."""
+    """Latents and labels from `calibration/latents.safetensors` in the model folder, if it is
+    there.
+    """
     path = folder / "calibration" / "latents.safetensors" if folder else None
     if path is None or not path.exists():
         return None, None
@@ -241,14 +303,24 @@ def calibration_data(folder: Path | None) -> tuple[Tensor | None, Tensor | None]
         data = load_file(path)
         return data["latents"].float(), data["labels"].long()
     except Exception as err:
-        raise StudioError(f"{path.name} in {path.parent.name}/ cannot be read ({type(err).__name__}); restore it from the repository.") from err
+        raise StudioError(
+            f"{path.name} in {path.parent.name}/ cannot be read ({type(err).__name__}); restore it"
+            " from the repository."
+        ) from err
 
 
 def _refusal(model: str, folder: Path | None, err: Exception) -> str:
     """One sentence for the many ways a checkpoint can fail to load."""
     if folder is not None and not (folder / "model_index.json").exists():
-        return f"The folder {folder.name}/ has no model_index.json, so it is not a diffusers pipeline."
-    if "safetensors" in str(err) and ("no file" in str(err).lower() or "not find" in str(err).lower()):
-        return f"{model} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256 try --revision refs/pr/1."
+        return (
+            f"The folder {folder.name}/ has no model_index.json, so it is not a diffusers pipeline."
+        )
+    if "safetensors" in str(err) and (
+        "no file" in str(err).lower() or "not find" in str(err).lower()
+    ):
+        return (
+            f"{model} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256"
+            " try --revision refs/pr/1."
+        )
     text = " ".join(str(err).split())
     return f"{model} could not be loaded ({type(err).__name__}: {text[:160]})."

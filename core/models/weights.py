@@ -1,7 +1,9 @@
-"""The networks of a pipeline folder, each loaded whole or refused: its files are listed and compared before, its names and shapes after.
+"""The networks of a pipeline folder, each loaded whole or refused: its files are listed and
+compared before, its names and shapes after.
 
-diffusers and transformers only log that a file lacks weights (they stay empty or random) or holds some that the configuration has no
-place for (they are dropped). Here both are refused, in a sentence with some of the names.
+diffusers and transformers only log that a file lacks weights (they stay empty or random) or holds
+some that the configuration has no place for (they are dropped). Here both are refused, in a
+sentence with some of the names.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ USUAL = (
     "float16",
     "ema",
 )  # variants, the one with most digits first
-SPARE = re.compile(  # what a text encoder's file may hold beside: CLIP's other half, and positions that are counted anyway
+# what a text encoder's file may hold beside: CLIP's other half, and positions that are counted
+# anyway
+SPARE = re.compile(
     r"(^|\.)position_ids$|^(vision_model|visual_projection)\.|^logit_scale$|^text_projection\."
 )
 WRAPPERS = (
@@ -53,7 +57,8 @@ LFS = b"version https://git-lfs"
 def load_parts(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, nn.Module]:
     """Load every network that `index` (of model_index.json) names from its own sub-folder.
 
-    Raises StudioError for weights that do not fit their configuration, and whatever diffusers and transformers raise.
+    Raises StudioError for weights that do not fit their configuration, and whatever diffusers and
+    transformers raise.
     """
     parts = {}
     for name, said in index.items():
@@ -65,7 +70,9 @@ def load_parts(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> di
 
 
 def is_network(said: object) -> type[nn.Module] | None:
-    """Find the class of an entry of model_index.json; None where it is no network of diffusers or transformers."""
+    """Find the class of an entry of model_index.json; None where it is no network of diffusers or
+    transformers.
+    """
     if (
         not isinstance(said, (list, tuple))
         or len(said) != 2
@@ -84,7 +91,8 @@ def is_network(said: object) -> type[nn.Module] | None:
 
 
 def check_config(folder: Path) -> None:
-    """Raise StudioError for a denoiser whose size is not one whole number, or that asks for what nothing here gives it.
+    """Raise StudioError for a denoiser whose size is not one whole number, or that asks for what
+    nothing here gives it.
 
     It reads the file, before a class trips over it or draws every picture without the rest.
     """
@@ -100,17 +108,20 @@ def check_config(folder: Path) -> None:
         asked = [name for name in CONDITIONED if config.get(name) is not None]
         if asked:
             raise StudioError(
-                f"The UNet takes more than prompts and sizes ({', '.join(asked)} in its config.json); "
-                "only SDXL as it was published is supported."
+                f"The UNet takes more than prompts and sizes ({', '.join(asked)} in its"
+                " config.json); only SDXL as it was published is supported."
             )
         if not isinstance(config.get("cross_attention_dim"), int):
             raise StudioError(
-                "The UNet's cross_attention_dim is not one whole number, the same for every block; only that is supported."
+                "The UNet's cross_attention_dim is not one whole number, the same for every block;"
+                " only that is supported."
             )
 
 
 def load_part(folder: Path, kind: type[nn.Module], dtype: torch.dtype) -> nn.Module:
-    """Load one network with every weight that its configuration asks for, and none beside. Raises StudioError."""
+    """Load one network with every weight that its configuration asks for, and none beside. Raises
+    StudioError.
+    """
     variant = check_files(folder)
     network, said = kind.from_pretrained(
         str(folder),
@@ -126,8 +137,9 @@ def load_part(folder: Path, kind: type[nn.Module], dtype: torch.dtype) -> nn.Mod
     ]
     if wrong:
         raise StudioError(
-            f"{_count(wrong, 'weight')} in {folder.name}/ {_have(wrong)} another shape than config.json asks for ({some(wrong)}): "
-            "take weights and config.json from the same model."
+            f"{_count(wrong, 'weight')} in {folder.name}/ {_have(wrong)} another shape than"
+            f" config.json asks for ({some(wrong)}): take weights and config.json from the same"
+            " model."
         )
     words = hasattr(network, "text_model") or folder.name.startswith("text_encoder")
     surplus = sorted(
@@ -145,24 +157,30 @@ def _misfit(name: str, missing: list[str], surplus: list[str]) -> str:
     for prefix in WRAPPERS:
         if surplus and all(key.startswith(prefix) for key in surplus):
             return (
-                f"The weights in {name}/ have names that begin with {prefix!r} ({some(surplus)}), which a wrapper put there: "
-                "save the network inside the wrapper, or take that beginning off the names."
+                f"The weights in {name}/ have names that begin with {prefix!r} ({some(surplus)}),"
+                " which a wrapper put there: save the network inside the wrapper, or take that"
+                " beginning off the names."
             )
     said = [f"lack {len(missing)} that config.json asks for ({some(missing)})"] if missing else []
     if surplus:
         said.append(f"hold {len(surplus)} that it has no place for ({some(surplus)})")
     text = " and ".join(said) if missing else said[0].replace("it has", "config.json has")
-    return f"The weights in {name}/ {text}: copy the whole folder again, weights and config.json from the same model."
+    return (
+        f"The weights in {name}/ {text}: copy the whole folder again, weights and config.json from"
+        " the same model."
+    )
 
 
 # ------------------------------------------------------------ files
 
 
 def check_files(folder: Path) -> str | None:
-    """Find the weights of one network -> their variant ("fp16" in *.fp16.safetensors), None for the plain name.
+    """Find the weights of one network -> their variant ("fp16" in *.fp16.safetensors), None for the
+    plain name.
 
-    The plain name goes first, then the usual variants, then the only one that there is. Raises StudioError: no safetensors, several
-    variants that nothing tells apart, files that an index names and that are not there, that hold other weights, or are cut off.
+    The plain name goes first, then the usual variants, then the only one that there is. Raises
+    StudioError: no safetensors, several variants that nothing tells apart, files that an index
+    names and that are not there, that hold other weights, or are cut off.
     """
     found = variants(folder)
     if not found:
@@ -172,8 +190,9 @@ def check_files(folder: Path) -> str | None:
         usual = [name for name in USUAL if name in found]
         if not usual and len(found) > 1:
             raise StudioError(
-                f"{folder.name}/ has weights of {len(found)} variants ({some(map(str, sorted(found, key=str)))}) and none of the plain name: "
-                "keep the one to open."
+                f"{folder.name}/ has weights of {len(found)} variants"
+                f" ({some(map(str, sorted(found, key=str)))}) and none of the plain name: keep the"
+                " one to open."
             )
         variant = usual[0] if usual else next(iter(found))
     base, sharded = found[variant]
@@ -186,12 +205,15 @@ def check_files(folder: Path) -> str | None:
 
 
 def variants(folder: Path) -> dict[str | None, tuple[str, bool]]:
-    """List what weights a folder holds: variant -> (first part of the file names, whether they are cut in shards)."""
+    """List what weights a folder holds: variant -> (first part of the file names, whether they are
+    cut in shards).
+    """
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as err:
         raise StudioError(
-            f"{folder.name}/ is missing or cannot be read ({err.strerror}): copy the whole folder again."
+            f"{folder.name}/ is missing or cannot be read ({err.strerror}): copy the whole folder"
+            " again."
         ) from err
     found: dict[str | None, tuple[str, bool]] = {}
     for base in BASES:
@@ -214,20 +236,28 @@ def _no_weights(folder: Path) -> str:
     ]
     if shards:
         return (
-            f"The weights in {folder.name}/ are cut into {_count(shards, 'file')} ({some(sorted(shards))}) and the index that names them, "
-            "*.safetensors.index.json, is missing: copy it too."
+            f"The weights in {folder.name}/ are cut into {_count(shards, 'file')}"
+            f" ({some(sorted(shards))}) and the index that names them, *.safetensors.index.json, is"
+            " missing: copy it too."
         )
     others = sorted(name for name in names if name.endswith(".safetensors"))
     if others:
         return (
-            f"{folder.name}/ has no weights of the name that diffusers gives them ({some(others)} instead): "
-            f"rename the file to {BASES[folder.name.startswith('text_encoder')]}.safetensors if it holds this network."
+            f"{folder.name}/ has no weights of the name that diffusers gives them ({some(others)}"
+            " instead): rename the file to"
+            f" {BASES[folder.name.startswith('text_encoder')]}.safetensors if it holds this"
+            " network."
         )
-    return f"{folder.parent} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256 try --revision refs/pr/1."
+    return (
+        f"{folder.parent} has no safetensors weights (only those are opened); for"
+        " facebook/DiT-XL-2-256 try --revision refs/pr/1."
+    )
 
 
 def _check_shards(folder: Path, base: str, variant: str | None) -> None:
-    """Raise StudioError unless the files that an index names are all there and hold just what it says."""
+    """Raise StudioError unless the files that an index names are all there and hold just what it
+    says.
+    """
     index = folder / (
         f"{base}.safetensors.index.json"
         if variant is None
@@ -245,8 +275,8 @@ def _check_shards(folder: Path, base: str, variant: str | None) -> None:
     gone = [name for name in wanted if not (folder / name).is_file()]
     if gone:
         raise StudioError(
-            f"{folder.name}/ lacks {_count(gone, 'file')} of the {len(wanted)} that {index.name} names ({some(gone)}): "
-            "copy the whole folder again."
+            f"{folder.name}/ lacks {_count(gone, 'file')} of the {len(wanted)} that {index.name}"
+            f" names ({some(gone)}): copy the whole folder again."
         )
     middle = "" if variant is None else rf"(?:\.{re.escape(variant)})"
     like = re.compile(rf"{base}{middle}-\d{{5}}-of-\d{{5}}\.safetensors")
@@ -255,8 +285,9 @@ def _check_shards(folder: Path, base: str, variant: str | None) -> None:
     )
     if extra:
         raise StudioError(
-            f"{folder.name}/ holds {_count(extra, 'file')} of weights that {index.name} does not name ({some(extra)}): "
-            "delete what is left from another model, or copy the index again."
+            f"{folder.name}/ holds {_count(extra, 'file')} of weights that {index.name} does not"
+            f" name ({some(extra)}): delete what is left from another model, or copy the index"
+            " again."
         )
     held = {name: weight_names(folder / name) for name in wanted}
     said = [(key, name) for key, name in places.items()]
@@ -269,19 +300,23 @@ def _check_shards(folder: Path, base: str, variant: str | None) -> None:
             else f"{beside[0][1]} holds {beside[0][0]}"
         )
         raise StudioError(
-            f"{index.name} in {folder.name}/ and the files that it names do not agree on {len(lacking) + len(beside)} weights "
-            f"({fault}{', not named for it' if not lacking else ''}): copy the whole folder again."
+            f"{index.name} in {folder.name}/ and the files that it names do not agree on"
+            f" {len(lacking) + len(beside)} weights"
+            f" ({fault}{', not named for it' if not lacking else ''}): copy the whole folder again."
         )
 
 
 def weight_names(path: Path) -> list[str]:
-    """List the names in a safetensors file. Raises StudioError for one that cannot be read, with what it is instead."""
+    """List the names in a safetensors file. Raises StudioError for one that cannot be read, with
+    what it is instead.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(len(LFS))
         if start == LFS:
             raise StudioError(
-                f"{path.name} in {path.parent.name}/ is a pointer of Git LFS, not the weights: run `git lfs pull` in the model's folder."
+                f"{path.name} in {path.parent.name}/ is a pointer of Git LFS, not the weights: run"
+                " `git lfs pull` in the model's folder."
             )
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())

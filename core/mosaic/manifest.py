@@ -1,7 +1,9 @@
-"""The readable half of saved subnetworks: `manifest.json`, sealed so that a change is noticed, and the hash that names a base model.
+"""The readable half of saved subnetworks: `manifest.json`, sealed so that a change is noticed, and
+the hash that names a base model.
 
-The seal is a SHA-256 over the manifest's own content (not its layout: another indentation is no change). It guards against slips of
-hand and damaged copies, not against somebody who means it; what is read is therefore checked again wherever it is used.
+The seal is a SHA-256 over the manifest's own content (not its layout: another indentation is no
+change). It guards against slips of hand and damaged copies, not against somebody who means it; what
+is read is therefore checked again wherever it is used.
 """
 
 from __future__ import annotations
@@ -30,25 +32,35 @@ RANGES = re.compile("[0-9]+(-[0-9]+)?(, [0-9]+(-[0-9]+)?)*")
 
 
 def checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of everything in a manifest but its own checksum. Raises ValueError and TypeError for what JSON cannot say (NaN, tensors)."""
+    """SHA-256 of everything in a manifest but its own checksum. Raises ValueError and TypeError for
+    what JSON cannot say (NaN, tensors).
+    """
     rest = {k: v for k, v in manifest.items() if k != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def sealed(manifest: dict[str, Any]) -> str:
     """The text of `manifest.json`, checksum at the end. Raises as `checksum` does."""
-    manifest = json.loads(json.dumps(manifest, allow_nan=False))  # as it will be read: tuples are lists, keys are text
+    # as it will be read: tuples are lists, keys are text
+    manifest = json.loads(json.dumps(manifest, allow_nan=False))
     return json.dumps(manifest | {"checksum": checksum(manifest)}, indent=2, allow_nan=False) + "\n"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder. Raises StudioError when it is missing, damaged, changed by hand or of another version."""
+    """The manifest of a folder. Raises StudioError when it is missing, damaged, changed by hand or
+    of another version.
+    """
     name = f"{MANIFEST} in {folder.name}/"
     try:
         with (folder / MANIFEST).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as err:
-        raise StudioError(f"{folder.name}/ has no {MANIFEST}, so there are no saved subnetworks in it; check the path.") from err
+        raise StudioError(
+            f"{folder.name}/ has no {MANIFEST}, so there are no saved subnetworks in it; check the"
+            " path."
+        ) from err
     except OSError as err:
         raise StudioError(f"{name} cannot be read ({err.strerror}).") from err
     try:
@@ -56,13 +68,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("too large")
         manifest = json.loads(data.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as err:
-        raise StudioError(f"{name} is damaged (it is not JSON): copy the folder again or save the subnetworks anew.") from err
+        raise StudioError(
+            f"{name} is damaged (it is not JSON): copy the folder again or save the subnetworks"
+            " anew."
+        ) from err
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StudioError(f"{name} does not belong to subnetworks that MosaicDiff Studio saved; check the path.")
+        raise StudioError(
+            f"{name} does not belong to subnetworks that MosaicDiff Studio saved; check the path."
+        )
     if manifest.get("version") != VERSION:
-        raise StudioError(f"{name} has format version {str(manifest.get('version'))[:20]}, this program reads version {VERSION}: use the one that saved it.")
+        raise StudioError(
+            f"{name} has format version {str(manifest.get('version'))[:20]}, this program reads"
+            f" version {VERSION}: use the one that saved it."
+        )
     if manifest.get("checksum") != checksum(manifest):
-        raise StudioError(f"{name} was changed after it was saved (its checksum differs): restore the file or save the subnetworks anew.")
+        raise StudioError(
+            f"{name} was changed after it was saved (its checksum differs): restore the file or"
+            " save the subnetworks anew."
+        )
     return manifest
 
 
@@ -74,7 +97,9 @@ def _no_number(text: str) -> None:
 
 
 def ranges(indices: Sequence[int]) -> str:
-    """Ascending indices as people write them: [0, 1, 2, 5] -> "0-2, 5"; nothing at all is "none"."""
+    """Ascending indices as people write them: [0, 1, 2, 5] -> "0-2, 5";
+    nothing at all is "none".
+    """
     runs: list[list[int]] = []
     for i in indices:
         if runs and i == runs[-1][1] + 1:
@@ -85,7 +110,9 @@ def ranges(indices: Sequence[int]) -> str:
 
 
 def indices(text: str, count: int) -> list[int]:
-    """The way back. Raises ValueError for anything but ascending indices below `count`, written as `ranges` writes them."""
+    """The way back. Raises ValueError for anything but ascending indices below `count`, written as
+    `ranges` writes them.
+    """
     if text == "none":
         return []
     if not RANGES.fullmatch(text):
@@ -94,7 +121,8 @@ def indices(text: str, count: int) -> list[int]:
     for run in text.split(", "):
         first, _, last = run.partition("-")
         a, b = int(first), int(last or first)
-        if b >= count or a > b or (found and a <= found[-1]):  # looked at before the run is written out
+        # looked at before the run is written out
+        if b >= count or a > b or (found and a <= found[-1]):
             raise ValueError(f"{run[:40]!r} is out of place among {count} indices")
         found += range(a, b + 1)
     return found
@@ -113,7 +141,10 @@ def precision(dtype: torch.dtype) -> str:
     """The name of a floating dtype as manifests write it. Raises StudioError for the others."""
     name = str(dtype).removeprefix("torch.")
     if name not in PRECISIONS:
-        raise StudioError(f"A model in {name} cannot be saved or loaded as subnetworks; load it in {', '.join(PRECISIONS[1:])}.")
+        raise StudioError(
+            f"A model in {name} cannot be saved or loaded as subnetworks; load it in"
+            f" {', '.join(PRECISIONS[1:])}."
+        )
     return name
 
 
@@ -123,19 +154,28 @@ def coarser(a: str, b: str) -> str:
 
 
 def model_hash(model: nn.Module, at: str, stop: threading.Event | None = None) -> str:
-    """SHA-256 over names, shapes and values of a model's state dict, floating values rounded to the precision `at`.
+    """SHA-256 over names, shapes and values of a model's state dict, floating values rounded to the
+    precision `at`.
 
-    Rounding makes it independent of the precision a checkpoint was loaded in, as long as `at` is no finer than that: round(fp32 file)
-    is what an fp16 load of the same file holds. fp16 and bf16 do not contain each other; those two agree only where one was rounded from
-    the other. Raises StudioError for weights that are elsewhere (offloaded), Stopped.
+    Rounding makes it independent of the precision a checkpoint was loaded in, as long as `at` is no
+    finer than that: round(fp32 file) is what an fp16 load of the same file holds. fp16 and bf16 do
+    not contain each other; those two agree only where one was rounded from the other. Raises
+    StudioError for weights that are elsewhere (offloaded), Stopped.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if stop is not None and stop.is_set():
             raise Stopped("Stopped while hashing the base model.")
         if tensor.is_meta:
-            raise StudioError("The weights of the model are offloaded: call pipeline.remove_all_hooks() and move it to one device first.")
-        value = tensor.detach().to(getattr(torch, at)) if tensor.is_floating_point() else tensor.detach()
+            raise StudioError(
+                "The weights of the model are offloaded: call pipeline.remove_all_hooks() and move"
+                " it to one device first."
+            )
+        value = (
+            tensor.detach().to(getattr(torch, at))
+            if tensor.is_floating_point()
+            else tensor.detach()
+        )
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

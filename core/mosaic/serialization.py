@@ -1,10 +1,13 @@
-"""Subnetworks on disk: safetensors with what cannot be worked out again, and a manifest that says the rest in plain words.
+"""Subnetworks on disk: safetensors with what cannot be worked out again, and a manifest that says
+the rest in plain words.
 
-A folder holds `manifest.json` and one file for each different stage (`late|middle|early.safetensors`; a dense stage has none). Stored is
-only what the base does not have (`core.mosaic.stored`), so the files are small and of use only with their base, which is checked by hash
-(`core.mosaic.manifest.model_hash`): saved are hashes at the base's own precision and at every coarser one, and a base is taken when it agrees at the
-coarser of the two precisions, saved and loaded. So an fp32 checkpoint may come back in fp16 or bf16 and the other way round; the outputs are
-those of the saving process, bit for bit, only in the same precision.
+A folder holds `manifest.json` and one file for each different stage
+(`late|middle|early.safetensors`; a dense stage has none). Stored is only what the base does not
+have (`core.mosaic.stored`), so the files are small and of use only with their base, which is
+checked by hash (`core.mosaic.manifest.model_hash`): saved are hashes at the base's own precision
+and at every coarser one, and a base is taken when it agrees at the coarser of the two precisions,
+saved and loaded. So an fp32 checkpoint may come back in fp16 or bf16 and the other way round; the
+outputs are those of the saving process, bit for bit, only in the same precision.
 
 Nothing here is pickled, and no path from a manifest is opened: file names are the three above.
 """
@@ -34,56 +37,97 @@ from ..models.families import family_of, first_parameter
 from ..models.layers import PrunableLayer, find_layers
 from ..progress import Progress
 from ..pruning.cuts import Cut
-from .manifest import FORMAT, MANIFEST, PRECISIONS, VERSION, coarser, file_hash, indices, model_hash, precision, read_manifest, sealed
+from .manifest import (
+    FORMAT,
+    MANIFEST,
+    PRECISIONS,
+    VERSION,
+    coarser,
+    file_hash,
+    indices,
+    model_hash,
+    precision,
+    read_manifest,
+    sealed,
+)
 from .stored import ALL, check_rebuilt, contents, equal, is_masked, layer_rows, restored_cut
 from .subnetworks import Subnetworks
 
 Loaded = TypeVar("Loaded", bound=Subnetworks)
 FILES = {stage: f"{stage}.safetensors" for stage in STAGES}
-FACTS = ("model", "calibration", "damping", "errors", "report")  # what may be said beside: plain JSON, never read back into numbers that run
+# what may be said beside: plain JSON, never read back into numbers that run
+FACTS = ("model", "calibration", "damping", "errors", "report")
 
 
 # ------------------------------------------------------------ save
 
 
 def save_mosaic(
-    mosaic: Subnetworks, folder: Path | str, facts: dict[str, Any] | None = None, progress: Progress | None = None, stop: threading.Event | None = None
+    mosaic: Subnetworks,
+    folder: Path | str,
+    facts: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
 ) -> list[str]:
-    """Write the subnetworks into `folder` (new or empty), whole or not at all, and return the names of the files.
+    """Write the subnetworks into `folder` (new or empty), whole or not at all, and return the names
+    of the files.
 
-    facts: any of `FACTS`, plain JSON data (default: those the subnetworks were loaded with). Raises StudioError (folder not empty, disk full, NaN,
-    subnetworks changed since they were cut) and Stopped. A killed process may leave a sibling folder *.part, never half a `folder`.
+    facts: any of `FACTS`, plain JSON data (default: those the subnetworks were loaded with). Raises
+    StudioError (folder not empty, disk full, NaN, subnetworks changed since they were cut) and
+    Stopped. A killed process may leave a sibling folder *.part, never half a `folder`.
     """
     folder = Path(folder).resolve()
     facts = dict(getattr(mosaic, "facts", None) or {}) if facts is None else facts
     if not set(facts) <= set(FACTS):
-        raise StudioError(f"What is said of saved subnetworks may be {', '.join(FACTS)}, not {', '.join(sorted(set(facts) - set(FACTS)))[:80]}.")
-    part = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")  # two that save at once do not meet
+        raise StudioError(
+            f"What is said of saved subnetworks may be {', '.join(FACTS)}, not"
+            f" {', '.join(sorted(set(facts) - set(FACTS)))[:80]}."
+        )
+    # two that save at once do not meet
+    part = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StudioError(f"{folder.name} exists and is not an empty folder; name another one to save to.")
+            raise StudioError(
+                f"{folder.name} exists and is not an empty folder; name another one to save to."
+            )
         part.mkdir(parents=True)
         manifest = _write_stages(mosaic, part, progress, stop) | facts
         try:
             text = sealed(manifest)
         except (TypeError, ValueError) as err:
-            raise StudioError(f"What is said of saved subnetworks must be plain JSON data without NaN ({err}).") from err
+            raise StudioError(
+                f"What is said of saved subnetworks must be plain JSON data without NaN ({err})."
+            ) from err
         (part / MANIFEST).write_text(text)
         for path in [*part.iterdir(), part]:
             _flush(path)
-        part.replace(folder)  # takes the place of an empty folder, and fails where somebody has filled it meanwhile
+        # takes the place of an empty folder, and fails where somebody has filled it meanwhile
+        part.replace(folder)
         _flush(folder.parent)
     except BaseException as err:  # a keyboard interrupt leaves nothing behind either
         shutil.rmtree(part, ignore_errors=True)
-        if isinstance(err, (OSError, SafetensorError)):  # safetensors wraps the system's error in its own and keeps the words
-            full = getattr(err, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in str(err).lower()
-            why = "the disk is full; make room and save again" if full else getattr(err, "strerror", None) or str(err)
-            raise StudioError(f"The subnetworks could not be written to {folder.name}/ ({why}); nothing was left there.") from err
+        # safetensors wraps the system's error in its own and keeps the words
+        if isinstance(err, (OSError, SafetensorError)):
+            full = (
+                getattr(err, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+                or "no space left" in str(err).lower()
+            )
+            why = (
+                "the disk is full; make room and save again"
+                if full
+                else getattr(err, "strerror", None) or str(err)
+            )
+            raise StudioError(
+                f"The subnetworks could not be written to {folder.name}/ ({why}); nothing was left"
+                " there."
+            ) from err
         raise
     return [*manifest["files"], MANIFEST]
 
 
-def _write_stages(mosaic: Subnetworks, part: Path, progress: Progress | None, stop: threading.Event | None) -> dict[str, Any]:
+def _write_stages(
+    mosaic: Subnetworks, part: Path, progress: Progress | None, stop: threading.Event | None
+) -> dict[str, Any]:
     """One file a different stage; the manifest without facts and seal."""
     own = precision(mosaic.dtype)
     coarse = PRECISIONS[PRECISIONS.index(own) :]
@@ -101,18 +145,37 @@ def _write_stages(mosaic: Subnetworks, part: Path, progress: Progress | None, st
                 file = twin["file"]
                 break
         if file == FILES[stage]:
-            save_file({k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, part / file, metadata={"format": "pt"})
+            save_file(
+                {
+                    k: v.cpu().clone(memory_format=torch.contiguous_format)
+                    for k, v in tensors.items()
+                },
+                part / file,
+                metadata={"format": "pt"},
+            )
             files[file] = {"bytes": (part / file).stat().st_size, "sha256": file_hash(part / file)}
-        stages[stage] = {"timesteps": None if mosaic.plan is None else list(mosaic.plan.stage_range(i)), "file": file, "kept": kept}
+        stages[stage] = {
+            "timesteps": None if mosaic.plan is None else list(mosaic.plan.stage_range(i)),
+            "file": file,
+            "kept": kept,
+        }
     hashes = {}
     for j, at in enumerate(coarse):
         tick(len(STAGES) + j, total, f"hashing the base model in {at}")
         hashes[at] = model_hash(base, at, stop)
     return {
-        "format": FORMAT, "version": VERSION, "family": family_of(base).name, "plan": None if mosaic.plan is None else mosaic.plan.to_json(),
-        "enabled": mosaic.enabled, "masked": masked, "dtype": own, "base": {"class": type(base).__name__, "hash": hashes},
-        "layers": layer_rows(mosaic.layers), "stages": stages, "files": files,
-    }  # fmt: skip
+        "format": FORMAT,
+        "version": VERSION,
+        "family": family_of(base).name,
+        "plan": None if mosaic.plan is None else mosaic.plan.to_json(),
+        "enabled": mosaic.enabled,
+        "masked": masked,
+        "dtype": own,
+        "base": {"class": type(base).__name__, "hash": hashes},
+        "layers": layer_rows(mosaic.layers),
+        "stages": stages,
+        "files": files,
+    }
 
 
 def _flush(path: Path) -> None:
@@ -146,24 +209,49 @@ class _Stored:
     @classmethod
     def parse(cls, manifest: dict[str, Any]) -> _Stored:
         plan = None if manifest["plan"] is None else StagePlan.from_json(dict(manifest["plan"]))
-        stages = [(manifest["stages"][stage]["file"], dict(manifest["stages"][stage]["kept"])) for stage in STAGES]
-        files = {name: (int(said["bytes"]), str(said["sha256"])) for name, said in manifest["files"].items()}
+        stages = [
+            (manifest["stages"][stage]["file"], dict(manifest["stages"][stage]["kept"]))
+            for stage in STAGES
+        ]
+        files = {
+            name: (int(said["bytes"]), str(said["sha256"]))
+            for name, said in manifest["files"].items()
+        }
         wanted = {file for file, _ in stages if file is not None}
         if not wanted <= set(FILES.values()) or set(files) != wanted:
             raise ValueError("the files are not those of its stages")
-        if any(x is not True and x is not False for x in (manifest["enabled"], manifest["masked"])) or manifest["dtype"] not in PRECISIONS:
+        if (
+            any(x is not True and x is not False for x in (manifest["enabled"], manifest["masked"]))
+            or manifest["dtype"] not in PRECISIONS
+        ):
             raise ValueError("enabled, masked or dtype")
-        return cls(plan, manifest["enabled"], manifest["masked"], manifest["dtype"], str(manifest["family"]), dict(manifest["base"]["hash"]),
-                   list(manifest["layers"]), stages, files)  # fmt: skip
+        return cls(
+            plan,
+            manifest["enabled"],
+            manifest["masked"],
+            manifest["dtype"],
+            str(manifest["family"]),
+            dict(manifest["base"]["hash"]),
+            list(manifest["layers"]),
+            stages,
+            files,
+        )
 
 
 def load_mosaic(
-    kind: type[Loaded], folder: Path | str, base: Any, revision: str | None = None, progress: Progress | None = None, stop: threading.Event | None = None
+    kind: type[Loaded],
+    folder: Path | str,
+    base: Any,
+    revision: str | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
 ) -> Loaded:
-    """The subnetworks (of the class `kind`) that `save_mosaic` wrote, over their base, on its device and in its precision.
+    """The subnetworks (of the class `kind`) that `save_mosaic` wrote, over their base, on its
+    device and in its precision.
 
-    base: a diffusers pipeline, its transformer or UNet, or a folder or hub id (with `revision`) whose denoiser is then loaded on the CPU in the saved
-    precision. Raises StudioError, one sentence, for a folder that is damaged or changed and for another base; Stopped.
+    base: a diffusers pipeline, its transformer or UNet, or a folder or hub id (with `revision`)
+    whose denoiser is then loaded on the CPU in the saved precision. Raises StudioError, one
+    sentence, for a folder that is damaged or changed and for another base; Stopped.
     """
     folder, tick = Path(folder), _ticker(progress, stop)
     manifest = read_manifest(folder)
@@ -183,9 +271,18 @@ def load_mosaic(
             tick(len(stored.files) + 1 + len(read), total, f"reading {file}")
             read[file] = (kept, _read_cuts(folder / file, dense, layers, kept))
     with _complete(folder):
-        if any(kept != (dict.fromkeys(kept, ALL) if file is None else read[file][0]) for file, kept in stored.stages):
+        if any(
+            kept != (dict.fromkeys(kept, ALL) if file is None else read[file][0])
+            for file, kept in stored.stages
+        ):
             raise ValueError("two stages of one file keep different groups")
-    mosaic = kind(dense, stored.plan, [None if file is None else read[file][1] for file, _ in stored.stages], stored.masked, layers)
+    mosaic = kind(
+        dense,
+        stored.plan,
+        [None if file is None else read[file][1] for file, _ in stored.stages],
+        stored.masked,
+        layers,
+    )
     mosaic.enabled = stored.enabled
     mosaic.facts = {name: manifest[name] for name in FACTS if name in manifest}
     return mosaic
@@ -195,11 +292,20 @@ def _check_file(path: Path, size: int, digest: str) -> None:
     try:
         found = path.stat().st_size
         if found != size:
-            raise StudioError(f"{path.name} in {path.parent.name}/ has {found} bytes and should have {size}: it was cut off or changed; copy it again.")
+            raise StudioError(
+                f"{path.name} in {path.parent.name}/ has {found} bytes and should have {size}: it"
+                " was cut off or changed; copy it again."
+            )
         if file_hash(path) != digest:
-            raise StudioError(f"{path.name} in {path.parent.name}/ is damaged (its checksum differs): copy it again or save the subnetworks anew.")
+            raise StudioError(
+                f"{path.name} in {path.parent.name}/ is damaged (its checksum differs): copy it"
+                " again or save the subnetworks anew."
+            )
     except OSError as err:
-        raise StudioError(f"{path.name} in {path.parent.name}/ is missing or cannot be read ({err.strerror}): copy the whole folder again.") from err
+        raise StudioError(
+            f"{path.name} in {path.parent.name}/ is missing or cannot be read ({err.strerror}):"
+            " copy the whole folder again."
+        ) from err
 
 
 def _denoiser(base: Any, dtype: str, revision: str | None) -> nn.Module:
@@ -209,42 +315,88 @@ def _denoiser(base: Any, dtype: str, revision: str | None) -> nn.Module:
         base = getattr(base, "unet", None) or getattr(base, "transformer", None)
     base = getattr(base, "_orig_mod", base)  # under torch.compile
     if not isinstance(base, nn.Module):
-        raise StudioError("The base must be a diffusers pipeline, its transformer or UNet, a model folder or a hub id.")
+        raise StudioError(
+            "The base must be a diffusers pipeline, its transformer or UNet, a model folder or a"
+            " hub id."
+        )
     return base.dense if isinstance(base, Subnetworks) else base
 
 
-def _check_base(dense: nn.Module, layers: list[PrunableLayer], stored: _Stored, folder: Path, stop: threading.Event | None) -> None:
+def _check_base(
+    dense: nn.Module,
+    layers: list[PrunableLayer],
+    stored: _Stored,
+    folder: Path,
+    stop: threading.Event | None,
+) -> None:
     """Raise StudioError when the subnetworks were not cut from this model."""
     family = family_of(dense).name
     if family != stored.family:
-        raise StudioError(f"The subnetworks in {folder.name}/ were cut from a model of the kind {stored.family[:20]}, the base is of the kind {family}.")
+        raise StudioError(
+            f"The subnetworks in {folder.name}/ were cut from a model of the kind"
+            f" {stored.family[:20]}, the base is of the kind {family}."
+        )
     if stored.layers != layer_rows(layers):
-        raise StudioError(f"The subnetworks in {folder.name}/ were cut from a {family} with other layers than the base has; load the model they came from.")
+        raise StudioError(
+            f"The subnetworks in {folder.name}/ were cut from a {family} with other layers than the"
+            " base has; load the model they came from."
+        )
     loaded = precision(first_parameter(dense).dtype)
     at = coarser(stored.dtype, loaded)
     with _complete(folder):
         expected = stored.hashes[at]
     if model_hash(dense, at, stop) != expected:
-        hint = f"the same checkpoint in {stored.dtype}" if {stored.dtype, loaded} == {"float16", "bfloat16"} else "the checkpoint they were cut from"
-        raise StudioError(f"The base has other weights than the model that the subnetworks in {folder.name}/ were cut from; load {hint}.")
+        hint = (
+            f"the same checkpoint in {stored.dtype}"
+            if {stored.dtype, loaded} == {"float16", "bfloat16"}
+            else "the checkpoint they were cut from"
+        )
+        raise StudioError(
+            f"The base has other weights than the model that the subnetworks in {folder.name}/ were"
+            f" cut from; load {hint}."
+        )
 
 
-def _read_cuts(path: Path, dense: nn.Module, layers: list[PrunableLayer], kept: dict[str, str]) -> list[Cut]:
-    """One `Cut` a layer. Raises StudioError for tensors too many, too few, of other shapes or types, or with NaN."""
+def _read_cuts(
+    path: Path, dense: nn.Module, layers: list[PrunableLayer], kept: dict[str, str]
+) -> list[Cut]:
+    """One `Cut` a layer. Raises StudioError for tensors too many, too few, of other shapes or
+    types, or with NaN.
+    """
     with _complete(path.parent):
-        groups = [None if kept[layer.name] == ALL else torch.tensor(indices(kept[layer.name], layer.groups), dtype=torch.long) for layer in layers]
+        groups = [
+            (
+                None
+                if kept[layer.name] == ALL
+                else torch.tensor(indices(kept[layer.name], layer.groups), dtype=torch.long)
+            )
+            for layer in layers
+        ]
         if len(kept) != len(layers):
             raise ValueError("layers that the base does not have")
-    names = [None if g is None else f"{x.consumer}.{'weight' if len(g) else 'bias'}" for x, g in zip(layers, groups, strict=True)]
+    names = [
+        None if g is None else f"{x.consumer}.{'weight' if len(g) else 'bias'}"
+        for x, g in zip(layers, groups, strict=True)
+    ]
     cuts = []
     try:
         with safe_open(path, framework="pt") as file:
             if set(file.keys()) != {n for n in names if n is not None}:
-                raise StudioError(f"{path.name} in {path.parent.name}/ has other tensors than its manifest says: copy the folder again.")
+                raise StudioError(
+                    f"{path.name} in {path.parent.name}/ has other tensors than its manifest says:"
+                    " copy the folder again."
+                )
             for layer, name, g in zip(layers, names, groups, strict=True):
-                cuts.append(Cut(torch.arange(layer.groups), None) if name is None else restored_cut(dense, layer, g, file.get_tensor(name)))
+                cuts.append(
+                    Cut(torch.arange(layer.groups), None)
+                    if name is None
+                    else restored_cut(dense, layer, g, file.get_tensor(name))
+                )
     except (OSError, SafetensorError, ValueError) as err:
-        raise StudioError(f"{path.name} in {path.parent.name}/ cannot be used ({err}): copy the folder again or save the subnetworks anew.") from err
+        raise StudioError(
+            f"{path.name} in {path.parent.name}/ cannot be used ({err}): copy the folder again or"
+            " save the subnetworks anew."
+        ) from err
     return cuts
 
 
@@ -267,4 +419,7 @@ def _complete(folder: Path) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         why = f"{type(err).__name__}: {str(err)[:80]}"
-        raise StudioError(f"{MANIFEST} in {folder.name}/ does not hold what it must ({why}): save the subnetworks anew.") from err
+        raise StudioError(
+            f"{MANIFEST} in {folder.name}/ does not hold what it must ({why}): save the subnetworks"
+            " anew."
+        ) from err

@@ -71,17 +71,35 @@ UPLOAD = (
     "then upload that folder (huggingface_hub.upload_folder)."
 )
 REFUSED = {
-    **dict.fromkeys((
-        "active_adapters", "add_adapter", "delete_adapters", "disable_adapters", "disable_lora",
-        "enable_adapters", "enable_lora", "enable_lora_hotswap", "fuse_lora", "load_attn_procs",
-        "load_lora_adapter", "save_attn_procs", "save_lora_adapter", "set_adapter", "set_adapters",
-        "unfuse_lora", "unload_lora",
-    ), ADAPTER),
+    **dict.fromkeys(
+        (
+            "active_adapters",
+            "add_adapter",
+            "delete_adapters",
+            "disable_adapters",
+            "disable_lora",
+            "enable_adapters",
+            "enable_lora",
+            "enable_lora_hotswap",
+            "fuse_lora",
+            "load_attn_procs",
+            "load_lora_adapter",
+            "save_attn_procs",
+            "save_lora_adapter",
+            "set_adapter",
+            "set_adapters",
+            "unfuse_lora",
+            "unload_lora",
+        ),
+        ADAPTER,
+    ),
     "_load_ip_adapter_weights": IP_ADAPTER,
     "_convert_ip_adapter_image_proj_to_diffusers": IP_ADAPTER,
-    "enable_layerwise_casting": HOOKS, "enable_group_offload": HOOKS,
-    "compile_repeated_blocks": COMPILE, "push_to_hub": UPLOAD,
-}  # fmt: skip
+    "enable_layerwise_casting": HOOKS,
+    "enable_group_offload": HOOKS,
+    "compile_repeated_blocks": COMPILE,
+    "push_to_hub": UPLOAD,
+}
 
 
 def stock_attribute(mosaic: Subnetworks, name: str, missing: AttributeError) -> Any:
@@ -172,9 +190,11 @@ def slice_attention(
     heads = {layer.module: layer.groups for layer in mosaic.layers if layer.kind == "heads"}
     sliced: list[tuple[nn.Module, int | None]] = []
     for network in mosaic.networks():
-        found = [(m, heads.get(path, getattr(m, "sliceable_head_dim", None)))
-                 for path, m in network.named_modules()
-                 if path in heads or (path and hasattr(m, "set_attention_slice"))]  # fmt: skip
+        found = [
+            (m, heads.get(path, getattr(m, "sliceable_head_dim", None)))
+            for path, m in network.named_modules()
+            if path in heads or (path and hasattr(m, "set_attention_slice"))
+        ]
         for (module, _), size in zip(found, _sizes(slice_size, [d for _, d in found]), strict=True):
             if not hasattr(module, "set_attention_slice"):
                 continue  # it lost all its heads

@@ -18,7 +18,9 @@ from .slimming import Constant, widened
 
 
 class Subnetworks(nn.Module):
-    """The networks of a plan's stages beside their dense model. `MosaicTransformer` makes them and routes by timestep."""
+    """The networks of a plan's stages beside their dense model. `MosaicTransformer` makes them and
+    routes by timestep.
+    """
 
     plan: StagePlan | None  # None: dense
     enabled: bool
@@ -34,7 +36,10 @@ class Subnetworks(nn.Module):
     def full(self) -> nn.Module:
         """The dense model as it runs here. Raises StudioError after `release_dense()`."""
         if self._full is None:
-            raise StudioError("The dense model was released from this MosaicTransformer; prune anew to have it back.")
+            raise StudioError(
+                "The dense model was released from this MosaicTransformer; prune anew to have it"
+                " back."
+            )
         return self._full
 
     dense = full  # the same network under the name that says what it computes
@@ -52,16 +57,23 @@ class Subnetworks(nn.Module):
         return first_parameter(self.stages[0]).device
 
     def stage_of(self, timestep: float) -> int:
-        """Index into STAGES of the subnetwork that runs at this timestep; -1 for the dense model."""
+        """Index into STAGES of the subnetwork that runs at this timestep;
+        -1 for the dense model.
+        """
         return self.plan.stage_of(timestep) if self.enabled and self.plan is not None else -1
 
     def kept(self, stage: int) -> list[int]:
         """Groups that each layer keeps in a stage, in `layers` order."""
         cuts = self.cuts[stage]
-        return [layer.groups if cuts is None else len(cut.kept) for layer, cut in zip(self.layers, cuts or [None] * len(self.layers), strict=True)]
+        return [
+            layer.groups if cuts is None else len(cut.kept)
+            for layer, cut in zip(self.layers, cuts or [None] * len(self.layers), strict=True)
+        ]
 
     def weight(self, stage: int, layer: int) -> Tensor:
-        """The consumer weight (d, all columns) of a layer in a stage, zero in the columns of groups that went; a copy."""
+        """The consumer weight (d, all columns) of a layer in a stage, zero in the columns of groups
+        that went; a copy.
+        """
         x, network, cuts = self.layers[layer], self.stages[stage], self.cuts[stage]
         if isinstance(constant := network.get_submodule(x.module), Constant):
             return constant.bias.new_zeros(len(constant.bias), x.width)
@@ -73,6 +85,9 @@ class Subnetworks(nn.Module):
         lines, blocks = [], len({layer.block for layer in self.layers})
         for stage, name in enumerate(STAGES):
             kept = self.kept(stage)
-            heads, neurons = (sum(k for k, layer in zip(kept, self.layers, strict=True) if layer.kind == kind) for kind in ("heads", "neurons"))
+            heads, neurons = (
+                sum(k for k, layer in zip(kept, self.layers, strict=True) if layer.kind == kind)
+                for kind in ("heads", "neurons")
+            )
             lines.append(f"{name}: {heads} heads, {neurons} neurons in {blocks} blocks")
         return "\n".join(lines)

@@ -1,11 +1,13 @@
-"""One denoiser that is three: `MosaicTransformer` runs the subnetwork of the stage that a timestep belongs to.
+"""One denoiser that is three: `MosaicTransformer` runs the subnetwork of the stage that a timestep
+belongs to.
 
-It stands in a stock pipeline by `pipeline.transformer = mosaic` (DiT) or `pipeline.unet = mosaic` (SDXL). There it reads one
-pair of scalars a step to find the stage; the studio's own loop asks `network(t)` for every timestep before it starts, so nothing
-is read back while it runs.
+It stands in a stock pipeline by `pipeline.transformer = mosaic` (DiT) or `pipeline.unet = mosaic`
+(SDXL). There it reads one pair of scalars a step to find the stage; the studio's own loop asks
+`network(t)` for every timestep before it starts, so nothing is read back while it runs.
 
-Every tensor that no cut changes is the dense model's own, held once. The module objects are private: what happens to the mosaic's (moves,
-hooks, fused projections, train mode) does not happen to the dense model's, and the other way round.
+Every tensor that no cut changes is the dense model's own, held once. The module objects are
+private: what happens to the mosaic's (moves, hooks, fused projections, train mode) does not happen
+to the dense model's, and the other way round.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
 from ..models.layers import PrunableLayer, find_layers
 from ..pruning.cuts import Cut
-from .adaln import Modulation, OnceEmbedder, embed_first, embedders, embedders_equal, merged, modulations
+from .adaln import (
+    Modulation,
+    OnceEmbedder,
+    embed_first,
+    embedders,
+    embedders_equal,
+    merged,
+    modulations,
+)
 from .compiling import compiled
 from .serialization import load_mosaic, save_mosaic
 from .slimming import cut_module, graft, private, replace_tensors, shallow
@@ -32,20 +42,30 @@ from .stock_methods import guard_pipelines, refuse_hooks, set_processors, stock_
 from .subnetworks import Subnetworks
 from .together import several, watched
 
-TABLE_BYTES = 256 << 20  # of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
+# of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
+TABLE_BYTES = 256 << 20
 
 
 def assemble(
-    model: nn.Module, cuts: list[Cut] | None, once: OnceEmbedder | None, masked: bool = False, layers: list[PrunableLayer] | None = None
+    model: nn.Module,
+    cuts: list[Cut] | None,
+    once: OnceEmbedder | None,
+    masked: bool = False,
+    layers: list[PrunableLayer] | None = None,
 ) -> nn.Module:
-    """A denoiser that shares everything with the dense one except what the cuts shrink (one `Cut` a layer, in `find_layers` order).
+    """A denoiser that shares everything with the dense one except what the cuts shrink (one `Cut` a
+    layer, in `find_layers` order).
 
     `masked` keeps the full width and only zeroes: the slow reference.
     """
     parts: dict[str, nn.Module] = {} if once is None else merged(model, once)
     if cuts is not None:
         layers = find_layers(model) if layers is None else layers
-        parts |= {layer.module: cut_module(model, layer, cut, masked) for layer, cut in zip(layers, cuts, strict=True) if cut.weight is not None}
+        parts |= {
+            layer.module: cut_module(model, layer, cut, masked)
+            for layer, cut in zip(layers, cuts, strict=True)
+            if cut.weight is not None
+        }
     network = graft(model, parts) if parts else shallow(model)
     if once is not None and embed_first not in network._forward_pre_hooks.values():
         network.register_forward_pre_hook(embed_first, with_kwargs=True)
@@ -55,28 +75,42 @@ def assemble(
 class MosaicTransformer(Subnetworks):
     """The subnetworks of a plan over one dense denoiser (DiT or SDXL's UNet), routed by timestep.
 
-    `dense` (the model), `plan` and one list of `Cut` a stage (in STAGES order, layers in `find_layers` order; None: dense). The cuts themselves
-    are not kept: `cuts` afterwards says which groups each layer keeps.
+    `dense` (the model), `plan` and one list of `Cut` a stage (in STAGES order, layers in
+    `find_layers` order; None: dense). The cuts themselves are not kept: `cuts` afterwards says
+    which groups each layer keeps.
     """
 
-    def __init__(self, dense: nn.Module, plan: StagePlan | None, cuts: list[list[Cut] | None], masked: bool = False,
-                 layers: list[PrunableLayer] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        dense: nn.Module,
+        plan: StagePlan | None,
+        cuts: list[list[Cut] | None],
+        masked: bool = False,
+        layers: list[PrunableLayer] | None = None,
+    ):
         super().__init__()
         dense = getattr(dense, "_orig_mod", dense)  # under torch.compile
         self.plan, self.enabled = plan, True
         self.layers = find_layers(dense) if layers is None else layers
-        self.once = OnceEmbedder(next(iter(embedders(dense).values()))) if embedders_equal(dense) else None
+        self.once = (
+            OnceEmbedder(next(iter(embedders(dense).values()))) if embedders_equal(dense) else None
+        )
         self._full: nn.Module | None = assemble(private(dense), None, self.once)
         stages: dict[int, nn.Module] = {}  # stages with the same cuts are one network
         groups: dict[int, list[Cut] | None] = {}
         for c in cuts:
             if id(c) not in stages:
-                stages[id(c)] = self._full if c is None else assemble(self._full, c, None, masked, self.layers)
-                groups[id(c)] = None if c is None else [replace(x, weight=None, bias=None) for x in c]
+                stages[id(c)] = (
+                    self._full if c is None else assemble(self._full, c, None, masked, self.layers)
+                )
+                groups[id(c)] = (
+                    None if c is None else [replace(x, weight=None, bias=None) for x in c]
+                )
         self.cuts = [groups[id(c)] for c in cuts]
         self.stages = nn.ModuleList([stages[id(c)] for c in cuts])
         self.config = dense.config
-        self._compiled: dict[int, Callable[..., Any]] = {}  # id of a network -> its compiled forward
+        # id of a network -> its compiled forward
+        self._compiled: dict[int, Callable[..., Any]] = {}
         refuse_hooks(self)
         guard_pipelines()
 
@@ -84,7 +118,8 @@ class MosaicTransformer(Subnetworks):
         """Answer for the dense model (SDXL's pipeline reads `add_embedding`) where it holds of all.
 
         Blocks that stages have of their own come as a `Together`, methods that change the model do
-        so in every network or raise AttributeError with the reason: see `core.mosaic.stock_methods`.
+        so in every network or raise AttributeError with the reason: see
+        `core.mosaic.stock_methods`.
         """
         try:
             return super().__getattr__(name)
@@ -119,27 +154,41 @@ class MosaicTransformer(Subnetworks):
         guard_pipelines()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MosaicTransformer:
-        """What `.to`, `.half`, `.cuda` and offloading do. The mosaic's tensors are replaced, once each; the dense model given by the user stays as it is."""
+        """What `.to`, `.half`, `.cuda` and offloading do. The mosaic's tensors are replaced, once
+        each; the dense model given by the user stays as it is.
+        """
         with torch.no_grad():
             replace_tensors(self, fn)
         return self
 
     def release_dense(self) -> None:
-        """Let go of the full-width weights that no stage runs. From then on there is no dense model to disable to, or to save against.
+        """Let go of the full-width weights that no stage runs. From then on there is no dense model
+        to disable to, or to save against.
 
-        The memory is free once nobody else holds the dense model, as `pipeline.transformer` does before the mosaic takes its place.
+        The memory is free once nobody else holds the dense model, as `pipeline.transformer` does
+        before the mosaic takes its place.
         """
         if self.plan is None or not self.enabled:
-            raise StudioError("Only an enabled MosaicTransformer with a plan can release its dense model: it runs it otherwise.")
+            raise StudioError(
+                "Only an enabled MosaicTransformer with a plan can release its dense model: it runs"
+                " it otherwise."
+            )
         if self._full is not None and not any(network is self._full for network in self.stages):
             self._compiled.pop(id(self._full), None)
         self._full = None
 
-    def compile_stages(self, backend: str | Callable[..., Any] = "inductor", mode: str | None = None, dynamic: bool | None = None,
-                       fullgraph: bool = True) -> None:  # fmt: skip
-        """torch.compile every network as a whole, one graph a stage; each is compiled when it first runs. Arguments as torch.compile takes them.
+    def compile_stages(
+        self,
+        backend: str | Callable[..., Any] = "inductor",
+        mode: str | None = None,
+        dynamic: bool | None = None,
+        fullgraph: bool = True,
+    ) -> None:
+        """torch.compile every network as a whole, one graph a stage; each is compiled when it first
+        runs. Arguments as torch.compile takes them.
 
-        Holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. Not carried over to deep copies.
+        Holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. Not
+        carried over to deep copies.
         """
         if watched(self.networks()):
             raise StudioError(
@@ -148,24 +197,33 @@ class MosaicTransformer(Subnetworks):
             )
         names = dict(zip(map(id, self.stages), STAGES, strict=True))
         options = {"backend": backend, "mode": mode, "dynamic": dynamic, "fullgraph": fullgraph}
-        self._compiled = {id(n): compiled(n, names.get(id(n), "dense"), **options) for n in self.networks()}
+        self._compiled = {
+            id(n): compiled(n, names.get(id(n), "dense"), **options) for n in self.networks()
+        }
 
     def fuse_qkv_projections(self) -> None:
-        """As UNet2DConditionModel's (a DiT has none: AttributeError), in every network. The dense model given by the user is not fused."""
+        """As UNet2DConditionModel's (a DiT has none: AttributeError), in every network. The dense
+        model given by the user is not fused.
+        """
         for network in self.networks():
             network.fuse_qkv_projections()
 
     def set_attn_processor(self, processor: Any) -> None:
-        """As UNet2DConditionModel's (one processor, or a dictionary path -> processor), in every network."""
+        """As UNet2DConditionModel's (one processor, or a dictionary path -> processor), in every
+        network.
+        """
         set_processors(self, processor)
 
     def unfuse_qkv_projections(self) -> None:
         """Take `fuse_qkv_projections` back."""
-        for network in reversed(self.networks()):  # networks share modules: the first to fuse remembers what they were
+        # networks share modules: the first to fuse remembers what they were
+        for network in reversed(self.networks()):
             network.unfuse_qkv_projections()
 
     def disable(self) -> None:
-        """Run the dense model, bit for bit, until `enable()`. Raises StudioError after `release_dense()`."""
+        """Run the dense model, bit for bit, until `enable()`. Raises StudioError after
+        `release_dense()`.
+        """
         if not self.enabled:
             raise StudioError("This MosaicTransformer is already disabled.")
         _ = self.full
@@ -178,43 +236,72 @@ class MosaicTransformer(Subnetworks):
         self.enabled = True
 
     def network(self, timestep: float) -> Callable[..., Tensor]:
-        """The forward to call at this timestep: no look at device memory, no branch. Returns the bare prediction tensor."""
+        """The forward to call at this timestep: no look at device memory, no branch. Returns the
+        bare prediction tensor.
+        """
         stage = self.stage_of(timestep)
         return partial(self._run, self.full if stage < 0 else self.stages[stage])
 
     def tabulate(self, timesteps: Tensor, class_labels: Tensor) -> list[Modulation] | None:
-        """For each timestep (steps,) what every block makes of it and of the labels (batch,), to be given to `network(t)` as its `class_labels`.
+        """For each timestep (steps,) what every block makes of it and of the labels (batch,), to be
+        given to `network(t)` as its `class_labels`.
 
-        Rounds like one matrix product over all steps (fp32: a few units in the last place). None where blocks share no embedder, and where the
-        table would take more than TABLE_BYTES: for large batches it hardly pays.
+        Rounds like one matrix product over all steps (fp32: a few units in the last place). None
+        where blocks share no embedder, and where the table would take more than TABLE_BYTES: for
+        large batches it hardly pays.
         """
         if self.no_table(len(timesteps), len(class_labels)):
             return None
         return modulations(self.stages[0], timesteps, class_labels, self.dtype)
 
     def no_table(self, steps: int, rows: int) -> str:
-        """Why `tabulate` makes no table for so many steps and batch rows, in words; empty where it makes one."""
+        """Why `tabulate` makes no table for so many steps and batch rows, in words; empty where it
+        makes one.
+        """
         if self.once is None:
-            return "This model has no embedder that its blocks share, so adaLN vectors cannot come from a table"
+            return (
+                "This model has no embedder that its blocks share, so adaLN vectors cannot come"
+                " from a table"
+            )
         blocks = self.stages[0].transformer_blocks
-        most = TABLE_BYTES // (steps * len(blocks) * blocks[0].norm1.linear.out_features * self.dtype.itemsize)
+        most = TABLE_BYTES // (
+            steps * len(blocks) * blocks[0].norm1.linear.out_features * self.dtype.itemsize
+        )
         if rows <= most:
             return ""
-        return f"A table of adaLN vectors for {rows} rows (images, twice with guidance) and {steps} steps would be too large; {most} rows fit"
+        return (
+            f"A table of adaLN vectors for {rows} rows (images, twice with guidance) and {steps}"
+            f" steps would be too large; {most} rows fit"
+        )
 
     def stages_as_networks(self) -> list[Callable[..., Tensor]]:
         """One callable a stage, in STAGES order."""
         return [partial(self._run, stage) for stage in self.stages]
 
-    def _run(self, network: nn.Module, sample: Tensor, timestep: Tensor, *args: Any, **conditions: Any) -> Tensor:
-        return self._compiled.get(id(network), network)(sample, timestep, *args, **conditions, return_dict=False)[0]
+    def _run(
+        self, network: nn.Module, sample: Tensor, timestep: Tensor, *args: Any, **conditions: Any
+    ) -> Tensor:
+        return self._compiled.get(id(network), network)(
+            sample, timestep, *args, **conditions, return_dict=False
+        )[0]
 
-    def forward(self, sample: Tensor | None = None, timestep: Tensor | float | None = None, *args: Any, return_dict: bool = True, **conditions: Any):
-        """As the dense model's forward (DiT: `hidden_states`, UNet: `sample`). Reads `timestep` once a call (a host sync on a GPU)."""
+    def forward(
+        self,
+        sample: Tensor | None = None,
+        timestep: Tensor | float | None = None,
+        *args: Any,
+        return_dict: bool = True,
+        **conditions: Any,
+    ):
+        """As the dense model's forward (DiT: `hidden_states`, UNet: `sample`). Reads `timestep`
+        once a call (a host sync on a GPU).
+        """
         sample = conditions.pop("hidden_states", sample)
         low, high = _ends(timestep)
         if self.stage_of(low) != self.stage_of(high):
-            raise StudioError("All rows of a batch must lie in one stage; sample them with one timestep a step.")
+            raise StudioError(
+                "All rows of a batch must lie in one stage; sample them with one timestep a step."
+            )
         found = self.network(low)(sample, timestep, *args, **conditions)
         return _output(self.stages[0], found) if return_dict else (found,)
 
@@ -228,8 +315,8 @@ class MosaicTransformer(Subnetworks):
     ) -> list[str]:
         """Write the subnetworks, without the dense model, into a new or empty folder.
 
-        See `core.mosaic.serialization.save_mosaic`. Raises StudioError for options of diffusers' own
-        (push_to_hub, variant, ...), which have no meaning here.
+        See `core.mosaic.serialization.save_mosaic`. Raises StudioError for options of diffusers'
+        own (push_to_hub, variant, ...), which have no meaning here.
         """
         if stock or not (facts is None or isinstance(facts, dict)):
             said = ", ".join(stock)[:80] or f"facts = {facts!r:.40}"
@@ -240,13 +327,24 @@ class MosaicTransformer(Subnetworks):
         return save_mosaic(self, folder, facts, progress, stop)
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, base: Any, revision: str | None = None, progress: Callable[[int, int, str], None] | None = None,
-                        stop: threading.Event | None = None) -> MosaicTransformer:  # fmt: skip
-        """Saved subnetworks over their base (a pipeline, its denoiser, a folder or a hub id): see `core.mosaic.serialization.load_mosaic`."""
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        base: Any,
+        revision: str | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> MosaicTransformer:
+        """Saved subnetworks over their base (a pipeline, its denoiser, a folder or a hub id): see
+        `core.mosaic.serialization.load_mosaic`.
+        """
         return load_mosaic(cls, folder, base, revision, progress, stop)
 
+
 def _ends(timestep: Tensor | float) -> tuple[float, float]:
-    """Lowest and highest timestep of a batch in one read, of one scalar where every row is the same memory, as `expand` makes it in DiTPipeline."""
+    """Lowest and highest timestep of a batch in one read, of one scalar where every row is the same
+    memory, as `expand` makes it in DiTPipeline.
+    """
     if not torch.is_tensor(timestep):
         return timestep, timestep
     if timestep.numel() == 1 or not any(timestep.stride()):

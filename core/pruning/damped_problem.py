@@ -1,8 +1,10 @@
-"""One layer's removal problem: checked inputs, the damped objective, and the ladder to climb when its Gram cannot be factorised.
+"""One layer's removal problem: checked inputs, the damped objective, and the ladder to climb when
+its Gram cannot be factorised.
 
-Rungs, each tried when the one before fails (a Cholesky pivot that is only noise, an order whose own account of its cost is wrong):
-the search for the order in float32 (large layers), in float64, ten times the damping up to three times, an eigenvalue floor.
-Everything but the search is float64 from the start, and the Gram is symmetrised before the first rung.
+Rungs, each tried when the one before fails (a Cholesky pivot that is only noise, an order whose own
+account of its cost is wrong): the search for the order in float32 (large layers), in float64, ten
+times the damping up to three times, an eigenvalue floor. Everything but the search is float64 from
+the start, and the Gram is symmetrised before the first rung.
 """
 
 from __future__ import annotations
@@ -21,9 +23,14 @@ from .tiled import gathered, symmetrised
 
 PLAIN = "plain"  # the first rung: nothing was changed
 PRECISIONS = ("auto", "float64", "float32")
-LARGE = 2048  # columns above which "auto" searches in float32: up to here float64 takes a second, and eight times more with each doubling
-FIRST_RIDGE = 1e-10  # first help for a singular Gram at damping 0: moves the objective by 1e-10, leaves six digits in the inverse
-MIN_PIVOT = 1e-11  # a float64 Cholesky pivot below this share of its diagonal is rounding noise, not information
+# columns above which "auto" searches in float32: up to here float64 takes a second, and eight times
+# more with each doubling
+LARGE = 2048
+# first help for a singular Gram at damping 0: moves the objective by 1e-10, leaves six digits in
+# the inverse
+FIRST_RIDGE = 1e-10
+# a float64 Cholesky pivot below this share of its diagonal is rounding noise, not information
+MIN_PIVOT = 1e-11
 EIGENVALUE_FLOOR = 1e-7  # of the largest eigenvalue: what float32 accumulation leaves trustworthy
 NOT_A_GRAM = -1e-3  # of the largest eigenvalue: more negative than any rounding explains
 
@@ -32,22 +39,29 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Rung:
-    """What is minimised on one rung of the ladder, tr((W' - W) (M + diag(added)) (W' - W)^T), and how the order is searched."""
+    """What is minimised on one rung of the ladder, tr((W' - W) (M + diag(added)) (W' - W)^T), and
+    how the order is searched.
+    """
 
     name: str
-    damping: float  # as a share of mean(diag H); on the eigenvalue floor the floor, where that is more
+    # as a share of mean(diag H); on the eigenvalue floor the floor, where that is more
+    damping: float
     matrix: Tensor  # (n, n) float64, M, all of it
     added: Tensor  # (n,) what is added to its diagonal
     dtype: torch.dtype = torch.float64  # of the search; factors and weights are float64 always
 
     def lower(self, columns: Tensor | None, out: Tensor) -> Tensor:
-        """(M + diag(added))[columns][:, columns] as a lower matrix (`core.pruning.tiled`) into `out` (k, k); None: all columns in place."""
+        """(M + diag(added))[columns][:, columns] as a lower matrix (`core.pruning.tiled`) into
+        `out` (k, k); None: all columns in place.
+        """
         return gathered(self.matrix, columns, self.added, out)
 
 
 @dataclass(eq=False)
 class Problem:
-    """A checked layer in float64 on the Gram's device, the Gram over its mean diagonal so that no scale can overflow."""
+    """A checked layer in float64 on the Gram's device, the Gram over its mean diagonal so that no
+    scale can overflow.
+    """
 
     weight: Tensor  # (d, n) as given
     w: Tensor  # (d, n) float64
@@ -58,18 +72,36 @@ class Problem:
     held_out: Tensor | None  # (n, n) symmetric, as given
 
     @classmethod
-    def checked(cls, weight: Tensor, gram: Tensor, group_size: int, held_out: Tensor | None) -> Problem:
-        """Raises StudioError for shapes that do not match, numbers that are not finite, or a matrix that is not a Gram."""
+    def checked(
+        cls, weight: Tensor, gram: Tensor, group_size: int, held_out: Tensor | None
+    ) -> Problem:
+        """Raises StudioError for shapes that do not match, numbers that are not finite, or a matrix
+        that is not a Gram.
+        """
         if weight.ndim != 2 or not weight.is_floating_point() or not weight.numel():
-            raise StudioError(f"A weight must be a float matrix of outputs x inputs, not {weight.dtype} of shape {tuple(weight.shape)}.")
+            raise StudioError(
+                f"A weight must be a float matrix of outputs x inputs, not {weight.dtype} of shape"
+                f" {tuple(weight.shape)}."
+            )
         n = weight.shape[1]
-        if isinstance(group_size, bool) or not isinstance(group_size, numbers.Integral) or group_size < 1 or n % group_size:
+        if (
+            isinstance(group_size, bool)
+            or not isinstance(group_size, numbers.Integral)
+            or group_size < 1
+            or n % group_size
+        ):
             raise StudioError(f"{n} input columns cannot be cut into groups of {group_size}.")
         if not weight.isfinite().all():
-            raise StudioError("The weight holds NaN or infinite values: load the model again before pruning.")
+            raise StudioError(
+                "The weight holds NaN or infinite values: load the model again before pruning."
+            )
         gram, scale = _checked_gram(gram, n, "Gram")
         if held_out is not None:
-            held_out = _checked_gram(held_out, n, "held-out Gram")[0].to(gram.device).mul_(_mean_diagonal(held_out))
+            held_out = (
+                _checked_gram(held_out, n, "held-out Gram")[0]
+                .to(gram.device)
+                .mul_(_mean_diagonal(held_out))
+            )
         dead = gram.diagonal() <= 0
         if dead.any():
             gram[dead], gram[:, dead] = 0, 0
@@ -80,13 +112,23 @@ class Problem:
     def groups(self) -> int:
         return self.w.shape[1] // self.group_size
 
-    def climb(self, damping: float, attempt: Callable[[Rung], Result | None], dtype: torch.dtype = torch.float64) -> tuple[Result, Rung]:
-        """Try `attempt` on ever safer rungs -> (its result, the rung it held on). Raises StudioError when none does."""
+    def climb(
+        self,
+        damping: float,
+        attempt: Callable[[Rung], Result | None],
+        dtype: torch.dtype = torch.float64,
+    ) -> tuple[Result, Rung]:
+        """Try `attempt` on ever safer rungs -> (its result, the rung it held on). Raises
+        StudioError when none does.
+        """
         for rung in self._ladder(damping, dtype):
             result = attempt(rung)
             if result is not None:
                 return result, rung
-        raise StudioError("The Gram cannot be factorised even with its eigenvalues raised: calibrate again with more images.")
+        raise StudioError(
+            "The Gram cannot be factorised even with its eigenvalues raised: calibrate again with"
+            " more images."
+        )
 
     def _ladder(self, damping: float, dtype: torch.dtype) -> Iterator[Rung]:
         yield Rung(PLAIN, damping, self.gram, self._added(damping), dtype)
@@ -97,26 +139,43 @@ class Problem:
             yield Rung(f"damping raised to {rho:.0e}", rho, self.gram, self._added(rho))
         values, vectors = torch.linalg.eigh(self.gram + self._added(damping).diag())
         if values[0] < NOT_A_GRAM * values[-1]:
-            raise StudioError("The Gram is not a sum of x x^T: it has large negative eigenvalues, so calibrate again.")
+            raise StudioError(
+                "The Gram is not a sum of x x^T: it has large negative eigenvalues, so calibrate"
+                " again."
+            )
         floor = EIGENVALUE_FLOOR * values[-1].item()
         raised = (vectors * values.clamp_min(floor)) @ vectors.mT
         yield Rung("eigenvalue floor", max(damping, floor), raised, torch.zeros_like(values))
 
     def _added(self, damping: float) -> Tensor:
-        """(n,) the ridge; dead columns become unit columns apart from the rest: harmless to factorise, never counted."""
+        """(n,) the ridge; dead columns become unit columns apart from the rest: harmless to
+        factorise, never counted.
+        """
         return torch.full_like(self.w[0], damping).masked_fill_(self.dead, 1.0)
 
 
 def checked_damping(damping: float) -> float:
-    if isinstance(damping, bool) or not isinstance(damping, numbers.Real) or not math.isfinite(damping) or damping < 0:
-        raise StudioError(f"Damping must be a number that is 0 or larger, as a share of the mean diagonal, not {damping}.")
+    if (
+        isinstance(damping, bool)
+        or not isinstance(damping, numbers.Real)
+        or not math.isfinite(damping)
+        or damping < 0
+    ):
+        raise StudioError(
+            "Damping must be a number that is 0 or larger, as a share of the mean diagonal, not"
+            f" {damping}."
+        )
     return float(damping)
 
 
 def search_dtype(precision: str, columns: int) -> torch.dtype:
-    """The type to search the order in. Raises StudioError for a precision that is not in `PRECISIONS`."""
+    """The type to search the order in. Raises StudioError for a precision that is not in
+    `PRECISIONS`.
+    """
     if precision not in PRECISIONS:
-        raise StudioError(f"The precision of the search must be one of {', '.join(PRECISIONS)}, not {precision}.")
+        raise StudioError(
+            f"The precision of the search must be one of {', '.join(PRECISIONS)}, not {precision}."
+        )
     if precision == "auto":
         precision = "float32" if columns > LARGE else "float64"
     return torch.float32 if precision == "float32" else torch.float64
@@ -127,8 +186,16 @@ def distinct_indices(values: Tensor | Sequence[int], count: int, name: str) -> T
     indices = torch.as_tensor(values).detach().cpu()
     if indices.numel() == 0:
         return torch.zeros(0, dtype=torch.int64)
-    if indices.ndim != 1 or indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex():
-        raise StudioError(f"{name} must be a list of whole numbers, not {indices.dtype} of shape {tuple(indices.shape)}.")
+    if (
+        indices.ndim != 1
+        or indices.dtype == torch.bool
+        or indices.is_floating_point()
+        or indices.is_complex()
+    ):
+        raise StudioError(
+            f"{name} must be a list of whole numbers, not {indices.dtype} of shape"
+            f" {tuple(indices.shape)}."
+        )
     indices = indices.to(torch.int64)
     if indices.min() < 0 or indices.max() >= count or len(indices.unique()) != len(indices):
         raise StudioError(f"{name} must hold different numbers from 0 to {count - 1}.")
@@ -141,18 +208,28 @@ def expanded(groups: Tensor, size: int) -> Tensor:
 
 
 def _checked_gram(gram: Tensor, n: int, name: str) -> tuple[Tensor, float]:
-    """Float64, symmetric, over its mean diagonal, which comes back too; on its own device where that has float64."""
+    """Float64, symmetric, over its mean diagonal, which comes back too; on its own device where
+    that has float64.
+    """
     if tuple(gram.shape) != (n, n):
-        raise StudioError(f"The {name} must be {n} x {n} for a layer with {n} input columns, not {tuple(gram.shape)}.")
+        raise StudioError(
+            f"The {name} must be {n} x {n} for a layer with {n} input columns, not"
+            f" {tuple(gram.shape)}."
+        )
     gram = gram.detach().to("cpu" if gram.device.type == "mps" else gram.device)
     smallest, largest = (value.item() for value in gram.aminmax())  # NaN goes through both
     if not (math.isfinite(smallest) and math.isfinite(largest)):
-        raise StudioError(f"The {name} holds NaN or infinite values: calibrate again, in float32 rather than half precision.")
+        raise StudioError(
+            f"The {name} holds NaN or infinite values: calibrate again, in float32 rather than half"
+            " precision."
+        )
     scale = _mean_diagonal(gram)
     largest = max(-smallest, largest)
     whole, gap = symmetrised(gram, scale)
     if gap > 1e-3 * largest or gram.diagonal().min().item() < NOT_A_GRAM * largest:
-        raise StudioError(f"The {name} is not a sum of x x^T: it must be symmetric with no negative diagonal.")
+        raise StudioError(
+            f"The {name} is not a sum of x x^T: it must be symmetric with no negative diagonal."
+        )
     return whole, scale
 
 

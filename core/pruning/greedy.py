@@ -1,8 +1,10 @@
-"""Exact greedy removal orders (Optimal Brain Surgeon, rescored after every removal), for single columns and for groups.
+"""Exact greedy removal orders (Optimal Brain Surgeon, rescored after every removal), for single
+columns and for groups.
 
-Both start from the inverse Gram and remove what costs least, s_P = tr(W'_P (inverse_PP)^-1 W'_P^T), with W' and the inverse kept up
-to date. The textbook loop (ZipLM, Kurtic et al. 2023, algorithm 1) rewrites both in full at every removal; here columns are lazy.
-Both return what each removal was thought to cost as well: in float32 that is the check on how far the numbers can be believed.
+Both start from the inverse Gram and remove what costs least, s_P = tr(W'_P (inverse_PP)^-1 W'_P^T),
+with W' and the inverse kept up to date. The textbook loop (ZipLM, Kurtic et al. 2023, algorithm 1)
+rewrites both in full at every removal; here columns are lazy. Both return what each removal was
+thought to cost as well: in float32 that is the check on how far the numbers can be believed.
 """
 
 from __future__ import annotations
@@ -14,33 +16,53 @@ from torch import Tensor
 
 from .tiled import add_product_, tile_ends
 
-BLOCK = 64  # removals between two flushes: large enough for matrix products, small enough that the lazy rows stay in cache
+# removals between two flushes: large enough for matrix products, small enough that the lazy rows
+# stay in cache
+BLOCK = 64
 NEGATIVE = -1e-6  # of the largest ||W'_j||^2: a squared norm below this is no longer rounding
 REBUILDS = 2  # times W'^T W' may be worked out anew in one search before the search is given up
 
 
 def order_columns(
-    state: Tensor, floor: Tensor, block: int = BLOCK, *, rebuild: Callable[[Tensor], Tensor | None] | None = None
+    state: Tensor,
+    floor: Tensor,
+    block: int = BLOCK,
+    *,
+    rebuild: Callable[[Tensor], Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Greedy order of single columns by s_j = ||W'_j||^2 / inverse_jj, equal step by step to the textbook loop.
+    """Greedy order of single columns by s_j = ||W'_j||^2 / inverse_jj, equal step by step to the
+    textbook loop.
 
-    state: (2, n, n), the lower matrices (see `core.pruning.tiled`) H^-1 and G = W^T W, both used up. floor: (n,) 1 / H_jj, which no
-    diagonal entry of the inverse can fall below. rebuild: given the (k,) surviving columns, W'^T W' (k, k) from scratch.
-    Returns the order (n,) and the cost of each removal (n,), on the state's device; None when squared norms turn negative.
+    state: (2, n, n), the lower matrices (see `core.pruning.tiled`) H^-1 and G = W^T W, both used
+    up. floor: (n,) 1 / H_jj, which no diagonal entry of the inverse can fall below. rebuild: given
+    the (k,) surviving columns, W'^T W' (k, k) from scratch. Returns the order (n,) and the cost of
+    each removal (n,), on the state's device; None when squared norms turn negative.
 
-    Removing column j with pivot p = inverse_jj sends the inverse to inverse - v v^T, v = inverse_j / sqrt(p), and with
-    g = W'_j^T W' / sqrt(p) and x = g - s_j v / 2 sends G to G - v x^T - x v^T. Rows of both are formed only when their column is picked, from
-    at most `block` stored (v, x); a flush is two matrix products. No step costs d, none waits for a GPU; a flush does once or twice.
+    Removing column j with pivot p = inverse_jj sends the inverse to inverse - v v^T, v = inverse_j
+    / sqrt(p), and with g = W'_j^T W' / sqrt(p) and x = g - s_j v / 2 sends G to G - v x^T - x v^T.
+    Rows of both are formed only when their column is picked, from at most `block` stored (v, x); a
+    flush is two matrix products. No step costs d, none waits for a GPU; a flush does once or twice.
     """
     n = len(floor)
-    ids, floor, ends = torch.arange(n, device=floor.device), floor.clone(), tile_ends(n, floor.device)
+    ids, floor, ends = (
+        torch.arange(n, device=floor.device),
+        floor.clone(),
+        tile_ends(n, floor.device),
+    )
     order, costs = torch.empty_like(ids), torch.empty_like(floor)
     rows = state.new_empty(2, min(block, n), n)
     rebuilt = 0
     while n:
         done, steps = len(order) - n, min(block, n)
         picked = order[done : done + steps]
-        _pick(state[:, :n, :n], floor[:n], ends[:n], rows[:, :steps, :n], picked, costs[done : done + steps])
+        _pick(
+            state[:, :n, :n],
+            floor[:n],
+            ends[:n],
+            rows[:, :steps, :n],
+            picked,
+            costs[done : done + steps],
+        )
         alive = torch.ones(n, dtype=torch.bool, device=ids.device).index_fill_(0, picked, False)
         order[done : done + steps] = ids[picked]
         n -= steps
@@ -61,8 +83,12 @@ def order_columns(
     return order, costs
 
 
-def _pick(state: Tensor, floor: Tensor, ends: Tensor, rows: Tensor, picked: Tensor, costs: Tensor) -> None:
-    """Fill `picked` and `costs` with the next removals and `rows` (2, steps, n) with their v and x."""
+def _pick(
+    state: Tensor, floor: Tensor, ends: Tensor, rows: Tensor, picked: Tensor, costs: Tensor
+) -> None:
+    """Fill `picked` and `costs` with the next removals and `rows` (2, steps,
+    n) with their v and x.
+    """
     diagonal = torch.maximum(state[0].diagonal(), floor)
     norms = state[1].diagonal().clamp_min(0)
     scores = torch.empty_like(norms)
@@ -74,7 +100,9 @@ def _pick(state: Tensor, floor: Tensor, ends: Tensor, rows: Tensor, picked: Tens
         cost = costs[k : k + 1]
         torch.index_select(scores, 0, j, out=cost)
         now = rows[:, k]  # (2, n)
-        torch.where(index < ends.index_select(0, j), state[:, j, :][:, 0], state[:, :, j][:, :, 0], out=now)
+        torch.where(
+            index < ends.index_select(0, j), state[:, j, :][:, 0], state[:, :, j][:, :, 0], out=now
+        )
         v, x = now.unbind()
         if k:
             before_v, before_x = rows[:, :k].unbind()  # (k, n)
@@ -85,11 +113,16 @@ def _pick(state: Tensor, floor: Tensor, ends: Tensor, rows: Tensor, picked: Tens
         x.addcmul_(v, cost, value=-0.5)
         diagonal.addcmul_(v, v, value=-1)
         torch.maximum(diagonal, floor, out=diagonal)
-        norms.addcmul_(v, x, value=-2).clamp_min_(0).index_fill_(0, j, torch.inf)  # a removed column is never the smallest again
+        # a removed column is never the smallest again
+        norms.addcmul_(v, x, value=-2).clamp_min_(0).index_fill_(0, j, torch.inf)
 
 
-def _close_ranks(state: Tensor, rows: Tensor, vectors: tuple[Tensor, ...], ends: Tensor, alive: Tensor, n: int) -> None:
-    """Move the survivors that stand at n and beyond into the places left empty before: a few rows and columns, not a copy of it all."""
+def _close_ranks(
+    state: Tensor, rows: Tensor, vectors: tuple[Tensor, ...], ends: Tensor, alive: Tensor, n: int
+) -> None:
+    """Move the survivors that stand at n and beyond into the places left empty before: a few rows
+    and columns, not a copy of it all.
+    """
     old = len(alive)
     holes, movers = (~alive[:n]).nonzero()[:, 0], alive[n:].nonzero()[:, 0] + n
     if not len(holes):
@@ -106,10 +139,12 @@ def _close_ranks(state: Tensor, rows: Tensor, vectors: tuple[Tensor, ...], ends:
 
 
 def order_groups(inverse: Tensor, w: Tensor, size: int) -> tuple[Tensor, Tensor] | None:
-    """Greedy order of groups by s_g = tr(W'_g (inverse_gg)^-1 W'_g^T), from batched Cholesky factors of the diagonal blocks.
+    """Greedy order of groups by s_g = tr(W'_g (inverse_gg)^-1 W'_g^T), from batched Cholesky
+    factors of the diagonal blocks.
 
-    inverse: (n, n) H^-1, all of it. w: (d, n). Both are used up. Returns the order (n / size,) and the cost of each removal, on the
-    device; None if a diagonal block is no longer positive definite.
+    inverse: (n, n) H^-1, all of it. w: (d, n). Both are used up. Returns the order (n / size,) and
+    the cost of each removal, on the device; None if a diagonal block is no longer positive
+    definite.
     """
     groups = len(inverse) // size
     taken = torch.zeros(groups, dtype=torch.bool, device=w.device)
@@ -117,7 +152,8 @@ def order_groups(inverse: Tensor, w: Tensor, size: int) -> tuple[Tensor, Tensor]
     eye = torch.eye(size, dtype=w.dtype, device=w.device)
     order, costs = torch.empty(groups, dtype=torch.int64, device=w.device), w.new_empty(groups)
     for k in range(groups):
-        blocks = inverse.view(groups, size, groups, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (groups, size, size)
+        # (groups, size, size)
+        blocks = inverse.view(groups, size, groups, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         factors, failed = torch.linalg.cholesky_ex(torch.where(taken[:, None, None], eye, blocks))
         sound &= (failed == 0).all()
         parts = w.view(-1, groups, size).permute(1, 2, 0)  # (groups, size, d)
@@ -125,7 +161,10 @@ def order_groups(inverse: Tensor, w: Tensor, size: int) -> tuple[Tensor, Tensor]
         scores = whitened.square().sum((1, 2)).masked_fill_(taken, torch.inf)
         g = scores.argmin(0, keepdim=True)
         mine = g * size + torch.arange(size, device=w.device)
-        v = torch.linalg.solve_triangular(factors.index_select(0, g)[0], inverse.index_select(0, mine), upper=False)  # (size, n)
+        # (size, n)
+        v = torch.linalg.solve_triangular(
+            factors.index_select(0, g)[0], inverse.index_select(0, mine), upper=False
+        )
         w.addmm_(whitened.index_select(0, g)[0].mT, v, alpha=-1)
         inverse.addmm_(v.mT, v, alpha=-1)
         inverse.index_fill_(0, mine, 0).index_fill_(1, mine, 0)

@@ -1,21 +1,26 @@
-"""Which heads or neurons of a linear layer to remove, in what order, at what error, and the best weights at every level.
+"""Which heads or neurons of a linear layer to remove, in what order, at what error, and the best
+weights at every level.
 
-One layer y = W x with Gram H = sum of x x^T over calibration tokens (Optimal Brain Surgeon: Hassibi & Stork 1993; in groups:
-ZipLM, Kurtic et al. 2023; MosaicDiff, Guo et al. 2025). Minimised, with the removed columns of W' at zero and m = mean(diag H):
+One layer y = W x with Gram H = sum of x x^T over calibration tokens (Optimal Brain Surgeon: Hassibi
+& Stork 1993; in groups: ZipLM, Kurtic et al. 2023; MosaicDiff, Guo et al. 2025). Minimised, with
+the removed columns of W' at zero and m = mean(diag H):
 
     tr((W' - W) (H + damping m I) (W' - W)^T),    which at damping 0 is ||W'X - WX||^2.
 
-The greedy order comes from exact saliencies, rescored after each removal. Everything else comes from one factorisation: with the
-survivors first (longest kept first), L = chol(H) and Z = W L, the best weights on the first k columns are Z[:, :k] L[:k, :k]^-1 and
-their error is the energy of the other columns of Z. So the whole curve is a cumulative sum and each level one triangular solve.
+The greedy order comes from exact saliencies, rescored after each removal. Everything else comes
+from one factorisation: with the survivors first (longest kept first), L = chol(H) and Z = W L, the
+best weights on the first k columns are Z[:, :k] L[:k, :k]^-1 and their error is the energy of the
+other columns of Z. So the whole curve is a cumulative sum and each level one triangular solve.
 
-All of it runs in float64 on the Gram's device, but for the search of the order in large layers (`path_problem.LARGE`), which is
-float32. From condition numbers of some 1e5 the two orders may part; what they achieve then differs by well under 1 % for inputs
-like an MLP's, and on spectra that fall by six decades in a random basis it scatters by some percent to both sides, just as float64
-does when the Gram is changed in its seventh digit. A search that accounts wrongly for its own cost is repeated in float64. (To refine a
-float32 factor would save nothing: one residual takes d k^2 multiplications, the float64 factor k^3 / 6.) At n = 4608, d = 1152 a path
-peaks at 0.5 GB beside the Gram and the weight given, and keeps 0.2 GB.
-A column that no token ever reached (diag H = 0) is *dead*: it goes first, at no cost, and the ridge does not count it.
+All of it runs in float64 on the Gram's device, but for the search of the order in large layers
+(`path_problem.LARGE`), which is float32. From condition numbers of some 1e5 the two orders may
+part; what they achieve then differs by well under 1 % for inputs like an MLP's, and on spectra that
+fall by six decades in a random basis it scatters by some percent to both sides, just as float64
+does when the Gram is changed in its seventh digit. A search that accounts wrongly for its own cost
+is repeated in float64. (To refine a float32 factor would save nothing: one residual takes d k^2
+multiplications, the float64 factor k^3 / 6.) At n = 4608, d = 1152 a path peaks at 0.5 GB beside
+the Gram and the weight given, and keeps 0.2 GB. A column that no token ever reached (diag H = 0) is
+*dead*: it goes first, at no cost, and the ridge does not count it.
 """
 
 from __future__ import annotations
@@ -29,31 +34,61 @@ import torch
 from torch import Tensor
 
 from ..errors import StudioError
-from .damped_problem import MIN_PIVOT, PLAIN, Problem, Rung, checked_damping, distinct_indices, expanded, search_dtype
+from .damped_problem import (
+    MIN_PIVOT,
+    PLAIN,
+    Problem,
+    Rung,
+    checked_damping,
+    distinct_indices,
+    expanded,
+    search_dtype,
+)
 from .greedy import order_columns, order_groups
-from .tiled import add_product_, cholesky_, inverse_, mirror_, quadratic, solved_by_factor, tiles, times_factor
+from .tiled import (
+    add_product_,
+    cholesky_,
+    inverse_,
+    mirror_,
+    quadratic,
+    solved_by_factor,
+    tiles,
+    times_factor,
+)
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)  # what a held-out Gram chooses from
 DEFAULT_DAMPING = 1e-2
 CHOICE_LEVELS = (0.25, 0.5, 0.75)  # shares removed at which held-out errors are compared
-SEARCH_PIVOT = {torch.float64: MIN_PIVOT, torch.float32: 1e-6}  # sixteen roundings: below this share of its diagonal a pivot is noise
-ACCOUNT = 0.01  # how far what a float32 search thought to have lost may be from what it has lost: what its order may cost more
+# sixteen roundings: below this share of its diagonal a pivot is noise
+SEARCH_PIVOT = {torch.float64: MIN_PIVOT, torch.float32: 1e-6}
+# how far what a float32 search thought to have lost may be from what it has lost: what its order
+# may cost more
+ACCOUNT = 0.01
 
 
 @dataclass(eq=False)  # tensors do not compare as a whole; one path is equal to itself
 class RemovalPath:
-    """One layer's way from dense to empty: order, errors and weights at every level. Make one with `from_gram` or `from_order`."""
+    """One layer's way from dense to empty: order, errors and weights at every level. Make one with
+    `from_gram` or `from_order`.
+    """
 
     order: Tensor  # (groups,) int64 on the CPU, first removed first
-    errors: Tensor  # (groups + 1,) float64 on the CPU: the minimised objective after each removal, never falling
+    # (groups + 1,) float64 on the CPU: the minimised objective after each removal, never falling
+    errors: Tensor
     energy: float  # tr(W H W^T), not damped: what errors are relative to
-    damping: float  # the one in force, as a share of mean(diag H); above the one asked for if `rung` says so (the floor itself, on that rung)
-    rung: str  # "plain", or the rung of the failure ladder that held: "order in float64", "damping raised to ...", "eigenvalue floor"
-    search: str  # what the order was searched in, "float64" or "float32"; "given" for one found elsewhere
+    # the one in force, as a share of mean(diag H); above the one asked for if `rung` says so (the
+    # floor itself, on that rung)
+    damping: float
+    # "plain", or the rung of the failure ladder that held: "order in float64", "damping raised to
+    # ...", "eigenvalue floor"
+    rung: str
+    # what the order was searched in, "float64" or "float32"; "given" for one found elsewhere
+    search: str
     group_size: int
     _weight: Tensor = field(repr=False)  # (d, n) as given
     _columns: Tensor = field(repr=False)  # (n,) columns, longest kept first
-    _factor: Tensor = field(repr=False)  # (n, n) L in that order, of the Gram over its mean diagonal; nothing above its diagonal tiles
+    # (n, n) L in that order, of the Gram over its mean diagonal; nothing above its diagonal tiles
+    _factor: Tensor = field(repr=False)
     _scores: Tensor = field(repr=False)  # (d, n) Z = W L
     _held_out: Tensor | None = field(default=None, repr=False)  # (n, n)
 
@@ -69,12 +104,14 @@ class RemovalPath:
     ) -> RemovalPath:
         """Order the groups greedily by exact saliency, then factorise.
 
-        weight: (d, n), any float type. gram, held_out: (n, n), sums of x x^T over tokens (scale does not matter).
-        group_size: consecutive columns that go together (head_dim for heads, 1 for neurons).
-        damping: share of mean(diag gram), 0 for none; None chooses on `held_out` if given, else 0.01. The choice takes a search for
-        each of `DAMPINGS`: on one order for all of them it would fall on a larger damping (scarce tokens: 0.1 for 0.001).
-        precision: of the search: "float64", "float32", or "auto", which takes float32 above 2048 columns. The rest is float64.
-        Raises StudioError for shapes that do not match, numbers that are not finite, or a matrix that is not a Gram.
+        weight: (d, n), any float type. gram, held_out: (n, n), sums of x x^T over tokens (scale
+        does not matter). group_size: consecutive columns that go together (head_dim for heads, 1
+        for neurons). damping: share of mean(diag gram), 0 for none; None chooses on `held_out` if
+        given, else 0.01. The choice takes a search for each of `DAMPINGS`: on one order for all of
+        them it would fall on a larger damping (scarce tokens: 0.1 for 0.001). precision: of the
+        search: "float64", "float32", or "auto", which takes float32 above 2048 columns. The rest is
+        float64. Raises StudioError for shapes that do not match, numbers that are not finite, or a
+        matrix that is not a Gram.
         """
         problem = Problem.checked(weight, gram, group_size, held_out)
         return cls._chosen(problem, damping, None, search_dtype(precision, problem.w.shape[1]))
@@ -89,31 +126,50 @@ class RemovalPath:
         damping: float | None = DEFAULT_DAMPING,
         held_out: Tensor | None = None,
     ) -> RemovalPath:
-        """The same path for an order found elsewhere (per-stage compensation with a pooled order): one Cholesky, no search.
+        """The same path for an order found elsewhere (per-stage compensation with a pooled order):
+        one Cholesky, no search.
 
         order: (groups,) each group index once, first removed first. The rest as in `from_gram`.
         """
         problem = Problem.checked(weight, gram, group_size, held_out)
         given = distinct_indices(order, problem.groups, "order")
         if len(given) != problem.groups:
-            raise StudioError(f"A removal order names each of the {problem.groups} groups once; this one has {len(given)}.")
+            raise StudioError(
+                f"A removal order names each of the {problem.groups} groups once; this one has"
+                f" {len(given)}."
+            )
         return cls._chosen(problem, damping, given, torch.float64)
 
     @classmethod
-    def _chosen(cls, problem: Problem, damping: float | None, order: Tensor | None, dtype: torch.dtype) -> RemovalPath:
-        """The path at `damping`, or if that is None at the one with the smallest mean held-out error."""
+    def _chosen(
+        cls, problem: Problem, damping: float | None, order: Tensor | None, dtype: torch.dtype
+    ) -> RemovalPath:
+        """The path at `damping`, or if that is None at the one with the smallest mean held-out
+        error.
+        """
         if damping is not None:
             return cls._build(problem, checked_damping(damping), order, dtype)
-        levels = sorted({min(max(round(share * problem.groups), 1), problem.groups - 1) for share in CHOICE_LEVELS} - {0})
+        levels = sorted(
+            {
+                min(max(round(share * problem.groups), 1), problem.groups - 1)
+                for share in CHOICE_LEVELS
+            }
+            - {0}
+        )
         if not levels or problem.held_out is None or not problem.held_out.any():
             return cls._build(problem, DEFAULT_DAMPING, order, dtype)
-        candidates = (cls._build(problem, rho, order, dtype) for rho in DAMPINGS)  # lazily: two in memory at a time
+        # lazily: two in memory at a time
+        candidates = (cls._build(problem, rho, order, dtype) for rho in DAMPINGS)
         return min(candidates, key=lambda path: path._held_out_error(levels))
 
     @classmethod
-    def _build(cls, problem: Problem, damping: float, order: Tensor | None, dtype: torch.dtype) -> RemovalPath:
+    def _build(
+        cls, problem: Problem, damping: float, order: Tensor | None, dtype: torch.dtype
+    ) -> RemovalPath:
         def attempt(rung: Rung) -> RemovalPath | None:
-            found, thought = (order, None) if order is not None else _greedy_order(problem, rung) or (None, None)
+            found, thought = (
+                (order, None) if order is not None else _greedy_order(problem, rung) or (None, None)
+            )
             if found is None:
                 return None
             columns = expanded(found.flip(0).to(problem.gram.device), problem.group_size)
@@ -123,7 +179,11 @@ class RemovalPath:
             scores, costs = times_factor(problem.w[:, columns], factor)
             costs.masked_fill_(problem.dead[columns], 0.0)
             steps = costs.view(-1, problem.group_size).sum(1).flip(0)  # (groups,) in removal order
-            if thought is not None and rung.dtype != torch.float64 and not _accounted(thought, steps):
+            if (
+                thought is not None
+                and rung.dtype != torch.float64
+                and not _accounted(thought, steps)
+            ):
                 return None
             errors = torch.cat([steps.new_zeros(1), steps.cumsum(0)]).cpu() * problem.scale
             return cls(
@@ -146,7 +206,11 @@ class RemovalPath:
     @property
     def bytes(self) -> int:
         """Memory that the path holds, the given weight not counted."""
-        return sum(t.numel() * t.element_size() for t in (self._columns, self._factor, self._scores, self._held_out) if t is not None)
+        return sum(
+            t.numel() * t.element_size()
+            for t in (self._columns, self._factor, self._scores, self._held_out)
+            if t is not None
+        )
 
     @property
     def groups(self) -> int:
@@ -158,9 +222,11 @@ class RemovalPath:
         return self.order[self._level(removed) :].sort().values
 
     def weights_at(self, removed: int) -> Tensor:
-        """Best full-width weight (d, n) after `removed` removals: type and device of the given weight, removed columns exactly zero.
+        """Best full-width weight (d, n) after `removed` removals: type and device of the given
+        weight, removed columns exactly zero.
 
-        One triangular solve, from the side where less is to be done; at 0 the given weight itself, bit for bit.
+        One triangular solve, from the side where less is to be done; at 0 the given weight itself,
+        bit for bit.
         """
         kept = len(self._columns) - self._level(removed) * self.group_size
         if removed == 0:
@@ -171,28 +237,39 @@ class RemovalPath:
         return weight
 
     def _best(self, kept: int) -> Tensor:
-        """(d, kept) float64 best weights on the first columns, from the side with fewer multiplications."""
+        """(d, kept) float64 best weights on the first columns, from the side with fewer
+        multiplications.
+        """
         d, n = self._scores.shape
         gone = n - kept
-        return self._from_kept(kept) if d * kept <= gone * kept + 2 * d * gone else self._from_removed(kept)
+        return (
+            self._from_kept(kept)
+            if d * kept <= gone * kept + 2 * d * gone
+            else self._from_removed(kept)
+        )
 
     def _from_kept(self, kept: int) -> Tensor:
         """Z_K L_KK^-1: d k^2 / 2 multiplications, for few kept columns."""
         return solved_by_factor(self._scores[:, :kept], self._factor[:kept, :kept])
 
     def _from_removed(self, kept: int) -> Tensor:
-        """W_K + W_R L_RK L_KK^-1, the same as Z_K = W_K L_KK + W_R L_RK: m k^2 / 2 + d m k of them, for few removed columns m."""
+        """W_K + W_R L_RK L_KK^-1, the same as Z_K = W_K L_KK + W_R L_RK: m k^2 / 2 + d m k of them,
+        for few removed columns m.
+        """
         lost = solved_by_factor(self._factor[kept:, :kept], self._factor[:kept, :kept])
         w = self._weight.to(lost.device).index_select(1, self._columns).to(lost)
         return torch.addmm(w[:, :kept], w[:, kept:], lost)
 
     @cached_property
     def held_out_errors(self) -> Tensor | None:
-        """(groups + 1,) float64: ||(W' - W) X||^2 on the held-out tokens at every level, not damped; None without a held-out Gram.
+        """(groups + 1,) float64: ||(W' - W) X||^2 on the held-out tokens at every level, not
+        damped; None without a held-out Gram.
 
-        W' - W = -Z_R (L^-1)_R,: for the removed columns R, so the error is the sum over R x R of (Z^T Z) * (L^-1 H' L^-T), and
-        one more removal adds one more row and column of that product: the whole curve costs two triangular solves, and of the second
-        only what stands on and above the diagonal is worked out.
+        W' - W = -Z_R (L^-1)_R,: for the removed columns R, so the error is the sum over R x R of
+            (Z^T Z) * (L^-1 H' L^-T), and
+        one more removal adds one more row and column of that product: the whole curve costs two
+        triangular solves, and of the second only what stands on and above the diagonal is worked
+        out.
         """
         if self._held_out is None:
             return None
@@ -201,7 +278,10 @@ class RemovalPath:
         del gram
         steps = half.new_zeros(len(half))  # column i joins those after it, which went earlier
         for first, end in tiles(len(half)):
-            product = torch.linalg.solve_triangular(self._factor[:end, :end], half[first:end, :end].mT, upper=False)  # of L^-1 H' L^-T
+            # of L^-1 H' L^-T
+            product = torch.linalg.solve_triangular(
+                self._factor[:end, :end], half[first:end, :end].mT, upper=False
+            )
             product *= self._scores[:, :end].mT @ self._scores[:, first:end]
             corner = product[first:]
             steps[:first] += 2 * product[:first].sum(1)
@@ -210,7 +290,9 @@ class RemovalPath:
         return torch.cat([steps.new_zeros(1), steps.cumsum(0).clamp_min(0)]).cpu()
 
     def _held_out_error(self, levels: Sequence[int]) -> float:
-        """Mean of `held_out_errors` at a few levels, each from its weights: a tenth of the whole curve's work."""
+        """Mean of `held_out_errors` at a few levels, each from its weights: a tenth of the whole
+        curve's work.
+        """
         total = 0.0
         for removed in levels:
             kept = len(self._columns) - removed * self.group_size
@@ -220,21 +302,40 @@ class RemovalPath:
         return total / len(levels)
 
     def _level(self, removed: int) -> int:
-        if isinstance(removed, bool) or not isinstance(removed, numbers.Integral) or not 0 <= removed <= self.groups:
-            raise StudioError(f"The number of removed groups must be a whole number from 0 to {self.groups}, not {removed}.")
+        if (
+            isinstance(removed, bool)
+            or not isinstance(removed, numbers.Integral)
+            or not 0 <= removed <= self.groups
+        ):
+            raise StudioError(
+                f"The number of removed groups must be a whole number from 0 to {self.groups}, not"
+                f" {removed}."
+            )
         return int(removed)
 
 
-def compensated_weights(weight: Tensor, gram: Tensor, kept_columns: Tensor | Sequence[int], damping: float = DEFAULT_DAMPING) -> Tensor:
+def compensated_weights(
+    weight: Tensor,
+    gram: Tensor,
+    kept_columns: Tensor | Sequence[int],
+    damping: float = DEFAULT_DAMPING,
+) -> Tensor:
     """The weight of `compensation`, for those who need not know its damping."""
     return compensation(weight, gram, kept_columns, damping)[0]
 
 
-def compensation(weight: Tensor, gram: Tensor, kept_columns: Tensor | Sequence[int], damping: float = DEFAULT_DAMPING) -> tuple[Tensor, float, str]:
-    """Best weight (d, n) with only `kept_columns` non-zero, W'_K = (W H)_:,K (H_KK)^-1, for one set without the whole path.
+def compensation(
+    weight: Tensor,
+    gram: Tensor,
+    kept_columns: Tensor | Sequence[int],
+    damping: float = DEFAULT_DAMPING,
+) -> tuple[Tensor, float, str]:
+    """Best weight (d, n) with only `kept_columns` non-zero, W'_K = (W H)_:,K (H_KK)^-1, for one set
+    without the whole path.
 
-    Returns the weight, and the damping in force and the rung as `RemovalPath` has them; the rung is that of the kept columns alone, so it
-    may be a safer one in the path of all columns. Same objective, types and errors; costs one Cholesky of the kept columns only.
+    Returns the weight, and the damping in force and the rung as `RemovalPath` has them; the rung is
+    that of the kept columns alone, so it may be a safer one in the path of all columns. Same
+    objective, types and errors; costs one Cholesky of the kept columns only.
     """
     problem = Problem.checked(weight, gram, 1, None)
     kept = distinct_indices(kept_columns, problem.groups, "kept_columns").to(problem.gram.device)
@@ -243,25 +344,38 @@ def compensation(weight: Tensor, gram: Tensor, kept_columns: Tensor | Sequence[i
     best = torch.zeros_like(problem.weight)
     if not len(kept):
         return best, checked_damping(damping), PLAIN
-    solved, rung = problem.climb(checked_damping(damping), lambda rung: _best_on(problem.w, rung, kept))
+    solved, rung = problem.climb(
+        checked_damping(damping), lambda rung: _best_on(problem.w, rung, kept)
+    )
     best[:, kept.to(best.device)] = solved.to(best)
     return best, rung.damping, rung.name
 
 
 def _best_on(w: Tensor, rung: Rung, kept: Tensor) -> Tensor | None:
-    """(d, k) W_K + W_R M_RK (M_KK)^-1 in float64, solved for the fewer of d outputs and m removed columns; None if M_KK has no factor."""
+    """(d, k) W_K + W_R M_RK (M_KK)^-1 in float64, solved for the fewer of d outputs and m removed
+    columns; None if M_KK has no factor.
+    """
     factor = cholesky_(rung.lower(kept, rung.matrix.new_empty(len(kept), len(kept))), MIN_PIVOT)
     if factor is None:
         return None
-    gone = torch.ones(w.shape[1], dtype=torch.bool, device=w.device).index_fill_(0, kept, False).nonzero()[:, 0]
-    cross, removed = rung.matrix.index_select(0, gone).index_select(1, kept), w.index_select(1, gone)
+    gone = (
+        torch.ones(w.shape[1], dtype=torch.bool, device=w.device)
+        .index_fill_(0, kept, False)
+        .nonzero()[:, 0]
+    )
+    cross, removed = (
+        rung.matrix.index_select(0, gone).index_select(1, kept),
+        w.index_select(1, gone),
+    )
     if len(gone) > len(w):
         return w.index_select(1, kept).add_(torch.cholesky_solve((removed @ cross).mT, factor).mT)
     return w.index_select(1, kept).addmm_(removed, torch.cholesky_solve(cross.mT, factor).mT)
 
 
 def _greedy_order(problem: Problem, rung: Rung) -> tuple[Tensor, Tensor] | None:
-    """Exact greedy order (groups,), dead groups first, and what each removal was thought to cost; None when the numbers do not hold up."""
+    """Exact greedy order (groups,), dead groups first, and what each removal was thought to cost;
+    None when the numbers do not hold up.
+    """
     size = problem.group_size
     dead = problem.dead.view(-1, size).all(1)
     live = (~dead).nonzero()[:, 0]
@@ -274,11 +388,16 @@ def _greedy_order(problem: Problem, rung: Rung) -> tuple[Tensor, Tensor] | None:
         return None
     if columns is None:
         columns = torch.arange(n, device=state.device)
-    w = problem.w.index_select(1, columns).mul_(~problem.dead[columns]).to(rung.dtype)  # a dead column inside a live group must not count
+    # a dead column inside a live group must not count
+    w = problem.w.index_select(1, columns).mul_(~problem.dead[columns]).to(rung.dtype)
 
     def rebuilt(survivors: Tensor) -> Tensor | None:
         best = _best_on(problem.w, rung, columns[survivors])
-        return None if best is None else add_product_(best.new_empty(best.shape[1], best.shape[1]), best, best, beta=0)
+        return (
+            None
+            if best is None
+            else add_product_(best.new_empty(best.shape[1], best.shape[1]), best, best, beta=0)
+        )
 
     if size == 1:
         add_product_(state[1], w, w, beta=0)
@@ -288,11 +407,15 @@ def _greedy_order(problem: Problem, rung: Rung) -> tuple[Tensor, Tensor] | None:
     if found is None:
         return None
     order, costs = found
-    return torch.cat([dead.nonzero()[:, 0], live[order]]), torch.cat([costs.new_zeros(problem.groups - len(live)), costs])
+    return torch.cat([dead.nonzero()[:, 0], live[order]]), torch.cat(
+        [costs.new_zeros(problem.groups - len(live)), costs]
+    )
 
 
 def _energy(problem: Problem, rung: Rung, everything: Tensor) -> float:
-    """tr(W H W^T), not damped: what there is to lose less its ridge, or counted anew where the ridge would cancel most of it."""
+    """tr(W H W^T), not damped: what there is to lose less its ridge, or counted anew where the
+    ridge would cancel most of it.
+    """
     ridge = (problem.w.square().sum(0) * rung.added).masked_fill_(problem.dead, 0.0).sum()
     if rung.matrix is problem.gram and everything > 1.01 * ridge:
         return (everything - ridge).item()
@@ -300,7 +423,9 @@ def _energy(problem: Problem, rung: Rung, everything: Tensor) -> float:
 
 
 def _accounted(thought: Tensor, steps: Tensor) -> bool:
-    """Whether the costs that a search went by add up to those of the order it found, a quarter, half and three quarters of the way."""
+    """Whether the costs that a search went by add up to those of the order it found, a quarter,
+    half and three quarters of the way.
+    """
     thought, lost = thought.double().cumsum(0), steps.cumsum(0)
     levels = [round(share * len(lost)) - 1 for share in CHOICE_LEVELS]
     gap, lost, everything = (thought - lost)[levels].abs(), lost[levels], lost[-1]

@@ -1,7 +1,8 @@
-"""Layers whose removal order is found, kept beside the bins until all are: on DiT-XL/2 a stopped run would else lose many minutes.
+"""Layers whose removal order is found, kept beside the bins until all are: on DiT-XL/2 a stopped
+run would else lose many minutes.
 
-One small file a layer, with a key of all that its numbers rest on: weight, place, bins as they lie on the disk, damping. A file whose
-key is another, or that cannot be read, is as good as none.
+One small file a layer, with a key of all that its numbers rest on: weight, place, bins as they lie
+on the disk, damping. A file whose key is another, or that cannot be read, is as good as none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from ..errors import StudioError
 from ..files import cache_trouble, write_whole
 from ..models.layers import PrunableLayer
 
-FORMAT = 2  # raise it when orders or curves come out differently, so that what an older version found is not mixed in
+# raise it when orders or curves come out differently, so that what an older version found is not
+# mixed in
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -32,25 +35,50 @@ class OrderedLayer:
     errors: Tensor  # (bins, levels) fp64
     energy: Tensor  # (bins,) fp64
     tokens_per_column: float  # fitted, in the bin that has fewest
-    rungs: list[str]  # (1 + bins,) of the ladder in core.path_problem: of the order, then of each bin's curve
+    # (1 + bins,) of the ladder in core.path_problem: of the order, then of each bin's curve
+    rungs: list[str]
 
 
 def layer_key(weight: Tensor, bank: GramBank, layer: PrunableLayer, damping: float | None) -> str:
-    """Hash of everything the order and the curves of a layer depend on. The bins count by size and time of writing, not by content."""
-    stats = [bank.path(b).stat() for b in range(bank.settings.bins) if bank.path(b).exists()]  # reading one that is missing says so itself
+    """Hash of everything the order and the curves of a layer depend on. The bins count by size and
+    time of writing, not by content.
+    """
+    # reading one that is missing says so itself
+    stats = [bank.path(b).stat() for b in range(bank.settings.bins) if bank.path(b).exists()]
     bins = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-    weighed = ["timestep"] if bank.settings.weighting == "timestep" else []  # the other weightings are in the bins themselves
-    return fingerprint({"weight": weight}, asdict(layer) | {"step": layer.step}, list(bank.settings.edges), bins, damping, FORMAT, *weighed)
+    # the other weightings are in the bins themselves
+    weighed = ["timestep"] if bank.settings.weighting == "timestep" else []
+    return fingerprint(
+        {"weight": weight},
+        asdict(layer) | {"step": layer.step},
+        list(bank.settings.edges),
+        bins,
+        damping,
+        FORMAT,
+        *weighed,
+    )
 
 
 def save_layer(folder: Path, i: int, key: str, found: OrderedLayer, tag: str = "") -> None:
-    """Keep one finished layer; `tag` tells runs over the same bins apart, see `orders.orders_tag`. Raises StudioError when the disk does not take it."""
+    """Keep one finished layer; `tag` tells runs over the same bins apart, see `orders.orders_tag`.
+    Raises StudioError when the disk does not take it.
+    """
     tensors = {"order": found.order, "errors": found.errors.contiguous(), "energy": found.energy}
-    facts = {"key": key, "damping": found.damping, "tokens_per_column": found.tokens_per_column, "rungs": found.rungs}
+    facts = {
+        "key": key,
+        "damping": found.damping,
+        "tokens_per_column": found.tokens_per_column,
+        "rungs": found.rungs,
+    }
     try:
-        write_whole(_path(folder, i, tag), lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
+        write_whole(
+            _path(folder, i, tag),
+            lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}),
+        )
     except (OSError, SafetensorError) as err:
-        raise StudioError(f"The order of a layer could not be kept ({cache_trouble(err)}; finished layers stay.") from err
+        raise StudioError(
+            f"The order of a layer could not be kept ({cache_trouble(err)}; finished layers stay."
+        ) from err
 
 
 def load_layer(folder: Path, i: int, key: str, tag: str = "") -> OrderedLayer | None:
@@ -60,10 +88,19 @@ def load_layer(folder: Path, i: int, key: str, tag: str = "") -> OrderedLayer | 
             facts = json.loads(file.metadata()["facts"])
             if facts["key"] != key:
                 return None
-            order, errors, energy = (file.get_tensor(name).clone() for name in ("order", "errors", "energy"))
+            order, errors, energy = (
+                file.get_tensor(name).clone() for name in ("order", "errors", "energy")
+            )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    return OrderedLayer(order, float(facts["damping"]), errors, energy, float(facts["tokens_per_column"]), list(facts["rungs"]))
+    return OrderedLayer(
+        order,
+        float(facts["damping"]),
+        errors,
+        energy,
+        float(facts["tokens_per_column"]),
+        list(facts["rungs"]),
+    )
 
 
 def forget_layers(folder: Path, tag: str = "") -> None:

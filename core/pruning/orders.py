@@ -1,8 +1,9 @@
 """Removal orders and per-bin error curves: the small, shippable part of a calibration.
 
-One order a layer, found on the Gram of all bins. Damping is chosen a layer on held-out tokens, at half the groups removed, on the
-scarcest data a stage can rest on (the first two bins and the last two). The curves say, for each bin, what removing
-k groups costs when compensated for that bin: they answer while a boundary is being dragged.
+One order a layer, found on the Gram of all bins. Damping is chosen a layer on held-out tokens, at
+half the groups removed, on the scarcest data a stage can rest on (the first two bins and the last
+two). The curves say, for each bin, what removing k groups costs when compensated for that bin: they
+answer while a boundary is being dragged.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from ..progress import Progress
 from .obs import DAMPINGS, RemovalPath, compensated_weights
 from .order_checkpoints import OrderedLayer, forget_layers, layer_key, load_layer, save_layer
 
-FACTS = ("damping", "steps", "device", "when", "seconds", "tokens_per_column")  # stored as metadata beside the tensors
+# stored as metadata beside the tensors
+FACTS = ("damping", "steps", "device", "when", "seconds", "tokens_per_column")
 FILE = "orders.safetensors"
 WIDE = 2048  # columns from which a layer takes long enough to say what it is at
 
@@ -50,8 +52,10 @@ class RemovalOrders:
     seconds: float
     tokens_per_column: float  # of the widest layer, in one bin
     shipped: bool = False
-    rungs: list[list[str]] | None = None  # (layers, 1 + bins) as in `OrderedLayer`; None in files of before they were kept
-    model: str | None = None  # `Workshop.model_key` of whose they are; None in files of before it was kept
+    # (layers, 1 + bins) as in `OrderedLayer`; None in files of before they were kept
+    rungs: list[list[str]] | None = None
+    # `Workshop.model_key` of whose they are; None in files of before it was kept
+    model: str | None = None
 
     @cached_property
     def error_arrays(self) -> list[np.ndarray]:
@@ -64,12 +68,18 @@ class RemovalOrders:
         return [e.numpy() for e in self.energy]
 
     def estimate(self, overlap: list[float], removed: list[int]) -> float:
-        """Mean relative layer error over the bins of a stage, each bin compensated for itself (and so with fewer tokens than the stage has)."""
+        """Mean relative layer error over the bins of a stage, each bin compensated for itself (and
+        so with fewer tokens than the stage has).
+        """
         shares = torch.tensor(overlap, dtype=torch.float64)
         relative = []
         for i, gone in enumerate(removed):
             level = -(-gone // self.steps[i])
-            relative.append(float((shares @ self.errors[i][:, level]) / (shares @ self.energy[i]).clamp_min(1e-30)))
+            relative.append(
+                float(
+                    (shares @ self.errors[i][:, level]) / (shares @ self.energy[i]).clamp_min(1e-30)
+                )
+            )
         return float(np.mean(relative))
 
     @staticmethod
@@ -81,22 +91,37 @@ class RemovalOrders:
         try:
             (Path(folder) / name).unlink(missing_ok=True)
         except OSError as err:
-            raise StudioError(f"The removal orders are damaged and could not be dropped ({cache_trouble(err)}.") from err
+            raise StudioError(
+                f"The removal orders are damaged and could not be dropped ({cache_trouble(err)}."
+            ) from err
 
     def save(self, folder: Path, name: str = FILE) -> None:
-        """One safetensors file with the rest as metadata, whole or not at all; single layers kept by `find_orders` are then dropped."""
+        """One safetensors file with the rest as metadata, whole or not at all; single layers kept
+        by `find_orders` are then dropped.
+        """
         tensors = {}
         for i, (o, e, n) in enumerate(zip(self.order, self.errors, self.energy, strict=True)):
-            tensors |= {f"order/{i}": o.to(torch.int32), f"errors/{i}": e.float().contiguous(), f"energy/{i}": n.float()}
+            tensors |= {
+                f"order/{i}": o.to(torch.int32),
+                f"errors/{i}": e.float().contiguous(),
+                f"energy/{i}": n.float(),
+            }
         facts = {name: getattr(self, name) for name in (*FACTS, "rungs", "model")}
         try:
-            write_whole(Path(folder) / name, lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}))
+            write_whole(
+                Path(folder) / name,
+                lambda part: save_file(tensors, part, metadata={"facts": json.dumps(facts)}),
+            )
         except (OSError, SafetensorError) as err:
-            raise StudioError(f"The removal orders could not be written ({cache_trouble(err)}.") from err
+            raise StudioError(
+                f"The removal orders could not be written ({cache_trouble(err)}."
+            ) from err
         forget_layers(Path(folder), name.removeprefix("orders").removesuffix(".safetensors"))
 
     @classmethod
-    def load(cls, folder: Path, layers: list[PrunableLayer], shipped: bool = False, name: str = FILE) -> RemovalOrders:
+    def load(
+        cls, folder: Path, layers: list[PrunableLayer], shipped: bool = False, name: str = FILE
+    ) -> RemovalOrders:
         """Read and check against the model's layers. Raises StudioError."""
         from safetensors import safe_open
 
@@ -107,25 +132,44 @@ class RemovalOrders:
                 facts = json.loads(file.metadata()["facts"])
             order = [tensors[f"order/{i}"].long() for i in range(len(layers))]
             rungs = facts.get("rungs")
-            if any(len(o) != layer.groups for o, layer in zip(order, layers, strict=True)) or len(rungs or layers) != len(layers):
+            if any(len(o) != layer.groups for o, layer in zip(order, layers, strict=True)) or len(
+                rungs or layers
+            ) != len(layers):
                 raise ValueError("it belongs to a model of another size")
             errors = [tensors[f"errors/{i}"].double() for i in range(len(layers))]
             energy = [tensors[f"energy/{i}"].double() for i in range(len(layers))]
         except Exception as err:
-            raise StudioError(f"The removal orders in {path.parent.name}/ cannot be used ({err}): calibrate again.") from err
+            raise StudioError(
+                f"The removal orders in {path.parent.name}/ cannot be used ({err}): calibrate"
+                " again."
+            ) from err
         kept = {name: facts[name] for name in FACTS}
-        return cls(order=order, errors=errors, energy=energy, shipped=shipped, rungs=rungs, model=facts.get("model"), **kept)
+        return cls(
+            order=order,
+            errors=errors,
+            energy=energy,
+            shipped=shipped,
+            rungs=rungs,
+            model=facts.get("model"),
+            **kept,
+        )
 
     @cached_property
     def digest(self) -> str:
         """Hash of orders and curves: what an allocation depends on."""
         lists = {"order": self.order, "errors": self.errors, "energy": self.energy}
-        return fingerprint({f"{name}/{i}": t for name, tensors in lists.items() for i, t in enumerate(tensors)})
+        return fingerprint(
+            {f"{name}/{i}": t for name, tensors in lists.items() for i, t in enumerate(tensors)}
+        )
 
 
 def orders_tag(damping: float | None, weighting: str) -> str:
-    """Part of file names that tells orders over the same bins apart: the bins serve every damping, and the weighting by timestep as they are."""
-    return ("" if damping is None else f"-damping-{float(damping)!r}") + ("-timestep" if weighting == "timestep" else "")
+    """Part of file names that tells orders over the same bins apart: the bins serve every damping,
+    and the weighting by timestep as they are.
+    """
+    return ("" if damping is None else f"-damping-{float(damping)!r}") + (
+        "-timestep" if weighting == "timestep" else ""
+    )
 
 
 def orders_file(settings: CalibrationSettings) -> str:
@@ -133,12 +177,21 @@ def orders_file(settings: CalibrationSettings) -> str:
     return f"orders{orders_tag(settings.damping, settings.weighting)}.safetensors"
 
 
-def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramBank, device: str, progress: Progress | None = None,
-                stop: threading.Event | None = None, started: float | None = None, damping: float | None = None) -> RemovalOrders:  # fmt: skip
+def find_orders(
+    transformer: nn.Module,
+    layers: list[PrunableLayer],
+    bank: GramBank,
+    device: str,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+    started: float | None = None,
+    damping: float | None = None,
+) -> RemovalOrders:
     """Order, damping and per-bin curves of every layer, one layer in memory at a time.
 
-    damping: one for all layers, as a share of the mean diagonal; None chooses a layer's own on held-out tokens (`choose_damping`).
-    Finished layers are kept beside the bins until the result is saved, so a stopped run goes on from there. Raises Stopped and StudioError.
+    damping: one for all layers, as a share of the mean diagonal; None chooses a layer's own on
+    held-out tokens (`choose_damping`). Finished layers are kept beside the bins until the result is
+    saved, so a stopped run goes on from there. Raises Stopped and StudioError.
     """
     found: list[OrderedLayer] = []
     tag = orders_tag(damping, bank.settings.weighting)
@@ -154,21 +207,47 @@ def find_orders(transformer: nn.Module, layers: list[PrunableLayer], bank: GramB
         found.append(kept)
     seconds = time.perf_counter() - started if started else 0.0
     return RemovalOrders(
-        [x.order for x in found], [x.damping for x in found], [x.errors for x in found], [x.energy for x in found], [x.step for x in layers],
-        device, time.strftime("%Y-%m-%d %H:%M"), round(seconds, 1), min(x.tokens_per_column for x in found),
+        [x.order for x in found],
+        [x.damping for x in found],
+        [x.errors for x in found],
+        [x.energy for x in found],
+        [x.step for x in layers],
+        device,
+        time.strftime("%Y-%m-%d %H:%M"),
+        round(seconds, 1),
+        min(x.tokens_per_column for x in found),
         rungs=[x.rungs for x in found],
-    )  # fmt: skip
+    )
 
 
-def _report(progress: Progress | None, stop: threading.Event | None, i: int, layers: list[PrunableLayer], text: str, detail: bool = False) -> None:
-    """Stop if asked to, else say what is done; details only of wide layers, which take long enough for them to be read."""
+def _report(
+    progress: Progress | None,
+    stop: threading.Event | None,
+    i: int,
+    layers: list[PrunableLayer],
+    text: str,
+    detail: bool = False,
+) -> None:
+    """Stop if asked to, else say what is done; details only of wide layers, which take long enough
+    for them to be read.
+    """
     if stop is not None and stop.is_set():
-        raise Stopped(f"Stopped while ordering; all bins and {i} of {len(layers)} layers are kept, the next run goes on from there.")
+        raise Stopped(
+            f"Stopped while ordering; all bins and {i} of {len(layers)} layers are kept, the next"
+            " run goes on from there."
+        )
     if progress is not None and not (detail and columns(layers[i]) < WIDE):
         progress(i, len(layers), f"{text} of {layers[i].name}")
 
 
-def _order_layer(weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, damping: float | None, report: Callable[..., None]) -> OrderedLayer:
+def _order_layer(
+    weight: Tensor,
+    bank: GramBank,
+    i: int,
+    layer: PrunableLayer,
+    damping: float | None,
+    report: Callable[..., None],
+) -> OrderedLayer:
     edges = bank.settings.edges
     pooled = bank.gram(i, edges[0], edges[-1])[0].to(weight.device)
     searched = RemovalPath.from_gram(weight, pooled, layer.group_size, damping=1e-3)
@@ -183,22 +262,39 @@ def _order_layer(weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, d
         gram, tokens = bank.gram(i, low, high)
         gram = gram.to(weight.device)
         path = RemovalPath.from_order(weight, gram, order, layer.group_size, damping, held_out=gram)
-        errors.append(path.held_out_errors[:: layer.step].clone())  # on the bin itself: the plain error, without the ridge term
+        # on the bin itself: the plain error, without the ridge term
+        errors.append(path.held_out_errors[:: layer.step].clone())
         energy.append(path.energy)
         rungs.append(path.rung)
         tokens_per_column = min(tokens_per_column, tokens / columns(layer))
         del path, gram
-    return OrderedLayer(order, damping, torch.stack(errors), torch.tensor(energy, dtype=torch.float64), tokens_per_column, rungs)
+    return OrderedLayer(
+        order,
+        damping,
+        torch.stack(errors),
+        torch.tensor(energy, dtype=torch.float64),
+        tokens_per_column,
+        rungs,
+    )
 
 
-def choose_damping(weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, order: Tensor) -> float:
-    """The damping with the smallest held-out error at half the groups removed, on the first two bins and the last two."""
+def choose_damping(
+    weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, order: Tensor
+) -> float:
+    """The damping with the smallest held-out error at half the groups removed, on the first two
+    bins and the last two.
+    """
     edges = bank.settings.edges
     kept = order[layer.groups // 2 :].sort().values
     columns = (kept[:, None] * layer.group_size + torch.arange(layer.group_size)).flatten()
     scores = torch.zeros(len(DAMPINGS), dtype=torch.float64)
-    for low, high in {(edges[0], edges[min(2, len(edges) - 1)]), (edges[max(-3, -len(edges))], edges[-1])}:
-        gram, held_out = (bank.gram(i, low, high, held_out=h)[0].to(weight.device) for h in (False, True))
+    for low, high in {
+        (edges[0], edges[min(2, len(edges) - 1)]),
+        (edges[max(-3, -len(edges))], edges[-1]),
+    }:
+        gram, held_out = (
+            bank.gram(i, low, high, held_out=h)[0].to(weight.device) for h in (False, True)
+        )
         base = weight.double()
         energy = ((base @ held_out) * base).sum().clamp_min(1e-30)
         for j, damping in enumerate(DAMPINGS):

@@ -1,10 +1,12 @@
 """Large symmetric matrices worked on in place, one half only, in tiles.
 
-A *lower* matrix here is an (n, n) tensor of which the tiles on and below the diagonal hold a symmetric (or lower triangular) matrix
-and the tiles above hold nothing that is ever read. Half the multiplications of a plain matrix product, and no second n x n tensor:
-at n = 4608 in float64 one is 170 MB, and on a CPU its first touch alone costs as much as a fifth of its Cholesky factorisation.
+A *lower* matrix here is an (n, n) tensor of which the tiles on and below the diagonal hold a
+symmetric (or lower triangular) matrix and the tiles above hold nothing that is ever read. Half the
+multiplications of a plain matrix product, and no second n x n tensor: at n = 4608 in float64 one is
+170 MB, and on a CPU its first touch alone costs as much as a fifth of its Cholesky factorisation.
 
-Everything is matrix products on views with a leading dimension, so the same code runs on a CPU and on CUDA.
+Everything is matrix products on views with a leading dimension, so the same code runs on a CPU and
+on CUDA.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-TILE = 384  # rows of a tile: the diagonal tiles are worked out whole, so TILE / n of the saving is lost; smaller ones slow the products
+# rows of a tile: the diagonal tiles are worked out whole, so TILE / n of the saving is lost;
+# smaller ones slow the products
+TILE = 384
 PIVOTS = 128  # columns swept at once: their share of the work is not a matrix product
 
 
@@ -25,12 +29,16 @@ def tiles(n: int) -> Iterator[tuple[int, int]]:
 
 
 def tile_ends(n: int, device: torch.device) -> Tensor:
-    """(n,) int64: in row i of a lower matrix the columns below this number are to be read; the others stand in column i."""
+    """(n,) int64: in row i of a lower matrix the columns below this number are to be read; the
+    others stand in column i.
+    """
     return (torch.arange(n, device=device) // TILE + 1) * TILE
 
 
 def symmetrised(matrix: Tensor, scale: float = 1.0) -> tuple[Tensor, float]:
-    """(A + A^T) / 2 / scale in float64, all of it, and max |A - A^T|. Never a second n x n beside the result."""
+    """(A + A^T) / 2 / scale in float64, all of it, and max |A - A^T|. Never a second n x n beside
+    the result.
+    """
     n = len(matrix)
     whole = torch.empty(n, n, dtype=torch.float64, device=matrix.device)
     gaps = []
@@ -44,7 +52,8 @@ def symmetrised(matrix: Tensor, scale: float = 1.0) -> tuple[Tensor, float]:
 
 
 def gathered(matrix: Tensor, columns: Tensor | None, diagonal: Tensor, out: Tensor) -> Tensor:
-    """Lower matrix (A + diag(diagonal))[columns][:, columns] into `out` (k, k) of any float type; None for all columns as they come.
+    """Lower matrix (A + diag(diagonal))[columns][:, columns] into `out` (k, k) of any float type;
+    None for all columns as they come.
 
     matrix: (n, n), all of it. diagonal: (n,), what is added to A's own. columns: (k,) int64.
     """
@@ -52,14 +61,22 @@ def gathered(matrix: Tensor, columns: Tensor | None, diagonal: Tensor, out: Tens
         if columns is None:
             out[first:end, :end] = matrix[first:end, :end]
         else:
-            out[first:end, :end] = matrix.index_select(0, columns[first:end]).index_select(1, columns[:end])
+            out[first:end, :end] = matrix.index_select(0, columns[first:end]).index_select(
+                1, columns[:end]
+            )
     added = diagonal if columns is None else diagonal[columns]
-    out.diagonal().copy_((matrix.diagonal() if columns is None else matrix.diagonal()[columns]) + added)
+    out.diagonal().copy_(
+        (matrix.diagonal() if columns is None else matrix.diagonal()[columns]) + added
+    )
     return out
 
 
-def add_product_(lower: Tensor, left: Tensor, right: Tensor, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
-    """lower <- beta lower + alpha left^T right for a product that is symmetric. left, right: (k, n). In place."""
+def add_product_(
+    lower: Tensor, left: Tensor, right: Tensor, alpha: float = 1.0, beta: float = 1.0
+) -> Tensor:
+    """lower <- beta lower + alpha left^T right for a product that is symmetric. left, right: (k,
+    n). In place.
+    """
     for first, end in tiles(len(lower)):
         lower[first:end, :end].addmm_(left[:, first:end].mT, right[:, :end], alpha=alpha, beta=beta)
     return lower
@@ -75,28 +92,38 @@ def mirror_(lower: Tensor) -> Tensor:
 def cholesky_(lower: Tensor, least_pivot: float) -> Tensor | None:
     """Cholesky factor of a positive definite lower matrix, in place; None if it has none.
 
-    least_pivot: share of its diagonal below which a squared pivot is rounding noise, not information (dependent columns pass by luck).
+    least_pivot: share of its diagonal below which a squared pivot is rounding noise, not
+    information (dependent columns pass by luck).
     """
     n = len(lower)
     diagonal = lower.diagonal().clone()
-    sound = torch.ones((), dtype=torch.bool, device=lower.device)  # asked for once, at the end: no wait for a GPU on the way
+    # asked for once, at the end: no wait for a GPU on the way
+    sound = torch.ones((), dtype=torch.bool, device=lower.device)
     for first, end in tiles(n):
         panel = lower[first:, first:end]
         if first:
             panel.addmm_(lower[first:, :first], lower[first:end, :first].mT, alpha=-1)
         corner, failed = torch.linalg.cholesky_ex(panel[: end - first])
-        sound &= (failed == 0) & (corner.diagonal().square() >= least_pivot * diagonal[first:end]).all() & corner.isfinite().all()
+        sound &= (
+            (failed == 0)
+            & (corner.diagonal().square() >= least_pivot * diagonal[first:end]).all()
+            & corner.isfinite().all()
+        )
         panel[: end - first] = corner
         if end < n:
-            panel[end - first :] = torch.linalg.solve_triangular(corner.mT, panel[end - first :], upper=True, left=False)
+            panel[end - first :] = torch.linalg.solve_triangular(
+                corner.mT, panel[end - first :], upper=True, left=False
+            )
     return lower if sound.item() else None
 
 
 def inverse_(lower: Tensor, least_pivot: float) -> Tensor | None:
-    """Inverse of a positive definite lower matrix, in place, as a lower matrix; None if it has none. `least_pivot` as in `cholesky_`.
+    """Inverse of a positive definite lower matrix, in place, as a lower matrix; None if it has
+    none. `least_pivot` as in `cholesky_`.
 
-    Symmetric sweep (Beaton 1964) a tile at a time: the pivots are those of the Cholesky factorisation, the n^3 multiplications are
-    matrix products throughout, where factorising and then inverting runs at little more than half their speed.
+    Symmetric sweep (Beaton 1964) a tile at a time: the pivots are those of the Cholesky
+    factorisation, the n^3 multiplications are matrix products throughout, where factorising and
+    then inverting runs at little more than half their speed.
     """
     n = len(lower)
     diagonal = lower.diagonal().clone()
@@ -106,9 +133,16 @@ def inverse_(lower: Tensor, least_pivot: float) -> Tensor | None:
         for first in range(top, bottom, PIVOTS):
             end = min(first + PIVOTS, bottom)
             corner, failed = torch.linalg.cholesky_ex(lower[first:end, first:end])
-            sound &= (failed == 0) & (corner.diagonal().square() >= least_pivot * diagonal[first:end]).all() & corner.isfinite().all()
-            strip = torch.cat([lower[first:end, :bottom], lower[bottom:, first:end].mT], 1)  # (pivots, n)
-            inverse = torch.linalg.solve_triangular(corner, eye[: end - first, : end - first], upper=False)
+            sound &= (
+                (failed == 0)
+                & (corner.diagonal().square() >= least_pivot * diagonal[first:end]).all()
+                & corner.isfinite().all()
+            )
+            # (pivots, n)
+            strip = torch.cat([lower[first:end, :bottom], lower[bottom:, first:end].mT], 1)
+            inverse = torch.linalg.solve_triangular(
+                corner, eye[: end - first, : end - first], upper=False
+            )
             half = inverse @ strip
             whole = inverse.mT @ half
             half[:, first:end] = 0
@@ -133,19 +167,27 @@ def times_factor(rows: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def solved_by_factor(rows: Tensor, factor: Tensor) -> Tensor:
-    """rows L^-1 (d, k) for a Cholesky factor L, which may be the leading part of a larger one: tile by tile from the last."""
+    """rows L^-1 (d, k) for a Cholesky factor L, which may be the leading part of a larger one: tile
+    by tile from the last.
+    """
     solved = rows.clone(memory_format=torch.contiguous_format)
     k = rows.shape[1]
     for first, end in reversed(list(tiles(k))):
         part = solved[:, first:end]
         if end < k:
             part.addmm_(solved[:, end:], factor[end:, first:end], alpha=-1)
-        part.copy_(torch.linalg.solve_triangular(factor[first:end, first:end], part, upper=False, left=False))
+        part.copy_(
+            torch.linalg.solve_triangular(
+                factor[first:end, first:end], part, upper=False, left=False
+            )
+        )
     return solved
 
 
 def quadratic(rows: Tensor, matrix: Tensor) -> Tensor:
-    """tr(rows A rows^T), a scalar, for a symmetric A (n, n) of which all tiles or the lower ones are there."""
+    """tr(rows A rows^T), a scalar, for a symmetric A (n, n) of which all tiles or the lower ones
+    are there.
+    """
     total = rows.new_zeros(())
     for first, end in tiles(rows.shape[1]):
         mine = rows[:, first:end]

@@ -1,10 +1,11 @@
 """Sampling by our own loop: any scheduler done right, timed per step, stoppable within one step.
 
-diffusers' DiTPipeline never multiplies the first noise by `init_noise_sigma`, so its pictures are wrong with schedulers
-that want it (Euler, Heun, LMS); this loop does, and scales the model input. With DDIM it gives the stock pipeline's bits.
+diffusers' DiTPipeline never multiplies the first noise by `init_noise_sigma`, so its pictures are
+wrong with schedulers that want it (Euler, Heun, LMS); this loop does, and scales the model input.
+With DDIM it gives the stock pipeline's bits.
 
-Nothing is read back from the device while it runs: timesteps and sigmas, which schedulers look at, lie on the CPU, and the
-clocks of a GPU are events that are read afterwards.
+Nothing is read back from the device while it runs: timesteps and sigmas, which schedulers look at,
+lie on the CPU, and the clocks of a GPU are events that are read afterwards.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ from ..errors import Stopped, StudioError
 from ..models.families import Conditions
 from ..mosaic.transformer import MosaicTransformer
 
-SEEDS = 2**32  # PyTorch's generator on the CPU reads 32 bits: seed s and s + 2^32 would be one picture
-DECODE_PIXELS = 1 << 20  # in one call of the VAE: one picture of 1024 x 1024, whose activations are what counts in SDXL's decoder
+# PyTorch's generator on the CPU reads 32 bits: seed s and s + 2^32 would be one picture
+SEEDS = 2**32
+# in one call of the VAE: one picture of 1024 x 1024, whose activations are what counts in SDXL's
+# decoder
+DECODE_PIXELS = 1 << 20
 
 
 class StepClock:
-    """Seconds between two marks as the device sees them. On CUDA two events, for which only reading `seconds` waits."""
+    """Seconds between two marks as the device sees them. On CUDA two events, for which only reading
+    `seconds` waits.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -76,16 +82,26 @@ class Step:
 class Denoiser:
     """One side, ready to run: the network of every step is looked up before the loop starts.
 
-    The scheduler is copied, so nobody else's is touched. `start`: the step, from 0, that sampling begins with; what is noised to its
-    level is then given to `run` as `origin` (image to image, Meng et al. 2022, arXiv 2108.01073). `tabulate`: a DiT's adaLN vectors are worked
-    out for all steps at once before the first, whose time includes that (see `MosaicTransformer.tabulate`); pictures then differ in rounding.
-    Raises StudioError for a step that is not there.
+    The scheduler is copied, so nobody else's is touched. `start`: the step, from 0, that sampling
+    begins with; what is noised to its level is then given to `run` as `origin` (image to image,
+    Meng et al. 2022, arXiv 2108.01073). `tabulate`: a DiT's adaLN vectors are worked out for all
+    steps at once before the first, whose time includes that (see `MosaicTransformer.tabulate`);
+    pictures then differ in rounding. Raises StudioError for a step that is not there.
     """
 
-    def __init__(self, model: MosaicTransformer, scheduler: Any, schedule: NoiseSchedule, steps: int, start: int = 0, tabulate: bool = False):
+    def __init__(
+        self,
+        model: MosaicTransformer,
+        scheduler: Any,
+        schedule: NoiseSchedule,
+        steps: int,
+        start: int = 0,
+        tabulate: bool = False,
+    ):
         self.model, self.steps, self.start, self.tabulate = model, steps, start, tabulate
         self.scheduler = copy.deepcopy(scheduler)
-        self.scheduler.set_timesteps(steps)  # on the CPU, where schedulers may read them without waiting for the device
+        # on the CPU, where schedulers may read them without waiting for the device
+        self.scheduler.set_timesteps(steps)
         self.visits = visits_from(self.scheduler, start)
         self.timesteps = [float(t) for t in self.visits]
         self.networks = [model.network(t) for t in self.timesteps]
@@ -93,14 +109,25 @@ class Denoiser:
         self.coefficients = [schedule.at(t) for t in self.timesteps]
         options = inspect.signature(self.scheduler.step).parameters
         self.takes_generator = "generator" in options
-        self.multistep = options["order"].default if "order" in options else 0  # LMS takes the steps before `start` for done
+        # LMS takes the steps before `start` for done
+        self.multistep = options["order"].default if "order" in options else 0
 
     @torch.inference_mode()
-    def run(self, noise: Tensor, conditions: Conditions, guidance: float, seed: int = 0, stop: threading.Event | None = None,
-            watch: Callable[[Step], None] | None = None, origin: Tensor | None = None) -> tuple[Tensor, list[float]]:  # fmt: skip
-        """Denoise (n, c, h, w) unit noise, or from a later step on `origin` (same shape, clean latents) with this noise.
+    def run(
+        self,
+        noise: Tensor,
+        conditions: Conditions,
+        guidance: float,
+        seed: int = 0,
+        stop: threading.Event | None = None,
+        watch: Callable[[Step], None] | None = None,
+        origin: Tensor | None = None,
+    ) -> tuple[Tensor, list[float]]:
+        """Denoise (n, c, h, w) unit noise, or from a later step on `origin` (same shape, clean
+        latents) with this noise.
 
-        Returns final latents and the denoiser's seconds of every step. Raises Stopped, and StudioError for an origin missing or too many.
+        Returns final latents and the denoiser's seconds of every step. Raises Stopped, and
+        StudioError for an origin missing or too many.
         """
         clocks = []
         for step in self.session(noise, conditions, guidance, seed, origin):
@@ -112,19 +139,35 @@ class Denoiser:
         return self.latents, [clock.seconds for clock in clocks]
 
     @torch.inference_mode()
-    def session(self, noise: Tensor, conditions: Conditions, guidance: float, seed: int = 0, origin: Tensor | None = None):
-        """The same as a generator of `Step`, so that two sides can walk in step; `self.latents` holds x_t."""
+    def session(
+        self,
+        noise: Tensor,
+        conditions: Conditions,
+        guidance: float,
+        seed: int = 0,
+        origin: Tensor | None = None,
+    ):
+        """The same as a generator of `Step`, so that two sides can walk in step; `self.latents`
+        holds x_t.
+        """
         if (origin is None) != (self.start == 0):
-            raise StudioError("Clean latents to start from go together with a later first step: give both or neither.")
+            raise StudioError(
+                "Clean latents to start from go together with a later first step: give both or"
+                " neither."
+            )
         device, dtype = self.model.device, self.model.dtype
-        scheduler = copy.deepcopy(self.scheduler)  # multistep schedulers carry state; every run starts fresh
-        random = step_generator(noise.shape, seed)  # stochastic schedulers: both sides draw the same noise
+        # multistep schedulers carry state; every run starts fresh
+        scheduler = copy.deepcopy(self.scheduler)
+        # stochastic schedulers: both sides draw the same noise
+        random = step_generator(noise.shape, seed)
         extra = {"generator": random} if self.takes_generator else {}
         channels = noise.shape[1]
         if origin is None:
             x = noise * scheduler.init_noise_sigma
         else:  # on a copy: some schedulers move their tables to where the latents are
-            x = copy.deepcopy(scheduler).add_noise(origin.to(noise), noise, self.visits[:1].expand(len(noise)))
+            x = copy.deepcopy(scheduler).add_noise(
+                origin.to(noise), noise, self.visits[:1].expand(len(noise))
+            )
         x = x.to(device)
         arguments = conditions.pair(device, dtype, guidance > 1)
         told, table = self.visits.to(device), None
@@ -154,11 +197,17 @@ class Denoiser:
 
 
 def visits_from(scheduler: Any, start: int) -> Tensor:
-    """The timesteps (model calls,) that a scheduler with its timesteps set visits from step `start` on; the scheduler is told where it begins.
+    """The timesteps (model calls,) that a scheduler with its timesteps set visits from step `start`
+    on; the scheduler is told where it begins.
 
-    Second-order schedulers call the model twice a step. Raises StudioError for a step that is not there.
+    Second-order schedulers call the model twice a step. Raises StudioError for a step that is not
+    there.
     """
-    visits, order, plms = usable(scheduler), getattr(scheduler, "order", 1), hasattr(scheduler, "plms_timesteps")
+    visits, order, plms = (
+        usable(scheduler),
+        getattr(scheduler, "order", 1),
+        hasattr(scheduler, "plms_timesteps"),
+    )
     steps = -(-len(visits) // order) - (plms and len(visits) > 1)
     if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < steps:
         raise StudioError(f"The step to start with must be a whole number from 0 to {steps - 1}.")
@@ -167,17 +216,21 @@ def visits_from(scheduler: Any, start: int) -> Tensor:
     if not start or not plms:
         return visits[start * order :]
     if len(scheduler.prk_timesteps):
-        raise StudioError("PNDM with Runge-Kutta steps cannot start at a later step; choose another scheduler.")
+        raise StudioError(
+            "PNDM with Runge-Kutta steps cannot start at a later step; choose another scheduler."
+        )
     first = start + 1  # behind the repeated visit of a run from 0
-    # PNDM's second call repeats its first step with the mean of both outputs (improved Euler), wherever it starts: its second timestep comes twice
+    # PNDM's second call repeats its first step with the mean of both outputs (improved Euler),
+    # wherever it starts: its second timestep comes twice
     return torch.cat([visits[first : first + 2], visits[first + 1 :]])
 
 
 def step_generator(shape: Sequence[int], seed: int) -> torch.Generator:
     """Return the generator of `seed`, standing behind the start noise (n, c, h, w) that it gives.
 
-    A stock pipeline draws the start noise and then the noise of every step from one generator. A generator
-    that started afresh here would give the first step the very numbers that sampling starts with.
+    A stock pipeline draws the start noise and then the noise of every step from one generator. A
+    generator that started afresh here would give the first step the very numbers that sampling
+    starts with.
     """
     generator = seeded(seed)
     torch.randn(*shape, generator=generator)
@@ -193,14 +246,18 @@ def start_noise(n: int, shape: tuple[int, int, int], seed: int) -> Tensor:
 
 
 def seeded(seed: int) -> torch.Generator:
-    """Make a generator on the CPU. Raises StudioError for a seed of which it would read only a part."""
+    """Make a generator on the CPU. Raises StudioError for a seed of which it would read only a
+    part.
+    """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < SEEDS:
         raise StudioError(f"The seed must be a whole number from 0 to 2^32 - 1, not {seed!r}.")
     return torch.Generator().manual_seed(int(seed))
 
 
 def batch_seed(seed: int, batch: int) -> int:
-    """Return the seed of one batch of a set: unrelated to the set's own seed and to other batches'."""
+    """Return the seed of one batch of a set:
+    unrelated to the set's own seed and to other batches'.
+    """
     digest = hashlib.sha256(f"{seed}/{batch}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
@@ -209,13 +266,27 @@ def batch_seed(seed: int, batch: int) -> int:
 def decode(vae: Any, latents: Tensor, batch: int = 100) -> Tensor:
     """Latents (n, c, h, w) to pictures (n, channels, H, W) in [-1, 1], fp32 on the CPU.
 
-    At most `batch` pictures and, above one picture, DECODE_PIXELS pixels go through the VAE at a time.
+    At most `batch` pictures and, above one picture, DECODE_PIXELS pixels go through the VAE at a
+    time.
     """
     weight, config = next(vae.parameters()), vae.config
     pixels = latents.shape[2:].numel() * 4 ** (len(config.block_out_channels) - 1)  # of one picture
     scaled = latents.float() / config.scaling_factor
-    if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
-        mean, std = (torch.tensor(v, device=latents.device).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
+    if (
+        getattr(config, "latents_mean", None) is not None
+        and getattr(config, "latents_std", None) is not None
+    ):
+        mean, std = (
+            torch.tensor(v, device=latents.device).view(1, -1, 1, 1)
+            for v in (config.latents_mean, config.latents_std)
+        )
         scaled = scaled * std + mean
-    scaled = (scaled + (getattr(config, "shift_factor", None) or 0.0)).to(weight.device, weight.dtype)
-    return torch.cat([vae.decode(part).sample.float().clamp(-1, 1).cpu() for part in scaled.split(max(1, min(batch, DECODE_PIXELS // pixels)))])
+    scaled = (scaled + (getattr(config, "shift_factor", None) or 0.0)).to(
+        weight.device, weight.dtype
+    )
+    return torch.cat(
+        [
+            vae.decode(part).sample.float().clamp(-1, 1).cpu()
+            for part in scaled.split(max(1, min(batch, DECODE_PIXELS // pixels)))
+        ]
+    )

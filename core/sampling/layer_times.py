@@ -1,7 +1,9 @@
-"""Seconds of single layers at several widths on this device, so that a cut can be shared out in time instead of MACs.
+"""Seconds of single layers at several widths on this device, so that a cut can be shared out in
+time instead of MACs.
 
-MACs are a fair price on a CPU and less so on a GPU, where thin attention is bound by memory and odd widths waste a tile. Layers of one
-shape share one curve; between two measured widths the straight line counts. What lies between the layers (norms, modulation) is in none.
+MACs are a fair price on a CPU and less so on a GPU, where thin attention is bound by memory and odd
+widths waste a tile. Layers of one shape share one curve; between two measured widths the straight
+line counts. What lies between the layers (norms, modulation) is in none.
 """
 
 from __future__ import annotations
@@ -31,16 +33,24 @@ SECONDS = 20.0  # for all shapes together; more is not worth waiting for
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Seconds of one forward of one layer against the groups it keeps, measured on one device at one batch. Callable as `make_problem` takes costs."""
+    """Seconds of one forward of one layer against the groups it keeps, measured on one device at
+    one batch. Callable as `make_problem` takes costs.
+    """
 
     device: str
     rows: int  # rows of the batch, both guidance halves
-    curves: dict[str, tuple[tuple[int, ...], tuple[float, ...]]]  # shape of a layer -> kept groups ascending from 0, seconds of the whole batch
+    # shape of a layer -> kept groups ascending from 0, seconds of the whole batch
+    curves: dict[str, tuple[tuple[int, ...], tuple[float, ...]]]
 
     def __call__(self, layer: PrunableLayer, kept: np.ndarray) -> np.ndarray:
-        """Seconds at each of these numbers of kept groups. Raises StudioError for a layer of a shape that was not timed."""
+        """Seconds at each of these numbers of kept groups. Raises StudioError for a layer of a
+        shape that was not timed.
+        """
         if shape_name(layer) not in self.curves:
-            raise StudioError(f"{layer.name} was not timed on this device; press Measure this device's speed again.")
+            raise StudioError(
+                f"{layer.name} was not timed on this device; press Measure this device's speed"
+                " again."
+            )
         return np.interp(kept, *self.curves[shape_name(layer)])
 
     @property
@@ -49,21 +59,39 @@ class LayerTimes:
         return fingerprint([self.device, self.rows, self.curves])
 
     def saved(self, layers: Sequence[PrunableLayer], removed: Sequence[int]) -> float:
-        """Seconds by which one forward of the batch is shorter when the layers lose these groups."""
-        return sum(float(np.subtract(*self(x, np.array([x.groups, x.groups - gone])))) for x, gone in zip(layers, removed, strict=True))
+        """Seconds by which one forward of the batch is shorter when the layers lose these
+        groups.
+        """
+        return sum(
+            float(np.subtract(*self(x, np.array([x.groups, x.groups - gone]))))
+            for x, gone in zip(layers, removed, strict=True)
+        )
 
     def save(self, path: Path) -> None:
         """Write the table, whole or not at all. Raises OSError."""
-        text = json.dumps({"device": self.device, "rows": self.rows, "curves": self.curves}, indent=2)
+        text = json.dumps(
+            {"device": self.device, "rows": self.rows, "curves": self.curves}, indent=2
+        )
         write_whole(path, lambda part: part.write_text(text))
 
     @classmethod
     def load(cls, path: Path) -> LayerTimes | None:
-        """The stored table, or None when it is not there or cannot be read (it is then simply measured again)."""
+        """The stored table, or None when it is not there or cannot be read (it is then simply
+        measured again).
+        """
         try:
             d = json.loads(path.read_text())
-            curves = {name: (tuple(map(int, kept)), tuple(map(float, seconds))) for name, (kept, seconds) in d["curves"].items()}
-            good = all(len(k) == len(s) > 1 and list(k) == sorted(set(k)) and np.isfinite(s).all() and min(s) >= 0 for k, s in curves.values())
+            curves = {
+                name: (tuple(map(int, kept)), tuple(map(float, seconds)))
+                for name, (kept, seconds) in d["curves"].items()
+            }
+            good = all(
+                len(k) == len(s) > 1
+                and list(k) == sorted(set(k))
+                and np.isfinite(s).all()
+                and min(s) >= 0
+                for k, s in curves.values()
+            )
             return cls(d["device"], int(d["rows"]), curves) if good else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -71,14 +99,22 @@ class LayerTimes:
 
 def shape_name(layer: PrunableLayer) -> str:
     """Equal for layers that do the same work at every width."""
-    return f"{layer.kind} {layer.groups}x{layer.group_size}, {layer.macs_per_group} + {layer.attention_macs_per_group} MACs a group"
+    return (
+        f"{layer.kind} {layer.groups}x{layer.group_size}, {layer.macs_per_group} +"
+        f" {layer.attention_macs_per_group} MACs a group"
+    )
 
 
 def measure_layers(
-    model: nn.Module, layers: Sequence[PrunableLayer], rows: int, device_text: str, progress: Callable[[int, int, str], None] | None = None,
+    model: nn.Module,
+    layers: Sequence[PrunableLayer],
+    rows: int,
+    device_text: str,
+    progress: Callable[[int, int, str], None] | None = None,
     stop: threading.Event | None = None,
-) -> LayerTimes:  # fmt: skip
-    """Time one layer of every shape at POINTS widths, in turn, on the inputs that a forward of `rows` random latents gives it; keep the medians.
+) -> LayerTimes:
+    """Time one layer of every shape at POINTS widths, in turn, on the inputs that a forward of
+    `rows` random latents gives it; keep the medians.
 
     Weights do not matter for time. `model` is not touched. Raises Stopped.
     """
@@ -91,18 +127,31 @@ def measure_layers(
     for i, (name, layer) in enumerate(firsts.items()):
         if progress is not None:
             progress(i, len(firsts), f"timing {layer.kind} of {layer.groups} on this device")
-        kept = np.unique(np.rint(np.linspace(0, layer.groups // layer.step, POINTS)).astype(int)) * layer.step
+        kept = (
+            np.unique(np.rint(np.linspace(0, layer.groups // layer.step, POINTS)).astype(int))
+            * layer.step
+        )
         kept[-1] = layer.groups
         weight = twin.get_submodule(layer.consumer).weight
-        calls = [_call(cut_module(twin, layer, Cut(torch.arange(k), weight)), *inputs[layer.name]) for k in kept.tolist()]
-        first = measure_alternating(calls, device, repeats=1, warm_up=0, stop=stop)  # counts as a warm-up where there are more
+        calls = [
+            _call(cut_module(twin, layer, Cut(torch.arange(k), weight)), *inputs[layer.name])
+            for k in kept.tolist()
+        ]
+        # counts as a warm-up where there are more
+        first = measure_alternating(calls, device, repeats=1, warm_up=0, stop=stop)
         rounds = min(MOST_ROUNDS, int(SECONDS / len(firsts) / max(1e-9, sum(t[0] for t in first))))
-        times = first if rounds < 2 else measure_alternating(calls, device, repeats=rounds, warm_up=0, stop=stop)
+        times = (
+            first
+            if rounds < 2
+            else measure_alternating(calls, device, repeats=rounds, warm_up=0, stop=stop)
+        )
         curves[name] = (tuple(kept.tolist()), tuple(float(np.median(t)) for t in times))
     return LayerTimes(device_text, rows, curves)
 
 
-def _inputs(model: nn.Module, layers: Sequence[PrunableLayer], rows: int) -> dict[str, tuple[tuple, dict]]:
+def _inputs(
+    model: nn.Module, layers: Sequence[PrunableLayer], rows: int
+) -> dict[str, tuple[tuple, dict]]:
     """(args, kwargs) that the module of each layer is called with, by layer name."""
     found: dict[str, tuple[tuple, dict]] = {}
 
@@ -112,7 +161,10 @@ def _inputs(model: nn.Module, layers: Sequence[PrunableLayer], rows: int) -> dic
 
         return note
 
-    hooks = [model.get_submodule(x.module).register_forward_pre_hook(noting(x.name), with_kwargs=True) for x in layers]
+    hooks = [
+        model.get_submodule(x.module).register_forward_pre_hook(noting(x.name), with_kwargs=True)
+        for x in layers
+    ]
     try:
         with torch.inference_mode():
             forward_call(module_forward(model), model, rows)()

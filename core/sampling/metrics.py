@@ -1,8 +1,8 @@
 """How far a picture is from the dense model's, and how good a set of pictures is.
 
-Distance to dense: PSNR, SSIM (Wang et al. 2004) and latent MSE, per image pair.
-Quality of a set: the Frechet distance (Heusel et al. 2017) between Gaussians fitted to features, and class
-accuracy, both on a small feature network that ships with the model instead of Inception. Its numbers compare
+Distance to dense: PSNR, SSIM (Wang et al. 2004) and latent MSE, per image pair. Quality of a set:
+the Frechet distance (Heusel et al. 2017) between Gaussians fitted to features, and class accuracy,
+both on a small feature network that ships with the model instead of Inception. Its numbers compare
 configurations of *this* model; they are not comparable with FIDs measured on Inception features.
 """
 
@@ -25,24 +25,41 @@ MIN_IMAGES_FOR_FID = 200  # below this the 64 x 64 covariance is mostly noise, s
 class FeatureNetwork(nn.Module):
     """A small CNN on square pictures in [-1, 1]; `features` are 64-d, `forward` gives class logits.
 
-    channels, size: of the pictures it was trained on (1 x 32 x 32 or 3 x 64 x 64 in the bundled models);
-    every stage of convolutions halves the size, down to 4 x 4.
+    channels, size: of the pictures it was trained on (1 x 32 x 32 or 3 x 64 x 64 in the bundled
+    models); every stage of convolutions halves the size, down to 4 x 4.
     """
 
     def __init__(
-        self, classes: int = 10, width: int = 32, features: int = 64, channels: int = 1, size: int = 32
+        self,
+        classes: int = 10,
+        width: int = 32,
+        features: int = 64,
+        channels: int = 1,
+        size: int = 32,
     ):
         super().__init__()
         widths = [width, 2 * width] + [4 * width] * (size.bit_length() - 5)
         layers, previous = [], channels
         for wide in widths:
-            layers += [nn.Conv2d(previous, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(previous, wide, 3, padding=1, bias=False),
+                nn.BatchNorm2d(wide),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
             previous = wide
-        self.body = nn.Sequential(*layers, nn.Flatten())  # (n, channels, size, size) -> (n, 64 * width)
+        # (n, channels, size, size) -> (n, 64 * width)
+        self.body = nn.Sequential(*layers, nn.Flatten())
         self.neck = nn.Linear(64 * width, features)
         self.head = nn.Linear(features, classes)
         self.channels, self.size = channels, size
-        self.config = {"classes": classes, "width": width, "features": features, "channels": channels, "size": size}
+        self.config = {
+            "classes": classes,
+            "width": width,
+            "features": features,
+            "channels": channels,
+            "size": size,
+        }
 
     def features(self, images: Tensor) -> Tensor:
         """(n, channels, size, size) in [-1, 1] -> (n, 64)."""
@@ -82,43 +99,73 @@ class Judge:
             network = FeatureNetwork(**config["network"])
             network.load_state_dict(load_file(folder / "feature_network.safetensors"))
             stats = load_file(folder / "reference.safetensors")
-            reference = ReferenceStatistics(stats["mean"], stats["covariance"], stats["class_variance"], int(stats["n"]))
+            reference = ReferenceStatistics(
+                stats["mean"], stats["covariance"], stats["class_variance"], int(stats["n"])
+            )
         except Exception as err:  # safetensors, json and torch each raise their own kind
-            raise StudioError(f"The feature network in {folder.name}/ cannot be read ({type(err).__name__}). Restore the folder from the repository.") from err
+            raise StudioError(
+                f"The feature network in {folder.name}/ cannot be read ({type(err).__name__})."
+                " Restore the folder from the repository."
+            ) from err
         return cls(network.eval().requires_grad_(False), reference)
 
     def save(self, folder: Path | str) -> None:
         """Write the network and its reference statistics as safetensors plus a readable config."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "feature_network.safetensors")
+        save_file(
+            {k: v.contiguous() for k, v in self.network.state_dict().items()},
+            folder / "feature_network.safetensors",
+        )
         r = self.reference
-        save_file({"mean": r.mean, "covariance": r.covariance, "class_variance": r.class_variance, "n": torch.tensor(r.n)}, folder / "reference.safetensors")
-        (folder / "config.json").write_text(json.dumps({"network": self.network.config}, indent=2) + "\n")
+        save_file(
+            {
+                "mean": r.mean,
+                "covariance": r.covariance,
+                "class_variance": r.class_variance,
+                "n": torch.tensor(r.n),
+            },
+            folder / "reference.safetensors",
+        )
+        (folder / "config.json").write_text(
+            json.dumps({"network": self.network.config}, indent=2) + "\n"
+        )
 
     @torch.inference_mode()
     def look(self, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
         """Features (n, 64) and predicted classes (n,) of pictures (n, 1, 32, 32) in [-1, 1]."""
-        feats = torch.cat([self.network.features(part) for part in images.float().cpu().split(batch)])
+        feats = torch.cat(
+            [self.network.features(part) for part in images.float().cpu().split(batch)]
+        )
         return feats, self.network.head(F.relu(feats)).argmax(1)
 
     def knows(self, images: Tensor) -> bool:
         """Whether these pictures (n, c, h, w) are of the kind that the network was trained on."""
-        return tuple(images.shape[1:]) == (self.network.channels, self.network.size, self.network.size)
+        return tuple(images.shape[1:]) == (
+            self.network.channels,
+            self.network.size,
+            self.network.size,
+        )
 
     def fid(self, images: Tensor) -> float | None:
         """Frechet distance of `images` to the reference, or None when there are fewer than 200."""
         if len(images) < MIN_IMAGES_FOR_FID:
             return None
-        return frechet_distance(*gaussian(self.look(images)[0]), self.reference.mean, self.reference.covariance)
+        return frechet_distance(
+            *gaussian(self.look(images)[0]), self.reference.mean, self.reference.covariance
+        )
 
     def class_accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of pictures that the feature network puts into the class they were asked for."""
         return float((self.look(images)[1] == labels.cpu()).float().mean())
 
     def variance_ratio(self, images: Tensor, labels: Tensor) -> float:
-        """Mean over classes of (feature variance of the pictures) / (feature variance of real ones); 1 is ideal, collapse is 0."""
-        mine = class_variance(self.look(images)[0], labels.cpu(), len(self.reference.class_variance))
+        """Mean over classes of (feature variance of the pictures) / (feature variance of real
+        ones); 1 is ideal, collapse is 0.
+        """
+        mine = class_variance(
+            self.look(images)[0], labels.cpu(), len(self.reference.class_variance)
+        )
         return float((mine / self.reference.class_variance).mean())
 
 
@@ -134,23 +181,35 @@ def class_variance(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """||mu_a - mu_b||^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), Heusel et al. 2017, eq. 6; symmetric form, fp64."""
+    """Return ||mu_a - mu_b||^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) in fp64, the symmetric form.
+
+    Heusel et al. 2017, eq. 6.
+    """
     values, vectors = torch.linalg.eigh(cov_a.double())
     root = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_b.double() @ root).clamp(min=0).sqrt().sum()
-    return float((mean_a.double() - mean_b.double()).square().sum() + cov_a.double().trace() + cov_b.double().trace() - 2 * cross)
+    return float(
+        (mean_a.double() - mean_b.double()).square().sum()
+        + cov_a.double().trace()
+        + cov_b.double().trace()
+        - 2 * cross
+    )
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal to noise ratio in dB of picture pairs (n, c, h, w) in [-1, 1] (peak to peak 2); (n,), inf where equal."""
+    """Peak signal to noise ratio in dB of picture pairs (n, c, h, w) in [-1, 1] (peak to peak 2);
+    (n,), inf where equal.
+    """
     mse = (a.double() - b.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(4 / mse)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of picture pairs (n, c, h, w) in [-1, 1], Wang et al. 2004 (11 x 11 Gaussian, sigma 1.5, K 0.01/0.03); (n,).
+    """Structural similarity of picture pairs (n, c, h, w) in [-1, 1], Wang et al. 2004 (11 x 11
+    Gaussian, sigma 1.5, K 0.01/0.03); (n,).
 
-    On intensities from 0 to 1: its luminance term compares means that must not be negative (a picture would resemble its own negative).
+    On intensities from 0 to 1: its luminance term compares means that must not be negative (a
+    picture would resemble its own negative).
     """
     n, c = a.shape[:2]
     x = torch.arange(11, dtype=torch.float64) - 5
@@ -162,11 +221,24 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     a, b = (a.double().cpu() + 1) / 2, (b.double().cpu() + 1) / 2
     mu_a, mu_b = smooth(a), smooth(b)
-    var_a, var_b, cov = smooth(a * a) - mu_a**2, smooth(b * b) - mu_b**2, smooth(a * b) - mu_a * mu_b
+    var_a, var_b, cov = (
+        smooth(a * a) - mu_a**2,
+        smooth(b * b) - mu_b**2,
+        smooth(a * b) - mu_a * mu_b,
+    )
     c1, c2 = 0.01**2, 0.03**2
-    return (((2 * mu_a * mu_b + c1) * (2 * cov + c2)) / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))).flatten(1).mean(1)
+    return (
+        (
+            ((2 * mu_a * mu_b + c1) * (2 * cov + c2))
+            / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
+        )
+        .flatten(1)
+        .mean(1)
+    )
 
 
 def latent_mse(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of final latents (n, c, h, w); (n,). Latents have unit variance, so 2 means unrelated."""
+    """Mean squared difference of final latents (n, c, h, w); (n,). Latents have unit variance, so 2
+    means unrelated.
+    """
     return (a.double() - b.double()).square().flatten(1).mean(1)

@@ -1,6 +1,8 @@
-"""What a comparison found: settings, the two sides with their pictures and times, and the sentence that sums it up.
+"""What a comparison found: settings, the two sides with their pictures and times, and the sentence
+that sums it up.
 
-Speed-up is the median over pairs of timed runs of (seconds of A / seconds of B). A spread is None where there was one run.
+Speed-up is the median over pairs of timed runs of (seconds of A / seconds of B). A spread is None
+where there was one run.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from ..sampling.denoise import SEEDS
 from ..sampling.timing import spread
 
 MAX_IMAGES = 10_000
-BATCH = 100  # images a batch of sets too large to be shown while they run; every full one is a timed run
+# images a batch of sets too large to be shown while they run; every full one is a timed run
+BATCH = 100
 ONE_RUN_DOUBT = 0.1  # a ratio of one timed run nearer to 1 than this is called no difference
-WIDE_SPREAD = 0.2  # share of the ratio; with a wider spread nobody can say by how much a side is faster
+# share of the ratio; with a wider spread nobody can say by how much a side is faster
+WIDE_SPREAD = 0.2
 MAX_PROMPT = 1000  # characters; the text encoders read 77 tokens
 
 
@@ -43,15 +47,19 @@ class SampleSettings:
     prompts: tuple[str, ...] = ()  # one an image, for a model with text
     negative: str = ""  # of every prompt
     size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
-    tabulate: bool = False  # both sides take a DiT's adaLN vectors from a table made at the first step
-    dtype: str | None = None  # of both sides' networks, a name of core.checkpoints.DTYPES; None: as the model was loaded
+    # both sides take a DiT's adaLN vectors from a table made at the first step
+    tabulate: bool = False
+    # of both sides' networks, a name of core.checkpoints.DTYPES; None: as the model was loaded
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= MAX_IMAGES:
             raise StudioError(f"Ask for 1 to {MAX_IMAGES} images, not {self.n}.")
         if self.labels and self.prompts:
             raise StudioError("Give classes or prompts, not both.")
-        if any(not isinstance(p, str) or len(p) > MAX_PROMPT for p in (*self.prompts, self.negative)):
+        if any(
+            not isinstance(p, str) or len(p) > MAX_PROMPT for p in (*self.prompts, self.negative)
+        ):
             raise StudioError(f"A prompt is a text of at most {MAX_PROMPT} characters.")
         checked_steps(self.steps)
         if (
@@ -80,7 +88,9 @@ class SampleSettings:
         object.__setattr__(self, "prompts", tuple(self.prompts))
         if self.size is not None:
             if len(self.size) != 2 or not all(_whole(x) and 8 <= x <= 4096 for x in self.size):
-                raise StudioError("A size is two whole numbers from 8 to 4096: height and width in pixels.")
+                raise StudioError(
+                    "A size is two whole numbers from 8 to 4096: height and width in pixels."
+                )
             object.__setattr__(self, "size", tuple(int(x) for x in self.size))
 
     @property
@@ -94,7 +104,11 @@ class SampleSettings:
         return 2 if self.guidance > 1 else 1
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"labels": list(self.labels), "prompts": list(self.prompts), "size": self.size and list(self.size)}
+        return asdict(self) | {
+            "labels": list(self.labels),
+            "prompts": list(self.prompts),
+            "size": self.size and list(self.size),
+        }
 
 
 def _whole(value: Any) -> bool:
@@ -110,12 +124,17 @@ class Side:
     latents: Tensor  # (n, c, h, w)
     images: Tensor  # (n, channels, H, W) in [-1, 1], CPU
     step_seconds: list[list[float]]  # timed runs x steps, denoiser only
-    scale: float  # a timed run covers 1 / scale of the images (batches), so seconds of the whole = scale * sum
+    # a timed run covers 1 / scale of the images (batches), so seconds of the whole = scale * sum
+    scale: float
     timesteps: list[float]
     stages: list[int]  # per step, index into STAGES, -1 dense
-    macs: int  # denoiser, whole run, all images, both guidance halves; linear and convolution layers
-    predicted_seconds: list[float] | None  # per step, whole run, from the latency table, made before measuring; None for what it does not know
-    film: list[Tensor] = field(default_factory=list)  # guesses of the clean picture, (n, channels, H, W)
+    # denoiser, whole run, all images, both guidance halves; linear and convolution layers
+    macs: int
+    # per step, whole run, from the latency table, made before measuring; None for what it does not
+    # know
+    predicted_seconds: list[float] | None
+    # guesses of the clean picture, (n, channels, H, W)
+    film: list[Tensor] = field(default_factory=list)
     film_timesteps: list[float] = field(default_factory=list)
     fid: float | None = None
     class_accuracy: float | None = None
@@ -198,12 +217,30 @@ class Comparison:
     def verdict(self) -> str:
         """One plain sentence, also when it is not faster."""
         ratio, off, a, b = self.speedup_measured, self.speedup_spread, self.a.name, self.b.name
-        work = f"with {abs(1 - 1 / self.speedup_macs):.0%} {'fewer' if self.speedup_macs >= 1 else 'more'} multiply-accumulates"
-        facts = f"×{ratio:.2f}, " + ("one timed run, no spread" if off is None else f"median of {self.timed_runs} timed runs in turn, spread ±{off:.2f}")
-        more = "ask for 300 images or more, or for fewer than 100," if self.n >= BATCH else "time at least 3"
-        doubt = "" if off is not None else f"; one run cannot tell small differences, so {more} to be sure"
+        work = (
+            f"with {abs(1 - 1 / self.speedup_macs):.0%}"
+            f" {'fewer' if self.speedup_macs >= 1 else 'more'} multiply-accumulates"
+        )
+        facts = f"×{ratio:.2f}, " + (
+            "one timed run, no spread"
+            if off is None
+            else f"median of {self.timed_runs} timed runs in turn, spread ±{off:.2f}"
+        )
+        more = (
+            "ask for 300 images or more, or for fewer than 100,"
+            if self.n >= BATCH
+            else "time at least 3"
+        )
+        doubt = (
+            ""
+            if off is not None
+            else f"; one run cannot tell small differences, so {more} to be sure"
+        )
         if abs(self.speedup_macs - 1) < 1e-9 and torch.equal(self.a.latents, self.b.latents):
-            return f"Both sides are the same network: equal pictures, and a measured ratio that is only noise ({facts})."
+            return (
+                "Both sides are the same network: equal pictures, and a measured ratio that is"
+                f" only noise ({facts})."
+            )
         unsure = ONE_RUN_DOUBT if off is None else max(off, 0.02)
         gain = abs(ratio - 1)
         if off is not None and (off > WIDE_SPREAD * ratio or unsure < gain < 2 * off):
@@ -211,7 +248,10 @@ class Comparison:
         if ratio - unsure > 1:
             return f"{b} took {1 - 1 / ratio:.0%} less time than {a} ({facts}) {work}{doubt}."
         if ratio + unsure < 1:
-            return f"{b} was not faster: it took {1 / ratio - 1:.0%} more time than {a} ({facts}) {work}{doubt}."
+            return (
+                f"{b} was not faster: it took {1 / ratio - 1:.0%} more time than {a} ({facts})"
+                f" {work}{doubt}."
+            )
         return f"{b} was not measurably faster than {a} ({facts}) {work}{doubt}."
 
     def _doubt(self, ratio: float, unsure: float) -> str:
@@ -220,7 +260,10 @@ class Comparison:
         if abs(ratio - 1) <= unsure:
             return f"Whether {b} is faster than {a} is open, as the timed runs differ too much"
         less = "less" if ratio > 1 else "more"
-        return f"{b} seemed to take {less} time than {a}, but the timed runs differ too much to say how much"
+        return (
+            f"{b} seemed to take {less} time than {a}, but the timed runs differ too much to say"
+            " how much"
+        )
 
     @property
     def _again(self) -> str:
@@ -229,7 +272,9 @@ class Comparison:
         return f"close other programs and compare again, with more {more}"
 
     def stage_rows(self) -> list[dict[str, Any]]:
-        """Per stage (of B's plan, else A's): steps, and for both sides measured median, spread and prediction, in seconds."""
+        """Per stage (of B's plan, else A's): steps, and for both sides measured median, spread and
+        prediction, in seconds.
+        """
         stages = self.b.stages if self.b.plan is not None else self.a.stages
         rows = []
         for i, name in enumerate(STAGES):
@@ -239,28 +284,61 @@ class Comparison:
             row: dict[str, Any] = {"stage": name, "steps": len(steps)}
             for letter, side in (("a", self.a), ("b", self.b)):
                 median, off = side.stage_seconds(steps)
-                predicted = None if side.predicted_seconds is None else sum(side.predicted_seconds[k] for k in steps)
-                row |= {f"{letter}_seconds": median, f"{letter}_spread": off, f"{letter}_predicted": predicted}
+                predicted = (
+                    None
+                    if side.predicted_seconds is None
+                    else sum(side.predicted_seconds[k] for k in steps)
+                )
+                row |= {
+                    f"{letter}_seconds": median,
+                    f"{letter}_spread": off,
+                    f"{letter}_predicted": predicted,
+                }
             rows.append(row)
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """The command line's object. `dense` is side A (with --against: that plan), `mosaic` side B."""
+        """The command line's object. `dense` is side A (with --against: that plan), `mosaic` side
+        B.
+        """
 
         def side(s: Side) -> dict[str, Any]:
             return {
-                "name": s.name, "seconds": s.seconds, "seconds_spread": s.seconds_spread, "macs": s.macs, "fid": s.fid,
-                "class_accuracy": s.class_accuracy, "plan": s.plan and s.plan.to_json(),
-            }  # fmt: skip
+                "name": s.name,
+                "seconds": s.seconds,
+                "seconds_spread": s.seconds_spread,
+                "macs": s.macs,
+                "fid": s.fid,
+                "class_accuracy": s.class_accuracy,
+                "plan": s.plan and s.plan.to_json(),
+            }
 
         return {
-            "dense": side(self.a), "mosaic": side(self.b), "speedup_measured": self.speedup_measured, "speedup_spread": self.speedup_spread,
-            "speedup_predicted": self.speedup_predicted, "speedup_macs": self.speedup_macs, "psnr": self.psnr, "ssim": self.ssim,
-            "latent_mse": self.latent_mse, "n": self.n, "timed_runs": self.timed_runs, "stages": self.stage_rows(), "steps": self.settings.steps,
-            "tabulated": self.settings.tabulate, "dtype": self.settings.dtype,
-            "guidance": self.settings.guidance, "scheduler": self.settings.scheduler, "seed": self.settings.seed, "device": self.device,
-            "model": self.model, "when": self.when, "verdict": self.verdict, "notes": self.notes, **self._words(),
-        }  # fmt: skip
+            "dense": side(self.a),
+            "mosaic": side(self.b),
+            "speedup_measured": self.speedup_measured,
+            "speedup_spread": self.speedup_spread,
+            "speedup_predicted": self.speedup_predicted,
+            "speedup_macs": self.speedup_macs,
+            "psnr": self.psnr,
+            "ssim": self.ssim,
+            "latent_mse": self.latent_mse,
+            "n": self.n,
+            "timed_runs": self.timed_runs,
+            "stages": self.stage_rows(),
+            "steps": self.settings.steps,
+            "tabulated": self.settings.tabulate,
+            "dtype": self.settings.dtype,
+            "guidance": self.settings.guidance,
+            "scheduler": self.settings.scheduler,
+            "seed": self.settings.seed,
+            "device": self.device,
+            "model": self.model,
+            "when": self.when,
+            "verdict": self.verdict,
+            "notes": self.notes,
+            **self._words(),
+        }
 
     def _words(self) -> dict[str, Any]:
         """What a text model was asked for; nothing for classes."""
@@ -268,15 +346,36 @@ class Comparison:
         return {name: s[name] for name in ("prompts", "negative", "size")} if s["prompts"] else {}
 
     def save(self, folder: Path) -> None:
-        """Two files that `load` reads back: tensors (pictures as bytes) and facts. For the example that ships with the model."""
+        """Two files that `load` reads back: tensors (pictures as bytes) and facts. For the example
+        that ships with the model.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         tensors, facts = {}, {"settings": self.settings.to_json()}
-        facts |= {k: getattr(self, k) for k in ("device", "model", "when", "psnr", "ssim", "latent_mse", "n", "notes")}
+        facts |= {
+            k: getattr(self, k)
+            for k in ("device", "model", "when", "psnr", "ssim", "latent_mse", "n", "notes")
+        }
         for letter, side in (("a", self.a), ("b", self.b)):
-            tensors |= {f"{letter}/images": to_bytes(side.images), f"{letter}/latents": side.latents.half().contiguous()}
+            tensors |= {
+                f"{letter}/images": to_bytes(side.images),
+                f"{letter}/latents": side.latents.half().contiguous(),
+            }
             tensors |= {f"{letter}/film/{i}": to_bytes(frame) for i, frame in enumerate(side.film)}
-            names = ("name", "step_seconds", "scale", "timesteps", "stages", "macs", "predicted_seconds", "film_timesteps", "fid", "class_accuracy")
-            facts[letter] = {k: getattr(side, k) for k in names} | {"plan": side.plan and side.plan.to_json()}
+            names = (
+                "name",
+                "step_seconds",
+                "scale",
+                "timesteps",
+                "stages",
+                "macs",
+                "predicted_seconds",
+                "film_timesteps",
+                "fid",
+                "class_accuracy",
+            )
+            facts[letter] = {k: getattr(side, k) for k in names} | {
+                "plan": side.plan and side.plan.to_json()
+            }
         save_file(tensors, folder / "comparison.safetensors")
         (folder / "comparison.json").write_text(json.dumps(facts) + "\n")
 
@@ -284,17 +383,37 @@ class Comparison:
     def load(cls, folder: Path) -> Comparison:
         """Read what `save` wrote. Raises StudioError."""
         try:
-            tensors, facts = load_file(folder / "comparison.safetensors"), json.loads((folder / "comparison.json").read_text())
+            tensors, facts = (
+                load_file(folder / "comparison.safetensors"),
+                json.loads((folder / "comparison.json").read_text()),
+            )
             sides = []
             for letter in "ab":
                 f = facts.pop(letter)
                 f["plan"] = f["plan"] and StagePlan.from_json(f["plan"])
-                film = [from_bytes(tensors[f"{letter}/film/{i}"]) for i in range(len(f["film_timesteps"]))]
-                sides.append(Side(latents=tensors[f"{letter}/latents"].float(), images=from_bytes(tensors[f"{letter}/images"]), film=film, **f))
+                film = [
+                    from_bytes(tensors[f"{letter}/film/{i}"])
+                    for i in range(len(f["film_timesteps"]))
+                ]
+                sides.append(
+                    Side(
+                        latents=tensors[f"{letter}/latents"].float(),
+                        images=from_bytes(tensors[f"{letter}/images"]),
+                        film=film,
+                        **f,
+                    )
+                )
             settings = facts.pop("settings")
-            return cls(*sides, settings=SampleSettings(**settings | {"labels": tuple(settings["labels"])}), **facts)
+            return cls(
+                *sides,
+                settings=SampleSettings(**settings | {"labels": tuple(settings["labels"])}),
+                **facts,
+            )
         except Exception as err:
-            raise StudioError(f"The example in {folder.name}/ cannot be read ({type(err).__name__}); restore it from the repository.") from err
+            raise StudioError(
+                f"The example in {folder.name}/ cannot be read ({type(err).__name__}); restore it"
+                " from the repository."
+            ) from err
 
 
 def spread_of(values: list[float]) -> float | None:
@@ -325,7 +444,9 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> np.ndarr
     rows = -(-n // columns)
     sheet = np.full((rows * h, columns * w, *array.shape[3:]), 255, np.uint8)
     for i, picture in enumerate(array):
-        sheet[(i // columns) * h : (i // columns + 1) * h, (i % columns) * w : (i % columns + 1) * w] = picture
+        sheet[
+            (i // columns) * h : (i // columns + 1) * h, (i % columns) * w : (i % columns + 1) * w
+        ] = picture
     return sheet.repeat(scale, 0).repeat(scale, 1)
 
 

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StagePrediction:
-    """What one stage costs and what it loses, before anything was measured on the finished networks."""
+    """What one stage costs and what it loses, before anything was measured on the finished
+    networks.
+    """
 
     stage: str
     steps: int  # sampling steps that fall in it
     sparsity: float  # asked for
-    achieved: float  # share of prunable weights that goes, after whole heads and multiples of 16 neurons
-    macs: float  # one image, linear and convolution layers, both guidance halves, all steps of the stage
+    # share of prunable weights that goes, after whole heads and multiples of 16 neurons
+    achieved: float
+    # one image, linear and convolution layers, both guidance halves, all steps of the stage
+    macs: float
     macs_dense: float
-    seconds: float | None  # the whole batch, all steps of the stage; None until the device's latency table is measured
+    # the whole batch, all steps of the stage; None until the device's latency table is measured
+    seconds: float | None
     seconds_dense: float | None
     error: float | None  # mean over layers of ||W'X - WX||^2 / ||WX||^2 on calibration tokens
     error_held_out: float | None = None  # the same on held-out tokens, in exact predictions only

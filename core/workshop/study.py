@@ -1,4 +1,6 @@
-"""What the shipped study found: rows of `core.bench.studies quality`, averaged over seeds, and in words where pruning pays and where fewer steps do."""
+"""What the shipped study found: rows of `core.bench.studies quality`, averaged over seeds, and in
+words where pruning pays and where fewer steps do.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from typing import Any
 from ..errors import StudioError
 from ..sampling.timing import spread
 
-CLEAR = 0.02  # a relative difference below this, or below the spread over seeds, is called no clear difference
+# a relative difference below this, or below the spread over seeds, is called no clear difference
+CLEAR = 0.02
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,16 @@ def load_study(path: Path) -> list[dict[str, Any]]:
     """The rows of a study file. Raises StudioError."""
     try:
         rows = json.loads(Path(path).read_text())
-        if not isinstance(rows, list) or not all({"method", "base_steps", "steps", "macs", "fid", "n", "seed"} <= set(r) for r in rows):
+        if not isinstance(rows, list) or not all(
+            {"method", "base_steps", "steps", "macs", "fid", "n", "seed"} <= set(r) for r in rows
+        ):
             raise ValueError("rows are missing")
         return rows
     except (OSError, ValueError, TypeError) as err:
-        raise StudioError(f"The study {Path(path).name} cannot be read ({err}); make it again with `python -m core.bench quality`.") from err
+        raise StudioError(
+            f"The study {Path(path).name} cannot be read ({err}); make it again with `python -m"
+            " core.bench quality`."
+        ) from err
 
 
 def findings(rows: list[dict[str, Any]]) -> list[Finding]:
@@ -60,7 +68,9 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
     for row in rows:
         if row["fid"] is not None:
             groups.setdefault((row["base_steps"], row["method"]), []).append(row)
-    dense = {base: _mean(g, "macs", per="n") for (base, method), g in groups.items() if method == "dense"}
+    dense = {
+        base: _mean(g, "macs", per="n") for (base, method), g in groups.items() if method == "dense"
+    }
     most = max(dense, default=None)
     found = []
     for (base, method), group in groups.items():
@@ -69,9 +79,19 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
         macs = _mean(group, "macs", per="n")
         found.append(
             Finding(
-                method, base, group[0]["steps"], macs / dense[most], 1 - macs / dense[base], _mean(group, "fid"), spread([r["fid"] for r in group]),
-                _mean(group, "latent_mse"), spread([r["latent_mse"] for r in group]), _mean(group, "class_accuracy"), group[0]["n"], len(group),
-            )  # fmt: skip
+                method,
+                base,
+                group[0]["steps"],
+                macs / dense[most],
+                1 - macs / dense[base],
+                _mean(group, "fid"),
+                spread([r["fid"] for r in group]),
+                _mean(group, "latent_mse"),
+                spread([r["latent_mse"] for r in group]),
+                _mean(group, "class_accuracy"),
+                group[0]["n"],
+                len(group),
+            )
         )
     return sorted(found, key=lambda f: -f.base_steps)
 
@@ -81,7 +101,9 @@ def _mean(group: list[dict[str, Any]], name: str, per: str | None = None) -> flo
 
 
 def verdicts(found: list[Finding]) -> list[str]:
-    """One sentence for every step count and target: MosaicDiff against dense with as few steps as its work pays for."""
+    """One sentence for every step count and target: MosaicDiff against dense with as few steps as
+    its work pays for.
+    """
     sentences = []
     for base in sorted({f.base_steps for f in found}, reverse=True):
         here = [f for f in found if f.base_steps == base]
@@ -99,11 +121,15 @@ def _one(found: list[Finding], family: str, target: float) -> Finding | None:
 
 def _sentence(pruned: Finding, fewer: Finding) -> str:
     quality = _winner(pruned.fid, fewer.fid, pruned.fid_spread + fewer.fid_spread)
-    closeness = _winner(pruned.latent_mse, fewer.latent_mse, pruned.latent_mse_spread + fewer.latent_mse_spread)
+    closeness = _winner(
+        pruned.latent_mse, fewer.latent_mse, pruned.latent_mse_spread + fewer.latent_mse_spread
+    )
     words = {-1: "pruning is better", 0: "no clear difference", 1: "fewer steps are better"}
     return (
-        f"At {pruned.base_steps} steps with {pruned.saved:.0%} less work: FID {pruned.fid:.1f} pruned, {fewer.fid:.1f} with {fewer.steps} dense steps "
-        f"({words[quality]}); distance to the dense picture {pruned.latent_mse:.4f} against {fewer.latent_mse:.4f} ({words[closeness]})."
+        f"At {pruned.base_steps} steps with {pruned.saved:.0%} less work: FID {pruned.fid:.1f}"
+        f" pruned, {fewer.fid:.1f} with {fewer.steps} dense steps ({words[quality]}); distance to"
+        f" the dense picture {pruned.latent_mse:.4f} against {fewer.latent_mse:.4f}"
+        f" ({words[closeness]})."
     )
 
 
@@ -116,10 +142,16 @@ def _winner(pruned: float, fewer: float, noise: float) -> int:
 
 def markdown(found: list[Finding]) -> str:
     """The README's table."""
-    lines = ["| steps | method | MACs saved | FID | latent MSE to dense | class accuracy | n × seeds |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| steps | method | MACs saved | FID | latent MSE to dense | class accuracy | n × seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for f in found:
         pm = f" ± {f.fid_spread:.2f}" if f.seeds > 1 else ""
         mse = "0" if f.method == "dense" else f"{f.latent_mse:.4f}"
         name = f"**{f.method}**" if f.family == "MosaicDiff" else f.method
-        lines.append(f"| {f.base_steps} | {name} | {f.saved:.0%} | {f.fid:.2f}{pm} | {mse} | {f.class_accuracy:.3f} | {f.n} × {f.seeds} |")
+        lines.append(
+            f"| {f.base_steps} | {name} | {f.saved:.0%} | {f.fid:.2f}{pm} | {mse} |"
+            f" {f.class_accuracy:.3f} | {f.n} × {f.seeds} |"
+        )
     return "\n".join(lines)

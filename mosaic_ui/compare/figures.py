@@ -1,4 +1,5 @@
-"""A finished comparison as HTML: verdict, pairs, film strip, table of measures, downloads (pure functions, no Gradio).
+"""A finished comparison as HTML: verdict, pairs, film strip, table of measures, downloads (pure
+functions, no Gradio).
 
 Every text that came from outside (plan names above all) is escaped here.
 """
@@ -29,7 +30,17 @@ from .pictures import (
     shrunk,
     to_uint8,
 )
-from .words import SAMPLING_ORDER, factor_text, halves_words, macs_text, picture_html, plural, runs_words, seconds_text, stage_colour
+from .words import (
+    SAMPLING_ORDER,
+    factor_text,
+    halves_words,
+    macs_text,
+    picture_html,
+    plural,
+    runs_words,
+    seconds_text,
+    stage_colour,
+)
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 FRAME_PIXELS = 96  # side of one of them
@@ -38,12 +49,19 @@ FRAME_PIXELS = 96  # side of one of them
 def _settings_line(comparison: Comparison) -> str:
     s = comparison.settings
     size = "" if s.size is None else f" of {s.size[1]} × {s.size[0]} pixels"
-    words = f"{plural(comparison.n, 'image')}{size}, seed {s.seed}, {s.steps} {s.scheduler} steps, guidance {s.guidance:g}, on {comparison.device}"
+    words = (
+        f"{plural(comparison.n, 'image')}{size}, seed {s.seed}, {s.steps} {s.scheduler} steps,"
+        f" guidance {s.guidance:g}, on {comparison.device}"
+    )
     words += f", in {s.dtype}" if s.dtype else ""
     if not s.prompts:
         return words
     different = list(dict.fromkeys(s.prompts))
-    asked = f"“{different[0]}”" if len(different) == 1 else f"{len(different)} prompts, “{different[0]}” first"
+    asked = (
+        f"“{different[0]}”"
+        if len(different) == 1
+        else f"{len(different)} prompts, “{different[0]}” first"
+    )
     return f"{words}; {asked}" + (f", not “{s.negative}”" if s.negative else "")
 
 
@@ -51,7 +69,9 @@ def _side_words(side: Side) -> str:
     """A side's name and what it leaves out, in sampling order."""
     if side.plan is None:
         return f"{escape(side.name)} (the full model)"
-    removed = ", ".join(f"{STAGES[i]} {100 * side.plan.sparsity[i]:.0f}&nbsp;%" for i in SAMPLING_ORDER)
+    removed = ", ".join(
+        f"{STAGES[i]} {100 * side.plan.sparsity[i]:.0f}&nbsp;%" for i in SAMPLING_ORDER
+    )
     if side.plan.scope == "run":
         return f"{escape(side.name)} (heads and neurons asked for, as one budget: {removed})"
     return f"{escape(side.name)} (heads and neurons removed: {removed})"
@@ -63,45 +83,77 @@ def pair_label(name_a: str, name_b: str) -> str:
 
 
 def verdict_html(comparison: Comparison, provenance: str = "") -> str:
-    """The sentence first, then the three speed-ups: measured (solid), counted and predicted (dashed)."""
+    """The sentence first, then the three speed-ups: measured (solid), counted and predicted
+    (dashed).
+    """
     off = comparison.speedup_spread
-    runs = "one run, no spread" if off is None else f"± {off:.2f}, median of {comparison.timed_runs}"
+    runs = (
+        "one run, no spread" if off is None else f"± {off:.2f}, median of {comparison.timed_runs}"
+    )
     cards = (
         ("is-measured", "Measured", factor_text(comparison.speedup_measured), runs),
         ("is-counted", "By MACs", factor_text(comparison.speedup_macs), "counted, not timed"),
-        ("is-predicted", "Predicted", factor_text(comparison.speedup_predicted), "before measuring"),
+        (
+            "is-predicted",
+            "Predicted",
+            factor_text(comparison.speedup_predicted),
+            "before measuring",
+        ),
     )
-    tiles = "".join(f'<div class="cmp-tile {css}"><span>{title}</span><strong>{value}</strong><small>{note}</small></div>' for css, title, value, note in cards)
+    tiles = "".join(
+        '<div class="cmp-tile'
+        f' {css}"><span>{title}</span><strong>{value}</strong><small>{note}</small></div>'
+        for css, title, value, note in cards
+    )
     remarks = " ".join(text for text in (provenance, comparison.notes) if text)
     origin = f'<p class="cmp-origin">{escape(remarks)}</p>' if remarks else ""
     return (
-        f'<section class="cmp cmp-verdict" role="status"><div class="cmp-say"><h3>{escape(comparison.verdict)}</h3>'
-        f'<p class="cmp-sub">A is {_side_words(comparison.a)}, B is {_side_words(comparison.b)}. {escape(_settings_line(comparison))}.</p>{origin}</div>'
-        f'<div class="cmp-tiles" aria-label="Speed-up of B over A">{tiles}</div></section>'
+        '<section class="cmp cmp-verdict" role="status"><div'
+        f' class="cmp-say"><h3>{escape(comparison.verdict)}</h3><p class="cmp-sub">A is'
+        f" {_side_words(comparison.a)}, B is {_side_words(comparison.b)}."
+        f' {escape(_settings_line(comparison))}.</p>{origin}</div><div class="cmp-tiles"'
+        f' aria-label="Speed-up of B over A">{tiles}</div></section>'
     )
 
 
 def sheets(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, float]:
-    """(sheet A, sheet B, sheet of the amplified difference, its factor, mean difference in grey levels), the first `MAX_SHOWN` samples."""
+    """(sheet A, sheet B, sheet of the amplified difference, its factor, mean difference in grey
+    levels), the first `MAX_SHOWN` samples.
+    """
     a, b = to_uint8(comparison.a.images)[:MAX_SHOWN], to_uint8(comparison.b.images)[:MAX_SHOWN]
     difference, factor, mean = amplified_difference(a, b)
     columns = sheet_columns(len(a))
     a, b, difference = (shrunk(x, PAGE_PIXELS // columns) for x in (a, b, difference))
-    return contact_sheet(a, columns), contact_sheet(b, columns), contact_sheet(difference, columns), factor, mean
+    return (
+        contact_sheet(a, columns),
+        contact_sheet(b, columns),
+        contact_sheet(difference, columns),
+        factor,
+        mean,
+    )
 
 
 def sheet_css(comparison: Comparison) -> str:
     """Small pictures show their pixels; photographs are scaled smoothly by the browser."""
-    return "cmp-sheet" if max(comparison.a.images.shape[-2:]) <= SAMPLE_PIXELS else "cmp-sheet cmp-photo"
+    return (
+        "cmp-sheet"
+        if max(comparison.a.images.shape[-2:]) <= SAMPLE_PIXELS
+        else "cmp-sheet cmp-photo"
+    )
 
 
 def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comparison) -> str:
     """Both sheets, aligned, each under its name."""
     shown = min(comparison.n, MAX_SHOWN)
-    count = f"{plural(shown, 'sample')}" if shown == comparison.n else f"the first {shown} of {comparison.n} samples"
+    count = (
+        f"{plural(shown, 'sample')}"
+        if shown == comparison.n
+        else f"the first {shown} of {comparison.n} samples"
+    )
     css = sheet_css(comparison)
     figures = "".join(
-        f"<figure><figcaption><b>{letter}</b> {escape(side.name)}</figcaption>{picture_html(sheet, f'{letter}, {side.name}: {count}', css)}</figure>"
+        f"<figure><figcaption><b>{letter}</b> {escape(side.name)}</figcaption>"
+        f"{picture_html(sheet, f'{letter}, {side.name}: {count}', css)}</figure>"
         for letter, side, sheet in (("A", comparison.a, sheet_a), ("B", comparison.b, sheet_b))
     )
     what = "prompt" if comparison.settings.prompts else "class"
@@ -115,19 +167,29 @@ def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comp
 def difference_html(sheet: np.ndarray, factor: int, mean: float, comparison: Comparison) -> str:
     """The amplified difference with its scale in words."""
     scale = (
-        f"brightness is |A − B| × {factor}, so white means {255 // factor} grey levels of 255 or more" if factor > 1 else "brightness is |A − B|, not amplified"
+        f"brightness is |A − B| × {factor}, so white means {255 // factor} grey levels of 255 or"
+        " more"
+        if factor > 1
+        else "brightness is |A − B|, not amplified"
     )
-    words = "A and B are the same to the last grey level." if mean == 0 else f"Black means equal; {scale}. Mean difference: {mean:.2f} grey levels of 255."
+    words = (
+        "A and B are the same to the last grey level."
+        if mean == 0
+        else f"Black means equal; {scale}. Mean difference: {mean:.2f} grey levels of 255."
+    )
     picture = picture_html(sheet, f"Difference of A and B: {words}", sheet_css(comparison))
     return f'<div class="cmp cmp-single">{picture}</div><p class="cmp-sub cmp-centre">{words}</p>'
 
 
 def film_html(comparison: Comparison) -> str:
-    """What each model believes the finished picture is, at about eight steps, in sampling order, with the stage's colour above."""
+    """What each model believes the finished picture is, at about eight steps, in sampling order,
+    with the stage's colour above.
+    """
     if not comparison.a.film:
         return (
-            '<div class="cmp"><h4 class="cmp-title">Film strip</h4><p class="cmp-sub">Large sets are run in batches and keep no film strip; '
-            f"ask for at most {IN_STEP} images to see one.</p></div>"
+            '<div class="cmp"><h4 class="cmp-title">Film strip</h4><p class="cmp-sub">Large sets'
+            f" are run in batches and keep no film strip; ask for at most {IN_STEP} images to see"
+            " one.</p></div>"
         )
     strips = []
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
@@ -135,27 +197,53 @@ def film_html(comparison: Comparison) -> str:
         for t, images in zip(side.film_timesteps, side.film, strict=False):
             stage = -1 if side.plan is None else side.plan.stage_of(t)
             word = "full" if stage < 0 else STAGES[stage]
-            sheet = contact_sheet(shrunk(to_uint8(images)[:FILM_SAMPLES], 2 * FRAME_PIXELS), columns=1, pixels=FRAME_PIXELS)
-            picture = picture_html(sheet, f"{letter} at timestep {t:.0f}, {word} stage", sheet_css(comparison).replace("cmp-sheet", "cmp-frame"))
+            sheet = contact_sheet(
+                shrunk(to_uint8(images)[:FILM_SAMPLES], 2 * FRAME_PIXELS),
+                columns=1,
+                pixels=FRAME_PIXELS,
+            )
+            picture = picture_html(
+                sheet,
+                f"{letter} at timestep {t:.0f}, {word} stage",
+                sheet_css(comparison).replace("cmp-sheet", "cmp-frame"),
+            )
             band = f'<span class="cmp-band" style="background:{stage_colour(stage)}"></span>'
-            frames.append(f'<li>{band}{picture}<span class="cmp-t">t {t:.0f}</span><small>{word}</small></li>')
-        strips.append(f'<div class="cmp-strip"><h4><b>{letter}</b> {escape(side.name)}</h4><ol>{"".join(frames)}</ol></div>')
+            frames.append(
+                f'<li>{band}{picture}<span class="cmp-t">t {t:.0f}</span><small>{word}</small></li>'
+            )
+        strips.append(
+            f'<div class="cmp-strip"><h4><b>{letter}</b>'
+            f" {escape(side.name)}</h4><ol>{''.join(frames)}</ol></div>"
+        )
     legend = "".join(
-        f'<span class="cmp-part"><span class="cmp-dot" style="background:{stage_colour(i)}"></span>{name}</span>'
+        '<span class="cmp-part"><span class="cmp-dot"'
+        f' style="background:{stage_colour(i)}"></span>{name}</span>'
         for i, name in ((2, "early stage"), (1, "middle"), (0, "late"), (-1, "full model"))
     )
-    which = "The first sample" if comparison.n == 1 else f"The first {min(FILM_SAMPLES, comparison.n)} samples"
-    words = f"Left to right in sampling order: what each model would finish with, predicted at timestep t. {which} of the grids."
+    which = (
+        "The first sample"
+        if comparison.n == 1
+        else f"The first {min(FILM_SAMPLES, comparison.n)} samples"
+    )
+    words = (
+        "Left to right in sampling order: what each model would finish with, predicted at timestep"
+        f" t. {which} of the grids."
+    )
     return (
-        f'<div class="cmp"><h4 class="cmp-title">Film strip</h4><p class="cmp-sub">{words}</p><p class="cmp-note">{legend}</p>'
-        f'<div class="cmp-film" tabindex="0" aria-label="Film strip">{"".join(strips)}</div></div>'
+        f'<div class="cmp"><h4 class="cmp-title">Film strip</h4><p class="cmp-sub">{words}</p><p'
+        f' class="cmp-note">{legend}</p><div class="cmp-film" tabindex="0" aria-label="Film'
+        f' strip">{"".join(strips)}</div></div>'
     )
 
 
 def _fid_text(value: float | None, n: int) -> str:
     if value is not None:
         return f"{value:.2f}"
-    return f"needs {MIN_IMAGES_FOR_FID} images, you have {n}" if n < MIN_IMAGES_FOR_FID else "not available for this model"
+    return (
+        f"needs {MIN_IMAGES_FOR_FID} images, you have {n}"
+        if n < MIN_IMAGES_FOR_FID
+        else "not available for this model"
+    )
 
 
 def _share_text(value: float | None) -> str:
@@ -170,22 +258,46 @@ def _number_text(value: float | None, digits: str) -> str:
     return format(value, digits)
 
 
-UNJUDGED = "Not measured: this model comes without a feature network that could judge its pictures. Read the distances to A below, and look."
+UNJUDGED = (
+    "Not measured: this model comes without a feature network that could judge its pictures. Read"
+    " the distances to A below, and look."
+)
 
 
 def metrics_html(comparison: Comparison, judged: bool = True) -> str:
-    """Every measure with its unit and n; where a figure cannot be given the cell says why. `judged`: the model ships a feature network."""
+    """Every measure with its unit and n; where a figure cannot be given the cell says why.
+    `judged`: the model ships a feature network.
+    """
     c, a, b, n = comparison, comparison.a, comparison.b, comparison.n
     repeats, e = c.timed_runs, escape
     timed, seconds = f"denoiser, whole run, {runs_words(repeats)}", (a.seconds, b.seconds)
     rows_both = (
-        ("Time, measured", *(seconds_text(side.seconds, side.seconds_spread, seconds) for side in (a, b)), timed),
-        ("Work, counted", macs_text(a.macs), macs_text(b.macs), f"all {n} images{halves_words(c.settings.halves)}"),
+        (
+            "Time, measured",
+            *(seconds_text(side.seconds, side.seconds_spread, seconds) for side in (a, b)),
+            timed,
+        ),
+        (
+            "Work, counted",
+            macs_text(a.macs),
+            macs_text(b.macs),
+            f"all {n} images{halves_words(c.settings.halves)}",
+        ),
     )
     if judged:
         rows_both += (
-            ("FID", _fid_text(a.fid, n), _fid_text(b.fid, n), f"lower is better; small feature network of this model, n = {n}"),
-            ("Class accuracy", _share_text(a.class_accuracy), _share_text(b.class_accuracy), f"a classifier sees the asked class, n = {n}"),
+            (
+                "FID",
+                _fid_text(a.fid, n),
+                _fid_text(b.fid, n),
+                f"lower is better; small feature network of this model, n = {n}",
+            ),
+            (
+                "Class accuracy",
+                _share_text(a.class_accuracy),
+                _share_text(b.class_accuracy),
+                f"a classifier sees the asked class, n = {n}",
+            ),
         )
     rows_pair = (
         (
@@ -195,18 +307,36 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
         ),
         ("SSIM", _number_text(c.ssim, ".4f"), f"1 is identical, mean over n = {n}"),
         ("Latent MSE", _number_text(c.latent_mse, ".4g"), f"0 is identical, mean over n = {n}"),
-        ("Speed-up, measured", factor_text(c.speedup_measured, c.speedup_spread), f"time A / time B, {runs_words(repeats)}"),
+        (
+            "Speed-up, measured",
+            factor_text(c.speedup_measured, c.speedup_spread),
+            f"time A / time B, {runs_words(repeats)}",
+        ),
         ("Speed-up, by MACs", factor_text(c.speedup_macs), "work A / work B, counted"),
-        ("Speed-up, predicted", factor_text(c.speedup_predicted), "from this device's latency table, before measuring"),
+        (
+            "Speed-up, predicted",
+            factor_text(c.speedup_predicted),
+            "from this device's latency table, before measuring",
+        ),
     )
-    both = "".join(f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td>{e(x)}</td><td>{e(y)}</td></tr>' for name, x, y, note in rows_both)
+    both = "".join(
+        "<tr><th"
+        f' scope="row">{name}<small>{e(note)}</small></th><td>{e(x)}</td><td>{e(y)}</td></tr>'
+        for name, x, y, note in rows_both
+    )
     if not judged:
         both += f'<tr><th scope="row">Quality</th><td colspan="2">{UNJUDGED}</td></tr>'
-    pair = "".join(f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td colspan="2">{e(x)}</td></tr>' for name, x, note in rows_pair)
+    pair = "".join(
+        f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td colspan="2">{e(x)}</td></tr>'
+        for name, x, note in rows_pair
+    )
     return (
-        f'<div class="cmp"><table class="cmp-table"><thead><tr><th scope="col">Measure</th><th scope="col">A · {e(a.name)}</th><th scope="col">B · {e(b.name)}'
-        f'</th></tr></thead><tbody>{both}<tr class="cmp-split"><th scope="rowgroup" colspan="3">B against A</th></tr>{pair}</tbody></table>'
-        f'<p class="cmp-sub">{e(_settings_line(c))}, {plural(repeats, "timing repeat")}. One seed: another seed moves these figures.</p></div>'
+        '<div class="cmp"><table class="cmp-table"><thead><tr><th scope="col">Measure</th><th'
+        f' scope="col">A · {e(a.name)}</th><th scope="col">B ·'
+        f' {e(b.name)}</th></tr></thead><tbody>{both}<tr class="cmp-split"><th scope="rowgroup"'
+        f' colspan="3">B against A</th></tr>{pair}</tbody></table><p'
+        f' class="cmp-sub">{e(_settings_line(c))}, {plural(repeats, "timing repeat")}. One seed:'
+        " another seed moves these figures.</p></div>"
     )
 
 
@@ -217,12 +347,27 @@ def result_json(comparison: Comparison) -> str:
 
 
 def downloads_html(comparison: Comparison) -> str:
-    """Three links that carry their files themselves: both grids as PNG (all samples) and the result as JSON."""
+    """Three links that carry their files themselves: both grids as PNG (all samples) and the result
+    as JSON.
+    """
     seed = comparison.settings.seed
     files = [
-        (f"{letter}: grid (PNG)", f"mosaic-{letter.lower()}-seed{seed}.png", data_address(png_bytes(download_sheet(to_uint8(side.images)))))
+        (
+            f"{letter}: grid (PNG)",
+            f"mosaic-{letter.lower()}-seed{seed}.png",
+            data_address(png_bytes(download_sheet(to_uint8(side.images)))),
+        )
         for letter, side in (("A", comparison.a), ("B", comparison.b))
     ]
-    files.append(("Result (JSON)", f"mosaic-compare-seed{seed}.json", data_address(result_json(comparison).encode(), "application/json")))
-    links = "".join(f'<a class="cmp-get" download="{escape(name)}" href="{href}">↓ {escape(title)}</a>' for title, name, href in files)
+    files.append(
+        (
+            "Result (JSON)",
+            f"mosaic-compare-seed{seed}.json",
+            data_address(result_json(comparison).encode(), "application/json"),
+        )
+    )
+    links = "".join(
+        f'<a class="cmp-get" download="{escape(name)}" href="{href}">↓ {escape(title)}</a>'
+        for title, name, href in files
+    )
     return f'<div class="cmp cmp-downloads" aria-label="Downloads">{links}</div>'

@@ -1,6 +1,8 @@
-"""What a visitor asks the Compare tab for, checked: sides, uploaded plans, classes or prompts, and settings (pure, no Gradio).
+"""What a visitor asks the Compare tab for, checked: sides, uploaded plans, classes or prompts, and
+settings (pure, no Gradio).
 
-A browser can send anything, so nothing here trusts a control's own limits. Every error is one sentence.
+A browser can send anything, so nothing here trusts a control's own limits. Every error is one
+sentence.
 """
 
 from __future__ import annotations
@@ -69,26 +71,35 @@ def chosen_labels(chosen: Any, class_names: dict[int, str], n: int) -> tuple[int
 
 
 def tidy_classes(chosen: list[str], everything: str) -> list[str]:
-    """'All' and single classes exclude each other; the one picked last wins, and nothing picked means all."""
+    """'All' and single classes exclude each other; the one picked last wins, and nothing picked
+    means all.
+    """
     if not chosen or chosen[-1] == everything:
         return [everything]
     return [name for name in chosen if name != everything]
 
 
 def chosen_prompts(text: Any, n: int) -> tuple[str, ...]:
-    """n prompts: the box's lines in turns. Raises StudioError for none, or for more than there are images."""
+    """n prompts: the box's lines in turns. Raises StudioError for none, or for more than there are
+    images.
+    """
     if not isinstance(text, str):
         raise StudioError("Prompts are a text, one prompt a line.")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise StudioError("Write what is to be painted: one prompt a line.")
     if len(lines) > n:
-        raise StudioError(f"There are {len(lines)} prompts for {n} image{'s' if n > 1 else ''}: ask for {len(lines)} images, or take lines out.")
+        raise StudioError(
+            f"There are {len(lines)} prompts for {n} image{'s' if n > 1 else ''}: ask for"
+            f" {len(lines)} images, or take lines out."
+        )
     return tuple(lines[i % len(lines)] for i in range(n))
 
 
 def chosen_size(choice: Any, workshop: Any) -> tuple[int, int] | None:
-    """The listed size -> (height, width) in pixels, None for the model's own. Raises StudioError."""
+    """The listed size -> (height, width) in pixels, None for the model's own.
+    Raises StudioError.
+    """
     offered = model_facts.sizes(workshop)
     if not isinstance(choice, str) or choice not in offered:
         raise StudioError("Choose one of the listed sizes.")
@@ -119,7 +130,9 @@ def resolve_side(
         return StagePlan.from_json(current)
     if choice == UPLOADED:
         if uploaded is None:
-            raise StudioError("No plan is uploaded for this side yet; press Upload plan, or choose another entry.")
+            raise StudioError(
+                "No plan is uploaded for this side yet; press Upload plan, or choose another entry."
+            )
         return StagePlan.from_json(uploaded)
     if choice not in preset_names(len(workshop.schedule)):
         raise StudioError("Choose what this side runs.")
@@ -137,30 +150,51 @@ def resolve_side(
 
 
 def checked_plan(workshop: Any, plan: StagePlan, timesteps: list[float]) -> StagePlan:
-    """The plan, if networks of this model can be made of it for a run of these timesteps, as far as is known now. Raises StudioError.
+    """The plan, if networks of this model can be made of it for a run of these timesteps, as far as
+    is known now. Raises StudioError.
 
-    How layers share a cut cannot be known before a calibration or, counted in time, before the layers were timed; a run does both first.
+    How layers share a cut cannot be known before a calibration or, counted in time, before the
+    layers were timed; a run does both first.
     """
-    unknown = model_facts.unmeasured(workshop) or (plan.costs == "latency" and workshop.layer_times is None)
+    unknown = model_facts.unmeasured(workshop) or (
+        plan.costs == "latency" and workshop.layer_times is None
+    )
     plain = StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=plan.num_train_timesteps)
     workshop.predict(plain if unknown else plan.counted(timesteps), timesteps)
     return plan
 
 
-def side_names(choices: tuple[str, str], plans: tuple[StagePlan | None, StagePlan | None]) -> tuple[str, str]:
-    """What the sides are called in figures: the choice, or an uploaded plan's own name; two equal names get their letter."""
-    a, b = (plan.name if choice == UPLOADED and plan is not None and plan.name else choice for choice, plan in zip(choices, plans, strict=True))
+def side_names(
+    choices: tuple[str, str], plans: tuple[StagePlan | None, StagePlan | None]
+) -> tuple[str, str]:
+    """What the sides are called in figures: the choice, or an uploaded plan's own name; two equal
+    names get their letter.
+    """
+    a, b = (
+        plan.name if choice == UPLOADED and plan is not None and plan.name else choice
+        for choice, plan in zip(choices, plans, strict=True)
+    )
     return (f"{a} (A)", f"{b} (B)") if a == b else (a, b)
 
 
-def checked_request(workshop: Any, choices: tuple[str, str], uploaded: tuple[dict | None, dict | None], current: dict, target: Any, settings: tuple) -> Request:
+def checked_request(
+    workshop: Any,
+    choices: tuple[str, str],
+    uploaded: tuple[dict | None, dict | None],
+    current: dict,
+    target: Any,
+    settings: tuple,
+) -> Request:
     """Check all that Compare was pressed with. Raises StudioError.
 
     `target` is as in `resolve_side`; `settings` are the arguments of `checked_settings`.
     """
     checked = checked_settings(workshop, *settings)
     timesteps = run_timesteps(workshop, checked.scheduler, checked.steps)
-    plans = tuple(resolve_side(choice, current, plan, workshop, target, timesteps) for choice, plan in zip(choices, uploaded, strict=True))
+    plans = tuple(
+        resolve_side(choice, current, plan, workshop, target, timesteps)
+        for choice, plan in zip(choices, uploaded, strict=True)
+    )
     for plan in plans:
         if plan is not None:
             checked_plan(workshop, plan, timesteps)
@@ -168,21 +202,43 @@ def checked_request(workshop: Any, choices: tuple[str, str], uploaded: tuple[dic
 
 
 def _whole(value: Any, low: int, high: int, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or value != int(value):  # a NaN is in no range
+    # a NaN is in no range
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not low <= value <= high
+        or value != int(value)
+    ):
         raise StudioError(f"{what} must be a whole number from {low} to {high}.")
     return int(value)
 
 
 def checked_settings(
-    workshop: Any, asked: Any, images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float,
-    negative: str = "", size: str | None = None, tabulate: bool = False, dtype: str | None = None,
-) -> SampleSettings:  # fmt: skip
-    """The controls' values as settings; a browser can send anything, so each is checked. Raises StudioError.
+    workshop: Any,
+    asked: Any,
+    images: float,
+    seed: float,
+    steps: float,
+    guidance: float,
+    scheduler: str,
+    repeats: float,
+    negative: str = "",
+    size: str | None = None,
+    tabulate: bool = False,
+    dtype: str | None = None,
+) -> SampleSettings:
+    """The controls' values as settings; a browser can send anything, so each is checked. Raises
+    StudioError.
 
-    `asked` are the names of classes or, for a model of words, the box of prompts; only there `negative` and `size` count.
+    `asked` are the names of classes or, for a model of words, the box of prompts; only there
+    `negative` and `size` count.
     """
     n = _whole(images, 1, model_facts.images_offered(workshop)[1], "Images")
-    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 1 <= guidance <= 20:
+    if (
+        isinstance(guidance, bool)
+        or not isinstance(guidance, (int, float))
+        or not 1 <= guidance <= 20
+    ):
         raise StudioError("Guidance must be a number from 1 (off) to 20.")
     if not isinstance(scheduler, str) or scheduler not in SCHEDULERS:
         raise StudioError("Choose one of the listed schedulers.")

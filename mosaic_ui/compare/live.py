@@ -1,4 +1,6 @@
-"""The Compare tab before and while it runs: what a side runs, progress, messages, the empty state (pure, no Gradio)."""
+"""The Compare tab before and while it runs: what a side runs, progress, messages, the empty state
+(pure, no Gradio).
+"""
 
 from __future__ import annotations
 
@@ -22,71 +24,122 @@ def plan_note(plan: StagePlan | None, error: str = "") -> str:
         return f'<p class="cmp-note cmp-bad" role="alert">{escape(error)}</p>'
     if plan is None:
         return (
-            f'<p class="cmp-note"><span class="cmp-part"><span class="cmp-dot" style="background:{DENSE_COLOUR}"></span>'
-            "The full model in every step, nothing removed.</span></p>"
+            '<p class="cmp-note"><span class="cmp-part"><span class="cmp-dot"'
+            f' style="background:{DENSE_COLOUR}"></span>The full model in every step, nothing'
+            " removed.</span></p>"
         )
     low, high = plan.boundaries
     spans = {2: f"t ≥ {high}", 1: f"{low} ≤ t < {high}", 0: f"t < {low}"}
     parts = "".join(
-        f'<span class="cmp-part cmp-stage-part"><span class="cmp-dot" style="background:{stage_colour(i)}"></span>{STAGES[i]} '
-        f"<b>{plan.sparsity[i] * 100:.0f}&nbsp;%</b> <small>{escape(spans[i])}</small></span>"
+        '<span class="cmp-part cmp-stage-part"><span class="cmp-dot"'
+        f' style="background:{stage_colour(i)}"></span>{STAGES[i]}'
+        f" <b>{plan.sparsity[i] * 100:.0f}&nbsp;%</b> <small>{escape(spans[i])}</small></span>"
         for i in SAMPLING_ORDER
     )
-    shared = f'<span class="cmp-part"><small>{escape(shared_words(plan).strip())}</small></span>' if not plan.plain else ""
-    said = "Removed" if plan.scope == "stage" else "Asked for"  # one budget takes it where it hurts least
+    shared = (
+        f'<span class="cmp-part"><small>{escape(shared_words(plan).strip())}</small></span>'
+        if not plan.plain
+        else ""
+    )
+    # one budget takes it where it hurts least
+    said = "Removed" if plan.scope == "stage" else "Asked for"
     return f'<p class="cmp-note"><span>{said}:</span>{parts}{shared}</p>'
 
 
 def stage_chip(stage: Any) -> str:
     """The present stage with its colour; accepts an index, a stage name or nothing."""
-    index = STAGES.index(stage) if isinstance(stage, str) and stage in STAGES else stage if isinstance(stage, int) else None
+    index = (
+        STAGES.index(stage)
+        if isinstance(stage, str) and stage in STAGES
+        else stage
+        if isinstance(stage, int)
+        else None
+    )
     if index is None:
         return ""
     word = "full model" if index < 0 else f"{STAGES[index]} stage"
-    return f'<span class="cmp-chip" style="--c:{stage_colour(index)}"><span class="cmp-dot" style="background:{stage_colour(index)}"></span>{word}</span>'
+    return (
+        f'<span class="cmp-chip" style="--c:{stage_colour(index)}"><span class="cmp-dot"'
+        f' style="background:{stage_colour(index)}"></span>{word}</span>'
+    )
 
 
 def live_sheet(images: np.ndarray) -> np.ndarray:
-    """A preview's samples, uint8 (n, h, w) or (n, h, w, 3), as one small sheet; the page enlarges it."""
+    """A preview's samples, uint8 (n, h, w) or (n, h, w, 3), as one small sheet; the page enlarges
+    it.
+    """
     samples = images[:MAX_SHOWN]
     samples = shrunk(samples, LIVE_PIXELS // sheet_columns(len(samples)))
-    return contact_sheet(np.repeat(samples[..., None], 3, axis=3) if samples.ndim == 3 else samples, pixels=max(samples.shape[1:3]), gap=1)
+    return contact_sheet(
+        np.repeat(samples[..., None], 3, axis=3) if samples.ndim == 3 else samples,
+        pixels=max(samples.shape[1:3]),
+        gap=1,
+    )
 
 
 def live_html(
-    text: str, done: float, total: float, names: tuple[str, str], images: tuple[Any, Any] = (None, None), stage: Any = None, state: str = "unfinished"
+    text: str,
+    done: float,
+    total: float,
+    names: tuple[str, str],
+    images: tuple[Any, Any] = (None, None),
+    stage: Any = None,
+    state: str = "unfinished",
 ) -> str:
-    """Progress, the present stage and both grids as they are now, which `state` says of them to those who do not see them."""
+    """Progress, the present stage and both grids as they are now, which `state` says of them to
+    those who do not see them.
+    """
     share = 100 * min(1.0, done / total) if total else 0.0
     text = text[:1].upper() + text[1:]
     figures = "".join(
         f"<figure><figcaption><b>{letter}</b> {escape(name)}</figcaption>"
-        + (picture_html(live_sheet(image), f"{letter}, {name}, {state}") if image is not None else '<div class="cmp-wait"></div>')
+        + (
+            picture_html(live_sheet(image), f"{letter}, {name}, {state}")
+            if image is not None
+            else '<div class="cmp-wait"></div>'
+        )
         + "</figure>"
         for letter, name, image in zip("AB", names, images, strict=True)
     )
+    colour = stage_colour(stage if isinstance(stage, int) else None)
     return (
-        f'<section class="cmp cmp-live"><div class="cmp-head"><span class="cmp-text" role="status">{escape(text)}</span>{stage_chip(stage)}</div>'
-        f'<div class="cmp-progress" role="progressbar" aria-label="Comparison" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}">'
-        f'<i style="width:{share:.1f}%;--c:{stage_colour(stage if isinstance(stage, int) else None)}"></i></div><div class="cmp-pair">{figures}</div></section>'
+        '<section class="cmp cmp-live"><div class="cmp-head"><span class="cmp-text"'
+        f' role="status">{escape(text)}</span>{stage_chip(stage)}</div><div class="cmp-progress"'
+        ' role="progressbar" aria-label="Comparison" aria-valuemin="0" aria-valuemax="100"'
+        f' aria-valuenow="{share:.0f}"><i style="width:{share:.1f}%;--c:{colour}"></i></div>'
+        f'<div class="cmp-pair">{figures}</div></section>'
     )
 
 
 def message_html(sentence: str, bad: bool = False) -> str:
     """One sentence in a frame: an error, or what a stopped run left."""
-    return f'<p class="cmp cmp-message{" is-bad" if bad else ""}" role="{"alert" if bad else "status"}">{escape(sentence)}</p>'
+    return (
+        f'<p class="cmp cmp-message{" is-bad" if bad else ""}"'
+        f' role="{"alert" if bad else "status"}">{escape(sentence)}</p>'
+    )
 
 
 EMPTY = "<h3>Nothing compared yet</h3>"
 
 
 def empty_html(before: Sequence[str] = ()) -> str:
-    """What stands there before the first run: what will appear and what to press; `before` says what has to be measured first."""
-    first = f"<p>A plan needs a calibration, once per model; Compare begins with it. {escape(' '.join(before))}</p>" if before else ""
-    bars = "".join(f'<i style="background:{stage_colour(i)};flex:{grow}"></i>' for i, grow in ((2, 9), (1, 9), (0, 2)))
+    """What stands there before the first run: what will appear and what to press; `before` says
+    what has to be measured first.
+    """
+    first = (
+        "<p>A plan needs a calibration, once per model; Compare begins with it."
+        f" {escape(' '.join(before))}</p>"
+        if before
+        else ""
+    )
+    bars = "".join(
+        f'<i style="background:{stage_colour(i)};flex:{grow}"></i>'
+        for i, grow in ((2, 9), (1, 9), (0, 2))
+    )
     return (
-        '<section class="cmp cmp-empty"><div class="cmp-sketch" aria-hidden="true"><span>A</span><em></em><span>B</span></div>'
-        f'<div class="cmp-ribbon" aria-hidden="true">{bars}</div>{EMPTY}'
-        "<p>Press <b>Compare</b>: both sides start from the same noise, are timed in turns, and stand here side by side "
-        f"with a plain verdict on whether B is really faster, and how far its pictures moved.</p>{first}</section>"
+        '<section class="cmp cmp-empty"><div class="cmp-sketch"'
+        ' aria-hidden="true"><span>A</span><em></em><span>B</span></div><div class="cmp-ribbon"'
+        f' aria-hidden="true">{bars}</div>{EMPTY}<p>Press <b>Compare</b>: both sides start from the'
+        " same noise, are timed in turns, and stand here side by side with a plain verdict on"
+        f" whether B is really faster, and how far its pictures moved.</p>{first}</section>"
     )

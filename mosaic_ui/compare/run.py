@@ -1,6 +1,8 @@
-"""A comparison as it runs: the stream of views from the first preview to the verdict, and what is left when it is stopped or fails.
+"""A comparison as it runs: the stream of views from the first preview to the verdict, and what is
+left when it is stopped or fails.
 
-A generator over what the job reports; it knows the values of the tab's components and none of the components.
+A generator over what the job reports; it knows the values of the tab's components and none of the
+components.
 """
 
 from __future__ import annotations
@@ -26,11 +28,15 @@ PREVIEW_SECONDS = 0.15  # fastest rate of live pictures; more would only load th
 
 
 def result_views(comparison: Comparison, provenance: str = "", judged: bool = True) -> tuple:
-    """(verdict, slider, pair, difference, film, timing, metrics, downloads): the values of the result's components."""
+    """(verdict, slider, pair, difference, film, timing, metrics, downloads): the values of the
+    result's components.
+    """
     sheet_a, sheet_b, sheet_d, factor, mean = figures.sheets(comparison)
     return (
         figures.verdict_html(comparison, provenance),
-        gr.update(value=(sheet_a, sheet_b), label=figures.pair_label(comparison.a.name, comparison.b.name)),
+        gr.update(
+            value=(sheet_a, sheet_b), label=figures.pair_label(comparison.a.name, comparison.b.name)
+        ),
         figures.side_by_side_html(sheet_a, sheet_b, comparison),
         figures.difference_html(sheet_d, factor, mean, comparison),
         figures.film_html(comparison),
@@ -44,27 +50,55 @@ NO_RESULT = tuple(gr.skip() for _ in range(8))
 
 
 def overall(item: Preview, settings: SampleSettings, walked: bool) -> tuple[float, float]:
-    """(done, total) of the whole job. A small set is walked once and then timed `repeats` times, and each part counts its own steps."""
+    """(done, total) of the whole job. A small set is walked once and then timed `repeats` times,
+    and each part counts its own steps.
+    """
     if settings.n > IN_STEP:
         return item.done, item.total
-    before = 1 if walked and item.step is None else 0  # a timing run after the walk, or the walk itself
-    return before + item.done / max(1, item.total) * (settings.repeats if before else 1), 1 + settings.repeats
+    # a timing run after the walk, or the walk itself
+    before = 1 if walked and item.step is None else 0
+    return (
+        before + item.done / max(1, item.total) * (settings.repeats if before else 1),
+        1 + settings.repeats,
+    )
 
 
-def _stopped_view(sentence: str, seen: Preview | None, last: Preview | None, names: tuple[str, str], settings: SampleSettings) -> str:
-    """What a stopped run leaves: a sentence, and the pictures of the preview `seen`; `last` is the last report of all."""
+def _stopped_view(
+    sentence: str,
+    seen: Preview | None,
+    last: Preview | None,
+    names: tuple[str, str],
+    settings: SampleSettings,
+) -> str:
+    """What a stopped run leaves: a sentence, and the pictures of the preview `seen`; `last` is the
+    last report of all.
+    """
     sentence = sentence or "Stopped before the first step."
     if seen is None:
         if settings.n > IN_STEP and "step" in sentence:  # not while it calibrated or pruned
             sentence = f"{sentence.rstrip('.')}{_place(last, settings)}."
         return live_views.message_html(f"{sentence} Press Compare to start again.")
     done = seen.done == seen.total
-    text, state = ("The pictures are finished, the timing was stopped", "finished") if done else ("Stopped here", "unfinished")
-    pictures = live_views.live_html(text, *overall(seen, settings, True), names, (seen.image_a, seen.image_b), seen.stage, state)
+    text, state = (
+        ("The pictures are finished, the timing was stopped", "finished")
+        if done
+        else ("Stopped here", "unfinished")
+    )
+    pictures = live_views.live_html(
+        text, *overall(seen, settings, True), names, (seen.image_a, seen.image_b), seen.stage, state
+    )
     if done:
-        sentence = "Stopped while timing. The pictures are finished; times and distances are not given, as no timed run of both sides was complete."
+        sentence = (
+            "Stopped while timing. The pictures are finished; times and distances are not given, as"
+            " no timed run of both sides was complete."
+        )
         return live_views.message_html(sentence) + pictures
-    return live_views.message_html(f"{sentence} The pictures are unfinished, so no time and no distance is given for them.") + pictures
+    return (
+        live_views.message_html(
+            f"{sentence} The pictures are unfinished, so no time and no distance is given for them."
+        )
+        + pictures
+    )
 
 
 def _place(last: Preview | None, settings: SampleSettings) -> str:
@@ -78,7 +112,9 @@ def _place(last: Preview | None, settings: SampleSettings) -> str:
 
 
 def _calibration(workshop: Any, request: Request, stop: threading.Event) -> Iterator[str]:
-    """Calibrate with progress if a plan needs it, as live views; `compare` alone would be silent all the while."""
+    """Calibrate with progress if a plan needs it, as live views; `compare` alone would be silent
+    all the while.
+    """
     if not any(map(workshop.needs_calibration, request.plans)):
         return
     for step in jobs.run_job(lambda progress: workshop.calibrate(progress, stop)):
@@ -90,11 +126,15 @@ def _calibration(workshop: Any, request: Request, stop: threading.Event) -> Iter
 
 
 def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[tuple]:
-    """Run the comparison; yield (live, results' visibility, *result views) as it goes, partial pictures if it is stopped."""
+    """Run the comparison; yield (live, results' visibility, *result views) as it goes, partial
+    pictures if it is stopped.
+    """
     names, settings, shown = request.names, request.settings, 0.0
-    seen: Preview | None = None  # the last preview that had pictures: they stay while the timing runs
+    # the last preview that had pictures: they stay while the timing runs
+    seen: Preview | None = None
     last: Preview | None = None
-    sampling = False  # from here on the results of an earlier run are out of sight; before that a refusal leaves them
+    # from here on the results of an earlier run are out of sight; before that a refusal leaves them
+    sampling = False
     try:
         if stop.is_set():
             raise Stopped
@@ -104,7 +144,11 @@ def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[t
         for item in compare(workshop, *request.plans, settings, stop=stop):
             if isinstance(item, Comparison):
                 item.a.name, item.b.name = names
-                yield gr.update(value="", visible=False), gr.update(visible=True), *result_views(item, judged=workshop.judge is not None)
+                yield (
+                    gr.update(value="", visible=False),
+                    gr.update(visible=True),
+                    *result_views(item, judged=workshop.judge is not None),
+                )
                 continue
             seen, last = item if item.image_a is not None else seen, item
             if item.image_a is None or time.monotonic() - shown >= PREVIEW_SECONDS:
@@ -112,7 +156,9 @@ def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[t
                 images = (seen.image_a, seen.image_b) if seen is not None else (None, None)
                 stage = item.stage if item.step is not None else None
                 yield (
-                    live_views.live_html(item.text, *overall(item, settings, seen is not None), names, images, stage),
+                    live_views.live_html(
+                        item.text, *overall(item, settings, seen is not None), names, images, stage
+                    ),
                     gr.skip() if sampling else gr.update(visible=False),
                     *NO_RESULT,
                 )
@@ -120,14 +166,25 @@ def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[t
     except Stopped as error:
         yield _stopped_view(str(error), seen, last, names, settings), gr.skip(), *NO_RESULT
     except Exception as error:
-        yield live_views.message_html(jobs.failure(error, "The comparison"), bad=True), gr.skip(), *NO_RESULT
+        yield (
+            live_views.message_html(jobs.failure(error, "The comparison"), bad=True),
+            gr.skip(),
+            *NO_RESULT,
+        )
 
 
 def opening(workshop: Any) -> tuple[str, bool, tuple]:
-    """(live, results visible, result values) on opening: the stored example if there is one, else the empty state."""
+    """(live, results visible, result values) on opening: the stored example if there is one, else
+    the empty state.
+    """
     example = workshop.example()
     if example is None:
-        sentences = model_facts.calibration_sentences(workshop) if model_facts.unmeasured(workshop) else []
+        sentences = (
+            model_facts.calibration_sentences(workshop) if model_facts.unmeasured(workshop) else []
+        )
         return live_views.empty_html(sentences), False, ("", None, "", "", "", "", "", "")
-    origin = f"A finished example, {example.model}: measured on {example.device}, {example.when}. Press Compare to measure on this machine."
+    origin = (
+        f"A finished example, {example.model}: measured on {example.device}, {example.when}. Press"
+        " Compare to measure on this machine."
+    )
     return "", True, result_views(example, origin)

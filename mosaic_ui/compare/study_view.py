@@ -1,4 +1,6 @@
-"""The shipped study as the studio shows it: sentences, a chart of FID against work, and the whole table. Pure functions."""
+"""The shipped study as the studio shows it: sentences, a chart of FID against work, and the whole
+table. Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,17 @@ from core.workshop.study import Finding, verdicts
 
 from ..theme import GRID_COLOUR
 
-SHOWN = {"dense": ("circle", "INK"), "MosaicDiff": ("diamond", "#CC79A7"), "uniform OBS": ("square", "#56B4E9")}  # Okabe-Ito, apart from the stages
-WORDS = {"dense": "dense, with fewer and fewer steps", "MosaicDiff": "MosaicDiff", "uniform OBS": "uniform pruning"}
+# Okabe-Ito, apart from the stages
+SHOWN = {
+    "dense": ("circle", "INK"),
+    "MosaicDiff": ("diamond", "#CC79A7"),
+    "uniform OBS": ("square", "#56B4E9"),
+}
+WORDS = {
+    "dense": "dense, with fewer and fewer steps",
+    "MosaicDiff": "MosaicDiff",
+    "uniform OBS": "uniform pruning",
+}
 TICKS = [5, 7, 10, 15, 20, 30, 50, 70, 100]
 AXIS = {"zeroline": False, "gridcolor": GRID_COLOUR, "linecolor": GRID_COLOUR, "fixedrange": True}
 
@@ -21,8 +32,9 @@ def study_sentences(found: list[Finding]) -> str:
     note = "; ".join(f"n = {n} images, {k} seed{'s' if k > 1 else ''}" for n, k in facts)
     items = "".join(f"<li>{html.escape(s)}</li>" for s in verdicts(found))
     return (
-        f'<ul class="study-list">{items}</ul><p class="fine">Measured on the bundled model: {note}. FID, a distance to real pictures '
-        "(lower is better), on its own small feature network. Latent MSE: distance to what the dense model draws from the same noise.</p>"
+        f'<ul class="study-list">{items}</ul><p class="fine">Measured on the bundled model: {note}.'
+        " FID, a distance to real pictures (lower is better), on its own small feature network."
+        " Latent MSE: distance to what the dense model draws from the same noise.</p>"
     )
 
 
@@ -33,17 +45,39 @@ def study_figure(found: list[Finding]) -> dict[str, Any]:
         points = sorted({(f.work, f.fid, f.steps, f.saved) for f in found if f.family == family})
         if not points:
             continue
-        data.append({
-            "type": "scatter", "mode": "lines+markers" if family == "dense" else "markers", "name": WORDS[family],
-            "x": [100 * p[0] for p in points], "y": [p[1] for p in points], "text": [f"{p[2]} steps" for p in points],
-            "marker": {"symbol": symbol, "size": 10, "color": colour}, "line": {"color": colour, "width": 1, "dash": "dot"},
-            "hovertemplate": "%{text}: FID %{y:.2f} at %{x:.0f} % of the work",
-        })  # fmt: skip
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if family == "dense" else "markers",
+                "name": WORDS[family],
+                "x": [100 * p[0] for p in points],
+                "y": [p[1] for p in points],
+                "text": [f"{p[2]} steps" for p in points],
+                "marker": {"symbol": symbol, "size": 10, "color": colour},
+                "line": {"color": colour, "width": 1, "dash": "dot"},
+                "hovertemplate": "%{text}: FID %{y:.2f} at %{x:.0f} % of the work",
+            }
+        )
     most = max(f.base_steps for f in found)
     layout = {
         "margin": {"l": 58, "r": 16, "t": 20, "b": 96},
-        "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"},
-        "xaxis": {**AXIS, "type": "log", "title": {"text": f"work per image, % of dense at {most} steps (MACs)", "font": {"size": 12}}, "tickvals": TICKS},
+        "legend": {
+            "orientation": "h",
+            "x": 0.5,
+            "xanchor": "center",
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+        },
+        "xaxis": {
+            **AXIS,
+            "type": "log",
+            "title": {
+                "text": f"work per image, % of dense at {most} steps (MACs)",
+                "font": {"size": 12},
+            },
+            "tickvals": TICKS,
+        },
         "yaxis": {**AXIS, "title": {"text": "FID (lower is better)", "font": {"size": 12}}},
         "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
     }
@@ -52,10 +86,32 @@ def study_figure(found: list[Finding]) -> dict[str, Any]:
 
 def study_table(found: list[Finding]) -> str:
     """Every row of the study."""
-    head = "".join(f"<th>{h}</th>" for h in ("steps", "method", "MACs saved", "FID", "latent MSE to dense", "class accuracy", "n × seeds"))
+    head = "".join(
+        f"<th>{h}</th>"
+        for h in (
+            "steps",
+            "method",
+            "MACs saved",
+            "FID",
+            "latent MSE to dense",
+            "class accuracy",
+            "n × seeds",
+        )
+    )
     rows = []
     for f in found:
         pm = f" ± {f.fid_spread:.2f}" if f.seeds > 1 else ""
-        cells = (f.base_steps, f.method, f"{f.saved:.0%}", f"{f.fid:.2f}{pm}", f"{f.latent_mse:.4f}", f"{f.class_accuracy:.3f}", f"{f.n} × {f.seeds}")
+        cells = (
+            f.base_steps,
+            f.method,
+            f"{f.saved:.0%}",
+            f"{f.fid:.2f}{pm}",
+            f"{f.latent_mse:.4f}",
+            f"{f.class_accuracy:.3f}",
+            f"{f.n} × {f.seeds}",
+        )
         rows.append("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in cells) + "</tr>")
-    return f'<div class="study-wrap"><table class="study-table"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return (
+        '<div class="study-wrap"><table class="study-table">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )

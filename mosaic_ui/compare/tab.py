@@ -1,7 +1,9 @@
-"""The Compare tab: two configurations from the same noise, watched while they run, judged by measured time and distance.
+"""The Compare tab: two configurations from the same noise, watched while they run, judged by
+measured time and distance.
 
-A side is a choice by name plus, perhaps, an uploaded plan; it becomes a `StagePlan` (None is the dense model) only when something is shown or run.
-The job itself is in `compare_run`; each visitor's Stop reaches only their own run.
+A side is a choice by name plus, perhaps, an uploaded plan; it becomes a `StagePlan` (None is the
+dense model) only when something is shown or run. The job itself is in `compare_run`; each visitor's
+Stop reaches only their own run.
 """
 
 from __future__ import annotations
@@ -38,10 +40,13 @@ from .inputs import (
     run_timesteps,
     sides,
     tidy_classes,
-)  # fmt: skip
+)
 from .run import NO_RESULT, opening, stream
 
-TABULATE = "Worked out for all steps at once: the same pictures but for rounding, faster at few images; times are not predicted then."
+TABULATE = (
+    "Worked out for all steps at once: the same pictures but for rounding, faster at few images;"
+    " times are not predicted then."
+)
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
 
 
@@ -92,9 +97,15 @@ def _side(offered: tuple[str, ...], letter: str, default: str, note: str) -> Sid
         with gr.Row(elem_classes="cmp-under"):
             text = gr.HTML(note)
             upload = gr.UploadButton(
-                "Upload plan", type="binary", file_types=[".json"], size="sm", scale=0, min_width=110, elem_classes="cmp-upload",
+                "Upload plan",
+                type="binary",
+                file_types=[".json"],
+                size="sm",
+                scale=0,
+                min_width=110,
+                elem_classes="cmp-upload",
                 elem_id=f"cmp-upload-{letter.lower()}",
-            )  # fmt: skip
+            )
         return Side(choice, upload, gr.State(None), text)
 
 
@@ -108,7 +119,11 @@ def build(shared: Any) -> CompareTab:
     current = StagePlan.from_json(shared.plan.value)
     gr.HTML(f"<style>{CSS}</style>", elem_classes="cmp-style")
     with gr.Column(elem_classes="cmp-tab"):
-        gr.Markdown("Two models draw the same pictures from the same noise. Is B really faster than A, and how far do its pictures move?", elem_classes="intro")
+        gr.Markdown(
+            "Two models draw the same pictures from the same noise. Is B really faster than A, and"
+            " how far do its pictures move?",
+            elem_classes="intro",
+        )
         with gr.Column(elem_classes="cmp-controls"):
             with gr.Row():
                 a = _side(offered, "A", DENSE, live_views.plan_note(None))
@@ -125,14 +140,46 @@ def build(shared: Any) -> CompareTab:
                 size.render()
             with gr.Accordion("Seed, guidance, scheduler, timing, precision", open=False), gr.Row():
                 seed = gr.Number(0, label="Seed", min_width=130)
-                guidance = gr.Number(model_facts.default_guidance(workshop), label="Guidance", info="1 is off", step=0.1, min_width=130)
-                scheduler = gr.Dropdown(schedulers, value=shared.scheduler.value, label="Scheduler", filterable=False, min_width=150)
+                guidance = gr.Number(
+                    model_facts.default_guidance(workshop),
+                    label="Guidance",
+                    info="1 is off",
+                    step=0.1,
+                    min_width=130,
+                )
+                scheduler = gr.Dropdown(
+                    schedulers,
+                    value=shared.scheduler.value,
+                    label="Scheduler",
+                    filterable=False,
+                    min_width=150,
+                )
                 repeats = _slider(1, 10, 3, "Timing repeats", "The median counts")
-                dtype = gr.Dropdown(model_facts.precisions(workshop), value=model_facts.AS_LOADED, label="Precision", filterable=False, min_width=190)
-                tabulate = gr.Checkbox(False, label="adaLN from a table, on both sides", info=TABULATE, visible=not model_facts.asks_words(workshop))
+                dtype = gr.Dropdown(
+                    model_facts.precisions(workshop),
+                    value=model_facts.AS_LOADED,
+                    label="Precision",
+                    filterable=False,
+                    min_width=190,
+                )
+                tabulate = gr.Checkbox(
+                    False,
+                    label="adaLN from a table, on both sides",
+                    info=TABULATE,
+                    visible=not model_facts.asks_words(workshop),
+                )
             with gr.Row(elem_classes="cmp-go"):
-                start = gr.Button("Compare", variant="primary", scale=3, min_width=160, elem_id="cmp-start")
-                stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, interactive=False, elem_id="cmp-stop")
+                start = gr.Button(
+                    "Compare", variant="primary", scale=3, min_width=160, elem_id="cmp-start"
+                )
+                stop = gr.Button(
+                    "Stop",
+                    variant="stop",
+                    scale=1,
+                    min_width=90,
+                    interactive=False,
+                    elem_id="cmp-stop",
+                )
         live_box = gr.HTML(live, elem_id="cmp-live", visible=not visible)
         with gr.Column(visible=visible, elem_id="cmp-results") as results:
             verdict = gr.HTML(first[0])
@@ -142,10 +189,15 @@ def build(shared: Any) -> CompareTab:
                 with gr.Tab("Slider"):
                     start_pair = first[1] or {}
                     slider = gr.ImageSlider(
-                        start_pair.get("value"), format="png", type="numpy", interactive=False, max_height=620,
-                        label=start_pair.get("label", "Left: A   |   Right: B"), elem_id="cmp-slider",
+                        start_pair.get("value"),
+                        format="png",
+                        type="numpy",
+                        interactive=False,
+                        max_height=620,
+                        label=start_pair.get("label", "Left: A   |   Right: B"),
+                        elem_id="cmp-slider",
                         elem_classes="cmp-photo" if model_facts.asks_words(workshop) else None,
-                    )  # fmt: skip
+                    )
                 with gr.Tab("Difference"):
                     difference = gr.HTML(first[3])
             film = gr.HTML(first[4])
@@ -157,36 +209,99 @@ def build(shared: Any) -> CompareTab:
             downloads = gr.HTML(first[7])
         _build_study(workshop)
     return CompareTab(
-        a, b, asked, negative, size, images, seed, steps, guidance, scheduler, repeats, tabulate, dtype, start, stop, live_box, results, verdict, slider,
-        pair, difference, film, timing, metrics, downloads,
-    )  # fmt: skip
+        a,
+        b,
+        asked,
+        negative,
+        size,
+        images,
+        seed,
+        steps,
+        guidance,
+        scheduler,
+        repeats,
+        tabulate,
+        dtype,
+        start,
+        stop,
+        live_box,
+        results,
+        verdict,
+        slider,
+        pair,
+        difference,
+        film,
+        timing,
+        metrics,
+        downloads,
+    )
 
 
 def _slider(low: int, high: int, value: int, label: str, info: str) -> gr.Slider:
-    return gr.Slider(low, high, value=value, step=1, label=label, info=info, min_width=200, buttons=[])
+    return gr.Slider(
+        low, high, value=value, step=1, label=label, info=info, min_width=200, buttons=[]
+    )
 
 
 def _asked(workshop: Any) -> tuple[gr.Dropdown | gr.Textbox, gr.Textbox, gr.Dropdown]:
-    """What the pictures shall show: classes, or prompts with what they shall not show and a size. Rendered by the caller."""
+    """What the pictures shall show: classes, or prompts with what they shall not show and a size.
+    Rendered by the caller.
+    """
     words = model_facts.asks_words(workshop)
     if words:
         asked = gr.Textbox(
-            "\n".join(PROMPTS[:2]), lines=2, max_lines=8, label="Prompts", info="One a line; they are painted in turn", scale=2, min_width=260, render=False
+            "\n".join(PROMPTS[:2]),
+            lines=2,
+            max_lines=8,
+            label="Prompts",
+            info="One a line; they are painted in turn",
+            scale=2,
+            min_width=260,
+            render=False,
         )
     else:
         everything = all_classes(workshop.class_names)
         choices = [everything, *workshop.class_names.values()]
-        asked = gr.Dropdown(choices, value=[everything], multiselect=True, label="Classes", scale=2, min_width=220, render=False)
-    negative = gr.Textbox("", label="Negative prompt", info="What to keep out; may stay empty", visible=words, scale=2, min_width=260, render=False)
+        asked = gr.Dropdown(
+            choices,
+            value=[everything],
+            multiselect=True,
+            label="Classes",
+            scale=2,
+            min_width=220,
+            render=False,
+        )
+    negative = gr.Textbox(
+        "",
+        label="Negative prompt",
+        info="What to keep out; may stay empty",
+        visible=words,
+        scale=2,
+        min_width=260,
+        render=False,
+    )
     offered = list(model_facts.sizes(workshop)) if words else ["own"]
-    size = gr.Dropdown(offered, value=offered[0], label="Size", info="Pixels, the same for both", visible=words, filterable=False, min_width=200, render=False)
+    size = gr.Dropdown(
+        offered,
+        value=offered[0],
+        label="Size",
+        info="Pixels, the same for both",
+        visible=words,
+        filterable=False,
+        min_width=200,
+        render=False,
+    )
     return asked, negative, size
 
 
 def _images_info(workshop: Any) -> str:
     if workshop.judge is not None:
         return "The quality score FID needs 200"
-    return "A large model takes its time; app.py compare draws more" if model_facts.large(workshop) else "The first 36 are shown"
+    return (
+        "A large model takes its time; app.py compare draws more"
+        if model_facts.large(workshop)
+        else "The first 36 are shown"
+    )
 
 
 def _build_study(workshop: Any) -> None:
@@ -196,7 +311,11 @@ def _build_study(workshop: Any) -> None:
         return
     with gr.Accordion("Does pruning pay, or would fewer steps do? The shipped study", open=False):
         gr.HTML(study_view.study_sentences(found))
-        plot_panel(study_view.study_figure(found), label="FID against work: dense with fewer steps, MosaicDiff, uniform pruning", elem_id="study-chart")
+        plot_panel(
+            study_view.study_figure(found),
+            label="FID against work: dense with fewer steps, MosaicDiff, uniform pruning",
+            elem_id="study-chart",
+        )
         gr.HTML(study_view.study_table(found))
 
 
@@ -206,7 +325,8 @@ def wire(shared: Any, tab: CompareTab) -> None:
     total = len(workshop.schedule)
 
     def key(request: gr.Request) -> str:
-        return f"{request.session_hash}/compare"  # its own key: Compare waiting in the queue must not take over a running job's Stop
+        # its own key: Compare waiting in the queue must not take over a running job's Stop
+        return f"{request.session_hash}/compare"
 
     @plain_errors
     def describe(
@@ -247,16 +367,43 @@ def wire(shared: Any, tab: CompareTab) -> None:
 
     @plain_errors
     def ask(
-        choice_a: str, uploaded_a: dict | None, choice_b: str, uploaded_b: dict | None,
-        current: dict, asked: Any,
-        images: float, seed: float, steps: float, guidance: float, scheduler: str, repeats: float, negative: str, size: str,
-        tabulate: bool, dtype: str, request: gr.Request,
-    ) -> tuple:  # fmt: skip
-        """Note what is asked for, or say at once why it cannot be; the results of an earlier run stay until the next has pictures."""
+        choice_a: str,
+        uploaded_a: dict | None,
+        choice_b: str,
+        uploaded_b: dict | None,
+        current: dict,
+        asked: Any,
+        images: float,
+        seed: float,
+        steps: float,
+        guidance: float,
+        scheduler: str,
+        repeats: float,
+        negative: str,
+        size: str,
+        tabulate: bool,
+        dtype: str,
+        request: gr.Request,
+    ) -> tuple:
+        """Note what is asked for, or say at once why it cannot be; the results of an earlier run
+        stay until the next has pictures.
+        """
         try:
             if not model_facts.asks_words(workshop):
                 checked_classes(asked, workshop.class_names)
-            settings = (asked, images, seed, steps, guidance, scheduler, repeats, negative, size, tabulate, dtype)
+            settings = (
+                asked,
+                images,
+                seed,
+                steps,
+                guidance,
+                scheduler,
+                repeats,
+                negative,
+                size,
+                tabulate,
+                dtype,
+            )
             wanted = checked_request(
                 workshop, (choice_a, choice_b), (uploaded_a, uploaded_b), current, None, settings
             )
@@ -267,7 +414,11 @@ def wire(shared: Any, tab: CompareTab) -> None:
                 gr.update(value=live_views.message_html(str(error), bad=True), visible=True),
             )
         jobs.ask(key(request), wanted)
-        return gr.update(interactive=False), gr.update(interactive=True), gr.update(value=live_views.message_html(jobs.WAITING), visible=True)
+        return (
+            gr.update(interactive=False),
+            gr.update(interactive=True),
+            gr.update(value=live_views.message_html(jobs.WAITING), visible=True),
+        )
 
     @plain_errors
     def run(request: gr.Request) -> Iterator[tuple]:
@@ -279,23 +430,36 @@ def wire(shared: Any, tab: CompareTab) -> None:
         try:
             yield from stream(workshop, wanted, stop)
         finally:
-            stop.set()  # also when the visitor closed the page: the generator is closed, and so the work ends
+            # also when the visitor closed the page: the generator is closed, and so the work ends
+            stop.set()
             jobs.finish(key(request), stop)
 
     @plain_errors
     def ready() -> tuple:
-        """The buttons as before; the status line, because a run may have calibrated first, whether it was stopped later or not."""
-        return gr.update(interactive=True), gr.update(interactive=False), tables.status_line(workshop)
+        """The buttons as before; the status line, because a run may have calibrated first, whether
+        it was stopped later or not.
+        """
+        return (
+            gr.update(interactive=True),
+            gr.update(interactive=False),
+            tables.status_line(workshop),
+        )
 
     @plain_errors
     def stop_run(request: gr.Request) -> tuple:
         if jobs.withdraw(key(request)):  # the queue still holds it, and it will find nothing to do
-            return gr.update(interactive=True), gr.update(interactive=False), live_views.message_html(jobs.WITHDRAWN)
+            return (
+                gr.update(interactive=True),
+                gr.update(interactive=False),
+                live_views.message_html(jobs.WITHDRAWN),
+            )
         return gr.skip(), gr.update(interactive=not jobs.request_stop(key(request))), gr.skip()
 
     @plain_errors
     def on_status(live: str) -> Any:
-        """Calibrated elsewhere, or before the page was loaded: the empty state must not say that it is still to be done."""
+        """Calibrated elsewhere, or before the page was loaded: the empty state must not say that it
+        is still to be done.
+        """
         return opening(workshop)[0] if live_views.EMPTY in (live or "") else gr.skip()
 
     for side in (tab.a, tab.b):
@@ -325,8 +489,28 @@ def wire(shared: Any, tab: CompareTab) -> None:
         tab.images,
         tab.seed,
     ]
-    controls += [tab.steps, tab.guidance, tab.scheduler, tab.repeats, tab.negative, tab.size, tab.tabulate, tab.dtype]
-    views = [tab.live, tab.results, tab.verdict, tab.slider, tab.pair, tab.difference, tab.film, tab.timing, tab.metrics, tab.downloads]
+    controls += [
+        tab.steps,
+        tab.guidance,
+        tab.scheduler,
+        tab.repeats,
+        tab.negative,
+        tab.size,
+        tab.tabulate,
+        tab.dtype,
+    ]
+    views = [
+        tab.live,
+        tab.results,
+        tab.verdict,
+        tab.slider,
+        tab.pair,
+        tab.difference,
+        tab.film,
+        tab.timing,
+        tab.metrics,
+        tab.downloads,
+    ]
     buttons = [tab.start, tab.stop, tab.live]
     begun = tab.start.click(
         ask, controls, buttons, **EDIT | {"trigger_mode": "once"}

@@ -1,6 +1,7 @@
 """Time per stage of both sides, measured beside predicted, as bars (pure, no Gradio).
 
-A measured number is a solid bar and says "measured"; a predicted one is a hatched bar with a dashed edge and says "predicted".
+A measured number is a solid bar and says "measured"; a predicted one is a hatched bar with a dashed
+edge and says "predicted".
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class TimingRow:
 
 
 def timing_rows(side_a: Side, side_b: Side) -> list[TimingRow]:
-    """Early, middle, late and the whole run. A dense side is cut where the other side's plan cuts, so that the rows compare like with like."""
+    """Early, middle, late and the whole run. A dense side is cut where the other side's plan cuts,
+    so that the rows compare like with like.
+    """
     cuts_a, cuts_b = list(side_a.stages), list(side_b.stages)
     if all(stage < 0 for stage in cuts_a):
         cuts_a = cuts_b
@@ -43,9 +46,15 @@ def timing_rows(side_a: Side, side_b: Side) -> list[TimingRow]:
         cuts_b = cuts_a
     rows = []
     for stage in (*SAMPLING_ORDER, None):
-        times = [_stage_time(side, cuts, stage) for side, cuts in ((side_a, cuts_a), (side_b, cuts_b))]
+        times = [
+            _stage_time(side, cuts, stage) for side, cuts in ((side_a, cuts_a), (side_b, cuts_b))
+        ]
         if times[0].steps or times[1].steps:
-            rows.append(TimingRow("Whole run" if stage is None else STAGES[stage].capitalize(), stage, *times))
+            rows.append(
+                TimingRow(
+                    "Whole run" if stage is None else STAGES[stage].capitalize(), stage, *times
+                )
+            )
     return rows
 
 
@@ -53,11 +62,15 @@ def _stage_time(side: Side, cuts: list[int], stage: int | None) -> StageTime:
     steps = [i for i, cut in enumerate(cuts) if stage is None or cut == stage]
     if not steps:
         return StageTime(0, None, None, None)
-    predicted = None if side.predicted_seconds is None else sum(side.predicted_seconds[i] for i in steps)
+    predicted = (
+        None if side.predicted_seconds is None else sum(side.predicted_seconds[i] for i in steps)
+    )
     return StageTime(len(steps), *side.stage_seconds(steps), predicted)
 
 
-def _bar(value: float | None, width: float | None, scale: float, colour: str, kind: str, text: str) -> str:
+def _bar(
+    value: float | None, width: float | None, scale: float, colour: str, kind: str, text: str
+) -> str:
     if value is None:
         return f'<div class="cmp-bar {kind}"><span class="cmp-value">{text}</span></div>'
     wide = 100 * value / scale
@@ -66,36 +79,73 @@ def _bar(value: float | None, width: float | None, scale: float, colour: str, ki
         left, size = 100 * max(0.0, value - width) / scale, 100 * 2 * width / scale
         whisker = f'<i class="cmp-whisker" style="left:{left:.2f}%;width:{size:.2f}%"></i>'
     return (
-        f'<div class="cmp-bar {kind}"><span class="cmp-track"><span class="cmp-fill" style="--c:{colour};width:{wide:.2f}%"></span>{whisker}</span>'
-        f'<span class="cmp-value">{text}</span></div>'
+        f'<div class="cmp-bar {kind}"><span class="cmp-track"><span class="cmp-fill"'
+        f' style="--c:{colour};width:{wide:.2f}%"></span>{whisker}</span><span'
+        f' class="cmp-value">{text}</span></div>'
     )
 
 
 def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
-    """Bars per stage: measured solid with its spread, predicted hatched, the numbers in words beside them."""
-    known = [v for row in rows for time in (row.a, row.b) for v in (time.predicted, None if time.measured is None else time.measured + (time.spread or 0))]
+    """Bars per stage: measured solid with its spread, predicted hatched, the numbers in words
+    beside them.
+    """
+    known = [
+        v
+        for row in rows
+        for time in (row.a, row.b)
+        for v in (
+            time.predicted,
+            None if time.measured is None else time.measured + (time.spread or 0),
+        )
+    ]
     stage_peak = max([v for v in known if v] or [1.0])
     repeats = comparison.timed_runs
     other = comparison.settings.tabulate or comparison.settings.dtype is not None
-    unknown = "not predicted for a table or another precision" if other else "no prediction for this device yet"
+    unknown = (
+        "not predicted for a table or another precision"
+        if other
+        else "no prediction for this device yet"
+    )
     blocks = []
     for row in rows:
         lines, read = [], (row.a.measured, row.b.measured, row.a.predicted, row.b.predicted)
         for letter, side, time in (("A", comparison.a, row.a), ("B", comparison.b, row.b)):
             colour = stage_colour(row.stage)
-            predicted = f"{seconds_text(time.predicted, beside=read)} predicted" if time.predicted is not None else unknown
-            measured = f"<b>{seconds_text(time.measured, time.spread, read)}</b> measured" if time.measured is not None else "no step in this stage"
+            predicted = (
+                f"{seconds_text(time.predicted, beside=read)} predicted"
+                if time.predicted is not None
+                else unknown
+            )
+            measured = (
+                f"<b>{seconds_text(time.measured, time.spread, read)}</b> measured"
+                if time.measured is not None
+                else "no step in this stage"
+            )
+            bars = [
+                _bar(time.measured, time.spread, stage_peak, colour, "is-measured", measured),
+                _bar(time.predicted, None, stage_peak, colour, "is-predicted", predicted),
+            ]
             lines.append(
-                f'<div class="cmp-side"><span class="cmp-who"><b>{letter}</b> {escape(side.name)} <small>{plural(time.steps, "step")}</small></span>'
-                f'<div class="cmp-bars">{_bar(time.measured, time.spread, stage_peak, colour, "is-measured", measured)}'
-                f"{_bar(time.predicted, None, stage_peak, colour, 'is-predicted', predicted)}</div></div>"
+                f'<div class="cmp-side"><span class="cmp-who"><b>{letter}</b> {escape(side.name)}'
+                f" <small>{plural(time.steps, 'step')}</small></span>"
+                f'<div class="cmp-bars">{"".join(bars)}</div></div>'
             )
         dot = f'<span class="cmp-dot" style="background:{stage_colour(row.stage)}"></span>'
-        blocks.append(f'<div class="cmp-stage"><h4>{dot}{row.name}{"" if row.stage is None else " stage"}</h4>{"".join(lines)}</div>')
+        name = row.name if row.stage is None else f"{row.name} stage"
+        blocks.append(f'<div class="cmp-stage"><h4>{dot}{name}</h4>{"".join(lines)}</div>')
     key = (
-        '<p class="cmp-note"><span class="cmp-part"><span class="cmp-key is-measured"><i></i></span>'
+        '<p class="cmp-note"><span class="cmp-part"><span class="cmp-key'
+        ' is-measured"><i></i></span>'
         f"measured: {runs_words(repeats)}{'' if repeats == 1 else ', the line on the bar'}</span>"
-        '<span class="cmp-part"><span class="cmp-key is-predicted"><i></i></span>predicted before the run</span></p>'
+        '<span class="cmp-part"><span class="cmp-key is-predicted"><i></i></span>predicted before'
+        " the run</span></p>"
     )
-    foot = f"Seconds of the denoiser alone, for all {comparison.n} images{halves_words(comparison.settings.halves)}; on {comparison.device}, A and B in turns."
-    return f'<div class="cmp">{key}<div class="cmp-stages">{"".join(blocks)}</div><p class="cmp-sub">{escape(foot)}</p></div>'
+    foot = (
+        f"Seconds of the denoiser alone, for all {comparison.n}"
+        f" images{halves_words(comparison.settings.halves)}; on {comparison.device}, A and B in"
+        " turns."
+    )
+    return (
+        f'<div class="cmp">{key}<div class="cmp-stages">{"".join(blocks)}</div><p'
+        f' class="cmp-sub">{escape(foot)}</p></div>'
+    )

@@ -1,4 +1,6 @@
-"""Small pieces that every view of the Compare tab uses: numbers with units, stage colours, pictures in a page (pure, no Gradio)."""
+"""Small pieces that every view of the Compare tab uses: numbers with units, stage colours, pictures
+in a page (pure, no Gradio).
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,14 @@ def _decimals(value: float, width: float = 0.0) -> int:
     return digits
 
 
-def seconds_text(value: float | None, width: float | None = None, beside: Iterable[float | None] = ()) -> str:
-    """'1.23 s', '45.6 ms', or with a spread in the same unit '1.230 ± 0.004 s'; a dash where the value is not known.
+def seconds_text(
+    value: float | None, width: float | None = None, beside: Iterable[float | None] = ()
+) -> str:
+    """'1.23 s', '45.6 ms', or with a spread in the same unit '1.230 ± 0.004 s'; a dash where the
+    value is not known.
 
-    `beside`: the times it is read together with; the smallest of all gives the unit, so that they can be compared at a glance.
+    `beside`: the times it is read together with; the smallest of all gives the unit, so that they
+    can be compared at a glance.
     """
     if value is None or not math.isfinite(value):
         return "–"
@@ -45,7 +51,10 @@ def runs_words(repeats: int) -> str:
     """What a measured figure with its ± is, in core.timing's definition; one run has no ±."""
     if repeats == 1:
         return "one timed run, no spread"
-    return f"median of {repeats} ± {'half the range' if repeats < 4 else 'half the distance between the quartiles'}"
+    return (
+        f"median of {repeats} ±"
+        f" {'half the range' if repeats < 4 else 'half the distance between the quartiles'}"
+    )
 
 
 def halves_words(halves: int) -> str:
@@ -80,4 +89,7 @@ def stage_colour(stage: int | None) -> str:
 
 
 def picture_html(picture: np.ndarray, text: str, css: str = "cmp-sheet") -> str:
-    return f'<img class="{css}" src="{data_address(png_bytes(picture))}" alt="{escape(text, quote=True)}">'
+    return (
+        f'<img class="{css}" src="{data_address(png_bytes(picture))}"'
+        f' alt="{escape(text, quote=True)}">'
+    )

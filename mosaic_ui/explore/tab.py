@@ -1,7 +1,9 @@
-"""Place 1: where the trajectory is cut. Curves, two boundaries that are dragged, and a table that follows them.
+"""Place 1: where the trajectory is cut. Curves, two boundaries that are dragged, and a table that
+follows them.
 
-A drop is answered twice: at once with the estimate from per-bin curves, and by a second event with the exact
-prediction, so that the table never waits for linear algebra. Each answer says which of the two it is.
+A drop is answered twice: at once with the estimate from per-bin curves, and by a second event with
+the exact prediction, so that the table never waits for linear algebra. Each answer says which of
+the two it is.
 
 No answer sets a number box: those follow the chart inside the page (boundary_boxes.py).
 """
@@ -30,7 +32,9 @@ CUSTOM = "Your own"
 
 @dataclass
 class Explore:
-    """The tab's components; `shown` is the plan that they show, so that an echo of the tab's own edit is ignored."""
+    """The tab's components; `shown` is the plan that they show, so that an echo of the tab's own
+    edit is ignored.
+    """
 
     headline: gr.HTML
     first: gr.Column  # what to do first with a model of which nothing is measured
@@ -53,13 +57,19 @@ class Explore:
 
 
 def build(shared: Any) -> Explore:
-    """The tab's components, filled with the opening plan: nothing is empty when the page comes up."""
+    """The tab's components, filled with the opening plan:
+    nothing is empty when the page comes up.
+    """
     workshop, plan = shared.workshop, shared.plan.value
     checked, own = StagePlan.from_json(plan), own_beta(workshop)
     lam = default_lambda(workshop.schedule)
     table, words = answers.predicted(workshop, plan, shared.scheduler.value, shared.steps.value)
     names = list(presets(workshop.schedule))
-    with gr.Column(visible=model_facts.unmeasured(workshop), elem_classes="card first-step", elem_id="first-step") as first:
+    with gr.Column(
+        visible=model_facts.unmeasured(workshop),
+        elem_classes="card first-step",
+        elem_id="first-step",
+    ) as first:
         gr.HTML(tables.first_step(workshop))
         to_prune = gr.Button("Go to Calibrate", variant="primary", size="sm", elem_classes="fit")
     headline = gr.HTML(words)
@@ -81,14 +91,23 @@ def build(shared: Any) -> Explore:
                 gr.HTML('<h3 class="panel-title">Suggestion</h3>')
                 with gr.Row(elem_classes="pair"):
                     shared.target.render()
-                    preset = gr.Dropdown([*names, CUSTOM], value=_preset_name(checked, names), label="Preset", filterable=False, min_width=110)
+                    preset = gr.Dropdown(
+                        [*names, CUSTOM],
+                        value=_preset_name(checked, names),
+                        label="Preset",
+                        filterable=False,
+                        min_width=110,
+                    )
                 suggest = gr.Button("Suggest", variant="primary")
                 timesteps = answers.visited(workshop, shared.scheduler.value, shared.steps.value)
                 rule = gr.HTML(tables.notes([answers.rule_text(workshop, checked, timesteps)]))
     with gr.Column(elem_classes="card"):
         table_view = gr.HTML(table, elem_id="stage-table")
         job = gr.HTML("")
-        measure = gr.Button("Measure this device's speed", size="sm", visible=False, elem_classes="fit")  # offered on page load where it is not known
+        # offered on page load where it is not known
+        measure = gr.Button(
+            "Measure this device's speed", size="sm", visible=False, elem_classes="fit"
+        )
     with gr.Column(elem_classes="card"):
         gr.HTML('<h3 class="panel-title">Sampler and the rule\'s constants</h3>')
         with gr.Row(elem_classes="knobs"):
@@ -101,9 +120,25 @@ def build(shared: Any) -> Explore:
         numbers = gr.HTML(answers.exact_numbers(workshop, plan, own, lam))
     shown = gr.State(plan)
     return Explore(
-        headline, first, to_prune, panel, boxes, boxes_said, snap, suggest, preset, rule, threshold, lam_box, table_view, measure, job, numbers, shown,
+        headline,
+        first,
+        to_prune,
+        panel,
+        boxes,
+        boxes_said,
+        snap,
+        suggest,
+        preset,
+        rule,
+        threshold,
+        lam_box,
+        table_view,
+        measure,
+        job,
+        numbers,
+        shown,
         gr.State(plan),
-    )  # fmt: skip
+    )
 
 
 def _preset_name(plan: StagePlan, names: list[str]) -> str:
@@ -120,19 +155,31 @@ def _knows_time(workshop: Any, plan: dict, scheduler: str, steps: int) -> bool:
     if workshop.layer_times is None:
         return False
     timesteps = answers.visited(workshop, scheduler, steps)
-    return workshop.predict(StagePlan.from_json(plan).counted(timesteps), timesteps, batch=model_facts.batch(workshop)).seconds is not None
+    return (
+        workshop.predict(
+            StagePlan.from_json(plan).counted(timesteps),
+            timesteps,
+            batch=model_facts.batch(workshop),
+        ).seconds
+        is not None
+    )
 
 
 def wire(shared: Any, tab: Explore) -> None:
-    """Connect the tab: its own edits answer at once, then exactly; edits made elsewhere arrive through the plan."""
+    """Connect the tab: its own edits answer at once, then exactly; edits made elsewhere arrive
+    through the plan.
+    """
     workshop = shared.workshop
     sampler, names = [shared.scheduler, shared.steps], list(presets(workshop.schedule))
     edited = [shared.plan, tab.shown, tab.table, tab.headline, tab.preset, tab.curves.chart]
     moved, proposed = [*edited, tab.boxes_said], [*edited, tab.rule, tab.ruled]
 
-    def answer(plan: StagePlan, scheduler: str, steps: Any, request: gr.Request, move_chart: bool) -> tuple:
+    def answer(
+        plan: StagePlan, scheduler: str, steps: Any, request: gr.Request, move_chart: bool
+    ) -> tuple:
         plain = plan.to_json()
-        table, words = answers.predicted(workshop, plain, scheduler, steps)  # refuses a plan that cannot be, before it counts as asked for
+        # refuses a plan that cannot be, before it counts as asked for
+        table, words = answers.predicted(workshop, plain, scheduler, steps)
         jobs.mark_latest(request.session_hash, [plain, scheduler, steps])
         line = list(plan.boundaries) if move_chart else gr.skip()
         return plain, plain, table, words, _preset_name(plan, names), line
@@ -142,17 +189,37 @@ def wire(shared: Any, tab: Explore) -> None:
         after = workshop.snap(plan) if snap else plan
         if after.boundaries == plan.boundaries:
             return plan, []
-        return replace(after, name=f"{plan.name}, snapped"), ["Then snapped to {} and {}, the nearest edges of calibration bins.".format(*after.boundaries)]
+        return replace(after, name=f"{plan.name}, snapped"), [
+            "Then snapped to {} and {}, the nearest edges of calibration bins.".format(
+                *after.boundaries
+            )
+        ]
 
-    def move(make: Callable[[], StagePlan], plan: dict, scheduler: str, steps: Any, request: gr.Request, shown: list | None = None) -> tuple:
-        """`moved` for what `make` makes of the boundaries; `shown` are those the chart has already. Where it cannot be done the lines go back,
-        and the reason stands below the boxes."""
+    def move(
+        make: Callable[[], StagePlan],
+        plan: dict,
+        scheduler: str,
+        steps: Any,
+        request: gr.Request,
+        shown: list | None = None,
+    ) -> tuple:
+        """`moved` for what `make` makes of the boundaries; `shown` are those the chart has already.
+        Where it cannot be done the lines go back, and the reason stands below the boxes.
+        """
         try:
             after = make()
-            return *answer(after, scheduler, steps, request, move_chart=list(after.boundaries) != shown), ""
+            return (
+                *answer(
+                    after, scheduler, steps, request, move_chart=list(after.boundaries) != shown
+                ),
+                "",
+            )
         except StudioError as error:
             said = tables.notes([f"{error} The boundaries stay as they were."])
-            return *answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True), said
+            return (
+                *answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True),
+                said,
+            )
 
     @plain_errors
     def on_drag(value: Any, plan: dict, scheduler: str, steps: Any) -> Any:
@@ -163,19 +230,38 @@ def wire(shared: Any, tab: Explore) -> None:
             return gr.skip()
 
     @plain_errors
-    def on_drop(value: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
+    def on_drop(
+        value: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request
+    ) -> tuple:
         low, high = answers.two_boundaries(value)
-        return move(lambda: answers.moved(workshop, plan, low, high, snap), plan, scheduler, steps, request, shown=[low, high])
+        return move(
+            lambda: answers.moved(workshop, plan, low, high, snap),
+            plan,
+            scheduler,
+            steps,
+            request,
+            shown=[low, high],
+        )
 
     @plain_errors
-    def on_boxes(low: Any, high: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request) -> tuple:
+    def on_boxes(
+        low: Any, high: Any, plan: dict, scheduler: str, steps: Any, snap: bool, request: gr.Request
+    ) -> tuple:
         before = StagePlan.from_json(plan)
         if low is None and high is None:
             return tuple(gr.skip() for _ in moved)  # left as it was
-        low, high = (old if new is None else new for new, old in zip((low, high), before.boundaries, strict=True))
+        low, high = (
+            old if new is None else new
+            for new, old in zip((low, high), before.boundaries, strict=True)
+        )
 
         def make() -> StagePlan:
-            return answers.moved(workshop, plan, *answers.typed_boundaries(low, high, before.num_train_timesteps), snap)
+            return answers.moved(
+                workshop,
+                plan,
+                *answers.typed_boundaries(low, high, before.num_train_timesteps),
+                snap,
+            )
 
         return move(make, plan, scheduler, steps, request)
 
@@ -190,29 +276,64 @@ def wire(shared: Any, tab: Explore) -> None:
             request,
         )
 
-    def ruled(plan: StagePlan, words: list[str], scheduler: str, steps: Any, request: gr.Request) -> tuple:
+    def ruled(
+        plan: StagePlan, words: list[str], scheduler: str, steps: Any, request: gr.Request
+    ) -> tuple:
         """`edited`, the rule's sentence and the plan that it is about."""
-        return *answer(plan, scheduler, steps, request, move_chart=True), tables.notes(words), plan.to_json()
+        return (
+            *answer(plan, scheduler, steps, request, move_chart=True),
+            tables.notes(words),
+            plan.to_json(),
+        )
 
     def not_ruled(sentence: str, plan: dict) -> tuple:
-        """Nothing was proposed, said where the proposal would stand; the preset shown is the plan's."""
-        return *(gr.skip() for _ in edited[:4]), _preset_name(StagePlan.from_json(plan), names), gr.skip(), tables.notes([sentence]), plan
+        """Nothing was proposed, said where the proposal would stand; the preset shown is the
+        plan's.
+        """
+        return (
+            *(gr.skip() for _ in edited[:4]),
+            _preset_name(StagePlan.from_json(plan), names),
+            gr.skip(),
+            tables.notes([sentence]),
+            plan,
+        )
 
     @plain_errors
     def on_suggest(
-        target: Any, m: Any, lam: Any, beta: str, scheduler: str, steps: Any, snap: bool, plan: dict, request: gr.Request
-    ) -> tuple:  # fmt: skip
+        target: Any,
+        m: Any,
+        lam: Any,
+        beta: str,
+        scheduler: str,
+        steps: Any,
+        snap: bool,
+        plan: dict,
+        request: gr.Request,
+    ) -> tuple:
         if beta != own_beta(workshop):
             return not_ruled(not_taken_over(workshop, beta), plan)
         try:
-            proposal = answers.suggested(workshop, answers.share_of(target), answers.visited(workshop, scheduler, steps), *answers.constants(m, lam))
+            proposal = answers.suggested(
+                workshop,
+                answers.share_of(target),
+                answers.visited(workshop, scheduler, steps),
+                *answers.constants(m, lam),
+            )
         except StudioError as error:
             return not_ruled(f"{error} The plan stays as it was.", plan)
         after, words = on_bins(proposal.plan, snap)
         return ruled(after, [proposal.rule, *words], scheduler, steps, request)
 
     @plain_errors
-    def on_preset(name: str, target: Any, scheduler: str, steps: Any, snap: bool, plan: dict, request: gr.Request) -> tuple:
+    def on_preset(
+        name: str,
+        target: Any,
+        scheduler: str,
+        steps: Any,
+        snap: bool,
+        plan: dict,
+        request: gr.Request,
+    ) -> tuple:
         """Take another preset than the plan's; a dropdown that is only left sends its value too."""
         if name == _preset_name(StagePlan.from_json(plan), names):
             return tuple(gr.skip() for _ in proposed)
@@ -230,7 +351,13 @@ def wire(shared: Any, tab: Explore) -> None:
     ) -> tuple:
         """A preset from the open list, perhaps the plan's own again for another mean sparsity."""
         if name == CUSTOM:
-            return ruled(replace(StagePlan.from_json(plan), name=""), [answers.OWN], scheduler, steps, request)
+            return ruled(
+                replace(StagePlan.from_json(plan), name=""),
+                [answers.OWN],
+                scheduler,
+                steps,
+                request,
+            )
         try:
             visited = answers.visited(workshop, scheduler, steps)
             offered = presets(workshop.schedule, answers.share_of(target), visited)
@@ -239,7 +366,10 @@ def wire(shared: Any, tab: Explore) -> None:
         if name not in offered:
             raise StudioError("Choose one of the listed presets.")
         after, words = on_bins(offered[name], snap)
-        about = f"Preset “{name}”, at a step-weighted mean sparsity of {answers.share_of(target):g} over {len(visited)} runs of the network."
+        about = (
+            f"Preset “{name}”, at a step-weighted mean sparsity of {answers.share_of(target):g}"
+            f" over {len(visited)} runs of the network."
+        )
         return ruled(after, [about, *words], scheduler, steps, request)
 
     @plain_errors
@@ -247,16 +377,21 @@ def wire(shared: Any, tab: Explore) -> None:
         jobs.mark_latest(request.session_hash, [plan, scheduler, steps])
         try:
             return answers.predicted(workshop, plan, scheduler, steps)
-        except StudioError as error:  # one budget, say, that these steps cannot meet: what was there is of other steps
+        # one budget, say, that these steps cannot meet: what was there is of other steps
+        except StudioError as error:
             return tables.message(str(error), "bad"), ""
 
     @plain_errors
     def refine(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-        """The exact prediction, or the estimate again where that cannot be had; nothing when the visitor has moved on meanwhile."""
+        """The exact prediction, or the estimate again where that cannot be had; nothing when the
+        visitor has moved on meanwhile.
+        """
         asked, late = [plan, scheduler, steps], (gr.skip(), gr.skip())
         if not jobs.is_latest(request.session_hash, asked):
             return late
-        views = answers.predicted(workshop, plan, scheduler, steps, exact=model_facts.exact_in_time(workshop))
+        views = answers.predicted(
+            workshop, plan, scheduler, steps, exact=model_facts.exact_in_time(workshop)
+        )
         return views if jobs.is_latest(request.session_hash, asked) else late
 
     @plain_errors
@@ -268,12 +403,16 @@ def wire(shared: Any, tab: Explore) -> None:
 
     @plain_errors
     def own_rule(plan: dict, about: dict) -> Any:
-        """After any edit or upload: a rule's sentence must not stand beside a plan that it did not make."""
+        """After any edit or upload: a rule's sentence must not stand beside a plan that it did not
+        make.
+        """
         return gr.skip() if plan == about else tables.notes([answers.OWN])
 
     @plain_errors
     def on_beta(plan: dict, scheduler: str, steps: Any) -> tuple:
-        """Other curves are shown: what was said of a proposal for the last ones goes, and the plan's own rule comes back."""
+        """Other curves are shown: what was said of a proposal for the last ones goes, and the
+        plan's own rule comes back.
+        """
         checked = StagePlan.from_json(plan)
         words = answers.rule_text(workshop, checked, answers.visited(workshop, scheduler, steps))
         if words == answers.OWN and checked.name:
@@ -289,14 +428,26 @@ def wire(shared: Any, tab: Explore) -> None:
         return gr.update(visible=model_facts.unmeasured(workshop))
 
     @plain_errors
-    def on_measure(plan: dict, scheduler: str, steps: Any, measured: int, request: gr.Request) -> Iterator[tuple]:
+    def on_measure(
+        plan: dict, scheduler: str, steps: Any, measured: int, request: gr.Request
+    ) -> Iterator[tuple]:
         stop, offered = jobs.new_stop(request.session_hash), gr.update(interactive=True)
         try:
             for step in jobs.run_job(lambda report: _measure(workshop, report, stop)):
                 if isinstance(step, jobs.Step):
-                    yield tables.progress(step.done, step.total, step.text), gr.skip(), gr.skip(), gr.skip()
+                    yield (
+                        tables.progress(step.done, step.total, step.text),
+                        gr.skip(),
+                        gr.skip(),
+                        gr.skip(),
+                    )
         except Exception as error:  # whatever it is, the button comes back
-            yield tables.message(jobs.failure(error, "The measurement"), "bad"), gr.skip(), offered, gr.skip()
+            yield (
+                tables.message(jobs.failure(error, "The measurement"), "bad"),
+                gr.skip(),
+                offered,
+                gr.skip(),
+            )
             return
         finally:
             stop.set()
@@ -314,15 +465,31 @@ def wire(shared: Any, tab: Explore) -> None:
         **QUIET,
         "trigger_mode": "always_last",
     }
-    live = {"fn": on_drag, "inputs": [tab.curves.chart, shared.plan, *sampler], "outputs": tab.table, **LIVE}
+    live = {
+        "fn": on_drag,
+        "inputs": [tab.curves.chart, shared.plan, *sampler],
+        "outputs": tab.table,
+        **LIVE,
+    }
     tab.curves.chart.input(**live)
-    tab.curves.chart.release(**live)  # the table follows by the short way; the plan itself goes through the queue
-    tab.curves.chart.release(on_drop, [tab.curves.chart, shared.plan, *sampler, tab.snap], moved, **EDIT).then(**exactly)
+    # the table follows by the short way; the plan itself goes through the queue
+    tab.curves.chart.release(**live)
+    tab.curves.chart.release(
+        on_drop, [tab.curves.chart, shared.plan, *sampler, tab.snap], moved, **EDIT
+    ).then(**exactly)
     opening = shared.plan.value["boundaries"]
     leave = [event for box in tab.boxes for event in (box.submit, box.blur)]
-    typed = gr.on(leave, on_boxes, [*tab.boxes, shared.plan, *sampler, tab.snap], moved, js=send_typed(opening), **EDIT)
+    typed = gr.on(
+        leave,
+        on_boxes,
+        [*tab.boxes, shared.plan, *sampler, tab.snap],
+        moved,
+        js=send_typed(opening),
+        **EDIT,
+    )
     follow_line = {**follow_chart(tab.curves.chart, tab.boxes, opening), **QUIET}
-    typed.then(**follow_line)  # also where the chart did not move: a refused boundary goes back to what it was
+    # also where the chart did not move: a refused boundary goes back to what it was
+    typed.then(**follow_line)
     typed.then(**exactly)
     tab.curves.chart.change(**follow_line)
     tab.snap.input(on_snap, [tab.snap, shared.plan, *sampler], moved, **EDIT).then(**exactly)
@@ -331,16 +498,34 @@ def wire(shared: Any, tab: Explore) -> None:
     preset = [tab.preset, shared.target, *sampler, tab.snap, shared.plan]
     tab.preset.input(on_preset, preset, proposed, **EDIT).then(**exactly)
     tab.preset.select(on_picked, preset, proposed, **EDIT).then(**exactly)
-    gr.on([s.change for s in sampler], on_sampler, [*sampler, shared.plan], [tab.table, tab.headline], **LIVE).then(**exactly)
-    shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(**exactly)
-    shared.plan.change(lambda: "", None, tab.boxes_said, **LIVE)  # a refusal is of the boundaries that were
+    gr.on(
+        [s.change for s in sampler],
+        on_sampler,
+        [*sampler, shared.plan],
+        [tab.table, tab.headline],
+        **LIVE,
+    ).then(**exactly)
+    shared.plan.change(follow, [shared.plan, tab.shown, *sampler], edited[1:], **LIVE).then(
+        **exactly
+    )
+    # a refusal is of the boundaries that were
+    shared.plan.change(lambda: "", None, tab.boxes_said, **LIVE)
     shared.beta.change(on_beta, [shared.plan, *sampler], [tab.rule, tab.ruled], **LIVE)
     shared.plan.change(own_rule, [shared.plan, tab.ruled], tab.rule, **LIVE)
     shared.page.load(**exactly)
     shared.page.load(on_load, [shared.plan, *sampler], tab.measure, **QUIET, queue=False)
     shared.status.change(on_status, None, tab.first, **QUIET, queue=False)
-    shared.status.change(**exactly)  # a calibration has just ended: the same plan can now be predicted exactly
+    # a calibration has just ended: the same plan can now be predicted exactly
+    shared.status.change(**exactly)
     wire_curves(shared, tab.curves, tab.threshold, tab.lam, tab.numbers)
     speed = [tab.job, tab.table, tab.measure, shared.measured]
-    asked = tab.measure.click(lambda: (tables.message(jobs.WAITING), gr.update(interactive=False)), None, [tab.job, tab.measure], **QUIET, queue=False)
-    asked.then(on_measure, [shared.plan, *sampler, shared.measured], speed, **QUIET, **jobs.MODEL_JOB).then(**exactly)
+    asked = tab.measure.click(
+        lambda: (tables.message(jobs.WAITING), gr.update(interactive=False)),
+        None,
+        [tab.job, tab.measure],
+        **QUIET,
+        queue=False,
+    )
+    asked.then(
+        on_measure, [shared.plan, *sampler, shared.measured], speed, **QUIET, **jobs.MODEL_JOB
+    ).then(**exactly)

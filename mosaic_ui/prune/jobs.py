@@ -1,6 +1,8 @@
-"""The two long jobs of place 2, Calibrate and Prune: waiting for one's turn, progress, Stop, and one sentence at the end.
+"""The two long jobs of place 2, Calibrate and Prune: waiting for one's turn, progress, Stop, and
+one sentence at the end.
 
-A press is noted at once (`jobs.ask`) and worked off when the model is free; until then Stop withdraws it.
+A press is noted at once (`jobs.ask`) and worked off when the model is free; until then Stop
+withdraws it.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from ..events import EDIT, QUIET
 from .views import pruned_sentence
 
 KINDS = ("calibrate", "prune")
-BUSY = (gr.update(interactive=False), gr.update(interactive=False), gr.update(interactive=True))  # Calibrate, Prune, Stop
+# Calibrate, Prune, Stop
+BUSY = (gr.update(interactive=False), gr.update(interactive=False), gr.update(interactive=True))
 IDLE = (gr.update(interactive=True), gr.update(interactive=True), gr.update(interactive=False))
 
 
 def calibrated_sentence(workshop: Any, seconds: float, kept: int, worked: bool) -> str:
-    """How a calibration ended; `kept` bins were there when it began, and it may have had nothing to do."""
+    """How a calibration ended; `kept` bins were there when it began, and it may have had nothing to
+    do.
+    """
     if not worked:
         return f"Nothing to do, as all of it was measured before: {workshop.calibration_text}"
     took = f"in {tables.seconds_text(seconds)} (measured"
@@ -47,8 +52,12 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
 
         return ask_job
 
-    def long_job(request: gr.Request, name: str, work: Callable, done: Callable[[float], str]) -> Iterator[tuple]:
-        """Run a job for the three buttons, the progress place and the status line; ends in one sentence whatever happens."""
+    def long_job(
+        request: gr.Request, name: str, work: Callable, done: Callable[[float], str]
+    ) -> Iterator[tuple]:
+        """Run a job for the three buttons, the progress place and the status line; ends in one
+        sentence whatever happens.
+        """
         stop, began = jobs.new_stop(request.session_hash), time.perf_counter()
         yield tables.progress(0, 0, "Starting"), *BUSY, gr.skip()
         words = ""
@@ -59,11 +68,14 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
                     yield tables.progress(step.done, step.total, words), *BUSY, gr.skip()
             words = tables.message(done(time.perf_counter() - began), "good")
         except Stopped:
-            words = tables.message("Stopped. What was measured so far is kept, and nothing is half-written.")
+            words = tables.message(
+                "Stopped. What was measured so far is kept, and nothing is half-written."
+            )
         except Exception as error:  # whatever it is, the buttons come back
             words = tables.message(jobs.failure(error, name), "bad")
         finally:
-            stop.set()  # also when the visitor closed the page: the thread must not go on for nobody
+            # also when the visitor closed the page: the thread must not go on for nobody
+            stop.set()
             jobs.finish(request.session_hash, stop)
         yield words, *IDLE, tables.status_line(workshop)
 
@@ -77,7 +89,12 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
         def work(report: Callable, stop: Any) -> None:
             workshop.calibrate(lambda *step: (steps.append(step), report(*step)), stop)
 
-        yield from long_job(request, "The calibration", work, lambda seconds: calibrated_sentence(workshop, seconds, kept, bool(steps)))
+        yield from long_job(
+            request,
+            "The calibration",
+            work,
+            lambda seconds: calibrated_sentence(workshop, seconds, kept, bool(steps)),
+        )
 
     @plain_errors
     def on_prune(request: gr.Request) -> Iterator[tuple]:
@@ -92,24 +109,40 @@ def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
                 began = time.perf_counter()
                 workshop.calibrate(report, stop)
                 first.append(time.perf_counter() - began)
-            built.append(workshop.build(checked, progress=lambda *step: (steps.append(step), report(*step)), stop=stop))
+            built.append(
+                workshop.build(
+                    checked, progress=lambda *step: (steps.append(step), report(*step)), stop=stop
+                )
+            )
 
         def done(seconds: float) -> str:
-            calibrated = f"Calibrated first, in {tables.seconds_text(*first)} (measured). " if first else ""
-            return calibrated + pruned_sentence(workshop, checked, seconds - sum(first) if steps else None, *built)
+            calibrated = (
+                f"Calibrated first, in {tables.seconds_text(*first)} (measured). " if first else ""
+            )
+            return calibrated + pruned_sentence(
+                workshop, checked, seconds - sum(first) if steps else None, *built
+            )
 
         yield from long_job(request, "Pruning", work, done)
 
     @plain_errors
     def on_stop(request: gr.Request) -> tuple:
-        waited, ran = jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS)), jobs.request_stop(request.session_hash)
+        waited, ran = (
+            jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS)),
+            jobs.request_stop(request.session_hash),
+        )
         if waited and not ran:
             return tables.message(jobs.WITHDRAWN), *IDLE
         return tables.message("Stopping …") if ran else gr.skip(), *(gr.skip(),) * 3
 
     buttons = [tab.job, tab.calibrate, tab.prune, tab.stop]
-    for kind, button, work in zip(KINDS, (tab.calibrate, tab.prune), (on_calibrate, on_prune), strict=True):
+    for kind, button, work in zip(
+        KINDS, (tab.calibrate, tab.prune), (on_calibrate, on_prune), strict=True
+    ):
         pressed = EDIT | {"trigger_mode": "once"}  # behind the edits made before it
-        asked = button.click(ask(kind), [shared.plan, shared.scheduler, shared.steps], buttons, **pressed)
+        asked = button.click(
+            ask(kind), [shared.plan, shared.scheduler, shared.steps], buttons, **pressed
+        )
         asked.then(work, None, [*buttons, shared.status], **QUIET, **jobs.MODEL_JOB).then(**exactly)
-    tab.stop.click(on_stop, None, buttons, **QUIET, queue=False)  # not behind the job that it is to stop
+    # not behind the job that it is to stop
+    tab.stop.click(on_stop, None, buttons, **QUIET, queue=False)
