@@ -132,9 +132,12 @@ CHECKS: dict[str, tuple[str, Check]] = {
 
 def checks_of(handler: Callable) -> list[tuple[str, Check]]:
     """List (words, check) of a handler's inputs. Raises KeyError for a name of no known kind."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     names = [
-        name for name in inspect.signature(handler).parameters if name != "request"
-    ]  # gradio's own
+        name
+        for name, parameter in inspect.signature(handler).parameters.items()
+        if name != "request" and parameter.kind not in several  # `request` is gradio's own
+    ]
     return [CHECKS[name] for name in names]
 
 

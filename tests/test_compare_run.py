@@ -209,7 +209,7 @@ BAD = [
     ("seed", -1, "Seed"),
     ("seed", None, "Seed"),
     ("seed", 1.5, "Seed"),
-    ("steps", 1, "Sampling steps"),
+    ("steps", 0, "Sampling steps"),
     ("guidance", 0, "Guidance"),
     ("guidance", 50, "Guidance"),
     ("guidance", True, "Guidance"),

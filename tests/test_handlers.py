@@ -219,7 +219,7 @@ def test_the_rules_sentence_is_only_ever_about_its_own_plan(handler):
     ) and answers.OWN in own_rule(PLAIN, proposed[-1])
 
 
-@pytest.mark.parametrize("typed", [None, 1, -3, 1001, 7.5, "50", NAN, True])
+@pytest.mark.parametrize("typed", [None, 0, -3, 1001, 7.5, "50", NAN, True])
 def test_refused_steps_go_back_to_the_last_good_ones(handler, typed):
     steps, box, said = handler("on_steps")(typed, 30, "DDIM")
     assert (

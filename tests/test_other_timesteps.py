@@ -79,7 +79,7 @@ def test_handles_axes_and_steps_end_where_the_model_ends(other, page):
     ]
     assert len(charts) == 1 and f'"upper": {total},' in charts[0].js_on_load
     (steps,) = [c for c in labelled(page, "Sampling steps") if isinstance(c, gr.Slider)]
-    assert (steps.minimum, steps.maximum) == (2, min(1000, total))
+    assert (steps.minimum, steps.maximum) == (1, min(1000, total))
     for beta in schedules.LABELS:
         for view in VIEWS:
             assert (

@@ -37,7 +37,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 REFUSED = [
-    (answers.whole_steps, ["50", None, NAN, INF, -INF, True, 1, 1001, 10.5, [50], {}]),
+    (answers.whole_steps, ["50", None, NAN, INF, -INF, True, 0, 1001, 10.5, [50], {}]),
     (answers.share_of, ["0.3", None, NAN, INF, -0.01, 0.91, True, False, [0.3]]),
     (lambda m: answers.constants(m, 0), ["0.5", None, NAN, INF, 0, 1, True, [0.5]]),
     (lambda lam: answers.constants(0.5, lam), ["0", None, NAN, INF, -1, 11, True, [0.5]]),
