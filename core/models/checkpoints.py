@@ -20,7 +20,7 @@ from ..paths import given_path
 from .families import NULL_CLASS
 from .weights import is_network, load_parts, variants
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 BUNDLED = ASSETS / "fashion-dit"
 PIPELINES = ("DiTPipeline", "StableDiffusionXLPipeline")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
