@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.calibration.bank import columns
 from core.calibration.preflight import calibration_disk
 from core.curves.noise import SCHEDULERS
 from core.errors import StudioError
@@ -55,7 +54,7 @@ def exact_in_time(workshop: Any) -> bool:
     """
     if not workshop.calibrated:
         return False
-    flops = 3 * sum(columns(layer) ** 3 for layer in workshop.layers)
+    flops = 3 * sum(layer.width**3 for layer in workshop.layers)
     return flops <= EXACT_FLOPS.get(workshop.device.type, EXACT_FLOPS["cpu"])
 
 

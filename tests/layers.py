@@ -75,3 +75,9 @@ def naive_order(weight: Tensor, gram: Tensor) -> list[int]:
         inverse[order, :], inverse[:, order] = 0, 0
         inverse.diagonal()[order] = 1
     return order
+
+
+def upper(gram: torch.Tensor) -> torch.Tensor:
+    """Return the upper triangle (n (n + 1) / 2,) of an (n, n) matrix, row by row."""
+    i, j = torch.triu_indices(*gram.shape)
+    return gram[i, j]

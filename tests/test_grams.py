@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from layers import upper
 
-from core.calibration.bank import GramBank, columns
-from core.calibration.packed_gram import pack
+from core.calibration.bank import GramBank
 from core.calibration.preflight import calibration_disk, calibration_memory
 from core.calibration.settings import CalibrationSettings
 from core.models.layers import PrunableLayer
@@ -57,7 +57,7 @@ def test_what_is_written_is_read(bank):
                     and torch.equal(gram, gram.T)
                     and tokens == 7 + held_out
                 )
-                assert torch.equal(pack(gram).float(), written[f"{kind}/{i}"])
+                assert torch.equal(upper(gram).float(), written[f"{kind}/{i}"])
                 assert torch.equal(
                     bank.gram(i, *span, held_out, dtype=torch.float32)[0], gram.float()
                 )
@@ -116,7 +116,7 @@ def test_dit_xl_fits():
     of bins.
     """
     layers = dit_xl()
-    assert sum(4 * columns(layer) ** 2 for layer in layers) == pytest.approx(2.53e9, rel=0.01)
+    assert sum(4 * layer.width**2 for layer in layers) == pytest.approx(2.53e9, rel=0.01)
     assert calibration_memory(layers) < 1.8e9
     ten = CalibrationSettings(edges=tuple(range(0, 1001, 100)))
     # both halves, as triangles

@@ -135,7 +135,7 @@ class GramBank:
         """
         layout = []
         for kind, images in zip(KINDS, (self.settings.images, self.settings.held_out), strict=True):
-            widths = [columns(layer) for layer in self.layers]
+            widths = [layer.width for layer in self.layers]
             layout += [
                 (f"{kind}/{i}", torch.float32, (n * (n + 1) // 2,)) for i, n in enumerate(widths)
             ]
@@ -183,8 +183,3 @@ class GramBank:
                             "A damaged calibration file could not be dropped"
                             f" ({cache_trouble(err)}."
                         ) from err
-
-
-def columns(layer: PrunableLayer) -> int:
-    """Input columns n of a layer's consumer."""
-    return layer.groups * layer.group_size

@@ -25,7 +25,7 @@ from ..errors import Stopped, StudioError
 from ..models.families import Conditions, family_of, first_parameter
 from ..models.layers import PrunableLayer
 from ..progress import Progress
-from .bank import GramBank, columns
+from .bank import GramBank
 from .data import FEWEST, draw
 from .packed_gram import CHUNK_BYTES, GramSum
 from .preflight import check_room
@@ -40,7 +40,7 @@ def images_at_once(layers: list[PrunableLayer], tokens: int) -> int:
     """Images in one forward pass: as many as keep the widest input, 2 rows x tokens x columns in
     fp32, within a chunk; 64 at most.
     """
-    widest = max(columns(layer) for layer in layers)
+    widest = max(layer.width for layer in layers)
     return min(IMAGES_AT_ONCE, max(1, CHUNK_BYTES // (2 * tokens * widest * 4)))
 
 

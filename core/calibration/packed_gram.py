@@ -116,11 +116,6 @@ class GramSum:
         return self.tokens / self.weight if self.weight > 0 else 1.0
 
 
-def pack(gram: Tensor) -> Tensor:
-    """Upper triangle (n, n) -> (n (n + 1) / 2,), row by row, on the CPU."""
-    return _pack([gram], len(gram))
-
-
 def _pack(stripes: list[Tensor], n: int) -> Tensor:
     triangle = torch.empty(n * (n + 1) // 2, dtype=stripes[0].dtype)
     into, start = triangle.numpy(), 0  # NumPy slices rows ten times as fast as torch

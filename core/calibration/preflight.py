@@ -17,7 +17,7 @@ from ..errors import StudioError
 from ..files import cache_trouble, write_whole
 from ..memory import free_memory
 from ..models.layers import PrunableLayer
-from .bank import GramBank, columns
+from .bank import GramBank
 from .packed_gram import CHUNK_BYTES, sum_bytes
 from .settings import CalibrationSettings
 
@@ -32,16 +32,16 @@ def calibration_memory(layers: list[PrunableLayer]) -> int:
     sums of one half of a bin, the fp32 copies of a chunk of tokens and the widest layer on its way
     to the disk; afterwards the widest layer's removal order.
     """
-    widest = max(columns(layer) for layer in layers)
+    widest = max(layer.width for layer in layers)
     measuring = (
-        sum(sum_bytes(columns(layer)) for layer in layers) + 2 * CHUNK_BYTES + 8 * widest * widest
+        sum(sum_bytes(layer.width) for layer in layers) + 2 * CHUNK_BYTES + 8 * widest * widest
     )
     return max(measuring, ordering_memory(layers))
 
 
 def ordering_memory(layers: list[PrunableLayer]) -> int:
     """The part of it that working out removal orders needs, from bins that are there."""
-    return ORDERING * 8 * max(columns(layer) for layer in layers) ** 2
+    return ORDERING * 8 * max(layer.width for layer in layers) ** 2
 
 
 def check_memory(needed: int, device: torch.device) -> None:

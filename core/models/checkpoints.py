@@ -43,10 +43,6 @@ class Checkpoint:
         """The part that is pruned: the pipeline's transformer or UNet."""
         return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
 
-    @property
-    def bundled(self) -> bool:
-        return self.folder is not None and self.folder.resolve() == BUNDLED
-
 
 def pick_device(device: str = "auto") -> torch.device:
     """ "auto" takes CUDA where there is one. Raises StudioError for a device that is not there or

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from ..cache import cache_root, fingerprint, network_key
+from ..calibration.bank import GramBank
 from ..calibration.data import CalibrationData, DataOptions
-from ..calibration.measure import GramBank, calibrate
+from ..calibration.measure import calibrate
 from ..calibration.preflight import check_memory, check_room, check_writable, ordering_memory
 from ..calibration.row_weights import RowWeights
 from ..calibration.settings import CalibrationSettings, gram_key, token_warning
