@@ -9,9 +9,7 @@ tokens; under 64 it is said, and under 8 refused (ours, not the paper's).
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import Stopped, StudioError
-from ..files import cache_trouble
+from ..files import cache_trouble, write_whole
 from ..models.families import Conditions
 
 FEWEST = 8  # different latents without which nothing is measured
@@ -181,15 +179,10 @@ def read_part(path: Path, n: int, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _write(path: Path, latents: Tensor) -> None:
-    """Beside, then moved into place."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Write latents, whole or not at all. Raises StudioError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": latents.contiguous()}, part)
-        part.replace(path)
+        write_whole(path, lambda part: save_file({"latents": latents.contiguous()}, part))
     except Exception as err:  # safetensors wraps OSError in its own error
-        with suppress(OSError):
-            part.unlink()
         raise StudioError(
             f"Calibration latents could not be written ({cache_trouble(err)}; what is done is kept."
         ) from err

@@ -8,7 +8,6 @@ that it lies in (ImageFolder layout).
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cache import file_hash
 from ..errors import StudioError
 from .picture_lookup import look_up
 from .picture_walk import forms_of, one_form, some, suffix_of, twin, walk
@@ -105,7 +105,7 @@ class Picture:
     def digest(self) -> str:
         """SHA-256 of the file's bytes."""
         try:
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+            return file_hash(self.path)
         except OSError as err:
             raise StudioError(f"The picture {self.name} cannot be read ({err.strerror}).") from err
 

@@ -11,7 +11,6 @@ lie on the CPU, and the clocks of a GPU are events that are read afterwards.
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cache import text_hash
 from ..curves.noise import NoiseSchedule, usable
 from ..errors import Stopped, StudioError
 from ..models.families import Conditions
@@ -258,8 +258,7 @@ def batch_seed(seed: int, batch: int) -> int:
     """Return the seed of one batch of a set:
     unrelated to the set's own seed and to other batches'.
     """
-    digest = hashlib.sha256(f"{seed}/{batch}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
+    return int(text_hash(f"{seed}/{batch}")[:8], 16)  # 32 bits
 
 
 @torch.inference_mode()
