@@ -1,9 +1,9 @@
-"""How fast a diffusion model learns at each timestep: MosaicDiff's curves (arXiv 2510.11962,
-Theorem 1), in theory and sampled.
+"""Compute how fast a diffusion model learns at each timestep, in theory and sampled.
 
-Everything is written with x_t = a_t x_0 + s_t e and v = E ||x_0||^2 / d, so it holds for VP,
-flow-matching and sigma-space schedules alike. Index i of every array is scheduler timestep i,
-cleanest first; the paper counts t = i + 1.
+These are MosaicDiff's curves (arXiv 2510.11962, Theorem 1). Everything is written with
+x_t = a_t x_0 + s_t e and v = E ||x_0||^2 / d, so it holds for VP, flow-matching and sigma-space
+schedules alike. Index i of every array is scheduler timestep i, cleanest first; the paper counts
+t = i + 1.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ CHUNK_ELEMENTS = 2**22  # sampled in pieces, so that thousands of large latents 
 
 
 def default_lambda(schedule: NoiseSchedule) -> float:
-    """Weight of ln SNR in the score. The paper's value is not known: ours puts the linear cut at
-    [93, 550].
+    """Return the weight of ln SNR in the score.
+
+    The paper's value is not known: ours puts the linear cut at [93, 550].
     """
     return 0.026 if schedule.beta_schedule == "linear" else 0.020
 
 
 def expected_mse(schedule: NoiseSchedule, variance: float = 1.0) -> np.ndarray:
-    """E ||x_t - x_0||^2 / d = (1 - a_t)^2 v + s_t^2, shape (T,); Theorem 1 (for v = 1 and VP it is
-    2 (1 - a_t)).
+    """Return E ||x_t - x_0||^2 / d = (1 - a_t)^2 v + s_t^2, shape (T,).
+
+    Theorem 1; for v = 1 and VP it is 2 (1 - a_t).
     """
     return (1 - schedule.a) ** 2 * _checked(variance) + schedule.s**2
 
 
 def gradient(mse: np.ndarray) -> np.ndarray:
-    """MSE(t) - MSE(t - 1), shape (T,), one training timestep apart.
+    """Return MSE(t) - MSE(t - 1), shape (T,), one training timestep apart.
 
     Before the first step nothing is noised yet: MSE = 0.
     """
@@ -50,7 +52,7 @@ def gradient(mse: np.ndarray) -> np.ndarray:
 
 
 def log_snr(schedule: NoiseSchedule, variance: float = 1.0) -> np.ndarray:
-    """ln(a_t^2 v / s_t^2), shape (T,), held within [-20, 20]."""
+    """Return ln(a_t^2 v / s_t^2), shape (T,), held within [-20, 20]."""
     with np.errstate(divide="ignore"):
         return np.clip(
             2 * np.log(schedule.a) - 2 * np.log(schedule.s) + math.log(_checked(variance)),
@@ -60,8 +62,10 @@ def log_snr(schedule: NoiseSchedule, variance: float = 1.0) -> np.ndarray:
 
 
 def score(gradient: np.ndarray, log_snr: np.ndarray, lam: float) -> np.ndarray:
-    """Grad / max Grad + lambda ln SNR, shape (T,). Divided by its maximum so that lambda means the
-    same on every step grid.
+    """Return Grad / max Grad + lambda ln SNR, shape (T,).
+
+    Grad is divided by its maximum so that lambda means the same on every step grid. Raises
+    StudioError for an impossible lambda.
     """
     if not math.isfinite(lam) or lam < 0:
         raise StudioError("Lambda must be a finite number of at least 0.")
@@ -81,11 +85,13 @@ class Curves:
 
 
 def curves(schedule: NoiseSchedule, variance: float = 1.0, lam: float | None = None) -> Curves:
-    """All closed forms of a schedule for latents of mean square `variance`; `lam` defaults to ours
-    for the schedule.
+    """Return all closed forms of a schedule for latents of mean square `variance`.
+
+    `lam` defaults to ours for the schedule.
     """
     lam = default_lambda(schedule) if lam is None else float(lam)
-    mse, snr = expected_mse(schedule, variance), log_snr(schedule, variance)
+    mse = expected_mse(schedule, variance)
+    snr = log_snr(schedule, variance)
     grad = gradient(mse)
     return Curves(np.arange(len(schedule)), mse, grad, snr, score(grad, snr, lam), lam)
 
@@ -110,13 +116,12 @@ def sample_forward(
     timesteps: Sequence[float] | None = None,
     seed: int = 0,
 ) -> SampledCurves:
-    """Noise real latents (n, c, h, w) to each timestep and measure; the check on the closed forms
-    (within 1 % at n = 4096).
+    """Noise real latents (n, c, h, w) to each timestep and measure the curves.
 
-    The same x_0 and the same e serve every timestep, and t - 1 is measured beside t: independent
-    noise would drown a gradient that is a thousand times smaller than the MSE itself. `timesteps`
-    defaults to 41, evenly spread, ends included. Raises StudioError for empty or non-finite latents
-    and timesteps outside the schedule.
+    This checks the closed forms (within 1 % at n = 4096). The same x_0 and the same e serve every
+    timestep, and t - 1 is measured beside t: independent noise would drown a gradient that is a
+    thousand times smaller than the MSE itself. `timesteps` defaults to 41, evenly spread, ends
+    included. Raises StudioError for empty or non-finite latents and timesteps outside the schedule.
     """
     import torch
 
@@ -164,7 +169,7 @@ def sample_forward(
 def sample_trajectory(
     states: Sequence[tuple[float, Tensor]], final: Tensor, seed: int
 ) -> SampledCurves:
-    """||x_t - x_0||^2 / d along a model's own sampling path, x_0 being where the path ends.
+    """Measure ||x_t - x_0||^2 / d along a model's own sampling path, which ends in x_0.
 
     `states` are (timestep, latents (n, c, h, w) before that step), in the model's own
     parametrisation: a sampler that works in sigma-space on a VP model must divide by sqrt(1 +
@@ -211,8 +216,9 @@ def _distance(x: Tensor, x0: Tensor) -> np.ndarray:
 
 
 def _towards_clean(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
-    """(a, s) at timestep t - 1 for 0 <= t < 1: linear from the clean latent (1, 0), which lies at
-    timestep -1.
+    """Return (a, s) at timestep t - 1 for 0 <= t < 1.
+
+    Linear from the clean latent (1, 0), which lies at timestep -1.
     """
     a, s = schedule.at(0)
     return 1 + t * (a - 1), t * s
