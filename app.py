@@ -352,7 +352,9 @@ def main(arguments: list[str] | None = None) -> int:
 
             return getattr(commands, args.verb)(args)
     except StudioError as err:
-        note(f"app.py: {err}")
+        from core.output import in_options
+
+        note(f"app.py: {in_options(err)}")
         return 2
     except PipeClosed:
         return CLOSED_PIPE
@@ -423,8 +425,7 @@ def open_studio(args: argparse.Namespace) -> int:
 
     # a bad plan is refused before anything heavy is loaded
     plan = StagePlan.load(args.plan) if args.plan else None
-    from core.calibration.measure import calibration_settings
-    from core.cli import data_options
+    from core.cli import calibration_settings, data_options
     from core.errors import OutOfMemory, StudioError, plain_memory_errors
     from core.models.checkpoints import BUNDLED as bundled
     from core.workshop.workshop import get_workshop

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from core.calibration.preflight import calibration_disk
-from core.curves.noise import SCHEDULERS
+from core.curves.samplers import SCHEDULERS
 from core.errors import StudioError
-from core.models.checkpoints import DTYPES
-from core.models.families import SDXL
+from core.models.devices import DTYPES
 from core.workshop.predict import usual_images
 
 SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for little at a time
@@ -26,7 +25,7 @@ AS_LOADED = "as loaded"  # a precision to compare in
 
 def asks_words(workshop: Any) -> bool:
     """Whether pictures are asked for in words (SDXL), not by class (DiT)."""
-    return getattr(workshop, "family", None) is SDXL
+    return bool(getattr(getattr(workshop, "family", None), "asks_words", False))
 
 
 def large(workshop: Any) -> bool:

@@ -130,7 +130,7 @@ def test_pickled_weights_are_refused_with_the_revision_to_try(model_folder, tmp_
     assert (
         str(caught.value)
         == f"{folder} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256"
-        " try --revision refs/pr/1."
+        " try revision refs/pr/1."
     )
 
 

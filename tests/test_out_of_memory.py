@@ -20,7 +20,8 @@ from core.bench.suite import PARTS, Suite, run_all
 from core.bench.table import table
 from core.curves.plan import StagePlan
 from core.errors import NO_MEMORY, OutOfMemory, StudioError, out_of_memory, plain_memory_errors
-from core.models.checkpoints import load_checkpoint, pick_device
+from core.models.checkpoints import load_checkpoint
+from core.models.devices import pick_device
 from core.workshop.comparison import SampleSettings
 from core.workshop.workshop import Workshop
 from mosaic_ui import jobs, schedules

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from tiny_sdxl import TINY_UNET, make_sdxl
 
 from core.errors import StudioError
-from core.models.checkpoints import load_checkpoint, pick_device
+from core.models.checkpoints import load_checkpoint
+from core.models.devices import pick_device
 from core.workshop.workshop import Workshop
 
 PLAIN = "diffusion_pytorch_model.safetensors"
