@@ -144,8 +144,8 @@ def cache_trouble(err: BaseException) -> str:
     if isinstance(err, IsADirectoryError):
         return f"{why_not_written(err)}): move it away to make room, then calibrate again"
     return (
-        f"{why_not_written(err)}): let it be written, or set MOSAIC_CACHE to another disk or"
-        " folder, then calibrate again"
+        f"{why_not_written(err)}): set MOSAIC_CACHE to a folder that can be written, or let this"
+        " one be written, then calibrate again"
     )
 
 

@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from core.curves.noise import SCHEDULERS, NoiseSchedule, sampling_timesteps  # noqa: E402
+from core.curves.noise import NoiseSchedule  # noqa: E402
+from core.curves.samplers import SCHEDULERS, sampling_timesteps  # noqa: E402
 from core.errors import StudioError  # noqa: E402
 from core.models.families import Conditions  # noqa: E402
 from core.mosaic.transformer import MosaicTransformer  # noqa: E402

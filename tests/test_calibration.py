@@ -14,7 +14,7 @@ import torch
 
 from core.cache import fingerprint
 from core.calibration.bank import GramBank
-from core.calibration.data import draw
+from core.calibration.data import draw_latents
 from core.calibration.measure import NULL_ROW, GramMeter, calibrate
 from core.calibration.settings import CalibrationSettings
 from core.curves.noise import NoiseSchedule
@@ -65,7 +65,7 @@ def test_gram_is_the_sum_of_outer_products_of_the_inputs(workshop, bank):
     """
     per_bin, low, high = TINY.images + TINY.held_out, 200, 500
     random = torch.Generator().manual_seed(TINY.seed * 10_007 + 1)
-    pick = draw(len(workshop.latents), TINY.images, TINY.held_out, TINY.seed, random)
+    pick = draw_latents(len(workshop.latents), TINY.images, TINY.held_out, TINY.seed, random)
     t = torch.randint(low, high, (per_bin,), generator=random)
     noise = torch.randn(per_bin, 4, 8, 8, generator=random)
     abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t].view(

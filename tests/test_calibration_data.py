@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.calibration.data import CalibrationData, DataOptions, draw, repeated
+from core.calibration.data import CalibrationData, DataOptions, draw_latents, repeated
 from core.calibration.settings import CalibrationSettings
 from core.curves.plan import StagePlan
 from core.errors import StudioError
@@ -151,7 +151,7 @@ def test_repeated_rows_come_in_whole_rounds():
 
 @pytest.mark.parametrize(("n", "apart"), [(8, 2), (16, 4), (256, 64), (1000, 250)])
 def test_what_is_held_out_is_held_out_in_every_bin(n, apart):
-    bins = [draw(n, 192, 64, 5, torch.Generator().manual_seed(b)) for b in range(4)]
+    bins = [draw_latents(n, 192, 64, 5, torch.Generator().manual_seed(b)) for b in range(4)]
     fit, held_out = (
         set(torch.cat([b[part] for b in bins]).tolist()) for part in (slice(192), slice(192, None))
     )

@@ -16,7 +16,8 @@ from core.curves.dynamics import (
     sample_trajectory,
     score,
 )
-from core.curves.noise import BETA_SCHEDULES, NoiseSchedule, make_scheduler
+from core.curves.noise import BETA_SCHEDULES, NoiseSchedule
+from core.curves.samplers import make_scheduler
 from core.errors import StudioError
 
 LINEAR, SCALED = NoiseSchedule.from_betas("linear"), NoiseSchedule.from_betas("scaled_linear")

@@ -9,7 +9,8 @@ import gradio as gr
 import pytest
 from conftest import make_pipeline
 
-from core.curves.plan import StagePlan, preset_names, presets
+from core.curves.plan import StagePlan
+from core.curves.proposals import preset_names, presets
 from core.errors import StudioError
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop

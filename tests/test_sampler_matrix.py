@@ -8,7 +8,8 @@ import pytest
 import torch
 from sampler_matrix import CONFIGURATIONS, cell, make_models
 
-from core.curves.noise import SCHEDULERS, NoiseSchedule, make_scheduler, sampling_timesteps
+from core.curves.noise import NoiseSchedule
+from core.curves.samplers import SCHEDULERS, make_scheduler, sampling_timesteps
 from core.errors import StudioError
 from core.models.families import Conditions
 from core.sampling.denoise import Denoiser, batch_seed, start_noise, step_generator

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.curves.noise import SCHEDULERS, make_scheduler
 from core.curves.plan import StagePlan
+from core.curves.samplers import SCHEDULERS, make_scheduler
 from core.errors import Stopped, StudioError
 from core.models.families import DiT
 from core.sampling.denoise import Denoiser, decode, start_noise
@@ -192,12 +192,23 @@ def test_the_guess_of_the_clean_latents_is_right(workshop):
         sampler(workshop, "DDIM"),
     )
     steps = list(model.session(noise(), COND, 1.5))
-    assert torch.allclose(steps[-1].clean, model.latents, atol=1e-4)
+    assert torch.allclose(steps[-1].clean, steps[-1].latents, atol=1e-4)
     assert scheduler.config.set_alpha_to_one
     euler = Denoiser(workshop.dense, sampler(workshop, "Euler"), workshop.schedule, 5)
-    assert torch.allclose(
-        list(euler.session(noise(), COND, 1.5))[-1].clean, euler.latents, atol=2e-3
-    )
+    *_, last = euler.session(noise(), COND, 1.5)
+    assert torch.allclose(last.clean, last.latents, atol=2e-3)
+
+
+def test_two_sessions_of_one_denoiser_do_not_meet(workshop):
+    """Walked in turn, step by step, each ends where it ends alone."""
+    side = Denoiser(workshop.dense, sampler(workshop, "UniPC"), workshop.schedule, 5)
+    alone = [list(side.session(start, COND, 1.5))[-1].latents for start in (noise(), -noise())]
+    for step, other in zip(
+        side.session(noise(), COND, 1.5), side.session(-noise(), COND, 1.5), strict=True
+    ):
+        together = step.latents, other.latents
+    assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1])
+    assert not torch.equal(*together)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -13,7 +13,7 @@ from running import KINDS, SCHEDULE, denoiser, inputs, make_pipelines
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.curves.noise import SCHEDULERS, make_scheduler
+from core.curves.samplers import SCHEDULERS, make_scheduler
 from core.errors import StudioError
 from core.models.families import SDXL, Conditions, DiT
 from core.mosaic.transformer import MosaicTransformer
