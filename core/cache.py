@@ -76,7 +76,8 @@ def network_key(network: nn.Module, rounded: bool = False) -> str:
 
     rounded: weights count as bf16, so that the same file gives the same hash in every precision.
     """
-    config, weights = getattr(network, "config", {}), network.state_dict()
+    config = getattr(network, "config", {})
+    weights = network.state_dict()
     if rounded:
         weights = {k: v.bfloat16() if v.is_floating_point() else v for k, v in weights.items()}
     return fingerprint(type(network).__name__, plain_config(config), weights)

@@ -33,12 +33,12 @@ class DataOptions:
     a path on this machine: never pass one that a visitor of a public page has typed.
     """
 
-    images: str | None = None  # folder of pictures, see core.picture_folder
+    images: str | None = None  # folder of pictures, see core.calibration.picture_folder
     self_calibrate: bool = False  # the model's own samples, even where latents are shipped
     # different latents; None: as many as one bin takes, so that none is used twice in it
     count: int | None = None
     steps: int = 20  # of the sampler that makes own samples
-    guidance: float | None = None  # of that sampler; None: the family's, see core.families
+    guidance: float | None = None  # of that sampler; None: the family's, see core.models.families
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ def draw_latents(n: int, fit: int, held_out: int, seed: int, random: torch.Gener
 def kept_in_parts(
     folder: Path, count: int, size: int, shape: tuple[int, ...], make: Callable[[int, int], Tensor]
 ) -> Tensor:
-    """Return latents (count, *shape), made in parts that are on the disk as soon as each is done.
+    """Return latents (count, *shape), made in parts that are kept on the disk one by one.
 
     `make(first, last + 1)` makes `size` at a time. A stop, a kill or a full disk loses one part at
     most. `make` may raise Stopped; its sentence then names what was kept. Raises StudioError for

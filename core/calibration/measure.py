@@ -68,31 +68,31 @@ def calibrate(
     (`draw_latents`). batch in images, by default what memory allows (`images_at_once`). Raises
     Stopped (finished bins are kept) and StudioError (bad data, too little memory, full disk).
     """
-    _check_data(transformer, schedule, latents, conditions, settings)
     names = torch.arange(len(latents)) if ids is None else ids.long()
+    data = _Data(latents, conditions, names, schedule)
+    _check_data(transformer, data, settings)
     bank = GramBank(folder, layers, settings)
     sites = family_of(transformer).sites(transformer, tuple(latents.shape[1:]))
     batch = batch or images_at_once(layers, max(site.tokens for site in sites))
     missing, need = check_room(bank, first_parameter(transformer).device)
     weights = RowWeights(transformer, layers, settings.weighting, settings.guidance)
     meter = GramMeter(transformer, layers, weights)
-    data = _Data(latents, conditions, names, schedule)
-    run = _Run(transformer, bank, meter, data, batch, _Watch(bank, missing, need, progress, stop))
+    watch = _Watch(bank, missing, need, progress=progress, stop=stop)
+    run = _Run(transformer, bank, meter, data, batch=batch, watch=watch)
     for b in missing:
         bank.write(b, run.measure(b))
     if progress is not None:
-        progress(run.watch.total(batch), run.watch.total(batch), "calibrated")
+        progress(watch.total(batch), watch.total(batch), "calibrated")
     return bank
 
 
 def _check_data(
     transformer: nn.Module,
-    schedule: NoiseSchedule,
-    latents: Tensor,
-    conditions: Conditions,
+    data: _Data,
     settings: CalibrationSettings,
 ) -> None:
     """Raise StudioError for latents that a calibration cannot be measured on."""
+    latents = data.latents
     if len(latents) < FEWEST:
         raise StudioError(
             f"Calibration needs at least {FEWEST} different latents, {len(latents)} were given."
@@ -104,17 +104,17 @@ def _check_data(
         and latents.shape[1] == shape[0]
         and (family.any_size or tuple(latents.shape[1:]) == shape)
     )
-    if not fits or len(conditions) != len(latents):
+    if not fits or len(data.conditions) != len(latents):
         raise StudioError(
             f"The calibration latents must be n x {' x '.join(map(str, shape))} with n conditions"
             " for this model."
         )
     if not torch.isfinite(latents).all():
         raise StudioError("The calibration latents contain NaN or infinity.")
-    if settings.edges[-1] > len(schedule):
+    if settings.edges[-1] > len(data.schedule):
         raise StudioError(
             f"The calibration bins end at timestep {settings.edges[-1]} and the model has"
-            f" {len(schedule)}: choose bins within them."
+            f" {len(data.schedule)}: choose bins within them."
         )
 
 
@@ -176,12 +176,17 @@ class _Run:
 
         They are taken from the meter one by one, so that the meter is free for the held-out half.
         """
-        settings, data = self.bank.settings, self.data
+        settings = self.bank.settings
+        data = self.data
         low, high = settings.edges[b], settings.edges[b + 1]
         per_bin = settings.images + settings.held_out
         random = torch.Generator().manual_seed(settings.seed * 10_007 + b)
         pick = draw_latents(
-            len(data.latents), settings.images, settings.held_out, settings.seed, random
+            len(data.latents),
+            fit=settings.images,
+            held_out=settings.held_out,
+            seed=settings.seed,
+            random=random,
         )
         t = torch.randint(low, high, (per_bin,), generator=random)
         noise = torch.randn(data.latents[pick].shape, generator=random)
@@ -230,8 +235,10 @@ class GramMeter:
             for layer, m in zip(layers, self.consumers, strict=True)
         ]
         self._limits: list[int] | None = None  # most tokens of each layer; None takes every one
-        self._rows, self._seen = 1, [0] * len(layers)
-        self._random, self._where = torch.Generator(), ""
+        self._rows = 1  # batch rows of the whole half bin
+        self._seen = [0] * len(layers)  # batch rows so far
+        self._random = torch.Generator()
+        self._where = ""
         self._handles: list[RemovableHandle] = []
         self._thread = 0
 
@@ -249,7 +256,8 @@ class GramMeter:
             if settings.token_cap is None
             else [int(settings.token_cap * total.n * share) for total in self.sums]
         )
-        self._rows, self._seen = rows, [0] * len(self.sums)
+        self._rows = rows
+        self._seen = [0] * len(self.sums)
         self._where = where
         # apart from the draws of the data, which a cap leaves as they are
         self._random.manual_seed(settings.seed * 10_007 + 7_919 * (seed + 1))

@@ -1,6 +1,6 @@
 """Sum outer products by their upper half: summed in stripes, stored as triangles.
 
-X^T X is symmetric, so only the stripes on and right of the diagonal are worked out: (1 + 1/k) / 2
+X^T X is symmetric, so only the stripes on and right of the diagonal are computed: (1 + 1/k) / 2
 of the products and of the memory for k stripes, 0.56 of both for the 4608 columns of a DiT-XL/2
 MLP. On disk the triangle is exact, row by row.
 """
@@ -123,7 +123,8 @@ class GramSum:
 def _pack(stripes: list[Tensor], n: int) -> Tensor:
     """Return the upper triangle (n (n + 1) / 2,) of stripes, row by row, on the CPU."""
     triangle = torch.empty(n * (n + 1) // 2, dtype=stripes[0].dtype)
-    into, start = triangle.numpy(), 0  # NumPy slices rows ten times as fast as torch
+    into = triangle.numpy()  # NumPy slices rows ten times as fast as torch
+    start = 0
     for stripe in stripes:
         for i, row in enumerate(stripe.detach().cpu().numpy()):
             into[start : start + len(row) - i] = row[i:]
@@ -138,7 +139,8 @@ def unpack(triangle: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """
     n = math.isqrt(2 * len(triangle))
     full = torch.zeros(n, n, dtype=dtype)
-    into, values, start = full.numpy(), triangle.numpy(), 0
+    into, values = full.numpy(), triangle.numpy()
+    start = 0
     for i in range(n):
         into[i, i:] = values[start : start + n - i]
         start += n - i
@@ -161,7 +163,8 @@ class _FullPrecision:
     """
 
     def __init__(self) -> None:
-        self._lock, self._depth = threading.Lock(), 0
+        self._lock = threading.Lock()
+        self._depth = 0  # threads inside
         self._switched: list[tuple[Any, str]] = []  # a switch of torch, its value before
 
     def __enter__(self) -> None:

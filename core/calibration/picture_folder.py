@@ -1,4 +1,4 @@
-"""Read the pictures that a user gives for calibration: a folder, their subjects, their pixels.
+"""Read the pictures that a user gives for calibration, with their subjects and pixels.
 
 The subject of a picture is looked up in one of three places, the same for the whole folder: tables
 (`core.calibration.picture_tables`: labels, metadata or captions as .csv, .json or .jsonl, in the
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from ..cache import file_hash
 from ..errors import StudioError
+from ..words import some
 from .picture_lookup import look_up
-from .picture_walk import forms_of, one_form, some, suffix_of, twin, walk
+from .picture_walk import forms_of, one_form, suffix_of, twin, walk
 
 KINDS = {
     ".png": "PNG",
@@ -223,9 +224,9 @@ def _label_of(picture: Picture, known: Callable[[str], bool]) -> str:
 
 
 def class_of(picture: Picture, names: dict[str, int], classes: int) -> int:
-    """Return the class of a picture: a number below `classes`, or one of the `names` in any case.
+    """Return the class of a picture, a number below `classes`.
 
-    Raises StudioError.
+    The label is such a number, or one of the `names` in any case. Raises StudioError.
     """
     known = {one_form(name).casefold(): i for name, i in names.items()}
     text = _label_of(picture, lambda name: one_form(name).casefold() in known)

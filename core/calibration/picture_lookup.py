@@ -8,8 +8,9 @@ from pathlib import Path
 from posixpath import basename, dirname, splitext
 
 from ..errors import StudioError
+from ..words import some
 from .picture_tables import is_table, read_table, read_text
-from .picture_walk import forms_of, one_form, some, suffix_of, twin
+from .picture_walk import forms_of, one_form, suffix_of, twin
 
 BESIDE = (".txt", ".caption")  # captions of one picture each
 
@@ -186,7 +187,8 @@ class _Index:
             for path in (self.folder, self.folder.absolute(), self.folder.resolve()):
                 root = str(path).rstrip("/") + "/"
                 if file.startswith(root):
-                    inside, file = "", file[len(root) :]
+                    inside = ""
+                    file = file[len(root) :]
                     break
         while file.startswith("../") and inside:
             above = inside.rstrip("/").rpartition("/")[0]

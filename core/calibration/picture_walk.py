@@ -58,7 +58,8 @@ def walk(folder: Path) -> Walked:
     read and links that lead to nothing.
     """
     here = os.path.realpath(folder)
-    waiting, found = [_Place("", here, 0, frozenset())], []
+    waiting = [_Place("", here, 0, frozenset())]
+    found: list[tuple[_Place, list[str]]] = []
     while waiting:
         place = waiting.pop()
         below, files = _look(folder, place)
@@ -70,7 +71,8 @@ def walk(folder: Path) -> Walked:
                 "followed: "
                 "give one with fewer, or take out links between its folders."
             )
-    listed, seen = [], set()
+    listed: list[str] = []
+    seen: set[tuple[str, str]] = set()
     for place, files in sorted(found, key=lambda item: (item[0].linked, item[0].inside.split("/"))):
         known = place.real, basename(place.inside.rstrip("/"))
         if known not in seen:
@@ -155,16 +157,11 @@ def twin(names: list[str]) -> str:
     """Return what sets two names apart that look the same on a screen; "" for one name."""
     if len(names) < 2:
         return ""
-    apart = " and ".join(
-        re.sub(r"[^\x00-\x7f]", lambda letter: f"[U+{ord(letter[0]):04X}]", name)
-        for name in names[:2]
-    )
+    apart = " and ".join(map(_with_codes, names[:2]))
     why = "which differ only in how letters with accents are composed"
     return f"; there are two pictures of this look, {apart}, {why}: rename one"
 
 
-def some(names: Iterable[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _with_codes(name: str) -> str:
+    """Return a name with the code of every letter outside ASCII."""
+    return re.sub(r"[^\x00-\x7f]", lambda letter: f"[U+{ord(letter[0]):04X}]", name)

@@ -34,7 +34,7 @@ def betas(
         raise StudioError(
             f"Unknown beta schedule {beta_schedule!r}; choose one of {', '.join(BETA_SCHEDULES)}."
         )
-    if isinstance(num, bool) or not isinstance(num, Integral) or not 3 <= int(num) <= 100_000:
+    if isinstance(num, bool) or not isinstance(num, Integral) or not 3 <= num <= 100_000:
         raise StudioError(
             "The number of training timesteps must be a whole number from 3 to 100000."
         )

@@ -93,7 +93,14 @@ def curves(schedule: NoiseSchedule, variance: float = 1.0, lam: float | None = N
     mse = expected_mse(schedule, variance)
     snr = log_snr(schedule, variance)
     grad = gradient(mse)
-    return Curves(np.arange(len(schedule)), mse, grad, snr, score(grad, snr, lam), lam)
+    return Curves(
+        timesteps=np.arange(len(schedule)),
+        mse=mse,
+        gradient=grad,
+        log_snr=snr,
+        score=score(grad, snr, lam),
+        lam=lam,
+    )
 
 
 @dataclass(frozen=True)
@@ -134,9 +141,10 @@ def sample_forward(
     )
     if ts.size == 0 or not (np.isfinite(ts).all() and ts[0] >= 0 and ts[-1] <= last):
         raise StudioError(f"Sampled timesteps must lie between 0 and {last}.")
-    n, k = len(latents), len(ts)
-    mse, before = np.zeros((k, n)), np.zeros((k, n))  # per draw
-    power = np.zeros((k, 2))  # sums of |a x_0|^2 and |s e|^2
+    n = len(latents)
+    mse = np.zeros((len(ts), n))  # per draw
+    before = np.zeros_like(mse)  # the same one timestep earlier
+    power = np.zeros((len(ts), 2))  # sums of |a x_0|^2 and |s e|^2
     generator = torch.Generator("cpu").manual_seed(seed)
     start = 0
     for part in latents.split(max(1, CHUNK_ELEMENTS // latents[0].numel())):
@@ -155,14 +163,14 @@ def sample_forward(
             power[i] += a * a * square_x0, s * s * square_e
     means = mse.mean(1)
     return SampledCurves(
-        ts,
-        means,
-        _spread(mse),
-        means - before.mean(1),
-        _log_ratio(power[:, 0], power[:, 1]),
-        n,
-        seed,
-        "forward",
+        timesteps=ts,
+        mse=means,
+        mse_spread=_spread(mse),
+        gradient=means - before.mean(1),
+        log_snr=_log_ratio(power[:, 0], power[:, 1]),
+        n=n,
+        seed=seed,
+        source="forward",
     )
 
 
@@ -186,7 +194,8 @@ def sample_trajectory(
         )
     ts = np.array(sorted(kept))
     x0 = final.detach().double().cpu().flatten(1)  # (n, d)
-    mse, power = np.zeros((len(ts), len(x0))), np.zeros((len(ts), 2))
+    mse = np.zeros((len(ts), len(x0)))
+    power = np.zeros((len(ts), 2))
     for i, t in enumerate(ts):
         _check_latents(kept[t])
         if kept[t].shape != final.shape:
@@ -200,14 +209,14 @@ def sample_trajectory(
     means = mse.mean(1)
     steps = np.diff(ts, prepend=-1.0)  # the clean end lies one timestep before timestep 0
     return SampledCurves(
-        ts,
-        means,
-        _spread(mse),
-        np.diff(means, prepend=0.0) / steps,
-        _log_ratio(*power.T),
-        len(x0),
-        seed,
-        "trajectory",
+        timesteps=ts,
+        mse=means,
+        mse_spread=_spread(mse),
+        gradient=np.diff(means, prepend=0.0) / steps,
+        log_snr=_log_ratio(power[:, 0], power[:, 1]),
+        n=len(x0),
+        seed=seed,
+        source="trajectory",
     )
 
 

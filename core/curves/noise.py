@@ -96,7 +96,7 @@ class NoiseSchedule:
             raise StudioError(
                 f"The noise schedule {name!r} has alphas_cumprod outside [0, 1); check its betas."
             )
-        return cls(name, "vp", np.sqrt(abar), np.sqrt(1 - abar), beta_schedule)
+        return cls(name, "vp", a=np.sqrt(abar), s=np.sqrt(1 - abar), beta_schedule=beta_schedule)
 
     @classmethod
     def from_betas(

@@ -97,7 +97,8 @@ class StagePlan:
                     f"{field} must be {' or '.join(map(repr, allowed))}, not"
                     f" {short(getattr(self, field))}."
                 )
-        multiple, min_heads = whole(self.multiple, "multiple"), whole(self.min_heads, "min_heads")
+        multiple = whole(self.multiple, "multiple")
+        min_heads = whole(self.min_heads, "min_heads")
         if multiple not in MULTIPLES or not 0 <= min_heads <= 64:
             raise PlanError(
                 f"multiple must be one of {', '.join(map(str, MULTIPLES))} and min_heads lie"
@@ -217,7 +218,8 @@ class StagePlan:
         What exceeds 0.95 is shared out over the other stages. A plan without any sparsity has no
         proportions and becomes uniform. Raises PlanError when the target cannot be reached.
         """
-        weights, shape = self.step_shares(timesteps), np.array(self.sparsity)
+        weights = self.step_shares(timesteps)
+        shape = np.array(self.sparsity)
         if weights @ shape == 0:
             shape = np.ones(3)
         mean = number_within(target, "The target sparsity")

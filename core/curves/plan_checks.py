@@ -51,7 +51,7 @@ def checked_steps(value: Any, total: int = MAX_STEPS) -> int:
     if (
         isinstance(value, (bool, np.bool_))
         or not isinstance(value, Integral)
-        or not MIN_STEPS <= int(value) <= most
+        or not _within(value, MIN_STEPS, most)
     ):
         raise StudioError(f"Sampling steps must be a whole number from {MIN_STEPS} to {most}.")
     return int(value)
@@ -61,9 +61,14 @@ def number_within(value: Any, what: str, highest: float = MAX_SPARSITY) -> float
     """Return `value` as a float from 0 to `highest`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise PlanError(f"{what} must be a number, not {short(value)}.")
-    if not 0 <= float(value) <= highest:  # also refuses NaN
+    if not _within(value, 0, highest):
         raise PlanError(f"{what} must lie between 0 and {highest:g}, not at {short(value)}.")
     return float(value)
+
+
+def _within(value: Any, lowest: float, highest: float) -> bool:
+    """Say whether a real number lies in a range; NaN does not. Safe for huge integers."""
+    return lowest <= value <= highest
 
 
 def check_keys(value: Any, what: str, known: Sequence[str], required: Sequence[str]) -> None:

@@ -51,7 +51,7 @@ def propose_plan(
     step-weighted mean is `target`. `flat` keeps every stage within target +- 0.15. Raises PlanError
     for a target that cannot be reached with at most 0.7 in each stage.
     """
-    if isinstance(m, bool) or not isinstance(m, Real) or not 0 < float(m) < 1:
+    if isinstance(m, bool) or not isinstance(m, Real) or not 0 < m < 1:
         raise PlanError("The threshold M must be a number between 0 and 1.")
     c = curves(schedule, variance, lam)
     if c.score.max() <= 0:
@@ -61,7 +61,7 @@ def propose_plan(
         )
     boundaries, fallback = _boundaries(c, float(m))
     mean = number_within(target, "The target sparsity")
-    sparsity = _formula(c, boundaries, mean, timesteps, flat)
+    sparsity = _formula(c, boundaries, mean, timesteps, flat=flat)
     constants = f"M = {m:g}, lambda = {c.lam:g}"
     if lam is None:
         constants += ", our default as the paper does not give its own"
@@ -72,7 +72,7 @@ def propose_plan(
     )
     rule = f"Boundaries {list(boundaries)} by {_cut_text(constants, fallback)}; {shares}."
     plan = _plan(c, boundaries, sparsity, name="Formula, flatter" if flat else "Formula")
-    return Proposal(plan, rule, fallback, float(m), c.lam)
+    return Proposal(plan=plan, rule=rule, fallback=fallback, threshold=float(m), lam=c.lam)
 
 
 def preset_names(total: int = NUM_TRAIN_TIMESTEPS) -> tuple[str, str, str, str]:

@@ -1,6 +1,6 @@
-"""Make the samplers (diffusers schedulers) of the catalogue, and list the timesteps they visit.
+"""Make the samplers of the catalogue, and list the timesteps that a sampler visits.
 
-torch and diffusers are loaded by the functions that need them.
+Samplers are diffusers schedulers. torch and diffusers are loaded by the functions that need them.
 """
 
 from __future__ import annotations
@@ -61,12 +61,7 @@ def make_scheduler(
         raise StudioError(f"The scheduler {name} has no option {', '.join(unknown)}; leave it out.")
     arguments: dict[str, Any] = {"num_train_timesteps": int(num_train_timesteps)}
     if name in SCHEDULERS:
-        default_start, default_end = DEFAULT_BETAS[beta_schedule]
-        arguments |= {
-            "beta_schedule": beta_schedule,
-            "beta_start": default_start if beta_start is None else float(beta_start),
-            "beta_end": default_end if beta_end is None else float(beta_end),
-        }
+        arguments |= _beta_arguments(beta_schedule, beta_start, beta_end)
         # every class looks at trained_betas first and keeps the name in its config
         if beta_schedule == "sigmoid":
             arguments["trained_betas"] = values.tolist()
@@ -84,6 +79,18 @@ def make_scheduler(
         ) from err
 
 
+def _beta_arguments(
+    beta_schedule: str, beta_start: float | None, beta_end: float | None
+) -> dict[str, Any]:
+    """Return the constructor arguments of a beta schedule, with defaults for what is None."""
+    start, end = DEFAULT_BETAS[beta_schedule]
+    return {
+        "beta_schedule": beta_schedule,
+        "beta_start": start if beta_start is None else float(beta_start),
+        "beta_end": end if beta_end is None else float(beta_end),
+    }
+
+
 def sampling_timesteps(scheduler: Any, steps: int) -> list[float]:
     """Return the timesteps that the sampling loop visits, in order, one per model call.
 
@@ -93,7 +100,7 @@ def sampling_timesteps(scheduler: Any, steps: int) -> list[float]:
     noise level. Works on a copy. Raises StudioError when the scheduler cannot do this number of
     steps.
     """
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or int(steps) < 1:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise StudioError("The number of sampling steps must be a whole number of at least 1.")
     total = int(scheduler.config.num_train_timesteps)
     if steps > total:

@@ -1,4 +1,4 @@
-"""Read the tables of a diffusers scheduler: its kind, its noise levels, the timesteps of a run."""
+"""Read the tables of a diffusers scheduler: its kind, noise levels and timesteps."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ def load_checkpoint(
     try:
         index = pipeline_index(folder or model, revision)
         with plain_memory_errors():
-            pipeline = _load_pipeline(index, folder, str(model), revision, precision)
+            pipeline = _load_pipeline(
+                index, folder or str(model), revision=revision, dtype=precision
+            )
     except StudioError:
         raise
     except Exception as err:  # diffusers and the hub client raise many kinds
@@ -84,7 +86,14 @@ def load_checkpoint(
     names: dict[int, str] = {}
     if not family.asks_words:
         names = class_names(index, denoiser_of(pipeline).config.num_embeds_ada_norm)
-    return Checkpoint(_display_name(model, folder), folder, pipeline, latents, labels, names)
+    return Checkpoint(
+        name=_display_name(model, folder),
+        folder=folder,
+        pipeline=pipeline,
+        latents=latents,
+        labels=labels,
+        class_names=names,
+    )
 
 
 def load_scheduler(model: str | Path = BUNDLED, revision: str | None = None) -> Any:
@@ -190,19 +199,15 @@ def _display_name(model: str | Path, folder: Path | None) -> str:
 
 
 def _load_pipeline(
-    index: dict[str, Any],
-    folder: Path | None,
-    model: str,
-    revision: str | None,
-    dtype: torch.dtype,
+    index: dict[str, Any], model: Path | str, *, revision: str | None, dtype: torch.dtype
 ) -> Any:
-    """Load all parts of a pipeline from its folder, or from the hub where there is no folder."""
+    """Load all parts of a pipeline from its folder (Path) or from the hub (str, an id)."""
     import diffusers
 
     # what is wrong is reported in one sentence, not in diffusers' log beside it
     with _silent():
         kind = getattr(diffusers, index["_class_name"])
-        local = folder if folder is not None else _download(kind, model, revision)
+        local = model if isinstance(model, Path) else _download(kind, model, revision)
         parts = load_parts(local, index, dtype)
         return kind.from_pretrained(
             str(local), revision=revision, use_safetensors=True, dtype=dtype, **parts

@@ -1,4 +1,4 @@
-"""Find the family of a denoiser. A family answers for all that differs between kinds of model.
+"""Find the family of a denoiser, which answers for all that differs between models.
 
 Latents, conditions, blocks, and what cannot be sampled or pruned: a new kind of model is one more
 class like `DiT` and `SDXL`, listed in `FAMILIES`.

@@ -78,9 +78,10 @@ def _layers_of(block: Any, i: int, site: BlockSite) -> list[PrunableLayer]:
     crossed = getattr(block, "attn2", None) is not None
     if getattr(block, "attn1", None) is not None:
         kind = "self-attention heads" if crossed else "heads"
-        layers.append(_heads(block.attn1, i, site, "attn1", kind, site.tokens))
+        layers.append(_heads(block.attn1, i, site, "attn1", kind=kind, context=site.tokens))
     if crossed:
-        layers.append(_heads(block.attn2, i, site, "attn2", "cross-attention heads", site.context))
+        kind = "cross-attention heads"
+        layers.append(_heads(block.attn2, i, site, "attn2", kind=kind, context=site.context))
     layers.append(_neurons(block.ff, i, site))
     return layers
 
@@ -91,7 +92,8 @@ def _heads(
     """Return the heads of one attention over `context` tokens."""
     out = attention.to_out[0]
     head_dim = out.in_features // attention.heads
-    width, memory = attention.to_q.in_features, attention.to_k.in_features
+    width = attention.to_q.in_features
+    memory = attention.to_k.in_features  # of the context
     biases = sum(m.bias is not None for m in (attention.to_q, attention.to_k, attention.to_v))
     return PrunableLayer(
         name=f"{site.name} {kind}",

@@ -103,12 +103,12 @@ class SDXL:
         `unconditional`.
         """
         different = list(dict.fromkeys(prompts))
-        device, config = pipeline.unet.device, pipeline.unet.config
-        height, width = size or (config.sample_size * pipeline.vae_scale_factor,) * 2
+        nominal = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        height, width = size or (nominal, nominal)
         with torch.no_grad():
             text, no_text, pooled, no_pooled = pipeline.encode_prompt(
                 different,
-                device=device,
+                device=pipeline.unet.device,
                 num_images_per_prompt=1,
                 do_classifier_free_guidance=True,
                 negative_prompt=[negative] * len(different) if negative else None,

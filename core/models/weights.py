@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..errors import ParameterError, StudioError
+from ..words import some
 from .families import FAMILIES
 from .shapes import whole_size
 
@@ -278,7 +279,8 @@ def _check_shards(folder: Path, base: str, variant: str | None) -> None:
     held = {name: weight_names(folder / name) for name in wanted}
     indexed = [(key, name) for key, name in places.items()]
     there = [(key, name) for name, keys in held.items() for key in keys]
-    lacking, beside = sorted(set(indexed) - set(there)), sorted(set(there) - set(indexed))
+    lacking = sorted(set(indexed) - set(there))
+    beside = sorted(set(there) - set(indexed))
     if lacking or beside:
         fault = (
             f"{lacking[0][0]} is not in {lacking[0][1]}"
@@ -320,12 +322,6 @@ def weight_names(path: Path) -> list[str]:
 
 
 # ------------------------------------------------------------ words
-
-
-def some(names: Iterable[str], most: int = 3) -> str:
-    """Return the first few names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _count(things: Sequence[object], word: str) -> str:

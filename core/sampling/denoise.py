@@ -1,8 +1,8 @@
-"""Sample in our own loop: any scheduler done right, timed per step, stoppable within one step.
+"""Sample with any diffusers scheduler, timed per step, stoppable within one step.
 
-diffusers' DiTPipeline never multiplies the first noise by `init_noise_sigma`, so its pictures are
-wrong with schedulers that want it (Euler, Heun, LMS); this loop does, and scales the model input.
-With DDIM it gives the stock pipeline's bits.
+The loop is our own: diffusers' DiTPipeline never multiplies the first noise by `init_noise_sigma`,
+so its pictures are wrong with schedulers that need that (Euler, Heun, LMS). This loop does, and
+scales the model input. With DDIM its result is equal to the stock pipeline's, bit for bit.
 
 Nothing is read back from the device while the loop runs: timesteps and sigmas, which schedulers
 look at, lie on the CPU, and the clocks of a GPU are events that are read afterwards.
@@ -134,7 +134,8 @@ class Denoiser:
         denoised. The seconds are those of the denoiser alone. Raises Stopped, and StudioError for
         an origin missing or too many.
         """
-        latents, clocks = noise, []
+        latents = noise
+        clocks = []
         for step in self.session(noise, conditions, guidance, seed, origin):
             latents = step.latents
             clocks.append(step.clock)
@@ -179,7 +180,15 @@ class Denoiser:
             a, s = self.coefficients[i]
             clean = (scaled - s * eps) / a
             x = scheduler.step(eps, t, x, **extra).prev_sample
-            yield SamplingStep(i, self.timesteps[i], self.stages[i], scaled, clean, x, clock)
+            yield SamplingStep(
+                index=i,
+                timestep=self.timesteps[i],
+                stage=self.stages[i],
+                noisy=scaled,
+                clean=clean,
+                latents=x,
+                clock=clock,
+            )
 
     def _first_latents(self, scheduler: Any, noise: Tensor, origin: Tensor | None) -> Tensor:
         """Return the latents (n, c, h, w) that the first step starts from."""
@@ -251,7 +260,7 @@ def visits_from(scheduler: Any, start: int) -> Tensor:
 
 
 def step_generator(shape: Sequence[int], seed: int) -> torch.Generator:
-    """Return the generator of `seed`, standing behind the start noise (n, c, h, w) that it gives.
+    """Return the generator of `seed` as it is after the start noise (n, c, h, w) was drawn.
 
     A stock pipeline draws the start noise and then the noise of every step from one generator. A
     fresh generator would give the first step the very numbers that sampling starts with.
@@ -291,7 +300,8 @@ def decode(vae: Any, latents: Tensor, batch: int = 100) -> Tensor:
     At most `batch` pictures and, above one picture, DECODE_PIXELS pixels go through the VAE at a
     time.
     """
-    weight, config = next(vae.parameters()), vae.config
+    weight = next(vae.parameters())
+    config = vae.config
     pixels = latents.shape[2:].numel() * 4 ** (len(config.block_out_channels) - 1)  # of one picture
     scaled = latents.float() / config.scaling_factor
     moments = latent_moments(config)

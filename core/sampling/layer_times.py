@@ -128,7 +128,8 @@ def measure_layers(
     for layer in layers:
         firsts.setdefault(shape_name(layer), layer)
     inputs = _inputs(twin, list(firsts.values()), rows)
-    curves, device = {}, next(twin.parameters()).device
+    curves: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {}
+    device = next(twin.parameters()).device
     for i, (name, layer) in enumerate(firsts.items()):
         if progress is not None:
             progress(i, len(firsts), f"timing {layer.kind} of {layer.groups} on this device")

@@ -127,11 +127,12 @@ class LatencyTable:
 def random_inputs(
     model: nn.Module, rows: int, shape: tuple[int, int, int] | None = None
 ) -> tuple[Tensor, Tensor, Arguments]:
-    """Return random inputs of a denoiser: latents (rows, c, h, w), timesteps (rows,), conditions.
+    """Return random latents (rows, c, h, w), timesteps (rows,) and conditions of a denoiser.
 
     shape: latents (c, h, w); the model's nominal one by default.
     """
-    family, like = family_of(model), first_parameter(model)
+    family = family_of(model)
+    like = first_parameter(model)
     random = torch.Generator().manual_seed(0)
     x = torch.randn(rows, *(shape or family.latent_shape(model)), generator=random).to(like)
     t = torch.full((rows,), 500, device=like.device)
