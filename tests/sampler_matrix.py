@@ -1,5 +1,6 @@
-"""Compare our sampling loop with stock diffusers: samplers x scheduler configurations x step
-counts.
+"""Compare our sampling loop with stock diffusers.
+
+Samplers x scheduler configurations x step counts.
 
     python tests/sampler_matrix.py              # the whole matrix, about a quarter of an hour on
         two cores

@@ -1,5 +1,6 @@
-"""Calibration latents from shipped files, pictures and own samples: exact values, resuming,
-refusals, and both model families end to end.
+"""Calibration latents from shipped files, pictures and own samples.
+
+Exact values, resuming, refusals, and both model families end to end.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ OWN = DataOptions(self_calibrate=True, count=8, steps=2)
 
 @pytest.fixture(scope="module")
 def bare(workshop):
-    """The tiny DiT as a hub model comes: nothing but the checkpoint."""
+    """Return the tiny DiT as a hub model comes: nothing but the checkpoint."""
     return replace(workshop.checkpoint, latents=None, labels=None)
 
 

@@ -1,5 +1,6 @@
-"""Files whole or not at all, safetensors written tensor by tensor, and damage seen without reading
-a tensor.
+"""Files are whole or not at all; damage is seen without reading a tensor.
+
+safetensors are written tensor by tensor.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Running out of memory, for real on the CPU: one sentence everywhere, buttons that work again,
-finished parts kept. Other errors stay visible.
+"""Running out of memory, for real on the CPU: one sentence everywhere.
+
+Buttons work again, finished parts are kept, and other errors stay visible.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ OTHERS = [
 
 
 def full(*args, **kwargs):
-    """An exabyte, asked of torch's own allocator."""
+    """Ask torch's own allocator for an exabyte."""
     return torch.empty(1 << 58)
 
 

@@ -1,5 +1,6 @@
-"""The model's own samples as calibration data: exact, resumable, for both families end to end; and
-held against shipped latents.
+"""The model's own samples as calibration data: exact and resumable, for both families.
+
+Held against shipped latents too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from core.workshop.workshop import Workshop
 
 @pytest.fixture(scope="module")
 def bare(workshop):
-    """The tiny DiT as a hub model comes: nothing but the checkpoint."""
+    """Return the tiny DiT as a hub model comes: nothing but the checkpoint."""
     return replace(workshop.checkpoint, latents=None, labels=None)
 
 

@@ -1,5 +1,6 @@
-"""Sums of outer products by their upper half: against fp64, in every type, width and chunk;
-triangles there and back; exact products.
+"""Sums of outer products by their upper half: against fp64, in every type and width.
+
+Chunks, triangles there and back, exact products.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def tokens(count: int, n: int, seed: int = 0) -> torch.Tensor:
 
 
 def close(total: GramSum, x: torch.Tensor) -> bool:
-    """Whether sums equal those of the tokens x in fp64, each entry to the rounding that fp32 has at
-    its size.
+    """Say whether sums equal those of the tokens x in fp64.
+
+    Each entry to the rounding that fp32 has at its size.
     """
     x = x.double()
     norms = x.norm(dim=0)
