@@ -352,7 +352,9 @@ def main(arguments: list[str] | None = None) -> int:
 
             return getattr(commands, args.verb)(args)
     except StudioError as err:
-        note(f"app.py: {err}")
+        from core.output import in_options
+
+        note(f"app.py: {in_options(err)}")
         return 2
     except PipeClosed:
         return CLOSED_PIPE

@@ -16,7 +16,7 @@ __version__ = "0.2.0"
 
 _PUBLIC = {
     "StagePlan": "curves.plan",
-    "propose_plan": "curves.plan",
+    "propose_plan": "curves.proposals",
     "NoiseSchedule": "curves.noise",
     "RemovalPath": "pruning.obs",
     "MosaicTransformer": "mosaic.transformer",

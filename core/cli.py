@@ -22,8 +22,9 @@ def curves(args: argparse.Namespace) -> int:
     schedule where a model is given and no other one asked for.
     """
     from .curves.dynamics import curves as theory
-    from .curves.noise import sampling_timesteps
-    from .curves.plan import STAGES, propose_plan
+    from .curves.plan import STAGES
+    from .curves.proposals import propose_plan
+    from .curves.samplers import sampling_timesteps
 
     if not math.isfinite(args.variance) or args.variance <= 0:
         raise StudioError(f"--variance must be a positive number, not {args.variance}.")
@@ -64,7 +65,8 @@ def _schedule(args: argparse.Namespace) -> tuple[Any, str, Any]:
     """What `curves` is about: the noise schedule, the name of its betas, and the sampler on it. Of
     a model only the scheduler is loaded.
     """
-    from .curves.noise import SCHEDULERS, NoiseSchedule, make_scheduler
+    from .curves.noise import NoiseSchedule
+    from .curves.samplers import SCHEDULERS, make_scheduler
 
     betas = args.beta_start, args.beta_end
     if args.model is None or args.beta_schedule is not None:
@@ -96,8 +98,8 @@ def prune(args: argparse.Namespace) -> int:
     """Write the subnetworks of a plan as `MosaicTransformer.from_pretrained` reads them:
     safetensors and a readable manifest.
     """
-    from .curves.noise import sampling_timesteps
     from .curves.plan import STAGES, StagePlan
+    from .curves.samplers import sampling_timesteps
     from .mosaic.damping_report import damping_sentence, with_dampings
 
     plan = StagePlan.load(args.plan)
@@ -226,9 +228,7 @@ def asked(args: argparse.Namespace, workshop: Any, size: tuple[int, int] | None)
     """What `compare` paints, as arguments of `SampleSettings`: the prompts in turn for SDXL, else
     the classes in turn. Raises StudioError.
     """
-    from .models.families import SDXL
-
-    if workshop.family is not SDXL:
+    if not workshop.family.asks_words:
         if args.prompt or args.negative or size:
             raise StudioError(
                 f"{workshop.name} paints classes at one size: leave out --prompt, --negative and"

@@ -1,15 +1,15 @@
-"""The one exception that a user sees: a sentence that says what is wrong and what to do."""
+"""Define the exceptions that a user sees: a sentence that says what is wrong and what to do."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from traceback import clear_frames
 
 NO_MEMORY = (
     "There is not enough memory for this: ask for fewer images or a smaller batch, close other"
-    " programs, or start with another --device."
+    " programs, or choose another device."
 )
 # torch, cuBLAS, cuDNN, cuSOLVER
 MEMORY_WORDS = (
@@ -22,9 +22,33 @@ MEMORY_WORDS = (
 
 
 class StudioError(Exception):
-    """Something a user can mend. The interface shows the sentence; the command line prints it and
-    exits 2.
+    """An error that a user can mend.
+
+    The interface shows the sentence; the command line prints the sentence and exits with 2.
     """
+
+
+class ParameterError(StudioError):
+    """A parameter that cannot be used, with the name of the parameter kept apart from the text.
+
+    `template` is the sentence with `{name}` in the place of every parameter and of every entry of
+    `values`. As text, a parameter has its Python name; the command line puts its options there.
+    """
+
+    def __init__(self, template: str, **values: object):
+        self.template, self.values = template, values
+        super().__init__(self.named({}))
+
+    def named(self, names: Mapping[str, str]) -> str:
+        """Return the sentence with `names` in the place of the parameters that they stand for."""
+        return self.template.format_map(_Fields({**names, **self.values}))
+
+
+class _Fields(dict[str, object]):
+    """Entries of a template, where a name without an entry stands for itself."""
+
+    def __missing__(self, name: str) -> str:
+        return name
 
 
 class PlanError(StudioError):
@@ -32,38 +56,41 @@ class PlanError(StudioError):
 
 
 class OutOfMemory(StudioError):
-    """The device or the machine has no memory left for what was asked."""
+    """An error of a device or a machine without memory left."""
 
     @classmethod
     def instead_of(cls, error: BaseException) -> OutOfMemory:
-        """This error in words. Its frames let go of their tensors: they would fill the memory for
-        as long as anybody holds the error.
+        """Return the error that replaces an error of torch or Python.
+
+        The frames of `error` let go of their tensors, which would else fill the memory for as long
+        as the error is held.
         """
         clear_frames(error.__traceback__)
         return cls(NO_MEMORY)
 
 
 class Stopped(Exception):
-    """Somebody pressed Stop: the work so far is kept, nothing is half-written."""
+    """A run that was stopped on request: finished work is kept, nothing is half-written."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether Python, the operating system, torch or one of CUDA's libraries had no memory left.
-    Known by names and words, as torch may not be loaded.
+    """Say whether Python, the operating system, torch or a CUDA library had no memory left.
+
+    Known by names and words, because torch may not be loaded.
     """
     if isinstance(error, MemoryError) or (
         isinstance(error, OSError) and error.errno == errno.ENOMEM
     ):
         return True
-    said = str(error).lower()
+    text = str(error).lower()
     return isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or any(words in said for words in MEMORY_WORDS)
+        type(error).__name__ == "OutOfMemoryError" or any(words in text for words in MEMORY_WORDS)
     )
 
 
 @contextmanager
 def plain_memory_errors() -> Iterator[None]:
-    """Within, running out of memory raises `OutOfMemory`; every other exception passes as it is."""
+    """Raise `OutOfMemory` for every error of missing memory within; other exceptions pass."""
     try:
         yield
     except Exception as error:

@@ -1,9 +1,9 @@
-"""Files that are there whole or not at all, and safetensors written tensor by tensor.
+"""Write files and folders whole or not at all, and safetensors tensor by tensor.
 
 A safetensors file is an 8-byte little-endian length, a JSON header with the type, shape and place
 of every tensor, then their bytes (format section of the safetensors README). Types and shapes alone
-fix the header, so the tensors can follow one by one as they are worked out, and gigabytes of them
-never lie in memory together.
+fix the header, so the tensors can follow one by one as they are computed, and gigabytes of tensors
+are never in memory together.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import errno
 import json
 import os
 import re
+import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -34,22 +36,35 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+OWNED_BY_OTHERS = "permission denied: it is read-only or somebody else's"
+REASONS = {  # error number -> why a write failed
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: OWNED_BY_OTHERS,
+    errno.EPERM: OWNED_BY_OTHERS,
+    errno.ENOENT: "there is no such folder",
+    errno.ENOTDIR: "a file lies where a folder is needed",
+    errno.EEXIST: "a file lies where a folder is needed",
+    errno.EISDIR: "a folder lies where a file is needed",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "links lead in a circle",
+}
+
+
+# ------------------------------------------------------------ whole or not at all
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write(part)` make a file beside `path` (its folder is made too), flush it to the disk,
-    then move it into place.
+    """Let `write(part)` make a file beside `path`, flush the file, then move it to `path`.
 
-    Whatever `write` or the disk raises comes through after the half-written file is gone; an older
-    file at `path` stays as it was.
+    The folder of `path` is made too. An exception of `write` or of the disk passes after the
+    half-written file is removed; an older file at `path` stays unchanged.
     """
-    # two writers at once do not meet
+    # process and thread in the name: two writers at once never share a part
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
-        with part.open("r+b") as file:
-            os.fsync(file.fileno())
+        flush(part)
         part.replace(path)
     except BaseException:  # a keyboard interrupt leaves nothing behind either
         with suppress(OSError):
@@ -57,9 +72,46 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let `write(part)` fill a new folder beside `folder`, flush it, then move it to `folder`.
+
+    `folder` may exist when it is empty; a folder with content is not replaced (OSError). An
+    exception of `write` or of the disk passes after the half-written folder is removed.
+    """
+    part = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        write(part)
+        for path in [*part.iterdir(), part]:
+            flush(path)
+        part.replace(folder)
+        flush(folder.parent)
+    except BaseException:  # as in `write_whole`
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def flush(path: Path) -> None:
+    """Force a file or a folder to the disk, so that a power cut after a rename loses nothing."""
+    if path.is_dir():
+        if os.name != "posix":
+            return  # only POSIX systems can open a folder
+        handle = os.open(path, os.O_RDONLY)
+    else:
+        handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ------------------------------------------------------------ why a write failed
+
+
 def full_disk(err: BaseException) -> bool:
-    """Whether a write failed for want of room (safetensors wraps the OSError in an error of its
-    own, with the words kept).
+    """Say whether a write failed because the disk or the quota is full.
+
+    safetensors wraps the OSError in an exception of its own and keeps only the words.
     """
     return (
         getattr(err, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
@@ -68,36 +120,26 @@ def full_disk(err: BaseException) -> bool:
 
 
 def why_not_written(err: BaseException) -> str:
-    """Say in a few plain words why something could not be written, as the system or safetensors'
-    own error has it.
-    """
+    """Return in a few plain words why a write failed."""
     if full_disk(err):
         return "the disk is full"
-    code, said = getattr(err, "errno", None), str(err).lower()
-    # safetensors keeps the system's number only there
-    found = re.search(r"\(os error (\d+)\)", said)
-    code = int(found[1]) if code is None and found else code
-    words = {
-        errno.EROFS: "the disk is read-only",
-        errno.EACCES: "permission denied: it is read-only or somebody else's",
-        errno.EPERM: "permission denied: it is read-only or somebody else's",
-        errno.ENOENT: "there is no such folder",
-        errno.ENOTDIR: "a file lies where a folder is needed",
-        errno.EEXIST: "a file lies where a folder is needed",
-        errno.EISDIR: "a folder lies where a file is needed",
-        errno.ENAMETOOLONG: "the name is too long",
-        errno.ELOOP: "links lead in a circle",
-    }
-    return words.get(code) or getattr(err, "strerror", None) or str(err)
+    code = getattr(err, "errno", None)
+    # safetensors keeps the error number of the system only in its text
+    found = re.search(r"\(os error (\d+)\)", str(err).lower())
+    if code is None and found:
+        code = int(found[1])
+    return REASONS.get(code or 0) or getattr(err, "strerror", None) or str(err)
 
 
 def cache_trouble(err: BaseException) -> str:
-    """Say why the cache could not be written, and what helps: another remedy for a full disk than
-    for a folder that is read-only.
+    """Return why the cache could not be written, and what helps.
+
+    The text closes the parenthesis that the caller opens.
     """
     if full_disk(err):
         return (
-            "the disk is full): make room or set MOSAIC_CACHE to another disk, then calibrate again"
+            f"{why_not_written(err)}): make room or set MOSAIC_CACHE to another disk, then"
+            " calibrate again"
         )
     if isinstance(err, IsADirectoryError):
         return f"{why_not_written(err)}): move it away to make room, then calibrate again"
@@ -107,16 +149,16 @@ def cache_trouble(err: BaseException) -> str:
     )
 
 
-def write_tensors(
-    path: Path, layout: Layout, tensors: Iterable[Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """A safetensors file, whole or not at all, from tensors that are asked for one at a time, on
-    any device, in the order of `layout`.
+# ------------------------------------------------------------ safetensors
 
-    Raises ValueError when a tensor is not what the layout says, OSError when the disk cannot take
-    it, and what `tensors` raises.
+
+def write_tensors(path: Path, layout: Layout, tensors: Iterable[Tensor]) -> None:
+    """Write a safetensors file, whole or not at all, asking for one tensor at a time.
+
+    `tensors` come in the order of `layout`, on any device. Raises ValueError when a tensor is not
+    what the layout says, OSError when the disk cannot take it, and what `tensors` raises.
     """
-    header = _header(layout, metadata)
+    header = _header(layout)
 
     def write(part: Path) -> None:
         with part.open("wb") as file:
@@ -130,13 +172,13 @@ def write_tensors(
                 file.write(
                     tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
                 )
-                del tensor  # gone before the next one is made
+                del tensor  # freed before the next one is made
 
     write_whole(path, write)
 
 
-def _header(layout: Layout, metadata: dict[str, str] | None) -> bytes:
-    entries: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+def _header(layout: Layout) -> bytes:
+    entries: dict[str, object] = {}
     end = 0
     for name, dtype, shape in layout:
         start, end = end, end + dtype.itemsize * torch.Size(shape).numel()
@@ -151,11 +193,10 @@ def _header(layout: Layout, metadata: dict[str, str] | None) -> bytes:
 
 
 def read_layout(path: Path) -> Layout:
-    """Names, types and shapes in a safetensors file, in the file's order, from its header and size
-    alone: no tensor is read.
+    """Read names, types and shapes of a safetensors file, in the order of the file.
 
-    Raises OSError when it cannot be opened and ValueError when the header is damaged or the file is
-    not as long as it says.
+    Header and size are enough; no tensor is read. Raises OSError when the file cannot be opened and
+    ValueError when the header is damaged or the file has another length than the header says.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""How much memory is still to be had on a device, a container's limit minded."""
+"""Measure how much memory is free on a device, within the limit of a container."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-NO_LIMIT = 2**60  # version 1 of control groups has no word for it but a huge number
+NO_LIMIT = 2**60  # version 1 of control groups writes a huge number for "no limit"
 # folder, limit, use and reclaimable page cache of version 2 and of version 1 (kernel documentation,
 # admin-guide/cgroup-v2 and cgroup-v1/memory)
 CGROUPS = (
@@ -21,8 +21,9 @@ CGROUPS = (
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Bytes still to be had on a device, a container's limit minded; None where the system does not
-    say. root: of /proc and /sys.
+    """Return the free bytes of a device, within the limit of a container.
+
+    None where the system gives no number. root: of /proc and /sys.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -36,8 +37,9 @@ def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
 
 
 def _container_room(folder: Path, limit: str, used: str, idle: str) -> int | None:
-    """What a control group may still take, in bytes; None without a limit. Its use counts the page
-    cache, whose `idle` part is given up when needed.
+    """Return the bytes that a control group may still take; None without a limit.
+
+    Its use counts the page cache, whose `idle` part is given up when needed.
     """
     try:
         most, now = int((folder / limit).read_text()), int((folder / used).read_text())
@@ -49,7 +51,7 @@ def _container_room(folder: Path, limit: str, used: str, idle: str) -> int | Non
 
 
 def _facts(path: Path) -> dict[str, int]:
-    """Lines of a name and a whole number; none where the file cannot be read."""
+    """Return lines of a name and a whole number; none where the file cannot be read."""
     try:
         lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:

@@ -1,5 +1,6 @@
-"""What the command line says: results on standard output, notes on standard error, on every console
-and into every pipe.
+"""Print for the command line: results on standard output, notes on standard error.
+
+Every console and every pipe can take the text, whatever its encoding.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import sys
 import unicodedata
 
-from .errors import StudioError
+from .errors import ParameterError, StudioError
 
 PLAIN = {
     "×": "x",
@@ -28,13 +29,29 @@ PLAIN = {
 }
 
 
+OPTIONS = {  # parameter that an error may name -> option of the command line
+    "images": "--calibration-images",
+    "self_calibrate": "--self-calibrate",
+    "count": "--calibration-count",
+    "steps": "--calibration-steps",
+    "guidance": "--calibration-guidance",
+    "revision": "--revision",
+}
+
+
 class PipeClosed(Exception):
-    """The reader of standard output has gone: end quietly, as other command-line tools do."""
+    """A signal that the reader of standard output has gone: end quietly, as other tools do."""
+
+
+def in_options(error: StudioError) -> str:
+    """Return the sentence of an error with the options of the command line for its parameters."""
+    return error.named(OPTIONS) if isinstance(error, ParameterError) else str(error)
 
 
 def plain(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Stand in for characters that an encoding does not have (an error handler of `codecs`): "x"
-    for "×", letters without accents, "?".
+    """Replace characters that an encoding does not have (an error handler of `codecs`).
+
+    "x" stands for "×", a plain letter for one with an accent, "?" for the rest.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -51,8 +68,9 @@ codecs.register_error("mosaic-plain", plain)
 
 
 def prepare_streams() -> None:
-    """Let both streams take any text; where there is no standard error, notes go nowhere rather
-    than among the results.
+    """Make both streams take any text.
+
+    Where there is no standard error, notes are dropped rather than written among the results.
     """
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -71,8 +89,9 @@ def check_output() -> None:
 
 
 def say(text: str) -> None:
-    """Write a result on standard output. Raises PipeClosed when its reader has gone, StudioError
-    when it cannot be written.
+    """Write a result on standard output.
+
+    Raises PipeClosed when the reader has gone, StudioError when the result cannot be written.
     """
     check_output()
     try:
@@ -89,8 +108,9 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Write a line on standard error; where nobody reads it, or the disk that takes it is full, the
-    work goes on without.
+    """Write a line on standard error.
+
+    A stream that is closed or on a full disk does not stop the work: the line is dropped.
     """
     try:
         print(text, file=sys.stderr, flush=True)
@@ -99,8 +119,9 @@ def note(text: str) -> None:
 
 
 def drop_output() -> None:
-    """Let what is left in the buffer of standard output go nowhere: Python would try it again at
-    the end, and complain.
+    """Drop what is left in the buffer of standard output.
+
+    Python would else try to write the rest at exit, and complain.
     """
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)

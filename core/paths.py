@@ -1,5 +1,6 @@
-"""Paths as people give them, on the command line and in environment variables: `~`, `$NAME`,
-file:// addresses, relative, empty.
+"""Read paths as people write them, on the command line and in environment variables.
+
+That is `~`, `$NAME`, file:// addresses, relative and empty paths.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ SCHEME = re.compile(r"[A-Za-z][\w+.-]+://")  # two letters or more: "C:\" is a d
 
 
 def given_path(text: str | os.PathLike, what: str) -> str:
-    """Read a path as a shell would have: `~`, `~name` and `$NAME` stand for what they stand for
-    there, file:///x for /x.
+    """Return a path with `~`, `~name` and `$NAME` replaced as in a shell, and /x for file:///x.
 
-    Service files, containers and quotes hand them over as they are. A path that is there under just
-    this name is taken as it is. `what` names the option or variable in the StudioError for a path
-    that is empty, an address elsewhere, or names nobody.
+    Service files, containers and quotes pass them on unchanged. A path that exists under just this
+    name is returned as it is. `what` names the option or variable in the StudioError for a path
+    that is empty, an address of another machine, or the home of an unknown user.
     """
     text = os.fspath(text)
     if not text.strip():
@@ -33,28 +33,27 @@ def given_path(text: str | os.PathLike, what: str) -> str:
         return _local(text, what)
     if os.path.lexists(text):
         return text
-    for said in NAME.findall(text):
-        if said.strip("${}") in os.environ:
-            text = text.replace(said, os.environ[said.strip("${}")])
-        elif text.startswith(said):
+    for name in NAME.findall(text):
+        if name.strip("${}") in os.environ:
+            text = text.replace(name, os.environ[name.strip("${}")])
+        elif text.startswith(name):
             raise StudioError(
-                f"{what} is {text!r}, and no variable {said} is set: give the path itself."
+                f"{what} is {text!r}, and no variable {name} is set: give the path itself."
             )
     if text.startswith("~"):
         try:
             text = str(Path(text).expanduser())
         except RuntimeError as err:
-            who = text.split("/")[0]
-            whose = (
-                "your home folder is not known (HOME is not set)"
-                if who == "~"
-                else f"there is no user {who[1:]!r} here"
-            )
-            raise StudioError(f"{what} is {text!r}, and {whose}: give the path itself.") from err
+            user = text.split("/")[0][1:]
+            why = "your home folder is not known (HOME is not set)"
+            if user:
+                why = f"there is no user {user!r} here"
+            raise StudioError(f"{what} is {text!r}, and {why}: give the path itself.") from err
     return text
 
 
 def _local(address: str, what: str) -> str:
+    """Return the path of a file:// address. Raises StudioError for other addresses."""
     parts = urlsplit(address)
     if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost") or not parts.path:
         raise StudioError(
@@ -65,19 +64,20 @@ def _local(address: str, what: str) -> str:
 
 
 def variable_path(name: str) -> Path | None:
-    """Read the path in an environment variable, absolute; None where it is not set or empty. Raises
-    StudioError.
+    """Return the absolute path in an environment variable; None where it is not set or empty.
+
+    Raises StudioError.
     """
     text = os.environ.get(name, "")
     return Path(given_path(text, name)).absolute() if text.strip() else None
 
 
 def cache_folder() -> Path:
-    """Find where things are kept between runs: $MOSAIC_CACHE, else mosaicdiff-studio in
-    $XDG_CACHE_HOME, else in ~/.cache.
+    """Return the folder that results are kept in between runs.
 
-    A relative MOSAIC_CACHE is taken from where one stands; a relative XDG_CACHE_HOME does not
-    count, as its standard says. Raises StudioError where none of them says a place.
+    It is $MOSAIC_CACHE, else mosaicdiff-studio in $XDG_CACHE_HOME, else in ~/.cache. A relative
+    MOSAIC_CACHE counts from the working folder; a relative XDG_CACHE_HOME is ignored, as its
+    standard demands. Raises StudioError where none of them names a folder.
     """
     own = variable_path("MOSAIC_CACHE")
     if own is not None:

@@ -1,7 +1,7 @@
-"""The callback that everything long takes: how far it is, out of how much, and a sentence."""
+"""Define the progress callback of everything that runs long."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-Progress = Callable[[int, int, str], None]  # (done, total, text)
+Progress = Callable[[int, int, str], None]  # (steps done, steps in all, a sentence)

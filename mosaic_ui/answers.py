@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from core.curves.dynamics import SampledCurves, curves, default_lambda, sample_forward
-from core.curves.noise import sampling_timesteps
-from core.curves.plan import STAGES, Proposal, StagePlan, presets, propose_plan
+from core.curves.plan import STAGES, StagePlan
 from core.curves.plan_checks import MAX_STEPS, checked_steps, short
+from core.curves.proposals import Proposal, presets, propose_plan
+from core.curves.samplers import sampling_timesteps
 from core.errors import PlanError, StudioError
 from core.workshop.compare import sampler
 

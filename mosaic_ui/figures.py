@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from core.curves.dynamics import Curves, SampledCurves, score
-from core.curves.plan import STAGES, Proposal
+from core.curves.plan import STAGES
+from core.curves.proposals import Proposal
 
 from .theme import GRID_COLOUR, STAGE_COLOURS
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.calibration.bank import columns
 from core.calibration.preflight import calibration_disk
-from core.curves.noise import SCHEDULERS
+from core.curves.samplers import SCHEDULERS
 from core.errors import StudioError
-from core.models.checkpoints import DTYPES
-from core.models.families import SDXL
+from core.models.devices import DTYPES
 from core.workshop.predict import usual_images
 
 SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for little at a time
@@ -27,7 +25,7 @@ AS_LOADED = "as loaded"  # a precision to compare in
 
 def asks_words(workshop: Any) -> bool:
     """Whether pictures are asked for in words (SDXL), not by class (DiT)."""
-    return getattr(workshop, "family", None) is SDXL
+    return bool(getattr(getattr(workshop, "family", None), "asks_words", False))
 
 
 def large(workshop: Any) -> bool:
@@ -55,7 +53,7 @@ def exact_in_time(workshop: Any) -> bool:
     """
     if not workshop.calibrated:
         return False
-    flops = 3 * sum(columns(layer) ** 3 for layer in workshop.layers)
+    flops = 3 * sum(layer.width**3 for layer in workshop.layers)
     return flops <= EXACT_FLOPS.get(workshop.device.type, EXACT_FLOPS["cpu"])
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from core.curves.noise import BETA_SCHEDULES, OTHER_SCHEDULERS, NoiseSchedule, make_scheduler
-from core.curves.plan import Proposal, propose_plan
+from core.curves.noise import BETA_SCHEDULES, NoiseSchedule
+from core.curves.proposals import Proposal, propose_plan
+from core.curves.samplers import OTHER_SCHEDULERS, make_scheduler
 from core.errors import PlanError
 
 from . import tables

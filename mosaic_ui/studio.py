@@ -21,8 +21,9 @@ from typing import Any
 
 import gradio as gr
 
-from core.curves.noise import SCHEDULERS
-from core.curves.plan import StagePlan, propose_plan
+from core.curves.plan import StagePlan
+from core.curves.proposals import propose_plan
+from core.curves.samplers import SCHEDULERS
 from core.errors import StudioError
 
 from . import answers, jobs, model_facts, tables

@@ -1,5 +1,6 @@
-"""Small layers and slow, plain references for `core.pruning.obs`: the textbook loop, and least
-squares on the tokens themselves.
+"""Give small layers, and slow, plain references for `core.pruning.obs`.
+
+The references are the textbook loop, and least squares on the tokens themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor
 def layer(
     seed: int, d: int = 7, n: int = 24, tokens: int = 200, steep: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """A weight (d, n) and correlated inputs (n, tokens), float64."""
+    """Return a weight (d, n) and correlated inputs (n, tokens), float64."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(n, n, generator=generator, dtype=torch.float64) / n**0.5 + 0.3 * torch.eye(
         n, dtype=torch.float64
@@ -26,8 +27,9 @@ def columns_of(groups: Tensor, size: int) -> Tensor:
 
 
 def with_ridge(inputs: Tensor, damping: float) -> Tensor:
-    """Inputs with extra tokens appended whose Gram is the ridge: damping by augmented least
-    squares.
+    """Return inputs with extra tokens whose Gram is the ridge.
+
+    Damping is then augmented least squares.
     """
     ridge = (damping * inputs.square().sum(1).mean()).sqrt()
     return torch.cat([inputs, ridge * torch.eye(len(inputs), dtype=inputs.dtype)], dim=1)
@@ -63,7 +65,7 @@ def brute_force(weight: Tensor, inputs: Tensor, size: int) -> list[int]:
 
 
 def naive_order(weight: Tensor, gram: Tensor) -> list[int]:
-    """The published loop: full inverse and full weight updated at every removal."""
+    """Run the published loop: full inverse and full weight updated at every removal."""
     w, inverse, order = weight.clone(), torch.linalg.inv(gram), []
     for _ in range(len(gram)):
         scores = w.square().sum(0) / inverse.diagonal()
@@ -75,3 +77,9 @@ def naive_order(weight: Tensor, gram: Tensor) -> list[int]:
         inverse[order, :], inverse[:, order] = 0, 0
         inverse.diagonal()[order] = 1
     return order
+
+
+def upper(gram: torch.Tensor) -> torch.Tensor:
+    """Return the upper triangle (n (n + 1) / 2,) of an (n, n) matrix, row by row."""
+    i, j = torch.triu_indices(*gram.shape)
+    return gram[i, j]

@@ -1,5 +1,6 @@
-"""Write a DiT-XL/2 pipeline folder of the true configuration with random weights, for proofs at
-full size where no checkpoint can be had.
+"""Write a DiT-XL/2 pipeline folder of the true configuration with random weights.
+
+For proofs at full size where no checkpoint can be had.
 
     python tests/make_dit_xl.py FOLDER                 # 1.5 GB in fp16
     python app.py prune --model FOLDER --plan assets/plans/... --out PRUNED --bins 3
@@ -35,7 +36,7 @@ CONFIG = dict(
 
 
 def make_dit_xl(folder: Path, latents: int = 128, blocks: int = 28, seed: int = 0) -> Path:
-    """The folder as diffusers writes it, in fp16, with `latents` calibration latents beside it."""
+    """Write the folder as diffusers does, in fp16, with `latents` calibration latents beside it."""
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
     torch.manual_seed(seed)

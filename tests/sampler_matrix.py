@@ -1,5 +1,6 @@
-"""Compare our sampling loop with stock diffusers: samplers x scheduler configurations x step
-counts.
+"""Compare our sampling loop with stock diffusers.
+
+Samplers x scheduler configurations x step counts.
 
     python tests/sampler_matrix.py              # the whole matrix, about a quarter of an hour on
         two cores
@@ -26,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from core.curves.noise import SCHEDULERS, NoiseSchedule, sampling_timesteps  # noqa: E402
+from core.curves.noise import NoiseSchedule  # noqa: E402
+from core.curves.samplers import SCHEDULERS, sampling_timesteps  # noqa: E402
 from core.errors import StudioError  # noqa: E402
 from core.models.families import Conditions  # noqa: E402
 from core.mosaic.transformer import MosaicTransformer  # noqa: E402

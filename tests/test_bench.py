@@ -33,7 +33,7 @@ from core.bench.subjects import (
 from core.bench.suite import PARTS as SUITE
 from core.bench.suite import Suite, run_all, run_part
 from core.bench.table import part_lines, ratio_line, table
-from core.curves.plan import propose_plan
+from core.curves.proposals import propose_plan
 from core.errors import Stopped
 from core.models.checkpoints import load_checkpoint
 from core.models.layers import find_layers

@@ -1,5 +1,6 @@
-"""Calibration: Grams against brute force, resuming, damaged files, full disks, and that it leaves
-nothing behind.
+"""Calibration: Grams against brute force, resuming, damaged files, full disks.
+
+A calibration leaves no hook and no change behind.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from core.cache import fingerprint
 from core.calibration.bank import GramBank
-from core.calibration.data import draw
+from core.calibration.data import draw_latents
 from core.calibration.measure import NULL_ROW, GramMeter, calibrate
 from core.calibration.settings import CalibrationSettings
 from core.curves.noise import NoiseSchedule
@@ -60,12 +61,14 @@ def bank(workshop, tmp_path_factory) -> GramBank:
 
 
 def test_gram_is_the_sum_of_outer_products_of_the_inputs(workshop, bank):
-    """Bin 1 again by hand: noised latents with both labels through the model, inputs recorded, x
-    x^T summed in fp64.
+    """Bin 1 is measured again by hand.
+
+    Noised latents with both labels go through the model, inputs are recorded, x x^T is summed in
+    fp64.
     """
     per_bin, low, high = TINY.images + TINY.held_out, 200, 500
     random = torch.Generator().manual_seed(TINY.seed * 10_007 + 1)
-    pick = draw(len(workshop.latents), TINY.images, TINY.held_out, TINY.seed, random)
+    pick = draw_latents(len(workshop.latents), TINY.images, TINY.held_out, TINY.seed, random)
     t = torch.randint(low, high, (per_bin,), generator=random)
     noise = torch.randn(per_bin, 4, 8, 8, generator=random)
     abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t].view(
@@ -117,8 +120,9 @@ def test_gram_is_the_sum_of_outer_products_of_the_inputs(workshop, bank):
 
 
 def test_no_latent_is_fitted_in_one_bin_and_held_out_in_another(workshop, tmp_path):
-    """However many latents there are: at neighbouring small timesteps its tokens are nearly the
-    same.
+    """A latent is held out in every bin, however many latents there are.
+
+    At neighbouring small timesteps its tokens are nearly the same.
     """
     named = torch.arange(len(workshop.latents))
     arguments = (
@@ -232,8 +236,9 @@ def test_hooks_are_gone_after_success_stop_and_error(workshop, tmp_path):
 
 
 def test_what_other_threads_run_meanwhile_is_not_measured(workshop):
-    """The studio counts MACs and predicts while it calibrates; those forwards go through the same
-    modules.
+    """Forwards of other threads do not count.
+
+    The studio counts MACs and predicts while it calibrates; those forwards use the same modules.
     """
     x = torch.randn(2, 4, 8, 8, device=workshop.device, dtype=workshop.dtype)
     forward = {
@@ -283,8 +288,9 @@ def test_a_damaged_file_is_noticed_and_measured_again(workshop, bank, tmp_path):
 
 
 def test_pressing_calibrate_mends_a_damaged_calibration(workshop, tmp_path):
-    """All files are there, so it looks calibrated; the button must still do what the message
-    promises.
+    """All files are there, so the model looks calibrated.
+
+    Calibrating again must still do what the message promises.
     """
     shop = Workshop(workshop.checkpoint, TINY, tmp_path)
     shop.calibrate()

@@ -1,5 +1,6 @@
-"""Calibration latents from shipped files, pictures and own samples: exact values, resuming,
-refusals, and both model families end to end.
+"""Calibration latents from shipped files, pictures and own samples.
+
+Exact values, resuming, refusals, and both model families end to end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.calibration.data import CalibrationData, DataOptions, draw, repeated
+from core.calibration.data import CalibrationData, DataOptions, draw_latents, repeated
 from core.calibration.settings import CalibrationSettings
 from core.curves.plan import StagePlan
 from core.errors import StudioError
@@ -29,7 +30,7 @@ OWN = DataOptions(self_calibrate=True, count=8, steps=2)
 
 @pytest.fixture(scope="module")
 def bare(workshop):
-    """The tiny DiT as a hub model comes: nothing but the checkpoint."""
+    """Return the tiny DiT as a hub model comes: nothing but the checkpoint."""
     return replace(workshop.checkpoint, latents=None, labels=None)
 
 
@@ -151,7 +152,7 @@ def test_repeated_rows_come_in_whole_rounds():
 
 @pytest.mark.parametrize(("n", "apart"), [(8, 2), (16, 4), (256, 64), (1000, 250)])
 def test_what_is_held_out_is_held_out_in_every_bin(n, apart):
-    bins = [draw(n, 192, 64, 5, torch.Generator().manual_seed(b)) for b in range(4)]
+    bins = [draw_latents(n, 192, 64, 5, torch.Generator().manual_seed(b)) for b in range(4)]
     fit, held_out = (
         set(torch.cat([b[part] for b in bins]).tolist()) for part in (slice(192), slice(192, None))
     )

@@ -1,6 +1,4 @@
-"""The key of a calibration: it changes with everything that a Gram depends on, and with nothing
-else.
-"""
+"""The key of a calibration changes with everything that a Gram depends on, and nothing else."""
 
 from __future__ import annotations
 
@@ -144,8 +142,9 @@ def test_weights_latents_settings_and_precision(folder, tmp_path):
 
 
 def test_the_vae_counts_where_it_makes_the_latents(folder, tmp_path):
-    """Shipped latents come from no VAE that is here; pictures are encoded by it, with its whole
-    configuration.
+    """Shipped latents depend on no VAE; pictures are encoded by the model's own.
+
+    Its whole configuration then counts.
     """
     from PIL import Image
 
@@ -186,8 +185,9 @@ def test_words_count_with_encoders_and_tokenizers(tmp_path):
 
 
 def test_a_corrected_slip_in_the_schedule_is_measured_anew(folder, tmp_path):
-    """The fault itself: prune, correct the scheduler's configuration, prune again in the same
-    cache.
+    """The original fault: an old calibration was used for another schedule.
+
+    Prune, correct the scheduler's configuration, prune again in the same cache.
     """
     slip = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     plan = StagePlan((93, 550), (0.5, 0.25, 0.5))
@@ -202,9 +202,7 @@ def test_a_corrected_slip_in_the_schedule_is_measured_anew(folder, tmp_path):
 
 
 def test_shipped_orders_of_another_schedule_are_not_used(folder, tmp_path):
-    """A model folder may ship removal orders; they are those of its weights and schedule, or they
-    are not used.
-    """
+    """Shipped removal orders are used only with their own weights and schedule."""
     first = Workshop(load_checkpoint(folder, "cpu"), SETTINGS, tmp_path / "cache")
     first.calibrate()
     copy = tmp_path / "ships"

@@ -1,6 +1,4 @@
-"""What a calibration asks for: enough tokens and not too many, memory and disk, said and checked
-before it starts.
-"""
+"""The limits of a calibration: tokens, memory and disk, checked before it starts."""
 
 from __future__ import annotations
 
@@ -237,8 +235,9 @@ V2, V1 = Path("sys/fs/cgroup"), Path("sys/fs/cgroup/memory")
 
 
 def machine(root: Path, available: int | None = 8_000_000_000, **files: str) -> Path:
-    """A /proc and a /sys that say this much; `v2_memory_max="1"` is the file memory.max of version
-    2.
+    """Write a /proc and a /sys with these numbers.
+
+    `v2_memory_max="1"` is the file memory.max of version 2.
     """
     if available is not None:
         (root / "proc").mkdir()

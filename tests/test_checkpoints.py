@@ -1,5 +1,6 @@
-"""Opening checkpoints as the hub has them: the older class name of DiT, revisions, pickled weights,
-and what is refused.
+"""Opening checkpoints as the hub has them, and what is refused.
+
+The older class name of DiT, revisions, pickled weights.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def rewritten(path: Path, change) -> None:
 
 @pytest.fixture(scope="module")
 def older(tmp_path_factory) -> Path:
-    """A DiT folder as diffusers 0.12 wrote it: Transformer2DModel in both files, with the options
-    of that class.
+    """Write a DiT folder as diffusers 0.12 wrote it.
+
+    Transformer2DModel in both files, with the options of that class.
     """
     folder = make_pipeline(tmp_path_factory.mktemp("older") / "older-dit")
     rewritten(
@@ -130,7 +132,7 @@ def test_pickled_weights_are_refused_with_the_revision_to_try(model_folder, tmp_
     assert (
         str(caught.value)
         == f"{folder} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256"
-        " try --revision refs/pr/1."
+        " try revision refs/pr/1."
     )
 
 
@@ -188,8 +190,9 @@ def test_refuses_a_model_that_was_not_trained_with_betas(model_folder, tmp_path,
 
 @pytest.mark.parametrize("classes", [10, 1001])
 def test_refuses_a_dit_whose_null_label_is_another(model_folder, tmp_path, classes):
-    """With 10 classes label 1000 is past the table's end; with 1001 it is a real class, and
-    guidance would lead away from that.
+    """With 10 classes, label 1000 is past the end of the table.
+
+    With 1001 it is a real class, and guidance would lead away from that.
     """
     folder = shutil.copytree(model_folder, tmp_path / "other")
     given = diffusers.DiTTransformer2DModel.from_pretrained(folder / "transformer")
@@ -210,8 +213,9 @@ def test_refuses_a_dit_whose_null_label_is_another(model_folder, tmp_path, class
 
 
 def test_the_dit_xl_that_full_size_proofs_run_on_is_the_true_one(tmp_path):
-    """One block of it: the published configuration, in fp16, embedders equal, and layers of the
-    true sizes.
+    """One block of DiT-XL/2 has the published sizes.
+
+    The published configuration, in fp16, embedders equal.
     """
     folder = make_dit_xl(tmp_path / "xl", latents=8, blocks=1)
     config = json.loads((folder / "transformer" / "config.json").read_text())

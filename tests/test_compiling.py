@@ -12,7 +12,7 @@ from mosaics import PLAN, cuts_of, mosaic_of
 from running import KINDS, SCHEDULE, answers, denoiser, inputs, make_pipelines, same
 from torch import nn
 
-from core.curves.noise import make_scheduler
+from core.curves.samplers import make_scheduler
 from core.models.families import SDXL, DiT
 from core.models.layers import find_layers
 from core.mosaic.adaln import Modulation, embedders_equal

@@ -1,5 +1,6 @@
-"""The curves against the check values of the method, and the sampled curves against the theory. (t
-counts from 1 in the tables.)
+"""The curves against the check values of the method, and sampled against theory.
+
+t counts from 1 in the tables.
 """
 
 import numpy as np
@@ -16,7 +17,8 @@ from core.curves.dynamics import (
     sample_trajectory,
     score,
 )
-from core.curves.noise import BETA_SCHEDULES, NoiseSchedule, make_scheduler
+from core.curves.noise import BETA_SCHEDULES, NoiseSchedule
+from core.curves.samplers import make_scheduler
 from core.errors import StudioError
 
 LINEAR, SCALED = NoiseSchedule.from_betas("linear"), NoiseSchedule.from_betas("scaled_linear")
@@ -58,9 +60,7 @@ def test_the_peak_is_the_same_from_a_scheduler_in_fp32(schedule):
 
 
 def test_index_0_is_the_first_noised_step():
-    """The off-by-one of other implementations: alphas_cumprod[0] belongs to t = 1, and MSE before
-    it is 0.
-    """
+    """No off-by-one: alphas_cumprod[0] belongs to t = 1, and the MSE before it is 0."""
     c = curves(LINEAR)
     assert c.timesteps[0] == 0
     assert c.mse[0] == pytest.approx(2 * (1 - np.sqrt(1 - 1e-4)))

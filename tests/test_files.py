@@ -1,5 +1,6 @@
-"""Files whole or not at all, safetensors written tensor by tensor, and damage seen without reading
-a tensor.
+"""Files are whole or not at all; damage is seen without reading a tensor.
+
+safetensors are written tensor by tensor.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from core.files import full_disk, read_layout, write_tensors, write_whole
+from core.files import full_disk, read_layout, write_folder, write_tensors, write_whole
 
 TENSORS = {
     "wide": torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double(),
@@ -29,15 +29,13 @@ LAYOUT = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in TENSORS.
 
 def test_what_is_streamed_is_what_safetensors_reads(tmp_path):
     path = tmp_path / "new" / "folder" / "file.safetensors"
-    write_tensors(path, LAYOUT, iter(TENSORS.values()), {"facts": "seven"})
+    write_tensors(path, LAYOUT, iter(TENSORS.values()))
     loaded = load_file(path)
     assert set(loaded) == set(TENSORS)
     assert all(
         loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
         for name, tensor in TENSORS.items()
     )
-    with safe_open(path, framework="pt") as file:
-        assert file.metadata() == {"facts": "seven"}
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # so that the data are aligned
     assert read_layout(path) == LAYOUT
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -123,6 +121,28 @@ def test_a_file_appears_whole(tmp_path):
 
     write_whole(path, write)
     assert path.read_text() == "first half, second half" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "deep" / "out"
+
+    def write(part: Path) -> None:
+        (part / "a.txt").write_text("a")
+        assert not folder.exists() and part.parent == folder.parent and part.suffix == ".part"
+
+    def fail(part: Path) -> None:
+        (part / "a.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(folder, fail)
+    assert list(folder.parent.iterdir()) == []
+    write_folder(folder, write)
+    assert [p.name for p in folder.iterdir()] == ["a.txt"]
+    with pytest.raises(OSError):  # a folder with content is never replaced
+        write_folder(folder, lambda part: (part / "b.txt").write_text("b"))
+    assert list(tmp_path.rglob("*.part")) == []
+    assert [p.name for p in folder.iterdir()] == ["a.txt"]
 
 
 def test_a_full_disk_is_told_from_other_failures():

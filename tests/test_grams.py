@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from layers import upper
 
-from core.calibration.bank import GramBank, columns
-from core.calibration.packed_gram import pack
+from core.calibration.bank import GramBank
 from core.calibration.preflight import calibration_disk, calibration_memory
 from core.calibration.settings import CalibrationSettings
 from core.models.layers import PrunableLayer
@@ -57,7 +57,7 @@ def test_what_is_written_is_read(bank):
                     and torch.equal(gram, gram.T)
                     and tokens == 7 + held_out
                 )
-                assert torch.equal(pack(gram).float(), written[f"{kind}/{i}"])
+                assert torch.equal(upper(gram).float(), written[f"{kind}/{i}"])
                 assert torch.equal(
                     bank.gram(i, *span, held_out, dtype=torch.float32)[0], gram.float()
                 )
@@ -112,11 +112,12 @@ def dit_xl() -> list[PrunableLayer]:
 
 
 def test_dit_xl_fits():
-    """2.53 GB of full fp32 Grams a bin; three GB above the model are promised, whatever the number
-    of bins.
+    """A calibration of DiT-XL/2 fits in 3 GB beside the model.
+
+    Full fp32 Grams take 2.53 GB per bin; the number of bins does not matter.
     """
     layers = dit_xl()
-    assert sum(4 * columns(layer) ** 2 for layer in layers) == pytest.approx(2.53e9, rel=0.01)
+    assert sum(4 * layer.width**2 for layer in layers) == pytest.approx(2.53e9, rel=0.01)
     assert calibration_memory(layers) < 1.8e9
     ten = CalibrationSettings(edges=tuple(range(0, 1001, 100)))
     # both halves, as triangles
@@ -170,8 +171,9 @@ print(written - before, peak() - before, calibration_memory(layers), sums, size)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_measuring_and_reading_never_hold_what_lies_on_the_disk(tmp_path):
-    """Ten layers, 168 MB of full Grams: one set of stripes (94 MB) and a layer on its way, not both
-    halves nor a second copy of them.
+    """Ten layers, 168 MB of full Grams, are measured with one set of stripes (94 MB).
+
+    A layer on its way to the disk comes on top; no second copy of the Grams is made.
     """
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

@@ -13,7 +13,8 @@ import pytest
 from hostile import HOSTILE, harmless
 
 from core.curves.dynamics import default_lambda
-from core.curves.plan import StagePlan, presets
+from core.curves.plan import StagePlan
+from core.curves.proposals import presets
 from core.errors import StudioError
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop

@@ -1,5 +1,6 @@
-"""A calibration that is killed, not stopped: what was finished stays, what was half done is not
-trusted, and the end is the same.
+"""A calibration that is killed, not stopped.
+
+Finished bins stay, half-written files are not trusted, and the result is the same.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ Workshop(load_checkpoint(model, "cpu", dtype=torch.float32), settings, cache).ca
 
 
 def kill_at(where: str, least: int, model: Path, cache: Path) -> None:
-    """Calibrate in another process, which waits as soon as its progress says `where` with `least`
-    done, and is killed there.
+    """Calibrate in another process and kill it.
+
+    The process waits as soon as its progress says `where` with `least` done.
     """
     arguments = [
         model,

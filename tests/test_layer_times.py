@@ -22,7 +22,7 @@ PLAN = StagePlan((100, 600), (0.5, 0.25, 0.5), allocation="dynamic", costs="late
 
 @pytest.fixture(scope="module")
 def shop(model_folder, small_settings, tmp_path_factory):
-    """A workshop of its own, calibrated: the shared one must not learn times."""
+    """Make a calibrated workshop: the shared one must not get times."""
     found = Workshop(
         load_checkpoint(model_folder, "auto", dtype=torch.float32),
         small_settings,
@@ -33,7 +33,7 @@ def shop(model_folder, small_settings, tmp_path_factory):
 
 
 def priced(shop, **seconds):
-    """The workshop with a made-up table: seconds for each kept group, by kind."""
+    """Give the workshop a made-up table: seconds for each kept group, by kind."""
     rows = 2 * shop.usual_images
     curves = {
         shape_name(x): ((0, x.groups), (0.0, x.groups * seconds[x.kind])) for x in shop.layers
@@ -71,8 +71,9 @@ def test_one_layer_of_each_shape_is_timed_and_the_model_stays_as_it_was(shop):
 
 
 def test_a_slow_layer_costs_its_own_time(shop, monkeypatch):
-    """What is timed is the module with its cut: a wait inside the attention is in the heads' times
-    and in no other.
+    """The module with its cut is timed.
+
+    A wait inside the attention is in the times of heads and in no other.
     """
     model, slow = shop.transformer, type(shop.transformer.transformer_blocks[0].attn1)
     quick = slow.forward
@@ -172,8 +173,9 @@ def test_before_the_layers_are_timed_it_is_said_and_building_times_them(
 
 
 def test_stages_that_see_the_same_data_still_get_their_own_widths(shop):
-    """One budget over stages with pooled calibration: equal sparsities, equal data, but not always
-    equal widths.
+    """One budget over stages gives equal data, but not always equal widths.
+
+    Pooled calibration, equal sparsities.
     """
     for costs in ("macs", "latency"):
         priced(shop, heads=1.0, neurons=0.011)

@@ -1,5 +1,6 @@
-"""What is read of a model folder beside its weights: class names, the scheduler alone; and that
-refusals are one sentence and nothing else.
+"""What is read of a model folder beside its weights: class names, the scheduler alone.
+
+Refusals are one sentence and nothing else.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def index_with(folder: Path, **changes: object) -> Path:
 
 
 def test_diffusers_leaves_the_names_out_and_every_class_is_offered(model_folder):
-    """`make_pipeline` gave names; if a diffusers release writes them, `class_names`'s docstring is
-    out of date.
+    """`make_pipeline` gave the names.
+
+    If a diffusers release writes them, `class_names`'s docstring is out of date.
     """
     assert "id2label" not in json.loads((model_folder / "model_index.json").read_text())
     found = load_checkpoint(model_folder, "cpu").class_names

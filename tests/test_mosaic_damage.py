@@ -14,6 +14,7 @@ import torch
 from mosaics import FACTS, mosaic_of, same
 from safetensors.torch import load_file, save_file
 
+import core.files
 import core.mosaic.serialization
 from core.errors import Stopped, StudioError
 from core.models.checkpoints import load_checkpoint
@@ -235,11 +236,12 @@ def fails_with(err):
                 "Error while serializing: I/O error: No space left on device (os error 28)"
             ),
         ),
-        ("_flush", OSError(errno.ENOSPC, "No space left on device")),
+        ("flush", OSError(errno.ENOSPC, "No space left on device")),
     ],
 )
 def test_a_full_disk_leaves_nothing(dense, tmp_path, monkeypatch, where, err):
-    monkeypatch.setattr(core.mosaic.serialization, where, fails_with(err))
+    module = core.files if where == "flush" else core.mosaic.serialization
+    monkeypatch.setattr(module, where, fails_with(err))
     with pytest.raises(
         StudioError,
         match=(

@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from core.curves.noise import (
-    BETA_SCHEDULES,
-    OTHER_SCHEDULERS,
-    SCHEDULERS,
-    NoiseSchedule,
-    betas,
-    make_scheduler,
-    sampling_timesteps,
-)
+from core.curves.noise import BETA_SCHEDULES, NoiseSchedule, betas
 from core.curves.plan import StagePlan
+from core.curves.samplers import OTHER_SCHEDULERS, SCHEDULERS, make_scheduler, sampling_timesteps
 from core.errors import StudioError
 
 HAS_SCIPY = importlib.util.find_spec("scipy") is not None

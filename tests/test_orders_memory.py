@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from layers import upper
 from test_grams import dit_xl
 
-from core.calibration.bank import GramBank, columns
-from core.calibration.packed_gram import pack
+from core.calibration.bank import GramBank
 from core.calibration.preflight import calibration_memory
 from core.calibration.settings import CalibrationSettings
 from core.models.layers import PrunableLayer
@@ -60,7 +60,7 @@ def stored(folder: Path, n: int) -> Path:
     def tensors():
         for rows, images in ((2 * n, SETTINGS.images), (n, SETTINGS.held_out)):
             x = torch.randn(rows, n, generator=random)
-            yield pack(x.T @ x)
+            yield upper(x.T @ x)
             yield x.sum(0)
             yield torch.tensor([rows], dtype=torch.int32)
             yield torch.zeros(2 * images, dtype=torch.int32)
@@ -97,4 +97,4 @@ def test_ordering_a_wide_layer_takes_a_handful_of_matrices_of_its_size(tmp_path)
     assert rungs.strip() == "[['plain', 'plain']]"  # the ladder of failures was not climbed
     assert 4 < int(peak) / (8 * WIDTH**2) < PEAK
     layers = dit_xl()
-    assert PEAK * 8 * max(columns(layer) for layer in layers) ** 2 < calibration_memory(layers)
+    assert PEAK * 8 * max(layer.width for layer in layers) ** 2 < calibration_memory(layers)

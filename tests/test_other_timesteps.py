@@ -9,7 +9,8 @@ import gradio as gr
 import pytest
 from conftest import make_pipeline
 
-from core.curves.plan import StagePlan, preset_names, presets
+from core.curves.plan import StagePlan
+from core.curves.proposals import preset_names, presets
 from core.errors import StudioError
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
@@ -22,7 +23,10 @@ VISITOR = SimpleNamespace(session_hash="visitor")
 
 
 def workshop_of(total: int, folder, settings) -> Workshop:
-    """A workshop of the tiny model whose scheduler counts `total` timesteps; not calibrated."""
+    """Make a workshop of the tiny model whose scheduler counts `total` timesteps.
+
+    It is not calibrated.
+    """
     path = make_pipeline(folder / f"model{total}") / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": total}))
     return Workshop(load_checkpoint(path.parent.parent, "cpu"), settings, folder / "cache")

@@ -1,5 +1,6 @@
-"""Running out of memory, for real on the CPU: one sentence everywhere, buttons that work again,
-finished parts kept. Other errors stay visible.
+"""Running out of memory, for real on the CPU: one sentence everywhere.
+
+Buttons work again, finished parts are kept, and other errors stay visible.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from core.bench.suite import PARTS, Suite, run_all
 from core.bench.table import table
 from core.curves.plan import StagePlan
 from core.errors import NO_MEMORY, OutOfMemory, StudioError, out_of_memory, plain_memory_errors
-from core.models.checkpoints import load_checkpoint, pick_device
+from core.models.checkpoints import load_checkpoint
+from core.models.devices import pick_device
 from core.workshop.comparison import SampleSettings
 from core.workshop.workshop import Workshop
 from mosaic_ui import jobs, schedules
@@ -44,7 +46,7 @@ OTHERS = [
 
 
 def full(*args, **kwargs):
-    """An exabyte, asked of torch's own allocator."""
+    """Ask torch's own allocator for an exabyte."""
     return torch.empty(1 << 58)
 
 

@@ -1,5 +1,6 @@
-"""The model's own samples as calibration data: exact, resumable, for both families end to end; and
-held against shipped latents.
+"""The model's own samples as calibration data: exact and resumable, for both families.
+
+Held against shipped latents too.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from core.errors import Stopped, StudioError
 from core.models.families import SDXL, DiT, leaves
 from core.models.prompts import PROMPTS
 from core.sampling.denoise import Denoiser, decode, start_noise
-from core.workshop.data_sources import classes_in_turn, sample, told
+from core.workshop.data_sources import classes_in_turn, sample
 from core.workshop.workshop import Workshop
 
 
 @pytest.fixture(scope="module")
 def bare(workshop):
-    """The tiny DiT as a hub model comes: nothing but the checkpoint."""
+    """Return the tiny DiT as a hub model comes: nothing but the checkpoint."""
     return replace(workshop.checkpoint, latents=None, labels=None)
 
 
@@ -154,7 +155,7 @@ def test_what_is_not_finite_is_not_kept(tmp_path):
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(StudioError, match="set MOSAIC_CACHE to another disk"):
+    with pytest.raises(StudioError, match="set MOSAIC_CACHE to a folder that can be written"):
         kept_in_parts(
             tmp_path / "file" / "a",
             4,
@@ -231,7 +232,7 @@ def test_a_weighting_that_cannot_be_is_refused_before_anything_is_made(sdxl, tmp
 
 def test_prompts_are_read_once_each_with_the_unconditional_rows_beside(sdxl):
     prompts = [*PROMPTS[:9], PROMPTS[2], PROMPTS[8]]
-    found, ids = told(sdxl.pipeline, prompts)
+    found, ids = SDXL.source_conditions(sdxl.pipeline, prompts)
     straight = SDXL.conditions(sdxl.pipeline, prompts)
     assert ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 8] and len(found) == 11
     rows = torch.tensor([10, 3])

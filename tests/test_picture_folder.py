@@ -1,6 +1,4 @@
-"""A folder of pictures for calibration: where labels are looked up, what the pixels become, and
-what is refused in one sentence.
-"""
+"""A folder of pictures for calibration: labels, pixels, refusals in one sentence."""
 
 from __future__ import annotations
 
@@ -537,8 +535,9 @@ def test_pixels_of_the_right_size_are_taken_as_they_are(tmp_path):
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_the_shorter_side_fits_and_the_centre_is_kept(tmp_path, wide):
-    """A picture twice as long as wide, its middle half one colour:
-    nothing but that colour is left.
+    """Of a picture twice as long as wide, only the middle half is left.
+
+    That half has one colour.
     """
     values = np.zeros((40, 80), np.uint8)
     values[:, 20:60] = 200

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.curves.noise import BETA_SCHEDULES, NoiseSchedule, make_scheduler, sampling_timesteps
-from core.curves.plan import STAGES, StagePlan, presets, propose_plan
+from core.curves.noise import BETA_SCHEDULES, NoiseSchedule
+from core.curves.plan import STAGES, StagePlan
+from core.curves.proposals import presets, propose_plan
+from core.curves.samplers import make_scheduler, sampling_timesteps
 from core.errors import PlanError
 
 LINEAR, SCALED = NoiseSchedule.from_betas("linear"), NoiseSchedule.from_betas("scaled_linear")

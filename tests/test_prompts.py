@@ -84,7 +84,7 @@ def test_a_comparison_says_what_it_did_not_read(shop):
 
 
 def captioned(folder, texts: list[str]) -> DataOptions:
-    """A folder of as many pictures as texts, in a mere place."""
+    """Write a folder of as many pictures as texts, in a mere place."""
     for i, text in enumerate(texts):
         paint(folder / f"{i}", 1, (32, 32), "RGB")
         (folder / f"{i}" / "0").rename(folder / f"{i}" / "train")

@@ -1,5 +1,6 @@
-"""More models that cannot be pruned safely, each refused in one sentence (tests/test_mosaic.py has
-the others).
+"""More models that cannot be pruned safely, each refused in one sentence.
+
+tests/test_mosaic.py has the others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from core.workshop.workshop import Workshop
 
 @pytest.fixture
 def dense(workshop):
-    """A private copy that a test may break."""
+    """Return a private copy that a test may break."""
     return copy.deepcopy(workshop.transformer)
 
 
@@ -35,7 +36,7 @@ def unet():
 
 
 def with_attention(dense, **options):
-    """The second block gets an attention of the same width with these options."""
+    """Give the second block an attention of the same width with these options."""
     attention = Attention(64, heads=4, dim_head=16, bias=True, **options)
     dense.transformer_blocks[1].attn1 = attention
     return dense
@@ -93,9 +94,7 @@ def test_refuses_layerwise_casting(dense):
 
 
 class Packed(torch.Tensor):
-    """Stands for the weight that torchao puts in: a tensor of another class in a linear layer that
-    stays nn.Linear.
-    """
+    """A weight of another class in a linear layer that stays nn.Linear, as torchao's."""
 
 
 def test_refuses_a_weight_of_another_tensor_class(dense):

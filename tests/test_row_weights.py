@@ -32,8 +32,9 @@ def measured(workshop, folder, **settings):
 
 
 def recorded(workshop, folder):
-    """Every layer's input and every block's gates: fitted then held out, bin by bin, one batch
-    each.
+    """Return every layer's input and every block's gates.
+
+    Fitted then held out, bin by bin, one batch each.
     """
     inputs, gates = {}, {}
     handles = [

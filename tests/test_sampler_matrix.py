@@ -1,5 +1,6 @@
-"""Every sampler against its stock pipeline: a small part of `tests/sampler_matrix.py`, and what it
-rests on.
+"""Every sampler against its stock pipeline: a small part of `tests/sampler_matrix.py`.
+
+Also what the matrix rests on.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ import pytest
 import torch
 from sampler_matrix import CONFIGURATIONS, cell, make_models
 
-from core.curves.noise import SCHEDULERS, NoiseSchedule, make_scheduler, sampling_timesteps
+from core.curves.noise import NoiseSchedule
+from core.curves.samplers import SCHEDULERS, make_scheduler, sampling_timesteps
 from core.errors import StudioError
 from core.models.families import Conditions
 from core.sampling.denoise import Denoiser, batch_seed, start_noise, step_generator
@@ -37,8 +39,9 @@ def test_the_same_pictures_as_stock_for_every_configuration(models, name):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_as_many_steps_as_timesteps(models, name):
-    """100 timesteps: one fewer goes everywhere; all of them not with solvers that divide by a
-    difference.
+    """With 100 timesteps, 99 steps work everywhere.
+
+    100 steps do not, with solvers that divide by a difference.
     """
     assert cell(models, "100 timesteps", name, -2) == "equal"
     expected = "refused" if name in ("DPM-Solver++", "UniPC", "DEIS") else "equal"
@@ -63,8 +66,9 @@ class Perfect:
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_step_noise_is_independent_of_the_start_noise(name):
-    """E x_t^2 stays 1 all the way; with the start noise drawn again in the first step it was
-    1.95.
+    """E x_t^2 stays 1 all the way.
+
+    With the start noise drawn again in the first step it was 1.95.
     """
     scheduler = make_scheduler(name, "linear")
     schedule, power = NoiseSchedule.from_scheduler(scheduler), []

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.curves.noise import SCHEDULERS, make_scheduler
 from core.curves.plan import StagePlan
+from core.curves.samplers import SCHEDULERS, make_scheduler
 from core.errors import Stopped, StudioError
 from core.models.families import DiT
 from core.sampling.denoise import Denoiser, decode, start_noise
@@ -92,8 +92,9 @@ def decoded(workshop):
     [(120, 8, [100, 20]), (5, 128, [4, 1]), (2, 256, [1, 1]), (2, 264, [1, 1])],
 )
 def test_decoding_is_cut_by_pixels(workshop, decoded, n, side, calls):
-    """The VAE's pictures have four times the side: 100 of 32 x 32 at a time, one of 1024 x 1024,
-    and the same pictures as in other batches.
+    """Large pictures are decoded one at a time, with the same result as in a batch.
+
+    100 of 32 x 32 at a time, one of 1024 x 1024; the VAE makes each side four times as long.
     """
     latents = torch.randn(n, 4, side, side, generator=torch.Generator().manual_seed(0))
     found = decode(workshop.vae, latents)
@@ -127,8 +128,9 @@ def test_a_step_is_decoded_once_for_preview_and_film(workshop, decoded):
 
 
 def reference(workshop, name, steps):
-    """The loop as diffusers' own documentation writes it: the scheduler from the model's config,
-    start at init_noise_sigma, scale the model input, step.
+    """Run the loop of diffusers' own documentation.
+
+    Scheduler from the model's config, start at init_noise_sigma, scale the model input, step.
     """
     device, options = workshop.device, {"skip_prk_steps": True} if name == "PNDM" else {}
     scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(
@@ -164,8 +166,9 @@ def test_every_scheduler_is_run_as_diffusers_means_it(workshop, name):
 
 
 def test_euler_ends_where_ddim_ends(workshop):
-    """Both follow the same ODE: with many steps they meet. Without init_noise_sigma or input
-    scaling they would not.
+    """Both follow the same ODE: with many steps they meet.
+
+    Without init_noise_sigma or input scaling they would not.
     """
     ends = {
         n: (
@@ -184,20 +187,32 @@ def test_euler_ends_where_ddim_ends(workshop):
 
 
 def test_the_guess_of_the_clean_latents_is_right(workshop):
-    """With DDIM the last step lands on its own guess; and in every step x_t = a x_0 + s e holds for
-    the scheduler's own guess.
+    """With DDIM the last step ends on its own guess.
+
+    In every step x_t = a x_0 + s e holds for the scheduler's own guess.
     """
     model, scheduler = (
         Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 5),
         sampler(workshop, "DDIM"),
     )
     steps = list(model.session(noise(), COND, 1.5))
-    assert torch.allclose(steps[-1].clean, model.latents, atol=1e-4)
+    assert torch.allclose(steps[-1].clean, steps[-1].latents, atol=1e-4)
     assert scheduler.config.set_alpha_to_one
     euler = Denoiser(workshop.dense, sampler(workshop, "Euler"), workshop.schedule, 5)
-    assert torch.allclose(
-        list(euler.session(noise(), COND, 1.5))[-1].clean, euler.latents, atol=2e-3
-    )
+    *_, last = euler.session(noise(), COND, 1.5)
+    assert torch.allclose(last.clean, last.latents, atol=2e-3)
+
+
+def test_two_sessions_of_one_denoiser_do_not_meet(workshop):
+    """Walked in turn, step by step, each ends where it ends alone."""
+    side = Denoiser(workshop.dense, sampler(workshop, "UniPC"), workshop.schedule, 5)
+    alone = [list(side.session(start, COND, 1.5))[-1].latents for start in (noise(), -noise())]
+    for step, other in zip(
+        side.session(noise(), COND, 1.5), side.session(-noise(), COND, 1.5), strict=True
+    ):
+        together = step.latents, other.latents
+    assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1])
+    assert not torch.equal(*together)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -219,8 +234,9 @@ def test_every_step_runs_the_network_of_its_stage(workshop, name):
 
 
 def test_runs_do_not_depend_on_runs_before(workshop):
-    """Multistep and stochastic schedulers carry state: a second run starts fresh, and nobody else's
-    scheduler is touched.
+    """A second run starts fresh, and the given scheduler is not changed.
+
+    Multistep and stochastic schedulers carry state.
     """
     for name in ("UniPC", "DDPM", "Euler ancestral", "PNDM"):
         scheduler = sampler(workshop, name)

@@ -1,5 +1,6 @@
-"""SDXL's UNet on a tiny random pipeline and on the true configuration (shapes only): slicing,
-routing, the stock pipeline.
+"""SDXL's UNet on a tiny random pipeline and on the true configuration (shapes only).
+
+Slicing, routing, the stock pipeline.
 """
 
 from __future__ import annotations
@@ -175,8 +176,9 @@ def test_tokens_of_every_block_are_those_that_arrive(shop):
 @pytest.mark.parametrize("negative", ["", "blur"])
 @pytest.mark.parametrize("pruned", [False, True])
 def test_stock_pipeline_equals_our_loop(shop, pruned, negative):
-    """Same prompts, noise and guidance: StableDiffusionXLPipeline with the mosaic as `unet`, and
-    our own loop. No negative prompt: the pipeline's default.
+    """StableDiffusionXLPipeline with the mosaic as `unet` equals our own loop.
+
+    Same prompts, noise and guidance; no negative prompt, which is the pipeline's default.
     """
     pipeline, dense = shop.checkpoint.pipeline, shop.checkpoint.pipeline.unet
     cuts = random_cuts(shop, lambda groups: groups // 2)
@@ -209,8 +211,9 @@ def test_stock_pipeline_equals_our_loop(shop, pruned, negative):
 
 @pytest.mark.parametrize("zeros", [True, False])
 def test_without_a_negative_prompt_the_pipelines_configuration_decides(shop, zeros):
-    """force_zeros_for_empty_prompt, as published; a pipeline that does not want it encodes the
-    empty prompt.
+    """force_zeros_for_empty_prompt, as published, gives zeros.
+
+    A pipeline that does not want it encodes the empty prompt.
     """
     pipeline = shop.checkpoint.pipeline
     before = pipeline.config
@@ -269,8 +272,9 @@ def test_conditions_choose_rows_and_pair_up(shop):
 
 
 def test_true_configuration_has_seventy_blocks():
-    """SDXL-base-1.0's own UNet, shapes only: 2.57 B parameters,
-    2.18 B of them in what may shrink.
+    """SDXL-base-1.0's own UNet, shapes only.
+
+    2.57 B parameters, 2.18 B of them in what may shrink.
     """
     from diffusers import UNet2DConditionModel
 

@@ -1,5 +1,6 @@
-"""Every sampling step, with every scheduler: the right stage, the right level of noise, and nothing
-read back from the device.
+"""Every sampling step, with every scheduler: the right stage and level of noise.
+
+Nothing is read back from the device.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from running import KINDS, SCHEDULE, denoiser, inputs, make_pipelines
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.curves.noise import SCHEDULERS, make_scheduler
+from core.curves.samplers import SCHEDULERS, make_scheduler
 from core.errors import StudioError
 from core.models.families import SDXL, Conditions, DiT
 from core.mosaic.transformer import MosaicTransformer
@@ -24,7 +25,7 @@ SPACINGS = ("leading", "linspace", "trailing")
 
 @pytest.fixture(scope="module")
 def pipelines(model_folder, tmp_path_factory):
-    """Tests must not change them."""
+    """Return pipelines that tests must not change."""
     return make_pipelines(model_folder, tmp_path_factory.mktemp("sdxl") / "tiny-sdxl")
 
 
@@ -48,8 +49,9 @@ def classes(n=2):
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("start", [0, 3])
 def test_our_loop_reads_nothing_back(dit, name, start):
-    """On the device "meta" tensors have no values: whatever looked at one, in the loop, the
-    networks or the scheduler, would fail.
+    """On the device "meta" tensors have no values: reading one fails.
+
+    That holds for the loop, the networks and the scheduler.
     """
     mosaic = mosaic_of(dit.transformer).to("meta")
     side = Denoiser(mosaic, make_scheduler(name), SCHEDULE, 8, start)
@@ -192,8 +194,9 @@ def test_attention_is_fused_and_nothing_is_gathered(pipelines, kind):
 @pytest.mark.parametrize("spacing", [*SPACINGS, "karras"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_step_has_one_stage(name, spacing):
-    """Whatever the spacing, fractional timesteps (Karras) and later starts included; timesteps go
-    down, so stages do.
+    """Every step has one stage, and stages go down with the timesteps.
+
+    Whatever the spacing, fractional timesteps (Karras) and later starts included.
     """
     try:
         scheduler = make_scheduler(
@@ -265,8 +268,9 @@ STOCHASTIC = ("DDPM", "Euler ancestral", "DPM2 ancestral")
 
 
 class Gaussian(Routes):
-    """The exact noise prediction for data from N(MEAN, DEVIATION^2): every sampler must end there,
-    and the deterministic ones on a known point.
+    """Every sampler ends in the distribution of the data N(MEAN, DEVIATION^2).
+
+    The noise prediction is exact; the deterministic samplers end on a known point.
     """
 
     def network(self, timestep):
@@ -318,8 +322,9 @@ def test_a_run_ends_on_the_data_wherever_it_starts(name, spacing):
 # diffusers starts those two later with the first steps of a run from 0
 @pytest.mark.parametrize("name", [n for n in SCHEDULERS if n not in ("PNDM", "LMS")])
 def test_a_later_start_is_that_of_diffusers_image_to_image(dit, name):
-    """As StableDiffusionXLImg2ImgPipeline does: timesteps from t_start * order on, begin index set,
-    latents noised to the first.
+    """A later start equals StableDiffusionXLImg2ImgPipeline's.
+
+    Timesteps from t_start * order on, begin index set, latents noised to the first.
     """
     scheduler, noise, origin = (
         make_scheduler(name),
@@ -348,8 +353,10 @@ def test_a_later_start_is_that_of_diffusers_image_to_image(dit, name):
 
 @pytest.mark.parametrize("start", [0, 1, 2, 4, 5])
 def test_pndm_repeats_its_second_timestep_wherever_it_starts(start):
-    """Cut from the middle of a run from 0, as diffusers does it, the list has no repetition and
-    every later step is taken one level too early.
+    """PNDM repeats its second timestep at every start.
+
+    Cut from the middle of a run from 0, as diffusers does it, the list has no repetition and every
+    later step is taken one level too early.
     """
     scheduler = make_scheduler("PNDM")
     scheduler.set_timesteps(6)

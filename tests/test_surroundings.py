@@ -1,5 +1,6 @@
-"""Homes, caches, paths, consoles, pipes and proxies as real machines have them: used, or refused in
-one sentence.
+"""Homes, caches, paths, consoles, pipes and proxies as real machines have them.
+
+They are used, or refused in one sentence.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Sums of outer products by their upper half: against fp64, in every type, width and chunk;
-triangles there and back; exact products.
+"""Sums of outer products by their upper half: against fp64, in every type and width.
+
+Chunks, triangles there and back, exact products.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ import threading
 
 import pytest
 import torch
+from layers import upper
 
 from core.calibration import packed_gram as triangles
 from core.calibration.packed_gram import (
     GramSum,
     full_precision,
-    pack,
     stripe_starts,
     sum_bytes,
     unpack,
@@ -32,8 +33,9 @@ def tokens(count: int, n: int, seed: int = 0) -> torch.Tensor:
 
 
 def close(total: GramSum, x: torch.Tensor) -> bool:
-    """Whether sums equal those of the tokens x in fp64, each entry to the rounding that fp32 has at
-    its size.
+    """Say whether sums equal those of the tokens x in fp64.
+
+    Each entry to the rounding that fp32 has at its size.
     """
     x = x.double()
     norms = x.norm(dim=0)
@@ -105,10 +107,9 @@ def test_stripes_cover_everything_at_about_half_the_cost():
 def test_triangles_there_and_back(n):
     square = torch.randn(n, n, generator=torch.Generator().manual_seed(n))
     square = square + square.T
-    i, j = torch.triu_indices(n, n)
-    assert torch.equal(pack(square), square[i, j])
-    assert torch.equal(unpack(pack(square)), square.double())
-    assert torch.equal(unpack(pack(square), torch.float32), square)
+    packed = upper(square)
+    assert torch.equal(unpack(packed), square.double())
+    assert torch.equal(unpack(packed, torch.float32), square)
 
 
 def test_exact_products_whatever_the_switches_say_and_back_again():

@@ -1,5 +1,6 @@
-"""Weights that fit their configuration are opened, whatever their files are called; all others are
-refused with some of the names.
+"""Weights that fit their configuration are opened, whatever their files are called.
+
+All others are refused with some of the names.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny_sdxl import TINY_UNET, make_sdxl
 
 from core.errors import StudioError
-from core.models.checkpoints import load_checkpoint, pick_device
+from core.models.checkpoints import load_checkpoint
+from core.models.devices import pick_device
 from core.workshop.workshop import Workshop
 
 PLAIN = "diffusion_pytorch_model.safetensors"
@@ -59,8 +61,9 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 
 def sharded(part: Path, variant: str | None = None, cuts: int = 2) -> tuple[Path, list[Path]]:
-    """Cut a part's one file into shards with an index, named as diffusers and transformers name
-    them.
+    """Cut a part's one file into shards with an index.
+
+    Named as diffusers and transformers name them.
     """
     one = file_of(part)
     base, weights = one.name.split(".")[0], load_file(one)
@@ -145,8 +148,10 @@ def test_files_that_are_no_weights_say_what_they_are(dit_copy, name, content, wh
 
 
 def test_what_text_encoders_ship_beside_their_weights_is_let_pass(sdxl_copy, sdxl):
-    """The positions that SDXL's own files count up, and the projection that a text model without
-    one has from its maker.
+    """Known surplus weights of text encoders are accepted.
+
+    The positions that SDXL's own files count up, and the projection that a text model without one
+    has from its maker.
     """
     changed(
         sdxl_copy / "text_encoder",

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from core.calibration.settings import CalibrationSettings
-from core.curves.noise import make_scheduler, sampling_timesteps
 from core.curves.plan import STAGES, StagePlan
+from core.curves.samplers import make_scheduler, sampling_timesteps
 from core.errors import PlanError, Stopped, StudioError
 from core.models.layers import PrunableLayer, removed_groups
 from core.mosaic.network_cache import Built

@@ -1,5 +1,6 @@
-"""A tiny random SDXL pipeline on disk: true structure (two text encoders, text_time embeddings,
-GEGLU), 32-pixel pictures.
+"""Write a tiny random SDXL pipeline: 32-pixel pictures, true structure.
+
+Two text encoders, text_time embeddings, GEGLU.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TINY_UNET = dict(
 
 
 def make_tokenizer(folder: Path):
-    """A byte-level CLIP tokenizer that knows single characters only."""
+    """Write a byte-level CLIP tokenizer that knows single characters only."""
     from transformers import CLIPTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def make_tokenizer(folder: Path):
 
 
 def make_sdxl(folder: Path, seed: int = 0) -> Path:
-    """A StableDiffusionXLPipeline folder as diffusers writes it, random weights."""
+    """Write a StableDiffusionXLPipeline folder as diffusers writes it, with random weights."""
     from diffusers import (
         AutoencoderKL,
         EulerDiscreteScheduler,

@@ -488,7 +488,7 @@ def make_example(args) -> None:
     """What the studio opens with: removal orders with per-bin curves, and one finished comparison
     (dense against the formula's plan).
     """
-    from core.curves.plan import propose_plan
+    from core.curves.proposals import propose_plan
     from core.workshop.compare import compare
     from core.workshop.comparison import Comparison, Preview, SampleSettings
     from core.workshop.workshop import get_workshop

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import StudioError
-from ..models.layers import TINY, _offsets
+from ..models.layers import TINY, scattered_offsets
 from .problem import Problem, Table
 from .solvers import BUCKETS, CLOSE, cheapest, solve_dynamic, solve_lagrangian, total
 
@@ -268,7 +268,7 @@ def _places(problem: Problem) -> np.ndarray:
         mine = [
             i for i, layer in enumerate(problem.layers) if layer.kind == kind and problem.coarse[i]
         ]
-        places[mine] = _offsets(len(mine))
+        places[mine] = scattered_offsets(len(mine))
     return np.repeat(places, len(problem.stages))
 
 

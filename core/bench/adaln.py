@@ -8,9 +8,8 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from ..curves.plan import propose_plan
+from ..curves.proposals import propose_plan
 from ..errors import StudioError
-from ..models.families import DiT
 from ..progress import Progress
 from ..workshop.workshop import Workshop
 from .measure import Effort, Shares, machine, medians, ratio
@@ -32,7 +31,7 @@ def tabulation_benchmark(
     """Seconds without the table / seconds with it, by batch; making the table is part of the run.
     Raises Stopped, and StudioError without adaLN.
     """
-    if workshop.family is not DiT:
+    if not workshop.family.has_adaln:
         raise StudioError(f"{workshop.name} has no adaLN layers to tabulate.")
     # time does not depend on which groups stay
     plan = replace(

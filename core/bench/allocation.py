@@ -16,7 +16,7 @@ import torch
 from ..allocation.allocate import METHODS, Budget, allocate
 from ..allocation.problem import Problem, make_problem
 from ..allocation.widths import Menu
-from ..models.checkpoints import device_text
+from ..models.devices import device_text
 from ..models.layers import GOLDEN, NEURON_STEP, PrunableLayer
 from ..sampling.timing import measure_alternating, spread
 

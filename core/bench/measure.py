@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..models.checkpoints import device_text
+from ..models.devices import device_text
 from ..sampling.timing import measure_alternating, spread
 
 Progress = Callable[[int, int, str], None]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Stopped, StudioError
-from ..models.checkpoints import device_text, pick_device
+from ..models.devices import device_text, pick_device
 from ..progress import Progress
 from ..pruning.obs import DEFAULT_DAMPING, RemovalPath
 from ..sampling.timing import spread, synchronise

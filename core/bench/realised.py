@@ -9,7 +9,8 @@ from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
-from ..curves.plan import StagePlan, propose_plan
+from ..curves.plan import StagePlan
+from ..curves.proposals import propose_plan
 from ..models.families import first_parameter
 from ..models.layers import PrunableLayer
 from ..mosaic.transformer import MosaicTransformer

@@ -24,6 +24,7 @@ import torch
 from ..calibration.data import DataOptions
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
+from ..files import write_whole
 from ..models.checkpoints import BUNDLED
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
@@ -174,6 +175,4 @@ def main() -> None:
     text = json.dumps(found, indent=2) + "\n"
     sys.stdout.write(text)
     if args.out is not None:
-        part = args.out.with_suffix(".part")
-        part.write_text(text)
-        part.replace(args.out)
+        write_whole(args.out, lambda part: part.write_text(text))

@@ -30,7 +30,8 @@ from pathlib import Path
 import torch
 
 from ..calibration.row_weights import WEIGHTINGS
-from ..curves.plan import StagePlan, presets, propose_plan
+from ..curves.plan import StagePlan
+from ..curves.proposals import presets, propose_plan
 from ..files import write_whole
 from ..models.checkpoints import BUNDLED
 from ..sampling.denoise import Denoiser, decode, start_noise

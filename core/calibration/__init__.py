@@ -1,4 +1,4 @@
-"""Calibration: latents, Gram matrices in timestep bins, and what they take."""
+"""Calibrate: latents, Gram matrices in timestep bins, and the memory and disk they take."""
 
 from .._old_paths import forward
 

@@ -1,9 +1,8 @@
-"""The store of a calibration: Gram matrices, input sums and what they were measured on, a
-safetensors file a timestep bin.
+"""Store a calibration: Gram matrices, input sums and the rows they were measured on.
 
-Grams add up, so the Gram of any stretch of timesteps is the sum of its bins; a bin that a boundary
-cuts counts in proportion to the part inside. A file is written as its numbers come in and read one
-layer at a time, so memory holds one layer, never a bin.
+One safetensors file per timestep bin. Grams add up, so the Gram of any stretch of timesteps is the
+sum of its bins; a bin that a boundary cuts counts in proportion to the part inside. A file is
+written as its numbers come in and read one layer at a time, so memory holds one layer, never a bin.
 """
 
 from __future__ import annotations
@@ -26,36 +25,35 @@ KINDS = ("fit", "held_out")
 
 
 class GramBank:
-    """Gram matrices per layer and timestep bin, on disk, read one layer at a time."""
+    """A store of Gram matrices per layer and timestep bin, on disk, read one layer at a time."""
 
     def __init__(self, folder: Path, layers: list[PrunableLayer], settings: CalibrationSettings):
         self.folder, self.layers, self.settings = Path(folder), layers, settings
 
     def path(self, bin_index: int) -> Path:
+        """Return the file of a bin."""
         return self.folder / f"bin-{bin_index:02d}.safetensors"
 
     def missing(self) -> list[int]:
-        """Bins not measured yet."""
+        """Return the bins that are not measured yet."""
         return [b for b in range(self.settings.bins) if not self.path(b).exists()]
 
     @property
     def complete(self) -> bool:
+        """Say whether every bin is measured."""
         return not self.missing()
 
     def overlap(self, low: float, high: float) -> list[float]:
-        """How much of each bin counts in [low, high): the share that lies in it, times the bin's
-        weight (1, but for the weighting by timestep).
+        """Return how much of each bin counts in [low, high), (bins,).
+
+        That is the share of the bin in it, times the weight of the bin (1, but for the weighting by
+        timestep).
         """
         edges = self.settings.edges
-        shares = (
-            max(0.0, min(high, b) - max(low, a)) / (b - a)
-            for a, b in zip(edges, edges[1:], strict=False)
-        )
+        weights = bin_weights(edges, self.settings.weighting)
         return [
-            share * weight
-            for share, weight in zip(
-                shares, bin_weights(edges, self.settings.weighting), strict=True
-            )
+            max(0.0, min(high, b) - max(low, a)) / (b - a) * weight
+            for a, b, weight in zip(edges, edges[1:], weights, strict=False)
         ]
 
     # ------------------------------------------------------------ reading
@@ -68,26 +66,32 @@ class GramBank:
         held_out: bool = False,
         dtype: torch.dtype = torch.float64,
     ) -> tuple[Tensor, float]:
-        """Sum of x x^T over [low, high), (n, n) of `dtype`, and the number of tokens in it. Raises
-        StudioError when a file is damaged.
+        """Return the sum of x x^T over [low, high), (n, n) of `dtype`, and its number of tokens.
+
+        Raises StudioError when a file is damaged.
         """
-        kind, total, tokens = KINDS[held_out], None, 0.0
+        kind = KINDS[held_out]
+        total: Tensor | None = None
+        tokens = 0.0
         for b, share in self._shares(low, high):
             triangle, counts = self._read(b, f"{kind}/{layer}", f"tokens/{kind}")
-            total = (
-                triangle.to(dtype, copy=True).mul_(share)
-                if total is None
-                else total.add_(triangle, alpha=share)
-            )
+            if total is None:
+                total = triangle.to(dtype, copy=True).mul_(share)
+            else:
+                total.add_(triangle, alpha=share)
             tokens += share * int(counts[layer])
             del triangle  # the next one is mapped without this one in memory
+        assert total is not None  # `_shares` gives at least one bin
         return unpack(total, dtype), tokens
 
     def mean(self, layer: int, low: float, high: float, held_out: bool = False) -> Tensor:
-        """Mean input x over [low, high), (n,) fp64: W mean(x) is what the bias takes over when all
-        groups of a layer go.
+        """Return the mean input x over [low, high), (n,) fp64.
+
+        W mean(x) is what the bias takes over when all groups of a layer are removed.
         """
-        kind, total, tokens = KINDS[held_out], 0.0, 0.0
+        kind = KINDS[held_out]
+        total = torch.zeros(self.layers[layer].width, dtype=torch.float64)
+        tokens = 0.0
         for b, share in self._shares(low, high):
             vector, counts = self._read(b, f"sum/{kind}/{layer}", f"tokens/{kind}")
             total = total + share * vector.double()
@@ -95,27 +99,26 @@ class GramBank:
         return total / max(tokens, 1e-30)
 
     def rows(self, b: int, held_out: bool = False) -> dict[str, Tensor]:
-        """What the rows of bin `b` were: "timestep" and "label", (rows,) int32 each; all images
-        with their label, then all with the null label.
+        """Return "timestep" and "label" of the rows of bin `b`, (rows,) int32 each.
+
+        All images with their label come first, then all with the null label.
         """
         kind = KINDS[held_out]
-        return dict(
-            zip(
-                ("timestep", "label"),
-                self._read(b, f"rows/{kind}/timestep", f"rows/{kind}/label"),
-                strict=True,
-            )
-        )
+        timesteps, labels = self._read(b, f"rows/{kind}/timestep", f"rows/{kind}/label")
+        return {"timestep": timesteps, "label": labels}
 
     def _shares(self, low: float, high: float) -> list[tuple[int, float]]:
+        """Return (bin, share) of every bin that counts in [low, high). Raises StudioError."""
         shares = [(b, share) for b, share in enumerate(self.overlap(low, high)) if share]
         if not shares:
             raise StudioError(f"No calibration bin lies between timesteps {low:g} and {high:g}.")
         return shares
 
     def _read(self, b: int, *names: str) -> list[Tensor]:
-        """Tensors of a bin, mapped from the file. It is opened anew each time: a file kept open
-        would keep all that was ever read of it in memory.
+        """Return tensors of a bin, mapped from its file.
+
+        The file is opened anew each time: a file kept open would keep all that was read from it in
+        memory. Raises StudioError.
         """
         try:
             with safe_open(self.path(b), framework="pt") as file:
@@ -130,12 +133,13 @@ class GramBank:
 
     @property
     def layout(self) -> Layout:
-        """What a bin's file holds, in order: all that was fitted, then all that was held out. Four
-        bytes each, so that everything is aligned.
+        """Return names, types and shapes in a bin's file: the fitted half, then the held-out one.
+
+        Every number has four bytes, so that everything is aligned.
         """
-        layout = []
+        layout: list[tuple[str, torch.dtype, tuple[int, ...]]] = []
         for kind, images in zip(KINDS, (self.settings.images, self.settings.held_out), strict=True):
-            widths = [columns(layer) for layer in self.layers]
+            widths = [layer.width for layer in self.layers]
             layout += [
                 (f"{kind}/{i}", torch.float32, (n * (n + 1) // 2,)) for i, n in enumerate(widths)
             ]
@@ -148,8 +152,9 @@ class GramBank:
         return layout
 
     def write(self, b: int, tensors: Iterator[Tensor]) -> None:
-        """One bin's file from tensors in the order of `layout`, whole or not at all. Raises
-        StudioError for the disk, else what `tensors` raises.
+        """Write the file of one bin, whole or not at all, from tensors in the order of `layout`.
+
+        Raises StudioError for the disk, else what `tensors` raises.
         """
         try:
             write_tensors(self.path(b), self.layout, tensors)
@@ -165,26 +170,24 @@ class GramBank:
             ) from err
 
     def check(self) -> None:
-        """Drop bins whose file is cut off, damaged or of another layout, so that the next
-        calibration measures them again.
+        """Remove bins whose file is cut off, damaged or of another layout.
+
+        The next calibration measures them again. Raises StudioError where a file cannot be removed.
         """
         expected = list(self.layout)
         for b in range(self.settings.bins):
-            if self.path(b).exists():
-                try:
-                    sound = read_layout(self.path(b)) == expected
-                except (OSError, ValueError):
-                    sound = False
-                if not sound:
-                    try:
-                        self.path(b).unlink(missing_ok=True)
-                    except OSError as err:
-                        raise StudioError(
-                            "A damaged calibration file could not be dropped"
-                            f" ({cache_trouble(err)}."
-                        ) from err
+            if not self.path(b).exists() or _has_layout(self.path(b), expected):
+                continue
+            try:
+                self.path(b).unlink(missing_ok=True)
+            except OSError as err:
+                raise StudioError(
+                    f"A damaged calibration file could not be dropped ({cache_trouble(err)}."
+                ) from err
 
 
-def columns(layer: PrunableLayer) -> int:
-    """Input columns n of a layer's consumer."""
-    return layer.groups * layer.group_size
+def _has_layout(path: Path, expected: Layout) -> bool:
+    try:
+        return read_layout(path) == expected
+    except (OSError, ValueError):
+        return False

@@ -1,17 +1,15 @@
-"""What a calibration is measured on: clean latents, each with what it is conditioned on.
-`core.calibration.measure` noises them.
+"""Hold what a calibration is measured on: clean latents, each with its conditions.
 
-A bin wants `images + held_out` latents. Where there are fewer different ones they are used again
-with another timestep and other noise: at 64 or more that costs little, since each gives many
-tokens; under 64 it is said, and under 8 refused (ours, not the paper's).
+`core.calibration.measure` adds the noise. A bin wants `images + held_out` latents. Where there are
+fewer different ones they are used again with another timestep and other noise: at 64 or more that
+costs little, since each gives many tokens; under 64 a warning is given, and under 8 the data are
+refused (ours, not the paper's).
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,42 +17,45 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import Stopped, StudioError
-from ..files import cache_trouble
+from ..errors import ParameterError, Stopped, StudioError
+from ..files import cache_trouble, write_whole
 from ..models.families import Conditions
 
 FEWEST = 8  # different latents without which nothing is measured
-ENOUGH = 64  # below this many different ones it is said
+ENOUGH = 64  # with fewer different ones a warning is given
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where calibration latents shall come from. Without a wish: those shipped with the model, else
-    its own samples.
+    """The place that calibration latents come from.
 
-    `images` is a path on this machine: it comes from the command line, never from a visitor of the
-    page.
+    Without a choice: the latents shipped with the model, else the model's own samples. `images` is
+    a path on this machine: never pass one that a visitor of a public page has typed.
     """
 
-    images: str | None = None  # folder of pictures, see core.picture_folder
+    images: str | None = None  # folder of pictures, see core.calibration.picture_folder
     self_calibrate: bool = False  # the model's own samples, even where latents are shipped
     # different latents; None: as many as one bin takes, so that none is used twice in it
     count: int | None = None
     steps: int = 20  # of the sampler that makes own samples
-    guidance: float | None = None  # of that sampler; None: the family's, see core.families
+    guidance: float | None = None  # of that sampler; None: the family's, see core.models.families
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.images is not None and self.self_calibrate:
-            raise StudioError("Give --calibration-images or --self-calibrate, not both.")
+            raise ParameterError("Give {images} or {self_calibrate}, not both.")
         if self.images is not None and not Path(self.images).is_dir():
-            raise StudioError(f"--calibration-images {self.images} is not a folder.")
+            raise ParameterError("{images} {given} is not a folder.", given=self.images)
         if self.count is not None and not FEWEST <= self.count <= 100_000:
-            raise StudioError(
-                f"--calibration-count must lie between {FEWEST} and 100000, not {self.count}."
+            raise ParameterError(
+                "{count} must lie between {fewest} and 100000, not {given}.",
+                fewest=FEWEST,
+                given=self.count,
             )
         if not 1 <= self.steps <= 1000:
-            raise StudioError(f"--calibration-steps must lie between 1 and 1000, not {self.steps}.")
+            raise ParameterError(
+                "{steps} must lie between 1 and 1000, not {given}.", given=self.steps
+            )
         if not 0 <= self.seed < 2**32:
             raise StudioError(
                 f"The seed of calibration data must lie between 0 and 2^32 - 1, not {self.seed}."
@@ -62,8 +63,8 @@ class DataOptions:
         if self.guidance is not None and not (
             math.isfinite(self.guidance) and 0 <= self.guidance <= 20
         ):
-            raise StudioError(
-                f"--calibration-guidance must be a number from 0 to 20, not {self.guidance}."
+            raise ParameterError(
+                "{guidance} must be a number from 0 to 20, not {given}.", given=self.guidance
             )
 
 
@@ -93,23 +94,21 @@ class CalibrationData:
         return len(self.latents)
 
 
-def few(different: int) -> str | None:
-    """The warning that goes with few different latents; None at 64 and more."""
-    return (
-        f"only {different} different latents, {ENOUGH} or more are better"
-        if different < ENOUGH
-        else None
-    )
+def scarcity_warning(different: int) -> str | None:
+    """Return the warning that goes with few different latents; None at 64 and more."""
+    if different >= ENOUGH:
+        return None
+    return f"only {different} different latents, {ENOUGH} or more are better"
 
 
 def repeated(rows: Tensor, n: int, random: torch.Generator) -> Tensor:
-    """n of these rows, shuffled; none comes again before all have come."""
+    """Return n of these rows, shuffled; none comes again before all have come."""
     rounds = [rows[torch.randperm(len(rows), generator=random)] for _ in range(-(-n // len(rows)))]
     return torch.cat(rounds)[:n]
 
 
-def draw(n: int, fit: int, held_out: int, seed: int, random: torch.Generator) -> Tensor:
-    """Which of n latents one bin measures: (fit + held_out,), the fitted ones first.
+def draw_latents(n: int, fit: int, held_out: int, seed: int, random: torch.Generator) -> Tensor:
+    """Return which of n latents one bin measures: (fit + held_out,), the fitted ones first.
 
     A latent that is held out is held out in every bin (`seed` decides, `random` differs from bin to
     bin): else its tokens at neighbouring timesteps, nearly the same for small t, would stand on
@@ -117,23 +116,20 @@ def draw(n: int, fit: int, held_out: int, seed: int, random: torch.Generator) ->
     """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     apart = min(n - 1, max(1, round(n * held_out / (fit + held_out)))) if held_out else 0
-    return torch.cat(
-        [
-            repeated(order[apart:], fit, random),
-            repeated(order[:apart], held_out, random) if held_out else order[:0],
-        ]
-    )
+    fitted = repeated(order[apart:], fit, random)
+    if not held_out:
+        return fitted
+    return torch.cat([fitted, repeated(order[:apart], held_out, random)])
 
 
 def kept_in_parts(
     folder: Path, count: int, size: int, shape: tuple[int, ...], make: Callable[[int, int], Tensor]
 ) -> Tensor:
-    """Latents (count, *shape) made `size` at a time by `make(first, last + 1)`, each part on disk
-    as soon as it is done.
+    """Return latents (count, *shape), made in parts that are kept on the disk one by one.
 
-    So a stop, a kill or a full disk loses one part at most. `make` may raise Stopped; what was kept
-    then is in the sentence. Raises StudioError for latents that are not finite and files that
-    cannot be written.
+    `make(first, last + 1)` makes `size` at a time. A stop, a kill or a full disk loses one part at
+    most. `make` may raise Stopped; its sentence then names what was kept. Raises StudioError for
+    latents that are not finite and files that cannot be written.
     """
     parts = []
     for k, first in enumerate(range(0, count, size)):
@@ -159,18 +155,19 @@ def kept_in_parts(
 
 
 def kept(folder: Path, count: int, size: int, shape: tuple[int, ...]) -> int:
-    """How many of the latents that `kept_in_parts` would make are on disk already."""
-    spans = [(k, min(size, count - first)) for k, first in enumerate(range(0, count, size))]
-    return sum(
-        n
-        for k, n in spans
-        if read_part(folder / f"latents-{k:05d}.safetensors", n, shape) is not None
-    )
+    """Return how many of the latents of `kept_in_parts` are on the disk already."""
+    total = 0
+    for k, first in enumerate(range(0, count, size)):
+        n = min(size, count - first)
+        if read_part(folder / f"latents-{k:05d}.safetensors", n, shape) is not None:
+            total += n
+    return total
 
 
 def read_part(path: Path, n: int, shape: tuple[int, ...]) -> Tensor | None:
-    """The first n latents of a part; None where it is missing, damaged or too short, and so made
-    again.
+    """Read the first n latents of a part.
+
+    None where the part is missing, damaged or too short; it is then made again.
     """
     try:
         found = load_file(path)["latents"]
@@ -181,15 +178,10 @@ def read_part(path: Path, n: int, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _write(path: Path, latents: Tensor) -> None:
-    """Beside, then moved into place."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Write latents, whole or not at all. Raises StudioError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": latents.contiguous()}, part)
-        part.replace(path)
+        write_whole(path, lambda part: save_file({"latents": latents.contiguous()}, part))
     except Exception as err:  # safetensors wraps OSError in its own error
-        with suppress(OSError):
-            part.unlink()
         raise StudioError(
             f"Calibration latents could not be written ({cache_trouble(err)}; what is done is kept."
         ) from err

@@ -1,32 +1,34 @@
-"""One run over timestep bins on the dense model: Gram matrices that every threshold and every
-sparsity is built from.
+"""Measure the Gram matrices of every timestep bin in one run of the dense model.
 
-Real latents are noised to timesteps drawn uniformly inside each bin (SNR-aware calibration, method
-section 2), with their label and with the null label, and the inputs x of every prunable layer are
-summed up as x x^T, in fp32 (`core.calibration.packed_gram`). Ours, not the paper's: bins, the image
-count, and a quarter of the images held out to choose damping and to report honest errors.
+Every boundary and every sparsity is computed from these bins. Real latents are noised to timesteps
+drawn uniformly inside each bin (SNR-aware calibration, method section 2), with their label and with
+the null label, and the inputs x of every prunable layer are summed up as x x^T, in fp32
+(`core.calibration.packed_gram`). Ours, not the paper's: bins, the image count, and a quarter of the
+images held out to choose damping and to report honest errors.
 
 Each bin becomes one file of the bank (`core.calibration.bank`) in a folder named after a hash of
-model, data and settings. What was fitted is on the disk before the held-out images begin, so one
-set of sums is all the memory it takes. A stopped run resumes with the first bin that is missing.
+model, data and settings. The fitted half is on the disk before the held-out images begin, so the
+run needs memory for one set of sums. A stopped run resumes with the first bin that is missing.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..curves.noise import NoiseSchedule
 from ..errors import Stopped, StudioError
 from ..models.families import Conditions, family_of, first_parameter
 from ..models.layers import PrunableLayer
 from ..progress import Progress
-from .bank import GramBank, columns
-from .data import FEWEST, draw
+from .bank import GramBank
+from .data import FEWEST, draw_latents
 from .packed_gram import CHUNK_BYTES, GramSum
 from .preflight import check_room
 from .row_weights import RowWeights
@@ -37,10 +39,11 @@ IMAGES_AT_ONCE = 64  # in one forward pass, each as two rows
 
 
 def images_at_once(layers: list[PrunableLayer], tokens: int) -> int:
-    """Images in one forward pass: as many as keep the widest input, 2 rows x tokens x columns in
-    fp32, within a chunk; 64 at most.
+    """Return the images of one forward pass: at most 64, and as many as a chunk holds.
+
+    The chunk holds the widest input: 2 rows x tokens x columns in fp32 per image.
     """
-    widest = max(columns(layer) for layer in layers)
+    widest = max(layer.width for layer in layers)
     return min(IMAGES_AT_ONCE, max(1, CHUNK_BYTES // (2 * tokens * widest * 4)))
 
 
@@ -62,105 +65,163 @@ def calibrate(
 
     latents (n, c, h, w) and what each is conditioned on; ids (n,) name that in the record of rows
     (labels). Where n is small, latents are used again with another timestep and other noise
-    (`draw`). batch in images, by default what memory allows (`images_at_once`). Raises Stopped
-    (finished bins are kept) and StudioError (bad data, too little memory, full disk).
+    (`draw_latents`). batch in images, by default what memory allows (`images_at_once`). Raises
+    Stopped (finished bins are kept) and StudioError (bad data, too little memory, full disk).
     """
-    per_bin = settings.images + settings.held_out
+    names = torch.arange(len(latents)) if ids is None else ids.long()
+    data = _Data(latents, conditions, names, schedule)
+    _check_data(transformer, data, settings)
+    bank = GramBank(folder, layers, settings)
+    sites = family_of(transformer).sites(transformer, tuple(latents.shape[1:]))
+    batch = batch or images_at_once(layers, max(site.tokens for site in sites))
+    missing, need = check_room(bank, first_parameter(transformer).device)
+    weights = RowWeights(transformer, layers, settings.weighting, settings.guidance)
+    meter = GramMeter(transformer, layers, weights)
+    watch = _Watch(bank, missing, need, progress=progress, stop=stop)
+    run = _Run(transformer, bank, meter, data, batch=batch, watch=watch)
+    for b in missing:
+        bank.write(b, run.measure(b))
+    if progress is not None:
+        progress(watch.total(batch), watch.total(batch), "calibrated")
+    return bank
+
+
+def _check_data(
+    transformer: nn.Module,
+    data: _Data,
+    settings: CalibrationSettings,
+) -> None:
+    """Raise StudioError for latents that a calibration cannot be measured on."""
+    latents = data.latents
     if len(latents) < FEWEST:
         raise StudioError(
             f"Calibration needs at least {FEWEST} different latents, {len(latents)} were given."
         )
-    shape = family_of(transformer).latent_shape(transformer)
+    family = family_of(transformer)
+    shape = family.latent_shape(transformer)
     fits = (
         latents.ndim == 4
         and latents.shape[1] == shape[0]
-        and (family_of(transformer).any_size or tuple(latents.shape[1:]) == shape)
+        and (family.any_size or tuple(latents.shape[1:]) == shape)
     )
-    if not fits or len(conditions) != len(latents):
+    if not fits or len(data.conditions) != len(latents):
         raise StudioError(
             f"The calibration latents must be n x {' x '.join(map(str, shape))} with n conditions"
             " for this model."
         )
     if not torch.isfinite(latents).all():
         raise StudioError("The calibration latents contain NaN or infinity.")
-    if settings.edges[-1] > len(schedule):
+    if settings.edges[-1] > len(data.schedule):
         raise StudioError(
             f"The calibration bins end at timestep {settings.edges[-1]} and the model has"
-            f" {len(schedule)}: choose bins within them."
+            f" {len(data.schedule)}: choose bins within them."
         )
-    names = torch.arange(len(latents)) if ids is None else ids.long()
-    bank = GramBank(folder, layers, settings)
-    device, dtype = first_parameter(transformer).device, first_parameter(transformer).dtype
-    batch = batch or images_at_once(
-        layers,
-        max(
-            site.tokens
-            for site in family_of(transformer).sites(transformer, tuple(latents.shape[1:]))
-        ),
-    )
-    missing, need = check_room(bank, device)
-    meter = GramMeter(
-        transformer, layers, RowWeights(transformer, layers, settings.weighting, settings.guidance)
-    )
-    chunks = -(-settings.images // batch) + -(-settings.held_out // batch)
-    done, total = 0, len(missing) * chunks
 
-    def measure(b: int) -> Iterator[Tensor]:
-        """The tensors of a bin in the order of its file. They are taken from the meter one by one,
-        so that it is free for the held-out half.
-        """
-        nonlocal done
-        low, high = settings.edges[b], settings.edges[b + 1]
-        random = torch.Generator().manual_seed(settings.seed * 10_007 + b)
-        pick = draw(len(latents), settings.images, settings.held_out, settings.seed, random)
-        t = torch.randint(low, high, (per_bin,), generator=random)
-        noise = torch.randn(latents[pick].shape, generator=random)
-        a, s = (torch.tensor(v)[t].float().view(-1, 1, 1, 1) for v in (schedule.a, schedule.s))
-        x = a * latents[pick].float() + s * noise
-        for kind, rows in (
-            ("fit", torch.arange(settings.images)),
-            ("held_out", torch.arange(settings.images, per_bin)),
-        ):
-            meter.begin(
-                2 * len(rows),
-                settings,
-                2 * b + (kind == "held_out"),
-                f"timesteps {low} to {high - 1}",
+
+@dataclass(frozen=True)
+class _Data:
+    """What is noised: latents (n, c, h, w), their conditions and their names (n,)."""
+
+    latents: Tensor
+    conditions: Conditions
+    names: Tensor
+    schedule: NoiseSchedule
+
+
+@dataclass
+class _Watch:
+    """Progress and stop of a calibration, counted in forward passes."""
+
+    bank: GramBank
+    missing: list[int]  # bins to measure
+    need: str  # memory and disk that the run takes, in words
+    progress: Progress | None
+    stop: threading.Event | None
+    done: int = 0
+
+    def total(self, batch: int) -> int:
+        """Return the forward passes of the whole run."""
+        settings = self.bank.settings
+        return len(self.missing) * (-(-settings.images // batch) + -(-settings.held_out // batch))
+
+    def before(self, b: int, batch: int) -> None:
+        """Report that a forward pass of bin `b` begins. Raises Stopped."""
+        settings = self.bank.settings
+        if self.stop is not None and self.stop.is_set():
+            kept = settings.bins - len(self.bank.missing())
+            raise Stopped(
+                f"Stopped: {kept} of {settings.bins} bins are kept, the next run goes on from"
+                " there."
             )
-            with meter:
-                for part in rows.split(batch):
-                    if stop is not None and stop.is_set():
-                        raise Stopped(
-                            f"Stopped: {settings.bins - len(bank.missing())} of {settings.bins}"
-                            " bins are kept, the next run goes on from there."
-                        )
-                    if progress is not None:
-                        progress(
-                            done,
-                            total,
-                            f"measuring timesteps {low} to"
-                            f" {high - 1}{f'; {need}' if b == missing[0] else ''}",
-                        )
-                    both = torch.cat([x[part]] * 2).to(device, dtype)
-                    arguments = conditions.rows(pick[part]).pair(device, dtype)
-                    transformer(
-                        both, torch.cat([t[part]] * 2).to(device), **arguments, return_dict=False
-                    )
-                    done += 1
-            yield from meter.results()
-            yield torch.cat([t[rows]] * 2).int()
-            yield torch.cat([names[pick][rows], torch.full((len(rows),), NULL_ROW)]).int()
+        if self.progress is not None:
+            text = f"measuring {_span(settings, b)}"
+            if b == self.missing[0]:
+                text += f"; {self.need}"
+            self.progress(self.done, self.total(batch), text)
 
-    for b in missing:
-        bank.write(b, measure(b))
-    if progress is not None:
-        progress(total, total, "calibrated")
-    return bank
+
+@dataclass(frozen=True)
+class _Run:
+    """One run over the missing bins."""
+
+    model: nn.Module
+    bank: GramBank
+    meter: GramMeter
+    data: _Data
+    batch: int  # images of one forward pass
+    watch: _Watch
+
+    def measure(self, b: int) -> Iterator[Tensor]:
+        """Yield the tensors of bin `b` in the order of its file.
+
+        They are taken from the meter one by one, so that the meter is free for the held-out half.
+        """
+        settings = self.bank.settings
+        data = self.data
+        low, high = settings.edges[b], settings.edges[b + 1]
+        per_bin = settings.images + settings.held_out
+        random = torch.Generator().manual_seed(settings.seed * 10_007 + b)
+        pick = draw_latents(
+            len(data.latents),
+            fit=settings.images,
+            held_out=settings.held_out,
+            seed=settings.seed,
+            random=random,
+        )
+        t = torch.randint(low, high, (per_bin,), generator=random)
+        noise = torch.randn(data.latents[pick].shape, generator=random)
+        a, s = (
+            torch.tensor(v)[t].float().view(-1, 1, 1, 1) for v in (data.schedule.a, data.schedule.s)
+        )
+        x = a * data.latents[pick].float() + s * noise
+        halves = torch.arange(settings.images), torch.arange(settings.images, per_bin)
+        for half, rows in enumerate(halves):  # fitted, then held out
+            self.meter.begin(2 * len(rows), settings, 2 * b + half, _span(settings, b))
+            with self.meter:
+                for part in rows.split(self.batch):
+                    self.watch.before(b, self.batch)
+                    self._forward(x[part], t[part], data.conditions.rows(pick[part]))
+                    self.watch.done += 1
+            yield from self.meter.results()
+            yield torch.cat([t[rows]] * 2).int()
+            yield torch.cat([data.names[pick][rows], torch.full((len(rows),), NULL_ROW)]).int()
+
+    def _forward(self, x: Tensor, t: Tensor, conditions: Conditions) -> None:
+        """Run noised latents (m, c, h, w) with their conditions and with none."""
+        like = first_parameter(self.model)
+        twice = torch.cat([x] * 2).to(like.device, like.dtype)
+        arguments = conditions.pair(like.device, like.dtype)
+        self.model(twice, torch.cat([t] * 2).to(like.device), **arguments, return_dict=False)
+
+
+def _span(settings: CalibrationSettings, b: int) -> str:
+    return f"timesteps {settings.edges[b]} to {settings.edges[b + 1] - 1}"
 
 
 class GramMeter:
-    """Context manager: forward hooks that sum up the inputs of the prunable layers. Hooks are gone
-    afterwards, whatever happens.
+    """A context manager whose forward hooks sum up the inputs of the prunable layers.
+
+    The hooks are removed at the end, whatever happens.
     """
 
     def __init__(
@@ -169,16 +230,23 @@ class GramMeter:
         self.weights = weights or RowWeights(transformer, layers, "even", 1.0)
         self.consumers = [transformer.get_submodule(layer.consumer) for layer in layers]
         self.names = [layer.name for layer in layers]
-        self.sums = [GramSum(m.in_features, m.weight.device) for m in self.consumers]
+        self.sums = [
+            GramSum(layer.width, first_parameter(m).device)
+            for layer, m in zip(layers, self.consumers, strict=True)
+        ]
         self._limits: list[int] | None = None  # most tokens of each layer; None takes every one
-        self._rows, self._seen = 1, [0] * len(layers)
-        self._random, self._where = torch.Generator(), ""
-        self._handles: list = []
+        self._rows = 1  # batch rows of the whole half bin
+        self._seen = [0] * len(layers)  # batch rows so far
+        self._random = torch.Generator()
+        self._where = ""
+        self._handles: list[RemovableHandle] = []
         self._thread = 0
 
     def begin(self, rows: int, settings: CalibrationSettings, seed: int, where: str = "") -> None:
-        """Back to zero, for `rows` batch rows to come, which errors place at `where`. With a token
-        cap, `seed` decides which tokens a layer takes.
+        """Start again from zero, for `rows` batch rows to come.
+
+        Error sentences name the place `where`. With a token cap, `seed` decides which tokens a
+        layer takes.
         """
         for total in self.sums:
             total.zero()
@@ -188,13 +256,14 @@ class GramMeter:
             if settings.token_cap is None
             else [int(settings.token_cap * total.n * share) for total in self.sums]
         )
-        self._rows, self._seen = rows, [0] * len(self.sums)
+        self._rows = rows
+        self._seen = [0] * len(self.sums)
         self._where = where
         # apart from the draws of the data, which a cap leaves as they are
         self._random.manual_seed(settings.seed * 10_007 + 7_919 * (seed + 1))
 
     def results(self) -> Iterator[Tensor]:
-        """Triangles, input sums and token counts (layers,), in the order of a bin's file."""
+        """Yield triangles, input sums and token counts (layers,), in the order of a bin's file."""
         for i, total in enumerate(self.sums):
             if not total.finite:
                 raise self._overflow(i)
@@ -215,11 +284,11 @@ class GramMeter:
             handle.remove()
         self.weights.__exit__()
 
-    def _hook(self, i: int) -> Callable:
+    def _hook(self, i: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             if threading.get_ident() != self._thread:
-                # somebody else runs the same layers meanwhile (counts MACs, samples): not
-                # calibration data
+                # another thread runs the same layers meanwhile (counts MACs, samples): its inputs
+                # are not calibration data
                 return
             x = args[0].flatten(0, -2)  # (tokens, width)
             weights = self.weights.of(i, len(args[0]))
@@ -231,18 +300,17 @@ class GramMeter:
         return add
 
     def _pick(self, i: int, rows: int, tokens: int) -> Tensor | None:
-        """Which of a batch's tokens layer i takes, so that its limit is spread evenly over the
-        rows; None for all.
+        """Return the tokens of a batch that layer i takes; None for all.
+
+        The limit of the layer is spread evenly over the rows.
         """
         self._seen[i] += rows
         if self._limits is None:
             return None
         left = self._limits[i] * self._seen[i] // self._rows - self.sums[i].tokens
-        return (
-            None
-            if left >= tokens
-            else torch.randperm(tokens, generator=self._random)[:left].sort().values
-        )
+        if left >= tokens:
+            return None
+        return torch.randperm(tokens, generator=self._random)[:left].sort().values
 
     def _overflow(self, i: int) -> StudioError:
         at = f" at {self._where}" if self._where else ""

@@ -1,7 +1,6 @@
-"""Symmetric sums of outer products, kept by their upper half: summed in stripes, stored as
-triangles.
+"""Sum outer products by their upper half: summed in stripes, stored as triangles.
 
-X^T X is symmetric, so only the stripes on and right of the diagonal are worked out: (1 + 1/k) / 2
+X^T X is symmetric, so only the stripes on and right of the diagonal are computed: (1 + 1/k) / 2
 of the products and of the memory for k stripes, 0.56 of both for the 4608 columns of a DiT-XL/2
 MLP. On disk the triangle is exact, row by row.
 """
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,29 +21,31 @@ STRIPES = (256, 512)
 
 
 def stripe_starts(n: int) -> list[int]:
-    """First row of every stripe of an (n, n) matrix, with n at the end: about eight stripes, of
-    whole multiples of 64 rows.
+    """Return the first row of every stripe of an (n, n) matrix, with n at the end.
+
+    About eight stripes, of whole multiples of 64 rows.
     """
     step = n if n <= PLAIN else min(max(-(-n // 512) * 64, STRIPES[0]), STRIPES[1])
     return [*range(0, n, step), n]
 
 
 def sum_bytes(n: int) -> int:
-    """Memory of a `GramSum` of n columns."""
+    """Return the bytes of a `GramSum` of n columns."""
     starts = stripe_starts(n)
-    return (
-        4 * sum((high - low) * (n - low) for low, high in zip(starts, starts[1:], strict=False))
-        + 8 * n
-    )
+    numbers = sum((high - low) * (n - low) for low, high in zip(starts, starts[1:], strict=False))
+    return 4 * numbers + 8 * n
 
 
 class GramSum:
-    """Sum of x x^T and of x over tokens for one layer: fp32 products with TF32 off, whatever type
-    the tokens come in.
+    """The sum of x x^T and of x over tokens for one layer.
+
+    Products are in fp32 with TF32 off, whatever type the tokens come in.
     """
 
     def __init__(self, n: int, device: torch.device | str = "cpu"):
-        self.n, self.tokens, self.weight = n, 0, 0.0
+        self.n = n  # columns
+        self.tokens = 0
+        self.weight = 0.0  # sum of all token weights; stays 0 without weights
         starts = stripe_starts(n)
         self.stripes = [
             torch.zeros(high - low, n - low, device=device)
@@ -58,72 +60,71 @@ class GramSum:
         self.tokens, self.weight = 0, 0.0
 
     def add(self, x: Tensor, picked: Tensor | None = None, weights: Tensor | None = None) -> bool:
-        """Add tokens x (tokens, n), or only those at the indices `picked`. False when a number
-        among them is not finite: then start again.
+        """Add tokens x (tokens, n), or only those at the indices `picked`.
 
-        weights: (tokens,) of x, how much each counts, 0 or more; what comes out is as if their mean
-        were 1. Give them always or never.
+        weights: (tokens,) of x, how much each counts, 0 or more; the sums are as if their mean were
+        1. Give them always or never. Return False when a number among the tokens is not finite:
+        then start again.
         """
-        count, step = len(x) if picked is None else len(picked), max(1, CHUNK_BYTES // (4 * self.n))
+        count = len(x) if picked is None else len(picked)
+        step = max(1, CHUNK_BYTES // (4 * self.n))
         for start in range(0, count, step):
-            part = x[start : start + step] if picked is None else x[picked[start : start + step]]
+            rows: slice | Tensor = slice(start, start + step)
+            if picked is not None:
+                rows = picked[start : start + step]
             # before the product: fp16 squares overflow, bf16 products lose five digits
-            part = part.float()
-            own = (
-                None
-                if weights is None
-                else (
-                    weights[start : start + step]
-                    if picked is None
-                    else weights[picked[start : start + step]]
-                )[:, None].to(part)
-            )
-            vector = part.sum(0) if own is None else (part * own).sum(0)
-            if not vector.isfinite().all():
+            part = x[rows].float()
+            own = None if weights is None else weights[rows][:, None].to(part)
+            if not self._add_part(part, own):
                 return False
-            self.vector += vector
-            if own is not None:
-                self.weight += float(own.double().sum())
-                part = part * own.sqrt()
-            low = 0
-            with full_precision:
-                for stripe in self.stripes:
-                    stripe.addmm_(part[:, low : low + len(stripe)].T, part[:, low:])
-                    low += len(stripe)
         self.tokens += count
+        return True
+
+    def _add_part(self, part: Tensor, own: Tensor | None) -> bool:
+        """Add fp32 tokens (m, n) with their weights (m, 1); False when one is not finite."""
+        vector = part.sum(0) if own is None else (part * own).sum(0)
+        if not vector.isfinite().all():
+            return False
+        self.vector += vector
+        if own is not None:
+            self.weight += float(own.double().sum())
+            part = part * own.sqrt()
+        low = 0
+        with full_precision:
+            for stripe in self.stripes:
+                stripe.addmm_(part[:, low : low + len(stripe)].T, part[:, low:])
+                low += len(stripe)
         return True
 
     @property
     def finite(self) -> bool:
-        """Whether the squares stayed within fp32; no other product of two columns is larger than
-        both of theirs.
+        """Say whether the squares stayed within fp32.
+
+        No other product of two columns is larger than both of their squares.
         """
         return all(bool(stripe.diagonal().isfinite().all()) for stripe in self.stripes)
 
     def triangle(self) -> Tensor:
-        """Upper triangle (n (n + 1) / 2,) of the sum so far, row by row, fp32 on the CPU."""
+        """Return the upper triangle (n (n + 1) / 2,) of the sum, row by row, fp32 on the CPU."""
         triangle = _pack(self.stripes, self.n)
         return triangle if self.scale == 1 else triangle.mul_(self.scale)
 
     @property
     def mean_sum(self) -> Tensor:
-        """(n,) the sum of x, weighted as the products are."""
+        """Return the sum of x, (n,), weighted as the products are."""
         return self.vector * self.scale
 
     @property
     def scale(self) -> float:
-        """What makes the mean weight 1."""
+        """Return the factor that makes the mean weight 1."""
         return self.tokens / self.weight if self.weight > 0 else 1.0
 
 
-def pack(gram: Tensor) -> Tensor:
-    """Upper triangle (n, n) -> (n (n + 1) / 2,), row by row, on the CPU."""
-    return _pack([gram], len(gram))
-
-
 def _pack(stripes: list[Tensor], n: int) -> Tensor:
+    """Return the upper triangle (n (n + 1) / 2,) of stripes, row by row, on the CPU."""
     triangle = torch.empty(n * (n + 1) // 2, dtype=stripes[0].dtype)
-    into, start = triangle.numpy(), 0  # NumPy slices rows ten times as fast as torch
+    into = triangle.numpy()  # NumPy slices rows ten times as fast as torch
+    start = 0
     for stripe in stripes:
         for i, row in enumerate(stripe.detach().cpu().numpy()):
             into[start : start + len(row) - i] = row[i:]
@@ -132,12 +133,14 @@ def _pack(stripes: list[Tensor], n: int) -> Tensor:
 
 
 def unpack(triangle: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The symmetric (n, n) matrix of an upper triangle on the CPU, with no table of indices beside
-    it.
+    """Return the symmetric (n, n) matrix of an upper triangle on the CPU.
+
+    No table of indices is made, which would take more memory than the matrix.
     """
     n = math.isqrt(2 * len(triangle))
     full = torch.zeros(n, n, dtype=dtype)
-    into, values, start = full.numpy(), triangle.numpy(), 0
+    into, values = full.numpy(), triangle.numpy()
+    start = 0
     for i in range(n):
         into[i, i:] = values[start : start + n - i]
         start += n - i
@@ -151,23 +154,28 @@ def unpack(triangle: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 class _FullPrecision:
-    """Context manager: fp32 products in fp32. TF32 on CUDA and bf16 on the CPU are off inside, and
-    as they were afterwards.
+    """A context manager in which fp32 products are computed in fp32.
 
-    The switches belong to the process. The first thread that comes in turns them off, the last one
-    out turns them on again, so threads that overlap cannot leave them wrong; products of other
-    threads are meanwhile more exact than asked for, never less.
+    TF32 on CUDA and bf16 on the CPU are off inside, and as before afterwards. The switches belong
+    to the process. The first thread that enters turns them off, the last one that leaves turns them
+    on again, so threads that overlap cannot leave them wrong; products of other threads are
+    meanwhile more exact than asked for, never less.
     """
 
     def __init__(self) -> None:
-        self._lock, self._depth = threading.Lock(), 0
-        self._switched: list[tuple[object, str]] = []
+        self._lock = threading.Lock()
+        self._depth = 0  # threads inside
+        self._switched: list[tuple[Any, str]] = []  # a switch of torch, its value before
 
     def __enter__(self) -> None:
         with self._lock:
             self._depth += 1
             if self._depth == 1:
-                for switch in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+                switches: list[Any] = [
+                    torch.backends.cuda.matmul,
+                    getattr(torch.backends.mkldnn, "matmul"),  # noqa: B009 (no type in torch's stubs)
+                ]
+                for switch in switches:
                     # in the usual case it is exact already and nothing is touched
                     if switch.fp32_precision not in ("none", "ieee"):
                         self._switched.append((switch, switch.fp32_precision))

@@ -1,14 +1,13 @@
-"""Pictures that a user gives for calibration: a folder, what each shows, and the pixels.
+"""Read the pictures that a user gives for calibration, with their subjects and pixels.
 
-What a picture shows is looked up in one of three places, the same for the whole folder: tables
+The subject of a picture is looked up in one of three places, the same for the whole folder: tables
 (`core.calibration.picture_tables`: labels, metadata or captions as .csv, .json or .jsonl, in the
 folder or further down), else `name.txt` or `name.caption` beside `name.png`, else the sub-folder
-that it lies in (ImageFolder layout).
+of the picture (ImageFolder layout).
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cache import file_hash
 from ..errors import StudioError
+from ..words import some
 from .picture_lookup import look_up
-from .picture_walk import forms_of, one_form, some, suffix_of, twin, walk
+from .picture_walk import forms_of, one_form, suffix_of, twin, walk
 
 KINDS = {
     ".png": "PNG",
@@ -48,14 +49,8 @@ KINDS = {
     ".tga": "TGA",
 }
 SUFFIXES = tuple(KINDS)
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "WEBP",
-    "BMP",
-    "TIFF",
-    "AVIF",
-)  # read under any of the suffixes, as many a picture has a wrong one
+# read under any of the suffixes, as many pictures have a wrong one
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
 NOT_READ = (
     ".heic",
     ".heif",
@@ -79,9 +74,9 @@ NOT_READ = (
     ".jpx",
     ".j2c",
 )
-MAX_PIXELS = (
-    2**26
-)  # 8192 x 8192: 200 MB once unpacked; beyond that a small file may be meant to fill the memory
+# 8192 x 8192: 200 MB once unpacked; beyond that a small file may be meant to fill the memory
+MAX_PIXELS = 2**26
+# names of folders that hold pictures of anything: no prompts, and seldom classes
 PLACES = set(
     "train training trainset val valid validation test testing testset eval evaluation dev "
     "split fold part batch chunk shard set "
@@ -90,12 +85,12 @@ PLACES = set(
     "sample samples raw all new misc other unsorted input inputs output outputs source crop "
     "crops cropped resized processed class "
     "instance reg regularization dcim".split()
-)  # names of folders that hold pictures of anything: no prompts, and seldom classes
+)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One file and what the folder says it shows."""
+    """One picture file with its subject, as the folder gives it."""
 
     path: Path
     name: str  # inside the folder, "cats/1.png"
@@ -103,16 +98,16 @@ class Picture:
     by_folder: bool = False  # `shows` is the name of the sub-folder
 
     def digest(self) -> str:
-        """SHA-256 of the file's bytes."""
+        """Return the SHA-256 of the bytes of the file. Raises StudioError."""
         try:
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+            return file_hash(self.path)
         except OSError as err:
             raise StudioError(f"The picture {self.name} cannot be read ({err.strerror}).") from err
 
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """Pictures drawn from a folder, and what of the folder was passed over, in words."""
+    """The pictures drawn from a folder, with remarks on what was passed over."""
 
     pictures: list[Picture]
     remarks: tuple[str, ...] = ()
@@ -121,8 +116,8 @@ class PictureFolder:
 def list_pictures(folder: Path, count: int, seed: int = 0) -> list[Picture]:
     """List up to `count` pictures of a folder and its sub-folders, drawn with `seed`.
 
-    They come in the order of their names. What each shows is looked up. Raises StudioError for a
-    folder without pictures and, naming it, for a picture of which nothing says what it shows.
+    They come in the order of their names, with their subjects. Raises StudioError for a folder
+    without pictures and for a picture without a subject, with its name.
     """
     return read_folder(folder, count, seed).pictures
 
@@ -132,7 +127,8 @@ def read_folder(
 ) -> PictureFolder:
     """List pictures as `list_pictures` does, with remarks on what is passed over.
 
-    words: where tables have captions and classes, take captions (True) or classes (False).
+    words: where tables have captions and classes, take captions (True) or classes (False). Raises
+    StudioError.
     """
     folder = Path(folder)
     walked = walk(folder)
@@ -142,7 +138,8 @@ def read_folder(
         raise StudioError(f"{place}: put PNG, JPEG or WebP files there.")
     random = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(names), generator=random)[:count].sort().values.tolist()
-    lookup, alike = look_up(folder, walked.files, names, _names_picture, words), forms_of(names)
+    lookup = look_up(folder, walked.files, names, _names_picture, words)
+    alike = forms_of(names)
     found = []
     for name in (names[i] for i in chosen):
         shows = lookup.shows(name)
@@ -162,7 +159,7 @@ def read_folder(
 
 
 def _readable_names(files: tuple[str, ...]) -> list[str]:
-    """The pictures among files. Raises StudioError for pictures of kinds that are not read."""
+    """Return the pictures among files. Raises StudioError for kinds that are not read."""
     pictures = [name for name in files if _names_picture(name)]
     strange = [name for name in pictures if suffix_of(name) not in readable()]
     if strange:
@@ -174,7 +171,7 @@ def _readable_names(files: tuple[str, ...]) -> list[str]:
 
 @cache
 def readable() -> frozenset[str]:
-    """Suffixes of the pictures that this Pillow reads; AVIF, for one, is not in every build."""
+    """Return the suffixes that this Pillow reads; AVIF, for one, is not in every build."""
     from PIL import Image
 
     Image.init()
@@ -182,29 +179,31 @@ def readable() -> frozenset[str]:
 
 
 def _names_picture(text: str) -> bool:
-    """Whether a text ends as the name of a picture does, of a kind that is read or not."""
+    """Say whether a text ends like the name of a picture, of a kind that is read or not."""
     return suffix_of(text.strip()) in KINDS or suffix_of(text.strip()) in NOT_READ
 
 
-# ------------------------------------------------------------ what a picture shows
+# ------------------------------------------------------------ subjects
 
 
 def known_names(class_names: dict[int, str]) -> dict[str, int]:
-    """What each class may be called: its whole name, or one of the names in it (ImageNet's "tench,
-    Tinca tinca") that no other class has.
+    """Return every name that a class may be called by, with the class.
+
+    That is its whole name, or one of the names in it (ImageNet's "tench, Tinca tinca") that no
+    other class has.
     """
     single = [(part.strip(), i) for i, name in class_names.items() for part in name.split(",")]
     classes: dict[str, set[int]] = {}
     for part, i in single:
         classes.setdefault(part, set()).add(i)
-    return {part: i for part, i in single if len(classes[part]) == 1} | {
-        name: i for i, name in class_names.items()
-    }
+    unique = {part: i for part, i in single if len(classes[part]) == 1}
+    return unique | {name: i for i, name in class_names.items()}
 
 
 def is_place(name: str) -> bool:
-    """Whether a folder's name says where its pictures are kept and not what they show: "train",
-    "val2017", "images_512".
+    """Say whether a folder's name is a mere place ("train", "val2017", "images_512").
+
+    Such a name says nothing of what the pictures show.
     """
     parts = re.findall(r"[^\W\d_]+", name.casefold())
     return bool(parts) and all(
@@ -212,9 +211,10 @@ def is_place(name: str) -> bool:
     )
 
 
-def _told_by(picture: Picture, known: Callable[[str], bool]) -> str:
-    """What a picture is labelled: as it was written or, by folders, the nearest one that is no mere
-    place.
+def _label_of(picture: Picture, known: Callable[[str], bool]) -> str:
+    """Return the label of a picture, as it was written.
+
+    By folders, it is the name of the nearest folder that is known or no mere place.
     """
     text = str(picture.shows)
     if not picture.by_folder:
@@ -224,14 +224,14 @@ def _told_by(picture: Picture, known: Callable[[str], bool]) -> str:
 
 
 def class_of(picture: Picture, names: dict[str, int], classes: int) -> int:
-    """The class that a picture shows: a number below `classes`, or one of the model's class names
-    (in any case). Raises StudioError.
+    """Return the class of a picture, a number below `classes`.
+
+    The label is such a number, or one of the `names` in any case. Raises StudioError.
     """
     known = {one_form(name).casefold(): i for name, i in names.items()}
-    text = _told_by(picture, lambda name: one_form(name).casefold() in known)
-    if found := re.fullmatch(
-        r"(-?[0-9]{1,18})(\.0+)?", text
-    ):  # 3.0 is how pandas writes 3 beside what is missing
+    text = _label_of(picture, lambda name: one_form(name).casefold() in known)
+    # pandas writes 3 as 3.0 in a column with missing values
+    if found := re.fullmatch(r"(-?[0-9]{1,18})(\.0+)?", text):
         number = int(found[1])
         if not 0 <= number < classes:
             raise StudioError(
@@ -248,12 +248,12 @@ def class_of(picture: Picture, names: dict[str, int], classes: int) -> int:
 
 
 def caption_of(picture: Picture) -> str:
-    """Give the prompt that a picture answers: its caption, else the name of its folder.
+    """Return the prompt of a picture: its caption, else the name of its folder.
 
-    A number of repeats ("10_sks dog") is left out. Raises StudioError for what has no letters,
-    which no text model was ever told, and for the name of a mere place ("train").
+    A number of repeats ("10_sks dog") is left out. Raises StudioError for a text without letters,
+    which no text model was trained on, and for the name of a mere place ("train").
     """
-    text = _told_by(picture, lambda name: False)
+    text = _label_of(picture, _nothing_known)
     if picture.by_folder:
         repeats = re.fullmatch(r"(?:\d+[._]+|0\d*-|\d+ - )\s*(.*)", text)
         text = repeats[1].strip() if repeats else text
@@ -271,17 +271,20 @@ def caption_of(picture: Picture) -> str:
     return text
 
 
+def _nothing_known(_name: str) -> bool:
+    return False
+
+
 def read_picture(picture: Picture, size: int, channels: int) -> Tensor:
-    """Read pixels (channels, size, size) in [-1, 1], turned as the EXIF data say, on white.
+    """Read pixels (channels, size, size) in [-1, 1], turned by their EXIF data, on white.
 
     The shorter side becomes `size`, and the centre is kept. channels: 3 (RGB) or 1 (grey). Raises
-    StudioError, naming the picture, when it cannot be read or is too large.
+    StudioError with the name of a picture that cannot be read or is too large.
     """
     from PIL import Image, ImageOps
 
-    formats = {*FORMATS, KINDS.get(suffix_of(picture.name), "PNG")} & {
-        KINDS[suffix] for suffix in readable()
-    }
+    wanted = {*FORMATS, KINDS.get(suffix_of(picture.name), "PNG")}
+    formats = wanted & {KINDS[suffix] for suffix in readable()}
     try:
         with Image.open(picture.path, formats=sorted(formats)) as file:
             if file.width * file.height > MAX_PIXELS:
@@ -302,16 +305,15 @@ def read_picture(picture: Picture, size: int, channels: int) -> Tensor:
         raise StudioError(
             f"The picture {picture.name} cannot be read; replace it or take it out of the folder."
         ) from err
-    return (
-        torch.from_numpy(array.reshape(size, size, channels).copy()).permute(2, 0, 1).float()
-        / 127.5
-        - 1
-    )
+    pixels_last = torch.from_numpy(array.reshape(size, size, channels).copy())
+    return pixels_last.permute(2, 0, 1).float() / 127.5 - 1
 
 
 def _opaque(image: Any, pillow: Any) -> Any:
-    """An 8-bit picture without transparency. Pillow itself clips 16-bit grey instead of scaling it,
-    and paints what is transparent black.
+    """Return an 8-bit picture without transparency.
+
+    Pillow itself clips 16-bit grey instead of scaling it, and paints what is transparent black.
+    Raises StudioError with the reason.
     """
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.float64)

@@ -1,6 +1,4 @@
-"""Where a folder says what each picture shows: tables, else captions beside the pictures, else sub-
-folders.
-"""
+"""Look up the subjects of pictures: in tables, in captions beside them, or in sub-folders."""
 
 from __future__ import annotations
 
@@ -10,23 +8,26 @@ from pathlib import Path
 from posixpath import basename, dirname, splitext
 
 from ..errors import StudioError
+from ..words import some
 from .picture_tables import is_table, read_table, read_text
-from .picture_walk import forms_of, one_form, some, suffix_of, twin
+from .picture_walk import forms_of, one_form, suffix_of, twin
 
 BESIDE = (".txt", ".caption")  # captions of one picture each
 
 
+def _no_reason(_name: str) -> str:
+    return ""
+
+
 @dataclass
 class Lookup:
-    """How a folder says what a picture shows: its name inside the folder -> text or number, None
-    where nothing says it.
-    """
+    """A way of finding the subject of a picture by its name inside the folder."""
 
-    shows: Callable[[str], str | int | None]
+    shows: Callable[[str], str | int | None]  # name -> text or number, None where there is none
     by_folder: bool = False
     remarks: list[str] = field(default_factory=list)
     place: str = "labels.csv"
-    why_not: Callable[[str], str] = lambda name: ""
+    why_not: Callable[[str], str] = _no_reason
 
 
 Named = Callable[[str], bool]  # whether a text looks like the name of a picture
@@ -35,7 +36,7 @@ Named = Callable[[str], bool]  # whether a text looks like the name of a picture
 def look_up(
     folder: Path, files: Iterable[str], names: list[str], named: Named, words: bool | None
 ) -> Lookup:
-    """Take tables where there are any, else captions beside the pictures, else the sub-folders."""
+    """Use tables where there are any, else captions beside the pictures, else sub-folders."""
     beside = _beside(files, names)
     tables = [name for name in files if is_table(name)]
     if tables:
@@ -49,7 +50,7 @@ def look_up(
 
 
 def _beside(files: Iterable[str], names: list[str]) -> dict[str, list[str]]:
-    """Find the caption files of pictures: 1.txt and 1.caption, or 1.png.txt, of 1.png."""
+    """Return the caption files of pictures: 1.txt and 1.caption, or 1.png.txt, of 1.png."""
     texts: dict[str, list[str]] = {}
     for file in files:
         if suffix_of(file) in BESIDE:
@@ -72,8 +73,9 @@ def _beside(files: Iterable[str], names: list[str]) -> dict[str, list[str]]:
 
 
 def _caption(folder: Path, name: str, files: list[str]) -> str | None:
-    """The one text beside a picture. Raises StudioError for two that differ."""
-    texts = {text: file for file in files if (text := read_text(folder / file, file))}
+    """Return the one text beside a picture. Raises StudioError for two that differ."""
+    texts = {read_text(folder / file, file): file for file in files}
+    texts.pop("", None)  # empty files
     if len(texts) > 1:
         raise StudioError(
             f"{' and '.join(sorted(texts.values()))} say different things of {name}: keep one "
@@ -85,36 +87,30 @@ def _caption(folder: Path, name: str, files: list[str]) -> str | None:
 def _by_tables(
     folder: Path, tables: list[str], names: list[str], named: Named, words: bool | None
 ) -> Lookup:
-    """What the tables say. A name that is not there as it is written may stand for the only picture
-    of that name further down.
+    """Return the lookup in tables. Raises StudioError for tables that contradict each other.
+
+    A name that is not there as it is written may stand for the only picture of that name further
+    down.
     """
-    for inside in {dirname(t) for t in tables}:
-        here = [basename(t) for t in tables if dirname(t) == inside]
-        if len(here) > 1:
-            where = f"{folder.name}/{inside}".rstrip("/")
-            raise StudioError(
-                f"The folder {where}/ has both {' and '.join(sorted(here))}; keep one of them."
-            )
-    said: dict[str, tuple[str | int, str]] = {}
-    remarks, known = [], set(names)
-    by_form, by_base = forms_of(names), {}
-    for name in names:
-        by_base.setdefault(one_form(basename(name)), []).append(name)
+    _refuse_two_tables(folder, tables)
+    index = _Index.of(folder, names)
+    subjects: dict[str, tuple[str | int, str]] = {}  # picture -> what it shows, table
+    remarks: list[str] = []
     missing: list[str] = []
     for table in tables:
         read = read_table(folder / table, table, named, words)
         remarks += [read.remark] if read.remark else []
-        lost = []
+        lost: list[str] = []
         for file, shows in read.shown.items():
-            name = _meant(folder, table, file, known, by_form, by_base)
+            name = index.meant(table, file)
             if name is None:
                 lost.append(file)
-            elif name in said and said[name][0] != shows:
+            elif name in subjects and subjects[name][0] != shows:
                 raise StudioError(
-                    f"{table} and {said[name][1]} say different things of {name}: keep one."
+                    f"{table} and {subjects[name][1]} say different things of {name}: keep one."
                 )
             else:
-                said[name] = shows, table
+                subjects[name] = shows, table
         missing += lost
         if lost:
             remarks.append(
@@ -122,51 +118,80 @@ def _by_tables(
                 f"({some(lost, 2)})"
             )
 
+    def shows_of(name: str) -> str | int | None:
+        return subjects[name][0] if name in subjects else None
+
     def why_not(name: str) -> str:
         near = next((f for f in missing if f.casefold() == name.casefold()), None)
         if near is not None:
             return f"; {tables[0]} names {near}, which is not the same name"
-        return (
-            f"; {some(tables)} names {some(missing)}, which is not there"
-            if missing and not said
-            else ""
+        if missing and not subjects:
+            return f"; {some(tables)} names {some(missing)}, which is not there"
+        return ""
+
+    return Lookup(shows_of, remarks=remarks, place=tables[0], why_not=why_not)
+
+
+def _refuse_two_tables(folder: Path, tables: list[str]) -> None:
+    """Raise StudioError for two tables in one folder."""
+    for inside in {dirname(t) for t in tables}:
+        here = [basename(t) for t in tables if dirname(t) == inside]
+        if len(here) > 1:
+            where = f"{folder.name}/{inside}".rstrip("/")
+            raise StudioError(
+                f"The folder {where}/ has both {' and '.join(sorted(here))}; keep one of them."
+            )
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The pictures of a folder by name, by composed form and by name without folders."""
+
+    folder: Path
+    known: set[str]
+    by_form: dict[str, list[str]]
+    by_base: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, folder: Path, names: list[str]) -> _Index:
+        """Index the pictures of a folder."""
+        by_base: dict[str, list[str]] = {}
+        for name in names:
+            by_base.setdefault(one_form(basename(name)), []).append(name)
+        return cls(folder, set(names), forms_of(names), by_base)
+
+    def meant(self, table: str, file: str) -> str | None:
+        """Return the picture that a table means by a file name; None where it is not there.
+
+        Raises StudioError where two could be meant.
+        """
+        inside, file = self._place(table, file)
+        name = inside + file
+        if name in self.known:
+            return name
+        alike = self.by_form.get(one_form(name), [])
+        if not alike and "/" not in file:
+            alike = [n for n in self.by_base.get(one_form(file), []) if n.startswith(inside)]
+        if len(alike) < 2:
+            return alike[0] if alike else None
+        if one_form(alike[0]) == one_form(alike[1]):
+            raise StudioError(f"{table} names {file}{twin(alike)}.")
+        raise StudioError(
+            f"{table} names {file}, which may be {some(alike)}: write the sub-folder with the name."
         )
 
-    return Lookup(lambda name: said.get(name, (None,))[0], False, remarks, tables[0], why_not)
-
-
-def _meant(
-    folder: Path,
-    table: str,
-    file: str,
-    known: set[str],
-    by_form: dict[str, list[str]],
-    by_base: dict[str, list[str]],
-) -> str | None:
-    """The picture that a table means by a file name; None where it is not there. Raises StudioError
-    where two could be meant.
-    """
-    inside = dirname(table) + "/" if dirname(table) else ""
-    if file.startswith("/"):  # written on this machine, perhaps
-        for root in (str(folder), str(folder.absolute()), str(folder.resolve())):
-            if file.startswith(root.rstrip("/") + "/"):
-                file, inside = file[len(root.rstrip("/")) + 1 :], ""
-                break
-    while file.startswith("../") and inside:
-        file, inside = (
-            file[3:],
-            inside.rstrip("/").rpartition("/")[0] + "/" if "/" in inside.rstrip("/") else "",
-        )
-    name = inside + file
-    if name in known:
-        return name
-    alike = by_form.get(one_form(name), [])
-    if not alike and "/" not in file:
-        alike = [n for n in by_base.get(one_form(file), []) if n.startswith(inside)]
-    if len(alike) < 2:
-        return alike[0] if alike else None
-    if one_form(alike[0]) == one_form(alike[1]):
-        raise StudioError(f"{table} names {file}{twin(alike)}.")
-    raise StudioError(
-        f"{table} names {file}, which may be {some(alike)}: write the sub-folder with the name."
-    )
+    def _place(self, table: str, file: str) -> tuple[str, str]:
+        """Return (folder inside, name below it) of a file that a table names."""
+        inside = f"{dirname(table)}/" if dirname(table) else ""
+        if file.startswith("/"):  # written on this machine, perhaps
+            for path in (self.folder, self.folder.absolute(), self.folder.resolve()):
+                root = str(path).rstrip("/") + "/"
+                if file.startswith(root):
+                    inside = ""
+                    file = file[len(root) :]
+                    break
+        while file.startswith("../") and inside:
+            above = inside.rstrip("/").rpartition("/")[0]
+            inside = f"{above}/" if "/" in inside.rstrip("/") else ""
+            file = file[3:]
+        return inside, file

@@ -1,4 +1,4 @@
-"""Tables that say what pictures show: labels, metadata or captions, as .csv, .json or .jsonl.
+"""Read tables of subjects: labels, metadata or captions, as .csv, .json or .jsonl.
 
 Two forms: pairs (file name, then what it shows) and records with named columns, as Hugging Face's
 imagefolder has them: `file_name` and `text`, `caption` or `label`. Every name in a table is
@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -63,23 +64,22 @@ Shown = dict[str, "str | int"]  # file name -> what it shows; empty where the ta
 
 @dataclass(frozen=True)
 class Table:
-    """What one table says."""
+    """The content of one table."""
 
     shown: Shown
     remark: str | None = None  # which of several columns was read
 
 
 def is_table(name: str) -> bool:
-    """Whether a file of this name is meant to say what pictures show, in a form that is read here
-    or not.
-    """
+    """Say whether a file name is that of a table of subjects, in a form that is read or not."""
     path = PurePosixPath(name.casefold())
     return path.stem in STEMS and path.suffix in READ + NOT_READ
 
 
 def read_text(path: Path, name: str | None = None) -> str:
-    """The text of a file called `name`. Raises StudioError for what is not UTF-8 (with or without
-    its mark).
+    """Read a text file called `name`.
+
+    Raises StudioError for what is not UTF-8 (with or without its mark).
     """
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
@@ -93,7 +93,7 @@ def read_text(path: Path, name: str | None = None) -> str:
 def read_table(
     path: Path, name: str, names_picture: Callable[[str], bool], words: bool | None = None
 ) -> Table:
-    """One table, called `name` in refusals.
+    """Read one table, called `name` in refusals.
 
     names_picture: whether a text looks like a picture's name, which tells data from a header.
     words: True where captions are wanted, False where classes are; None takes captions first.
@@ -110,9 +110,7 @@ def read_table(
     if suffix == ".jsonl":
         return _records(name, _lines(path, name), words)
     try:
-        content = json.loads(
-            read_text(path, name), object_pairs_hook=lambda pairs: _once(name, pairs)
-        )
+        content = json.loads(read_text(path, name), object_pairs_hook=partial(_once, name))
     except (ValueError, RecursionError) as err:
         raise StudioError(f"{name} cannot be read ({err}).") from err
     if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
@@ -129,8 +127,9 @@ def read_table(
 
 
 def plain_name(text: str) -> str:
-    """A file name as it is compared: forward slashes, no spaces around, nothing that stands for the
-    folder itself.
+    """Return a file name in the form in which names are compared.
+
+    Forward slashes, no spaces around, no part that stands for the folder itself.
     """
     parts: list[str] = []
     for part in text.strip().replace("\\", "/").split("/"):
@@ -142,7 +141,7 @@ def plain_name(text: str) -> str:
 
 
 def _once(name: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A dictionary of pairs, none of which may be there twice with another value."""
+    """Return a dictionary of pairs. Raises StudioError for a key with two values."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found and found[key] != value:
@@ -159,7 +158,7 @@ def _short(value: Any) -> str:
 
 
 def _shown(value: Any, where: str) -> str | int:
-    """A class or a caption as it is kept. Raises StudioError for what is neither."""
+    """Return a class or a caption as it is kept. Raises StudioError for what is neither."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -179,8 +178,9 @@ def _shown(value: Any, where: str) -> str | int:
 
 
 def _csv(path: Path, name: str, names_picture: Callable[[str], bool], words: bool | None) -> Table:
-    """Pairs without a header or with one of other words; records where the header has a column of
-    file names.
+    """Read a CSV file: pairs, or records where the header has a column of file names.
+
+    Pairs may have a header of other words.
     """
     rows = csv.reader(
         io.StringIO(read_text(path, name), newline=""), skipinitialspace=True, strict=True
@@ -197,9 +197,9 @@ def _csv(path: Path, name: str, names_picture: Callable[[str], bool], words: boo
     if headed and (any(cell.casefold() in FILE_COLUMNS for cell in first) or len(first) != 2):
         for line, row in lines:
             if len(row) != len(first):
-                said = f"Line {line} of {name} has {len(row)} columns"
                 raise StudioError(
-                    f"{said}; write {len(first)} as in its first line, with quotes around a comma."
+                    f"Line {line} of {name} has {len(row)} columns; write {len(first)} as in its"
+                    " first line, with quotes around a comma."
                 )
         records = (
             (f"Line {line} of {name}", dict(zip(first, row, strict=True)))
@@ -208,9 +208,9 @@ def _csv(path: Path, name: str, names_picture: Callable[[str], bool], words: boo
         return _records(name, records, words, first)
     for line, row in lines:
         if len(row) != 2:
-            said = f"Line {line} of {name} has {len(row)} columns"
             raise StudioError(
-                f"{said}; write two, file name and label, with quotes around a comma."
+                f"Line {line} of {name} has {len(row)} columns; write two, file name and label,"
+                " with quotes around a comma."
             )
     return Table(
         _once(name, ((plain_name(file), shows.strip()) for _, (file, shows) in lines[headed:]))
@@ -218,13 +218,13 @@ def _csv(path: Path, name: str, names_picture: Callable[[str], bool], words: boo
 
 
 def _lines(path: Path, name: str) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Where each record of JSON lines stands, and the record."""
+    """Yield (place, record) of every record of JSON lines. Raises StudioError."""
     for i, line in enumerate(read_text(path, name).split("\n"), 1):
         where = f"Line {i} of {name}"
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=lambda pairs, where=where: _once(where, pairs))
+            row = json.loads(line, object_pairs_hook=partial(_once, where))
         except (ValueError, RecursionError) as err:
             raise StudioError(f"{where} cannot be read ({err}).") from err
         if not isinstance(row, dict):
@@ -240,8 +240,9 @@ def _records(
     words: bool | None,
     columns: list[str] | None = None,
 ) -> Table:
-    """What the records' column of captions or labels says of the files in their column of file
-    names.
+    """Return the table of records: their column of captions or labels by their file names.
+
+    Raises StudioError.
     """
     found = list(rows)
     columns = columns or list(dict.fromkeys(key for _, row in found for key in row))
@@ -268,23 +269,19 @@ def _records(
 def _column(
     name: str, others: list[str], rows: list[tuple[str, dict[str, Any]]], words: bool | None
 ) -> tuple[str, str | None]:
-    """The column that says what a picture shows, and a remark where several could. Raises
-    StudioError where none is sure.
+    """Return the column of subjects, and a remark where several could be meant.
+
+    Raises StudioError where no column is sure.
     """
     groups = (LABEL_COLUMNS, TEXT_COLUMNS) if words is False else (TEXT_COLUMNS, LABEL_COLUMNS)
     for group in groups:
         known = [c for c in others if c.strip().casefold() in group]
         if known:
-            best = _first(known, group)
-            return (
-                best,
-                (
-                    f"{name} is read by its column {best}, not "
-                    f"{_listed([c for c in known if c != best])}"
-                    if known[1:]
-                    else None
-                ),
-            )
+            best = _first(known, group) or known[0]
+            if len(known) == 1:
+                return best, None
+            others_known = _listed([c for c in known if c != best])
+            return best, f"{name} is read by its column {best}, not {others_known}"
     texts = [
         c for c in others if all(isinstance(row.get(c), str) and row[c].strip() for _, row in rows)
     ]
@@ -298,7 +295,7 @@ def _column(
 
 
 def _first(columns: list[str], wanted: tuple[str, ...]) -> str | None:
-    """The column whose name comes first among the wanted ones, in any case."""
+    """Return the column whose name comes first among the wanted ones, in any case."""
     known = {c.strip().casefold(): c for c in reversed(columns)}
     return next((known[w] for w in wanted if w in known), None)
 

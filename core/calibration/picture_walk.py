@@ -1,7 +1,7 @@
-"""What lies in a picture folder: every file, links followed, leftovers of systems passed over.
+"""List a picture folder: every file, links followed, leftovers of systems passed over.
 
-A link to a folder or a file counts as what it leads to. A link that leads to nothing is refused, as
-what it stood for would be missing.
+A link to a folder or a file counts as its target. A link without a target is refused, as its
+picture would be missing.
 """
 
 from __future__ import annotations
@@ -29,12 +29,10 @@ MOST_FOLDERS = 100_000
 
 @dataclass(frozen=True)
 class Walked:
-    """The files of a folder by their names inside it ("cats/1.png"), in order, and the folders
-    without any file in or below them.
-    """
+    """The files and the empty folders of a folder, in order."""
 
-    files: tuple[str, ...]
-    empty: tuple[str, ...]
+    files: tuple[str, ...]  # names inside the folder: "cats/1.png"
+    empty: tuple[str, ...]  # folders without any file in or below them
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class _Place:
 
 
 def one_form(name: str) -> str:
-    """Compose a name: é becomes one letter, whether it was written as one or as e and an accent."""
+    """Return a composed name: é is one letter, also where it was written as e and an accent."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -60,7 +58,8 @@ def walk(folder: Path) -> Walked:
     read and links that lead to nothing.
     """
     here = os.path.realpath(folder)
-    waiting, found = [_Place("", here, 0, frozenset())], []
+    waiting = [_Place("", here, 0, frozenset())]
+    found: list[tuple[_Place, list[str]]] = []
     while waiting:
         place = waiting.pop()
         below, files = _look(folder, place)
@@ -72,7 +71,8 @@ def walk(folder: Path) -> Walked:
                 "followed: "
                 "give one with fewer, or take out links between its folders."
             )
-    listed, seen = [], set()
+    listed: list[str] = []
+    seen: set[tuple[str, str]] = set()
     for place, files in sorted(found, key=lambda item: (item[0].linked, item[0].inside.split("/"))):
         known = place.real, basename(place.inside.rstrip("/"))
         if known not in seen:
@@ -96,8 +96,10 @@ def _encodable(name: str) -> bool:
 
 
 def _look(folder: Path, place: _Place) -> tuple[list[_Place], list[str]]:
-    """The folders and the files in one place."""
-    below, files, above = [], [], place.above | {place.real}
+    """Return the folders and the files in one place. Raises StudioError."""
+    below: list[_Place] = []
+    files: list[str] = []
+    above = place.above | {place.real}
     try:
         with os.scandir(folder / place.inside) as entries:
             inside = [
@@ -111,12 +113,9 @@ def _look(folder: Path, place: _Place) -> tuple[list[_Place], list[str]]:
     for entry in inside:
         name = place.inside + entry.name
         if not name.isascii() and not _encodable(name):
-            said = name.encode("utf-8", "backslashreplace").decode()
-            raise StudioError(f"{said} has a name that is not UTF-8 text: rename it.")
-        try:
-            kind = "folder" if entry.is_dir() else "file" if entry.is_file() else None
-        except OSError:  # a link to itself
-            kind = None
+            readable = name.encode("utf-8", "backslashreplace").decode()
+            raise StudioError(f"{readable} has a name that is not UTF-8 text: rename it.")
+        kind = _kind(entry)
         if kind == "folder":
             real = os.path.realpath(entry.path)
             if real not in above:
@@ -131,13 +130,23 @@ def _look(folder: Path, place: _Place) -> tuple[list[_Place], list[str]]:
     return below, files
 
 
+def _kind(entry: os.DirEntry[str]) -> str | None:
+    """Return "folder" or "file", None for what is neither (a link to nothing or to itself)."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() else None
+    except OSError:  # a link to itself
+        return None
+
+
 def suffix_of(name: str) -> str:
-    """The ending of a file's name, in small letters: ".png"."""
+    """Return the ending of a file name, in small letters: ".png"."""
     return splitext(name)[1].lower()
 
 
 def forms_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by their composed form."""
+    """Return names by their composed form."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(one_form(name), []).append(name)
@@ -145,19 +154,14 @@ def forms_of(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def twin(names: list[str]) -> str:
-    """What sets two names apart that look the same on a screen; "" for one name."""
+    """Return what sets two names apart that look the same on a screen; "" for one name."""
     if len(names) < 2:
         return ""
-    apart = " and ".join(
-        re.sub(r"[^\x00-\x7f]", lambda letter: f"[U+{ord(letter[0]):04X}]", name)
-        for name in names[:2]
-    )
+    apart = " and ".join(map(_with_codes, names[:2]))
     why = "which differ only in how letters with accents are composed"
     return f"; there are two pictures of this look, {apart}, {why}: rename one"
 
 
-def some(names: Iterable[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _with_codes(name: str) -> str:
+    """Return a name with the code of every letter outside ASCII."""
+    return re.sub(r"[^\x00-\x7f]", lambda letter: f"[U+{ord(letter[0]):04X}]", name)

@@ -1,5 +1,6 @@
-"""Which calibration rows count more than others: options, none of them the default, because none
-has paid in a measurement so far.
+"""Weigh calibration rows: options, none of them the default.
+
+None has improved a result in a measurement so far.
 
 guidance: with e = u + g (c - u) the error of the conditional row counts g^2, that of the
 unconditional one (g - 1)^2. gate: a DiT block adds gate(t, c) * (W x + b) to its stream, so a row
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import StudioError
 from ..models.families import family_of
@@ -25,7 +27,10 @@ WEIGHTINGS = ("even", "guidance", "gate", "timestep")
 
 
 def bin_weights(edges: Sequence[int], weighting: str) -> list[float]:
-    """Weight of each timestep bin: 1, or ln(2 + t) at its middle over that of the last timestep."""
+    """Return the weight of each timestep bin: 1, or with "timestep" the logarithm of its middle.
+
+    That is ln(2 + t) at the middle over ln(2 + T) at the last timestep.
+    """
     if weighting != "timestep":
         return [1.0] * (len(edges) - 1)
     return [
@@ -35,11 +40,10 @@ def bin_weights(edges: Sequence[int], weighting: str) -> list[float]:
 
 
 class RowWeights:
-    """Context manager around forward passes of [conditional rows, unconditional rows] that says how
-    much each row counts for a layer.
+    """A context manager that weighs the rows of the forward passes inside it.
 
-    guidance: g of the weighting of that name; None: the default of the family. Raises StudioError
-    for gates on a model that has none.
+    The rows of a pass are [conditional rows, unconditional rows]. guidance: g of the weighting of
+    that name; None: the default of the family. Raises StudioError for gates on a model without.
     """
 
     def __init__(
@@ -52,11 +56,11 @@ class RowWeights:
         self.kinds = [layer.kind for layer in layers]
         self.blocks = [layer.module.rpartition(".")[0] for layer in layers]
         self.weighting, self.model = weighting, model
-        self.guidance = (
-            family_of(model).guidance if weighting == "guidance" and guidance is None else guidance
-        )
+        self.guidance = 1.0 if guidance is None else guidance
+        if weighting == "guidance" and guidance is None:
+            self.guidance = family_of(model).guidance
         self._gates: dict[tuple[str, str], Tensor] = {}
-        self._handles: list = []
+        self._handles: list[RemovableHandle] = []
         if weighting == "gate" and any(
             type(getattr(model.get_submodule(b), "norm1", None)).__name__ != "AdaLayerNormZero"
             for b in self.blocks
@@ -66,18 +70,18 @@ class RowWeights:
             )
 
     def of(self, layer: int, rows: int) -> Tensor | None:
-        """(rows,) weights, or None where all rows count the same."""
+        """Return weights (rows,) for a layer, or None where all rows count the same."""
         if self.weighting == "guidance":
             half = torch.full((rows // 2,), 1.0)
             return torch.cat([half * self.guidance**2, half * (self.guidance - 1) ** 2])
-        return (
-            self._gates[self.blocks[layer], self.kinds[layer]] if self.weighting == "gate" else None
-        )
+        if self.weighting == "gate":
+            return self._gates[self.blocks[layer], self.kinds[layer]]
+        return None
 
     def __enter__(self) -> RowWeights:
         if self.weighting == "gate":
             self._handles = [
-                self.model.get_submodule(b).norm1.register_forward_hook(self._note(b))
+                self.model.get_submodule(f"{b}.norm1").register_forward_hook(self._keep_gates(b))
                 for b in dict.fromkeys(self.blocks)
             ]
         return self
@@ -88,12 +92,15 @@ class RowWeights:
         self._handles = []
         self._gates.clear()
 
-    def _note(self, block: str) -> Callable:
-        def note(_: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> None:
-            # diffusers' AdaLayerNormZero: x, gate_msa, shift_mlp, scale_mlp, gate_mlp
-            _, attention, _, _, mlp = output
-            self._gates[block, "heads"], self._gates[block, "neurons"] = (
-                g.float().square().mean(-1) for g in (attention, mlp)
-            )
+    def _keep_gates(
+        self, block: str
+    ) -> Callable[[nn.Module, tuple[object, ...], tuple[Tensor, ...]], None]:
+        """Return a hook that keeps the mean squares of a block's gates."""
 
-        return note
+        def keep(_: nn.Module, _args: tuple[object, ...], output: tuple[Tensor, ...]) -> None:
+            # diffusers' AdaLayerNormZero: x, gate_msa, shift_mlp, scale_mlp, gate_mlp
+            _x, attention, _shift, _scale, mlp = output
+            self._gates[block, "heads"] = attention.float().square().mean(-1)
+            self._gates[block, "neurons"] = mlp.float().square().mean(-1)
+
+        return keep

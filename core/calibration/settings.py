@@ -1,4 +1,4 @@
-"""What a calibration measures, and the key of everything that its Grams depend on."""
+"""Hold the settings of a calibration, and compute the key of all that its Grams depend on."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ DRAWS = 3
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """How much is measured. 192 fitted images x 16 tokens x 2 labels = 6 tokens a column and bin on
-    the bundled model's MLPs.
+    """The settings of a calibration: how much is measured, and how it is weighed.
+
+    192 fitted images x 16 tokens x 2 labels = 6 tokens per column and bin on the bundled model's
+    MLPs.
     """
 
     # finer where activations change fastest
@@ -31,7 +33,7 @@ class CalibrationSettings:
     held_out: int = 64  # per bin, kept apart
     seed: int = 0
     damping: float | None = None  # one for all layers; None: chosen per layer on held-out tokens
-    weighting: str = "even"  # which rows count more, see core.row_weights
+    weighting: str = "even"  # which rows count more, see core.calibration.row_weights
     # of the weighting by guidance; None: what the family of models is sampled with by default
     guidance: float | None = None
     # fitted tokens per column and bin that a layer takes at most, held-out ones in proportion; None
@@ -56,12 +58,15 @@ class CalibrationSettings:
 
     @property
     def bins(self) -> int:
+        """Return the number of timestep bins."""
         return len(self.edges) - 1
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What the bins depend on, as plain data: not how they are read afterwards (damping,
-        weighting by timestep), nor a guidance that weighs nothing.
+        """Return what the bins depend on, as plain data.
+
+        Not how they are read afterwards (damping, weighting by timestep), nor a guidance that
+        weighs nothing.
         """
         plain = asdict(self) | {"damping": None}
         if self.weighting != "guidance":
@@ -69,15 +74,15 @@ class CalibrationSettings:
         return plain | ({"weighting": "even"} if self.weighting == "timestep" else {})
 
     def on(self, timesteps: int) -> CalibrationSettings:
-        """The same for a noise schedule of so many timesteps: edges at the same shares of it, those
-        that fall together only once.
+        """Return the same settings for a noise schedule of so many timesteps.
+
+        Edges lie at the same shares of the schedule; edges that fall together count once.
         """
-        if self.edges[-1] == timesteps:
+        last = self.edges[-1]
+        if last == timesteps:
             return self
-        return replace(
-            self,
-            edges=tuple(sorted({round(edge * timesteps / self.edges[-1]) for edge in self.edges})),
-        )
+        edges = sorted({round(edge * timesteps / last) for edge in self.edges})
+        return replace(self, edges=tuple(edges))
 
 
 def gram_key(
@@ -88,8 +93,9 @@ def gram_key(
     settings: CalibrationSettings,
     dtype: str,
 ) -> str:
-    """Name a calibration by everything that its Grams depend on. Nothing else decides whether one
-    is used again.
+    """Return the name of a calibration, a hash of everything that its Grams depend on.
+
+    Nothing else decides whether a calibration is used again.
 
     network: `network_key` of the denoiser, class, configuration and weights.
     schedule: a_t and s_t of every timestep, with which latents are noised.
@@ -116,13 +122,14 @@ def gram_key(
 
 
 def token_warning(tokens_per_column: float) -> str | None:
-    """What to raise when a bin holds too few tokens for its widest layer; None when there are
-    enough.
+    """Return the warning that a bin holds too few tokens for its widest layer.
+
+    None when there are enough.
     """
     if tokens_per_column >= ENOUGH_TOKENS:
         return None
+    times = ENOUGH_TOKENS / max(tokens_per_column, 1e-9)
     return (
         f"only {tokens_per_column:.1f} tokens per column and bin were measured and at least"
-        f" {ENOUGH_TOKENS} are needed: calibrate with"
-        f" {ENOUGH_TOKENS / max(tokens_per_column, 1e-9):.1f} times as many images per bin"
+        f" {ENOUGH_TOKENS} are needed: calibrate with {times:.1f} times as many images per bin"
     )

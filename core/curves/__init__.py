@@ -1,1 +1,1 @@
-"""Noise schedules, their curves, and plans that cut a trajectory into stages."""
+"""Compute noise schedules and their curves, and cut a trajectory into stages."""

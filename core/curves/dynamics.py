@@ -1,9 +1,9 @@
-"""How fast a diffusion model learns at each timestep: MosaicDiff's curves (arXiv 2510.11962,
-Theorem 1), in theory and sampled.
+"""Compute how fast a diffusion model learns at each timestep, in theory and sampled.
 
-Everything is written with x_t = a_t x_0 + s_t e and v = E ||x_0||^2 / d, so it holds for VP,
-flow-matching and sigma-space schedules alike. Index i of every array is scheduler timestep i,
-cleanest first; the paper counts t = i + 1.
+These are MosaicDiff's curves (arXiv 2510.11962, Theorem 1). Everything is written with
+x_t = a_t x_0 + s_t e and v = E ||x_0||^2 / d, so it holds for VP, flow-matching and sigma-space
+schedules alike. Index i of every array is scheduler timestep i, cleanest first; the paper counts
+t = i + 1.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ CHUNK_ELEMENTS = 2**22  # sampled in pieces, so that thousands of large latents 
 
 
 def default_lambda(schedule: NoiseSchedule) -> float:
-    """Weight of ln SNR in the score. The paper's value is not known: ours puts the linear cut at
-    [93, 550].
+    """Return the weight of ln SNR in the score.
+
+    The paper's value is not known: ours puts the linear cut at [93, 550].
     """
     return 0.026 if schedule.beta_schedule == "linear" else 0.020
 
 
 def expected_mse(schedule: NoiseSchedule, variance: float = 1.0) -> np.ndarray:
-    """E ||x_t - x_0||^2 / d = (1 - a_t)^2 v + s_t^2, shape (T,); Theorem 1 (for v = 1 and VP it is
-    2 (1 - a_t)).
+    """Return E ||x_t - x_0||^2 / d = (1 - a_t)^2 v + s_t^2, shape (T,).
+
+    Theorem 1; for v = 1 and VP it is 2 (1 - a_t).
     """
     return (1 - schedule.a) ** 2 * _checked(variance) + schedule.s**2
 
 
 def gradient(mse: np.ndarray) -> np.ndarray:
-    """MSE(t) - MSE(t - 1), shape (T,), one training timestep apart.
+    """Return MSE(t) - MSE(t - 1), shape (T,), one training timestep apart.
 
     Before the first step nothing is noised yet: MSE = 0.
     """
@@ -50,7 +52,7 @@ def gradient(mse: np.ndarray) -> np.ndarray:
 
 
 def log_snr(schedule: NoiseSchedule, variance: float = 1.0) -> np.ndarray:
-    """ln(a_t^2 v / s_t^2), shape (T,), held within [-20, 20]."""
+    """Return ln(a_t^2 v / s_t^2), shape (T,), held within [-20, 20]."""
     with np.errstate(divide="ignore"):
         return np.clip(
             2 * np.log(schedule.a) - 2 * np.log(schedule.s) + math.log(_checked(variance)),
@@ -60,8 +62,10 @@ def log_snr(schedule: NoiseSchedule, variance: float = 1.0) -> np.ndarray:
 
 
 def score(gradient: np.ndarray, log_snr: np.ndarray, lam: float) -> np.ndarray:
-    """Grad / max Grad + lambda ln SNR, shape (T,). Divided by its maximum so that lambda means the
-    same on every step grid.
+    """Return Grad / max Grad + lambda ln SNR, shape (T,).
+
+    Grad is divided by its maximum so that lambda means the same on every step grid. Raises
+    StudioError for an impossible lambda.
     """
     if not math.isfinite(lam) or lam < 0:
         raise StudioError("Lambda must be a finite number of at least 0.")
@@ -81,13 +85,22 @@ class Curves:
 
 
 def curves(schedule: NoiseSchedule, variance: float = 1.0, lam: float | None = None) -> Curves:
-    """All closed forms of a schedule for latents of mean square `variance`; `lam` defaults to ours
-    for the schedule.
+    """Return all closed forms of a schedule for latents of mean square `variance`.
+
+    `lam` defaults to ours for the schedule.
     """
     lam = default_lambda(schedule) if lam is None else float(lam)
-    mse, snr = expected_mse(schedule, variance), log_snr(schedule, variance)
+    mse = expected_mse(schedule, variance)
+    snr = log_snr(schedule, variance)
     grad = gradient(mse)
-    return Curves(np.arange(len(schedule)), mse, grad, snr, score(grad, snr, lam), lam)
+    return Curves(
+        timesteps=np.arange(len(schedule)),
+        mse=mse,
+        gradient=grad,
+        log_snr=snr,
+        score=score(grad, snr, lam),
+        lam=lam,
+    )
 
 
 @dataclass(frozen=True)
@@ -110,13 +123,12 @@ def sample_forward(
     timesteps: Sequence[float] | None = None,
     seed: int = 0,
 ) -> SampledCurves:
-    """Noise real latents (n, c, h, w) to each timestep and measure; the check on the closed forms
-    (within 1 % at n = 4096).
+    """Noise real latents (n, c, h, w) to each timestep and measure the curves.
 
-    The same x_0 and the same e serve every timestep, and t - 1 is measured beside t: independent
-    noise would drown a gradient that is a thousand times smaller than the MSE itself. `timesteps`
-    defaults to 41, evenly spread, ends included. Raises StudioError for empty or non-finite latents
-    and timesteps outside the schedule.
+    This checks the closed forms (within 1 % at n = 4096). The same x_0 and the same e serve every
+    timestep, and t - 1 is measured beside t: independent noise would drown a gradient that is a
+    thousand times smaller than the MSE itself. `timesteps` defaults to 41, evenly spread, ends
+    included. Raises StudioError for empty or non-finite latents and timesteps outside the schedule.
     """
     import torch
 
@@ -129,9 +141,10 @@ def sample_forward(
     )
     if ts.size == 0 or not (np.isfinite(ts).all() and ts[0] >= 0 and ts[-1] <= last):
         raise StudioError(f"Sampled timesteps must lie between 0 and {last}.")
-    n, k = len(latents), len(ts)
-    mse, before = np.zeros((k, n)), np.zeros((k, n))  # per draw
-    power = np.zeros((k, 2))  # sums of |a x_0|^2 and |s e|^2
+    n = len(latents)
+    mse = np.zeros((len(ts), n))  # per draw
+    before = np.zeros_like(mse)  # the same one timestep earlier
+    power = np.zeros((len(ts), 2))  # sums of |a x_0|^2 and |s e|^2
     generator = torch.Generator("cpu").manual_seed(seed)
     start = 0
     for part in latents.split(max(1, CHUNK_ELEMENTS // latents[0].numel())):
@@ -150,21 +163,21 @@ def sample_forward(
             power[i] += a * a * square_x0, s * s * square_e
     means = mse.mean(1)
     return SampledCurves(
-        ts,
-        means,
-        _spread(mse),
-        means - before.mean(1),
-        _log_ratio(power[:, 0], power[:, 1]),
-        n,
-        seed,
-        "forward",
+        timesteps=ts,
+        mse=means,
+        mse_spread=_spread(mse),
+        gradient=means - before.mean(1),
+        log_snr=_log_ratio(power[:, 0], power[:, 1]),
+        n=n,
+        seed=seed,
+        source="forward",
     )
 
 
 def sample_trajectory(
     states: Sequence[tuple[float, Tensor]], final: Tensor, seed: int
 ) -> SampledCurves:
-    """||x_t - x_0||^2 / d along a model's own sampling path, x_0 being where the path ends.
+    """Measure ||x_t - x_0||^2 / d along a model's own sampling path, which ends in x_0.
 
     `states` are (timestep, latents (n, c, h, w) before that step), in the model's own
     parametrisation: a sampler that works in sigma-space on a VP model must divide by sqrt(1 +
@@ -181,7 +194,8 @@ def sample_trajectory(
         )
     ts = np.array(sorted(kept))
     x0 = final.detach().double().cpu().flatten(1)  # (n, d)
-    mse, power = np.zeros((len(ts), len(x0))), np.zeros((len(ts), 2))
+    mse = np.zeros((len(ts), len(x0)))
+    power = np.zeros((len(ts), 2))
     for i, t in enumerate(ts):
         _check_latents(kept[t])
         if kept[t].shape != final.shape:
@@ -195,14 +209,14 @@ def sample_trajectory(
     means = mse.mean(1)
     steps = np.diff(ts, prepend=-1.0)  # the clean end lies one timestep before timestep 0
     return SampledCurves(
-        ts,
-        means,
-        _spread(mse),
-        np.diff(means, prepend=0.0) / steps,
-        _log_ratio(*power.T),
-        len(x0),
-        seed,
-        "trajectory",
+        timesteps=ts,
+        mse=means,
+        mse_spread=_spread(mse),
+        gradient=np.diff(means, prepend=0.0) / steps,
+        log_snr=_log_ratio(power[:, 0], power[:, 1]),
+        n=len(x0),
+        seed=seed,
+        source="trajectory",
     )
 
 
@@ -211,8 +225,9 @@ def _distance(x: Tensor, x0: Tensor) -> np.ndarray:
 
 
 def _towards_clean(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
-    """(a, s) at timestep t - 1 for 0 <= t < 1: linear from the clean latent (1, 0), which lies at
-    timestep -1.
+    """Return (a, s) at timestep t - 1 for 0 <= t < 1.
+
+    Linear from the clean latent (1, 0), which lies at timestep -1.
     """
     a, s = schedule.at(0)
     return 1 + t * (a - 1), t * s

@@ -1,5 +1,6 @@
-"""What a stage plan refuses: each check raises PlanError with one sentence that says what to write
-instead.
+"""Check the fields of a stage plan.
+
+Each check raises PlanError with one sentence that says what to write instead.
 """
 
 from __future__ import annotations
@@ -18,57 +19,60 @@ MIN_STEPS, MAX_STEPS = 1, 1000  # sampling steps of a run, for the page, the ver
 
 
 def short(value: Any) -> str:
-    """A value as part of a sentence: one line, at most 60 characters, and safe for integers of
-    thousands of digits.
+    """Return a value as part of a sentence: one line, at most 60 characters.
+
+    Safe for integers of thousands of digits and for nested data.
     """
     if isinstance(value, int) and abs(value) >= 10**12:
         return "a huge number"
+    if isinstance(value, (str, bytes)):
+        value = value[:60]
     try:
-        text = (
-            str(value)
-            if isinstance(value, Real)
-            else repr(value[:60] if isinstance(value, (str, bytes)) else value)
-        )
-    except (
-        ValueError,
-        RecursionError,
-    ):  # numbers of thousands of digits inside, thousands of brackets
+        text = str(value) if isinstance(value, Real) else repr(value)
+    # numbers of thousands of digits inside, thousands of brackets
+    except (ValueError, RecursionError):
         return "something too deep or too long"
     return " ".join(text[:60].split())
 
 
 def whole(value: Any, what: str) -> int:
-    """`value` as an int; True and 93.0 are not whole numbers here."""
+    """Return `value` as an int; True and 93.0 are not whole numbers here."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise PlanError(f"{what} must be whole numbers, not {short(value)}.")
     return int(value)
 
 
 def checked_steps(value: Any, total: int = MAX_STEPS) -> int:
-    """Check a number of sampling steps, at most the model's `total` timesteps.
+    """Return a number of sampling steps as an int, at most the model's `total` timesteps.
+
     Raises StudioError.
     """
     most = min(MAX_STEPS, total)
     if (
         isinstance(value, (bool, np.bool_))
         or not isinstance(value, Integral)
-        or not MIN_STEPS <= value <= most
+        or not _within(value, MIN_STEPS, most)
     ):
         raise StudioError(f"Sampling steps must be a whole number from {MIN_STEPS} to {most}.")
     return int(value)
 
 
 def number_within(value: Any, what: str, highest: float = MAX_SPARSITY) -> float:
-    """`value` as a float from 0 to `highest`."""
+    """Return `value` as a float from 0 to `highest`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise PlanError(f"{what} must be a number, not {short(value)}.")
-    if not 0 <= value <= highest:  # also refuses NaN
+    if not _within(value, 0, highest):
         raise PlanError(f"{what} must lie between 0 and {highest:g}, not at {short(value)}.")
     return float(value)
 
 
+def _within(value: Any, lowest: float, highest: float) -> bool:
+    """Say whether a real number lies in a range; NaN does not. Safe for huge integers."""
+    return lowest <= value <= highest
+
+
 def check_keys(value: Any, what: str, known: Sequence[str], required: Sequence[str]) -> None:
-    """Refuse anything but an object with all of `required` and nothing beside `known`."""
+    """Refuse anything but an object with all of `required` and nothing but `known` keys."""
     if not isinstance(value, dict):
         raise PlanError(f"{what} must be an object with {', '.join(required)}, not {short(value)}.")
     if unknown := [key for key in value if key not in known]:
@@ -80,8 +84,9 @@ def check_keys(value: Any, what: str, known: Sequence[str], required: Sequence[s
 
 
 def parse(text: str) -> Any:
-    """JSON text to plain data; a key that comes twice is refused, because one of the two would be
-    lost silently.
+    """Read JSON text as plain data.
+
+    A key that comes twice is refused, because one of the two would be lost silently.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -103,8 +108,41 @@ def parse(text: str) -> Any:
         ) from err
 
 
+def checked_boundaries(value: Any, total: int) -> tuple[int, int]:
+    """Return two boundaries with 0 < low < high < total. Raises PlanError."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise PlanError("boundaries must be two whole numbers, low then high, such as [93, 550].")
+    low, high = (whole(b, "boundaries") for b in value)
+    if not 0 < low < high < total:
+        raise PlanError(
+            f"boundaries must satisfy 0 < low < high < {total}, but they are {short(low)} and"
+            f" {short(high)}."
+        )
+    return low, high
+
+
+def checked_sparsity(value: Any, stages: Sequence[str]) -> tuple[float, float, float]:
+    """Return the sparsities of the late, middle and early stage. Raises PlanError."""
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        raise PlanError("sparsity must have three numbers: late, middle and early.")
+    late, middle, early = (
+        number_within(s, f"The sparsity of the {stage} stage")
+        for s, stage in zip(value, stages, strict=True)
+    )
+    return late, middle, early
+
+
+def check_name(value: Any) -> None:
+    """Raise PlanError for a name that is no text, too long, or not valid Unicode."""
+    if not isinstance(value, str) or len(value) > 200:
+        raise PlanError("name must be a text of at most 200 characters.")
+    # JSON allows half a character, files and pages do not
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise PlanError("name has a character that is not valid Unicode; write another name.")
+
+
 def stage_counts(steps: Any) -> tuple[int, int, int]:
-    """Sampling steps of the late, middle and early stage. Raises PlanError."""
+    """Return the sampling steps of the late, middle and early stage. Raises PlanError."""
     if not isinstance(steps, (list, tuple)) or len(steps) != 3:
         raise PlanError(
             "stage_steps must have three whole numbers: the sampling steps of the late, middle and"
@@ -120,8 +158,10 @@ def stage_counts(steps: Any) -> tuple[int, int, int]:
 
 
 def share_out(shape: np.ndarray, weights: np.ndarray, target: float, cap: float) -> np.ndarray:
-    """min(cap, k shape) with k such that sum w s = target: what the cap cuts off goes to the other
-    stages in proportion.
+    """Return s = min(cap, k shape), (3,), with k such that sum w s = target.
+
+    What the cap cuts off goes to the other stages in proportion. Raises PlanError for a target that
+    cannot be reached.
     """
     if target == 0:
         return np.zeros(3)

@@ -1,1 +1,1 @@
-"""Models: loading them, their families, and the layers that can be pruned."""
+"""Load models, know their families, and find the layers that can be pruned."""

@@ -1,4 +1,4 @@
-"""Prompts for when nobody gave any, and what of anybody's prompts a text model does not read."""
+"""Hold the built-in prompts, and say which part of a prompt a text model does not read."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PROMPTS = (
 def cut_prompts(
     pipeline: Any, prompts: Sequence[str], negative: str = "", what: str = "prompt"
 ) -> str:
-    """Say which prompts go on behind what the text encoders read; "" where none does.
+    """Return a sentence on the prompts that are longer than the text encoders read.
 
-    Of a model without text encoders nothing is said.
+    Return "" where no prompt is, and for a model without text encoders.
     """
     different = [p for p in dict.fromkeys(prompts) if p]
     cut: list[tuple[str, str]] = []  # which prompt, how much of it is read
@@ -44,16 +44,16 @@ def cut_prompts(
         cut.append((f"the negative prompt {_short(negative)}", read))
     if not cut:
         return ""
-    said = "; ".join(f"of {which} {read}" for which, read in cut[:3])
+    text = "; ".join(f"of {which} {read}" for which, read in cut[:3])
     more = f"; and {len(cut) - 3} more are cut" if cut[3:] else ""
-    return f"{said[0].upper()}{said[1:]}{more}."
+    return f"{text[0].upper()}{text[1:]}{more}."
 
 
 def read_part(pipeline: Any, text: str) -> str | None:
-    """Say how much of a text the pipeline's text encoders read; None where they read all of it."""
-    said: dict[str, list[str]] = {}
-    tokenizers = [(name, getattr(pipeline, name, None)) for name in ("tokenizer", "tokenizer_2")]
-    tokenizers = [(name, tokenizer) for name, tokenizer in tokenizers if tokenizer is not None]
+    """Return how much of a text the text encoders read; None where they read all of it."""
+    parts: dict[str, list[str]] = {}  # what is read -> which encoders read it
+    found = {name: getattr(pipeline, name, None) for name in ("tokenizer", "tokenizer_2")}
+    tokenizers: list[tuple[str, Any]] = [(k, v) for k, v in found.items() if v is not None]
     convert = getattr(pipeline, "maybe_convert_prompt", lambda text, _: text)  # textual inversion
     for name, tokenizer in tokenizers:
         ids = tokenizer(convert(text, tokenizer), verbose=False).input_ids
@@ -61,18 +61,18 @@ def read_part(pipeline: Any, text: str) -> str | None:
         if len(ids) > limit:
             rest = _short(tokenizer.decode(ids[limit - 1 : -1]).strip(), at_end=True)
             part = f"{limit} of {len(ids)} tokens (marks of start and end included), without {rest}"
-            said.setdefault(part, []).append("first" if name == "tokenizer" else "second")
-    if not said:
+            parts.setdefault(part, []).append("first" if name == "tokenizer" else "second")
+    if not parts:
         return None
-    if len(said) == 1 and len(next(iter(said.values()))) == len(tokenizers):
-        return f"the text encoders read {next(iter(said))}"
+    if len(parts) == 1 and len(next(iter(parts.values()))) == len(tokenizers):
+        return f"the text encoders read {next(iter(parts))}"
     return ", ".join(
-        f"the {' and the '.join(which)} text encoder reads {part}" for part, which in said.items()
+        f"the {' and the '.join(which)} text encoder reads {part}" for part, which in parts.items()
     )
 
 
 def _short(text: str, at_end: bool = False) -> str:
-    """A text in quotes, its middle left out where it is long; at_end: its beginning instead."""
+    """Return a text in quotes, without its middle where it is long; at_end: without its start."""
     text = " ".join(text.split())
     if len(text) > 60:
         text = f"... {text[-50:]}" if at_end else f"{text[:35]} ... {text[-20:]}"

@@ -1,16 +1,17 @@
-"""The networks of a pipeline folder, each loaded whole or refused: its files are listed and
-compared before, its names and shapes after.
+"""Load the networks of a pipeline folder, each whole or not at all.
 
+The files of a network are listed and compared before loading, its names and shapes after loading.
 diffusers and transformers only log that a file lacks weights (they stay empty or random) or holds
-some that the configuration has no place for (they are dropped). Here both are refused, in a
+weights that the configuration has no place for (they are dropped). Here both are refused, in a
 sentence with some of the names.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..errors import StudioError
-from .families import whole_size
+from ..errors import ParameterError, StudioError
+from ..words import some
+from .families import FAMILIES
+from .shapes import whole_size
 
 BASES = ("diffusion_pytorch_model", "model")  # as diffusers and as transformers name their weights
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-USUAL = (
-    "fp32",
-    "float32",
-    "bf16",
-    "bfloat16",
-    "fp16",
-    "float16",
-    "ema",
-)  # variants, the one with most digits first
-# what a text encoder's file may hold beside: CLIP's other half, and positions that are counted
+# variants, the one with most digits first
+USUAL = ("fp32", "float32", "bf16", "bfloat16", "fp16", "float16", "ema")
+# what the file of a text encoder may hold beside: CLIP's other half, and positions that are counted
 # anyway
 SPARE = re.compile(
     r"(^|\.)position_ids$|^(vision_model|visual_projection)\.|^logit_scale$|^text_projection\."
@@ -45,12 +41,7 @@ WRAPPERS = (
     "first_stage_model.",
     "model.",
 )
-CONDITIONED = (
-    "class_embed_type",
-    "num_class_embeds",
-    "encoder_hid_dim",
-    "encoder_hid_dim_type",
-)  # inputs beside
+LIBRARIES = ("diffusers", "transformers")  # whose networks are loaded
 LFS = b"version https://git-lfs"
 
 
@@ -61,69 +52,58 @@ def load_parts(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> di
     transformers raise.
     """
     parts = {}
-    for name, said in index.items():
-        kind = is_network(said)
+    for name, entry in index.items():
+        kind = is_network(entry)
         if kind is not None:
             check_config(folder / name)
             parts[name] = load_part(folder / name, kind, dtype)
     return parts
 
 
-def is_network(said: object) -> type[nn.Module] | None:
-    """Find the class of an entry of model_index.json; None where it is no network of diffusers or
-    transformers.
+def is_network(entry: object) -> Any:
+    """Return the class of an entry of model_index.json.
+
+    None where the entry is no network of diffusers or transformers.
     """
     if (
-        not isinstance(said, (list, tuple))
-        or len(said) != 2
-        or not all(isinstance(word, str) for word in said)
+        not isinstance(entry, (list, tuple))
+        or len(entry) != 2
+        or not all(isinstance(word, str) for word in entry)
     ):
         return None
-    library, kind = said
-    if library == "diffusers":
-        import diffusers as source
-    elif library == "transformers":
-        import transformers as source
-    else:
+    library, kind = entry
+    if library not in LIBRARIES:
         return None
-    found = getattr(source, kind, None)
+    found = getattr(importlib.import_module(library), kind, None)
     return found if isinstance(found, type) and issubclass(found, nn.Module) else None
 
 
 def check_config(folder: Path) -> None:
-    """Raise StudioError for a denoiser whose size is not one whole number, or that asks for what
-    nothing here gives it.
+    """Raise StudioError for a denoiser that is configured for inputs which nothing here gives.
 
-    It reads the file, before a class trips over it or draws every picture without the rest.
+    Also for a size that is not one whole number. The file is read before a class fails on it, or
+    paints every picture without the missing input.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # what loads it says so
-    if folder.name not in ("transformer", "unet") or not isinstance(config, dict):
+        return  # the loading that follows reports it
+    if folder.name not in [family.denoiser for family in FAMILIES] or not isinstance(config, dict):
         return
     if "sample_size" in config:
         whole_size(config["sample_size"])
-    if folder.name == "unet":
-        asked = [name for name in CONDITIONED if config.get(name) is not None]
-        if asked:
-            raise StudioError(
-                f"The UNet takes more than prompts and sizes ({', '.join(asked)} in its"
-                " config.json); only SDXL as it was published is supported."
-            )
-        if not isinstance(config.get("cross_attention_dim"), int):
-            raise StudioError(
-                "The UNet's cross_attention_dim is not one whole number, the same for every block;"
-                " only that is supported."
-            )
+    for family in FAMILIES:
+        if folder.name == family.denoiser:
+            family.check_config(config)
 
 
-def load_part(folder: Path, kind: type[nn.Module], dtype: torch.dtype) -> nn.Module:
-    """Load one network with every weight that its configuration asks for, and none beside. Raises
-    StudioError.
+def load_part(folder: Path, kind: Any, dtype: torch.dtype) -> nn.Module:
+    """Load one network with exactly the weights that its configuration asks for.
+
+    kind: a class of diffusers or transformers with `from_pretrained`. Raises StudioError.
     """
     variant = check_files(folder)
-    network, said = kind.from_pretrained(
+    network, report = kind.from_pretrained(
         str(folder),
         variant=variant,
         use_safetensors=True,
@@ -132,8 +112,8 @@ def load_part(folder: Path, kind: type[nn.Module], dtype: torch.dtype) -> nn.Mod
         ignore_mismatched_sizes=True,
     )
     wrong = [
-        f"{key} {_shape(found)} for {_shape(asked)}"
-        for key, found, asked in said.get("mismatched_keys") or ()
+        f"{key} {_shape(found)} for {_shape(wanted)}"
+        for key, found, wanted in report.get("mismatched_keys") or ()
     ]
     if wrong:
         raise StudioError(
@@ -143,17 +123,17 @@ def load_part(folder: Path, kind: type[nn.Module], dtype: torch.dtype) -> nn.Mod
         )
     words = hasattr(network, "text_model") or folder.name.startswith("text_encoder")
     surplus = sorted(
-        k for k in said.get("unexpected_keys") or () if not (words and SPARE.search(k))
+        k for k in report.get("unexpected_keys") or () if not (words and SPARE.search(k))
     )
     empty = {k for k, v in network.state_dict().items() if v.is_meta}
-    missing = sorted(empty | set(said.get("missing_keys") or ()))
+    missing = sorted(empty | set(report.get("missing_keys") or ()))
     if missing or surplus:
         raise StudioError(_misfit(folder.name, missing, surplus))
     return network
 
 
 def _misfit(name: str, missing: list[str], surplus: list[str]) -> str:
-    """Say in one sentence which names do not fit."""
+    """Return one sentence on the names that do not fit."""
     for prefix in WRAPPERS:
         if surplus and all(key.startswith(prefix) for key in surplus):
             return (
@@ -161,10 +141,10 @@ def _misfit(name: str, missing: list[str], surplus: list[str]) -> str:
                 " which a wrapper put there: save the network inside the wrapper, or take that"
                 " beginning off the names."
             )
-    said = [f"lack {len(missing)} that config.json asks for ({some(missing)})"] if missing else []
+    faults = [f"lack {len(missing)} that config.json asks for ({some(missing)})"] if missing else []
     if surplus:
-        said.append(f"hold {len(surplus)} that it has no place for ({some(surplus)})")
-    text = " and ".join(said) if missing else said[0].replace("it has", "config.json has")
+        faults.append(f"hold {len(surplus)} that it has no place for ({some(surplus)})")
+    text = " and ".join(faults) if missing else faults[0].replace("it has", "config.json has")
     return (
         f"The weights in {name}/ {text}: copy the whole folder again, weights and config.json from"
         " the same model."
@@ -175,16 +155,15 @@ def _misfit(name: str, missing: list[str], surplus: list[str]) -> str:
 
 
 def check_files(folder: Path) -> str | None:
-    """Find the weights of one network -> their variant ("fp16" in *.fp16.safetensors), None for the
-    plain name.
+    """Return the variant of one network's weights ("fp16" in *.fp16.safetensors).
 
-    The plain name goes first, then the usual variants, then the only one that there is. Raises
-    StudioError: no safetensors, several variants that nothing tells apart, files that an index
-    names and that are not there, that hold other weights, or are cut off.
+    None stands for the plain name, which is taken first; then the usual variants, then the only one
+    that there is. Raises StudioError: no safetensors, several variants that nothing tells apart,
+    files that an index names and that are not there, that hold other weights, or are cut off.
     """
     found = variants(folder)
     if not found:
-        raise StudioError(_no_weights(folder))
+        raise _no_weights(folder)
     variant = None
     if None not in found:
         usual = [name for name in USUAL if name in found]
@@ -205,8 +184,10 @@ def check_files(folder: Path) -> str | None:
 
 
 def variants(folder: Path) -> dict[str | None, tuple[str, bool]]:
-    """List what weights a folder holds: variant -> (first part of the file names, whether they are
-    cut in shards).
+    """List the weights in a folder by variant.
+
+    Each entry is (first part of the file names, whether the weights are cut into shards). Raises
+    StudioError for a folder that cannot be read.
     """
     try:
         names = sorted(path.name for path in folder.iterdir())
@@ -221,13 +202,24 @@ def variants(folder: Path) -> dict[str | None, tuple[str, bool]]:
             one = re.fullmatch(rf"{base}(?:\.([\w-]+))?\.safetensors", name)
             many = re.fullmatch(rf"{base}\.safetensors\.index(?:\.([\w-]+))?\.json", name)
             if many or (one and not SHARD.search(name.removesuffix(".safetensors"))):
-                variant = (many or one)[1]
+                found_as = many or one
+                variant = found_as[1] if found_as else None
                 if many or variant not in found:
                     found[variant] = (base, many is not None)
     return found
 
 
-def _no_weights(folder: Path) -> str:
+def no_safetensors(model: object) -> StudioError:
+    """Return the refusal of a model whose weights are not in safetensors."""
+    return ParameterError(
+        "{model} has no safetensors weights (only those are opened); for facebook/DiT-XL-2-256"
+        " try {revision} refs/pr/1.",
+        model=model,
+    )
+
+
+def _no_weights(folder: Path) -> StudioError:
+    """Return the refusal of a folder in which no weights are found."""
     names = [path.name for path in folder.iterdir()]
     shards = [
         name
@@ -235,29 +227,24 @@ def _no_weights(folder: Path) -> str:
         if name.endswith(".safetensors") and SHARD.search(name.removesuffix(".safetensors"))
     ]
     if shards:
-        return (
+        return StudioError(
             f"The weights in {folder.name}/ are cut into {_count(shards, 'file')}"
             f" ({some(sorted(shards))}) and the index that names them, *.safetensors.index.json, is"
             " missing: copy it too."
         )
     others = sorted(name for name in names if name.endswith(".safetensors"))
     if others:
-        return (
+        return StudioError(
             f"{folder.name}/ has no weights of the name that diffusers gives them ({some(others)}"
             " instead): rename the file to"
             f" {BASES[folder.name.startswith('text_encoder')]}.safetensors if it holds this"
             " network."
         )
-    return (
-        f"{folder.parent} has no safetensors weights (only those are opened); for"
-        " facebook/DiT-XL-2-256 try --revision refs/pr/1."
-    )
+    return no_safetensors(folder.parent)
 
 
 def _check_shards(folder: Path, base: str, variant: str | None) -> None:
-    """Raise StudioError unless the files that an index names are all there and hold just what it
-    says.
-    """
+    """Raise StudioError unless the files of an index are all there and hold just its weights."""
     index = folder / (
         f"{base}.safetensors.index.json"
         if variant is None
@@ -272,11 +259,11 @@ def _check_shards(folder: Path, base: str, variant: str | None) -> None:
         raise StudioError(
             f"{index.name} in {folder.name}/ cannot be read as an index of weights: copy it again."
         ) from err
-    gone = [name for name in wanted if not (folder / name).is_file()]
-    if gone:
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
         raise StudioError(
-            f"{folder.name}/ lacks {_count(gone, 'file')} of the {len(wanted)} that {index.name}"
-            f" names ({some(gone)}): copy the whole folder again."
+            f"{folder.name}/ lacks {_count(missing, 'file')} of the {len(wanted)} that {index.name}"
+            f" names ({some(missing)}): copy the whole folder again."
         )
     middle = "" if variant is None else rf"(?:\.{re.escape(variant)})"
     like = re.compile(rf"{base}{middle}-\d{{5}}-of-\d{{5}}\.safetensors")
@@ -290,9 +277,10 @@ def _check_shards(folder: Path, base: str, variant: str | None) -> None:
             " again."
         )
     held = {name: weight_names(folder / name) for name in wanted}
-    said = [(key, name) for key, name in places.items()]
+    indexed = [(key, name) for key, name in places.items()]
     there = [(key, name) for name, keys in held.items() for key in keys]
-    lacking, beside = sorted(set(said) - set(there)), sorted(set(there) - set(said))
+    lacking = sorted(set(indexed) - set(there))
+    beside = sorted(set(there) - set(indexed))
     if lacking or beside:
         fault = (
             f"{lacking[0][0]} is not in {lacking[0][1]}"
@@ -307,8 +295,9 @@ def _check_shards(folder: Path, base: str, variant: str | None) -> None:
 
 
 def weight_names(path: Path) -> list[str]:
-    """List the names in a safetensors file. Raises StudioError for one that cannot be read, with
-    what it is instead.
+    """List the names in a safetensors file.
+
+    Raises StudioError for a file that cannot be read, with what the file is instead.
     """
     try:
         with path.open("rb") as file:
@@ -321,11 +310,9 @@ def weight_names(path: Path) -> list[str]:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
     except (OSError, SafetensorError) as err:
-        why = (
-            "it is empty"
-            if path.is_file() and not path.stat().st_size
-            else getattr(err, "strerror", None) or str(err)
-        )
+        why = getattr(err, "strerror", None) or str(err)
+        if path.is_file() and not path.stat().st_size:
+            why = "it is empty"
         raise StudioError(
             f"{path.name} in {path.parent.name}/ cannot be read ({why}): copy it again."
         ) from err
@@ -337,17 +324,11 @@ def weight_names(path: Path) -> list[str]:
 # ------------------------------------------------------------ words
 
 
-def some(names: Iterable[str], most: int = 3) -> str:
-    """Name the first few, and say how many more there are."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _count(things: list, word: str) -> str:
+def _count(things: Sequence[object], word: str) -> str:
     return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
-def _have(things: list) -> str:
+def _have(things: Sequence[object]) -> str:
     return "has" if len(things) == 1 else "have"
 
 

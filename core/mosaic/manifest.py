@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..cache import add_tensor, text_hash
 from ..errors import Stopped, StudioError
 
 FORMAT, VERSION = "mosaicdiff-subnetworks", 1
@@ -36,9 +37,7 @@ def checksum(manifest: dict[str, Any]) -> str:
     what JSON cannot say (NaN, tensors).
     """
     rest = {k: v for k, v in manifest.items() if k != "checksum"}
-    return hashlib.sha256(
-        json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
+    return text_hash(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
 def sealed(manifest: dict[str, Any]) -> str:
@@ -131,12 +130,6 @@ def indices(text: str, count: int) -> list[int]:
 # ------------------------------------------------------------ hashes
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def precision(dtype: torch.dtype) -> str:
     """The name of a floating dtype as manifests write it. Raises StudioError for the others."""
     name = str(dtype).removeprefix("torch.")
@@ -176,6 +169,5 @@ def model_hash(model: nn.Module, at: str, stop: threading.Event | None = None) -
             if tensor.is_floating_point()
             else tensor.detach()
         )
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        add_tensor(digest, f"{name} {tuple(value.shape)} {value.dtype}\n", value)
     return digest.hexdigest()

@@ -14,10 +14,6 @@ Nothing here is pickled, and no path from a manifest is opened: file names are t
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ..cache import file_hash
 from ..curves.plan import STAGES, StagePlan
 from ..errors import Stopped, StudioError
+from ..files import full_disk, write_folder
 from ..models.checkpoints import load_checkpoint
 from ..models.families import family_of, first_parameter
 from ..models.layers import PrunableLayer, find_layers
@@ -43,7 +41,6 @@ from .manifest import (
     PRECISIONS,
     VERSION,
     coarser,
-    file_hash,
     indices,
     model_hash,
     precision,
@@ -83,14 +80,9 @@ def save_mosaic(
             f"What is said of saved subnetworks may be {', '.join(FACTS)}, not"
             f" {', '.join(sorted(set(facts) - set(FACTS)))[:80]}."
         )
-    # two that save at once do not meet
-    part = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StudioError(
-                f"{folder.name} exists and is not an empty folder; name another one to save to."
-            )
-        part.mkdir(parents=True)
+    files: list[str] = []
+
+    def write(part: Path) -> None:
         manifest = _write_stages(mosaic, part, progress, stop) | facts
         try:
             text = sealed(manifest)
@@ -99,30 +91,23 @@ def save_mosaic(
                 f"What is said of saved subnetworks must be plain JSON data without NaN ({err})."
             ) from err
         (part / MANIFEST).write_text(text)
-        for path in [*part.iterdir(), part]:
-            _flush(path)
-        # takes the place of an empty folder, and fails where somebody has filled it meanwhile
-        part.replace(folder)
-        _flush(folder.parent)
-    except BaseException as err:  # a keyboard interrupt leaves nothing behind either
-        shutil.rmtree(part, ignore_errors=True)
-        # safetensors wraps the system's error in its own and keeps the words
-        if isinstance(err, (OSError, SafetensorError)):
-            full = (
-                getattr(err, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-                or "no space left" in str(err).lower()
-            )
-            why = (
-                "the disk is full; make room and save again"
-                if full
-                else getattr(err, "strerror", None) or str(err)
-            )
+        files.extend([*manifest["files"], MANIFEST])
+
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StudioError(
-                f"The subnetworks could not be written to {folder.name}/ ({why}); nothing was left"
-                " there."
-            ) from err
-        raise
-    return [*manifest["files"], MANIFEST]
+                f"{folder.name} exists and is not an empty folder; name another one to save to."
+            )
+        write_folder(folder, write)
+    except (OSError, SafetensorError) as err:  # safetensors wraps the system's error in its own
+        why = getattr(err, "strerror", None) or str(err)
+        if full_disk(err):
+            why = "the disk is full; make room and save again"
+        raise StudioError(
+            f"The subnetworks could not be written to {folder.name}/ ({why}); nothing was left"
+            " there."
+        ) from err
+    return files
 
 
 def _write_stages(
@@ -176,17 +161,6 @@ def _write_stages(
         "stages": stages,
         "files": files,
     }
-
-
-def _flush(path: Path) -> None:
-    """Onto the disk, so that a power cut after the rename finds the content too."""
-    if path.is_dir() and os.name != "posix":
-        return  # only there a folder can be opened
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # ------------------------------------------------------------ load

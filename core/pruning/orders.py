@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..cache import fingerprint
-from ..calibration.bank import GramBank, columns
+from ..calibration.bank import GramBank
 from ..calibration.settings import CalibrationSettings
 from ..errors import Stopped, StudioError
 from ..files import cache_trouble, write_whole
@@ -236,7 +236,7 @@ def _report(
             f"Stopped while ordering; all bins and {i} of {len(layers)} layers are kept, the next"
             " run goes on from there."
         )
-    if progress is not None and not (detail and columns(layers[i]) < WIDE):
+    if progress is not None and not (detail and layers[i].width < WIDE):
         progress(i, len(layers), f"{text} of {layers[i].name}")
 
 
@@ -266,7 +266,7 @@ def _order_layer(
         errors.append(path.held_out_errors[:: layer.step].clone())
         energy.append(path.energy)
         rungs.append(path.rung)
-        tokens_per_column = min(tokens_per_column, tokens / columns(layer))
+        tokens_per_column = min(tokens_per_column, tokens / layer.width)
         del path, gram
     return OrderedLayer(
         order,

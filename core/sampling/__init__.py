@@ -1,4 +1,4 @@
-"""Sampling, metrics of pictures, and timing."""
+"""Sample, measure pictures, and time networks and layers."""
 
 from .._old_paths import forward
 

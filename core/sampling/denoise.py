@@ -1,21 +1,20 @@
-"""Sampling by our own loop: any scheduler done right, timed per step, stoppable within one step.
+"""Sample with any diffusers scheduler, timed per step, stoppable within one step.
 
-diffusers' DiTPipeline never multiplies the first noise by `init_noise_sigma`, so its pictures are
-wrong with schedulers that want it (Euler, Heun, LMS); this loop does, and scales the model input.
-With DDIM it gives the stock pipeline's bits.
+The loop is our own: diffusers' DiTPipeline never multiplies the first noise by `init_noise_sigma`,
+so its pictures are wrong with schedulers that need that (Euler, Heun, LMS). This loop does, and
+scales the model input. With DDIM its result is equal to the stock pipeline's, bit for bit.
 
-Nothing is read back from the device while it runs: timesteps and sigmas, which schedulers look at,
-lie on the CPU, and the clocks of a GPU are events that are read afterwards.
+Nothing is read back from the device while the loop runs: timesteps and sigmas, which schedulers
+look at, lie on the CPU, and the clocks of a GPU are events that are read afterwards.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -23,7 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..curves.noise import NoiseSchedule, usable
+from ..cache import text_hash
+from ..curves.noise import NoiseSchedule
+from ..curves.scheduler_tables import visited_timesteps
 from ..errors import Stopped, StudioError
 from ..models.families import Conditions
 from ..mosaic.transformer import MosaicTransformer
@@ -36,16 +37,17 @@ DECODE_PIXELS = 1 << 20
 
 
 class StepClock:
-    """Seconds between two marks as the device sees them. On CUDA two events, for which only reading
-    `seconds` waits.
+    """A clock of two marks, read in seconds as the device sees them.
+
+    On CUDA the marks are events; only reading `seconds` waits for the device.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.marks: list[Any] = []
+        self.marks: list[Any] = []  # two CUDA events, or two times in seconds
 
     def mark(self) -> None:
-        """Call twice: when the work is about to be handed to the device, and when it has been."""
+        """Set a mark: the first before the work is handed to the device, the second after it."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self.device))
@@ -55,6 +57,7 @@ class StepClock:
 
     @property
     def seconds(self) -> float:
+        """Return the seconds between the two marks."""
         start, end = self.marks
         if self.device.type != "cuda":
             return end - start
@@ -63,30 +66,32 @@ class StepClock:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one step hands to whoever is watching."""
+class SamplingStep:
+    """One finished step of a sampling run: a model call and the scheduler's step after it."""
 
     index: int
     timestep: float
     stage: int  # index into STAGES, -1 dense
     noisy: Tensor  # (n, c, h, w) x_t in the model's own parametrisation
     clean: Tensor  # (n, c, h, w) the model's present guess of x_0
+    latents: Tensor  # (n, c, h, w) x after the step, scaled as the scheduler keeps it
     clock: StepClock  # of the denoiser only
 
     @property
     def seconds(self) -> float:
-        """Of the denoiser; waits for the device."""
+        """Return the seconds of the denoiser; waits for the device."""
         return self.clock.seconds
 
 
 class Denoiser:
     """One side, ready to run: the network of every step is looked up before the loop starts.
 
-    The scheduler is copied, so nobody else's is touched. `start`: the step, from 0, that sampling
-    begins with; what is noised to its level is then given to `run` as `origin` (image to image,
-    Meng et al. 2022, arXiv 2108.01073). `tabulate`: a DiT's adaLN vectors are worked out for all
-    steps at once before the first, whose time includes that (see `MosaicTransformer.tabulate`);
-    pictures then differ in rounding. Raises StudioError for a step that is not there.
+    The scheduler is copied; the given one is not changed. `start`: the step, from 0, that sampling
+    begins with; `run` then takes clean latents as `origin` and adds noise of that step's level
+    (image to image, Meng et al. 2022, arXiv 2108.01073). `tabulate`: the adaLN vectors of a DiT are
+    computed for all steps at once before the first, whose time includes that (see
+    `MosaicTransformer.tabulate`); pictures then differ in rounding. Raises StudioError for a step
+    that is not there.
     """
 
     def __init__(
@@ -109,7 +114,7 @@ class Denoiser:
         self.coefficients = [schedule.at(t) for t in self.timesteps]
         options = inspect.signature(self.scheduler.step).parameters
         self.takes_generator = "generator" in options
-        # LMS takes the steps before `start` for done
+        # LMS counts the steps before `start` as done
         self.multistep = options["order"].default if "order" in options else 0
 
     @torch.inference_mode()
@@ -120,23 +125,25 @@ class Denoiser:
         guidance: float,
         seed: int = 0,
         stop: threading.Event | None = None,
-        watch: Callable[[Step], None] | None = None,
+        watch: Callable[[SamplingStep], None] | None = None,
         origin: Tensor | None = None,
     ) -> tuple[Tensor, list[float]]:
-        """Denoise (n, c, h, w) unit noise, or from a later step on `origin` (same shape, clean
-        latents) with this noise.
+        """Denoise unit noise (n, c, h, w) and return final latents and seconds of every step.
 
-        Returns final latents and the denoiser's seconds of every step. Raises Stopped, and
-        StudioError for an origin missing or too many.
+        From a later step on it is `origin` (same shape, clean latents) with this noise that is
+        denoised. The seconds are those of the denoiser alone. Raises Stopped, and StudioError for
+        an origin missing or too many.
         """
+        latents = noise
         clocks = []
         for step in self.session(noise, conditions, guidance, seed, origin):
+            latents = step.latents
             clocks.append(step.clock)
             if watch is not None:
                 watch(step)
             if stop is not None and stop.is_set():
                 raise Stopped(f"Stopped at step {step.index + 1} of {len(self.timesteps)}.")
-        return self.latents, [clock.seconds for clock in clocks]
+        return latents, [clock.seconds for clock in clocks]
 
     @torch.inference_mode()
     def session(
@@ -146,68 +153,95 @@ class Denoiser:
         guidance: float,
         seed: int = 0,
         origin: Tensor | None = None,
-    ):
-        """The same as a generator of `Step`, so that two sides can walk in step; `self.latents`
-        holds x_t.
+    ) -> Iterator[SamplingStep]:
+        """Run as `run` does and yield every step, so that two sides can walk in step.
+
+        A session keeps no state on the denoiser: sessions of one denoiser may overlap.
         """
         if (origin is None) != (self.start == 0):
             raise StudioError(
                 "Clean latents to start from go together with a later first step: give both or"
                 " neither."
             )
-        device, dtype = self.model.device, self.model.dtype
         # multistep schedulers carry state; every run starts fresh
         scheduler = copy.deepcopy(self.scheduler)
         # stochastic schedulers: both sides draw the same noise
-        random = step_generator(noise.shape, seed)
-        extra = {"generator": random} if self.takes_generator else {}
-        channels = noise.shape[1]
-        if origin is None:
-            x = noise * scheduler.init_noise_sigma
-        else:  # on a copy: some schedulers move their tables to where the latents are
-            x = copy.deepcopy(scheduler).add_noise(
-                origin.to(noise), noise, self.visits[:1].expand(len(noise))
-            )
-        x = x.to(device)
-        arguments = conditions.pair(device, dtype, guidance > 1)
-        told, table = self.visits.to(device), None
+        extra: dict[str, Any] = {}
+        if self.takes_generator:
+            extra["generator"] = step_generator(noise.shape, seed)
+        x = self._first_latents(scheduler, noise, origin).to(self.model.device)
+        predict = self._predictor(conditions, guidance)
         for i, t in enumerate(self.visits):
             scaled = scheduler.scale_model_input(x, t)
-            rows = (torch.cat([scaled, scaled]) if guidance > 1 else scaled).to(dtype)
-            times = told[i : i + 1].expand(len(rows))
-            clock = StepClock(device)
-            clock.mark()
-            if i == 0 and self.tabulate and "class_labels" in arguments:
-                table = self.model.tabulate(told, arguments["class_labels"])
-            if table is not None:
-                arguments["class_labels"] = table[i]
-            predicted = self.networks[i](rows, times, **arguments)
-            clock.mark()
-            eps = predicted[:, :channels].float()  # a learned-sigma model has twice the channels
-            if guidance > 1:
-                conditional, unconditional = eps.chunk(2)
-                eps = unconditional + guidance * (conditional - unconditional)
+            clock = StepClock(self.model.device)
+            eps = predict(i, scaled, clock)
             if self.multistep:
                 extra["order"] = min(i + 1, self.multistep)
             a, s = self.coefficients[i]
             clean = (scaled - s * eps) / a
             x = scheduler.step(eps, t, x, **extra).prev_sample
-            self.latents = x
-            yield Step(i, self.timesteps[i], self.stages[i], scaled, clean, clock)
+            yield SamplingStep(
+                index=i,
+                timestep=self.timesteps[i],
+                stage=self.stages[i],
+                noisy=scaled,
+                clean=clean,
+                latents=x,
+                clock=clock,
+            )
+
+    def _first_latents(self, scheduler: Any, noise: Tensor, origin: Tensor | None) -> Tensor:
+        """Return the latents (n, c, h, w) that the first step starts from."""
+        if origin is None:
+            return noise * scheduler.init_noise_sigma
+        # on a copy: some schedulers move their tables to the device of the latents
+        return copy.deepcopy(scheduler).add_noise(
+            origin.to(noise), noise, self.visits[:1].expand(len(noise))
+        )
+
+    def _predictor(
+        self, conditions: Conditions, guidance: float
+    ) -> Callable[[int, Tensor, StepClock], Tensor]:
+        """Return `predict(step, scaled input, clock)`, the noise (n, c, h, w) fp32 with guidance.
+
+        Guidance is that of Ho & Salimans 2022 (arXiv 2207.12598): u + g (c - u).
+        """
+        device, dtype = self.model.device, self.model.dtype
+        guided = guidance > 1
+        arguments = conditions.pair(device, dtype, guided)
+        visits = self.visits.to(device)
+        table: Sequence[Any] | None = None
+
+        def predict(i: int, scaled: Tensor, clock: StepClock) -> Tensor:
+            nonlocal table
+            rows = (torch.cat([scaled, scaled]) if guided else scaled).to(dtype)
+            times = visits[i : i + 1].expand(len(rows))
+            clock.mark()
+            if i == 0 and self.tabulate and "class_labels" in arguments:
+                table = self.model.tabulate(visits, arguments["class_labels"])
+            if table is not None:
+                arguments["class_labels"] = table[i]
+            predicted = self.networks[i](rows, times, **arguments)
+            clock.mark()
+            # a learned-sigma model gives twice the channels
+            eps = predicted[:, : scaled.shape[1]].float()
+            if guided:
+                conditional, unconditional = eps.chunk(2)
+                eps = unconditional + guidance * (conditional - unconditional)
+            return eps
+
+        return predict
 
 
 def visits_from(scheduler: Any, start: int) -> Tensor:
-    """The timesteps (model calls,) that a scheduler with its timesteps set visits from step `start`
-    on; the scheduler is told where it begins.
+    """Return the timesteps (model calls,) that a scheduler visits from step `start` on.
 
-    Second-order schedulers call the model twice a step. Raises StudioError for a step that is not
-    there.
+    The timesteps of the scheduler must be set; its begin index is set here. Second-order schedulers
+    call the model twice per step. Raises StudioError for a step that is not there.
     """
-    visits, order, plms = (
-        usable(scheduler),
-        getattr(scheduler, "order", 1),
-        hasattr(scheduler, "plms_timesteps"),
-    )
+    visits = visited_timesteps(scheduler)
+    order = getattr(scheduler, "order", 1)
+    plms = hasattr(scheduler, "plms_timesteps")
     steps = -(-len(visits) // order) - (plms and len(visits) > 1)
     if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < steps:
         raise StudioError(f"The step to start with must be a whole number from 0 to {steps - 1}.")
@@ -226,11 +260,10 @@ def visits_from(scheduler: Any, start: int) -> Tensor:
 
 
 def step_generator(shape: Sequence[int], seed: int) -> torch.Generator:
-    """Return the generator of `seed`, standing behind the start noise (n, c, h, w) that it gives.
+    """Return the generator of `seed` as it is after the start noise (n, c, h, w) was drawn.
 
     A stock pipeline draws the start noise and then the noise of every step from one generator. A
-    generator that started afresh here would give the first step the very numbers that sampling
-    starts with.
+    fresh generator would give the first step the very numbers that sampling starts with.
     """
     generator = seeded(seed)
     torch.randn(*shape, generator=generator)
@@ -246,8 +279,9 @@ def start_noise(n: int, shape: tuple[int, int, int], seed: int) -> Tensor:
 
 
 def seeded(seed: int) -> torch.Generator:
-    """Make a generator on the CPU. Raises StudioError for a seed of which it would read only a
-    part.
+    """Make a generator on the CPU.
+
+    Raises StudioError for a seed of which the generator would read only a part.
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < SEEDS:
         raise StudioError(f"The seed must be a whole number from 0 to 2^32 - 1, not {seed!r}.")
@@ -255,38 +289,36 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def batch_seed(seed: int, batch: int) -> int:
-    """Return the seed of one batch of a set:
-    unrelated to the set's own seed and to other batches'.
-    """
-    digest = hashlib.sha256(f"{seed}/{batch}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
+    """Return the seed of one batch of a set, unrelated to the seeds of set and other batches."""
+    return int(text_hash(f"{seed}/{batch}")[:8], 16)  # 32 bits
 
 
 @torch.inference_mode()
 def decode(vae: Any, latents: Tensor, batch: int = 100) -> Tensor:
-    """Latents (n, c, h, w) to pictures (n, channels, H, W) in [-1, 1], fp32 on the CPU.
+    """Decode latents (n, c, h, w) to pictures (n, channels, H, W) in [-1, 1], fp32 on the CPU.
 
     At most `batch` pictures and, above one picture, DECODE_PIXELS pixels go through the VAE at a
     time.
     """
-    weight, config = next(vae.parameters()), vae.config
+    weight = next(vae.parameters())
+    config = vae.config
     pixels = latents.shape[2:].numel() * 4 ** (len(config.block_out_channels) - 1)  # of one picture
     scaled = latents.float() / config.scaling_factor
-    if (
-        getattr(config, "latents_mean", None) is not None
-        and getattr(config, "latents_std", None) is not None
-    ):
-        mean, std = (
-            torch.tensor(v, device=latents.device).view(1, -1, 1, 1)
-            for v in (config.latents_mean, config.latents_std)
-        )
+    moments = latent_moments(config)
+    if moments is not None:
+        mean, std = (v.to(latents.device) for v in moments)
         scaled = scaled * std + mean
-    scaled = (scaled + (getattr(config, "shift_factor", None) or 0.0)).to(
-        weight.device, weight.dtype
-    )
+    scaled = scaled + (getattr(config, "shift_factor", None) or 0.0)
+    scaled = scaled.to(weight.device, weight.dtype)
+    size = max(1, min(batch, DECODE_PIXELS // pixels))
     return torch.cat(
-        [
-            vae.decode(part).sample.float().clamp(-1, 1).cpu()
-            for part in scaled.split(max(1, min(batch, DECODE_PIXELS // pixels)))
-        ]
+        [vae.decode(part).sample.float().clamp(-1, 1).cpu() for part in scaled.split(size)]
     )
+
+
+def latent_moments(config: Any) -> tuple[Tensor, Tensor] | None:
+    """Return mean and deviation (1, c, 1, 1) of latents that a VAE's config has; None without."""
+    mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+    if mean is None or std is None:
+        return None
+    return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)

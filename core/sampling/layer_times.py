@@ -1,5 +1,4 @@
-"""Seconds of single layers at several widths on this device, so that a cut can be shared out in
-time instead of MACs.
+"""Time single layers at several widths on this device, so that an allocation can count time.
 
 MACs are a fair price on a CPU and less so on a GPU, where thin attention is bound by memory and odd
 widths waste a tile. Layers of one shape share one curve; between two measured widths the straight
@@ -13,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +23,23 @@ from ..errors import StudioError
 from ..files import write_whole
 from ..models.layers import PrunableLayer
 from ..mosaic.slimming import cut_module, private
+from ..progress import Progress
 from ..pruning.cuts import Cut
 from .timing import forward_call, measure_alternating, module_forward
 
-POINTS = 9  # widths a shape, all of them where there are no more
+POINTS = 9  # widths per shape, all of them where there are no more
 MOST_ROUNDS = 15
 SECONDS = 20.0  # for all shapes together; more is not worth waiting for
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Seconds of one forward of one layer against the groups it keeps, measured on one device at
-    one batch. Callable as `make_problem` takes costs.
+    """A table of the seconds of one layer's forward by the groups that the layer keeps.
+
+    Measured on one device at one batch. Callable as `make_problem` takes costs.
     """
 
     device: str
@@ -43,29 +48,28 @@ class LayerTimes:
     curves: dict[str, tuple[tuple[int, ...], tuple[float, ...]]]
 
     def __call__(self, layer: PrunableLayer, kept: np.ndarray) -> np.ndarray:
-        """Seconds at each of these numbers of kept groups. Raises StudioError for a layer of a
-        shape that was not timed.
+        """Return the seconds at each of these numbers of kept groups.
+
+        Raises StudioError for a layer of a shape that was not timed.
         """
         if shape_name(layer) not in self.curves:
             raise StudioError(
-                f"{layer.name} was not timed on this device; press Measure this device's speed"
-                " again."
+                f"{layer.name} was not timed on this device: measure the speed of its layers again."
             )
         return np.interp(kept, *self.curves[shape_name(layer)])
 
     @property
     def digest(self) -> str:
-        """Hash of the times: what an allocation of time depends on."""
+        """Return a hash of the times, on which an allocation of time depends."""
         return fingerprint([self.device, self.rows, self.curves])
 
     def saved(self, layers: Sequence[PrunableLayer], removed: Sequence[int]) -> float:
-        """Seconds by which one forward of the batch is shorter when the layers lose these
-        groups.
-        """
-        return sum(
-            float(np.subtract(*self(x, np.array([x.groups, x.groups - gone]))))
-            for x, gone in zip(layers, removed, strict=True)
-        )
+        """Return the seconds that one forward of the batch saves when layers lose these groups."""
+        total = 0.0
+        for layer, lost in zip(layers, removed, strict=True):
+            full, cut = self(layer, np.array([layer.groups, layer.groups - lost]))
+            total += float(full - cut)
+        return total
 
     def save(self, path: Path) -> None:
         """Write the table, whole or not at all. Raises OSError."""
@@ -76,8 +80,9 @@ class LayerTimes:
 
     @classmethod
     def load(cls, path: Path) -> LayerTimes | None:
-        """The stored table, or None when it is not there or cannot be read (it is then simply
-        measured again).
+        """Read a stored table; None when it is not there or cannot be read.
+
+        The table is then measured again.
         """
         try:
             d = json.loads(path.read_text())
@@ -98,7 +103,7 @@ class LayerTimes:
 
 
 def shape_name(layer: PrunableLayer) -> str:
-    """Equal for layers that do the same work at every width."""
+    """Return a name that is equal for layers with the same work at every width."""
     return (
         f"{layer.kind} {layer.groups}x{layer.group_size}, {layer.macs_per_group} +"
         f" {layer.attention_macs_per_group} MACs a group"
@@ -110,59 +115,62 @@ def measure_layers(
     layers: Sequence[PrunableLayer],
     rows: int,
     device_text: str,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> LayerTimes:
-    """Time one layer of every shape at POINTS widths, in turn, on the inputs that a forward of
-    `rows` random latents gives it; keep the medians.
+    """Time one layer of every shape at POINTS widths, in turn, and return the medians.
 
-    Weights do not matter for time. `model` is not touched. Raises Stopped.
+    The inputs are those that a forward of `rows` random latents gives the layer. Weights do not
+    matter for time. `model` is not changed. Raises Stopped.
     """
-    twin = private(model)  # hooks on it are nobody else's
+    twin = private(model)  # its hooks are seen by no other user of the model
     firsts: dict[str, PrunableLayer] = {}
     for layer in layers:
         firsts.setdefault(shape_name(layer), layer)
     inputs = _inputs(twin, list(firsts.values()), rows)
-    curves, device = {}, next(twin.parameters()).device
+    curves: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {}
+    device = next(twin.parameters()).device
     for i, (name, layer) in enumerate(firsts.items()):
         if progress is not None:
             progress(i, len(firsts), f"timing {layer.kind} of {layer.groups} on this device")
-        kept = (
-            np.unique(np.rint(np.linspace(0, layer.groups // layer.step, POINTS)).astype(int))
-            * layer.step
-        )
-        kept[-1] = layer.groups
-        weight = twin.get_submodule(layer.consumer).weight
+        kept = kept_widths(layer)
+        weight: Any = twin.get_submodule(layer.consumer).weight
         calls = [
             _call(cut_module(twin, layer, Cut(torch.arange(k), weight)), *inputs[layer.name])
-            for k in kept.tolist()
+            for k in kept
         ]
         # counts as a warm-up where there are more
-        first = measure_alternating(calls, device, repeats=1, warm_up=0, stop=stop)
-        rounds = min(MOST_ROUNDS, int(SECONDS / len(firsts) / max(1e-9, sum(t[0] for t in first))))
-        times = (
-            first
-            if rounds < 2
-            else measure_alternating(calls, device, repeats=rounds, warm_up=0, stop=stop)
-        )
-        curves[name] = (tuple(kept.tolist()), tuple(float(np.median(t)) for t in times))
+        times = measure_alternating(calls, device, repeats=1, warm_up=0, stop=stop)
+        seconds = sum(t[0] for t in times)
+        rounds = min(MOST_ROUNDS, int(SECONDS / len(firsts) / max(1e-9, seconds)))
+        if rounds >= 2:
+            times = measure_alternating(calls, device, repeats=rounds, warm_up=0, stop=stop)
+        curves[name] = (kept, tuple(float(np.median(t)) for t in times))
     return LayerTimes(device_text, rows, curves)
+
+
+def kept_widths(layer: PrunableLayer) -> tuple[int, ...]:
+    """Return the numbers of kept groups that a layer is timed at, ascending from 0 to all."""
+    steps = np.unique(np.rint(np.linspace(0, layer.groups // layer.step, POINTS)).astype(int))
+    kept = steps * layer.step
+    kept[-1] = layer.groups
+    return tuple(kept.tolist())
 
 
 def _inputs(
     model: nn.Module, layers: Sequence[PrunableLayer], rows: int
-) -> dict[str, tuple[tuple, dict]]:
-    """(args, kwargs) that the module of each layer is called with, by layer name."""
-    found: dict[str, tuple[tuple, dict]] = {}
+) -> dict[str, tuple[Args, Kwargs]]:
+    """Return (args, kwargs) that the module of each layer is called with, by layer name."""
+    found: dict[str, tuple[Args, Kwargs]] = {}
 
-    def noting(name: str) -> Callable:
-        def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def keeping(name: str) -> Callable[[nn.Module, Args, Kwargs], None]:
+        def keep(_: nn.Module, args: Args, kwargs: Kwargs) -> None:
             found[name] = args, kwargs
 
-        return note
+        return keep
 
     hooks = [
-        model.get_submodule(x.module).register_forward_pre_hook(noting(x.name), with_kwargs=True)
+        model.get_submodule(x.module).register_forward_pre_hook(keeping(x.name), with_kwargs=True)
         for x in layers
     ]
     try:
@@ -174,7 +182,9 @@ def _inputs(
     return found
 
 
-def _call(module: nn.Module, args: tuple, kwargs: dict) -> Callable[[], None]:
+def _call(module: nn.Module, args: Args, kwargs: Kwargs) -> Callable[[], object]:
+    """Return a forward of a module, ready to be timed."""
+
     def call() -> None:
         with torch.inference_mode():
             module(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""How far a picture is from the dense model's, and how good a set of pictures is.
+"""Measure how far a picture is from the dense model's, and how good a set of pictures is.
 
 Distance to dense: PSNR, SSIM (Wang et al. 2004) and latent MSE, per image pair. Quality of a set:
 the Frechet distance (Heusel et al. 2017) between Gaussians fitted to features, and class accuracy,
@@ -23,7 +23,7 @@ MIN_IMAGES_FOR_FID = 200  # below this the 64 x 64 covariance is mostly noise, s
 
 
 class FeatureNetwork(nn.Module):
-    """A small CNN on square pictures in [-1, 1]; `features` are 64-d, `forward` gives class logits.
+    """A small CNN on square pictures in [-1, 1]: 64 features and class logits.
 
     channels, size: of the pictures it was trained on (1 x 32 x 32 or 3 x 64 x 64 in the bundled
     models); every stage of convolutions halves the size, down to 4 x 4.
@@ -39,7 +39,8 @@ class FeatureNetwork(nn.Module):
     ):
         super().__init__()
         widths = [width, 2 * width] + [4 * width] * (size.bit_length() - 5)
-        layers, previous = [], channels
+        layers: list[nn.Module] = []
+        previous = channels
         for wide in widths:
             layers += [
                 nn.Conv2d(previous, wide, 3, padding=1, bias=False),
@@ -62,17 +63,17 @@ class FeatureNetwork(nn.Module):
         }
 
     def features(self, images: Tensor) -> Tensor:
-        """(n, channels, size, size) in [-1, 1] -> (n, 64)."""
+        """Return features (n, 64) of pictures (n, channels, size, size) in [-1, 1]."""
         return self.neck(self.body(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, size, size) in [-1, 1] -> class logits (n, classes)."""
+        """Return class logits (n, classes) of pictures (n, channels, size, size) in [-1, 1]."""
         return self.head(F.relu(self.features(images)))
 
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """Feature statistics of real pictures: the other side of every FID."""
+    """The feature statistics of real pictures, which every FID compares with."""
 
     mean: Tensor  # (features,)
     covariance: Tensor  # (features, features)
@@ -133,14 +134,14 @@ class Judge:
 
     @torch.inference_mode()
     def look(self, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
-        """Features (n, 64) and predicted classes (n,) of pictures (n, 1, 32, 32) in [-1, 1]."""
+        """Return features (n, 64) and predicted classes (n,) of pictures in [-1, 1]."""
         feats = torch.cat(
             [self.network.features(part) for part in images.float().cpu().split(batch)]
         )
         return feats, self.network.head(F.relu(feats)).argmax(1)
 
     def knows(self, images: Tensor) -> bool:
-        """Whether these pictures (n, c, h, w) are of the kind that the network was trained on."""
+        """Say whether pictures (n, c, h, w) are of the kind that the network was trained on."""
         return tuple(images.shape[1:]) == (
             self.network.channels,
             self.network.size,
@@ -148,20 +149,20 @@ class Judge:
         )
 
     def fid(self, images: Tensor) -> float | None:
-        """Frechet distance of `images` to the reference, or None when there are fewer than 200."""
+        """Return the Frechet distance of `images` to the reference, None for fewer than 200."""
         if len(images) < MIN_IMAGES_FOR_FID:
             return None
-        return frechet_distance(
-            *gaussian(self.look(images)[0]), self.reference.mean, self.reference.covariance
-        )
+        mean, covariance = gaussian(self.look(images)[0])
+        return frechet_distance(mean, covariance, self.reference.mean, self.reference.covariance)
 
     def class_accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Share of pictures that the feature network puts into the class they were asked for."""
+        """Return the share of pictures that the feature network puts into their own class."""
         return float((self.look(images)[1] == labels.cpu()).float().mean())
 
     def variance_ratio(self, images: Tensor, labels: Tensor) -> float:
-        """Mean over classes of (feature variance of the pictures) / (feature variance of real
-        ones); 1 is ideal, collapse is 0.
+        """Return the mean over classes of feature variance of pictures / of real pictures.
+
+        1 is ideal; 0 is a collapse of every class to one picture.
         """
         mine = class_variance(
             self.look(images)[0], labels.cpu(), len(self.reference.class_variance)
@@ -170,13 +171,13 @@ class Judge:
 
 
 def gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and covariance (d, d), fp64, of features (n, d)."""
+    """Return mean (d,) and covariance (d, d), fp64, of features (n, d)."""
     features = features.double()
     return features.mean(0), torch.cov(features.T)
 
 
 def class_variance(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Feature variance inside each class, averaged over the feature dimensions: (classes,)."""
+    """Return the feature variance inside each class, averaged over dimensions: (classes,)."""
     return torch.stack([features[labels == c].double().var(0).mean() for c in range(classes)])
 
 
@@ -197,19 +198,20 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal to noise ratio in dB of picture pairs (n, c, h, w) in [-1, 1] (peak to peak 2);
-    (n,), inf where equal.
+    """Return the peak signal to noise ratio (n,) in dB of picture pairs (n, c, h, w) in [-1, 1].
+
+    The peak is 2, from -1 to 1; equal pictures have inf.
     """
     mse = (a.double() - b.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(4 / mse)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of picture pairs (n, c, h, w) in [-1, 1], Wang et al. 2004 (11 x 11
-    Gaussian, sigma 1.5, K 0.01/0.03); (n,).
+    """Return the structural similarity (n,) of picture pairs (n, c, h, w) in [-1, 1].
 
-    On intensities from 0 to 1: its luminance term compares means that must not be negative (a
-    picture would resemble its own negative).
+    Wang et al. 2004: 11 x 11 Gaussian, sigma 1.5, K 0.01/0.03. On intensities from 0 to 1: its
+    luminance term compares means that must not be negative (a picture would resemble its own
+    negative).
     """
     n, c = a.shape[:2]
     x = torch.arange(11, dtype=torch.float64) - 5
@@ -221,24 +223,18 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     a, b = (a.double().cpu() + 1) / 2, (b.double().cpu() + 1) / 2
     mu_a, mu_b = smooth(a), smooth(b)
-    var_a, var_b, cov = (
-        smooth(a * a) - mu_a**2,
-        smooth(b * b) - mu_b**2,
-        smooth(a * b) - mu_a * mu_b,
-    )
+    var_a = smooth(a * a) - mu_a**2
+    var_b = smooth(b * b) - mu_b**2
+    cov = smooth(a * b) - mu_a * mu_b
     c1, c2 = 0.01**2, 0.03**2
-    return (
-        (
-            ((2 * mu_a * mu_b + c1) * (2 * cov + c2))
-            / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
-        )
-        .flatten(1)
-        .mean(1)
-    )
+    above = (2 * mu_a * mu_b + c1) * (2 * cov + c2)
+    below = (mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2)
+    return (above / below).flatten(1).mean(1)
 
 
 def latent_mse(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of final latents (n, c, h, w); (n,). Latents have unit variance, so 2
-    means unrelated.
+    """Return the mean squared difference (n,) of final latents (n, c, h, w).
+
+    Latents have unit variance, so 2 means unrelated.
     """
     return (a.double() - b.double()).square().flatten(1).mean(1)

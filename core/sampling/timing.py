@@ -1,6 +1,4 @@
-"""Wall-clock truth: MACs by one definition on every device, a latency table of this device, and
-interleaved measuring.
-"""
+"""Count MACs by one definition on every device, and time forwards in turn on this device."""
 
 from __future__ import annotations
 
@@ -8,27 +6,28 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import Stopped
 from ..files import write_whole
-from ..models.families import Conditions, each_tensor, family_of, first_parameter
+from ..models.families import Arguments, Conditions, each_tensor, family_of, first_parameter
 from ..mosaic.slimming import shapes_only
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what was asked of it; clocks are only read after this."""
+    """Wait until the device has finished its work; clocks are only read after this."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def count_macs(forward: Callable[[], object]) -> tuple[int, int]:
-    """Multiply-accumulates of one call: (in linear and convolution layers, in attention products).
+    """Count the multiply-accumulates of one call: (linear and convolution layers, attention).
 
     Half the FLOPs that torch.utils.flop_counter sees. Attention products stand apart because the
     counter sees them on CUDA and not on the CPU, where the fused kernel hides them; so the first
@@ -46,8 +45,9 @@ def count_macs(forward: Callable[[], object]) -> tuple[int, int]:
 
 
 def spread(values: list[float]) -> float:
-    """Half the distance between the quartiles; half the range for fewer than four values, 0 for
-    one.
+    """Return half the distance between the quartiles.
+
+    Half the range for fewer than four values, 0 for one.
     """
     if len(values) < 4:
         return (max(values) - min(values)) / 2
@@ -56,14 +56,15 @@ def spread(values: list[float]) -> float:
 
 
 def measure_alternating(
-    calls: list[Callable[[], object]],
+    calls: Sequence[Callable[[], object]],
     device: torch.device,
     repeats: int = 5,
     warm_up: int = 2,
     stop: threading.Event | None = None,
 ) -> list[list[float]]:
-    """Seconds of each call, taken in turn (a, b, c, a, b, c, ...) so that whatever else the machine
-    does hits all alike.
+    """Return the seconds of each call, timed in turn (a, b, c, a, b, c, ...).
+
+    Other work of the machine then slows all calls alike. Raises Stopped.
     """
     times: list[list[float]] = [[] for _ in calls]
     for round_ in range(warm_up + repeats):
@@ -81,7 +82,7 @@ def measure_alternating(
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Seconds of one denoiser forward against its MACs, measured on one device at one batch."""
+    """A table of the seconds of one denoiser forward by its MACs, at one device and batch."""
 
     device: str
     rows: int  # rows of the batch, both guidance halves
@@ -89,14 +90,16 @@ class LatencyTable:
     seconds: tuple[float, ...]  # of the whole batch
 
     def at(self, macs: float) -> float:
-        """Straight lines between the measured points, and on beyond the last ones; seconds of one
-        forward.
+        """Return the seconds of one forward of so many MACs.
+
+        Straight lines between the measured points, continued beyond the last ones.
         """
         x, y = self.macs, self.seconds
         i = min(max(sum(m <= macs for m in x) - 1, 0), len(x) - 2)
         return max(1e-9, y[i] + (y[i + 1] - y[i]) * (macs - x[i]) / (x[i + 1] - x[i]))
 
     def save(self, path: Path) -> None:
+        """Write the table, whole or not at all. Raises OSError."""
         text = json.dumps(
             {"device": self.device, "rows": self.rows, "macs": self.macs, "seconds": self.seconds},
             indent=2,
@@ -105,8 +108,9 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable | None:
-        """The stored table, or None when it is not there or cannot be read (it is then simply
-        measured again).
+        """Read a stored table; None when it is not there or cannot be read.
+
+        The table is then measured again.
         """
         try:
             d = json.loads(path.read_text())
@@ -120,21 +124,34 @@ class LatencyTable:
             return None
 
 
-def forward_call(
-    network: Callable, model: nn.Module, rows: int, shape: tuple[int, int, int] | None = None
-) -> Callable[[], object]:
-    """A denoiser forward on random input, ready to be timed or counted: `network(x, t,
-    **conditions)` with the inputs that `model` takes.
+def random_inputs(
+    model: nn.Module, rows: int, shape: tuple[int, int, int] | None = None
+) -> tuple[Tensor, Tensor, Arguments]:
+    """Return random latents (rows, c, h, w), timesteps (rows,) and conditions of a denoiser.
 
     shape: latents (c, h, w); the model's nominal one by default.
     """
-    family, like = family_of(model), first_parameter(model)
+    family = family_of(model)
+    like = first_parameter(model)
     random = torch.Generator().manual_seed(0)
     x = torch.randn(rows, *(shape or family.latent_shape(model)), generator=random).to(like)
     t = torch.full((rows,), 500, device=like.device)
-    arguments = Conditions(family.probe(model, rows, random), {}).pair(
-        like.device, like.dtype, guided=False
-    )
+    probe = Conditions(family.probe(model, rows, random), {})
+    return x, t, probe.pair(like.device, like.dtype, guided=False)
+
+
+def forward_call(
+    network: Callable[..., object],
+    model: nn.Module,
+    rows: int,
+    shape: tuple[int, int, int] | None = None,
+) -> Callable[[], object]:
+    """Return a denoiser forward on random input, ready to be timed or counted.
+
+    It calls `network(x, t, **conditions)` with the inputs that `model` takes. shape: latents
+    (c, h, w); the model's nominal one by default.
+    """
+    x, t, arguments = random_inputs(model, rows, shape)
 
     def call() -> object:
         return network(x, t, **arguments)
@@ -142,25 +159,22 @@ def forward_call(
     return call
 
 
-def module_forward(module: nn.Module) -> Callable:
-    """A plain diffusers denoiser as `network(x, t, **conditions)`."""
+def module_forward(module: nn.Module) -> Callable[..., Tensor]:
+    """Return a plain diffusers denoiser as `network(x, t, **conditions)`."""
 
-    def call(x: torch.Tensor, t: torch.Tensor, **conditions: object) -> torch.Tensor:
+    def call(x: Tensor, t: Tensor, **conditions: Any) -> Tensor:
         return module(x, t, **conditions, return_dict=False)[0]
 
     return call
 
 
 def model_macs(model: nn.Module, shape: tuple[int, int, int] | None = None) -> tuple[int, int]:
-    """MACs of one forward of one image, (linear and convolution, attention products), without
-    computing anything: all tensors are shapes only.
+    """Count the MACs of one forward of one image, (linear and convolution, attention products).
 
-    The attention products are those that the counter sees, which on this path is none for the fused
-    kernels of some devices.
+    Nothing is computed: all tensors are shapes only. The attention products are those that the
+    counter sees, which on this path is none for the fused kernels of some devices.
     """
     network = shapes_only(model)
-    x, t, conditions = forward_call(
-        lambda x, t, **conditions: (x, t, conditions), model, 1, shape
-    )()
+    x, t, conditions = random_inputs(model, 1, shape)
     conditions = each_tensor(conditions, lambda v: v.to("meta"))
     return count_macs(lambda: network(x.to("meta"), t.to("meta"), **conditions, return_dict=False))

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from ..curves.dynamics import SampledCurves, sample_trajectory
-from ..curves.noise import SCHEDULERS, make_scheduler, sampling_timesteps
 from ..curves.plan import STAGES, StagePlan
 from ..curves.plan_checks import short
+from ..curves.samplers import SCHEDULERS, make_scheduler, sampling_timesteps
 from ..errors import Stopped, StudioError
-from ..models.checkpoints import DTYPES
+from ..models.devices import DTYPES
 from ..models.families import Conditions
 from ..models.prompts import cut_prompts
 from ..mosaic.precision import in_precision
 from ..progress import Progress
-from ..sampling.denoise import Denoiser, Step, batch_seed, decode, start_noise
+from ..sampling.denoise import Denoiser, SamplingStep, batch_seed, decode, start_noise
 from ..sampling.metrics import latent_mse, psnr, ssim
 from .comparison import BATCH, Comparison, Preview, SampleSettings, Side, pictures, side_name
 from .workshop import Workshop
@@ -131,7 +131,7 @@ def sample_path(
     side = Denoiser(workshop.dense, sampler(workshop, scheduler), workshop.schedule, steps)
     states: list[tuple[float, Tensor]] = []
 
-    def note(step: Step) -> None:
+    def note(step: SamplingStep) -> None:
         states.append((max(step.timestep, 0.0), step.noisy))
         if progress is not None:
             progress(
@@ -251,7 +251,7 @@ def _small(
             )
         if stop is not None and stop.is_set():
             raise Stopped(f"Stopped at step {i + 1} of {total}, before anything was timed.")
-    found.latents = [s.latents.clone() for s in sides]
+    found.latents = [step.latents.clone() for step in (a, b)]
     _refuse_broken(found.latents, sides)
     for run in range(settings.repeats):
         yield Preview(

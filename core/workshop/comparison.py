@@ -21,7 +21,7 @@ from torch import Tensor
 from ..curves.plan import STAGES, StagePlan
 from ..curves.plan_checks import checked_steps, short
 from ..errors import StudioError
-from ..models.checkpoints import DTYPES
+from ..models.devices import DTYPES
 from ..sampling.denoise import SEEDS
 from ..sampling.timing import spread
 
@@ -49,7 +49,7 @@ class SampleSettings:
     size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
     # both sides take a DiT's adaLN vectors from a table made at the first step
     tabulate: bool = False
-    # of both sides' networks, a name of core.checkpoints.DTYPES; None: as the model was loaded
+    # of both sides' networks, a name of core.models.devices.DTYPES; None: as the model was loaded
     dtype: str | None = None
 
     def __post_init__(self) -> None:

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from ..cache import fingerprint, network_key
-from ..calibration.data import FEWEST, CalibrationData, DataOptions, few, kept, kept_in_parts
+from ..calibration.data import (
+    FEWEST,
+    CalibrationData,
+    DataOptions,
+    kept,
+    kept_in_parts,
+    scarcity_warning,
+)
 from ..calibration.picture_folder import (
     Picture,
     caption_of,
@@ -28,16 +35,16 @@ from ..calibration.picture_folder import (
     read_folder,
     read_picture,
 )
-from ..curves.noise import NoiseSchedule, sampling_timesteps
+from ..curves.noise import NoiseSchedule
+from ..curves.samplers import sampling_timesteps
 from ..errors import Stopped, StudioError
 from ..models.checkpoints import Checkpoint
-from ..models.families import SDXL, Conditions, DiT, both, each_tensor
+from ..models.families import SDXL, Conditions, DiT, Family
 from ..models.prompts import PROMPTS, cut_prompts
 from ..progress import Progress
-from ..sampling.denoise import SEEDS, Denoiser, start_noise
+from ..sampling.denoise import SEEDS, Denoiser, latent_moments, start_noise
 
 STREAM = 2  # changes with the way in which samplers draw their noise
-PROMPTS_AT_ONCE = 8  # SDXL's text encoders keep every hidden state, 13 MB a prompt
 
 
 class LatentMaker(Protocol):
@@ -69,12 +76,15 @@ class DataSource:
 
     @property
     def warning(self) -> str | None:
-        return "; ".join(text for text in (few(self.different), *self.remarks) if text) or None
+        return (
+            "; ".join(text for text in (scarcity_warning(self.different), *self.remarks) if text)
+            or None
+        )
 
 
 def choose_source(
     checkpoint: Checkpoint,
-    family: type[DiT] | type[SDXL],
+    family: Family,
     needed: int,
     options: DataOptions,
     weighs: bool = False,
@@ -89,7 +99,7 @@ def choose_source(
     if options.images is not None:
         return pictures(checkpoint, family, needed, options)
     # shipped latents come with class labels
-    if checkpoint.latents is not None and family is DiT and not options.self_calibrate:
+    if checkpoint.latents is not None and not family.asks_words and not options.self_calibrate:
         if options != DataOptions(guidance=options.guidance if weighs else None):
             raise StudioError(
                 f"{checkpoint.name} ships calibration latents: add --self-calibrate or"
@@ -119,7 +129,7 @@ def shipped(checkpoint: Checkpoint) -> DataSource:
 
 
 def pictures(
-    checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions
+    checkpoint: Checkpoint, family: Family, needed: int, options: DataOptions
 ) -> DataSource:
     """A folder of pictures, encoded by the model's own VAE. Files are listed, labelled and hashed
     here, read in `load`.
@@ -129,7 +139,7 @@ def pictures(
     """
     pipeline, vae = checkpoint.pipeline, checkpoint.pipeline.vae
     count = options.count or max(needed, FEWEST)
-    given = read_folder(options.images, count, options.seed, words=family is SDXL)
+    given = read_folder(options.images, count, options.seed, words=family.asks_words)
     found = given.pictures
     text = f"{len(found)} pictures of the given folder"
     if len(found) < FEWEST:
@@ -142,7 +152,7 @@ def pictures(
         raise StudioError(
             f"The model's VAE takes {channels} channels; only grey and RGB pictures can be given."
         )
-    if family is SDXL:
+    if family.asks_words:
         shows = [caption_of(p) for p in found]
     else:
         names = known_names(checkpoint.class_names)
@@ -163,22 +173,16 @@ def pictures(
             progress,
             stop,
         )
-        conditions, ids = (
-            told(pipeline, shows, progress, stop)
-            if family is SDXL
-            else (DiT.conditions(torch.tensor(shows)), torch.tensor(shows))
-        )
+        conditions, ids = family.source_conditions(pipeline, shows, progress, stop)
         return CalibrationData(latents, conditions, ids, text)
 
     identity = ["pictures", encoded, shows, _words(pipeline)]
     return DataSource(text, identity, len(found), load, made=len(found), remarks=remarks)
 
 
-def _said(
-    pipeline: Any, found: list[Picture], shows: list[Any], family: type[DiT] | type[SDXL]
-) -> list[str]:
+def _said(pipeline: Any, found: list[Picture], shows: list[Any], family: Family) -> list[str]:
     """Say what a user may not expect: captions cut short, prompts from folders, a class in two."""
-    if family is SDXL:
+    if family.asks_words:
         folders = sorted({prompt for p, prompt in zip(found, shows, strict=True) if p.by_folder})
         names = ", ".join(folders[:3]) + (f" and {len(folders) - 3} more" if folders[3:] else "")
         cut = cut_prompts(pipeline, shows, what="caption").rstrip(".")
@@ -239,13 +243,9 @@ def encode(vae: Any, images: Tensor) -> Tensor:
     weight, config = next(vae.parameters()), vae.config
     latents = vae.encode(images.to(weight.device, weight.dtype)).latent_dist.mode().float().cpu()
     latents = latents - (getattr(config, "shift_factor", None) or 0.0)
-    if (
-        getattr(config, "latents_mean", None) is not None
-        and getattr(config, "latents_std", None) is not None
-    ):
-        mean, std = (
-            torch.tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std)
-        )
+    moments = latent_moments(config)
+    if moments is not None:
+        mean, std = moments
         latents = (latents - mean) / std
     return latents * config.scaling_factor
 
@@ -254,7 +254,7 @@ def encode(vae: Any, images: Tensor) -> Tensor:
 
 
 def own_samples(
-    checkpoint: Checkpoint, family: type[DiT] | type[SDXL], needed: int, options: DataOptions
+    checkpoint: Checkpoint, family: Family, needed: int, options: DataOptions
 ) -> DataSource:
     """The model's own samples ("self-calibration"): its own scheduler, classes or built-in prompts
     in turn, nothing but the checkpoint needed.
@@ -271,18 +271,15 @@ def own_samples(
         pipeline.scheduler.to_json_string(),
         _words(pipeline),
     ]
-    recipe.append(list(PROMPTS) if family is SDXL else list(checkpoint.class_names))
+    recipe.append(list(PROMPTS) if family.asks_words else list(checkpoint.class_names))
 
     def load(
         maker: LatentMaker, progress: Progress | None, stop: threading.Event | None
     ) -> CalibrationData:
-        if family is SDXL:
-            conditions, ids = told(
-                pipeline, [PROMPTS[i % len(PROMPTS)] for i in range(count)], progress, stop
-            )
-        else:
-            ids = classes_in_turn(list(checkpoint.class_names), count, options.seed)
-            conditions = DiT.conditions(ids)
+        shows: list[Any] = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
+        if not family.asks_words:
+            shows = classes_in_turn(list(checkpoint.class_names), count, options.seed).tolist()
+        conditions, ids = family.source_conditions(pipeline, shows, progress, stop)
         size = samples_at_once(maker)
         # a larger count goes on from a smaller one
         folder = (
@@ -376,39 +373,6 @@ def sample(
 
 
 # ------------------------------------------------------------ words
-
-
-def told(
-    pipeline: Any,
-    prompts: list[str],
-    progress: Progress | None = None,
-    stop: threading.Event | None = None,
-) -> tuple[Conditions, Tensor]:
-    """Conditions of SDXL on n prompts, each different one encoded once, without a negative prompt;
-    and which of the different ones each is (n,).
-    """
-    different, found = list(dict.fromkeys(prompts)), []
-    for first in range(0, len(different), PROMPTS_AT_ONCE):
-        if stop is not None and stop.is_set():
-            raise Stopped("Stopped while reading the prompts; nothing was lost.")
-        if progress is not None:
-            progress(
-                first,
-                len(different),
-                f"reading {len(different)} prompts with the model's own text encoders",
-            )
-        found.append(SDXL.conditions(pipeline, different[first : first + PROMPTS_AT_ONCE]))
-    together = found[0]
-    for more in found[1:]:
-        together = Conditions(
-            both(together.positive, more.positive), both(together.negative, more.negative)
-        )
-    ids = torch.tensor([different.index(p) for p in prompts])
-    # one row stands for all
-    unconditional = each_tensor(
-        together.negative, lambda v: v[:1].expand(len(prompts), *v.shape[1:])
-    )
-    return Conditions(each_tensor(together.positive, lambda v: v[ids]), unconditional), ids
 
 
 def _words(pipeline: Any) -> list[str]:

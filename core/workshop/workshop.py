@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from ..cache import cache_root, fingerprint, network_key
+from ..calibration.bank import GramBank
 from ..calibration.data import CalibrationData, DataOptions
-from ..calibration.measure import GramBank, calibrate
+from ..calibration.measure import calibrate
 from ..calibration.preflight import check_memory, check_room, check_writable, ordering_memory
 from ..calibration.row_weights import RowWeights
 from ..calibration.settings import CalibrationSettings, gram_key, token_warning
@@ -25,10 +26,10 @@ from ..curves.dynamics import SampledCurves
 from ..curves.noise import BETA_SCHEDULES, NoiseSchedule
 from ..curves.plan import STAGES, StagePlan
 from ..errors import Stopped, StudioError
-from ..models.checkpoints import BUNDLED, Checkpoint, device_text, load_checkpoint
-from ..models.families import SDXL, Conditions, family_of, first_parameter
+from ..models.checkpoints import BUNDLED, Checkpoint, load_checkpoint
+from ..models.devices import device_text
+from ..models.families import Conditions, family_of, first_parameter
 from ..models.layers import PrunableLayer, find_layers
-from ..models.prompts import PROMPTS
 from ..mosaic.network_cache import Built, expected_bytes
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
@@ -80,10 +81,7 @@ class Workshop(Pricing):
         self.source = choose_source(checkpoint, self.family, needed, data or DataOptions(), weighs)
         self.device_text = device_text(self.device)
         self.layers: list[PrunableLayer] = find_layers(self.transformer)
-        self.family.check(self.transformer)
-        second = getattr(checkpoint.pipeline, "text_encoder_2", None)
-        if self.family is SDXL and second is not None:
-            SDXL.check_words(self.transformer, second.config.projection_dim)
+        self.family.check(self.transformer, checkpoint.pipeline)
         self.blocks = len({layer.block for layer in self.layers})
         # refuses gates where there are none, before any work
         RowWeights(self.transformer, self.layers, self.settings.weighting, self.settings.guidance)
@@ -229,23 +227,7 @@ class Workshop(Pricing):
 
     def check_settings(self, settings: SampleSettings) -> None:
         """Raise StudioError for what this model cannot sample."""
-        if self.family is SDXL:
-            if not settings.prompts:
-                raise StudioError(f"{self.name} paints from text: give a prompt for every image.")
-            if settings.tabulate:
-                raise StudioError(f"{self.name} has no adaLN layers to tabulate.")
-            if settings.size is not None and any(x % 64 for x in settings.size):
-                raise StudioError("Height and width must be multiples of 64 pixels.")
-            return
-        if settings.prompts or settings.size:
-            raise StudioError(f"{self.name} paints classes at one size, not prompts; give classes.")
-        classes = self.transformer.config.num_embeds_ada_norm
-        for label in settings.labels:
-            if not isinstance(label, int) or not 0 <= label < classes:
-                raise StudioError(
-                    f"{label!r} is not a class of {self.name}; classes are whole numbers from 0 to"
-                    f" {classes - 1}."
-                )
+        self.family.check_request(self.name, self.transformer, settings)
 
     def shape_for(self, settings: SampleSettings) -> tuple[int, int, int]:
         """Latents (c, h, w) of one image."""
@@ -258,22 +240,13 @@ class Workshop(Pricing):
 
     def conditions(self, settings: SampleSettings) -> Conditions:
         """What the images of these settings are conditioned on."""
-        if self.family is SDXL:
-            return SDXL.conditions(
-                self.checkpoint.pipeline, list(settings.prompts), settings.negative, settings.size
-            )
-        return self.family.conditions(torch.tensor(settings.labels))
+        return self.family.requested_conditions(self.checkpoint.pipeline, settings)
 
     def some_conditions(self, n: int) -> Conditions:
         """Conditions for n images that nobody asked for in particular: classes in turn, or the
         built-in prompts in turn.
         """
-        if self.family is SDXL:
-            return SDXL.conditions(
-                self.checkpoint.pipeline, [PROMPTS[i % len(PROMPTS)] for i in range(n)]
-            )
-        classes = list(self.class_names)
-        return self.family.conditions(torch.tensor([classes[i % len(classes)] for i in range(n)]))
+        return self.family.some_conditions(self.checkpoint.pipeline, self.class_names, n)
 
     # ------------------------------------------------------------ calibration
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from core.curves.noise import SCHEDULERS, sampling_timesteps
-from core.curves.plan import StagePlan, preset_names, presets
+from core.curves.plan import StagePlan
+from core.curves.proposals import preset_names, presets
+from core.curves.samplers import SCHEDULERS, sampling_timesteps
 from core.errors import PlanError, StudioError
 from core.workshop.compare import sampler
 from core.workshop.comparison import SampleSettings

@@ -15,9 +15,9 @@ from typing import Any
 
 import gradio as gr
 
-from core.curves.noise import SCHEDULERS
 from core.curves.plan import StagePlan
 from core.curves.plan_checks import MAX_STEPS, MIN_STEPS
+from core.curves.samplers import SCHEDULERS
 from core.errors import StudioError
 from core.models.prompts import PROMPTS
 from core.workshop.compare import sampler

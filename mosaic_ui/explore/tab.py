@@ -17,7 +17,8 @@ from typing import Any
 import gradio as gr
 
 from core.curves.dynamics import DEFAULT_THRESHOLD, default_lambda
-from core.curves.plan import StagePlan, presets
+from core.curves.plan import StagePlan
+from core.curves.proposals import presets
 from core.errors import StudioError
 
 from .. import answers, jobs, model_facts, tables
