@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..allocation.allocate import METHODS, Budget, allocate
-from ..allocation.problem import Problem, make_problem
+from ..allocation.allocate import ALLOCATION_METHODS, Budget, allocate
+from ..allocation.problem import AllocationProblem, make_problem
 from ..allocation.widths import Menu
 from ..models.checkpoints import device_text
 from ..models.layers import GOLDEN, NEURON_STEP, PrunableLayer
@@ -25,7 +25,7 @@ STEPS = (5, 22, 23)  # of 50, about what DDIM's fall into on the linear schedule
 SPARSITY = 0.33
 
 
-def synthetic_problem(levels: int) -> Problem:
+def synthetic_problem(levels: int) -> AllocationProblem:
     """28 blocks of the width of DiT-XL/2, each layer with `levels` levels in each of three stages;
     the same numbers every time.
     """
@@ -62,7 +62,7 @@ def allocation_benchmark(rounds: int = 9) -> dict:
     stages, "stage by stage" keeps the budget of each. Every run pads and checks its curves anew.
     """
     problems = {levels: synthetic_problem(levels) for levels in (17, 289)}
-    cases = [(m, 17, scope) for m in METHODS for scope in ("run", "stage")] + [
+    cases = [(m, 17, scope) for m in ALLOCATION_METHODS for scope in ("run", "stage")] + [
         (m, 289, "run") for m in ("lagrangian", "dynamic")
     ]
 

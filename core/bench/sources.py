@@ -27,7 +27,7 @@ from ..errors import StudioError
 from ..models.checkpoints import BUNDLED
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
-from ..pruning.layer_cuts import relative_error
+from ..pruning.layer_error import relative_error
 from ..sampling.metrics import latent_mse
 from ..workshop.workshop import Workshop, get_workshop
 from .studies import draw
