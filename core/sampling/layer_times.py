@@ -22,7 +22,7 @@ from ..cache import fingerprint
 from ..errors import StudioError
 from ..files import write_whole
 from ..models.layers import PrunableLayer
-from ..mosaic.slimming import cut_module, private
+from ..mosaic.slimming import clone_structure, cut_module
 from ..pruning.cuts import Cut
 from .timing import forward_call, measure_alternating, module_forward
 
@@ -118,7 +118,7 @@ def measure_layers(
 
     Weights do not matter for time. `model` is not touched. Raises Stopped.
     """
-    twin = private(model)  # hooks on it are nobody else's
+    twin = clone_structure(model)  # hooks on it are nobody else's
     firsts: dict[str, PrunableLayer] = {}
     for layer in layers:
         firsts.setdefault(shape_name(layer), layer)
@@ -134,7 +134,10 @@ def measure_layers(
         kept[-1] = layer.groups
         weight = twin.get_submodule(layer.consumer).weight
         calls = [
-            _call(cut_module(twin, layer, Cut(torch.arange(k), weight)), *inputs[layer.name])
+            _call(
+                cut_module(twin, layer, Cut(torch.arange(k), weight[:, : k * layer.group_size])),
+                *inputs[layer.name],
+            )
             for k in kept.tolist()
         ]
         # counts as a warm-up where there are more
