@@ -1,5 +1,6 @@
-"""What tabulating a DiT's adaLN outputs per timestep and label saves in whole sampling runs, for
-the dense model and for a pruned one.
+"""Time what a table of a DiT's adaLN outputs saves in whole sampling runs.
+
+The table holds the outputs per timestep and label, for the dense model and for a pruned one.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def tabulation_benchmark(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Seconds without the table / seconds with it, by batch; making the table is part of the run.
-    Raises Stopped, and StudioError without adaLN.
+    """Return seconds without the table / seconds with it, by batch.
+
+    Making the table is part of the run. Raises Stopped, and StudioError without adaLN.
     """
     if workshop.family is not DiT:
         raise StudioError(f"{workshop.name} has no adaLN layers to tabulate.")

@@ -1,5 +1,4 @@
-"""How long an allocation takes: fast enough for a drag (Lagrangian), for its release (dynamic
-programming).
+"""Time an allocation: a drag takes the Lagrangian, its release dynamic programming.
 
 The curves are made up, of the shape that measured ones have (convex, some layers a hundred times as
 sensitive as others), because a time depends on numbers of layers and levels and not on a model.
@@ -8,12 +7,14 @@ sensitive as others), because a time depends on numbers of layers and levels and
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..allocation.allocate import ALLOCATION_METHODS, Budget, allocate
+from ..allocation.allocate import ALLOCATION_METHODS, Allocation, Budget, allocate
 from ..allocation.problem import AllocationProblem, make_problem
 from ..allocation.widths import Menu
 from ..models.checkpoints import device_text
@@ -26,25 +27,27 @@ SPARSITY = 0.33
 
 
 def synthetic_problem(levels: int) -> AllocationProblem:
-    """28 blocks of the width of DiT-XL/2, each layer with `levels` levels in each of three stages;
-    the same numbers every time.
+    """Return 28 blocks of the width of DiT-XL/2, the same numbers every time.
+
+    Each layer has `levels` levels in each of three stages.
     """
-    layers, errors = [], [[], [], []]
+    layers: list[PrunableLayer] = []
+    errors: list[list[np.ndarray]] = [[], [], []]
     share = np.linspace(0, 1, levels)
     for block in range(BLOCKS):
         for kind, step, weight in (("heads", 1, 4), ("neurons", NEURON_STEP, 8)):
             groups = step * (levels - 1)
             layers.append(
                 PrunableLayer(
-                    f"block {block + 1} {kind}",
-                    block,
-                    kind,
-                    "",
-                    "",
-                    groups,
-                    1,
-                    1,
-                    weight * WIDTH * WIDTH * TOKENS // groups,
+                    name=f"block {block + 1} {kind}",
+                    block=block,
+                    kind=kind,
+                    module="",
+                    consumer="",
+                    groups=groups,
+                    group_size=1,
+                    weights_per_group=1,
+                    macs_per_group=weight * WIDTH * WIDTH * TOKENS // groups,
                 )
             )
             for stage, row in enumerate(errors):
@@ -53,25 +56,25 @@ def synthetic_problem(levels: int) -> AllocationProblem:
     return make_problem(layers, errors, STEPS, Menu(min_heads=0, min_neurons=0))
 
 
-def allocation_benchmark(rounds: int = 9) -> dict:
-    """Milliseconds of each method for 56 layers x 3 stages, medians and spreads of `rounds`
-    interleaved runs, ready for JSON.
+def allocation_benchmark(rounds: int = 9) -> dict[str, Any]:
+    """Return milliseconds of each method for 56 layers x 3 stages, ready for JSON.
 
-    17 levels for all methods; 289 levels (every multiple of 16 of 4608 neurons) for the Lagrangian,
-    which has to follow a drag, and for dynamic programming. "one budget" runs over layers and
-    stages, "stage by stage" keeps the budget of each. Every run pads and checks its curves anew.
+    Medians and spreads of `rounds` interleaved runs. 17 levels for all methods; 289 levels (every
+    multiple of 16 of 4608 neurons) for the Lagrangian, which has to follow a drag, and for dynamic
+    programming. "one budget" runs over layers and stages, "stage by stage" keeps the budget of
+    each. Every run pads and checks its curves anew.
     """
     problems = {levels: synthetic_problem(levels) for levels in (17, 289)}
     cases = [(m, 17, scope) for m in ALLOCATION_METHODS for scope in ("run", "stage")] + [
         (m, 289, "run") for m in ("lagrangian", "dynamic")
     ]
 
-    def call(method: str, levels: int, scope: str):
+    def call(method: str, levels: int, scope: str) -> Callable[[], Allocation]:
         problem, budget = problems[levels], Budget.of_sparsity(problems[levels], SPARSITY)
         return lambda: allocate(replace(problem), method, budget, scope)
 
     calls = [call(*case) for case in cases]
-    times = measure_alternating(calls, torch.device("cpu"), repeats=rounds, warm_up=1)
+    times = measure_alternating([*calls], torch.device("cpu"), repeats=rounds, warm_up=1)
     results = []
     for (method, levels, scope), run, seconds in zip(cases, calls, times, strict=True):
         found = run()

@@ -1,5 +1,6 @@
-"""From a plan nobody has asked for before to finished subnetworks, after one calibration: what a
-moved boundary or slider costs.
+"""Time a new plan to finished subnetworks, after one calibration.
+
+That is the cost of a moved boundary or slider.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def plans_benchmark(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Seconds of `Workshop.build` for `count` plans that differ in both boundaries and all
-    sparsities, after one untimed plan.
+    """Return the seconds of `Workshop.build` for `count` plans, after one untimed plan.
 
-    Calibrates first where that was never done on this machine; what that took is said beside.
-    Nothing is kept from plan to plan: each has Grams of its own to sum up and layers of its own to
-    solve. Raises Stopped and StudioError.
+    The plans differ in both boundaries and all sparsities. The model is calibrated first where that
+    was never done on this machine; the time of that stands in the note. Nothing is kept from plan
+    to plan: each has Grams of its own to sum up and layers of its own to solve. Raises Stopped and
+    StudioError.
     """
     workshop.calibrate(progress, stop)
     last, taken = len(workshop.schedule), []
