@@ -536,7 +536,7 @@ def test_forward_and_overhead_on_cuda():
 def test_adaln_ratios_are_the_time_without_a_table_over_the_time_with_one(workshop, monkeypatch):
     asked: list[tuple[list[str], set[str]]] = []
 
-    def sampling_seconds(_shop, models, batch, _steps, _seconds, _effort, _stop, tabulated):
+    def sampling_seconds(_shop, models, batch, tabulated, **_):
         asked.append((list(models), tabulated))
         return {name: [batch * (1.0 if name in tabulated else 4.0)] * 2 for name in models}
 

@@ -137,9 +137,12 @@ def allocate(
             f"An allocation is {', '.join(ALLOCATION_METHODS)} over a stage or run, not {method!r}"
             f" over {scope!r}."
         )
-    choice, fineness = np.zeros(len(problem.table.count), dtype=np.int64), 0.0
+    choice = np.zeros(len(problem.table.count), dtype=np.int64)
+    fineness = 0.0
     for part in _parts(problem, budget, scope):
-        rows, errors, costs = part.rows, part.errors, part.costs
+        rows = part.rows
+        errors = part.errors
+        costs = part.costs
         limit = _reachable(problem, part)
         if method == "lagrangian":
             choice[rows] = solve_lagrangian(errors, costs, limit).choice
@@ -185,7 +188,8 @@ def _part(
     problem: AllocationProblem, stage: str, members: list[int], weights: np.ndarray, limit: float
 ) -> _Part:
     """Return the rows of some stages, errors and costs weighted per stage."""
-    rows, table = problem.rows(members), problem.table
+    rows = problem.rows(members)
+    table = problem.table
     weight = np.tile(weights[members], len(problem.layers))[:, None]
     return _Part(stage, rows, weight * table.errors[rows], weight * table.costs[rows], limit)
 
@@ -253,7 +257,8 @@ def _at_ratios(
 
     The index is that of the last level plus the way to the next one plus place, rounded down.
     """
-    rows, target = np.arange(len(groups)), ratios * groups
+    rows = np.arange(len(groups))
+    target = ratios * groups
     at = (table.levels <= target[:, None]).sum(axis=1) - 1
     above = np.minimum(at + 1, table.count - 1)
     span = table.levels[rows, above] - table.levels[rows, at]
@@ -356,11 +361,15 @@ def _result(
     ratios: str = "",
 ) -> Allocation:
     """Add up the chosen levels (rows,) and describe them."""
-    rows, stages, table = np.arange(len(choice)), len(problem.stages), problem.table
+    rows = np.arange(len(choice))
+    stages = len(problem.stages)
+    table = problem.table
     removed, errors, costs = (
         x[rows, choice].reshape(-1, stages) for x in (table.levels, table.errors, table.costs)
     )
-    forward, loss, steps = costs.sum(axis=0), errors.sum(axis=0), np.array(problem.steps)
+    forward = costs.sum(axis=0)
+    loss = errors.sum(axis=0)
+    steps = np.array(problem.steps)
     cost, dense = float(steps @ forward), float(steps @ problem.dense)
     saved = 1 - cost / dense if dense else 0.0
     sparsity = 1 - forward / np.where(problem.dense > 0, problem.dense, np.inf)

@@ -97,7 +97,8 @@ def _walk(
     rows = np.flatnonzero(low != high)
     extra = costs[rows, high[rows]] - costs[rows, low[rows]]
     gain = errors[rows, low[rows]] - errors[rows, high[rows]]
-    choice, left = low.copy(), budget - total(costs, low)
+    choice = low.copy()
+    left = budget - total(costs, low)
     for row, more, better in zip(rows, extra, gain, strict=True):
         if more <= left and better > 0:
             choice[row] = high[row]
@@ -109,7 +110,8 @@ def greedy_fill(
     errors: np.ndarray, costs: np.ndarray, choice: np.ndarray, budget: float
 ) -> np.ndarray:
     """Spend the rest of the budget on the moves of one row that gain most error per cost."""
-    choice, live = choice.copy(), np.arange(len(errors))
+    choice = choice.copy()
+    live = np.arange(len(errors))
     while len(live):
         e, c, at = errors[live], costs[live], choice[live, None]
         gain = np.take_along_axis(e, at, axis=1) - e  # (rows, levels)
@@ -197,7 +199,8 @@ def least_errors(
     best = np.zeros(top + 1, dtype=np.int64)
     picks = np.zeros((len(free), top + 1), dtype=np.int16)
     for n in range(len(free) - 1, -1, -1):
-        row, new = free[n], np.full(top + 1, np.iinfo(np.int64).max)
+        row = free[n]
+        new = np.full(top + 1, np.iinfo(np.int64).max)
         for level in np.flatnonzero(alive[row]):
             s = int(shift[row, level])
             if s > top:

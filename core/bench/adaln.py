@@ -43,19 +43,20 @@ def tabulation_benchmark(
     )
     networks = {"dense": workshop.dense, f"{TARGET:g} removed": workshop.build(plan)}
     models = {name + kind: model for name, model in networks.items() for kind in ("", TABLE)}
-    shares, rows = Shares(effort.seconds, len(batches)), []
+    shares = Shares(effort.seconds, len(batches))
+    rows = []
     for i, batch in enumerate(batches):
         if progress is not None:
             progress(i, len(batches), f"{workshop.name}, sampling {batch} images")
         times = sampling_seconds(
             workshop,
             models,
-            batch,
-            steps,
-            shares.next(),
-            effort,
-            stop,
-            {name for name in models if name.endswith(TABLE)},
+            batch=batch,
+            steps=steps,
+            seconds=shares.next(),
+            effort=effort,
+            stop=stop,
+            tabulated={name for name in models if name.endswith(TABLE)},
         )
         seconds = medians(times)
         for name in networks:

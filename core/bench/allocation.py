@@ -70,7 +70,8 @@ def allocation_benchmark(rounds: int = 9) -> dict[str, Any]:
     ]
 
     def call(method: str, levels: int, scope: str) -> Callable[[], Allocation]:
-        problem, budget = problems[levels], Budget.of_sparsity(problems[levels], SPARSITY)
+        problem = problems[levels]
+        budget = Budget.of_sparsity(problems[levels], SPARSITY)
         return lambda: allocate(replace(problem), method, budget, scope)
 
     calls = [call(*case) for case in cases]

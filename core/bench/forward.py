@@ -34,7 +34,8 @@ def forward_benchmark(
     batch counts denoiser rows, so guidance makes two of every image. Raises Stopped.
     """
     device = first_parameter(subjects[0].model).device
-    shares, rows = Shares(effort.seconds, len(subjects) * len(batches)), []
+    shares = Shares(effort.seconds, len(subjects) * len(batches))
+    rows = []
     for i, subject in enumerate(subjects):
         networks: dict[str, MosaicTransformer] = {}
         for s in sparsities:

@@ -34,7 +34,8 @@ class Shares:
     """
 
     def __init__(self, seconds: float, groups: int):
-        self.end, self.left = time.perf_counter() + seconds, groups
+        self.end = time.perf_counter() + seconds
+        self.left = groups
 
     def next(self) -> float:
         """Return the seconds for the next group."""
@@ -97,9 +98,13 @@ def verdict(
     None: the goal lies within the spread, so that another run may decide otherwise.
     """
     if at_least is not None:
-        sense, goal, reached = "at_least", at_least, middle >= at_least
+        sense = "at_least"
+        goal = at_least
+        reached = middle >= at_least
     elif at_most is not None:
-        sense, goal, reached = "at_most", at_most, middle <= at_most
+        sense = "at_most"
+        goal = at_most
+        reached = middle <= at_most
     else:
         return {}
     return {sense: goal, "met": None if abs(middle - goal) < spread else reached}

@@ -45,8 +45,8 @@ def memory_benchmark(
             subject,
             list(mosaic.stages),
             [uniform_cuts(subject, s) for s in sparsities],
-            mosaic.once is not None,
-            "real storages",
+            equal=mosaic.once is not None,
+            counted="real storages",
         )
         rows.append(
             _row(
@@ -61,7 +61,14 @@ def memory_benchmark(
     cuts = [cuts_of(subject, removed_groups(subject.layers, s)) for s in sparsities]
     once = OnceEmbedder(next(iter(embedders(model).values())))
     stages = [assemble(model, c, once, layers=subject.layers) for c in cuts]
-    rows += _sizes(subject, stages, cuts, True, "shapes", None if changes else TARGET_BYTES)
+    rows += _sizes(
+        subject,
+        stages,
+        cuts,
+        equal=True,
+        counted="shapes",
+        at_most=None if changes else TARGET_BYTES,
+    )
     device = torch.device("cpu") if workshop is None else workshop.device
     return machine(device) | {
         "sparsity": dict(zip(STAGES, sparsities, strict=True)),
@@ -86,7 +93,8 @@ def _sizes(
     equal: whether the conditioning embedders of the blocks are equal, so that one may stand for
     all.
     """
-    model, conditioning = subject.model, list(embedders(subject.model).values())
+    model = subject.model
+    conditioning = list(embedders(subject.model).values())
     dense = unique_bytes([model])
     merged = dense - unique_bytes(conditioning) + unique_bytes(conditioning[:1]) if equal else dense
     copies = sum(

@@ -20,8 +20,9 @@ from .subjects import Subject
 # for DiT-XL/2: a narrow model's Grams cost more of its forward pass
 PLAIN_GOAL, CAPPED_GOAL = 1.7, 1.5
 TOKEN_CAP = 8  # per column and bin
-IMAGES, INPUT_BYTES = 64, 64_000_000
-# batch rows that a capped meter expects: more than will come, as the cap is spread evenly over them
+IMAGES = 64
+INPUT_BYTES = 64_000_000
+# batch rows that a capped meter expects: more than will come, as the cap is spread evenly over rows
 MANY = 1_000_000
 EFFORT = Effort(90)
 
@@ -37,7 +38,8 @@ def overhead_benchmark(
     subjects: (subject, batch rows). Blocks of DiT-XL/2 have a goal. The cap's share of tokens is
     that of the default settings' bins (`CalibrationSettings.images`). Raises Stopped.
     """
-    device, rows = first_parameter(subjects[0][0].model).device, []
+    device = first_parameter(subjects[0][0].model).device
+    rows = []
     shares = Shares(effort.seconds, len(subjects))
     for i, (subject, batch) in enumerate(subjects):
         if progress is not None:
@@ -106,7 +108,8 @@ def rows_at_once(subject: Subject) -> int:
 
 def _tokens(subject: Subject) -> dict[str, float]:
     """Return tokens per column and bin of the default settings, in the layer with the fewest."""
-    family, images = family_of(subject.model), CalibrationSettings().images
+    family = family_of(subject.model)
+    images = CalibrationSettings().images
     sites = family.sites(subject.model)
     return {
         "tokens_per_column": min(

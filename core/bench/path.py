@@ -68,7 +68,8 @@ def path_benchmark(
         if threads is not None:
             torch.set_num_threads(threads)
         weight, gram = synthetic_layer(n, d, place)
-        total, done = rounds * 3, 0
+        total = rounds * 3
+        done = 0
         times: dict[str, list[float]] = {name: [] for name in ("engine", "inverse", *FORMS)}
         levels: list[list[float]] = [[] for _ in LEVELS]
         order = torch.empty(0)

@@ -35,7 +35,8 @@ def plans_benchmark(
     StudioError.
     """
     workshop.calibrate(progress, stop)
-    last, taken = len(workshop.schedule), []
+    last = len(workshop.schedule)
+    taken = []
     for i in range(count + 1):
         if stop is not None and stop.is_set():
             raise Stopped("Stopped while timing plans; nothing was stored.")
@@ -53,7 +54,8 @@ def plans_benchmark(
         synchronise(workshop.device)
         taken.append(time.perf_counter() - start)
     taken = taken[1:]
-    middle, wide = statistics.median(taken), spread(taken)
+    middle = statistics.median(taken)
+    wide = spread(taken)
     goal = GOAL if sum(p.numel() for p in workshop.transformer.parameters()) <= SMALL else None
     row = {
         "name": f"{workshop.name}: a new plan to finished subnetworks",

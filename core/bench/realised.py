@@ -24,8 +24,10 @@ from .subjects import Subject, mosaic_of, uniform_cuts
 
 BATCHES = (1, 4, 16)
 TARGETS = (0.33, 0.5)
-GOAL, GOAL_BATCH = 0.95, 16
-STEPS, GUIDANCE = 50, 1.5
+GOAL = 0.95
+GOAL_BATCH = 16
+STEPS = 50
+GUIDANCE = 1.5
 EFFORT = Effort(200)
 
 
@@ -33,7 +35,8 @@ class Stock:
     """diffusers' own denoiser with the members that `Denoiser` needs."""
 
     def __init__(self, workshop: Workshop):
-        self.device, self.dtype = workshop.device, workshop.dtype
+        self.device = workshop.device
+        self.dtype = workshop.dtype
         self.forward = module_forward(workshop.transformer)
 
     def stage_of(self, timestep: float) -> int:  # noqa: ARG002 (the same at every timestep)
@@ -124,7 +127,8 @@ def realised_benchmark(
     which groups stay. Raises Stopped.
     """
     total = 2 * len(batches)
-    shares, rows = Shares(effort.seconds, total), []
+    shares = Shares(effort.seconds, total)
+    rows = []
     timesteps = timesteps_of(workshop, steps)
     plans = {
         target: replace(propose_plan(workshop.schedule, target, timesteps).plan, method="magnitude")
@@ -136,7 +140,13 @@ def realised_benchmark(
         if progress is not None:
             progress(i, total, f"{workshop.name}, sampling {batch} images")
         times = sampling_seconds(
-            workshop, {"dense": workshop.dense} | runs, batch, steps, shares.next(), effort, stop
+            workshop,
+            {"dense": workshop.dense} | runs,
+            batch=batch,
+            steps=steps,
+            seconds=shares.next(),
+            effort=effort,
+            stop=stop,
         )
         for target in targets:
             facts = {
@@ -195,8 +205,10 @@ def _row(
     pruned: tuple[float, float],
 ) -> dict[str, Any]:
     """Return one row of the table."""
-    predicted, with_attention = dense[0] / pruned[0], sum(dense) / sum(pruned)
-    measured, seconds = ratio("", times["dense"], times[name]), medians(times)
+    predicted = dense[0] / pruned[0]
+    with_attention = sum(dense) / sum(pruned)
+    measured = ratio("", times["dense"], times[name])
+    seconds = medians(times)
     goal = {"at_least": GOAL} if facts["batch"] == GOAL_BATCH else {}
     title = (
         f"{facts['subject']}, batch {facts['batch']}, {name} removed: measured / predicted speed-up"
@@ -229,11 +241,20 @@ def speed_benchmark(
     models = {"stock": Stock(workshop), "dense": workshop.dense} | {
         f"{target:g}": workshop.build(plan) for target, plan in plans.items()
     }
-    times = sampling_seconds(workshop, models, batch, steps, 0.0, Effort(0.0, rounds, rounds))
+    times = sampling_seconds(
+        workshop,
+        models,
+        batch=batch,
+        steps=steps,
+        seconds=0.0,
+        effort=Effort(0.0, rounds, rounds),
+    )
     once, many = model_macs(workshop.dense.full)[0], model_macs(workshop.transformer)[0]
-    results, seconds = [], medians(times)
+    results = []
+    seconds = medians(times)
     for target, plan in plans.items():
-        mine, macs = times[f"{target:g}"], workshop.predict(plan, timesteps, batch).speedup_macs
+        mine = times[f"{target:g}"]
+        macs = workshop.predict(plan, timesteps, batch).speedup_macs
         dense, stock = ratio("", times["dense"], mine), ratio("", times["stock"], mine)
         results.append(
             {

@@ -7,9 +7,11 @@ from typing import Any
 from .measure import verdict
 
 # goals on two CPU cores for one DiT-XL/2 MLP
-PATH_SECONDS, PATH_RATIO, LEVEL_SECONDS = 15.0, 15.0, 0.5
+PATH_SECONDS = 15.0
+PATH_RATIO = 15.0
+LEVEL_SECONDS = 0.5
 PATH_COLUMNS = 4608  # of that MLP; other sizes have no goal
-GOAL_LEVELS = 17  # a layer; the goals of an allocation are for as many
+GOAL_LEVELS = 17  # per layer; the goals of an allocation hold for this number
 
 
 def path_rows(found: dict[str, Any]) -> dict[str, Any]:
@@ -17,7 +19,8 @@ def path_rows(found: dict[str, Any]) -> dict[str, Any]:
 
     The textbook loop over the engine, both ways to write it, and the engine's seconds.
     """
-    n, rounds = found["layer"]["n"], found["rounds"]
+    n = found["layer"]["n"]
+    rounds = found["rounds"]
     full = n == PATH_COLUMNS
     ratios = []
     for key, how in (("ratio", "written in place"), ("ratio_as_published", "as published")):

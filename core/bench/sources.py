@@ -55,11 +55,11 @@ def calibration_sources(
     shops = _shops(workshop, options)
     for shop in shops.values():
         shop.calibrate(progress)
-    dense = draw_samples(workshop, None, steps, n, seed, workshop.dtype)
+    dense = draw_samples(workshop, None, steps, n=n, seed=seed, dtype=workshop.dtype)
     built = {name: shop.build(plan) for name, shop in shops.items()}
     rows: dict[str, Any] = {"dense": _scores(workshop, dense.images, n)}
     for name, shop in shops.items():
-        samples = draw_samples(shop, plan, steps, n, seed, shop.dtype)
+        samples = draw_samples(shop, plan, steps, n=n, seed=seed, dtype=shop.dtype)
         rows[name] = _scores(workshop, samples.images, n) | {
             "latent_mse": float(latent_mse(samples.latents, dense.latents).mean()),
             "from": shop.source.text,
@@ -115,7 +115,8 @@ def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> 
     """
     if mosaic.plan is None:
         raise StudioError("These subnetworks have no plan, so they have no stages to measure.")
-    bank, found = judge.surgeon.bank(), {}
+    bank = judge.surgeon.bank()
+    found = {}
     for stage, name in enumerate(STAGES):
         low, high = mosaic.plan.stage_range(stage)
         errors = []
@@ -166,11 +167,11 @@ def main() -> None:
     found = calibration_sources(
         get_workshop(args.model),
         StagePlan.load(args.plan),
-        args.images,
-        args.steps,
-        args.seed,
-        options,
-        print_progress,
+        n=args.images,
+        steps=args.steps,
+        seed=args.seed,
+        options=options,
+        progress=print_progress,
     )
     text = json.dumps(found, indent=2) + "\n"
     sys.stdout.write(text)

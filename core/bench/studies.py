@@ -133,8 +133,9 @@ def quality(args: argparse.Namespace) -> None:
             known = (contender.name, steps, seed) in done
             if known and contender.name != "dense":
                 continue
-            own, plan = contender.workshop, contender.plan
-            samples = draw_samples(own, plan, contender.steps, n, seed, dtype)
+            own = contender.workshop
+            plan = contender.plan
+            samples = draw_samples(own, plan, contender.steps, n=n, seed=seed, dtype=dtype)
             dense = samples if dense is None else dense
             if known:
                 continue
@@ -162,7 +163,8 @@ def scores(workshop: Workshop, samples: Samples, dense: Samples) -> dict[str, fl
 
     Raises StudioError for a model without a judge.
     """
-    judge, images = workshop.judge, samples.images
+    judge = workshop.judge
+    images = samples.images
     if judge is None:
         raise StudioError(f"{workshop.name} has no judge to score pictures with.")
     labels = torch.arange(len(images)) % len(workshop.class_names)
@@ -259,7 +261,8 @@ def draw_samples(
 def rounding_floor(workshop: Workshop, dtype: torch.dtype) -> float:
     """Return the latent MSE between dense runs in `dtype` and in the workshop's precision."""
     low, high = (
-        draw_samples(workshop, None, 50, 200, 0, d).latents for d in (dtype, workshop.dtype)
+        draw_samples(workshop, None, steps=50, n=200, seed=0, dtype=d).latents
+        for d in (dtype, workshop.dtype)
     )
     return float(latent_mse(low, high).mean())
 

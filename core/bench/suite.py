@@ -72,7 +72,14 @@ def path(suite: Suite) -> dict[str, Any]:
 
     n, d, steps, rounds = (1536, 384, 8, 2) if suite.quick else (4608, 1152, 32, 3)
     found = path_benchmark(
-        n, d, steps, rounds, torch.get_num_threads(), str(suite.where), suite.progress, suite.stop
+        n,
+        d,
+        naive_steps=steps,
+        rounds=rounds,
+        threads=torch.get_num_threads(),
+        device=str(suite.where),
+        progress=suite.progress,
+        stop=suite.stop,
     )
     return found | path_rows(found)
 
@@ -156,7 +163,12 @@ def adaln(suite: Suite) -> dict[str, Any]:
 
     steps = 5 if suite.quick else 50
     return tabulation_benchmark(
-        suite.workshop, suite.batches, steps, suite.effort(60), suite.progress, suite.stop
+        suite.workshop,
+        suite.batches,
+        steps=steps,
+        effort=suite.effort(60),
+        progress=suite.progress,
+        stop=suite.stop,
     )
 
 
@@ -186,7 +198,9 @@ def run_all(suite: Suite, names: Sequence[str] = tuple(PARTS)) -> dict[str, Any]
     Where a part fails with a sentence (or for lack of memory), the sentence stands in its place.
     Stopped by event or Ctrl-C, the finished parts are kept.
     """
-    start, parts, stopped = time.perf_counter(), {}, False
+    start = time.perf_counter()
+    parts = {}
+    stopped = False
     for i, name in enumerate(names):
         try:
             with plain_memory_errors():
@@ -194,7 +208,8 @@ def run_all(suite: Suite, names: Sequence[str] = tuple(PARTS)) -> dict[str, Any]
                 parts[name] = run_part(name, replace(suite, progress=progress))
         except (Stopped, KeyboardInterrupt):
             words = "stopped here; this part and those after it were not measured."
-            parts[name], stopped = {"part": name, "error": words}, True
+            parts[name] = {"part": name, "error": words}
+            stopped = True
             break
         except StudioError as err:
             parts[name] = {"part": name, "error": str(err)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 VERDICTS = {True: "met", False: "not met", None: "within the spread, neither met nor missed"}
-# said in a part's first line, or once for all
+# shown in a part's first line, or once for all parts
 HEADER = ("part", "device", "threads", "torch", "when", "elapsed_seconds", "dtype")
 # counted -> the paper's row
 TITLES = {

@@ -165,7 +165,8 @@ def modulations(
     of its sums.
     """
     different, place = labels.unique(return_inverse=True)
-    steps, count = len(timesteps), len(different)
+    steps = len(timesteps)
+    count = len(different)
     norms = norms_of(network)
     embedding = norms[0].emb(
         timesteps.repeat_interleave(count), different.repeat(steps), hidden_dtype=dtype

@@ -38,7 +38,8 @@ def damping_facts(mosaic: Subnetworks, orders: RemovalOrders) -> dict[str, dict[
     the order, or the error curve of some bin, was found on another rung than the plain one; orders
     in an older file do not know their rungs.
     """
-    used, facts = dampings(mosaic), {}
+    used = dampings(mosaic)
+    facts = {}
     for i, layer in enumerate(mosaic.layers):
         mine = {stage: used[stage, layer.name] for stage in STAGES if (stage, layer.name) in used}
         row: dict[str, Any] = {
@@ -62,7 +63,8 @@ def with_dampings(rows: list[dict[str, Any]], mosaic: Subnetworks) -> list[dict[
 
     `damping` is None where nothing was compensated; `rung` is there where it is not plain.
     """
-    used, wider = dampings(mosaic), []
+    used = dampings(mosaic)
+    wider = []
     for row in rows:
         d = used.get((row["stage"], row["layer"]))
         wider.append(row | {"damping_asked": d and d.asked, "damping": d and d.in_force})

@@ -103,7 +103,7 @@ def save_mosaic(
         (part / MANIFEST).write_text(_sealed_text(manifest))
         for path in [*part.iterdir(), part]:
             _flush(path)
-        # takes the place of an empty folder, and fails where somebody has filled it meanwhile
+        # takes the place of an empty folder, and fails where the folder was filled meanwhile
         part.replace(folder)
         _flush(folder.parent)
     except BaseException as err:  # a keyboard interrupt leaves nothing behind either
@@ -136,10 +136,12 @@ def _write_stages(
     """Write one file per different stage, and return the manifest without facts and seal."""
     own = precision(mosaic.dtype)
     coarse = PRECISIONS[PRECISIONS.index(own) :]
-    tick, total = _ticker(progress, stop), len(STAGES) + len(coarse)
+    tick = _ticker(progress, stop)
+    total = len(STAGES) + len(coarse)
     files: dict[str, dict[str, Any]] = {}
     stages: dict[str, dict[str, Any]] = {}
-    masked, base = is_masked(mosaic), mosaic.dense
+    masked = is_masked(mosaic)
+    base = mosaic.dense
     for i, stage in enumerate(STAGES):
         tick(i, total, f"writing the {stage} stage")
         kept, tensors = stage_contents(mosaic, i, masked)
@@ -256,7 +258,8 @@ def load_mosaic(
     result is on the base's device and in its precision. Raises StudioError, one sentence, for a
     folder that is damaged or changed and for another base; Stopped.
     """
-    folder, tick = Path(folder), _ticker(progress, stop)
+    folder = Path(folder)
+    tick = _ticker(progress, stop)
     manifest = read_manifest(folder)
     with _complete(folder):
         stored = _Stored.parse(manifest)

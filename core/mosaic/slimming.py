@@ -39,7 +39,7 @@ def shallow(module: Module, **children: nn.Module) -> Module:
         setattr(twin, hooks, copy.copy(getattr(module, hooks)))
     for registry in ("_parameters", "_buffers", "_modules"):
         setattr(twin, registry, dict(getattr(module, registry)))
-    # of module.compile(): it would run the module that it was made for
+    # a compiled forward (module.compile()) would run the module that it was made for
     vars(twin).pop("_compiled_call_impl", None)
     children_of(twin).update(children)
     return twin
@@ -184,7 +184,8 @@ def cut_module(model: nn.Module, layer: PrunableLayer, cut: Cut, masked: bool = 
 
 def _checked_weight(layer: PrunableLayer, kept: Tensor, weight: Tensor) -> Tensor:
     """Return the weight of a cut. Raises StudioError where its width is not the kept columns'."""
-    found, wanted = weight.shape[1], len(kept) * layer.group_size
+    found = weight.shape[1]
+    wanted = len(kept) * layer.group_size
     if found != wanted:
         raise StudioError(
             f"The weight of a cut of {layer.name} has {found} columns; give it the {wanted} of the"

@@ -39,7 +39,7 @@ class AttentionNetwork(Protocol):
         """Undo `fuse_qkv_projections`."""
 
 
-EVERYWHERE = (  # they change how a network runs, not what it holds
+EVERYWHERE = (  # methods that change how a network runs, not what it holds
     "enable_freeu",
     "disable_freeu",
     "set_default_attn_processor",
@@ -226,7 +226,7 @@ def slice_attention(
         sizes = _sizes(slice_size, [dense for _, dense in found])
         for (module, _), size in zip(found, sizes, strict=True):
             if not hasattr(module, "set_attention_slice"):
-                continue  # it lost all its heads
+                continue  # this attention lost all its heads
             attention = cast("Attention", module)
             own = attention.sliceable_head_dim
             own_size = max(1, own // 2) if size == "auto" else size and min(size, own)

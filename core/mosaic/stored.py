@@ -38,7 +38,8 @@ def stage_contents(
         kept[layer.name] = ALL if groups is None else ranges(groups.tolist())
         if groups is None:
             continue
-        network, name = mosaic.stages[stage], stored_name(layer, groups)
+        network = mosaic.stages[stage]
+        name = stored_name(layer, groups)
         if len(groups):
             value = consumer_of(network, layer).weight.detach()
             if masked:
@@ -75,7 +76,8 @@ def _changed(mosaic: Subnetworks, stage: int) -> Iterator[tuple[PrunableLayer, T
 
     None instead of groups where the dense module itself runs.
     """
-    cuts, network = mosaic.cuts[stage], mosaic.stages[stage]
+    cuts = mosaic.cuts[stage]
+    network = mosaic.stages[stage]
     for j, layer in enumerate(mosaic.layers):
         dense = mosaic.full.get_submodule(layer.module)
         if cuts is None or network.get_submodule(layer.module) is dense:

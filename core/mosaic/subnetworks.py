@@ -42,7 +42,7 @@ class Subnetworks(nn.Module):
             )
         return self._full
 
-    dense = full  # the same network under the name that says what it computes
+    dense = full  # the same network, named by what it computes
 
     def networks(self) -> list[nn.Module]:
         """Return the different networks: those of the stages, and the dense one unless released."""
@@ -74,7 +74,9 @@ class Subnetworks(nn.Module):
 
         Columns of removed groups are zero.
         """
-        x, network, cuts = self.layers[layer], self.stages[stage], self.cuts[stage]
+        x = self.layers[layer]
+        network = self.stages[stage]
+        cuts = self.cuts[stage]
         part = network.get_submodule(x.module)
         if isinstance(part, Constant):
             return part.bias.new_zeros(len(part.bias), x.width)

@@ -181,7 +181,7 @@ class Together:
         if isinstance(value, nn.Module):
             raise AttributeError(several(f"{self._name}.{name}"))
         if callable(value):
-            watch(self._networks)  # it may look at this object while it runs
+            watch(self._networks)  # the callable may read this object while it runs
         for part in self._different():
             if name == "forward" or not isinstance(part, Constant):
                 setattr(part, name, value)

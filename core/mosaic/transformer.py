@@ -98,7 +98,8 @@ class MosaicTransformer(Subnetworks):
     ):
         super().__init__()
         dense = getattr(dense, "_orig_mod", dense)  # under torch.compile
-        self.plan, self.enabled = plan, True
+        self.plan = plan
+        self.enabled = True
         self.facts = {} if facts is None else facts
         self.layers = find_layers(dense) if layers is None else layers
         self.once = (

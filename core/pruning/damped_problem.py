@@ -108,9 +108,18 @@ class DampedProblem:
             )
         dead = gram.diagonal() <= 0
         if dead.any():
-            gram[dead], gram[:, dead] = 0, 0
+            gram[dead] = 0
+            gram[:, dead] = 0
         weight = weight.detach()
-        return cls(weight, weight.to(gram), gram, scale, dead, int(group_size), held_out)
+        return cls(
+            weight=weight,
+            w=weight.to(gram),
+            gram=gram,
+            scale=scale,
+            dead=dead,
+            group_size=int(group_size),
+            held_out=held_out,
+        )
 
     @property
     def groups(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-LEAST_ENERGY = 1e-30  # so that a layer without output divides by something
+LEAST_ENERGY = 1e-30  # a layer without output must not divide by zero
 
 
 def output_energy(weight: Tensor, gram: Tensor) -> Tensor:

@@ -61,8 +61,7 @@ DEFAULT_DAMPING = 1e-2
 CHOICE_LEVELS = (0.25, 0.5, 0.75)  # shares removed at which held-out errors are compared
 # sixteen roundings: below this share of its diagonal a pivot is noise
 SEARCH_PIVOT = {torch.float64: MIN_PIVOT, torch.float32: 1e-6}
-# how far what a float32 search thought to have lost may be from what it has lost: what its order
-# may cost more
+# how far the predicted cost of a float32 search may be from the true cost of its order, as a share
 ACCOUNT = 0.01
 
 
@@ -373,10 +372,8 @@ def _best_on(w: Tensor, rung: Rung, kept: Tensor) -> Tensor | None:
         .index_fill_(0, kept, False)
         .nonzero()[:, 0]
     )
-    cross, removed = (
-        rung.matrix.index_select(0, gone).index_select(1, kept),
-        w.index_select(1, gone),
-    )
+    cross = rung.matrix.index_select(0, gone).index_select(1, kept)
+    removed = w.index_select(1, gone)
     if len(gone) > len(w):
         return w.index_select(1, kept).add_(torch.cholesky_solve((removed @ cross).mT, factor).mT)
     return w.index_select(1, kept).addmm_(removed, torch.cholesky_solve(cross.mT, factor).mT)
@@ -439,7 +436,8 @@ def _accounted(thought: Tensor, steps: Tensor) -> bool:
 
     The sums are compared a quarter, half and three quarters of the way.
     """
-    thought, lost = thought.double().cumsum(0), steps.cumsum(0)
+    thought = thought.double().cumsum(0)
+    lost = steps.cumsum(0)
     levels = [round(share * len(lost)) - 1 for share in CHOICE_LEVELS]
     gap, lost, everything = (thought - lost)[levels].abs(), lost[levels], lost[-1]
     return bool((gap <= ACCOUNT * lost + 1e-6 * everything).all())

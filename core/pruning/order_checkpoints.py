@@ -21,8 +21,8 @@ from ..errors import StudioError
 from ..files import cache_trouble, write_whole
 from ..models.layers import PrunableLayer
 
-# raise it when orders or curves come out differently, so that what an older version found is not
-# mixed in
+# raise this number when orders or curves come out differently, so that results of an older version
+# are not mixed in
 FORMAT = 2
 
 
@@ -44,7 +44,7 @@ def layer_key(weight: Tensor, bank: GramBank, layer: PrunableLayer, damping: flo
 
     The bins count by size and time of writing, not by content.
     """
-    # reading one that is missing says so itself
+    # a missing bin is refused where it is read
     stats = [bank.path(b).stat() for b in range(bank.settings.bins) if bank.path(b).exists()]
     bins = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
     # the other weightings are in the bins themselves

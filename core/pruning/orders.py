@@ -37,7 +37,7 @@ from .order_checkpoints import OrderedLayer, forget_layers, layer_key, load_laye
 # stored as metadata beside the tensors
 FACTS = ("damping", "steps", "device", "when", "seconds", "tokens_per_column")
 FILE = "orders.safetensors"
-WIDE = 2048  # columns from which a layer takes long enough to say what it is at
+WIDE = 2048  # columns from which a layer takes long enough to report its steps
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class RemovalOrders:
     seconds: float
     tokens_per_column: float  # of the widest layer, in one bin
     shipped: bool = False
-    # (layers, 1 + bins) as in `OrderedLayer`; None in files of before they were kept
+    # (layers, 1 + bins) as in `OrderedLayer`; None in files from before rungs were stored
     rungs: list[list[str]] | None = None
-    # `Workshop.model_key` of whose they are; None in files of before it was kept
+    # `Workshop.model_key` of the model; None in files from before the key was stored
     model: str | None = None
 
     @cached_property
@@ -261,12 +261,15 @@ def _order_layer(
     edges = bank.settings.edges
     pooled = bank.gram(i, edges[0], edges[-1])[0].to(weight.device)
     searched = RemovalPath.from_gram(weight, pooled, layer.group_size, damping=1e-3)
-    order, rungs = searched.order, [searched.rung]
-    del pooled, searched  # as large as all that a bin needs
+    order = searched.order
+    rungs = [searched.rung]
+    del pooled, searched  # as large as the memory that a bin needs
     if damping is None:
         report("choosing the damping", detail=True)
         damping = choose_damping(weight, bank, i, layer, order)
-    errors, energy, tokens_per_column = [], [], float("inf")
+    errors = []
+    energy = []
+    tokens_per_column = float("inf")
     for b, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
         report(f"working out error curve {b + 1} of {bank.settings.bins}", detail=True)
         gram, tokens = bank.gram(i, low, high)
