@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.allocation.problem import Curve, Problem, make_problem, relative_errors
+from core.allocation.problem import AllocationProblem, Curve, make_problem, relative_errors
 from core.models.layers import PrunableLayer
 from core.pruning.orders import RemovalOrders
 
@@ -81,7 +81,7 @@ def tiny(errors, costs, steps=(3, 2)):
         [Curve(np.arange(levels), errors[s, i], costs[s, i]) for i in range(count)]
         for s in range(stages)
     ]
-    return Problem(layers, curves, steps, (True,) * count, tuple("ab"[:stages]))
+    return AllocationProblem(layers, curves, steps, (True,) * count, tuple("ab"[:stages]))
 
 
 def exhaustive(problem, budget, weights=None):

@@ -7,7 +7,7 @@ import torch
 from core.curves.plan import StagePlan
 from core.models.layers import find_layers
 from core.mosaic.transformer import MosaicTransformer
-from core.pruning.cuts import Cut
+from core.pruning.cuts import Cut, kept_columns
 from core.sampling.timing import forward_call
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75), name="Mine")
@@ -29,13 +29,8 @@ def cuts_of(model, seed=0, share=0.6, nothing=(), untouched=()):
         weight = model.get_submodule(layer.consumer).weight.detach()
         count = 0 if i in nothing else max(1, int(layer.groups * share))
         kept = torch.randperm(layer.groups, generator=random)[:count].sort().values
-        mask = torch.zeros(layer.groups, dtype=torch.bool)
-        mask[kept] = True
-        values = (
-            torch.randn(weight.shape, generator=random)
-            * 0.1
-            * mask.repeat_interleave(layer.group_size)
-        ).to(weight)
+        values = (torch.randn(weight.shape, generator=random) * 0.1).to(weight)
+        values = values[:, kept_columns(layer, kept, weight.device)]
         bias = torch.randn(len(weight), generator=random).to(weight) if i in nothing else None
         cuts.append(
             Cut(torch.arange(layer.groups), None) if i in untouched else Cut(kept, values, bias)

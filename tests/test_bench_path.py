@@ -4,8 +4,11 @@ put back.
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,7 +66,17 @@ def test_a_tiny_benchmark_is_complete() -> None:
             == pytest.approx(loop["inverse_seconds"] + 64 * loop["step_seconds"])
             and loop["dtype"] == "float32"
         )
-    assert found["ratio"] > 0 and found["ratio_as_published"] > 0
+
+
+def test_the_ratio_is_the_textbooks_whole_time_over_the_engines(monkeypatch) -> None:
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)), strftime=time.strftime)
+    monkeypatch.setattr("core.bench.path.time", clock)
+    found = path_benchmark(64, 16, naive_steps=8, rounds=2)
+    # every timed call takes one second: the engine, the inversion, and eight steps together
+    assert found["engine"]["seconds"] == 1.0
+    assert found["ratio"] == found["ratio_as_published"] == 1.0 + 64 / 8
+    assert found["ratio_spread"] == 0.0
 
 
 def test_it_stops_and_refuses() -> None:

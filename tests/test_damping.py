@@ -20,7 +20,7 @@ from core.errors import StudioError
 from core.models.checkpoints import BUNDLED, load_checkpoint
 from core.models.layers import find_layers
 from core.mosaic.damping_report import damping_facts, damping_sentence, dampings, with_dampings
-from core.mosaic.slimming import widened
+from core.mosaic.slimming import full_width
 from core.pruning.cuts import Damping
 from core.pruning.obs import compensated_weights, compensation
 from core.pruning.orders import RemovalOrders, find_orders, orders_file
@@ -87,7 +87,7 @@ def test_weights_from_a_stored_path_say_theirs_too(scarce):
     assert path.rung == "eigenvalue floor" and 0 < path.damping < 1e-4
     cut = scarce.surgeon.cut(3, low, high, 64)
     assert cut.damping == Damping(0.0, path.damping, path.rung) and torch.equal(
-        widened(scarce.layers[3], cut), path.weights_at(64)
+        full_width(scarce.layers[3], cut.kept, cut.weight), path.weights_at(64)
     )
     scarce.surgeon.forget()
 
@@ -259,7 +259,7 @@ def test_prune_says_it_in_its_text_its_json_and_the_manifest(
     [line] = [line for line in text.splitlines() if "damping" in line]
     assert line.startswith(
         "2 of 4 layers needed more damping than asked: block 1 neurons "
-    ) and line.endswith("or with a larger --damping.")
+    ) and line.endswith("or with a larger damping.")
     code, text, err = verb(capsys, "prune", *few, "--out", str(tmp_path / "b"), "--json")
     assert code == 0, err
     rows, manifest = (

@@ -32,11 +32,16 @@ def room(dotted: str) -> str:
 
 
 def imports(path: Path, root: Path, package: str) -> list[tuple[str, int]]:
-    """Return (module of the package, line) of every import statement of the package's own."""
-    here = [package, *path.relative_to(root).parts[:-1]]
+    """Return (module of the package, line) of every import of the package's own modules.
+
+    `root` is the package's folder; `path` lies in it or outside.
+    """
+    here = [package, *path.relative_to(root).parts[:-1]] if path.is_relative_to(root) else []
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
+            if node.level and not here:
+                continue  # a file outside the package: what is relative is not the package's
             if node.level:
                 base = here[: len(here) - node.level + 1]
                 name = ".".join([*base, *([node.module] if node.module else [])])
@@ -149,3 +154,33 @@ def test_paths_of_version_0_1_still_import():
     assert before is MosaicTransformer
     with pytest.raises(ImportError):
         importlib.import_module("core.nothing")
+
+
+def test_the_drawing_of_the_imports_is_up_to_date():
+    """Mend it with `python tests/draw_imports.py > docs/imports.md`."""
+    from draw_imports import drawing
+
+    assert (ROOT / "docs" / "imports.md").read_text() == drawing()
+
+
+def test_the_drawing_counts_every_arrow_between_two_rooms(tmp_path):
+    from draw_imports import pairs
+
+    for name, text in {
+        "core/pruning/a.py": "from ..curves.b import g\nfrom ..errors import E\nimport torch\n",
+        "core/pruning/c.py": "def f():\n    from ..curves import b\n    from .a import h\n",
+        "core/curves/b.py": "",
+        "core/errors.py": "",
+        "mosaic_ui/d.py": "from core.curves.b import g\nfrom .e import x\n",
+        "mosaic_ui/e.py": "",
+        "app.py": "def main():\n    from mosaic_ui.d import x\n    from core import curves\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert pairs(tmp_path) == {
+        ("pruning", "curves"): 2,
+        ("pruning", "hall"): 1,
+        ("mosaic_ui", "curves"): 1,
+        ("app", "mosaic_ui"): 1,
+    }

@@ -14,7 +14,8 @@ from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.models.families import DiT
 from core.models.layers import find_layers
-from core.mosaic.transformer import Cut, MosaicTransformer, OnceEmbedder, embedders_equal
+from core.mosaic.transformer import MosaicTransformer, OnceEmbedder, embedders_equal
+from core.pruning.cuts import Cut, kept_columns
 from core.sampling.denoise import Denoiser
 
 PLAN = StagePlan((100, 600), (0.5, 0.25, 0.75))
@@ -52,13 +53,8 @@ def random_cuts(transformer, kinds, seed=0):
             cuts.append(Cut(torch.arange(layer.groups), None))
             continue
         kept = torch.randperm(layer.groups, generator=random)[: layer.groups * 2 // 3].sort().values
-        mask = torch.zeros(layer.groups, dtype=torch.bool)
-        mask[kept] = True
-        values = (
-            torch.randn(weight.shape, generator=random)
-            * 0.1
-            * mask.repeat_interleave(layer.group_size)
-        )
+        values = torch.randn(weight.shape, generator=random) * 0.1
+        values = values[:, kept_columns(layer, kept, values.device)]
         cuts.append(Cut(kept, values.to(weight)))
     return cuts
 

@@ -15,7 +15,7 @@ from core.errors import StudioError
 from core.models.families import SDXL, Conditions
 from core.models.layers import find_layers
 from core.mosaic.transformer import MosaicTransformer
-from core.pruning.cuts import Cut
+from core.pruning.cuts import Cut, kept_columns
 from core.sampling.denoise import Denoiser, start_noise
 from core.sampling.timing import count_macs, forward_call, model_macs
 from core.workshop.comparison import SampleSettings
@@ -60,13 +60,8 @@ def random_cuts(shop, kept, kinds=("heads", "neurons"), seed=0):
             cuts.append(Cut(torch.arange(layer.groups), None))
             continue
         chosen = torch.randperm(layer.groups, generator=random)[: kept(layer.groups)].sort().values
-        mask = torch.zeros(layer.groups, dtype=torch.bool)
-        mask[chosen] = True
-        values = (
-            torch.randn(weight.shape, generator=random)
-            * 0.1
-            * mask.repeat_interleave(layer.group_size)
-        )
+        values = torch.randn(weight.shape, generator=random) * 0.1
+        values = values[:, kept_columns(layer, chosen, values.device)]
         bias = torch.randn(len(weight), generator=random) if not len(chosen) else None
         cuts.append(Cut(chosen, values.to(weight), bias))
     return cuts

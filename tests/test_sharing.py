@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.bench.studies import sharers
+from core.bench.studies import Contender, sharers
 from core.curves.plan import StagePlan
 from core.errors import PlanError, StudioError
 from core.sampling.timing import forward_call
@@ -138,11 +138,10 @@ def test_an_attention_that_goes_leaves_its_mean(workshop):
 
 def test_every_way_of_sharing_in_the_study_is_a_plan_that_can_run(workshop):
     plans = list(sharers(workshop, 10, 0))
-    assert (
-        plans[0] == ("dense", None, 10) and len({name for name, _, _ in plans}) == len(plans) == 15
-    )
+    assert plans[0] == Contender("dense", None, 10, workshop)
+    assert len({contender.name for contender in plans}) == len(plans) == 15
     # both blocks of this model are ends, so it cannot spare them
-    for plan in (plan for _, plan, _ in plans[1:] if not plan.protect):
+    for plan in (contender.plan for contender in plans[1:] if not contender.plan.protect):
         assert all(
             0 <= gone < layer.groups
             for row in workshop.widths(plan)

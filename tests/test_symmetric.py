@@ -95,7 +95,7 @@ def test_no_pick_waits_for_the_gpu() -> None:
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        greedy._pick(state, floor, ends, rows, picked, costs)
+        greedy.pick_columns(state, floor, ends, rows, picked, costs)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(picked.unique()) == 32

@@ -1,4 +1,4 @@
-"""Allocation: how a plan's sparsity is shared over layers and stages."""
+"""Allocation: how the sparsity of a plan is shared over layers and stages."""
 
 from .._old_paths import forward
 

@@ -1,11 +1,11 @@
-"""Share a budget over layers and stages: uniform (the paper), log ramp (SlimGPT), Lagrangian
-(live), dynamic programming (on release).
+"""Share a budget over layers and stages.
 
-    problem = make_problem(layers, errors, steps)                                 # curves of errors
-        and costs, per stage and layer
+Methods: uniform (the paper), log ramp (SlimGPT), Lagrangian (live), dynamic programming (on
+release).
+
+    problem = make_problem(layers, errors, steps)    # curves per stage and layer
     paper = uniform(problem, plan.sparsity)
-    same_work = allocate(problem, "dynamic", budget_of(paper), scope="run")       # equal MACs,
-        shared out better
+    same_work = allocate(problem, "dynamic", budget_of(paper), scope="run")    # equal MACs
 
 Errors of layers are added up as if they did not meet again downstream: the sum ranks allocations of
 one model, it predicts no image.
@@ -20,10 +20,11 @@ import numpy as np
 
 from ..errors import StudioError
 from ..models.layers import TINY, scattered_offsets
-from .problem import Problem, Table
+from .problem import AllocationProblem, Table
 from .solvers import BUCKETS, CLOSE, cheapest, solve_dynamic, solve_lagrangian, total
+from .widths import Menu
 
-METHODS = ("uniform", "log_ramp", "lagrangian", "dynamic")
+ALLOCATION_METHODS = ("uniform", "log_ramp", "lagrangian", "dynamic")
 SCOPES = ("stage", "run")
 NAMES = {
     "uniform": "Equal ratios",
@@ -35,18 +36,26 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What the prunable layers may cost. Get one from `of_sparsity`, `of_cost`, or `budget_of` an
-    allocation for a comparison at equal cost.
+    """What the prunable layers may cost.
+
+    Make a budget with `of_sparsity`, with `budget_of` an allocation for a comparison at equal cost,
+    or from a total cost in the unit of the problem's costs. Raises StudioError for a total that is
+    negative or not finite.
     """
 
     total: float  # over the run: sum over stages of steps x cost of one forward
     # one forward of each stage; None when only the run counts
     forward: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.total) or self.total < 0:
+            raise StudioError("A budget must be a finite cost of at least 0.")
+
     @classmethod
-    def of_sparsity(cls, problem: Problem, sparsity: float | Sequence[float]) -> Budget:
-        """Share of the prunable cost to remove: one number, or one for each stage; the run's is
-        then their mean, weighted by steps.
+    def of_sparsity(cls, problem: AllocationProblem, sparsity: float | Sequence[float]) -> Budget:
+        """Return the budget that removes a share of the prunable cost.
+
+        sparsity: one number, or one per stage; the run's is then their mean, weighted by steps.
         """
         shares = np.array(
             np.broadcast_to(_shares(sparsity, problem), len(problem.stages)), dtype=float
@@ -54,17 +63,13 @@ class Budget:
         forward = (1 - shares) * problem.dense
         return cls(float(np.dot(problem.steps, forward)), tuple(forward.tolist()))
 
-    @classmethod
-    def of_cost(cls, total: float) -> Budget:
-        """A cost over the whole run, in the unit of the problem's costs."""
-        if not np.isfinite(total) or total < 0:
-            raise StudioError("A budget must be a finite cost of at least 0.")
-        return cls(float(total))
-
 
 @dataclass(frozen=True)
 class Allocation:
-    """Who loses how much, and what that costs. Costs and errors count prunable layers only."""
+    """How many groups each layer loses in each stage, and the cost of that.
+
+    Costs and errors count prunable layers only.
+    """
 
     method: str
     scope: str  # "stage": every stage has a budget of its own; "run": one budget for all stages
@@ -82,17 +87,16 @@ class Allocation:
 
 
 def budget_of(allocation: Allocation) -> Budget:
-    """The budget that this allocation uses up, for another one at equal cost."""
+    """Return the budget that an allocation uses up, for another one at equal cost."""
     return Budget(allocation.cost, allocation.forward)
 
 
-def uniform(problem: Problem, sparsity: float | Sequence[float]) -> Allocation:
-    """The paper's rule: the same ratio in every layer of a stage, whatever it costs (rounding may
-    go a little over or under the ratio).
+def uniform(problem: AllocationProblem, sparsity: float | Sequence[float]) -> Allocation:
+    """Remove the same ratio from every layer of a stage, whatever it costs (the paper's rule).
 
-    On the free menu with its default floors this is `core.models.layers.removed_groups`, stage by
-    stage. Protected layers give what they may and the others do not make up for it. Raises
-    StudioError for a ratio outside 0 to 1.
+    Rounding may go a little over or under the ratio. On the free menu with its default floors this
+    is `core.models.layers.removed_groups`, stage by stage. Protected layers give what they may and
+    the others do not make up for it. Raises StudioError for a ratio outside 0 to 1.
     """
     shares = np.broadcast_to(_shares(sparsity, problem), len(problem.stages))
     ratios = np.tile(shares, len(problem.layers))
@@ -104,150 +108,157 @@ def uniform(problem: Problem, sparsity: float | Sequence[float]) -> Allocation:
 
 
 def allocate(
-    problem: Problem,
+    problem: AllocationProblem,
     method: str,
     budget: Budget,
     scope: str = "stage",
-    r0: float = 0.0,
     buckets: int = BUCKETS,
 ) -> Allocation:
     """Share a budget that is never exceeded.
 
-    method: "uniform": the smallest equal ratio that fits. "log_ramp": r_l = r0 + (r_L - r0) ln(l +
-    1) / ln(L) over the L blocks counted from 0, the smallest r_L that fits (SlimGPT, Ling et al.
-    2024); when r_L = 1 is not enough r0 rises, when less than r0 everywhere is enough all ratios
-    are equal. "lagrangian": least sum of errors on the convex hulls of the curves, the rest filled
-    greedily. "dynamic": least sum of errors, exact up to `buckets` (see
-    `core.allocation.solvers.solve_dynamic`). scope "stage": every stage keeps its own budget.
-    "run": one budget for all, errors and costs weighted by the sampling steps of the stages, whose
-    sparsities become outcomes. There a stage without steps stays dense: it costs nothing, it saves
-    nothing, and if a step ever falls into it the model's own weights are the safe answer; under
-    "stage" it gets its own budget like the others. Of equal choices the one wins that removes less
-    in early layers. More budget never raises the error of "lagrangian", nor of "dynamic" beyond its
-    buckets. Raises StudioError for a budget that cannot be met, with what can.
+    method: "uniform": the smallest equal ratio that fits. "log_ramp": r_l = r_L ln(l + 1) / ln(L)
+    over the L blocks counted from 0, the smallest r_L that fits (SlimGPT, Ling et al. 2024); when
+    r_L = 1 is not enough, the first ratio rises from 0. "lagrangian": least sum of errors on the
+    convex hulls of the curves, the rest filled greedily. "dynamic": least sum of errors, exact up
+    to `buckets` (see `core.allocation.solvers.solve_dynamic`).
+
+    scope: "stage": every stage keeps its own budget. "run": one budget for all, errors and costs
+    weighted by the sampling steps of the stages; their sparsities become outcomes. With "run" a
+    stage without steps stays dense: it costs nothing, it saves nothing, and if a step ever falls
+    into it the model's own weights are the safe answer. With "stage" it gets its own budget like
+    the others.
+
+    Of equal choices the one is taken that removes less in early layers. More budget never raises
+    the error of "lagrangian", nor of "dynamic" beyond its buckets. Raises StudioError for a budget
+    that cannot be met; the sentence names the largest possible share.
     """
-    if method not in METHODS or scope not in SCOPES:
+    if method not in ALLOCATION_METHODS or scope not in SCOPES:
         raise StudioError(
-            f"An allocation is {', '.join(METHODS)} over a stage or run, not {method!r} over"
-            f" {scope!r}."
+            f"An allocation is {', '.join(ALLOCATION_METHODS)} over a stage or run, not {method!r}"
+            f" over {scope!r}."
         )
-    if not 0 <= r0 <= 1:
-        raise StudioError("The first ratio of a log ramp must lie between 0 and 1.")
-    stages = len(problem.stages)
-    if scope == "stage":
-        if budget.forward is None or len(budget.forward) != stages:
-            raise StudioError(
-                "A budget for the whole run cannot be kept stage by stage: give a sparsity for each"
-                " stage, or share it over the run."
-            )
-        parts = [([s], float(budget.forward[s]), np.ones(stages)) for s in range(stages)]
-    else:
-        parts = [
-            (
-                [s for s in range(stages) if problem.steps[s]],
-                budget.total,
-                np.array(problem.steps, dtype=float),
-            )
-        ]
-    choice, fineness = np.zeros(len(problem.table.count), dtype=np.int64), 0.0
-    for members, limit, weights in parts:
-        rows = problem.rows(members)
-        weight = np.tile(weights[members], len(problem.layers))[:, None]
-        table = problem.table
-        errors, costs = weight * table.errors[rows], weight * table.costs[rows]
-        limit = _reachable(problem, errors, costs, limit, members, scope)
+    choice = np.zeros(len(problem.table.count), dtype=np.int64)
+    fineness = 0.0
+    for part in _parts(problem, budget, scope):
+        rows = part.rows
+        errors = part.errors
+        costs = part.costs
+        limit = _reachable(problem, part)
         if method == "lagrangian":
             choice[rows] = solve_lagrangian(errors, costs, limit).choice
         elif method == "dynamic":
             solved = solve_dynamic(errors, costs, limit, buckets)
-            choice[rows], fineness = (
-                solved.choice,
-                max(fineness, solved.width / max(float(costs[:, 0].mean()), 1e-300)),
-            )
+            choice[rows] = solved.choice
+            fineness = max(fineness, solved.width / max(float(costs[:, 0].mean()), 1e-300))
         else:
-            choice[rows] = _family(problem, rows, costs, limit, method, r0)
+            choice[rows] = _least_ratio(problem, rows, costs, limit, method)
     return _result(problem, choice, method, scope, fineness)
 
 
-def widths_of(problem: Problem, allocation: Allocation) -> dict[tuple[str, int], list[int]]:
-    """Distinct kept widths over all stages, by kind and dense size, ascending: what a compiler that
-    works region by region has to see.
-    """
-    found: dict[tuple[str, int], set[int]] = {}
-    for row in allocation.removed:
-        for layer, gone in zip(problem.layers, row, strict=True):
-            found.setdefault((layer.kind, layer.groups), set()).add(layer.groups - gone)
-    return {key: sorted(widths) for key, widths in found.items()}
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The rows that share one budget."""
+
+    stage: str  # its name; empty for the whole run
+    rows: np.ndarray  # of the problem's table
+    errors: np.ndarray  # (rows, levels) weighted by steps where one budget is for all
+    costs: np.ndarray  # (rows, levels) weighted in the same way
+    limit: float
 
 
-def shapes_of(problem: Problem, allocation: Allocation) -> int:
-    """Distinct shapes of whole blocks over all stages (heads and neurons together), when a compiled
-    region is a block.
-    """
-    shapes = set()
-    for row in allocation.removed:
-        blocks: dict[int, list] = {}
-        for layer, gone in zip(problem.layers, row, strict=True):
-            blocks.setdefault(layer.block, []).append((layer.kind, layer.groups, gone))
-        shapes |= {tuple(shape) for shape in blocks.values()}
-    return len(shapes)
+def _parts(problem: AllocationProblem, budget: Budget, scope: str) -> list[_Part]:
+    """Return the rows and limits of each budget: one for the run, or one per stage."""
+    stages = len(problem.stages)
+    if scope == "run":
+        members = [s for s in range(stages) if problem.steps[s]]
+        steps = np.array(problem.steps, dtype=float)
+        return [_part(problem, "", members, steps, budget.total)]
+    if budget.forward is None or len(budget.forward) != stages:
+        raise StudioError(
+            "A budget for the whole run cannot be kept stage by stage: give a sparsity for each"
+            " stage, or share it over the run."
+        )
+    return [
+        _part(problem, name, [s], np.ones(stages), float(budget.forward[s]))
+        for s, name in enumerate(problem.stages)
+    ]
+
+
+def _part(
+    problem: AllocationProblem, stage: str, members: list[int], weights: np.ndarray, limit: float
+) -> _Part:
+    """Return the rows of some stages, errors and costs weighted per stage."""
+    rows = problem.rows(members)
+    table = problem.table
+    weight = np.tile(weights[members], len(problem.layers))[:, None]
+    return _Part(stage, rows, weight * table.errors[rows], weight * table.costs[rows], limit)
 
 
 # --- families of ratios
 
 
-def _family(
-    problem: Problem, rows: np.ndarray, costs: np.ndarray, limit: float, method: str, r0: float
+def _least_ratio(
+    problem: AllocationProblem, rows: np.ndarray, costs: np.ndarray, limit: float, method: str
 ) -> np.ndarray:
-    """The member of a one-parameter family of ratios that removes least and fits. Ratios never fall
-    as t grows.
+    """Return the member of a family of ratios that removes least and fits.
+
+    Ratios never fall as the parameter t grows, so bisection finds t.
     """
-    stages, table = len(problem.stages), problem.table
+    table = problem.table
     part = Table(table.levels[rows], table.errors[rows], table.costs[rows], table.count[rows])
     groups = _groups(problem)[rows]
-    if method == "uniform":
-        places, ratios, low, high = (
-            _places(problem)[rows],
-            (lambda t: np.full(len(rows), t)),
-            0.0,
-            1.0,
-        )
-    else:
-        blocks = sorted({layer.block for layer in problem.layers})
-        rank = np.array([blocks.index(layer.block) for layer in problem.layers])[rows // stages]
-        ramp = np.log(rank + 1) / np.log(len(blocks)) if len(blocks) > 1 else np.ones(len(rows))
-        # ratios differ by block already: nearest rounding is even enough, and keeps the ramp
-        places, low, high = np.full(len(rows), 0.5), -1.0, 2.0
-
-        def ratios(t: float) -> np.ndarray:
-            first = r0 * (1 + t) if t < 0 else r0 if t < 1 else r0 + (1 - r0) * (t - 1)
-            last = r0 * (1 + t) if t < 0 else r0 + (1 - r0) * t if t < 1 else 1.0
-            return first + (last - first) * ramp
+    ramp, places, most = _family(problem, rows, method)
 
     def at(t: float) -> np.ndarray:
-        return _at_ratios(part, groups, places, ratios(t))
+        return _at_ratios(part, groups, places, _ratios(ramp, t))
 
+    low, high = 0.0, most
     if total(costs, at(low)) <= limit:
         return at(low)
     if total(costs, at(high)) > limit:
-        most, name = 1 - total(costs, at(high)) / float(costs[:, 0].sum()), NAMES[method]
+        share = 1 - total(costs, at(high)) / float(costs[:, 0].sum())
         raise StudioError(
-            f"{name}: by this device's measured times at most {100 * most:.3g} % of the time can"
-            " go; choose Lagrangian, or lower the sparsities."
+            f"{NAMES[method]}: by this device's measured times at most {100 * share:.3g} % of the"
+            " time can go; choose Lagrangian, or lower the sparsities."
         )
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (low, middle) if total(costs, at(middle)) <= limit else (middle, high)
+        if total(costs, at(middle)) <= limit:
+            high = middle
+        else:
+            low = middle
     return at(high)
+
+
+def _family(
+    problem: AllocationProblem, rows: np.ndarray, method: str
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the ramp (rows,), the rounding places (rows,) and the largest t of a method."""
+    if method == "uniform":
+        return np.ones(len(rows)), _places(problem)[rows], 1.0
+    blocks = sorted({layer.block for layer in problem.layers})
+    ranks = np.array([blocks.index(layer.block) for layer in problem.layers])
+    rank = ranks[rows // len(problem.stages)]
+    ramp = np.log(rank + 1) / np.log(len(blocks)) if len(blocks) > 1 else np.ones(len(rows))
+    # ratios differ by block already: nearest rounding is even enough, and keeps the ramp
+    return ramp, np.full(len(rows), 0.5), 2.0
+
+
+def _ratios(ramp: np.ndarray, t: float) -> np.ndarray:
+    """Return the ratios (rows,) at t: 0 to 1 raises the end of the ramp, 1 to 2 its start."""
+    first, last = max(0.0, t - 1), min(t, 1.0)
+    return first + (last - first) * ramp
 
 
 def _at_ratios(
     table: Table, groups: np.ndarray, places: np.ndarray, ratios: np.ndarray
 ) -> np.ndarray:
-    """(rows,) index of the level for ratio x groups removed: the last level plus the way to the
-    next one plus place, rounded down.
+    """Return the index of the level (rows,) for ratio x groups removed.
+
+    The index is that of the last level plus the way to the next one plus place, rounded down.
     """
-    rows, target = np.arange(len(groups)), ratios * groups
+    rows = np.arange(len(groups))
+    target = ratios * groups
     at = (table.levels <= target[:, None]).sum(axis=1) - 1
     above = np.minimum(at + 1, table.count - 1)
     span = table.levels[rows, above] - table.levels[rows, at]
@@ -255,13 +266,16 @@ def _at_ratios(
     return np.minimum((at + way + places + TINY).astype(np.int64), table.count - 1)
 
 
-def _groups(problem: Problem) -> np.ndarray:
+def _groups(problem: AllocationProblem) -> np.ndarray:
+    """Return the groups of the layer of each row (rows,)."""
     return np.repeat([layer.groups for layer in problem.layers], len(problem.stages))
 
 
-def _places(problem: Problem) -> np.ndarray:
-    """(rows,) where each layer rounds: at the half, or scattered over the blocks where levels are
-    coarse, so that the mean comes out right.
+def _places(problem: AllocationProblem) -> np.ndarray:
+    """Return where each layer rounds (rows,).
+
+    A layer rounds at the half. Where levels are coarse the places are scattered over the blocks, so
+    that the mean comes out right.
     """
     places = np.full(len(problem.layers), 0.5)
     for kind in {layer.kind for layer in problem.layers}:
@@ -275,7 +289,8 @@ def _places(problem: Problem) -> np.ndarray:
 # --- checks and words
 
 
-def _shares(sparsity: float | Sequence[float], problem: Problem) -> np.ndarray:
+def _shares(sparsity: float | Sequence[float], problem: AllocationProblem) -> np.ndarray:
+    """Return the sparsity as an array. Raises StudioError for numbers outside 0 to 1."""
     shares = np.asarray(sparsity, dtype=float)
     if (
         shares.shape not in ((), (len(problem.stages),))
@@ -285,81 +300,76 @@ def _shares(sparsity: float | Sequence[float], problem: Problem) -> np.ndarray:
     return shares
 
 
-def _reachable(
-    problem: Problem,
-    errors: np.ndarray,
-    costs: np.ndarray,
-    limit: float,
-    members: list[int],
-    scope: str,
-) -> float:
-    """The limit with the room that rounding of sums needs. Raises StudioError when even the
-    cheapest choice is over it.
+def _reachable(problem: AllocationProblem, part: _Part) -> float:
+    """Return the limit with the room that rounding of sums needs.
+
+    Raises StudioError when even the cheapest choice is over the limit.
     """
-    least, dense = total(costs, cheapest(errors, costs)), float(costs[:, 0].sum())
-    room = limit + CLOSE * dense
-    if np.isnan(limit) or least > room:
-        raise StudioError(
-            _too_much(
-                problem,
-                1 - least / dense if dense else 0.0,
-                1 - limit / dense if dense else 1.0,
-                "" if scope == "run" else problem.stages[members[0]],
-            )
-        )
+    least = total(part.costs, cheapest(part.errors, part.costs))
+    dense = float(part.costs[:, 0].sum())
+    room = part.limit + CLOSE * dense
+    if np.isnan(part.limit) or least > room:
+        possible = 1 - least / dense if dense else 0.0
+        asked = 1 - part.limit / dense if dense else 1.0
+        raise StudioError(_too_much(problem, possible, asked, part.stage))
     return room
 
 
-def _too_much(problem: Problem, possible: float, asked: float, stage: str) -> str:
-    """At most `possible` (a share of the prunable cost) can go, and `asked` should; `stage` is
-    empty for the whole run.
+def _too_much(problem: AllocationProblem, possible: float, asked: float, stage: str) -> str:
+    """Return the refusal of a budget: `possible` and `asked` are shares of the prunable cost.
+
+    `stage` is empty for the whole run.
     """
-    menu = problem.menu
-    limits, ways = [], [f"lower {'the sparsity of that stage' if stage else 'the sparsities'}"]
-    if menu.protect:
-        limits.append(
-            "the first and the last block are spared"
-            if menu.protect == 1
-            else f"the first and the last block keep {100 * menu.protect:.3g} %"
-        )
-        ways.append("spare no block")
-    if menu.multiple:
-        limits.append(f"neurons stay in multiples of {menu.multiple}")
-        ways.append("allow finer widths")
-    if menu.min_heads > 1:
-        limits.append(f"every layer keeps {menu.min_heads} heads")
-        ways.append("let layers keep fewer heads")
-    held = (
-        f" while {' and '.join(limits)}"
-        if limits
-        else ", as every layer keeps a head or some neurons"
-    )
+    limits, remedies = _limits(problem.menu)
+    held = ", as every layer keeps a head or some neurons"
+    if limits:
+        held = f" while {' and '.join(limits)}"
+    remedies = [f"lower {'the sparsity of that stage' if stage else 'the sparsities'}", *remedies]
     # rounded apart, so that they never look equal
     most, wish = np.floor(1000 * possible + TINY) / 10, np.ceil(1000 * asked - TINY) / 10
-    what = (
-        f"{'work' if problem.unit == 'MACs' else 'time'} of the"
-        f" {f'{stage} stage' if stage else 'whole run'}'s prunable layers"
-    )
+    where = f"{stage} stage" if stage else "whole run"
+    what = f"{'work' if problem.unit == 'MACs' else 'time'} of the {where}'s prunable layers"
     return (
         f"At most {most:.3g} % of the {what} can go{held}, and {wish:.3g} % are asked for:"
-        f" {', or '.join(ways)}."
+        f" {', or '.join(remedies)}."
     )
+
+
+def _limits(menu: Menu) -> tuple[list[str], list[str]]:
+    """Return what the menu holds back, in words, and the remedy of each."""
+    limits, remedies = [], []
+    if menu.protect:
+        ends = "the first and the last block"
+        share = f"keep {100 * menu.protect:.3g} %"
+        limits.append(f"{ends} {'are spared' if menu.protect == 1 else share}")
+        remedies.append("spare no block")
+    if menu.multiple:
+        limits.append(f"neurons stay in multiples of {menu.multiple}")
+        remedies.append("allow finer widths")
+    if menu.min_heads > 1:
+        limits.append(f"every layer keeps {menu.min_heads} heads")
+        remedies.append("let layers keep fewer heads")
+    return limits, remedies
 
 
 def _result(
-    problem: Problem,
+    problem: AllocationProblem,
     choice: np.ndarray,
     method: str,
     scope: str,
     fineness: float = 0.0,
     ratios: str = "",
 ) -> Allocation:
-    """Add up and phrase. choice: (rows,)"""
-    rows, stages, table = np.arange(len(choice)), len(problem.stages), problem.table
+    """Add up the chosen levels (rows,) and describe them."""
+    rows = np.arange(len(choice))
+    stages = len(problem.stages)
+    table = problem.table
     removed, errors, costs = (
         x[rows, choice].reshape(-1, stages) for x in (table.levels, table.errors, table.costs)
     )
-    forward, loss, steps = costs.sum(axis=0), errors.sum(axis=0), np.array(problem.steps)
+    forward = costs.sum(axis=0)
+    loss = errors.sum(axis=0)
+    steps = np.array(problem.steps)
     cost, dense = float(steps @ forward), float(steps @ problem.dense)
     saved = 1 - cost / dense if dense else 0.0
     sparsity = 1 - forward / np.where(problem.dense > 0, problem.dense, np.inf)
@@ -369,21 +379,22 @@ def _result(
         f" layers' {_unit(problem)} goes."
     )
     return Allocation(
-        method,
-        scope,
-        tuple(tuple(map(int, row)) for row in removed.T),
-        tuple(forward.tolist()),
-        cost,
-        tuple(loss.tolist()),
-        float(steps @ loss),
-        tuple(sparsity.tolist()),
-        saved,
-        fineness,
-        text,
+        method=method,
+        scope=scope,
+        removed=tuple(tuple(map(int, row)) for row in removed.T),
+        forward=tuple(forward.tolist()),
+        cost=cost,
+        errors=tuple(loss.tolist()),
+        error=float(steps @ loss),
+        sparsity=tuple(sparsity.tolist()),
+        saved=saved,
+        fineness=fineness,
+        text=text,
     )
 
 
-def _what(problem: Problem, method: str, scope: str, fineness: float, ratios: str) -> str:
+def _what(problem: AllocationProblem, method: str, scope: str, fineness: float, ratios: str) -> str:
+    """Return the first half of the sentence: method, layers, budget and exactness."""
     count = len(problem.layers)
     where = (
         f"{count} layer{'' if count == 1 else 's'},"
@@ -406,5 +417,6 @@ def _what(problem: Problem, method: str, scope: str, fineness: float, ratios: st
     return f"{NAMES[method]}{ratios}, {where}{left}"
 
 
-def _unit(problem: Problem) -> str:
+def _unit(problem: AllocationProblem) -> str:
+    """Return the word for the unit of cost."""
     return "MACs" if problem.unit == "MACs" else "time"

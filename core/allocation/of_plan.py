@@ -1,11 +1,10 @@
-"""Which layer loses how much under a plan: the plan's sparsities turned into groups per stage and
-layer.
+"""Turn the sparsities of a plan into removed groups per stage and layer.
 
 The paper's rule takes the same share of every layer. The other allocations move work between layers
 (and, with scope "run", between stages) at the MACs that equal shares would cost (or at their time,
-from the measured times of single layers), using the per-bin error curves of a calibration. One
-budget for all stages weighs them by their sampling steps, which `StagePlan.counted` puts into a
-plan, or by the training timesteps they span, as evenly spaced steps would; stage by stage no
+from the measured times of single layers), using the error curves per bin of a calibration. One
+budget for all stages weighs the stages by their sampling steps, which `StagePlan.counted` puts into
+a plan, or by the training timesteps that they span, as evenly spaced steps would. Stage by stage no
 weights are needed.
 """
 
@@ -20,7 +19,7 @@ from ..curves.plan import StagePlan
 from ..models.layers import PrunableLayer
 from ..pruning.orders import RemovalOrders
 from .allocate import Allocation, allocate, budget_of, uniform
-from .problem import Costs, Problem, make_problem, relative_errors
+from .problem import AllocationProblem, Costs, make_problem, relative_errors
 from .widths import Menu
 
 
@@ -31,9 +30,10 @@ def sharing_problem(
     plan: StagePlan,
     menu: Menu,
     costs: Costs = None,
-) -> Problem:
-    """The plan's curves: relative errors per stage and layer at the widths of a menu, costs in MACs
-    or as `make_problem` takes them.
+) -> AllocationProblem:
+    """Return the curves of a plan: relative errors per stage and layer at a menu's widths.
+
+    costs: in MACs, or as `make_problem` takes them.
     """
     ranges = [plan.stage_range(i) for i in range(3)]
     seen = ranges if plan.calibration == "stage" else [(0, plan.num_train_timesteps)] * 3
@@ -55,10 +55,10 @@ def share(
     plan: StagePlan,
     costs: Costs = None,
 ) -> Allocation:
-    """The plan's allocation, at most at the cost of equal shares on the free menu: what floors and
-    spared blocks keep, others give.
+    """Return the allocation of a plan, at most at the cost of equal shares on the free menu.
 
-    Raises StudioError for a budget that the menu cannot meet.
+    Work that floors and spared blocks keep is taken from other layers. Raises StudioError for a
+    budget that the menu cannot meet.
     """
     equal = uniform(sharing_problem(layers, orders, bank, plan, Menu(), costs), plan.sparsity)
     if plan.plain:

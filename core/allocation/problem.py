@@ -1,9 +1,8 @@
-"""What an allocation decides about: error and cost of every level of every layer in every stage,
-and the budget.
+"""Hold the error and the cost of every level of every layer in every stage.
 
 Errors are relative (||W'X - WX||^2 / ||WX||^2), because raw errors of different layers are on
-different scales. Costs are of the prunable layers alone, for one forward; what the rest of the
-model costs is nobody's choice and is in no number here.
+different scales. Costs are of the prunable layers alone, for one forward; the cost of the rest of
+the model is fixed and is in no number here.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Costs = Callable[[PrunableLayer, np.ndarray], np.ndarray] | Sequence[np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One layer in one stage: what each level of removal costs, in error and in work."""
+    """One layer in one stage: error and work at each level of removal."""
 
     levels: np.ndarray  # (levels,) groups removed, ascending from 0
     errors: np.ndarray  # (levels,) relative error, finite, not negative
@@ -34,9 +33,10 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """All curves of a model, and how often each stage runs. Raises StudioError for curves that
-    cannot be used.
+class AllocationProblem:
+    """All curves of a model, and how often each stage runs.
+
+    Raises StudioError for curves that cannot be used.
     """
 
     layers: Sequence[PrunableLayer]  # in forward order; of equals the first are removed least
@@ -78,12 +78,13 @@ class Problem:
 
     @cached_property
     def dense(self) -> np.ndarray:
-        """(stages,) cost of one dense forward of the prunable layers."""
+        """Return the cost of one dense forward of the prunable layers (stages,)."""
         return self.table.costs[:, 0].reshape(len(self.layers), -1).sum(axis=0)
 
     def rows(self, stages: Sequence[int]) -> np.ndarray:
-        """Rows of the table that belong to these stages; layers first, then stages, which is the
-        order that settles ties.
+        """Return the rows of the table that belong to these stages.
+
+        Layers come first, then stages: this order settles ties.
         """
         count = len(self.stages)
         return np.concatenate(
@@ -102,7 +103,7 @@ class Table:
 
     @classmethod
     def of(cls, curves: Sequence[Curve]) -> Table:
-        """Pad and check. Raises StudioError."""
+        """Pad and check the curves. Raises StudioError."""
         count = np.array([len(c.levels) for c in curves])
         if count.min() == 0 or any(
             len(c.errors) != n or len(c.costs) != n for c, n in zip(curves, count, strict=True)
@@ -112,11 +113,9 @@ class Table:
                 " calibrate again."
             )
         shape = (len(curves), int(count.max()))
-        levels, errors, costs = (
-            np.full(shape, np.iinfo(np.int64).max),
-            np.full(shape, np.inf),
-            np.zeros(shape),
-        )
+        levels = np.full(shape, np.iinfo(np.int64).max)
+        errors = np.full(shape, np.inf)
+        costs = np.zeros(shape)
         real = np.arange(shape[1]) < count[:, None]
         levels[real] = np.concatenate([c.levels for c in curves])
         errors[real] = np.concatenate([c.errors for c in curves])
@@ -144,16 +143,16 @@ def make_problem(
     costs: Costs = None,
     stages: Sequence[str] = STAGES,
     unit: str | None = None,
-) -> Problem:
-    """Curves at the levels of a menu, from curves at all multiples of each layer's step.
+) -> AllocationProblem:
+    """Return curves at the levels of a menu, from curves at all multiples of each layer's step.
 
     errors: stages x layers, each (groups // step + 1,) relative errors at 0, step, 2 step, ...
     groups removed (`relative_errors`). costs: None for MACs, exactly; or the latency table of a
     device, seconds of one forward of one layer at the batch that matters, as a callable (layer,
     kept (levels,)) -> seconds (levels,), or for each layer an array on the same grid of removals as
-    its errors. A table need not be monotone: a width that is slower than a wider one is simply
-    never chosen by Lagrangian or dynamic programming. Between two points of a grid the straight
-    line counts; for a convex error that is more than the true one. Raises StudioError.
+    its errors. A table need not be monotone: Lagrangian and dynamic programming never choose a
+    width that is slower than a wider one. Between two points of a grid the straight line counts;
+    for a convex error that is more than the true one. Raises StudioError.
     """
     menu = menu or Menu()
     levels = menu.levels(layers)
@@ -177,27 +176,28 @@ def make_problem(
         for row in errors
     ]
     unit = unit or ("MACs" if costs is None else "s")
-    return Problem(
-        tuple(layers),
-        curves,
-        tuple(steps),
-        tuple(menu.coarse(layer) for layer in layers),
-        tuple(stages),
-        unit,
-        menu,
+    return AllocationProblem(
+        layers=tuple(layers),
+        curves=curves,
+        steps=tuple(steps),
+        coarse=tuple(menu.coarse(layer) for layer in layers),
+        stages=tuple(stages),
+        unit=unit,
+        menu=menu,
     )
 
 
 def relative_errors(errors: np.ndarray, energy: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Curve of a stage from the curves of its timestep bins, for `make_problem`.
+    """Return the curve (levels,) of a stage from the curves of its timestep bins.
 
     errors: (bins, levels) ||W'X - WX||^2. energy: (bins,) ||WX||^2. shares: (bins,) share of each
-    bin that lies in the stage. Returns (levels,).
+    bin that lies in the stage. `make_problem` takes the result.
     """
     return np.maximum(shares @ errors, 0.0) / max(float(shares @ energy), 1e-30)
 
 
 def _costs(layer: PrunableLayer, removed: np.ndarray, costs: Costs, i: int) -> np.ndarray:
+    """Return the cost of a layer at each number of removed groups (levels,)."""
     if costs is None:
         return (layer.groups - removed) * float(layer.macs_per_group)
     if callable(costs):
@@ -206,7 +206,7 @@ def _costs(layer: PrunableLayer, removed: np.ndarray, costs: Costs, i: int) -> n
 
 
 def _at(layer: PrunableLayer, removed: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """A curve at `removed`, from its values at multiples of the layer's step."""
+    """Return a curve at `removed`, from its values at multiples of the layer's step."""
     grid = np.asarray(grid, dtype=np.float64)
     if grid.ndim != 1 or (len(grid) - 1) * layer.step < removed[-1]:
         raise StudioError(

@@ -1,10 +1,10 @@
-"""Share a budget over rows of (error, cost) points, one point a row: Lagrangian with greedy fill,
-and dynamic programming.
+"""Share a budget over rows of (error, cost) points, one point per row.
 
-Pure arithmetic on padded arrays. `errors` and `costs` are (rows, levels), fewest removals first,
-already weighted by sampling steps; a row with fewer levels is padded with error inf and cost 0.
-Rows stand in the order in which ties are settled: the earlier row is removed less. Every function
-here wants a budget that the cheapest choice can meet, and never exceeds it.
+Solvers: Lagrangian with greedy fill, and dynamic programming. Pure arithmetic on padded arrays.
+`errors` and `costs` are (rows, levels), fewest removals first, already weighted by sampling steps;
+a row with fewer levels is padded with error inf and cost 0. Rows stand in the order in which ties
+are settled: the earlier row is removed less. Every function here needs a budget that the cheapest
+choice can meet, and never exceeds it.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ class Solved:
     choice: np.ndarray  # (rows,) index of the level
     bound: float  # no choice within the budget has a smaller sum of errors
     multiplier: float  # error per cost at which the budget clears
-    # bucket of the dynamic programme, in units of cost; 0 when every sum is exact
+    # bucket of dynamic programming, in units of cost; 0 when every sum is exact
     width: float = 0.0
 
 
 def total(table: np.ndarray, choice: np.ndarray) -> float:
-    """Sum over rows of the chosen entries."""
+    """Return the sum over rows of the chosen entries."""
     return float(table[np.arange(len(table)), choice].sum())
 
 
 def cheapest(errors: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """(rows,) the least cost of each row; among equals the least error,
-    then the fewest removals.
+    """Return the least cost level of each row (rows,).
+
+    Among equals the least error counts, then the fewest removals.
     """
     real = np.where(np.isfinite(errors), costs, np.inf)
     return np.where(real == real.min(axis=1, keepdims=True), errors, np.inf).argmin(axis=1)
 
 
 def solve_lagrangian(errors: np.ndarray, costs: np.ndarray, budget: float) -> Solved:
-    """Minimise sum of error + mu cost, mu such that the budget clears, then spend what is left
-    greedily.
+    """Minimise sum of error + mu cost at the mu that meets the budget, then fill greedily.
 
     For a given mu every row is on its own, and only points of its lower convex hull can win: no
     curve has to be convexified beforehand. mu is found by secant steps, which end on the exact
@@ -90,13 +90,15 @@ def solve_lagrangian(errors: np.ndarray, costs: np.ndarray, budget: float) -> So
 def _walk(
     errors: np.ndarray, costs: np.ndarray, low: np.ndarray, high: np.ndarray, budget: float
 ) -> np.ndarray:
-    """From the cheap end towards the expensive one, row by row, where it fits: all these moves are
-    worth the same, so early rows go first.
+    """Move rows from the cheap end to the expensive end, one by one, where the budget allows.
+
+    All these moves are worth the same, so early rows go first.
     """
     rows = np.flatnonzero(low != high)
     extra = costs[rows, high[rows]] - costs[rows, low[rows]]
     gain = errors[rows, low[rows]] - errors[rows, high[rows]]
-    choice, left = low.copy(), budget - total(costs, low)
+    choice = low.copy()
+    left = budget - total(costs, low)
     for row, more, better in zip(rows, extra, gain, strict=True):
         if more <= left and better > 0:
             choice[row] = high[row]
@@ -107,10 +109,9 @@ def _walk(
 def greedy_fill(
     errors: np.ndarray, costs: np.ndarray, choice: np.ndarray, budget: float
 ) -> np.ndarray:
-    """Spend what is left of the budget: again and again the move of one row that gains most error
-    per cost and still fits.
-    """
-    choice, live = choice.copy(), np.arange(len(errors))
+    """Spend the rest of the budget on the moves of one row that gain most error per cost."""
+    choice = choice.copy()
+    live = np.arange(len(errors))
     while len(live):
         e, c, at = errors[live], costs[live], choice[live, None]
         gain = np.take_along_axis(e, at, axis=1) - e  # (rows, levels)
@@ -132,17 +133,17 @@ def greedy_fill(
 def solve_dynamic(
     errors: np.ndarray, costs: np.ndarray, budget: float, buckets: int = BUCKETS
 ) -> Solved:
-    """The optimum, by dynamic programming over bucketed cost: best[row][c] = min over levels of
-    best[row - 1][c - cost] + error.
+    """Find the optimum by dynamic programming over bucketed cost.
 
-    The Lagrangian solution comes first. The distance between its error and its bound rules out
-    every level whose price error + mu cost is further than that from the best of its row; only what
-    remains is searched, which makes the buckets narrow. Costs are rounded to the nearest bucket,
-    and of the choices that end near the budget the best one that true costs allow is taken; so the
-    budget holds, and the result is never worse than the Lagrangian one, nor than the optimum for a
-    budget smaller by `width` times rows. When all costs are multiples of one number and few enough,
-    that number is the bucket and the result is the exact optimum (width 0). The recurrence is that
-    of SPDY, Frantar & Alistarh 2022.
+    best[row][c] = min over levels of best[row - 1][c - cost] + error. The Lagrangian solution comes
+    first. The distance between its error and its bound rules out every level whose price error + mu
+    cost is further than that from the best of its row; only what remains is searched, which makes
+    the buckets narrow. Costs are rounded to the nearest bucket, and of the choices that end near
+    the budget the best one that true costs allow is taken; so the budget holds, and the result is
+    never worse than the Lagrangian one, nor than the optimum for a budget smaller by `width` times
+    rows. When all costs are multiples of one number and few enough, that number is the bucket and
+    the result is the exact optimum (width 0). The recurrence is that of SPDY, Frantar & Alistarh
+    2022.
     """
     relaxed = solve_lagrangian(errors, costs, budget)
     found = total(errors, relaxed.choice)
@@ -157,7 +158,7 @@ def solve_dynamic(
     if reach <= 0:
         return relaxed
     width, exact = _bucket(extra[alive], reach, max(1, min(buckets, WORK // int(alive.sum()))))
-    choice = _programme(errors, extra, alive, width, reach)
+    choice = least_errors(errors, extra, alive, width, reach)
     choice = greedy_fill(errors, costs, choice, budget)
     if total(errors, choice) > found * (1 + CLOSE) or total(costs, choice) > budget:
         choice = relaxed.choice
@@ -165,8 +166,10 @@ def solve_dynamic(
 
 
 def _bucket(extra: np.ndarray, reach: float, buckets: int) -> tuple[float, bool]:
-    """(width, exact): the common divisor of all costs if they are whole numbers and it leaves few
-    enough buckets, else reach / buckets.
+    """Return (width, exact): the width of a bucket, and whether sums are exact.
+
+    The width is the common divisor of all costs if they are whole numbers and it leaves few enough
+    buckets, else reach / buckets.
     """
     if extra.max() < 2**53 and np.array_equal(extra, np.rint(extra)):
         unit = int(np.gcd.reduce(extra.astype(np.int64)))
@@ -175,15 +178,15 @@ def _bucket(extra: np.ndarray, reach: float, buckets: int) -> tuple[float, bool]
     return reach / buckets, False
 
 
-def _programme(
+def least_errors(
     errors: np.ndarray, extra: np.ndarray, alive: np.ndarray, width: float, room: float
 ) -> np.ndarray:
-    """Level of every row with the least sum of errors among the levels alive whose extra costs sum
-    to `room` or less, to the bucket.
+    """Return the levels (rows,) of the least sum of errors within `room`, to the bucket.
 
-    Rows are added last to first and traced back first to last, so that among equal sums the first
-    rows are removed least. Errors are whole numbers here (2^52 over their greatest sum), because
-    sums of those do not depend on their order and ties are ties.
+    errors, extra: (rows, levels); extra costs count from the cheapest level. alive: (rows, levels)
+    bool, the levels to choose from. Rows are added last to first and traced back first to last, so
+    that among equal sums the first rows are removed least. Errors are whole numbers here (2^52 over
+    their greatest sum), because sums of those do not depend on their order and ties are ties.
     """
     scale = 2.0**52 / max(float(np.where(alive, errors, 0.0).max(axis=1).sum()), 1e-300)
     whole = np.rint(np.where(alive, errors, 0.0) * scale).astype(np.int64)
@@ -196,7 +199,8 @@ def _programme(
     best = np.zeros(top + 1, dtype=np.int64)
     picks = np.zeros((len(free), top + 1), dtype=np.int16)
     for n in range(len(free) - 1, -1, -1):
-        row, new = free[n], np.full(top + 1, np.iinfo(np.int64).max)
+        row = free[n]
+        new = np.full(top + 1, np.iinfo(np.int64).max)
         for level in np.flatnonzero(alive[row]):
             s = int(shift[row, level])
             if s > top:

@@ -1,8 +1,8 @@
-"""Which widths a layer may have: a menu of removal levels, with floors and protected blocks.
+"""Say which widths a layer may have: a menu of levels, with floors and protected blocks.
 
 Widths matter to the device, not to the method: a GPU multiplies in tiles and wants the kept neurons
 in multiples of 64 or 128, a compiler that works region by region wants few distinct shapes, a CPU
-takes what comes.
+takes every width.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ from ..models.layers import TINY, PrunableLayer
 
 @dataclass(frozen=True)
 class Menu:
-    """The widths that an allocation may choose from. Dense is always one of them. Raises
-    StudioError for an impossible menu.
+    """The widths that an allocation may choose from. Dense is always one of them.
 
     The menu depends on nothing that is measured, so it stays the same while a boundary is dragged,
-    and compiled regions stay valid.
+    and compiled regions stay valid. Raises StudioError for an impossible menu.
     """
 
     # kept neurons are multiples of this (16, 64, 128); None: the layer's own step. Heads go one by
     # one
     multiple: int | None = None
-    # at most so many widths for layers of one kind and size, dense included, evenly spaced; None:
-    # no bound
-    most: int | None = None
     min_heads: int = 1  # heads that every layer keeps; 0 lets a whole attention go
     # neurons that every layer keeps; None: one multiple; 0 lets a whole MLP go
     min_neurons: int | None = None
@@ -42,7 +38,6 @@ class Menu:
     def __post_init__(self) -> None:
         for name, value, least in (
             ("multiple", self.multiple, 1),
-            ("most", self.most, 2),
             ("min_neurons", self.min_neurons, 0),
         ):
             if value is not None and not _whole(value, least):
@@ -63,9 +58,7 @@ class Menu:
             )
 
     def levels(self, layers: Sequence[PrunableLayer]) -> list[np.ndarray]:
-        """For each layer the groups that may be removed, (levels,) whole numbers,
-        ascending from 0.
-        """
+        """Return the groups that may be removed, (levels,) ascending from 0, for each layer."""
         ends = (
             {min(layer.block for layer in layers), max(layer.block for layer in layers)}
             if layers
@@ -73,47 +66,36 @@ class Menu:
         )
         found = []
         for layer in layers:
-            removed = _thin(self._kept(layer), layer.groups, self.most)
-            if layer.block in ends:  # after thinning: protection must not add widths of its own
+            removed = layer.groups - self._kept(layer)
+            if layer.block in ends:
                 removed = removed[layer.groups - removed >= self.protect * layer.groups - TINY]
             found.append(removed)
         return found
 
     def coarse(self, layer: PrunableLayer) -> bool:
-        """Whether the widths lie so far apart that equal ratios must round at a place of their own
-        in each block to give the right mean.
+        """Say whether the widths of a layer lie far apart.
+
+        Equal ratios then round at a place of their own in each block to give the right mean.
         """
-        return layer.kind == "heads" or self.most is not None or (self.multiple or 0) > layer.step
+        return layer.kind == "heads" or (self.multiple or 0) > layer.step
 
     def _kept(self, layer: PrunableLayer) -> np.ndarray:
-        """Kept groups, descending from dense, before the menu is thinned."""
+        """Return the kept groups of a layer, descending from dense."""
         if layer.kind == "heads" or self.multiple is None:
             unit = layer.step
             kept = layer.groups - np.arange(0, layer.groups + 1, unit)
         else:
             unit = self.multiple
             kept = np.arange((layer.groups - 1) // unit, -1, -1) * unit
-        least = (
-            self.min_heads
-            if layer.kind == "heads"
-            else unit
-            if self.min_neurons is None
-            else self.min_neurons
-        )
-        return np.array(
-            sorted(
-                {layer.groups, *kept[kept >= least].tolist(), *([0] if least == 0 else [])},
-                reverse=True,
-            )
-        )
-
-
-def _thin(kept: np.ndarray, groups: int, most: int | None) -> np.ndarray:
-    """Removed groups of at most `most` widths, the widest and the narrowest among them."""
-    if most is not None and len(kept) > most:
-        kept = kept[np.rint(np.linspace(0, len(kept) - 1, most)).astype(int)]
-    return groups - kept
+        least = self.min_heads
+        if layer.kind != "heads":
+            least = unit if self.min_neurons is None else self.min_neurons
+        widths = {layer.groups, *kept[kept >= least].tolist()}
+        if least == 0:
+            widths.add(0)
+        return np.array(sorted(widths, reverse=True))
 
 
 def _whole(value: object, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    """Say whether a value is a whole number of at least `least`."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least

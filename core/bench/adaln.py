@@ -1,5 +1,6 @@
-"""What tabulating a DiT's adaLN outputs per timestep and label saves in whole sampling runs, for
-the dense model and for a pruned one.
+"""Time what a table of a DiT's adaLN outputs saves in whole sampling runs.
+
+The table holds the outputs per timestep and label, for the dense model and for a pruned one.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def tabulation_benchmark(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Seconds without the table / seconds with it, by batch; making the table is part of the run.
-    Raises Stopped, and StudioError without adaLN.
+    """Return seconds without the table / seconds with it, by batch.
+
+    Making the table is part of the run. Raises Stopped, and StudioError without adaLN.
     """
     if not workshop.family.has_adaln:
         raise StudioError(f"{workshop.name} has no adaLN layers to tabulate.")
@@ -40,19 +42,20 @@ def tabulation_benchmark(
     )
     networks = {"dense": workshop.dense, f"{TARGET:g} removed": workshop.build(plan)}
     models = {name + kind: model for name, model in networks.items() for kind in ("", TABLE)}
-    shares, rows = Shares(effort.seconds, len(batches)), []
+    shares = Shares(effort.seconds, len(batches))
+    rows = []
     for i, batch in enumerate(batches):
         if progress is not None:
             progress(i, len(batches), f"{workshop.name}, sampling {batch} images")
         times = sampling_seconds(
             workshop,
             models,
-            batch,
-            steps,
-            shares.next(),
-            effort,
-            stop,
-            {name for name in models if name.endswith(TABLE)},
+            batch=batch,
+            steps=steps,
+            seconds=shares.next(),
+            effort=effort,
+            stop=stop,
+            tabulated={name for name in models if name.endswith(TABLE)},
         )
         seconds = medians(times)
         for name in networks:

@@ -1,5 +1,6 @@
-"""One forward of a slim network against the same cut gathered at every forward and against the
-masked one, measured in turn.
+"""Time one forward of a slim network against a gathering one and a masked one, in turn.
+
+All have the same cut; the gathering network picks its weights anew at every forward.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import threading
 from typing import Any
 
 from ..models.families import first_parameter
+from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..sampling.timing import forward_call
 from .measure import Effort, Shares, in_turn, machine, medians, ratio
@@ -26,16 +28,16 @@ def forward_benchmark(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """How many times faster slim is than gathering (goal: faster at every batch) and than masked.
-    Raises Stopped.
+    """Return how many times faster slim is than gathering and than masked.
 
-    Uniform sparsity, random kept groups; a batch counts denoiser rows, so guidance makes two of
-    every image.
+    The goal is to be faster than gathering at every batch. Uniform sparsity, random kept groups; a
+    batch counts denoiser rows, so guidance makes two of every image. Raises Stopped.
     """
     device = first_parameter(subjects[0].model).device
-    shares, rows = Shares(effort.seconds, len(subjects) * len(batches)), []
+    shares = Shares(effort.seconds, len(subjects) * len(batches))
+    rows = []
     for i, subject in enumerate(subjects):
-        networks = {}
+        networks: dict[str, MosaicTransformer] = {}
         for s in sparsities:
             cuts = uniform_cuts(subject, s)
             built = {
@@ -60,13 +62,13 @@ def forward_benchmark(
             for s in sparsities:
                 slim = times[f"slim {s:g}"]
                 for other, goal in (("gather", {"at_least": 1.0}), ("masked", {})):
-                    facts = {
+                    facts: dict[str, Any] = {
                         "subject": subject.name,
                         "batch": batch,
                         "sparsity": s,
                         "against": other,
                     }
-                    mine = {
+                    mine: dict[str, Any] = {
                         "seconds": seconds[f"slim {s:g}"],
                         "seconds_against": seconds[f"{other} {s:g}"],
                     }

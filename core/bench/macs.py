@@ -1,7 +1,6 @@
-"""MACs of DiT-XL/2, counted from the built model (shapes only, no weights), beside the figures that
-the paper prints.
+"""Count the MACs of DiT-XL/2 from its shapes, beside the figures that the paper prints.
 
-The paper's 5.72 T for 50 steps are 114.375 G a forward, without guidance doubling: the linear
+The paper's 5.72 T for 50 steps are 114.375 G per forward, without guidance doubling: the linear
 layers of the 28 blocks, which are attention projections, MLP and adaLN modulation. Left out, and
 the same 5.72 and 2.29 T in print with all of it: 29 evaluations of the conditioning embedder (0.05
 G), the final layer (0.01 G), the patch convolution (0.005 G). Attention products (4.2 G) are no
@@ -10,9 +9,10 @@ linear layers.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..models.layers import PrunableLayer, find_layers
 from ..mosaic.transformer import assemble
@@ -38,10 +38,10 @@ PAPER = (  # method, steps, MACs, speed-up, IS, FID: ImageNet 256 x 256, DiT-XL/
 
 
 def macs_benchmark(**changes: Any) -> dict[str, Any]:
-    """`measured` (dense 50 and 20 steps; 30 % of heads and neurons, rounded down, at 20 steps) and
-    `quoted`, in MACs of one image without guidance.
+    """Return counted and quoted MACs of one image without guidance.
 
-    changes: to DiT-XL/2's configuration.
+    `measured`: dense 50 and 20 steps; 30 % of heads and neurons, rounded down, at 20 steps.
+    `quoted`: the paper's figures. changes: to DiT-XL/2's configuration.
     """
     model = shapes_of_dit(**changes)
     layers = find_layers(model)
@@ -89,19 +89,20 @@ def macs_benchmark(**changes: Any) -> dict[str, Any]:
 
 
 def floored(layers: list[PrunableLayer], percent: int) -> list[int]:
-    """Groups that go when `percent` of each layer, rounded down to whole heads and neurons, do."""
+    """Return the removed groups per layer at `percent`, rounded down to whole groups."""
     return [layer.groups * percent // 100 for layer in layers]
 
 
 def linear_macs(model: nn.Module) -> dict[str, int]:
-    """MACs of one forward of one image in linear layers, by part (PARTS), seen as the model runs on
-    shapes. DiT on device "meta" only.
+    """Return the MACs of one forward of one image in linear layers, by part (PARTS).
+
+    Hooks count while the model runs on shapes. DiT on device "meta" only.
     """
     counts = dict.fromkeys(PARTS, 0)
 
-    def watch(path: str) -> Any:
-        def count(module: nn.Linear, args: tuple, output: Any) -> None:
-            counts[_part(path)] += output.numel() * module.in_features
+    def watch(path: str) -> Callable[..., None]:
+        def count(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+            counts[_part(path)] += output.numel() * cast(nn.Linear, module).in_features
 
         return count
 
@@ -121,6 +122,7 @@ def linear_macs(model: nn.Module) -> dict[str, int]:
 
 
 def _part(path: str) -> str:
+    """Return the part that a linear layer belongs to."""
     if path.startswith("proj_out"):
         return "final layer"
     if ".norm1.emb." in path:

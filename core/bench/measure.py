@@ -1,6 +1,4 @@
-"""What every benchmark part shares: a time budget, calls measured in turn, ratios with their
-spread, facts about the machine.
-"""
+"""Measure calls in turn within a time budget: ratios with spread, facts about the machine."""
 
 from __future__ import annotations
 
@@ -16,13 +14,12 @@ import torch
 from ..models.devices import device_text
 from ..sampling.timing import measure_alternating, spread
 
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a part may measure. At least `least` rounds are taken even where that costs more
-    than `seconds`.
+    """The time that a part may measure.
+
+    At least `least` rounds are taken even where that takes more than `seconds`.
     """
 
     seconds: float  # of all its groups of calls together
@@ -31,15 +28,17 @@ class Effort:
 
 
 class Shares:
-    """Hands out a budget group by group: what a quick group leaves over goes to the later ones, so
-    put the slow ones last.
+    """A time budget that is given out group by group.
+
+    Time that a quick group leaves over goes to the later groups, so put the slow groups last.
     """
 
     def __init__(self, seconds: float, groups: int):
-        self.end, self.left = time.perf_counter() + seconds, groups
+        self.end = time.perf_counter() + seconds
+        self.left = groups
 
     def next(self) -> float:
-        """Seconds for the next group."""
+        """Return the seconds for the next group."""
         share = max(0.0, self.end - time.perf_counter()) / max(1, self.left)
         self.left -= 1
         return share
@@ -51,11 +50,10 @@ def in_turn(
     seconds: float,
     effort: Effort,
     stop: threading.Event | None = None,
-):
-    """Seconds of each call by name, one entry a round: all calls in turn, after a warm-up round
-    that also says how many rounds fit `seconds`.
+) -> dict[str, list[float]]:
+    """Return the seconds of each call by name, one entry per round: all calls in turn.
 
-    Raises Stopped.
+    A warm-up round before decides how many rounds fit `seconds`. Raises Stopped.
     """
     each = list(calls.values())
     with torch.inference_mode():
@@ -76,8 +74,9 @@ def ratio(
     at_most: float | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """One line of the table: the median over rounds of over / under / scale, its spread, and
-    whether a goal is met (`verdict`).
+    """Return one line of the table: the median over rounds of over / under / scale.
+
+    Its spread comes with it, and whether a goal is met (`verdict`).
     """
     ratios = [x / y / scale for x, y in zip(over, under, strict=True)]
     middle = statistics.median(ratios)
@@ -94,23 +93,30 @@ def ratio(
 def verdict(
     middle: float, spread: float, at_least: float | None = None, at_most: float | None = None
 ) -> dict[str, Any]:
-    """The goal and whether it is met: True, False, or None where it lies within the spread, so that
-    another run may say otherwise. {} without a goal.
+    """Return the goal and whether it is met: True, False or None; {} without a goal.
+
+    None: the goal lies within the spread, so that another run may decide otherwise.
     """
-    if at_least is None and at_most is None:
+    if at_least is not None:
+        sense = "at_least"
+        goal = at_least
+        reached = middle >= at_least
+    elif at_most is not None:
+        sense = "at_most"
+        goal = at_most
+        reached = middle <= at_most
+    else:
         return {}
-    sense, goal = ("at_least", at_least) if at_least is not None else ("at_most", at_most)
-    reached = middle >= goal if sense == "at_least" else middle <= goal
     return {sense: goal, "met": None if abs(middle - goal) < spread else reached}
 
 
 def medians(times: dict[str, list[float]]) -> dict[str, float]:
-    """Median seconds by name."""
+    """Return median seconds by name."""
     return {name: statistics.median(t) for name, t in times.items()}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a number was measured on, and when."""
+    """Return the machine, the versions and the time of a measurement."""
     return {
         "device": device_text(device),
         "threads": torch.get_num_threads(),

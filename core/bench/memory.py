@@ -1,12 +1,13 @@
-"""Bytes that subnetworks hold, counted from the storages of their tensors.
+"""Count the bytes that subnetworks hold, from the storages of their tensors.
 
 Three subnetworks share what no cut touches (adaLN, embedders, norms). A further step would let them
-share q, k, v and first MLP layers as row-prefix views of one permuted weight; what that would hold
-is computed from the shapes here, not measured.
+share q, k, v and first MLP layers as row-prefix views of one permuted weight; the bytes of that are
+computed from the shapes here, not measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ..curves.plan import STAGES, StagePlan
 from ..models.layers import find_layers, removed_groups
 from ..mosaic.slimming import unique_bytes
 from ..mosaic.transformer import OnceEmbedder, assemble, embedders
-from ..pruning.cuts import Cut
+from ..pruning.cuts import Cut, consumer_of
 from ..workshop.workshop import Workshop
 from .measure import machine
 from .subjects import Subject, cuts_of, shapes_of_dit, subject_of, uniform_cuts
@@ -28,10 +29,10 @@ TARGET_BYTES = 2.1e9  # three subnetworks of DiT-XL/2 in fp16
 def memory_benchmark(
     workshop: Workshop | None, sparsities: tuple[float, float, float] = SPARSITIES, **changes: Any
 ) -> dict[str, Any]:
-    """Sizes of dense, three subnetworks and three copies: `workshop`'s model from real storages,
-    DiT-XL/2 in fp16 from shapes.
+    """Return sizes of dense, three subnetworks and three copies.
 
-    None: DiT-XL/2 alone. changes: to DiT-XL/2's configuration.
+    `workshop`'s model from real storages, DiT-XL/2 in fp16 from shapes. None: DiT-XL/2 alone.
+    changes: to DiT-XL/2's configuration.
     """
     rows = []
     if workshop is not None:
@@ -44,8 +45,8 @@ def memory_benchmark(
             subject,
             list(mosaic.stages),
             [uniform_cuts(subject, s) for s in sparsities],
-            mosaic.once is not None,
-            "real storages",
+            equal=mosaic.once is not None,
+            counted="real storages",
         )
         rows.append(
             _row(
@@ -60,7 +61,14 @@ def memory_benchmark(
     cuts = [cuts_of(subject, removed_groups(subject.layers, s)) for s in sparsities]
     once = OnceEmbedder(next(iter(embedders(model).values())))
     stages = [assemble(model, c, once, layers=subject.layers) for c in cuts]
-    rows += _sizes(subject, stages, cuts, True, "shapes", None if changes else TARGET_BYTES)
+    rows += _sizes(
+        subject,
+        stages,
+        cuts,
+        equal=True,
+        counted="shapes",
+        at_most=None if changes else TARGET_BYTES,
+    )
     device = torch.device("cpu") if workshop is None else workshop.device
     return machine(device) | {
         "sparsity": dict(zip(STAGES, sparsities, strict=True)),
@@ -75,15 +83,18 @@ def memory_benchmark(
 def _sizes(
     subject: Subject,
     stages: list[nn.Module],
-    cuts: list[list[Cut] | None],
+    cuts: Sequence[list[Cut] | None],
     equal: bool,
     counted: str,
     at_most: float | None = None,
 ) -> list[dict[str, Any]]:
-    """equal: whether the conditioning embedders of the blocks are,
-    so that one may stand for all.
+    """Return the rows of one subject.
+
+    equal: whether the conditioning embedders of the blocks are equal, so that one may stand for
+    all.
     """
-    model, conditioning = subject.model, list(embedders(subject.model).values())
+    model = subject.model
+    conditioning = list(embedders(subject.model).values())
     dense = unique_bytes([model])
     merged = dense - unique_bytes(conditioning) + unique_bytes(conditioning[:1]) if equal else dense
     copies = sum(
@@ -106,18 +117,17 @@ def _sizes(
     ]
 
 
-def prefix_view_bytes(subject: Subject, cuts: list[list[Cut] | None], merged: int) -> int:
-    """What three subnetworks would hold if the rows of q, k, v and first MLP layers, in one order
-    for all, were views of the widest stage's.
+def prefix_view_bytes(subject: Subject, cuts: Sequence[list[Cut] | None], merged: int) -> int:
+    """Return the bytes of three subnetworks that share rows as views of the widest stage's.
 
-    merged: bytes of the dense model with one embedder. The compensated consumers (columns) stay
-    apart, one a stage.
+    The rows are those of q, k, v and first MLP layers, in one order for all. merged: bytes of the
+    dense model with one embedder. The compensated consumers (columns) stay apart, one per stage.
     """
     elements = 0
     for i, layer in enumerate(subject.layers):
         kept = [layer.groups if c is None else len(c[i].kept) for c in cuts]
         # weights of a group
-        consumer = subject.model.get_submodule(layer.consumer).out_features * layer.group_size
+        consumer = consumer_of(subject.model, layer).out_features * layer.group_size
         elements += (
             (layer.weights_per_group - consumer) * max(kept)
             + consumer * sum(kept)
@@ -129,6 +139,7 @@ def prefix_view_bytes(subject: Subject, cuts: list[list[Cut] | None], merged: in
 def _row(
     subject: str, what: str, size: int, counted: str, at_most: float | None = None
 ) -> dict[str, Any]:
+    """Return one row of the table."""
     row = {
         "name": f"{subject}: {what}",
         "subject": subject,

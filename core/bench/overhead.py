@@ -1,5 +1,6 @@
-"""What calibration costs over the forward passes it rides on, measured in turn: every token summed
-up, and tokens capped per column and bin.
+"""Time calibration over the forward passes that it needs, measured in turn.
+
+Two cases: every token summed up, and tokens capped per column and bin.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from .subjects import Subject
 # for DiT-XL/2: a narrow model's Grams cost more of its forward pass
 PLAIN_GOAL, CAPPED_GOAL = 1.7, 1.5
 TOKEN_CAP = 8  # per column and bin
-IMAGES, INPUT_BYTES = 64, 64_000_000
-# batch rows that a capped meter expects: more than will come, as the cap is spread evenly over them
+IMAGES = 64
+INPUT_BYTES = 64_000_000
+# batch rows that a capped meter expects: more than will come, as the cap is spread evenly over rows
 MANY = 1_000_000
 EFFORT = Effort(90)
 
@@ -31,12 +33,13 @@ def overhead_benchmark(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Seconds with Grams over seconds of the forward passes alone, for (subject, batch rows), with
-    a goal for blocks of DiT-XL/2. Raises Stopped.
+    """Return seconds with Grams over seconds of the forward passes alone.
 
-    The cap's share of tokens is that of the default settings' bins (`CalibrationSettings.images`).
+    subjects: (subject, batch rows). Blocks of DiT-XL/2 have a goal. The cap's share of tokens is
+    that of the default settings' bins (`CalibrationSettings.images`). Raises Stopped.
     """
-    device, rows = first_parameter(subjects[0][0].model).device, []
+    device = first_parameter(subjects[0][0].model).device
+    rows = []
     shares = Shares(effort.seconds, len(subjects))
     for i, (subject, batch) in enumerate(subjects):
         if progress is not None:
@@ -45,8 +48,9 @@ def overhead_benchmark(
         calls = {"plain": forward, "every token": _metered(forward, subject, CalibrationSettings())}
         calls["capped"] = _metered(forward, subject, CalibrationSettings(token_cap=TOKEN_CAP))
         times = in_turn(calls, device, shares.next(), effort, stop)
-        seconds, goals = medians(times), (PLAIN_GOAL, CAPPED_GOAL) if subject.xl else (None, None)
-        facts = {
+        seconds = medians(times)
+        goals = (PLAIN_GOAL, CAPPED_GOAL) if subject.xl else (None, None)
+        facts: dict[str, Any] = {
             "subject": subject.name,
             "batch": batch,
             "plain_seconds": seconds["plain"],
@@ -81,6 +85,7 @@ def overhead_benchmark(
 def _metered(
     forward: Callable[[], object], subject: Subject, settings: CalibrationSettings
 ) -> Callable[[], object]:
+    """Return the forward pass with a Gram meter on it."""
     meter = GramMeter(subject.model, subject.layers)
     meter.begin(MANY, settings, seed=0)
 
@@ -92,8 +97,9 @@ def _metered(
 
 
 def rows_at_once(subject: Subject) -> int:
-    """Batch rows of a calibration's forward pass: 64 images with and without their label, fewer
-    where a layer's input would grow too large.
+    """Return the batch rows of a calibration's forward pass.
+
+    64 images with and without their label, fewer where a layer's input would grow too large.
     """
     sites = family_of(subject.model).sites(subject.model)
     widest = max(sites[layer.block].tokens * layer.width for layer in subject.layers)
@@ -101,8 +107,9 @@ def rows_at_once(subject: Subject) -> int:
 
 
 def _tokens(subject: Subject) -> dict[str, float]:
-    """Tokens per column and bin that the default settings measure, in the layer with the fewest."""
-    family, images = family_of(subject.model), CalibrationSettings().images
+    """Return tokens per column and bin of the default settings, in the layer with the fewest."""
+    family = family_of(subject.model)
+    images = CalibrationSettings().images
     sites = family.sites(subject.model)
     return {
         "tokens_per_column": min(

@@ -1,10 +1,10 @@
-"""The path engine against the textbook loop: same layer, same threads, same run, taken in turn.
+"""Time the path engine against the textbook loop: same layer, same threads, in turn.
 
 The textbook loop (ZipLM, Kurtic et al. 2023, algorithm 1; OBC, Frantar & Alistarh 2022) rewrites
 the (d, n) weight and the (n, n) inverse in full for every removed column. Two ways to write it in
 torch stand in the result. As published, `inverse -= outer(v, v)`: the outer product is a second n x
-n tensor each time. Fused, `inverse.addr_(v, v)`: one pass over the memory, the best we could do for
-it.
+n tensor each time. Fused, `inverse.addr_(v, v)`: one pass over the memory, the best that we found
+for it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ def path_benchmark(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> dict:
-    """Time `RemovalPath.from_gram` (order, factor, scores, error curve, from a float32 Gram) and
-    the textbook loop in turn.
+    """Time `RemovalPath.from_gram` and the textbook loop in turn.
 
-    n, d: columns and outputs of the layer; the defaults are one DiT-XL/2 MLP. naive_steps: removals
-    of each textbook form timed in each round; its whole time is the inversion and n times the mean
-    step, as every step touches the same full arrays. threads: of torch, for both; None leaves them.
-    One untimed small round warms up. Returns a dict for JSON, seconds as median over the rounds:
+    `from_gram`: order, factor, scores and error curve, from a float32 Gram. n, d: columns and
+    outputs of the layer; the defaults are one DiT-XL/2 MLP. naive_steps: removals of each textbook
+    form timed in each round; its whole time is the inversion and n times the mean step, as every
+    step touches the same full arrays. threads: of torch, for both; None leaves them. One untimed
+    small round warms up. Returns a dict for JSON, seconds as median over the rounds:
+
       layer {n, d, damping, data}, device, threads, rounds, naive_steps, extrapolation (a sentence),
           when;
       engine {seconds, spread, rounds, rung, search}; weights_at [{removed, seconds, spread}];
@@ -53,6 +54,7 @@ def path_benchmark(
           ratio_as_published, ..._spread: the other's;
       same_order: share of the first naive_steps columns that the float32 loop and the engine agree
           on, place by place.
+
     Raises StudioError for sizes that make no sense, Stopped.
     """
     if not (1 <= naive_steps <= n and d >= 1 and rounds >= 1 and (threads is None or threads >= 1)):
@@ -66,7 +68,8 @@ def path_benchmark(
         if threads is not None:
             torch.set_num_threads(threads)
         weight, gram = synthetic_layer(n, d, place)
-        total, done = rounds * 3, 0
+        total = rounds * 3
+        done = 0
         times: dict[str, list[float]] = {name: [] for name in ("engine", "inverse", *FORMS)}
         levels: list[list[float]] = [[] for _ in LEVELS]
         order = torch.empty(0)
@@ -101,8 +104,9 @@ def path_benchmark(
 
 
 def synthetic_layer(n: int, d: int, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A float32 weight (d, n) and the Gram (n, n) of correlated inputs: a power-law spectrum in a
-    random basis, uneven scales.
+    """Return a float32 weight (d, n) and the Gram (n, n) of correlated inputs.
+
+    The spectrum is a power law in a random basis, the scales are uneven.
     """
     generator = torch.Generator().manual_seed(seed)
     # columns are directions
@@ -113,15 +117,16 @@ def synthetic_layer(n: int, d: int, device: torch.device, seed: int = 0) -> tupl
 
 
 def textbook_inverse(gram: Tensor, damping: float) -> Tensor:
-    """The damped inverse that the loop starts from, in the Gram's type."""
+    """Return the damped inverse that the loop starts from, in the Gram's type."""
     damped = gram.clone()
     damped.diagonal().add_(damping * gram.diagonal().mean())
     return torch.cholesky_inverse(torch.linalg.cholesky(damped))
 
 
 def textbook_loop(weight: Tensor, inverse: Tensor, steps: int, fused: bool = True) -> Tensor:
-    """The first `steps` columns (steps,) that the textbook removes; `weight` (d, n) and `inverse`
-    (n, n) are rewritten at each.
+    """Return the first `steps` columns (steps,) that the textbook removes.
+
+    `weight` (d, n) and `inverse` (n, n) are rewritten at each removal.
     """
     n = len(inverse)
     gone = torch.zeros(n, dtype=torch.bool, device=weight.device)
@@ -151,7 +156,7 @@ def textbook_loop(weight: Tensor, inverse: Tensor, steps: int, fused: bool = Tru
 def _time_textbook(
     place: torch.device, weight: Tensor, inverse: Tensor, steps: int, fused: bool
 ) -> tuple[Tensor, float]:
-    """The order found and the seconds of one step."""
+    """Return the order found and the seconds of one step."""
     # so that no first call is timed
     textbook_loop(weight.clone(), inverse.clone(), min(2, steps), fused)
     order, took = _timed(place, textbook_loop, weight, inverse, steps, fused)
@@ -159,7 +164,7 @@ def _time_textbook(
 
 
 def _timed(place: torch.device, call: Callable, *arguments: object) -> tuple:
-    """What the call returns and the seconds it took."""
+    """Return the result of the call and the seconds that it took."""
     synchronise(place)
     start = time.perf_counter()
     result = call(*arguments)
@@ -176,6 +181,7 @@ def _report(
     place: torch.device,
     steps: int,
 ) -> dict:
+    """Return the result for JSON."""
     d, n = weight.shape
     middle = statistics.median
     inverse = middle(times["inverse"])

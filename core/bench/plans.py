@@ -1,5 +1,6 @@
-"""From a plan nobody has asked for before to finished subnetworks, after one calibration: what a
-moved boundary or slider costs.
+"""Time a new plan to finished subnetworks, after one calibration.
+
+That is the cost of a moved boundary or slider.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ def plans_benchmark(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Seconds of `Workshop.build` for `count` plans that differ in both boundaries and all
-    sparsities, after one untimed plan.
+    """Return the seconds of `Workshop.build` for `count` plans, after one untimed plan.
 
-    Calibrates first where that was never done on this machine; what that took is said beside.
-    Nothing is kept from plan to plan: each has Grams of its own to sum up and layers of its own to
-    solve. Raises Stopped and StudioError.
+    The plans differ in both boundaries and all sparsities. The model is calibrated first where that
+    was never done on this machine; the time of that stands in the note. Nothing is kept from plan
+    to plan: each has Grams of its own to sum up and layers of its own to solve. Raises Stopped and
+    StudioError.
     """
     workshop.calibrate(progress, stop)
-    last, taken = len(workshop.schedule), []
+    last = len(workshop.schedule)
+    taken = []
     for i in range(count + 1):
         if stop is not None and stop.is_set():
             raise Stopped("Stopped while timing plans; nothing was stored.")
@@ -52,7 +54,8 @@ def plans_benchmark(
         synchronise(workshop.device)
         taken.append(time.perf_counter() - start)
     taken = taken[1:]
-    middle, wide = statistics.median(taken), spread(taken)
+    middle = statistics.median(taken)
+    wide = spread(taken)
     goal = GOAL if sum(p.numel() for p in workshop.transformer.parameters()) <= SMALL else None
     row = {
         "name": f"{workshop.name}: a new plan to finished subnetworks",

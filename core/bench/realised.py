@@ -1,5 +1,6 @@
-"""How much of the speed-up that MACs predict arrives on the clock: whole sampling runs of a model,
-and single forwards of DiT-XL/2's width.
+"""Measure how much of the speed-up that MACs predict arrives on the clock.
+
+Whole sampling runs of a model, and single forwards of DiT-XL/2's width.
 """
 
 from __future__ import annotations
@@ -24,25 +25,27 @@ from .subjects import Subject, mosaic_of, uniform_cuts
 
 BATCHES = (1, 4, 16)
 TARGETS = (0.33, 0.5)
-GOAL, GOAL_BATCH = 0.95, 16
-STEPS, GUIDANCE = 50, 1.5
+GOAL = 0.95
+GOAL_BATCH = 16
+STEPS = 50
+GUIDANCE = 1.5
 EFFORT = Effort(200)
 
 
 class Stock:
-    """diffusers' own denoiser with the three answers that `Denoiser` asks for."""
+    """diffusers' own denoiser with the members that `Denoiser` needs."""
 
     def __init__(self, workshop: Workshop):
-        self.device, self.dtype, self.forward = (
-            workshop.device,
-            workshop.dtype,
-            module_forward(workshop.transformer),
-        )
+        self.device = workshop.device
+        self.dtype = workshop.dtype
+        self.forward = module_forward(workshop.transformer)
 
-    def stage_of(self, timestep: float) -> int:
+    def stage_of(self, timestep: float) -> int:  # noqa: ARG002 (the same at every timestep)
+        """Return -1: the dense model."""
         return -1
 
-    def network(self, timestep: float) -> Callable:
+    def network(self, timestep: float) -> Callable[..., Any]:  # noqa: ARG002
+        """Return the stock forward."""
         return self.forward
 
 
@@ -56,17 +59,14 @@ def sampling_seconds(
     stop: threading.Event | None = None,
     tabulated: Set[str] = frozenset(),
 ) -> dict[str, list[float]]:
-    """Seconds that the denoiser takes in whole DDIM runs with guidance, by name, one entry a round,
-    all models in turn.
+    """Return the seconds of the denoiser in whole DDIM runs with guidance, by name.
 
-    models: `MosaicTransformer`s or `Stock`; tabulated: names of those that run with a table of
-    their adaLN vectors. Raises Stopped.
+    One entry per round, all models in turn. models: `MosaicTransformer`s or `Stock`; tabulated:
+    names of those that run with a table of their adaLN vectors. Raises Stopped.
     """
     scheduler = sampler(workshop, "DDIM")
-    conditions, noise = (
-        workshop.some_conditions(batch),
-        start_noise(batch, workshop.latent_shape, 0),
-    )
+    conditions = workshop.some_conditions(batch)
+    noise = start_noise(batch, workshop.latent_shape, 0)
     own: dict[str, list[float]] = {name: [] for name in models}
 
     def run(name: str, side: Denoiser) -> Callable[[], None]:
@@ -84,19 +84,19 @@ def sampling_seconds(
 
 
 def timesteps_of(workshop: Workshop, steps: int) -> list[float]:
-    """Timesteps of a DDIM run."""
+    """Return the timesteps of a DDIM run."""
     return Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, steps).timesteps
 
 
 def attention_macs(layers: list[PrunableLayer], kept: list[int]) -> int:
-    """MACs of the attention products (scores and weighted sums) of one forward of one image."""
+    """Return MACs of the attention products (scores and weighted sums) of one image's forward."""
     return sum(layer.attention_macs_per_group * k for layer, k in zip(layers, kept, strict=True))
 
 
 def run_macs(
     workshop: Workshop, mosaic: MosaicTransformer, timesteps: list[float]
 ) -> tuple[float, float]:
-    """MACs of a run, one row: (linear and convolution layers, attention products)."""
+    """Return MACs of a run, one row: (linear and convolution layers, attention products)."""
     linear = attention = 0.0
     for t in timesteps:
         stage = mosaic.stage_of(t)
@@ -104,10 +104,8 @@ def run_macs(
         gone = sum(
             x.macs_per_group * (x.groups - k) for x, k in zip(workshop.layers, kept, strict=True)
         )
-        linear, attention = (
-            linear + workshop.forward_macs[0] - gone,
-            attention + attention_macs(workshop.layers, kept),
-        )
+        linear += workshop.forward_macs[0] - gone
+        attention += attention_macs(workshop.layers, kept)
     return linear, attention
 
 
@@ -121,15 +119,17 @@ def realised_benchmark(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Measured over predicted speed-up (goal: 0.95 at batch 16) of `workshop`'s model and of
-    `blocks`. Raises Stopped.
+    """Return measured over predicted speed-up of `workshop`'s model and of `blocks`.
 
-    Predicted from MACs of linear and convolution layers, as everywhere in the studio; with
-    attention products beside it. The dense side has its equal embedders merged too, so what is
-    measured is pruning alone. Plans have the formula's widths and magnitude's choice of groups, for
-    which nothing has to be calibrated: time does not depend on which groups stay.
+    The goal is 0.95 at batch 16. Predicted from MACs of linear and convolution layers, as
+    everywhere in the studio; with attention products beside it. The dense side has its equal
+    embedders merged too, so what is measured is pruning alone. Plans have the formula's widths and
+    magnitude's choice of groups, for which nothing has to be calibrated: time does not depend on
+    which groups stay. Raises Stopped.
     """
-    shares, total, rows = Shares(effort.seconds, 2 * len(batches)), 2 * len(batches), []
+    total = 2 * len(batches)
+    shares = Shares(effort.seconds, total)
+    rows = []
     timesteps = timesteps_of(workshop, steps)
     plans = {
         target: replace(propose_plan(workshop.schedule, target, timesteps).plan, method="magnitude")
@@ -141,7 +141,13 @@ def realised_benchmark(
         if progress is not None:
             progress(i, total, f"{workshop.name}, sampling {batch} images")
         times = sampling_seconds(
-            workshop, {"dense": workshop.dense} | runs, batch, steps, shares.next(), effort, stop
+            workshop,
+            {"dense": workshop.dense} | runs,
+            batch=batch,
+            steps=steps,
+            seconds=shares.next(),
+            effort=effort,
+            stop=stop,
         )
         for target in targets:
             facts = {
@@ -199,8 +205,11 @@ def _row(
     dense: tuple[float, float],
     pruned: tuple[float, float],
 ) -> dict[str, Any]:
-    predicted, with_attention = dense[0] / pruned[0], sum(dense) / sum(pruned)
-    measured, seconds = ratio("", times["dense"], times[name]), medians(times)
+    """Return one row of the table."""
+    predicted = dense[0] / pruned[0]
+    with_attention = sum(dense) / sum(pruned)
+    measured = ratio("", times["dense"], times[name])
+    seconds = medians(times)
     goal = {"at_least": GOAL} if facts["batch"] == GOAL_BATCH else {}
     title = (
         f"{facts['subject']}, batch {facts['batch']}, {name} removed: measured / predicted speed-up"
@@ -225,18 +234,28 @@ def _row(
 def speed_benchmark(
     workshop: Workshop, plans: dict[float, StagePlan], batch: int, rounds: int, steps: int = STEPS
 ) -> list[dict[str, Any]]:
-    """Rows of `python -m core.bench speed`: plans against dense with one embedder and against
-    diffusers' own forward, fixed rounds.
+    """Return the rows of `python -m core.bench speed`, measured in fixed rounds.
+
+    Plans run against dense with one embedder and against diffusers' own forward.
     """
     timesteps = timesteps_of(workshop, steps)
     models = {"stock": Stock(workshop), "dense": workshop.dense} | {
         f"{target:g}": workshop.build(plan) for target, plan in plans.items()
     }
-    times = sampling_seconds(workshop, models, batch, steps, 0.0, Effort(0.0, rounds, rounds))
+    times = sampling_seconds(
+        workshop,
+        models,
+        batch=batch,
+        steps=steps,
+        seconds=0.0,
+        effort=Effort(0.0, rounds, rounds),
+    )
     once, many = model_macs(workshop.dense.full)[0], model_macs(workshop.transformer)[0]
-    results, seconds = [], medians(times)
+    results = []
+    seconds = medians(times)
     for target, plan in plans.items():
-        mine, macs = times[f"{target:g}"], workshop.predict(plan, timesteps, batch).speedup_macs
+        mine = times[f"{target:g}"]
+        macs = workshop.predict(plan, timesteps, batch).speedup_macs
         dense, stock = ratio("", times["dense"], mine), ratio("", times["stock"], mine)
         results.append(
             {

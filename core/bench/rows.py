@@ -1,4 +1,4 @@
-"""Lines for the table out of the results of parts that have a layout of their own."""
+"""Turn results that have a layout of their own into lines for the table."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any
 from .measure import verdict
 
 # goals on two CPU cores for one DiT-XL/2 MLP
-PATH_SECONDS, PATH_RATIO, LEVEL_SECONDS = 15.0, 15.0, 0.5
+PATH_SECONDS = 15.0
+PATH_RATIO = 15.0
+LEVEL_SECONDS = 0.5
 PATH_COLUMNS = 4608  # of that MLP; other sizes have no goal
-GOAL_LEVELS = 17  # a layer; the goals of an allocation are for as many
+GOAL_LEVELS = 17  # per layer; the goals of an allocation hold for this number
 
 
 def path_rows(found: dict[str, Any]) -> dict[str, Any]:
-    """`core.bench.path.path_benchmark`'s result as rows: the textbook loop over the engine, both
-    ways to write it, and the engine's seconds.
+    """Return the result of `core.bench.path.path_benchmark` as rows.
+
+    The textbook loop over the engine, both ways to write it, and the engine's seconds.
     """
-    n, rounds = found["layer"]["n"], found["rounds"]
+    n = found["layer"]["n"]
+    rounds = found["rounds"]
     full = n == PATH_COLUMNS
     ratios = []
     for key, how in (("ratio", "written in place"), ("ratio_as_published", "as published")):
@@ -55,9 +59,7 @@ def path_rows(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def allocation_rows(found: dict[str, Any]) -> dict[str, Any]:
-    """`core.bench.allocation.allocation_benchmark`'s result as rows:
-    milliseconds of each method.
-    """
+    """Return the result of `core.bench.allocation.allocation_benchmark` as rows of milliseconds."""
     times = []
     for row in found["results"]:
         goal = found["goals"].get(f"{row['method']}_ms") if row["levels"] == GOAL_LEVELS else None
@@ -72,6 +74,7 @@ def allocation_rows(found: dict[str, Any]) -> dict[str, Any]:
 def _time(
     name: str, middle: float, spread: float, unit: str, rounds: int, at_most: float | None
 ) -> dict[str, Any]:
+    """Return one row of a time."""
     return {
         "name": name,
         "median": middle,

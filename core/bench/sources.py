@@ -1,11 +1,11 @@
-"""What it costs to have no real data: the same plan built from shipped latents and from the model's
-own samples, each held against the other.
+"""Measure the cost of having no real data: one plan, calibrated from several sources.
 
-    python -m core.bench_calibration --plan plan.json --out sources.json     # nothing else may run;
-        minutes on two CPU cores
+    python -m core.bench sources --plan plan.json --out sources.json
 
-A third build, from the shipped latents under another seed, says how far two calibrations on equal
-data lie apart: a difference between the sources that is no larger than that is none.
+The plan is built from shipped latents and from the model's own samples, each compared with the
+other. No other program may run beside it; it takes minutes on two CPU cores. A third build, from
+the shipped latents under another seed, shows how far two calibrations on equal data lie apart: a
+difference between the sources that is no larger than that is none.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from ..files import write_whole
 from ..models.checkpoints import BUNDLED
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
-from ..pruning.layer_cuts import relative_error
+from ..pruning.layer_error import relative_error
 from ..sampling.metrics import latent_mse
 from ..workshop.workshop import Workshop, get_workshop
-from .studies import draw
+from .studies import draw_samples, print_progress
 
 
 def calibration_sources(
@@ -43,8 +43,7 @@ def calibration_sources(
     options: DataOptions | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The plan built from each source of calibration data, and what becomes of its pictures and of
-    its errors.
+    """Build the plan from each source of calibration data, and measure pictures and errors.
 
     n pictures of `steps` DDIM steps from `seed`, classes in turn, the same noise for all. `options`
     (of own samples) also decides whether pictures of a folder stand for the real ones. Per source:
@@ -56,13 +55,13 @@ def calibration_sources(
     shops = _shops(workshop, options)
     for shop in shops.values():
         shop.calibrate(progress)
-    dense, dense_images, _ = draw(workshop, None, steps, n, seed, workshop.dtype)
+    dense = draw_samples(workshop, None, steps, n=n, seed=seed, dtype=workshop.dtype)
     built = {name: shop.build(plan) for name, shop in shops.items()}
-    rows: dict[str, Any] = {"dense": _scores(workshop, dense_images, n)}
+    rows: dict[str, Any] = {"dense": _scores(workshop, dense.images, n)}
     for name, shop in shops.items():
-        latents, images, _ = draw(shop, plan, steps, n, seed, shop.dtype)
-        rows[name] = _scores(workshop, images, n) | {
-            "latent_mse": float(latent_mse(latents, dense).mean()),
+        samples = draw_samples(shop, plan, steps, n=n, seed=seed, dtype=shop.dtype)
+        rows[name] = _scores(workshop, samples.images, n) | {
+            "latent_mse": float(latent_mse(samples.latents, dense.latents).mean()),
             "from": shop.source.text,
             "different": shop.source.different,
             "tokens_per_column": shop.orders.tokens_per_column,
@@ -91,7 +90,7 @@ def calibration_sources(
 
 
 def _shops(workshop: Workshop, options: DataOptions) -> dict[str, Workshop]:
-    """A workshop a source, over the same model and cache."""
+    """Return one workshop per source, over the same model and cache."""
     real = options if options.images is not None else DataOptions()
     if real.images is None and workshop.checkpoint.latents is None:
         raise StudioError(
@@ -110,10 +109,14 @@ def _shops(workshop: Workshop, options: DataOptions) -> dict[str, Workshop]:
 
 
 def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> dict[str, float]:
-    """Mean over layers of ||W'X - WX||^2 / ||WX||^2, per stage: W' as `maker` built it, X the
-    tokens that `judge` held out in that stage.
+    """Return the mean over layers of ||W'X - WX||^2 / ||WX||^2, per stage.
+
+    W' as `maker` built it, X the tokens that `judge` held out in that stage.
     """
-    bank, found = judge.surgeon.bank(), {}
+    if mosaic.plan is None:
+        raise StudioError("These subnetworks have no plan, so they have no stages to measure.")
+    bank = judge.surgeon.bank()
+    found = {}
     for stage, name in enumerate(STAGES):
         low, high = mosaic.plan.stage_range(stage)
         errors = []
@@ -130,6 +133,7 @@ def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> 
 
 
 def _scores(workshop: Workshop, images: torch.Tensor, n: int) -> dict[str, float | None]:
+    """Return FID and class accuracy of pictures; None without a judge."""
     judge = workshop.judge
     if judge is None:
         return {"fid": None, "class_accuracy": None}
@@ -138,12 +142,9 @@ def _scores(workshop: Workshop, images: torch.Tensor, n: int) -> dict[str, float
     return {"fid": judge.fid(images), "class_accuracy": judge.class_accuracy(images, labels)}
 
 
-def _progress(done: int, total: int, text: str) -> None:
-    sys.stderr.write(f"[{done}/{total}] {text}\n")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--images", type=int, default=2000)
@@ -166,11 +167,11 @@ def main() -> None:
     found = calibration_sources(
         get_workshop(args.model),
         StagePlan.load(args.plan),
-        args.images,
-        args.steps,
-        args.seed,
-        options,
-        _progress,
+        n=args.images,
+        steps=args.steps,
+        seed=args.seed,
+        options=options,
+        progress=print_progress,
     )
     text = json.dumps(found, indent=2) + "\n"
     sys.stdout.write(text)

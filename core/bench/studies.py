@@ -1,19 +1,15 @@
-"""Measured claims, each from one command.
+"""Measure the claims of the README, each from one command.
 
-    python -m core.bench speed                     # realised against MAC-predicted speed-up, batch
-        16, interleaved
-    python -m core.bench quality --out study.json  # the study; resumes, about an hour on two CPU
-        cores
-    python -m core.bench sharing                   # the same for the ways in which layers share a
-        cut: 10 steps, three seeds
-    python -m core.bench weighting                 # the same for the weightings of calibration rows
-        (core.row_weights)
-    python -m core.bench table --out study.json    # the README's table and its sentences from it
+    python -m core.bench speed                     # realised against MAC-predicted speed-up
+    python -m core.bench quality --out study.json  # the study; resumes, about an hour on two cores
+    python -m core.bench sharing                   # the ways in which layers share a cut: 10 steps
+    python -m core.bench weighting                 # the weightings of calibration rows
+    python -m core.bench table --out study.json    # the README's table and its sentences
 
 `quality` samples in bf16 by default (twice as fast on CPUs that have it); it prints the latent MSE
-that bf16 alone causes, so that no difference below that floor is mistaken for a result. Neither
-runs beside anything else that wants the processor. All other ratios, on one page, are `python
-app.py bench`.
+that bf16 alone causes, so that no difference below that floor is mistaken for a result. `speed` and
+`quality` need the processor for themselves. All other ratios, on one page, are `python app.py
+bench`.
 """
 
 from __future__ import annotations
@@ -23,15 +19,19 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..calibration.row_weights import WEIGHTINGS
 from ..curves.plan import StagePlan
 from ..curves.proposals import presets, propose_plan
+from ..errors import StudioError
 from ..files import write_whole
 from ..models.checkpoints import BUNDLED
 from ..sampling.denoise import Denoiser, decode, start_noise
@@ -47,159 +47,194 @@ SHARING_RUNS = ((10, 2000, (0, 1, 2)),)
 RUNS = ((50, 2000, (0, 1, 2)), (10, 2000, (0, 1, 2)), (20, 1000, (0,)), (7, 1000, (0,)))
 
 
-def contenders(
-    workshop: Workshop, steps: int, seed: int
-) -> Iterator[tuple[str, StagePlan | None, int]]:
-    """(name, plan, steps): dense, the plans, and dense with as many steps as the plan's work pays
-    for. The flatter preset on the first seed only.
+@dataclass(frozen=True)
+class Contender:
+    """One way to draw the pictures of a study: a plan (None: dense) in so many steps."""
+
+    name: str
+    plan: StagePlan | None
+    steps: int
+    workshop: Workshop  # whose calibration the plan is built from
+
+
+def contenders(workshop: Workshop, steps: int, seed: int) -> Iterator[Contender]:
+    """Yield dense, the plans, and dense with as many steps as a plan's work pays for.
+
+    The flatter preset is there on the first seed only.
     """
     timesteps = timesteps_of(workshop, steps)
-    yield "dense", None, steps
+    yield Contender("dense", None, steps, workshop)
     for target in TARGETS:
         known = presets(workshop.schedule, target, timesteps)
-        formula, flatter, uniform = known["Formula"], known["Formula, flatter"], known["Uniform"]
-        work = (
-            workshop.predict(formula, timesteps).macs
-            / workshop.predict(formula, timesteps).macs_dense
-        )
-        yield f"MosaicDiff {target}", formula, steps
+        formula, uniform = known["Formula"], known["Uniform"]
+        plans = {f"MosaicDiff {target}": formula}
         if seed == 0:
-            yield f"MosaicDiff flatter {target}", flatter, steps
-        yield f"uniform OBS {target}", uniform, steps
-        yield f"magnitude, no compensation {target}", replace(uniform, method="magnitude"), steps
-        fewer = max(1, round(steps * work))
-        yield f"dense, {fewer} steps (work of {target})", None, fewer
+            plans[f"MosaicDiff flatter {target}"] = known["Formula, flatter"]
+        plans[f"uniform OBS {target}"] = uniform
+        plans[f"magnitude, no compensation {target}"] = replace(uniform, method="magnitude")
+        for name, plan in plans.items():
+            yield Contender(name, plan, steps, workshop)
+        predicted = workshop.predict(formula, timesteps)
+        fewer = max(1, round(steps * (predicted.macs / predicted.macs_dense)))
+        yield Contender(f"dense, {fewer} steps (work of {target})", None, fewer, workshop)
 
 
-def sharers(
-    workshop: Workshop, steps: int, seed: int
-) -> Iterator[tuple[str, StagePlan | None, int]]:
-    """The formula's plan with its work shared out over the layers in every way there is, at equal
-    MACs; one budget over evenly spaced steps.
+def sharers(workshop: Workshop, steps: int, _seed: int) -> Iterator[Contender]:
+    """Yield the formula's plan, its work shared over the layers in every way, at equal MACs.
+
+    One budget counts evenly spaced steps.
     """
-    yield "dense", None, steps
+    yield Contender("dense", None, steps, workshop)
     for target in TARGETS:
         plan = presets(workshop.schedule, target, timesteps_of(workshop, steps))["Formula"]
-        yield f"equal shares (the paper) {target}", plan, steps
+        dynamic = replace(plan, allocation="dynamic")
+        plans = {"equal shares (the paper)": plan}
         for method in ("log_ramp", "lagrangian", "dynamic"):
-            yield (
-                f"{method.replace('_', ' ')}, stage by stage {target}",
-                replace(plan, allocation=method),
-                steps,
-            )
-        yield f"equal shares, one budget {target}", replace(plan, scope="run"), steps
-        yield (
-            f"dynamic, one budget {target}",
-            replace(plan, allocation="dynamic", scope="run"),
-            steps,
-        )
-        yield (
-            f"dynamic, stage by stage, ends keep half {target}",
-            replace(plan, allocation="dynamic", protect=0.5),
-            steps,
-        )
+            name = f"{method.replace('_', ' ')}, stage by stage"
+            plans[name] = replace(plan, allocation=method)
+        plans["equal shares, one budget"] = replace(plan, scope="run")
+        plans["dynamic, one budget"] = replace(dynamic, scope="run")
+        plans["dynamic, stage by stage, ends keep half"] = replace(dynamic, protect=0.5)
+        for name, shared in plans.items():
+            yield Contender(f"{name} {target}", shared, steps, workshop)
 
 
-def weighers(
-    workshop: Workshop, steps: int, seed: int
-) -> Iterator[tuple[str, StagePlan | None, int, Workshop]]:
-    """The formula's plan from calibrations that weigh their rows in every way there is; each has a
-    workshop of its own over the same model.
+def weighers(workshop: Workshop, steps: int, _seed: int) -> Iterator[Contender]:
+    """Yield the formula's plan from calibrations with every weighting of rows.
+
+    Each weighting has a workshop of its own over the same model.
     """
-    yield "dense", None, steps, workshop
+    yield Contender("dense", None, steps, workshop)
     for weighting in WEIGHTINGS:
         settings = replace(workshop.settings, weighting=weighting, guidance=GUIDANCE)
-        shop = Workshop(workshop.checkpoint, settings, workshop.cache)
-        shop.calibrate(lambda d, t, text: print(f"[{d}/{t}] {text}", file=sys.stderr, flush=True))
+        own = Workshop(workshop.checkpoint, settings, workshop.cache)
+        own.calibrate(print_progress)
+        name = "even rows" if weighting == "even" else f"rows weighed by {weighting}"
         for target in TARGETS:
             plan = presets(workshop.schedule, target, timesteps_of(workshop, steps))["Formula"]
-            yield (
-                (
-                    f"rows weighed by {weighting} {target}"
-                    if weighting != "even"
-                    else f"even rows {target}"
-                ),
-                plan,
-                steps,
-                shop,
-            )
+            yield Contender(f"{name} {target}", plan, steps, own)
+
+
+def print_progress(done: int, total: int, text: str) -> None:
+    """Print the progress of a long run to standard error."""
+    print(f"[{done}/{total}] {text}", file=sys.stderr, flush=True)
 
 
 def quality(args: argparse.Namespace) -> None:
-    """FID, class accuracy and distance to dense of every contender;
-    one row at a time into --out.
-    """
-    who = STUDIES[args.what][0]
+    """Write FID, class accuracy and distance to dense of every contender, row by row."""
+    make = STUDIES[args.what].contenders
     workshop = get_workshop(args.model)
-    workshop.calibrate(lambda d, t, text: print(f"[{d}/{t}] {text}", file=sys.stderr, flush=True))
+    workshop.calibrate(print_progress)
     rows = json.loads(args.out.read_text()) if args.out.exists() else []
     done = {(r["method"], r["base_steps"], r["seed"]) for r in rows}
     dtype = getattr(torch, args.dtype)
     for steps, n, seed in plan_of_runs(args):
-        reference = None
-        for name, plan, used, *own in who(workshop, steps, seed):
-            if (name, steps, seed) in done and name != "dense":
+        dense: Samples | None = None
+        for contender in make(workshop, steps, seed):
+            known = (contender.name, steps, seed) in done
+            if known and contender.name != "dense":
                 continue
-            latents, images, macs = draw(*(own or [workshop]), plan, used, n, seed, dtype)
-            if name == "dense":
-                reference = (latents, images)
-                if (name, steps, seed) in done:
-                    continue
-            labels = torch.arange(n) % len(workshop.class_names)
-            decibel = psnr(images, reference[1])
-            decibel = decibel[torch.isfinite(decibel)]
+            own = contender.workshop
+            plan = contender.plan
+            samples = draw_samples(own, plan, contender.steps, n=n, seed=seed, dtype=dtype)
+            dense = samples if dense is None else dense
+            if known:
+                continue
             rows.append(
-                {
-                    "method": name,
-                    "base_steps": steps,
-                    "steps": used,
-                    "seed": seed,
-                    "n": n,
-                    "macs": macs,
-                    "fid": workshop.judge.fid(images),
-                    "class_accuracy": workshop.judge.class_accuracy(images, labels),
-                    "variance_ratio": workshop.judge.variance_ratio(images, labels),
-                    "latent_mse": float(latent_mse(latents, reference[0]).mean()),
-                    "psnr": float(decibel.mean()) if len(decibel) else None,
-                    "ssim": float(ssim(images, reference[1]).mean()),
+                {"method": contender.name, "base_steps": steps, "steps": contender.steps}
+                | {"seed": seed, "n": n}
+                | scores(workshop, samples, dense)
+                | {
                     "dtype": args.dtype,
                     "device": workshop.device_text,
-                    "plan": plan and plan.to_json(),
+                    "plan": None if plan is None else plan.to_json(),
                     "when": time.strftime("%Y-%m-%d %H:%M"),
                 }
             )
-            write_whole(args.out, lambda part: part.write_text(json.dumps(rows, indent=1) + "\n"))
-            r = rows[-1]
-            fid = "-" if r["fid"] is None else f"{r['fid']:.2f}"
-            print(
-                f"{steps:3d} steps, seed {seed}, {name:36s} FID {fid:>7s}  latent MSE"
-                f" {r['latent_mse']:.5f}  accuracy {r['class_accuracy']:.3f}",
-                flush=True,
-            )
+            text = json.dumps(rows, indent=1) + "\n"
+            write_whole(args.out, partial(_write_text, text))
+            print(_row_text(rows[-1]), flush=True)
     if args.dtype != "float32":
         floor = rounding_floor(workshop, dtype)
         print(f"latent MSE that {args.dtype} alone causes (dense, 50 steps, n = 200): {floor:.6f}")
 
 
-STUDIES = {  # contenders, runs, file beside the model
-    "quality": (contenders, RUNS, "study.json"),
-    "sharing": (sharers, SHARING_RUNS, "sharing.json"),
-    "weighting": (weighers, SHARING_RUNS, "weighting.json"),
+def scores(workshop: Workshop, samples: Samples, dense: Samples) -> dict[str, float | None]:
+    """Return the scores of samples, and their distance to the dense model's samples.
+
+    Raises StudioError for a model without a judge.
+    """
+    judge = workshop.judge
+    images = samples.images
+    if judge is None:
+        raise StudioError(f"{workshop.name} has no judge to score pictures with.")
+    labels = torch.arange(len(images)) % len(workshop.class_names)
+    decibel = psnr(images, dense.images)
+    decibel = decibel[torch.isfinite(decibel)]
+    return {
+        "macs": samples.macs,
+        "fid": judge.fid(images),
+        "class_accuracy": judge.class_accuracy(images, labels),
+        "variance_ratio": judge.variance_ratio(images, labels),
+        "latent_mse": float(latent_mse(samples.latents, dense.latents).mean()),
+        "psnr": float(decibel.mean()) if len(decibel) else None,
+        "ssim": float(ssim(images, dense.images).mean()),
+    }
+
+
+def _write_text(text: str, part: Path) -> None:
+    """Write text to a file."""
+    part.write_text(text)
+
+
+def _row_text(row: dict[str, Any]) -> str:
+    """Return a row as one line to print."""
+    fid = "-" if row["fid"] is None else f"{row['fid']:.2f}"
+    return (
+        f"{row['base_steps']:3d} steps, seed {row['seed']}, {row['method']:36s} FID {fid:>7s}"
+        f"  latent MSE {row['latent_mse']:.5f}  accuracy {row['class_accuracy']:.3f}"
+    )
+
+
+@dataclass(frozen=True)
+class Study:
+    """One comparison of contenders, and the file beside the model that holds its rows."""
+
+    contenders: Callable[[Workshop, int, int], Iterator[Contender]]
+    runs: Sequence[tuple[int, int, tuple[int, ...]]]  # steps, images, seeds
+    file: str
+
+
+STUDIES = {
+    "quality": Study(contenders, RUNS, "study.json"),
+    "sharing": Study(sharers, SHARING_RUNS, "sharing.json"),
+    "weighting": Study(weighers, SHARING_RUNS, "weighting.json"),
 }
 
 
 def plan_of_runs(args: argparse.Namespace) -> Iterator[tuple[int, int, int]]:
-    """(steps, images, seed), first seeds first, so that an interrupted study has every row once."""
+    """Yield (steps, images, seed), first seeds first.
+
+    So an interrupted study has every row once.
+    """
     wanted = (
         {tuple(map(int, pair.split(":"))) for pair in args.only.split(",")} if args.only else None
     )
     for k in range(args.seeds):
-        for steps, n, seeds in STUDIES[args.what][1]:
+        for steps, n, seeds in STUDIES[args.what].runs:
             if k < len(seeds) and (wanted is None or (steps, seeds[k]) in wanted):
                 yield steps, min(n, args.images or n), seeds[k]
 
 
-def draw(
+class Samples(NamedTuple):
+    """Pictures that were drawn, and the work that they took."""
+
+    latents: Tensor  # (n, channels, height, width) float32, on the CPU
+    images: Tensor  # (n, channels, height, width)
+    macs: float  # of all images, both guidance halves
+
+
+def draw_samples(
     workshop: Workshop,
     plan: StagePlan | None,
     steps: int,
@@ -207,41 +242,39 @@ def draw(
     seed: int,
     dtype: torch.dtype,
     batch: int = 250,
-):
-    """Latents, pictures and MACs (all images, both guidance halves) of n seeded samples, classes in
-    turn, DDIM, guidance 1.5.
-    """
+) -> Samples:
+    """Draw n seeded samples, classes in turn, DDIM, guidance 1.5."""
     model = workshop.dense if plan is None else workshop.build(plan)
     model = copy.deepcopy(model).to(dtype) if dtype != workshop.dtype else model
     side = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, steps)
-    conditions, noise = workshop.some_conditions(n), start_noise(n, workshop.latent_shape, seed)
-    latents = (
-        torch.cat(
-            [
-                side.run(noise[i : i + batch], conditions.rows(slice(i, i + batch)), GUIDANCE)[0]
-                for i in range(0, n, batch)
-            ]
-        )
-        .float()
-        .cpu()
-    )
+    conditions = workshop.some_conditions(n)
+    noise = start_noise(n, workshop.latent_shape, seed)
+    parts = []
+    for first in range(0, n, batch):
+        rows = slice(first, first + batch)
+        parts.append(side.run(noise[rows], conditions.rows(rows), GUIDANCE)[0])
+    latents = torch.cat(parts).float().cpu()
     row_macs = workshop.stage_macs(plan)
     macs = sum(row_macs[s] for s in side.stages) * 2 * n
-    return latents, decode(workshop.vae, latents), macs
+    return Samples(latents, decode(workshop.vae, latents), macs)
 
 
 def rounding_floor(workshop: Workshop, dtype: torch.dtype) -> float:
-    """Latent MSE between dense runs in `dtype` and in the workshop's own precision."""
-    low, high = (draw(workshop, None, 50, 200, 0, d)[0] for d in (dtype, workshop.dtype))
+    """Return the latent MSE between dense runs in `dtype` and in the workshop's precision."""
+    low, high = (
+        draw_samples(workshop, None, steps=50, n=200, seed=0, dtype=d).latents
+        for d in (dtype, workshop.dtype)
+    )
     return float(latent_mse(low, high).mean())
 
 
 def speed(args: argparse.Namespace) -> None:
-    """Whole sampling runs (50 DDIM steps, guidance) in turn: stock diffusers, dense with one
-    embedder, the formula's plans.
+    """Measure whole sampling runs (50 DDIM steps, guidance) in turn, and print the speed-ups.
+
+    Stock diffusers, dense with one embedder, the formula's plans.
     """
     workshop = get_workshop(args.model)
-    workshop.calibrate(lambda d, t, text: print(f"[{d}/{t}] {text}", file=sys.stderr, flush=True))
+    workshop.calibrate(print_progress)
     timesteps = timesteps_of(workshop, 50)
     plans = {target: propose_plan(workshop.schedule, target, timesteps).plan for target in TARGETS}
     results = speed_benchmark(workshop, plans, args.batch, args.repeats)
@@ -271,13 +304,14 @@ def speed(args: argparse.Namespace) -> None:
 
 
 def table(args: argparse.Namespace) -> None:
-    """The study as Markdown."""
+    """Print the study as Markdown."""
     found = findings(load_study(args.out))
     print(markdown(found), *(f"- {sentence}" for sentence in verdicts(found)), sep="\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["speed", *STUDIES, "table"])
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--batch", type=int, default=16)
@@ -297,5 +331,10 @@ def main() -> None:
         "--images", type=int, help="fewer images than the table's, for a quick look"
     )
     args = parser.parse_args()
-    args.out = args.out or BUNDLED / STUDIES.get(args.what, STUDIES["quality"])[2]
-    {"speed": speed, "table": table}.get(args.what, quality)(args)
+    args.out = args.out or BUNDLED / STUDIES.get(args.what, STUDIES["quality"]).file
+    if args.what == "speed":
+        speed(args)
+    elif args.what == "table":
+        table(args)
+    else:
+        quality(args)

@@ -1,5 +1,4 @@
-"""What the benchmarks run: a DiT of a given configuration with random weights, cuts at a sparsity,
-and gathering at every forward.
+"""Make what the benchmarks run: random DiTs, cuts at a sparsity, gathering networks.
 
 Time and memory follow from shapes, not from the values of the weights, so the true widths of
 DiT-XL/2 can be measured without its checkpoint.
@@ -7,8 +6,9 @@ DiT-XL/2 can be measured without its checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from ..curves.plan import StagePlan
 from ..models.layers import PrunableLayer, find_layers, removed_groups
 from ..mosaic.slimming import graft, shallow
 from ..mosaic.transformer import MosaicTransformer, embedders
-from ..pruning.cuts import Cut
+from ..pruning.cuts import Cut, consumer_of, kept_columns
 from ..workshop.workshop import Workshop
 
 DIT_XL_2 = {  # facebook/DiT-XL-2-256, transformer/config.json
@@ -49,29 +49,30 @@ class Subject:
 
     @property
     def xl(self) -> bool:
-        """Whether its blocks are DiT-XL/2's, however many: then the goals set for DiT-XL/2 are for
-        it.
-        """
-        config = self.model.config
+        """Say whether the blocks are DiT-XL/2's, however many: its goals hold for them then."""
+        config = cast(Mapping[str, object], self.model.config)
         return all(config.get(name) == DIT_XL_2[name] for name in WIDTH)
 
 
 def shapes_of_dit(dtype: torch.dtype = torch.float32, **changes: Any) -> nn.Module:
-    """DiT-XL/2, or that with `changes` to its configuration, as shapes without memory (device
-    "meta").
+    """Return DiT-XL/2 as shapes without memory (device "meta").
+
+    changes: to its configuration.
     """
     from diffusers import DiTTransformer2DModel
 
     with torch.device("meta"):
-        return DiTTransformer2DModel(**DIT_XL_2 | changes).to(dtype).eval().requires_grad_(False)
+        model = cast(nn.Module, DiTTransformer2DModel(**DIT_XL_2 | changes))
+    return model.to(dtype).eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def random_dit(
     device: torch.device, dtype: torch.dtype, seed: int = 0, **changes: Any
 ) -> nn.Module:
-    """The same with random weights (normal, 0.02) and equal conditioning embedders, as the
-    published checkpoint has.
+    """Return a DiT with random weights (normal, 0.02) and equal conditioning embedders.
+
+    The published checkpoint has equal embedders too.
     """
     model = shapes_of_dit(dtype, **changes).to_empty(device=device)
     random = torch.Generator(device).manual_seed(seed)
@@ -84,7 +85,7 @@ def random_dit(
 
 
 def blocks_of_xl(device: torch.device, dtype: torch.dtype, **changes: Any) -> Subject:
-    """A DiT of the width of DiT-XL/2 with two blocks (or what `changes` make of it)."""
+    """Return a DiT of the width of DiT-XL/2 with two blocks, or with `changes` to that."""
     changes = {"num_layers": BLOCKS} | changes
     model = random_dit(device, dtype, **changes)
     name = (
@@ -96,42 +97,46 @@ def blocks_of_xl(device: torch.device, dtype: torch.dtype, **changes: Any) -> Su
 
 
 def subject_of(workshop: Workshop) -> Subject:
-    """The dense model that a workshop holds."""
+    """Return the dense model that a workshop holds."""
     return Subject(workshop.name, workshop.transformer, workshop.layers)
 
 
 def uniform_cuts(subject: Subject, sparsity: float, seed: int = 0) -> list[Cut]:
-    """Cuts of every layer at one sparsity: groups at random, so that what is kept lies scattered as
-    it does after a real calibration.
+    """Return cuts of every layer at one sparsity.
+
+    Groups go at random, so that what is kept lies scattered as it does after a real calibration.
     """
     return cuts_of(subject, removed_groups(subject.layers, sparsity), seed)
 
 
 def cuts_of(subject: Subject, removed: list[int], seed: int = 0) -> list[Cut]:
-    """Cuts that take away so many groups of each layer, at random; the dense weights stay on the
-    others.
+    """Return cuts that remove so many groups of each layer, at random.
+
+    The dense weights stay on the other groups.
     """
-    random, cuts = torch.Generator().manual_seed(seed), []
+    random = torch.Generator().manual_seed(seed)
+    cuts: list[Cut] = []
     for layer, gone in zip(subject.layers, removed, strict=True):
         kept = torch.randperm(layer.groups, generator=random)[gone:].sort().values
         if not gone:
             cuts.append(Cut(kept, None))
             continue
-        mask = torch.zeros(layer.groups, dtype=torch.bool)
-        mask[kept] = True
-        weight = subject.model.get_submodule(layer.consumer).weight
-        cuts.append(Cut(kept, weight * mask.repeat_interleave(layer.group_size).to(weight)))
+        weight = consumer_of(subject.model, layer).weight
+        cuts.append(Cut(kept, weight[:, kept_columns(layer, kept, weight.device)]))
     return cuts
 
 
 def mosaic_of(subject: Subject, cuts: list[Cut] | None, masked: bool = False) -> MosaicTransformer:
-    """One network for all timesteps; None: dense."""
+    """Return one network for all timesteps; None: dense."""
     plan = None if cuts is None else StagePlan((1, 2), (0.0, 0.0, 0.0))
     return MosaicTransformer(subject.model, plan, [cuts] * 3, masked, subject.layers)
 
 
 class GatheredLinear(nn.Module):
     """A linear layer that picks its rows and columns out of a wide one at every call."""
+
+    rows: Tensor | None
+    columns: Tensor | None
 
     def __init__(self, wide: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None):
         super().__init__()
@@ -142,37 +147,37 @@ class GatheredLinear(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., kept columns) -> (..., kept rows)."""
-        weight, bias = self.wide.weight, self.wide.bias
+        """Apply the picked weight: (..., kept columns) -> (..., kept rows)."""
+        weight: Tensor = self.wide.weight
+        bias: Tensor | None = self.wide.bias
         if self.rows is not None:
-            weight, bias = (
-                weight.index_select(0, self.rows),
-                None if bias is None else bias.index_select(0, self.rows),
-            )
+            weight = weight.index_select(0, self.rows)
+            bias = None if bias is None else bias.index_select(0, self.rows)
         if self.columns is not None:
             weight = weight.index_select(1, self.columns)
         return nn.functional.linear(x, weight, bias)
 
 
 def gathering(subject: Subject, cuts: list[Cut]) -> MosaicTransformer:
-    """What a supernet such as Diff-ES's runs: full-width weights in memory, kept rows and columns
-    gathered from them in every forward.
+    """Return the network that a supernet such as Diff-ES's runs.
+
+    Full-width weights lie in memory; kept rows and columns are gathered from them in every forward.
     """
     slim, masked = mosaic_of(subject, cuts), mosaic_of(subject, cuts, masked=True)
     parts: dict[str, nn.Module] = {}
     for layer, cut in zip(subject.layers, cuts, strict=True):
         if cut.weight is None or not len(cut.kept):
             continue
-        columns = (cut.kept[:, None] * layer.group_size + torch.arange(layer.group_size)).flatten()
+        columns = kept_columns(layer, cut.kept, torch.device("cpu"))
         names = ("to_q", "to_k", "to_v") if layer.kind == "heads" else ("net.0.proj",)
         for name in names:
-            wide = subject.model.get_submodule(f"{layer.module}.{name}")
+            wide = cast(nn.Linear, subject.model.get_submodule(f"{layer.module}.{name}"))
             # two of them with a gate
             rows = torch.cat(
                 [columns + layer.width * k for k in range(wide.out_features // layer.width)]
             )
             parts[f"{layer.module}.{name}"] = GatheredLinear(wide, rows=rows)
         parts[layer.consumer] = GatheredLinear(
-            masked.stages[0].get_submodule(layer.consumer), columns=columns
+            consumer_of(masked.stages[0], layer), columns=columns
         )
     return shallow(slim, stages=nn.ModuleList([graft(slim.stages[0], parts)] * 3))

@@ -1,5 +1,6 @@
-"""`python app.py bench`: every ratio that the README quotes, measured in turn with its spread, in
-under 15 minutes on two CPU cores.
+"""Run `python app.py bench`: every ratio that the README quotes, with its spread.
+
+All parts together take under 15 minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..models.devices import pick_device, pick_dtype
 from ..progress import Progress
 from ..workshop.workshop import Workshop, get_workshop
 from .measure import Effort, machine
+from .subjects import Subject, blocks_of_xl, subject_of
 
 
 @dataclass
@@ -39,44 +41,53 @@ class Suite:
 
     @cached_property
     def workshop(self) -> Workshop:
+        """Return the workshop of the model, loaded when first asked for."""
         return get_workshop(self.model, self.device, self.revision, self.dtype)
 
     @cached_property
     def where(self) -> torch.device:
+        """Return the device."""
         return pick_device(self.device)
 
-    def blocks(self):
-        """Blocks of DiT-XL/2's width with random weights, on the device and in the precision that a
-        model would be loaded in.
-        """
-        from .subjects import blocks_of_xl
+    def blocks(self) -> Subject:
+        """Return blocks of DiT-XL/2's width with random weights.
 
+        They are on the device and in the precision that a model would be loaded in.
+        """
         return blocks_of_xl(self.where, pick_dtype(self.dtype, self.where))
 
     def effort(self, seconds: float) -> Effort:
+        """Return the effort of a part that may take so many seconds."""
         return Effort(0.0, 2, 2) if self.quick else Effort(seconds)
 
     @property
     def batches(self) -> tuple[int, ...]:
+        """Return the batch sizes to measure."""
         return (1, 4) if self.quick else (1, 4, 16)
 
 
 def path(suite: Suite) -> dict[str, Any]:
-    """The blocked removal path of one DiT-XL/2 MLP against the textbook loop."""
+    """Time the blocked removal path of one DiT-XL/2 MLP against the textbook loop."""
     from .path import path_benchmark
     from .rows import path_rows
 
     n, d, steps, rounds = (1536, 384, 8, 2) if suite.quick else (4608, 1152, 32, 3)
     found = path_benchmark(
-        n, d, steps, rounds, torch.get_num_threads(), str(suite.where), suite.progress, suite.stop
+        n,
+        d,
+        naive_steps=steps,
+        rounds=rounds,
+        threads=torch.get_num_threads(),
+        device=str(suite.where),
+        progress=suite.progress,
+        stop=suite.stop,
     )
     return found | path_rows(found)
 
 
 def forward(suite: Suite) -> dict[str, Any]:
-    """Slim against gathered at every forward and against masked."""
+    """Time slim networks against gathering and masked ones."""
     from .forward import forward_benchmark
-    from .subjects import subject_of
 
     return forward_benchmark(
         [subject_of(suite.workshop), suite.blocks()],
@@ -88,7 +99,7 @@ def forward(suite: Suite) -> dict[str, Any]:
 
 
 def realised(suite: Suite) -> dict[str, Any]:
-    """Measured against MAC-predicted speed-up."""
+    """Compare measured with MAC-predicted speed-up."""
     from .realised import realised_benchmark
 
     steps = 5 if suite.quick else 50
@@ -105,16 +116,15 @@ def realised(suite: Suite) -> dict[str, Any]:
 
 
 def memory(suite: Suite) -> dict[str, Any]:
-    """Bytes of subnetworks that share what is equal."""
+    """Count the bytes of subnetworks that share equal parts."""
     from .memory import memory_benchmark
 
     return memory_benchmark(suite.workshop)
 
 
 def calibration(suite: Suite) -> dict[str, Any]:
-    """Gram sums over plain forward passes."""
+    """Time Gram sums over plain forward passes."""
     from .overhead import overhead_benchmark, rows_at_once
-    from .subjects import subject_of
 
     subjects = [subject_of(suite.workshop), suite.blocks()]
     return overhead_benchmark(
@@ -125,15 +135,15 @@ def calibration(suite: Suite) -> dict[str, Any]:
     )
 
 
-def macs(suite: Suite) -> dict[str, Any]:
-    """DiT-XL/2's MACs beside the paper's."""
+def macs(_suite: Suite) -> dict[str, Any]:
+    """Count DiT-XL/2's MACs beside the paper's."""
     from .macs import macs_benchmark
 
     return macs_benchmark()
 
 
 def allocation(suite: Suite) -> dict[str, Any]:
-    """Time to share out a budget over layers and stages."""
+    """Time the sharing of a budget over layers and stages."""
     from .allocation import allocation_benchmark
     from .rows import allocation_rows
 
@@ -142,19 +152,24 @@ def allocation(suite: Suite) -> dict[str, Any]:
 
 
 def plans(suite: Suite) -> dict[str, Any]:
-    """A new plan to finished subnetworks, after one calibration."""
+    """Time a new plan to finished subnetworks, after one calibration."""
     from .plans import plans_benchmark
 
     return plans_benchmark(suite.workshop, 2 if suite.quick else 9, suite.progress, suite.stop)
 
 
 def adaln(suite: Suite) -> dict[str, Any]:
-    """Sampling with and without a table of adaLN vectors."""
+    """Time sampling with and without a table of adaLN vectors."""
     from .adaln import tabulation_benchmark
 
     steps = 5 if suite.quick else 50
     return tabulation_benchmark(
-        suite.workshop, suite.batches, steps, suite.effort(60), suite.progress, suite.stop
+        suite.workshop,
+        suite.batches,
+        steps=steps,
+        effort=suite.effort(60),
+        progress=suite.progress,
+        stop=suite.stop,
     )
 
 
@@ -165,8 +180,9 @@ PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
 
 
 def run_part(name: str, suite: Suite) -> dict[str, Any]:
-    """One part by name, with the seconds it took. Raises StudioError for an unknown name, and what
-    the part raises.
+    """Run one part by name, with the seconds that it took.
+
+    Raises StudioError for an unknown name, and what the part raises.
     """
     if name not in PARTS:
         raise StudioError(
@@ -178,25 +194,23 @@ def run_part(name: str, suite: Suite) -> dict[str, Any]:
 
 
 def run_all(suite: Suite, names: Sequence[str] = tuple(PARTS)) -> dict[str, Any]:
-    """Every part. One that fails with a sentence (or for lack of memory) leaves it in its place;
-    stopped by event or Ctrl-C, the finished parts are kept.
+    """Run every part.
+
+    Where a part fails with a sentence (or for lack of memory), the sentence stands in its place.
+    Stopped by event or Ctrl-C, the finished parts are kept.
     """
-    start, parts, stopped = time.perf_counter(), {}, False
+    start = time.perf_counter()
+    parts = {}
+    stopped = False
     for i, name in enumerate(names):
         try:
             with plain_memory_errors():
-                parts[name] = run_part(
-                    name,
-                    replace(suite, progress=_within(suite.progress, i, len(names), name, start)),
-                )
+                progress = _within(suite.progress, i, len(names), name, start)
+                parts[name] = run_part(name, replace(suite, progress=progress))
         except (Stopped, KeyboardInterrupt):
-            parts[name], stopped = (
-                {
-                    "part": name,
-                    "error": "stopped here; this part and those after it were not measured.",
-                },
-                True,
-            )
+            words = "stopped here; this part and those after it were not measured."
+            parts[name] = {"part": name, "error": words}
+            stopped = True
             break
         except StudioError as err:
             parts[name] = {"part": name, "error": str(err)}
@@ -212,7 +226,7 @@ def run_all(suite: Suite, names: Sequence[str] = tuple(PARTS)) -> dict[str, Any]
 def _within(
     progress: Progress | None, i: int, parts: int, name: str, start: float
 ) -> Progress | None:
-    """A part's progress as a step of the whole."""
+    """Return a part's progress as a step of the whole."""
     if progress is None:
         return None
     progress(i, parts, f"{name} ({time.perf_counter() - start:.0f} s so far)")

@@ -1,11 +1,11 @@
-"""Benchmark results as text: one line a ratio with its spread, one a size, one a count."""
+"""Write benchmark results as text: one line per ratio with its spread, per size, per count."""
 
 from __future__ import annotations
 
 from typing import Any
 
 VERDICTS = {True: "met", False: "not met", None: "within the spread, neither met nor missed"}
-# said in a part's first line, or once for all
+# shown in a part's first line, or once for all parts
 HEADER = ("part", "device", "threads", "torch", "when", "elapsed_seconds", "dtype")
 # counted -> the paper's row
 TITLES = {
@@ -16,7 +16,7 @@ TITLES = {
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    """Lines for the result of one part (`run_part`) or of all (`run_all`)."""
+    """Return lines for the result of one part (`run_part`) or of all (`run_all`)."""
     if "parts" not in result:
         return part_lines(result)
     lines = [
@@ -31,8 +31,9 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def part_lines(part: dict[str, Any]) -> list[str]:
-    """A heading and a line for every ratio, time, size and count; for a result with none of these,
-    one for every number.
+    """Return a heading and a line for every ratio, time, size and count.
+
+    For a result with none of these, one line for every number.
     """
     if "error" in part:
         return [f"{part['part']}: {part['error']}"]
@@ -52,7 +53,7 @@ def part_lines(part: dict[str, Any]) -> list[str]:
 
 
 def ratio_line(row: dict[str, Any]) -> str:
-    """ "name  ×1.234 ± 0.005 (7 rounds); goal at least 0.95: met"."""
+    """Return "name  ×1.234 ± 0.005 (7 rounds); goal at least 0.95: met"."""
     line = f"{row['name']:<78} ×{row['ratio']:.3f} ± {row['spread']:.3f}"
     notes = [f"{row['rounds']} rounds"] if "rounds" in row else []
     if "speedup_macs" in row:
@@ -66,7 +67,7 @@ def ratio_line(row: dict[str, Any]) -> str:
 
 
 def time_line(row: dict[str, Any]) -> str:
-    """ "name  12.3 s ± 0.1 (3 rounds); goal at most 15 s: met"."""
+    """Return "name  12.3 s ± 0.1 (3 rounds); goal at most 15 s: met"."""
     return (
         f"{row['name']:<78} {row['median']:.3g} {row['unit']} ± {row['spread']:.2g}"
         f" ({row['rounds']} rounds){_goal(row, 1, ' ' + row['unit'])}"
@@ -74,13 +75,13 @@ def time_line(row: dict[str, Any]) -> str:
 
 
 def size_line(row: dict[str, Any]) -> str:
-    """ "name  2.06 GB (shapes)"."""
+    """Return "name  2.06 GB (shapes)"."""
     size = f"{row['bytes'] / 1e9:.2f} GB" if row["bytes"] >= 1e9 else f"{row['bytes'] / 1e6:.2f} MB"
     return f"{row['name']:<90} {size:>9} ({row['counted']}){_goal(row, 1e9, ' GB')}"
 
 
 def count_lines(part: dict[str, Any]) -> list[str]:
-    """Counted beside quoted MACs."""
+    """Return counted beside quoted MACs."""
     quoted = {(row["method"], row["steps"]): row["macs"] for row in part["quoted"]["rows"]}
     lines = [
         f"{name:<22} {macs / 1e12:.4f} T MACs counted, the paper prints"
@@ -91,6 +92,7 @@ def count_lines(part: dict[str, Any]) -> list[str]:
 
 
 def _goal(row: dict[str, Any], unit: float = 1.0, name: str = "") -> str:
+    """Return the goal of a row in words; empty without one."""
     for sense in ("at_least", "at_most"):
         if sense in row:
             return (
@@ -101,8 +103,9 @@ def _goal(row: dict[str, Any], unit: float = 1.0, name: str = "") -> str:
 
 
 def other_lines(facts: dict[str, Any], path: str = "") -> list[str]:
-    """Every other number of a result, the spread beside the number it belongs to (`x` with
-    `x_spread`, `ratio` or `speedup` with `spread`).
+    """Return every other number of a result, each with its spread.
+
+    The spread of `x` is `x_spread`; that of `ratio` or `speedup` is `spread`.
     """
     lines = []
     for key, value in facts.items():
@@ -126,4 +129,5 @@ def other_lines(facts: dict[str, Any], path: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
+    """Return a value as text, four digits of a float."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,11 +10,12 @@ from torch import nn
 
 
 def compiled(network: nn.Module, name: str, **options: Any) -> Callable[..., Any]:
-    """The forward of a whole network, compiled when first called. `options` are torch.compile's.
+    """Return the forward of a whole network, compiled when it is first called.
 
-    Dynamo counts recompilations a code object, and gives up (or, with `fullgraph`, raises) after 8:
-    stages of the same class compiled as modules would share one count with every other mosaic of
-    the process. So each network gets a function with a code object of its own.
+    `options` are torch.compile's. Dynamo counts recompilations per code object, and gives up (or,
+    with `fullgraph`, raises) after 8: stages of the same class compiled as modules would share one
+    count with every other mosaic of the process. So each network gets a function with a code object
+    of its own.
     """
 
     def forward(*args: Any, **kwargs: Any) -> Any:

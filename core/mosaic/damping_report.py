@@ -1,9 +1,8 @@
-"""The damping that subnetworks were really compensated with: per layer and stage, and in words
-where it is more than was asked for.
+"""Report the damping that subnetworks were compensated with, per layer and stage.
 
 A Gram of too few tokens has no factor at the damping asked for; `core.pruning.damped_problem` then
-climbs a ladder of safer problems, and what came out must say on which rung. So every `Cut` that was
-compensated carries its `Damping`, and subnetworks can be asked for it.
+climbs a ladder of safer problems, and the report must name the rung. So every `Cut` that was
+compensated carries its `Damping`, and this module reads it from the subnetworks.
 """
 
 from __future__ import annotations
@@ -20,28 +19,30 @@ NAMED = 3  # layers that a sentence names; the manifest has all
 
 
 def dampings(mosaic: Subnetworks) -> dict[tuple[str, str], Damping]:
-    """(stage, layer name) -> its damping; layers that were not compensated (whole, empty or cut by
-    magnitude) are not there.
+    """Return (stage, layer name) -> the damping of every compensated layer.
+
+    Layers that were not compensated (whole, empty or cut by magnitude) are left out.
     """
     found = {}
     for stage, cuts in zip(STAGES, mosaic.cuts, strict=True):
-        for layer, cut in zip(mosaic.layers, cuts or [None] * len(mosaic.layers), strict=True):
-            if cut is not None and cut.damping is not None:
+        for layer, cut in zip(mosaic.layers if cuts else [], cuts or [], strict=True):
+            if cut.damping is not None:
                 found[stage, layer.name] = cut.damping
     return found
 
 
 def damping_facts(mosaic: Subnetworks, orders: RemovalOrders) -> dict[str, dict[str, Any]]:
-    """What a manifest says of each layer: `asked`, `in_force` by stage and, only where it is not
-    plain, the `rung` by stage.
+    """Return what a manifest holds per layer: `asked`, `in_force` per stage, and odd rungs.
 
-    `order` and `curves` are there only where finding the order, or the error curve of some bin,
-    took another rung than the plain one; orders of an older file do not know, and nothing is said.
+    `rung` holds the rungs per stage that are not plain. `order` and `curves` are there only where
+    the order, or the error curve of some bin, was found on another rung than the plain one; orders
+    in an older file do not know their rungs.
     """
-    used, facts = dampings(mosaic), {}
+    used = dampings(mosaic)
+    facts = {}
     for i, layer in enumerate(mosaic.layers):
         mine = {stage: used[stage, layer.name] for stage in STAGES if (stage, layer.name) in used}
-        said: dict[str, Any] = {
+        row: dict[str, Any] = {
             "asked": orders.damping[i],
             "in_force": {stage: d.in_force for stage, d in mine.items()},
         }
@@ -49,7 +50,7 @@ def damping_facts(mosaic: Subnetworks, orders: RemovalOrders) -> dict[str, dict[
         order, *curves = orders.rungs[i] if orders.rungs is not None else [PLAIN]
         curves = sorted(set(curves) - {PLAIN})
         facts[layer.name] = (
-            said
+            row
             | ({"rung": rungs} if rungs else {})
             | ({"order": order} if order != PLAIN else {})
             | ({"curves": curves} if curves else {})
@@ -58,20 +59,24 @@ def damping_facts(mosaic: Subnetworks, orders: RemovalOrders) -> dict[str, dict[
 
 
 def with_dampings(rows: list[dict[str, Any]], mosaic: Subnetworks) -> list[dict[str, Any]]:
-    """The rows of `Workshop.layer_table` with `damping_asked` and `damping` (None where nothing was
-    compensated), and `rung` where it is not plain.
+    """Add `damping_asked`, `damping` and odd rungs to the rows of `Workshop.layer_table`.
+
+    `damping` is None where nothing was compensated; `rung` is there where it is not plain.
     """
-    used, wider = dampings(mosaic), []
+    used = dampings(mosaic)
+    wider = []
     for row in rows:
         d = used.get((row["stage"], row["layer"]))
-        said = {"damping_asked": d and d.asked, "damping": d and d.in_force}
-        wider.append(row | said | ({"rung": d.rung} if d is not None and not d.plain else {}))
+        wider.append(row | {"damping_asked": d and d.asked, "damping": d and d.in_force})
+        if d is not None and not d.plain:
+            wider[-1]["rung"] = d.rung
     return wider
 
 
 def damping_sentence(mosaic: Subnetworks) -> str | None:
-    """One sentence when a layer needed more damping than asked, with the largest that each came to;
-    None when none did.
+    """Return one sentence about layers that needed more damping than asked, or None.
+
+    Each named layer comes with the largest damping that it needed.
     """
     worst: dict[str, Damping] = {}
     for (_, name), d in dampings(mosaic).items():
@@ -87,5 +92,5 @@ def damping_sentence(mosaic: Subnetworks) -> str | None:
     return (
         f"{len(worst)} of {len(mosaic.layers)} layers needed more damping than asked:"
         f" {', '.join(first)}{more}; calibrate with more images per bin, or with a larger"
-        " --damping."
+        " damping."
     )

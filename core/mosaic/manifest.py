@@ -1,9 +1,8 @@
-"""The readable half of saved subnetworks: `manifest.json`, sealed so that a change is noticed, and
-the hash that names a base model.
+"""Read and seal `manifest.json` of saved subnetworks, and hash their base model.
 
 The seal is a SHA-256 over the manifest's own content (not its layout: another indentation is no
-change). It guards against slips of hand and damaged copies, not against somebody who means it; what
-is read is therefore checked again wherever it is used.
+change). It guards against accidental changes and damaged copies, not against a deliberate one. What
+is read is therefore checked again where it is used.
 """
 
 from __future__ import annotations
@@ -33,23 +32,25 @@ RANGES = re.compile("[0-9]+(-[0-9]+)?(, [0-9]+(-[0-9]+)?)*")
 
 
 def checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of everything in a manifest but its own checksum. Raises ValueError and TypeError for
-    what JSON cannot say (NaN, tensors).
+    """Return the SHA-256 of everything in a manifest but its own checksum.
+
+    Raises ValueError and TypeError for what JSON cannot hold (NaN, tensors).
     """
     rest = {k: v for k, v in manifest.items() if k != "checksum"}
     return text_hash(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
 def sealed(manifest: dict[str, Any]) -> str:
-    """The text of `manifest.json`, checksum at the end. Raises as `checksum` does."""
+    """Return the text of `manifest.json`, checksum at the end. Raises as `checksum` does."""
     # as it will be read: tuples are lists, keys are text
     manifest = json.loads(json.dumps(manifest, allow_nan=False))
     return json.dumps(manifest | {"checksum": checksum(manifest)}, indent=2, allow_nan=False) + "\n"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder. Raises StudioError when it is missing, damaged, changed by hand or
-    of another version.
+    """Return the manifest of a folder.
+
+    Raises StudioError when it is missing, damaged, changed by hand or of another version.
     """
     name = f"{MANIFEST} in {folder.name}/"
     try:
@@ -89,6 +90,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _no_number(text: str) -> None:
+    """Raise ValueError for NaN and infinity."""
     raise ValueError(f"{text} is not JSON")
 
 
@@ -96,9 +98,7 @@ def _no_number(text: str) -> None:
 
 
 def ranges(indices: Sequence[int]) -> str:
-    """Ascending indices as people write them: [0, 1, 2, 5] -> "0-2, 5";
-    nothing at all is "none".
-    """
+    """Return ascending indices as text: [0, 1, 2, 5] -> "0-2, 5"; no index is "none"."""
     runs: list[list[int]] = []
     for i in indices:
         if runs and i == runs[-1][1] + 1:
@@ -109,8 +109,9 @@ def ranges(indices: Sequence[int]) -> str:
 
 
 def indices(text: str, count: int) -> list[int]:
-    """The way back. Raises ValueError for anything but ascending indices below `count`, written as
-    `ranges` writes them.
+    """Return the indices that `ranges` has written as text.
+
+    Raises ValueError for anything but ascending indices below `count` in that form.
     """
     if text == "none":
         return []
@@ -131,7 +132,10 @@ def indices(text: str, count: int) -> list[int]:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """The name of a floating dtype as manifests write it. Raises StudioError for the others."""
+    """Return the name of a floating dtype as manifests write it.
+
+    Raises StudioError for other dtypes.
+    """
     name = str(dtype).removeprefix("torch.")
     if name not in PRECISIONS:
         raise StudioError(
@@ -142,18 +146,18 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def coarser(a: str, b: str) -> str:
-    """The one of two precisions that keeps fewer digits."""
+    """Return the one of two precisions that keeps fewer digits."""
     return max(a, b, key=PRECISIONS.index)
 
 
 def model_hash(model: nn.Module, at: str, stop: threading.Event | None = None) -> str:
-    """SHA-256 over names, shapes and values of a model's state dict, floating values rounded to the
-    precision `at`.
+    """Return the SHA-256 over names, shapes and values of a model's state dict.
 
-    Rounding makes it independent of the precision a checkpoint was loaded in, as long as `at` is no
-    finer than that: round(fp32 file) is what an fp16 load of the same file holds. fp16 and bf16 do
-    not contain each other; those two agree only where one was rounded from the other. Raises
-    StudioError for weights that are elsewhere (offloaded), Stopped.
+    Floating values are rounded to the precision `at`. Rounding makes the hash independent of the
+    precision that a checkpoint was loaded in, as long as `at` is no finer than that: round(fp32
+    file) is what an fp16 load of the same file holds. fp16 and bf16 do not contain each other;
+    those two agree only where one was rounded from the other. Raises StudioError for weights that
+    are elsewhere (offloaded), Stopped.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,5 +1,6 @@
-"""Networks in another precision than the model was loaded in, beside those that are there: for a
-comparison, the model itself stays as it is.
+"""Copy networks to another precision than the model was loaded in, for a comparison.
+
+The model itself stays as it is.
 """
 
 from __future__ import annotations
@@ -21,21 +22,19 @@ from .transformer import MosaicTransformer
 def in_precision(
     models: Sequence[MosaicTransformer], dtype: torch.dtype
 ) -> list[MosaicTransformer]:
-    """Copies whose floating-point weights and buffers are of `dtype`; what the models share among
-    themselves the copies share too.
+    """Return copies whose floating-point weights and buffers are of `dtype`.
 
-    Raises StudioError where the memory that is free will not hold them.
+    Tensors that the models share among themselves the copies share too. Raises StudioError where
+    the free memory will not hold the copies.
     """
     first = first_parameter(models[0])
-    needed, free = (
-        unique_bytes(models) * dtype.itemsize // first.dtype.itemsize,
-        free_memory(first.device),
-    )
+    needed = unique_bytes(models) * dtype.itemsize // first.dtype.itemsize
+    free = free_memory(first.device)
     if free is not None and needed > free:
         raise StudioError(
             f"In {str(dtype).removeprefix('torch.')} the networks need {needed / 1e9:.1f} GB beside"
             f" the model and {free / 1e9:.1f} GB are free on {first.device}: compare in the"
-            " precision that the model was loaded in, or start the studio with --dtype."
+            " precision that the model was loaded in, or load the model in the other one."
         )
     # deepcopy takes what stands here for the copy, so that no weight is there in two precisions at
     # once
@@ -48,9 +47,8 @@ def in_precision(
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a copy of a tensor in another precision; of a parameter, a parameter."""
     other = tensor.detach().to(dtype, copy=True)
-    return (
-        nn.Parameter(other, requires_grad=tensor.requires_grad)
-        if isinstance(tensor, nn.Parameter)
-        else other
-    )
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(other, requires_grad=tensor.requires_grad)
+    return other

@@ -1,13 +1,12 @@
-"""Subnetworks on disk: safetensors with what cannot be worked out again, and a manifest that says
-the rest in plain words.
+"""Save subnetworks to a folder, and load them over their base model.
 
 A folder holds `manifest.json` and one file for each different stage
 (`late|middle|early.safetensors`; a dense stage has none). Stored is only what the base does not
 have (`core.mosaic.stored`), so the files are small and of use only with their base, which is
-checked by hash (`core.mosaic.manifest.model_hash`): saved are hashes at the base's own precision
-and at every coarser one, and a base is taken when it agrees at the coarser of the two precisions,
-saved and loaded. So an fp32 checkpoint may come back in fp16 or bf16 and the other way round; the
-outputs are those of the saving process, bit for bit, only in the same precision.
+checked by hash (`core.mosaic.manifest.model_hash`). The manifest has hashes at the base's own
+precision and at every coarser one, and a base is taken when it agrees at the coarser of the two
+precisions, saved and loaded. So an fp32 checkpoint may come back in fp16 or bf16 and the other way
+round; the outputs are those of the saving process, bit for bit, only in the same precision.
 
 Nothing here is pickled, and no path from a manifest is opened: file names are the three above.
 """
@@ -24,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..cache import file_hash
 from ..curves.plan import STAGES, StagePlan
@@ -47,12 +46,21 @@ from .manifest import (
     read_manifest,
     sealed,
 )
-from .stored import ALL, check_rebuilt, contents, equal, is_masked, layer_rows, restored_cut
+from .stored import (
+    ALL,
+    check_rebuilt,
+    is_masked,
+    layer_rows,
+    restored_cut,
+    same_tensors,
+    stage_contents,
+    stored_name,
+)
 from .subnetworks import Subnetworks
 
 Loaded = TypeVar("Loaded", bound=Subnetworks)
 FILES = {stage: f"{stage}.safetensors" for stage in STAGES}
-# what may be said beside: plain JSON, never read back into numbers that run
+# further entries of the manifest: plain JSON, never read back into numbers that run
 FACTS = ("model", "calibration", "damping", "errors", "report")
 
 
@@ -66,15 +74,15 @@ def save_mosaic(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> list[str]:
-    """Write the subnetworks into `folder` (new or empty), whole or not at all, and return the names
-    of the files.
+    """Write the subnetworks into `folder` (new or empty), whole or not at all.
 
-    facts: any of `FACTS`, plain JSON data (default: those the subnetworks were loaded with). Raises
-    StudioError (folder not empty, disk full, NaN, subnetworks changed since they were cut) and
-    Stopped. A killed process may leave a sibling folder *.part, never half a `folder`.
+    facts: any of `FACTS`, plain JSON data (default: those that the subnetworks were loaded with).
+    Returns the names of the files. Raises StudioError (folder not empty, disk full, NaN,
+    subnetworks changed since they were cut) and Stopped. A killed process may leave a sibling
+    folder *.part, never half a `folder`.
     """
     folder = Path(folder).resolve()
-    facts = dict(getattr(mosaic, "facts", None) or {}) if facts is None else facts
+    facts = dict(mosaic.facts) if facts is None else facts
     if not set(facts) <= set(FACTS):
         raise StudioError(
             f"What is said of saved subnetworks may be {', '.join(FACTS)}, not"
@@ -84,13 +92,7 @@ def save_mosaic(
 
     def write(part: Path) -> None:
         manifest = _write_stages(mosaic, part, progress, stop) | facts
-        try:
-            text = sealed(manifest)
-        except (TypeError, ValueError) as err:
-            raise StudioError(
-                f"What is said of saved subnetworks must be plain JSON data without NaN ({err})."
-            ) from err
-        (part / MANIFEST).write_text(text)
+        (part / MANIFEST).write_text(_sealed_text(manifest))
         files.extend([*manifest["files"], MANIFEST])
 
     try:
@@ -110,34 +112,44 @@ def save_mosaic(
     return files
 
 
+def _sealed_text(manifest: dict[str, Any]) -> str:
+    """Return the text of the manifest. Raises StudioError for facts that are not JSON."""
+    try:
+        return sealed(manifest)
+    except (TypeError, ValueError) as err:
+        raise StudioError(
+            f"What is said of saved subnetworks must be plain JSON data without NaN ({err})."
+        ) from err
+
+
 def _write_stages(
     mosaic: Subnetworks, part: Path, progress: Progress | None, stop: threading.Event | None
 ) -> dict[str, Any]:
-    """One file a different stage; the manifest without facts and seal."""
+    """Write one file per different stage, and return the manifest without facts and seal."""
     own = precision(mosaic.dtype)
     coarse = PRECISIONS[PRECISIONS.index(own) :]
-    tick, total = _ticker(progress, stop), len(STAGES) + len(coarse)
+    tick = _ticker(progress, stop)
+    total = len(STAGES) + len(coarse)
     files: dict[str, dict[str, Any]] = {}
     stages: dict[str, dict[str, Any]] = {}
-    masked, base = is_masked(mosaic), mosaic.dense
+    masked = is_masked(mosaic)
+    base = mosaic.dense
     for i, stage in enumerate(STAGES):
         tick(i, total, f"writing the {stage} stage")
-        kept, tensors = contents(mosaic, i, masked)
+        kept, tensors = stage_contents(mosaic, i, masked)
         check_rebuilt(mosaic, i, tensors, masked)
         file = FILES[stage] if tensors else None
         for j, twin in enumerate(stages.values()):  # equal stages are stored once
-            if twin["kept"] == kept and equal(tensors, contents(mosaic, j, masked)[1]):
+            if twin["kept"] == kept and same_tensors(tensors, stage_contents(mosaic, j, masked)[1]):
                 file = twin["file"]
                 break
         if file == FILES[stage]:
-            save_file(
-                {
-                    k: v.cpu().clone(memory_format=torch.contiguous_format)
-                    for k, v in tensors.items()
-                },
-                part / file,
-                metadata={"format": "pt"},
-            )
+            copies = {
+                name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in tensors.items()
+            }
+            save_file(copies, part / file, metadata={"format": "pt"})
+            del copies
             files[file] = {"bytes": (part / file).stat().st_size, "sha256": file_hash(part / file)}
         stages[stage] = {
             "timesteps": None if mosaic.plan is None else list(mosaic.plan.stage_range(i)),
@@ -182,14 +194,14 @@ class _Stored:
 
     @classmethod
     def parse(cls, manifest: dict[str, Any]) -> _Stored:
+        """Return the parts of a manifest. Raises KeyError, TypeError or ValueError."""
         plan = None if manifest["plan"] is None else StagePlan.from_json(dict(manifest["plan"]))
         stages = [
             (manifest["stages"][stage]["file"], dict(manifest["stages"][stage]["kept"]))
             for stage in STAGES
         ]
         files = {
-            name: (int(said["bytes"]), str(said["sha256"]))
-            for name, said in manifest["files"].items()
+            name: (int(row["bytes"]), str(row["sha256"])) for name, row in manifest["files"].items()
         }
         wanted = {file for file, _ in stages if file is not None}
         if not wanted <= set(FILES.values()) or set(files) != wanted:
@@ -200,15 +212,15 @@ class _Stored:
         ):
             raise ValueError("enabled, masked or dtype")
         return cls(
-            plan,
-            manifest["enabled"],
-            manifest["masked"],
-            manifest["dtype"],
-            str(manifest["family"]),
-            dict(manifest["base"]["hash"]),
-            list(manifest["layers"]),
-            stages,
-            files,
+            plan=plan,
+            enabled=manifest["enabled"],
+            masked=manifest["masked"],
+            dtype=manifest["dtype"],
+            family=str(manifest["family"]),
+            hashes=dict(manifest["base"]["hash"]),
+            layers=list(manifest["layers"]),
+            stages=stages,
+            files=files,
         )
 
 
@@ -220,14 +232,15 @@ def load_mosaic(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> Loaded:
-    """The subnetworks (of the class `kind`) that `save_mosaic` wrote, over their base, on its
-    device and in its precision.
+    """Return the subnetworks that `save_mosaic` wrote, over their base.
 
-    base: a diffusers pipeline, its transformer or UNet, or a folder or hub id (with `revision`)
-    whose denoiser is then loaded on the CPU in the saved precision. Raises StudioError, one
-    sentence, for a folder that is damaged or changed and for another base; Stopped.
+    kind: class of the result. base: a diffusers pipeline, its transformer or UNet, or a folder or
+    hub id (with `revision`) whose denoiser is then loaded on the CPU in the saved precision. The
+    result is on the base's device and in its precision. Raises StudioError, one sentence, for a
+    folder that is damaged or changed and for another base; Stopped.
     """
-    folder, tick = Path(folder), _ticker(progress, stop)
+    folder = Path(folder)
+    tick = _ticker(progress, stop)
     manifest = read_manifest(folder)
     with _complete(folder):
         stored = _Stored.parse(manifest)
@@ -254,15 +267,16 @@ def load_mosaic(
         dense,
         stored.plan,
         [None if file is None else read[file][1] for file, _ in stored.stages],
-        stored.masked,
-        layers,
+        masked=stored.masked,
+        layers=layers,
+        facts={name: manifest[name] for name in FACTS if name in manifest},
     )
     mosaic.enabled = stored.enabled
-    mosaic.facts = {name: manifest[name] for name in FACTS if name in manifest}
     return mosaic
 
 
 def _check_file(path: Path, size: int, digest: str) -> None:
+    """Raise StudioError for a file of another size or checksum than the manifest has."""
     try:
         found = path.stat().st_size
         if found != size:
@@ -283,6 +297,7 @@ def _check_file(path: Path, size: int, digest: str) -> None:
 
 
 def _denoiser(base: Any, dtype: str, revision: str | None) -> nn.Module:
+    """Return the denoiser of a base. Raises StudioError where there is none."""
     if isinstance(base, (str, Path)):
         return load_checkpoint(base, "cpu", revision, dtype).denoiser
     if not isinstance(base, nn.Module):
@@ -334,38 +349,29 @@ def _check_base(
 def _read_cuts(
     path: Path, dense: nn.Module, layers: list[PrunableLayer], kept: dict[str, str]
 ) -> list[Cut]:
-    """One `Cut` a layer. Raises StudioError for tensors too many, too few, of other shapes or
-    types, or with NaN.
+    """Return one `Cut` per layer from a file.
+
+    Raises StudioError for tensors too many, too few, of other shapes or types, or with NaN.
     """
     with _complete(path.parent):
-        groups = [
-            (
-                None
-                if kept[layer.name] == ALL
-                else torch.tensor(indices(kept[layer.name], layer.groups), dtype=torch.long)
-            )
-            for layer in layers
-        ]
+        groups = [_kept_groups(kept[layer.name], layer) for layer in layers]
         if len(kept) != len(layers):
             raise ValueError("layers that the base does not have")
-    names = [
-        None if g is None else f"{x.consumer}.{'weight' if len(g) else 'bias'}"
-        for x, g in zip(layers, groups, strict=True)
-    ]
+    pairs = list(zip(layers, groups, strict=True))
     cuts = []
     try:
         with safe_open(path, framework="pt") as file:
-            if set(file.keys()) != {n for n in names if n is not None}:
+            if set(file.keys()) != {stored_name(x, g) for x, g in pairs if g is not None}:
                 raise StudioError(
                     f"{path.name} in {path.parent.name}/ has other tensors than its manifest says:"
                     " copy the folder again."
                 )
-            for layer, name, g in zip(layers, names, groups, strict=True):
-                cuts.append(
-                    Cut(torch.arange(layer.groups), None)
-                    if name is None
-                    else restored_cut(dense, layer, g, file.get_tensor(name))
-                )
+            for layer, g in pairs:
+                if g is None:
+                    cuts.append(Cut(torch.arange(layer.groups), None))
+                else:
+                    stored = file.get_tensor(stored_name(layer, g))
+                    cuts.append(restored_cut(dense, layer, g, stored))
     except (OSError, SafetensorError, ValueError) as err:
         raise StudioError(
             f"{path.name} in {path.parent.name}/ cannot be used ({err}): copy the folder again or"
@@ -374,8 +380,15 @@ def _read_cuts(
     return cuts
 
 
+def _kept_groups(text: str, layer: PrunableLayer) -> Tensor | None:
+    """Return the kept groups of a layer from a manifest; None where the layer is the dense one."""
+    if text == ALL:
+        return None
+    return torch.tensor(indices(text, layer.groups), dtype=torch.long)
+
+
 def _ticker(progress: Progress | None, stop: threading.Event | None) -> Progress:
-    """Passes a step on, or raises Stopped."""
+    """Return a progress callback that raises Stopped when the run is to stop."""
 
     def tick(done: int, total: int, text: str) -> None:
         if stop is not None and stop.is_set():
@@ -388,7 +401,7 @@ def _ticker(progress: Progress | None, stop: threading.Event | None) -> Progress
 
 @contextmanager
 def _complete(folder: Path) -> Iterator[None]:
-    """What the manifest lacks or has in another form becomes a sentence."""
+    """Turn what the manifest lacks, or has in another form, into a StudioError."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as err:

@@ -1,38 +1,54 @@
-"""Physically smaller modules from kept indices and weights. The dense model is never touched; what
-is equal is shared.
+"""Make physically smaller modules from kept indices and weights.
+
+The dense model is never changed; equal parts are shared.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import StudioError
 from ..models.layers import PrunableLayer
-from ..pruning.cuts import Cut, kept_columns
+from ..pruning.cuts import Cut, consumer_of, kept_columns
+from ..pruning.groups import columns_of_groups
+
+if TYPE_CHECKING:
+    from diffusers.models.attention import FeedForward
+    from diffusers.models.attention_processor import Attention
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
-def shallow(module: nn.Module, **children: nn.Module) -> nn.Module:
-    """A second module over the same parameters, with some children replaced. Hooks added to one
-    later are not on the other.
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the registry of a module's own children, to be read or changed."""
+    return vars(module)["_modules"]
+
+
+def shallow(module: Module, **children: nn.Module) -> Module:
+    """Return a second module over the same parameters, with some children replaced.
+
+    Hooks added to one later are not on the other.
     """
     twin = copy.copy(module)
     for hooks in [name for name in vars(module) if "_hooks" in name]:
         setattr(twin, hooks, copy.copy(getattr(module, hooks)))
     for registry in ("_parameters", "_buffers", "_modules"):
         setattr(twin, registry, dict(getattr(module, registry)))
-    # of module.compile(): it would run the module that it was made for
+    # a compiled forward (module.compile()) would run the module that it was made for
     vars(twin).pop("_compiled_call_impl", None)
-    twin._modules |= children
+    children_of(twin).update(children)
     return twin
 
 
 def graft(module: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
-    """A shallow twin of a whole tree with the modules at these dotted paths replaced; what no path
-    leads through is the same object.
+    """Return a shallow twin of a whole tree with the modules at these dotted paths replaced.
+
+    Modules that no path leads through are the same objects.
     """
     direct: dict[str, nn.Module] = {}
     deeper: dict[str, dict[str, nn.Module]] = {}
@@ -42,38 +58,36 @@ def graft(module: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
             deeper.setdefault(head, {})[rest] = new
         else:
             direct[head] = new
-    return shallow(
-        module,
-        **direct,
-        **{name: graft(module._modules[name], inner) for name, inner in deeper.items()},
-    )
+    for name, inner in deeper.items():
+        direct[name] = graft(module.get_submodule(name), inner)
+    return shallow(module, **direct)
 
 
-def private(module: nn.Module, memo: dict[int, nn.Module] | None = None) -> nn.Module:
-    """A twin of a whole tree: no module object in common, every tensor in common. Module objects
-    that appear twice do so in the twin.
+def clone_structure(module: nn.Module, memo: dict[int, nn.Module] | None = None) -> nn.Module:
+    """Return a twin of a whole tree: no module object in common, every tensor in common.
+
+    Module objects that appear twice do so in the twin.
     """
     memo = {} if memo is None else memo
     if id(module) not in memo:
         twin = memo[id(module)] = shallow(module)
-        twin._modules |= {
-            name: private(child, memo)
-            for name, child in module._modules.items()
-            if child is not None
-        }
+        for name, child in children_of(module).items():
+            if child is not None:
+                children_of(twin)[name] = clone_structure(child, memo)
     return memo[id(module)]
 
 
 def replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Put `change(tensor)` in the place of every parameter and buffer of a tree, once a tensor:
-    what was shared stays shared.
+    """Put `change(tensor)` in the place of every parameter and buffer of a tree, once per tensor.
 
-    The old tensors are not written to, so another tree over them stays as it is. Each is let go
-    before the next is changed.
+    Shared tensors stay shared. The old tensors are not written to, so another tree over them stays
+    as it is. Each old tensor is released before the next is changed.
     """
-    places: dict[int, tuple[Tensor, list[tuple[dict, str]]]] = {}
+    places: dict[int, tuple[Tensor, list[tuple[dict[str, Tensor | None], str]]]] = {}
     for part in module.modules():
-        for registry in (part._parameters, part._buffers):
+        registries: tuple[dict[str, Tensor | None], ...]
+        registries = (vars(part)["_parameters"], vars(part)["_buffers"])
+        for registry in registries:
             for name, tensor in registry.items():
                 if tensor is not None:
                     places.setdefault(id(tensor), (tensor, []))[1].append((registry, name))
@@ -87,33 +101,34 @@ def replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor]) -> No
 
 
 def shapes_only(module: nn.Module) -> nn.Module:
-    """A twin of a whole tree whose parameters and buffers are shapes without memory (device
-    "meta"); what is shared stays shared.
+    """Return a twin of a whole tree whose tensors are shapes without memory (device "meta").
+
+    Shared tensors stay shared.
     """
-    twin = private(module)
+    twin = clone_structure(module)
     replace_tensors(twin, lambda tensor: tensor.detach().to("meta"))
     return twin
 
 
 def unique_bytes(parts: Iterable[nn.Module | Tensor]) -> int:
-    """Bytes of the different storages under the parameters and buffers of these modules (or under
-    these tensors).
+    """Return the bytes of the different storages under these modules or tensors.
 
-    What several share counts once, a view counts as all that it keeps alive. On device "meta" the
-    bytes that the shapes would take.
+    A storage that several share counts once, a view counts as all that it keeps alive. On device
+    "meta" the bytes are those that the shapes would take.
     """
     storages = {}
     for part in parts:
         for tensor in [part] if torch.is_tensor(part) else [*part.parameters(), *part.buffers()]:
             storage = tensor.untyped_storage()
-            # without memory there is no address: then the storage's own; kept, so that none is
-            # reused
-            storages[storage.data_ptr() or storage._cdata] = storage
+            # without memory there is no address: then the number of the storage itself; the storage
+            # is held here, so that its number is not given to another one
+            number = storage.data_ptr() or storage._cdata  # noqa: SLF001
+            storages[number] = storage
     return sum(storage.nbytes() for storage in storages.values())
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A frozen linear layer that holds these tensors themselves, made contiguous."""
+    """Return a frozen linear layer that holds these tensors themselves, made contiguous."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
     if bias is not None:
@@ -121,14 +136,15 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer.eval()
 
 
-def copied(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
-    """A copy of its own memory."""
-    return None if tensor is None else tensor.detach().to(dtype or tensor.dtype, copy=True)
+def copied(tensor: Tensor | None) -> Tensor | None:
+    """Return a copy in memory of its own; None for None."""
+    return None if tensor is None else tensor.detach().clone()
 
 
 class Constant(nn.Module):
-    """Stands for an attention or MLP that kept nothing: its output bias for every token (diffusers'
-    own attention divides by its heads).
+    """A layer that kept nothing: its output bias for every token, in the place of the module.
+
+    diffusers' own attention divides by its heads, so an attention without heads cannot run.
     """
 
     def __init__(self, bias: Tensor | None, width: int, like: Tensor):
@@ -140,115 +156,119 @@ class Constant(nn.Module):
         )
         self.bias = nn.Parameter(bias, requires_grad=False)
 
-    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """(batch, tokens, anything) -> (batch, tokens, width)."""
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+        """Return the bias per token: (batch, tokens, anything) -> (batch, tokens, width)."""
         return self.bias.to(hidden_states.dtype).expand(*hidden_states.shape[:-1], len(self.bias))
 
 
 def cut_module(model: nn.Module, layer: PrunableLayer, cut: Cut, masked: bool = False) -> nn.Module:
-    """What stands at `layer.module` after the cut. `masked` keeps the full width and only zeroes:
-    the slow reference.
+    """Return what stands at `layer.module` after the cut.
+
+    `masked` keeps the full width and only zeroes: the slow reference. Raises StudioError for a
+    weight that has not the kept columns.
     """
     module = model.get_submodule(layer.module)
     if cut.weight is None:
         return module
+    weight = _checked_weight(layer, cut.kept, cut.weight)
     if masked:
-        return masked_module(module, layer, cut)
+        return masked_module(module, layer, full_width(layer, cut.kept, weight), cut.bias)
     if not len(cut.kept):
-        consumer = model.get_submodule(layer.consumer)
-        return Constant(
-            consumer.bias if cut.bias is None else cut.bias, consumer.out_features, consumer.weight
-        ).eval()
-    return (slim_attention if layer.kind == "heads" else slim_feed_forward)(
-        module, cut.kept, narrow(layer, cut)
-    )
+        consumer = consumer_of(model, layer)
+        bias = consumer.bias if cut.bias is None else cut.bias
+        return Constant(bias, consumer.out_features, consumer.weight).eval()
+    if layer.kind == "heads":
+        return slim_attention(cast("Attention", module), cut.kept, weight)
+    return slim_feed_forward(cast("FeedForward", module), cut.kept, weight)
 
 
-def narrow(layer: PrunableLayer, cut: Cut) -> Tensor:
-    """The cut's weight on its kept columns, (d, kept columns): itself, or a copy of these columns.
-    Raises StudioError for a weight of another width.
-    """
-    found, wanted = cut.weight.shape[1], len(cut.kept) * layer.group_size
-    if found == layer.width:
-        return cut.weight[:, kept_columns(layer, cut.kept, cut.weight.device)]
+def _checked_weight(layer: PrunableLayer, kept: Tensor, weight: Tensor) -> Tensor:
+    """Return the weight of a cut. Raises StudioError where its width is not the kept columns'."""
+    found = weight.shape[1]
+    wanted = len(kept) * layer.group_size
     if found != wanted:
         raise StudioError(
-            f"The weight of a cut of {layer.name} has {found} columns; give it all {layer.width} or"
-            f" the {wanted} of the groups it keeps."
+            f"The weight of a cut of {layer.name} has {found} columns; give it the {wanted} of the"
+            " groups it keeps."
         )
-    return cut.weight
+    return weight
 
 
-def widened(layer: PrunableLayer, cut: Cut) -> Tensor:
-    """A copy of the cut's weight at full width, (d, all columns), zero where groups went."""
-    if cut.weight.shape[1] == layer.width:
-        return copied(cut.weight)
-    columns = kept_columns(layer, cut.kept, cut.weight.device)
-    return cut.weight.new_zeros(len(cut.weight), layer.width).index_copy_(
-        1, columns, narrow(layer, cut)
-    )
+def full_width(layer: PrunableLayer, kept: Tensor, weight: Tensor) -> Tensor:
+    """Return a copy (d, all columns) of a weight (d, kept columns), zero where groups went."""
+    columns = kept_columns(layer, kept, weight.device)
+    return weight.new_zeros(len(weight), layer.width).index_copy_(1, columns, weight)
 
 
-def slim_attention(attention: nn.Module, heads: Tensor, out_weight: Tensor) -> nn.Module:
-    """Keep these heads (ascending indices, at least one). `out_weight` (d, kept columns) is the
-    compensated output projection; its bias stays full.
+def slim_attention(attention: Attention, heads: Tensor, out_weight: Tensor) -> nn.Module:
+    """Return an attention with these heads only (ascending indices, at least one).
 
-    diffusers' processor works out head_dim as width // heads, so heads, inner_dim, inner_kv_dim and
+    `out_weight` (d, kept columns) is the compensated output projection; its bias stays full.
+    diffusers' processor computes head_dim as width // heads, so heads, inner_dim, inner_kv_dim and
     sliceable_head_dim change together.
     """
     if len(heads) == attention.heads:
         return _with_out(attention, out_weight)
-    head_dim = attention.to_out[0].in_features // attention.heads
-    # rows of q, k and v
-    columns = (heads[:, None] * head_dim + torch.arange(head_dim)).flatten().to(out_weight.device)
-    projections = {n: getattr(attention, n) for n in ("to_q", "to_k", "to_v")}
-    children = {
-        n: linear(m.weight[columns], None if m.bias is None else m.bias[columns])
-        for n, m in projections.items()
-    }
+    head_dim = _linear(attention.to_out[0]).in_features // attention.heads
+    rows = columns_of_groups(heads, head_dim).to(out_weight.device)  # of q, k and v
+    projections = {n: _linear(attention.get_submodule(n)) for n in ("to_q", "to_k", "to_v")}
+    children = {n: _with_rows(m, rows) for n, m in projections.items()}
     slim = shallow(_with_out(attention, out_weight), **children)
     slim.heads = slim.sliceable_head_dim = len(heads)
-    slim.inner_dim = slim.inner_kv_dim = len(columns)
+    slim.inner_dim = slim.inner_kv_dim = len(rows)
     return slim
 
 
-def slim_feed_forward(mlp: nn.Module, neurons: Tensor, out_weight: Tensor) -> nn.Module:
-    """Keep these neurons (ascending indices, at least one). `out_weight` (d, kept columns) is the
-    compensated second layer.
+def slim_feed_forward(mlp: FeedForward, neurons: Tensor, out_weight: Tensor) -> nn.Module:
+    """Return an MLP with these neurons only (ascending indices, at least one).
 
-    GELU's first layer has a row a neuron, GEGLU's has two: value rows j first, then gate rows j +
-    n.
+    `out_weight` (d, kept columns) is the compensated second layer. GELU's first layer has one row
+    per neuron, GEGLU's has two: value rows j first, then gate rows j + n.
     """
-    n = mlp.net[2].in_features
+    activation, dropout, last, *_ = mlp.net
+    second, first = _linear(last), _linear(activation.get_submodule("proj"))
+    n = second.in_features
     neurons = neurons.to(out_weight.device)
-    first = mlp.net[0].proj
     rows = torch.cat([neurons + n * k for k in range(first.out_features // n)])
-    activation = shallow(
-        mlp.net[0],
-        proj=linear(first.weight[rows], None if first.bias is None else first.bias[rows]),
-    )
-    second = linear(out_weight.to(mlp.net[2].weight.dtype), copied(mlp.net[2].bias))
-    return shallow(mlp, net=nn.ModuleList([activation, mlp.net[1], second]))
+    activation = shallow(activation, proj=_with_rows(first, rows))
+    slim = linear(out_weight.to(second.weight.dtype), copied(second.bias))
+    return shallow(mlp, net=nn.ModuleList([activation, dropout, slim]))
 
 
-def masked_module(module: nn.Module, layer: PrunableLayer, cut: Cut) -> nn.Module:
-    """The same module at full width with the cut's weights: the reference that a slim one is held
-    against.
+def masked_module(
+    module: nn.Module, layer: PrunableLayer, weight: Tensor, bias: Tensor | None
+) -> nn.Module:
+    """Return the same module at full width with a cut's weight (d, all columns) and bias.
+
+    It is the reference to hold a slim module against.
     """
     if layer.kind == "heads":
-        return _with_out(module, widened(layer, cut), cut.bias)
-    second = module.net[2]
-    new = linear(
-        widened(layer, cut).to(second.weight.dtype),
-        copied(second.bias if cut.bias is None else cut.bias.to(second.weight)),
-    )
-    return shallow(module, net=nn.ModuleList([*list(module.net)[:2], new]))
+        return _with_out(cast("Attention", module), weight, bias)
+    mlp = cast("FeedForward", module)
+    activation, dropout, last, *_ = mlp.net
+    new = _replaced(_linear(last), weight, bias)
+    return shallow(mlp, net=nn.ModuleList([activation, dropout, new]))
 
 
-def _with_out(attention: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
-    """The same attention with another output projection, which holds `weight` itself."""
-    out = attention.to_out[0]
-    new = linear(
-        weight.to(out.weight.dtype), copied(out.bias if bias is None else bias.to(out.weight))
+def _with_out(attention: Attention, weight: Tensor, bias: Tensor | None = None) -> Attention:
+    """Return the same attention with another output projection, which holds `weight` itself."""
+    out, *others = attention.to_out
+    new = _replaced(_linear(out), weight, bias)
+    return shallow(attention, to_out=nn.ModuleList([new, *others]))
+
+
+def _replaced(old: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return a linear layer of another weight, and of another bias where one is given."""
+    return linear(
+        weight.to(old.weight.dtype), copied(old.bias if bias is None else bias.to(old.weight))
     )
-    return shallow(attention, to_out=nn.ModuleList([new, *list(attention.to_out)[1:]]))
+
+
+def _with_rows(old: nn.Linear, rows: Tensor) -> nn.Linear:
+    """Return a linear layer of some rows of another one, copied."""
+    return linear(old.weight[rows], None if old.bias is None else old.bias[rows])
+
+
+def _linear(module: nn.Module) -> nn.Linear:
+    """Return a part that is known to be a linear layer under that type."""
+    return cast(nn.Linear, module)

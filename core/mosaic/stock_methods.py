@@ -1,8 +1,8 @@
-"""What a stock denoiser offers beside its forward, asked of one that is several networks.
+"""Answer for a denoiser that is several networks what a stock denoiser offers beside forward.
 
-It is done to every network, answered by what the networks have in common (their parts by a
-`Together`), or refused in a sentence; never done to one stage alone. A name that cannot be
-reached raises AttributeError, so that `hasattr` says no, as diffusers asks before it calls.
+An answer is given by every network, by what the networks have in common (their parts by a
+`Together`), or it is refused in a sentence; no call reaches one stage alone. A name that cannot be
+reached raises AttributeError, so that `hasattr` returns False, as diffusers asks before it calls.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torch import nn
 
@@ -18,7 +18,28 @@ from ..errors import StudioError
 from .subnetworks import Subnetworks
 from .together import Together
 
-EVERYWHERE = (  # they change how a network runs, not what it holds
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+
+
+class AttentionNetwork(Protocol):
+    """A denoiser with attention processors, as UNet2DConditionModel is."""
+
+    @property
+    def attn_processors(self) -> dict[str, Any]:
+        """Return the processor of every attention by its path."""
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Set one processor, or a dictionary path -> processor."""
+
+    def fuse_qkv_projections(self) -> None:
+        """Fuse q, k and v of every attention."""
+
+    def unfuse_qkv_projections(self) -> None:
+        """Undo `fuse_qkv_projections`."""
+
+
+EVERYWHERE = (  # methods that change how a network runs, not what it holds
     "enable_freeu",
     "disable_freeu",
     "set_default_attn_processor",
@@ -103,10 +124,10 @@ REFUSED = {
 
 
 def stock_attribute(mosaic: Subnetworks, name: str, missing: AttributeError) -> Any:
-    """What a mosaic answers to a name of its dense model that it does not have itself.
+    """Return what a mosaic answers to a name of its dense model that it does not have itself.
 
-    Raises AttributeError with the reason, or `missing` for a name that a stock model does not
-    have either. Private names are not passed on: hooks make their marks of them.
+    Raises AttributeError with the reason, or `missing` for a name that a stock model does not have
+    either. Private names are not passed on: hooks leave their marks under them.
     """
     networks = mosaic.networks()
     if name in REFUSED and hasattr(type(networks[0]), name):
@@ -139,6 +160,7 @@ def stock_attribute(mosaic: Subnetworks, name: str, missing: AttributeError) -> 
 
 
 def _everywhere(mosaic: Subnetworks, name: str, *args: Any, **kwargs: Any) -> None:
+    """Call a method of every network."""
     for network in mosaic.networks():
         getattr(network, name)(*args, **kwargs)
 
@@ -146,10 +168,15 @@ def _everywhere(mosaic: Subnetworks, name: str, *args: Any, **kwargs: Any) -> No
 # ------------------------------------------------------------ attention
 
 
+def attention_networks(mosaic: Subnetworks) -> list[AttentionNetwork]:
+    """Return the networks under the type that they have where stock attention is changed."""
+    return [cast(AttentionNetwork, network) for network in mosaic.networks()]
+
+
 def attention_processors(mosaic: Subnetworks) -> dict[str, Any]:
     """Map the path of every attention to its processor; where stages differ, the late one's."""
     found: dict[str, Any] = {}
-    for network in mosaic.networks():
+    for network in attention_networks(mosaic):
         for path, processor in network.attn_processors.items():
             found.setdefault(path, processor)
     return found
@@ -162,7 +189,7 @@ def set_processors(mosaic: Subnetworks, processor: Any) -> None:
     StudioError for others.
     """
     if not isinstance(processor, dict):
-        for network in mosaic.networks():
+        for network in attention_networks(mosaic):
             network.set_attn_processor(processor)
         return
     wanted = attention_processors(mosaic).keys()
@@ -174,7 +201,7 @@ def set_processors(mosaic: Subnetworks, processor: Any) -> None:
             f"{len(wanted | dense)} attentions (see {odd[0]}): give one for each key "
             "of .attn_processors."
         )
-    for network in mosaic.networks():
+    for network in attention_networks(mosaic):
         network.set_attn_processor({path: processor[path] for path in network.attn_processors})
 
 
@@ -188,24 +215,28 @@ def slice_attention(
     do not fit.
     """
     heads = {layer.module: layer.groups for layer in mosaic.layers if layer.kind == "heads"}
-    sliced: list[tuple[nn.Module, int | None]] = []
+    sliced: list[tuple[Attention, int | None]] = []
     for network in mosaic.networks():
-        found = [
-            (m, heads.get(path, getattr(m, "sliceable_head_dim", None)))
-            for path, m in network.named_modules()
-            if path in heads or (path and hasattr(m, "set_attention_slice"))
-        ]
-        for (module, _), size in zip(found, _sizes(slice_size, [d for _, d in found]), strict=True):
+        found: list[tuple[nn.Module, int]] = []
+        for path, module in network.named_modules():
+            if path in heads:
+                found.append((module, heads[path]))
+            elif path and hasattr(module, "set_attention_slice"):
+                found.append((module, cast("Attention", module).sliceable_head_dim))
+        sizes = _sizes(slice_size, [dense for _, dense in found])
+        for (module, _), size in zip(found, sizes, strict=True):
             if not hasattr(module, "set_attention_slice"):
-                continue  # it lost all its heads
-            own = module.sliceable_head_dim
-            sliced.append((module, max(1, own // 2) if size == "auto" else size and min(size, own)))
-    for module, size in sliced:
-        module.set_attention_slice(size)
+                continue  # this attention lost all its heads
+            attention = cast("Attention", module)
+            own = attention.sliceable_head_dim
+            own_size = max(1, own // 2) if size == "auto" else size and min(size, own)
+            sliced.append((attention, own_size))
+    for attention, own_size in sliced:
+        attention.set_attention_slice(own_size)  # type: ignore[arg-type]  # None: not sliced
 
 
 def _sizes(slice_size: Any, heads: list[int]) -> list[Any]:
-    """One size for each attention. Raises StudioError for what cannot be one."""
+    """Return one size for each attention. Raises StudioError for what cannot be a size."""
     sizes = slice_size if isinstance(slice_size, list) else [slice_size] * len(heads)
     if len(sizes) != len(heads):
         raise StudioError(
@@ -231,17 +262,18 @@ class HooksRefused:
 
     hooks: dict[str, Any] = {}
 
-    def register_hook(self, hook: Any, name: str) -> None:
+    def register_hook(self, *_: object, **__: object) -> None:
+        """Raise StudioError with the reason."""
         raise StudioError(HOOKS)
 
-    def get_hook(self, name: str) -> None:
-        return None
+    def get_hook(self, *_: object, **__: object) -> None:
+        """Return None: there is no hook."""
 
-    def remove_hook(self, name: str, recurse: bool = True) -> None:
-        return None
+    def remove_hook(self, *_: object, **__: object) -> None:
+        """Do nothing: there is no hook."""
 
-    def reset_stateful_hooks(self, recurse: bool = True) -> None:
-        return None
+    def reset_stateful_hooks(self, *_: object, **__: object) -> None:
+        """Do nothing: there is no hook."""
 
 
 def refuse_hooks(mosaic: Subnetworks) -> None:
@@ -255,8 +287,8 @@ def guard_pipelines() -> None:
     """Let saving a pipeline with a Subnetworks end in a sentence before anything is written.
 
     diffusers writes component after component, gives up the mosaic with a warning, and leaves a
-    folder that cannot be opened. It asks no component beforehand, so its pipelines are given a
-    look at them; all others are saved as ever.
+    folder that cannot be opened. It asks no component beforehand, so its pipelines check their
+    components here first; pipelines without a mosaic are saved as before.
     """
     from diffusers import DiffusionPipeline
 
@@ -267,6 +299,8 @@ def guard_pipelines() -> None:
 
 
 def _looked_at(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a pipeline's method that first refuses a pipeline with a Subnetworks."""
+
     @functools.wraps(stock)
     def save(self: Any, *args: Any, **kwargs: Any) -> Any:
         for name in ("unet", "transformer"):

@@ -1,9 +1,9 @@
-"""What is stored of a subnetwork, and a subnetwork's cuts from what was stored.
+"""Read what is stored of a subnetwork, and restore a subnetwork's cuts from it.
 
-Of a layer that changed: its consumer weight on the kept columns, (d, kept columns), or, where
-nothing was kept, its bias (d,), under the model's own names. The rows that feed it follow from the
-base and the kept groups. Read from the networks, not from `mosaic.cuts`: what is saved is what
-runs.
+Of a layer that changed, its consumer weight on the kept columns is stored, (d, kept columns), or,
+where nothing was kept, its bias (d,), under the model's own names. The rows that feed the layer
+follow from the base and the kept groups. Everything is read from the networks, not from
+`mosaic.cuts`: what is saved is what runs.
 """
 
 from __future__ import annotations
@@ -17,46 +17,35 @@ from torch import Tensor, nn
 from ..curves.plan import STAGES
 from ..errors import StudioError
 from ..models.layers import PrunableLayer
-from ..pruning.cuts import Cut, kept_columns
+from ..pruning.cuts import Cut, consumer_of, kept_columns
 from .manifest import ranges
 from .slimming import Constant, cut_module
 from .subnetworks import Subnetworks
 
-ALL = "all"  # said of a layer that is the dense one
+ALL = "all"  # stands for the kept groups of a layer that is the dense one
 
 
-def contents(
+def stage_contents(
     mosaic: Subnetworks, stage: int, masked: bool
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """(kept groups by layer name, tensors by the model's own names) of what runs in a stage; no
-    copies where the network is slim.
+    """Return kept groups by layer name and tensors by name of what runs in a stage.
+
+    Names of tensors are the model's own. There are no copies where the network is slim. Raises
+    StudioError for NaN and infinity.
     """
     kept, tensors = {}, {}
     for layer, groups in _changed(mosaic, stage):
         kept[layer.name] = ALL if groups is None else ranges(groups.tolist())
         if groups is None:
             continue
-        module = mosaic.stages[stage].get_submodule(layer.module)
-        consumer = (
-            module
-            if isinstance(module, Constant)
-            else mosaic.stages[stage].get_submodule(layer.consumer)
-        )
+        network = mosaic.stages[stage]
+        name = stored_name(layer, groups)
         if len(groups):
-            weight = consumer.weight.detach()
-            name, value = (
-                f"{layer.consumer}.weight",
-                weight[:, kept_columns(layer, groups, weight.device)] if masked else weight,
-            )
+            value = consumer_of(network, layer).weight.detach()
+            if masked:
+                value = value[:, kept_columns(layer, groups, value.device)]
         else:
-            name, value = (
-                f"{layer.consumer}.bias",
-                (
-                    torch.zeros(len(consumer.weight))
-                    if consumer.bias is None
-                    else consumer.bias.detach()
-                ),
-            )
+            value = _constant(network, layer)
         if not torch.isfinite(value).all():
             raise StudioError(
                 f"The {STAGES[stage]} stage has NaN or infinity in the weights of {layer.name};"
@@ -66,59 +55,82 @@ def contents(
     return kept, tensors
 
 
+def stored_name(layer: PrunableLayer, groups: Tensor) -> str:
+    """Return the name of a layer's stored tensor: its weight, or its bias without any group."""
+    return f"{layer.consumer}.{'weight' if len(groups) else 'bias'}"
+
+
+def _constant(network: nn.Module, layer: PrunableLayer) -> Tensor:
+    """Return the bias (d,) of a layer that keeps no group."""
+    module = network.get_submodule(layer.module)
+    if isinstance(module, Constant):
+        return module.bias.detach()
+    consumer = consumer_of(network, layer)
+    if consumer.bias is None:
+        return torch.zeros(len(consumer.weight))
+    return consumer.bias.detach()
+
+
 def _changed(mosaic: Subnetworks, stage: int) -> Iterator[tuple[PrunableLayer, Tensor | None]]:
-    """Every layer with the groups it keeps in a stage; None where the dense module itself runs."""
+    """Yield every layer with the groups that it keeps in a stage.
+
+    None instead of groups where the dense module itself runs.
+    """
+    cuts = mosaic.cuts[stage]
+    network = mosaic.stages[stage]
     for j, layer in enumerate(mosaic.layers):
-        same = mosaic.stages[stage].get_submodule(layer.module) is mosaic.full.get_submodule(
-            layer.module
-        )
-        yield layer, None if same else mosaic.cuts[stage][j].kept
+        dense = mosaic.full.get_submodule(layer.module)
+        if cuts is None or network.get_submodule(layer.module) is dense:
+            yield layer, None
+        else:
+            yield layer, cuts[j].kept
 
 
 def is_masked(mosaic: Subnetworks) -> bool:
-    """Whether the subnetworks have their full width and zeroes."""
+    """Say whether the subnetworks have their full width and zeroes."""
     for i, network in enumerate(mosaic.stages):
         for layer, groups in _changed(mosaic, i):
             if groups is not None and len(groups) < layer.groups:
-                return (
-                    not isinstance(network.get_submodule(layer.module), Constant)
-                    and network.get_submodule(layer.consumer).in_features == layer.width
-                )
+                if isinstance(network.get_submodule(layer.module), Constant):
+                    return False
+                return consumer_of(network, layer).in_features == layer.width
     return False
 
 
 def check_rebuilt(
     mosaic: Subnetworks, stage: int, tensors: dict[str, Tensor], masked: bool
 ) -> None:
-    """Raise StudioError where base, kept indices and stored tensors would not give back, bit for
-    bit, what runs: training it would be lost.
+    """Raise StudioError where stored data would not give back, bit for bit, what runs.
+
+    Stored data are base, kept indices and tensors; anything trained since the cut would be lost.
     """
     for layer, groups in _changed(mosaic, stage):
         if groups is None:
             continue
-        stored = tensors[f"{layer.consumer}.{'weight' if len(groups) else 'bias'}"]
+        stored = tensors[stored_name(layer, groups)]
         rebuilt = cut_module(
             mosaic.dense, layer, restored_cut(mosaic.dense, layer, groups, stored), masked
         ).state_dict()
-        if not equal(rebuilt, mosaic.stages[stage].get_submodule(layer.module).state_dict()):
+        if not same_tensors(rebuilt, mosaic.stages[stage].get_submodule(layer.module).state_dict()):
             raise StudioError(
                 f"{layer.name} of the {STAGES[stage]} stage was changed after it was cut from the"
                 " dense model (trained, perhaps); not saved."
             )
 
 
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Same names, shapes and values."""
+def same_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Say whether names, shapes and values are the same."""
     return a.keys() == b.keys() and all(
         a[k].shape == b[k].shape and torch.equal(a[k], b[k]) for k in a
     )
 
 
 def restored_cut(model: nn.Module, layer: PrunableLayer, groups: Tensor, stored: Tensor) -> Cut:
-    """The cut of a layer from its stored tensor. Raises ValueError when that does not fit or is not
-    finite.
+    """Return the cut of a layer from its stored tensor.
+
+    Raises ValueError when the tensor does not fit or is not finite.
     """
-    consumer = model.get_submodule(layer.consumer).weight.detach()
+    consumer = consumer_of(model, layer).weight.detach()
     shape = (len(consumer), len(groups) * layer.group_size) if len(groups) else (len(consumer),)
     if tuple(stored.shape) != shape or not stored.is_floating_point():
         raise ValueError(
@@ -128,16 +140,15 @@ def restored_cut(model: nn.Module, layer: PrunableLayer, groups: Tensor, stored:
     if not torch.isfinite(stored).all():
         raise ValueError(f"{layer.consumer} has NaN or infinity")
     stored = stored.to(consumer, copy=True)  # a copy, as the file may go while the model lives
-    return (
-        Cut(groups, stored)
-        if len(groups)
-        else Cut(groups, consumer.new_zeros(len(consumer), 0), stored)
-    )
+    if len(groups):
+        return Cut(groups, stored)
+    return Cut(groups, consumer.new_zeros(len(consumer), 0), stored)
 
 
 def layer_rows(layers: list[PrunableLayer]) -> list[dict[str, Any]]:
-    """How a manifest describes a model's layers: what must be the same for kept groups to mean the
-    same.
+    """Return a model's layers as a manifest describes them.
+
+    The rows must be the same for kept groups to mean the same.
     """
     return [
         {

@@ -1,9 +1,9 @@
-"""One part of a denoiser in each of several networks: hooks and patches on it reach them all.
+"""Reach one part of a denoiser in each of several networks, with hooks and patches.
 
 Helpers for diffusers reach into a model by name (`unet.down_blocks[1].attentions[0]`), to hook a
-block, to set numbers on it, or to put a forward of their own in its place, which calls the old
-one. A `Together` takes hooks and values to every network, and gives out methods that run, inside
-a forward, as those of the network at work: what the helper has wrapped is then what the stage
+block, to set numbers on it, or to put a forward of their own in its place, which calls the old one.
+A `Together` passes hooks and values to every network. A method taken from it runs, inside a
+forward, as that of the network at work, so a helper that wraps the method wraps what the stage
 would have run.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..errors import StudioError
-from .slimming import Constant
+from .slimming import Constant, children_of
 
 PLAIN = (type(None), bool, int, float, str, tuple, torch.dtype, torch.device)  # compared by value
 WALKS = ("modules", "parameters", "buffers")  # and named_...: every network's, none twice
@@ -27,35 +27,39 @@ TO_ALL = ("train", "eval", "requires_grad_", "set_processor", "set_chunk_feed_fo
 
 
 class _Running(threading.local):
+    """The network whose forward each thread is in."""
+
     network: nn.Module | None = None  # whose forward this thread is in
 
 
 _running = _Running()
 
 
-def _enter(network: nn.Module, args: tuple[Any, ...]) -> None:
+def _enter(network: nn.Module, _args: tuple[Any, ...]) -> None:
+    """Note the network whose forward begins in this thread."""
     _running.network = network
 
 
-def _leave(network: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+def _leave(_network: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+    """Note that no forward runs in this thread."""
     _running.network = None
 
 
 def watch(networks: list[nn.Module]) -> None:
-    """Let it be known, from now on, which of these networks a thread is in."""
+    """Keep note, from now on, of which of these networks each thread is in."""
     for network in networks:
-        if _enter not in network._forward_pre_hooks.values():
+        if not watched([network]):
             network.register_forward_pre_hook(_enter, prepend=True)
             network.register_forward_hook(_leave, always_call=True)
 
 
 def watched(networks: list[nn.Module]) -> bool:
-    """Whether a forward of somebody's own stands, or stood, in one of these networks."""
-    return any(_enter in network._forward_pre_hooks.values() for network in networks)
+    """Say whether a foreign forward stands, or stood, in one of these networks."""
+    return any(_enter in vars(network)["_forward_pre_hooks"].values() for network in networks)
 
 
 def several(name: str) -> str:
-    """Say why a part of a pruned model has no single answer, and where the answers are."""
+    """Return the sentence that a part of a pruned model has no single answer, and what to use."""
     return (
         f"Each stage of a pruned model has {name} of its own: go through them with "
         "`for network in model.networks()`, or ask the dense model (model.dense)."
@@ -69,6 +73,7 @@ class Handles:
         self.handles = handles
 
     def remove(self) -> None:
+        """Remove every hook."""
         for handle in self.handles:
             handle.remove()
 
@@ -80,7 +85,7 @@ class Handles:
 
 
 class Together:
-    """Hold the module at the path `name` of several networks, in `parts` by the network's id."""
+    """The module at the path `name` of several networks, in `parts` by the network's id."""
 
     def __init__(
         self, networks: list[nn.Module], name: str, parts: dict[int, nn.Module] | None = None
@@ -105,9 +110,11 @@ class Together:
         return f"Together({self._name}, in {len(self._different())} networks)"
 
     def _different(self) -> list[nn.Module]:
+        """Return the different parts."""
         return list({id(part): part for part in self._parts.values()}.values())
 
     def _current(self) -> nn.Module | None:
+        """Return the part of the network whose forward runs in this thread, or None."""
         return None if _running.network is None else self._parts.get(id(_running.network))
 
     def _at(self, step: str, get: Callable[[nn.Module], Any]) -> Any:
@@ -137,13 +144,13 @@ class Together:
     def _method(
         self, method: str, name: str, found: dict[int, Callable[..., Any]]
     ) -> Callable[..., Any]:
-        each = list(
-            {id(getattr(f, "__self__", f)): f for f in found.values()}.values()
-        )  # once a module
+        """Return a method that calls the methods of all parts, or that of the network at work."""
+        # once per module
+        each = list({id(getattr(f, "__self__", f)): f for f in found.values()}.values())
         if method.removeprefix("named_") in WALKS:
             return lambda *args, **kwargs: _walk(each, *args, **kwargs)
         if method in ("children", "named_children"):
-            named = [(n, getattr(self, n)) for n in self._different()[0]._modules]
+            named = [(n, getattr(self, n)) for n in children_of(self._different()[0])]
             return lambda: iter(
                 named if method == "named_children" else [child for _, child in named]
             )
@@ -174,7 +181,7 @@ class Together:
         if isinstance(value, nn.Module):
             raise AttributeError(several(f"{self._name}.{name}"))
         if callable(value):
-            watch(self._networks)  # it may look at this object while it runs
+            watch(self._networks)  # the callable may read this object while it runs
         for part in self._different():
             if name == "forward" or not isinstance(part, Constant):
                 setattr(part, name, value)
@@ -206,6 +213,7 @@ class Together:
 
 
 def _walk(walks: list[Callable[..., Any]], *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """Yield what several walks over modules find, nothing twice."""
     seen = set()
     for walk in walks:
         for found in walk(*args, **kwargs):

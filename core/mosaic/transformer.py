@@ -1,13 +1,13 @@
-"""One denoiser that is three: `MosaicTransformer` runs the subnetwork of the stage that a timestep
-belongs to.
+"""Run the subnetwork of the stage that a timestep belongs to: one denoiser that is three.
 
-It stands in a stock pipeline by `pipeline.transformer = mosaic` (DiT) or `pipeline.unet = mosaic`
-(SDXL). There it reads one pair of scalars a step to find the stage; the studio's own loop asks
-`network(t)` for every timestep before it starts, so nothing is read back while it runs.
+`MosaicTransformer` stands in a stock pipeline by `pipeline.transformer = mosaic` (DiT) or
+`pipeline.unet = mosaic` (SDXL). There it reads one pair of scalars per step to find the stage; the
+studio's own loop asks `network(t)` for every timestep before it starts, so nothing is read back
+while it runs.
 
 Every tensor that no cut changes is the dense model's own, held once. The module objects are
-private: what happens to the mosaic's (moves, hooks, fused projections, train mode) does not happen
-to the dense model's, and the other way round.
+private: changes to the mosaic's modules (moves, hooks, fused projections, train mode) do not reach
+the dense model's, and the other way round.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,18 @@ from .adaln import (
     embedders_equal,
     merged,
     modulations,
+    norms_of,
 )
 from .compiling import compiled
 from .serialization import load_mosaic, save_mosaic
-from .slimming import cut_module, graft, private, replace_tensors, shallow
-from .stock_methods import guard_pipelines, refuse_hooks, set_processors, stock_attribute
+from .slimming import children_of, clone_structure, cut_module, graft, replace_tensors, shallow
+from .stock_methods import (
+    attention_networks,
+    guard_pipelines,
+    refuse_hooks,
+    set_processors,
+    stock_attribute,
+)
 from .subnetworks import Subnetworks
 from .together import several, watched
 
@@ -53,10 +60,10 @@ def assemble(
     masked: bool = False,
     layers: list[PrunableLayer] | None = None,
 ) -> nn.Module:
-    """A denoiser that shares everything with the dense one except what the cuts shrink (one `Cut` a
-    layer, in `find_layers` order).
+    """Return a denoiser that shares everything with the dense one except what the cuts shrink.
 
-    `masked` keeps the full width and only zeroes: the slow reference.
+    cuts: one `Cut` per layer, in `find_layers` order. `masked` keeps the full width and only
+    zeroes: the slow reference.
     """
     parts: dict[str, nn.Module] = {} if once is None else merged(model, once)
     if cuts is not None:
@@ -67,7 +74,7 @@ def assemble(
             if cut.weight is not None
         }
     network = graft(model, parts) if parts else shallow(model)
-    if once is not None and embed_first not in network._forward_pre_hooks.values():
+    if once is not None and embed_first not in vars(network)["_forward_pre_hooks"].values():
         network.register_forward_pre_hook(embed_first, with_kwargs=True)
     return network.eval()
 
@@ -75,9 +82,9 @@ def assemble(
 class MosaicTransformer(Subnetworks):
     """The subnetworks of a plan over one dense denoiser (DiT or SDXL's UNet), routed by timestep.
 
-    `dense` (the model), `plan` and one list of `Cut` a stage (in STAGES order, layers in
-    `find_layers` order; None: dense). The cuts themselves are not kept: `cuts` afterwards says
-    which groups each layer keeps.
+    `dense` (the model), `plan` and one list of `Cut` per stage (in STAGES order, layers in
+    `find_layers` order; None: dense). The weights of the cuts are not kept: `cuts` afterwards has
+    the groups that each layer keeps. `facts`: plain JSON data to save beside the subnetworks.
     """
 
     def __init__(
@@ -87,15 +94,18 @@ class MosaicTransformer(Subnetworks):
         cuts: list[list[Cut] | None],
         masked: bool = False,
         layers: list[PrunableLayer] | None = None,
+        facts: dict[str, Any] | None = None,
     ):
         super().__init__()
         dense = getattr(dense, "_orig_mod", dense)  # under torch.compile
-        self.plan, self.enabled = plan, True
+        self.plan = plan
+        self.enabled = True
+        self.facts = {} if facts is None else facts
         self.layers = find_layers(dense) if layers is None else layers
         self.once = (
             OnceEmbedder(next(iter(embedders(dense).values()))) if embedders_equal(dense) else None
         )
-        self._full: nn.Module | None = assemble(private(dense), None, self.once)
+        self._full: nn.Module | None = assemble(clone_structure(dense), None, self.once)
         stages: dict[int, nn.Module] = {}  # stages with the same cuts are one network
         groups: dict[int, list[Cut] | None] = {}
         for c in cuts:
@@ -115,11 +125,11 @@ class MosaicTransformer(Subnetworks):
         guard_pipelines()
 
     def __getattr__(self, name: str) -> Any:
-        """Answer for the dense model (SDXL's pipeline reads `add_embedding`) where it holds of all.
+        """Answer for the dense model where the answer holds for all networks.
 
-        Blocks that stages have of their own come as a `Together`, methods that change the model do
-        so in every network or raise AttributeError with the reason: see
-        `core.mosaic.stock_methods`.
+        SDXL's pipeline reads `add_embedding`, for example. Blocks that differ between stages come
+        as a `Together`; methods that change the model do so in every network or raise
+        AttributeError with the reason: see `core.mosaic.stock_methods`.
         """
         try:
             return super().__getattr__(name)
@@ -129,14 +139,18 @@ class MosaicTransformer(Subnetworks):
             return stock_attribute(self, name, missing)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse what would stand beside the networks and never run, as `model.mid_block = ...`."""
+        """Refuse a module that would stand beside the networks and never run.
+
+        Raises AttributeError, for example for `model.mid_block = ...`.
+        """
         modules = self.__dict__.get("_modules", {})
-        if name not in modules and "stages" in modules and name in modules["stages"][0]._modules:
+        stages = modules.get("stages")
+        if stages is not None and name not in modules and name in children_of(stages[0]):
             raise AttributeError(several(name))
         super().__setattr__(name, value)
 
     def get_submodule(self, target: str) -> nn.Module:
-        """As nn.Module's, by a path from the mosaic (`stages.0.conv_in`) or the dense model."""
+        """Return a module by a path from the mosaic (`stages.0.conv_in`) or the dense model."""
         first, _, rest = target.partition(".")
         if not first or first in self._modules:
             return super().get_submodule(target)
@@ -146,27 +160,32 @@ class MosaicTransformer(Subnetworks):
         return part
 
     def __getstate__(self) -> dict[str, Any]:
-        """Compiled forwards belong to the networks they were made for, so a copy starts without."""
+        """Return the state without compiled forwards, which belong to their own networks."""
         return self.__dict__ | {"_compiled": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         guard_pipelines()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MosaicTransformer:
-        """What `.to`, `.half`, `.cuda` and offloading do. The mosaic's tensors are replaced, once
-        each; the dense model given by the user stays as it is.
+    def _apply(
+        self,
+        fn: Callable[[Tensor], Tensor],
+        recurse: bool = True,  # noqa: ARG002 (the signature is nn.Module's)
+    ) -> MosaicTransformer:
+        """Replace the mosaic's tensors, once each, as `.to`, `.half`, `.cuda` and offloading do.
+
+        The dense model given by the user stays as it is.
         """
         with torch.no_grad():
             replace_tensors(self, fn)
         return self
 
     def release_dense(self) -> None:
-        """Let go of the full-width weights that no stage runs. From then on there is no dense model
-        to disable to, or to save against.
+        """Release the full-width weights that no stage runs.
 
-        The memory is free once nobody else holds the dense model, as `pipeline.transformer` does
-        before the mosaic takes its place.
+        Afterwards there is no dense model to disable to, or to save against. The memory is free
+        once no other object holds the dense model, as `pipeline.transformer` does before the mosaic
+        takes its place. Raises StudioError for a mosaic that runs its dense model.
         """
         if self.plan is None or not self.enabled:
             raise StudioError(
@@ -184,11 +203,11 @@ class MosaicTransformer(Subnetworks):
         dynamic: bool | None = None,
         fullgraph: bool = True,
     ) -> None:
-        """torch.compile every network as a whole, one graph a stage; each is compiled when it first
-        runs. Arguments as torch.compile takes them.
+        """Compile every network as a whole with torch.compile, one graph per stage.
 
-        Holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. Not
-        carried over to deep copies.
+        Each network is compiled when it first runs. Arguments as torch.compile takes them. This
+        holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. It
+        is not carried over to deep copies.
         """
         if watched(self.networks()):
             raise StudioError(
@@ -202,27 +221,27 @@ class MosaicTransformer(Subnetworks):
         }
 
     def fuse_qkv_projections(self) -> None:
-        """As UNet2DConditionModel's (a DiT has none: AttributeError), in every network. The dense
-        model given by the user is not fused.
+        """Fuse q, k and v in every network, as UNet2DConditionModel does.
+
+        A DiT has no such method: AttributeError. The dense model given by the user is not fused.
         """
-        for network in self.networks():
+        for network in attention_networks(self):
             network.fuse_qkv_projections()
 
     def set_attn_processor(self, processor: Any) -> None:
-        """As UNet2DConditionModel's (one processor, or a dictionary path -> processor), in every
-        network.
-        """
+        """Set one processor, or a dictionary path -> processor, in every network."""
         set_processors(self, processor)
 
     def unfuse_qkv_projections(self) -> None:
-        """Take `fuse_qkv_projections` back."""
+        """Undo `fuse_qkv_projections`."""
         # networks share modules: the first to fuse remembers what they were
-        for network in reversed(self.networks()):
+        for network in reversed(attention_networks(self)):
             network.unfuse_qkv_projections()
 
     def disable(self) -> None:
-        """Run the dense model, bit for bit, until `enable()`. Raises StudioError after
-        `release_dense()`.
+        """Run the dense model, bit for bit, until `enable()`.
+
+        Raises StudioError after `release_dense()`.
         """
         if not self.enabled:
             raise StudioError("This MosaicTransformer is already disabled.")
@@ -236,37 +255,38 @@ class MosaicTransformer(Subnetworks):
         self.enabled = True
 
     def network(self, timestep: float) -> Callable[..., Tensor]:
-        """The forward to call at this timestep: no look at device memory, no branch. Returns the
-        bare prediction tensor.
+        """Return the forward to call at this timestep: no read of device memory, no branch.
+
+        The forward returns the bare prediction tensor.
         """
         stage = self.stage_of(timestep)
         return partial(self._run, self.full if stage < 0 else self.stages[stage])
 
     def tabulate(self, timesteps: Tensor, class_labels: Tensor) -> list[Modulation] | None:
-        """For each timestep (steps,) what every block makes of it and of the labels (batch,), to be
-        given to `network(t)` as its `class_labels`.
+        """Return the adaLN vectors of a run, one entry per timestep (steps,), or None.
 
-        Rounds like one matrix product over all steps (fp32: a few units in the last place). None
-        where blocks share no embedder, and where the table would take more than TABLE_BYTES: for
-        large batches it hardly pays.
+        Each entry is to be given to `network(t)` as its `class_labels`; class_labels here:
+        (batch,). The table rounds like one matrix product over all steps (fp32: a few units in the
+        last place). None where blocks share no embedder, and where the table would take more than
+        TABLE_BYTES: for large batches it hardly pays.
         """
         if self.no_table(len(timesteps), len(class_labels)):
             return None
         return modulations(self.stages[0], timesteps, class_labels, self.dtype)
 
     def no_table(self, steps: int, rows: int) -> str:
-        """Why `tabulate` makes no table for so many steps and batch rows, in words; empty where it
-        makes one.
+        """Return why `tabulate` makes no table for so many steps and batch rows, in words.
+
+        The text is empty where `tabulate` makes a table.
         """
         if self.once is None:
             return (
                 "This model has no embedder that its blocks share, so adaLN vectors cannot come"
                 " from a table"
             )
-        blocks = self.stages[0].transformer_blocks
-        most = TABLE_BYTES // (
-            steps * len(blocks) * blocks[0].norm1.linear.out_features * self.dtype.itemsize
-        )
+        norms = norms_of(self.stages[0])
+        width = cast(nn.Linear, norms[0].linear).out_features
+        most = TABLE_BYTES // (steps * len(norms) * width * self.dtype.itemsize)
         if rows <= most:
             return ""
         return (
@@ -274,13 +294,10 @@ class MosaicTransformer(Subnetworks):
             f" steps would be too large; {most} rows fit"
         )
 
-    def stages_as_networks(self) -> list[Callable[..., Tensor]]:
-        """One callable a stage, in STAGES order."""
-        return [partial(self._run, stage) for stage in self.stages]
-
     def _run(
         self, network: nn.Module, sample: Tensor, timestep: Tensor, *args: Any, **conditions: Any
     ) -> Tensor:
+        """Run one network, compiled where it is, and return the bare prediction tensor."""
         return self._compiled.get(id(network), network)(
             sample, timestep, *args, **conditions, return_dict=False
         )[0]
@@ -292,11 +309,15 @@ class MosaicTransformer(Subnetworks):
         *args: Any,
         return_dict: bool = True,
         **conditions: Any,
-    ):
-        """As the dense model's forward (DiT: `hidden_states`, UNet: `sample`). Reads `timestep`
-        once a call (a host sync on a GPU).
+    ) -> Any:
+        """Run the network of the timestep, as the dense model's forward does.
+
+        DiT: `hidden_states`, UNet: `sample`. Reads `timestep` once per call (a host sync on a GPU).
+        Raises StudioError for a batch whose rows lie in several stages.
         """
         sample = conditions.pop("hidden_states", sample)
+        if timestep is None:
+            raise TypeError("MosaicTransformer.forward() needs a timestep.")
         low, high = _ends(timestep)
         if self.stage_of(low) != self.stage_of(high):
             raise StudioError(
@@ -335,15 +356,17 @@ class MosaicTransformer(Subnetworks):
         progress: Callable[[int, int, str], None] | None = None,
         stop: threading.Event | None = None,
     ) -> MosaicTransformer:
-        """Saved subnetworks over their base (a pipeline, its denoiser, a folder or a hub id): see
-        `core.mosaic.serialization.load_mosaic`.
+        """Load saved subnetworks over their base (a pipeline, its denoiser, a folder or a hub id).
+
+        See `core.mosaic.serialization.load_mosaic`.
         """
         return load_mosaic(cls, folder, base, revision, progress, stop)
 
 
 def _ends(timestep: Tensor | float) -> tuple[float, float]:
-    """Lowest and highest timestep of a batch in one read, of one scalar where every row is the same
-    memory, as `expand` makes it in DiTPipeline.
+    """Return the lowest and the highest timestep of a batch in one read.
+
+    One scalar is read where every row is the same memory, as `expand` makes it in DiTPipeline.
     """
     if not torch.is_tensor(timestep):
         return timestep, timestep
@@ -353,7 +376,7 @@ def _ends(timestep: Tensor | float) -> tuple[float, float]:
 
 
 def _output(model: nn.Module, sample: Tensor) -> Any:
-    """The output object of the dense model's own kind."""
+    """Return the output object of the dense model's own kind."""
     if hasattr(model, "down_blocks"):
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 

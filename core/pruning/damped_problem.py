@@ -1,17 +1,16 @@
-"""One layer's removal problem: checked inputs, the damped objective, and the ladder to climb when
-its Gram cannot be factorised.
+"""Check and damp one layer's removal problem, and climb when its Gram has no factor.
 
-Rungs, each tried when the one before fails (a Cholesky pivot that is only noise, an order whose own
-account of its cost is wrong): the search for the order in float32 (large layers), in float64, ten
-times the damping up to three times, an eigenvalue floor. Everything but the search is float64 from
-the start, and the Gram is symmetrised before the first rung.
+Rungs of the ladder, each tried when the one before fails (a Cholesky pivot that is only noise, an
+order whose own account of its cost is wrong): the search for the order in float32 (large layers),
+in float64, ten times the damping up to three times, an eigenvalue floor. Everything but the search
+is float64 from the start. The Gram is symmetrised before the first rung.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,8 +38,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Rung:
-    """What is minimised on one rung of the ladder, tr((W' - W) (M + diag(added)) (W' - W)^T), and
-    how the order is searched.
+    """What is minimised on one rung of the ladder, and how the order is searched.
+
+    The objective is tr((W' - W) (M + diag(added)) (W' - W)^T).
     """
 
     name: str
@@ -51,16 +51,18 @@ class Rung:
     dtype: torch.dtype = torch.float64  # of the search; factors and weights are float64 always
 
     def lower(self, columns: Tensor | None, out: Tensor) -> Tensor:
-        """(M + diag(added))[columns][:, columns] as a lower matrix (`core.pruning.tiled`) into
-        `out` (k, k); None: all columns in place.
+        """Write (M + diag(added))[columns][:, columns] into `out` (k, k), and return `out`.
+
+        The result is a lower matrix (`core.pruning.tiled`). None: all columns as they come.
         """
         return gathered(self.matrix, columns, self.added, out)
 
 
 @dataclass(eq=False)
-class Problem:
-    """A checked layer in float64 on the Gram's device, the Gram over its mean diagonal so that no
-    scale can overflow.
+class DampedProblem:
+    """A checked layer in float64 on the Gram's device.
+
+    The Gram is divided by its mean diagonal, so that no scale can overflow.
     """
 
     weight: Tensor  # (d, n) as given
@@ -74,8 +76,10 @@ class Problem:
     @classmethod
     def checked(
         cls, weight: Tensor, gram: Tensor, group_size: int, held_out: Tensor | None
-    ) -> Problem:
-        """Raises StudioError for shapes that do not match, numbers that are not finite, or a matrix
+    ) -> DampedProblem:
+        """Return the problem of a layer after checks of shapes and numbers.
+
+        Raises StudioError for shapes that do not match, numbers that are not finite, or a matrix
         that is not a Gram.
         """
         if weight.ndim != 2 or not weight.is_floating_point() or not weight.numel():
@@ -104,12 +108,22 @@ class Problem:
             )
         dead = gram.diagonal() <= 0
         if dead.any():
-            gram[dead], gram[:, dead] = 0, 0
+            gram[dead] = 0
+            gram[:, dead] = 0
         weight = weight.detach()
-        return cls(weight, weight.to(gram), gram, scale, dead, int(group_size), held_out)
+        return cls(
+            weight=weight,
+            w=weight.to(gram),
+            gram=gram,
+            scale=scale,
+            dead=dead,
+            group_size=int(group_size),
+            held_out=held_out,
+        )
 
     @property
     def groups(self) -> int:
+        """Return the number of groups of the layer."""
         return self.w.shape[1] // self.group_size
 
     def climb(
@@ -118,8 +132,9 @@ class Problem:
         attempt: Callable[[Rung], Result | None],
         dtype: torch.dtype = torch.float64,
     ) -> tuple[Result, Rung]:
-        """Try `attempt` on ever safer rungs -> (its result, the rung it held on). Raises
-        StudioError when none does.
+        """Try `attempt` on ever safer rungs, and return its result and the rung that held.
+
+        Raises StudioError when no rung holds.
         """
         for rung in self._ladder(damping, dtype):
             result = attempt(rung)
@@ -131,6 +146,7 @@ class Problem:
         )
 
     def _ladder(self, damping: float, dtype: torch.dtype) -> Iterator[Rung]:
+        """Yield the rungs from the plain one to the eigenvalue floor."""
         yield Rung(PLAIN, damping, self.gram, self._added(damping), dtype)
         if dtype != torch.float64:
             yield Rung("order in float64", damping, self.gram, self._added(damping))
@@ -148,13 +164,15 @@ class Problem:
         yield Rung("eigenvalue floor", max(damping, floor), raised, torch.zeros_like(values))
 
     def _added(self, damping: float) -> Tensor:
-        """(n,) the ridge; dead columns become unit columns apart from the rest: harmless to
-        factorise, never counted.
+        """Return the ridge (n,).
+
+        Dead columns become unit columns apart from the rest: harmless to factorise, never counted.
         """
         return torch.full_like(self.w[0], damping).masked_fill_(self.dead, 1.0)
 
 
 def checked_damping(damping: float) -> float:
+    """Return the damping as a float. Raises StudioError for anything but a number of at least 0."""
     if (
         isinstance(damping, bool)
         or not isinstance(damping, numbers.Real)
@@ -169,8 +187,9 @@ def checked_damping(damping: float) -> float:
 
 
 def search_dtype(precision: str, columns: int) -> torch.dtype:
-    """The type to search the order in. Raises StudioError for a precision that is not in
-    `PRECISIONS`.
+    """Return the type in which to search the order.
+
+    Raises StudioError for a precision that is not in `PRECISIONS`.
     """
     if precision not in PRECISIONS:
         raise StudioError(
@@ -181,35 +200,10 @@ def search_dtype(precision: str, columns: int) -> torch.dtype:
     return torch.float32 if precision == "float32" else torch.float64
 
 
-def distinct_indices(values: Tensor | Sequence[int], count: int, name: str) -> Tensor:
-    """Distinct int64 indices below `count`, on the CPU. Raises StudioError."""
-    indices = torch.as_tensor(values).detach().cpu()
-    if indices.numel() == 0:
-        return torch.zeros(0, dtype=torch.int64)
-    if (
-        indices.ndim != 1
-        or indices.dtype == torch.bool
-        or indices.is_floating_point()
-        or indices.is_complex()
-    ):
-        raise StudioError(
-            f"{name} must be a list of whole numbers, not {indices.dtype} of shape"
-            f" {tuple(indices.shape)}."
-        )
-    indices = indices.to(torch.int64)
-    if indices.min() < 0 or indices.max() >= count or len(indices.unique()) != len(indices):
-        raise StudioError(f"{name} must hold different numbers from 0 to {count - 1}.")
-    return indices
-
-
-def expanded(groups: Tensor, size: int) -> Tensor:
-    """Group indices (g,) -> their column indices (g * size,), group by group."""
-    return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
-
-
 def _checked_gram(gram: Tensor, n: int, name: str) -> tuple[Tensor, float]:
-    """Float64, symmetric, over its mean diagonal, which comes back too; on its own device where
-    that has float64.
+    """Return the Gram in float64, symmetric, over its mean diagonal, and that mean.
+
+    The result lies on the Gram's own device where that device has float64, else on the CPU.
     """
     if tuple(gram.shape) != (n, n):
         raise StudioError(
@@ -234,4 +228,5 @@ def _checked_gram(gram: Tensor, n: int, name: str) -> tuple[Tensor, float]:
 
 
 def _mean_diagonal(gram: Tensor) -> float:
+    """Return the mean diagonal of a Gram, 1 where it is zero."""
     return gram.detach().diagonal().double().mean().item() or 1.0

@@ -1,10 +1,10 @@
-"""Exact greedy removal orders (Optimal Brain Surgeon, rescored after every removal), for single
-columns and for groups.
+"""Find exact greedy removal orders (Optimal Brain Surgeon) for columns and for groups.
 
-Both start from the inverse Gram and remove what costs least, s_P = tr(W'_P (inverse_PP)^-1 W'_P^T),
-with W' and the inverse kept up to date. The textbook loop (ZipLM, Kurtic et al. 2023, algorithm 1)
-rewrites both in full at every removal; here columns are lazy. Both return what each removal was
-thought to cost as well: in float32 that is the check on how far the numbers can be believed.
+Saliencies are rescored after every removal. Both searches start from the inverse Gram and remove
+what costs least, s_P = tr(W'_P (inverse_PP)^-1 W'_P^T), with W' and the inverse kept up to date.
+The textbook loop (ZipLM, Kurtic et al. 2023, algorithm 1) rewrites both in full at every removal;
+here columns are lazy. Both return the predicted cost of each removal as well: in float32 that is
+the check on how far the numbers can be believed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .groups import columns_of_groups
 from .tiled import add_product_, tile_ends
 
 # removals between two flushes: large enough for matrix products, small enough that the lazy rows
@@ -30,18 +31,19 @@ def order_columns(
     *,
     rebuild: Callable[[Tensor], Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Greedy order of single columns by s_j = ||W'_j||^2 / inverse_jj, equal step by step to the
-    textbook loop.
+    """Return the greedy order of single columns by s_j = ||W'_j||^2 / inverse_jj, and costs.
 
-    state: (2, n, n), the lower matrices (see `core.pruning.tiled`) H^-1 and G = W^T W, both used
-    up. floor: (n,) 1 / H_jj, which no diagonal entry of the inverse can fall below. rebuild: given
-    the (k,) surviving columns, W'^T W' (k, k) from scratch. Returns the order (n,) and the cost of
-    each removal (n,), on the state's device; None when squared norms turn negative.
+    The order equals that of the textbook loop, step by step. state: (2, n, n), the lower matrices
+    (see `core.pruning.tiled`) H^-1 and G = W^T W, both used up. floor: (n,) 1 / H_jj, which no
+    diagonal entry of the inverse can fall below. rebuild: given the (k,) surviving columns, W'^T W'
+    (k, k) from scratch. Returns the order (n,) and the cost of each removal (n,), on the state's
+    device; None when squared norms turn negative.
 
     Removing column j with pivot p = inverse_jj sends the inverse to inverse - v v^T, v = inverse_j
     / sqrt(p), and with g = W'_j^T W' / sqrt(p) and x = g - s_j v / 2 sends G to G - v x^T - x v^T.
     Rows of both are formed only when their column is picked, from at most `block` stored (v, x); a
-    flush is two matrix products. No step costs d, none waits for a GPU; a flush does once or twice.
+    flush is two matrix products. No step costs d, none waits for a GPU; a flush waits once or
+    twice.
     """
     n = len(floor)
     ids, floor, ends = (
@@ -55,7 +57,7 @@ def order_columns(
     while n:
         done, steps = len(order) - n, min(block, n)
         picked = order[done : done + steps]
-        _pick(
+        pick_columns(
             state[:, :n, :n],
             floor[:n],
             ends[:n],
@@ -83,12 +85,10 @@ def order_columns(
     return order, costs
 
 
-def _pick(
+def pick_columns(
     state: Tensor, floor: Tensor, ends: Tensor, rows: Tensor, picked: Tensor, costs: Tensor
 ) -> None:
-    """Fill `picked` and `costs` with the next removals and `rows` (2, steps,
-    n) with their v and x.
-    """
+    """Fill `picked` and `costs` with the next removals and `rows` (2, steps, n) with v and x."""
     diagonal = torch.maximum(state[0].diagonal(), floor)
     norms = state[1].diagonal().clamp_min(0)
     scores = torch.empty_like(norms)
@@ -120,8 +120,9 @@ def _pick(
 def _close_ranks(
     state: Tensor, rows: Tensor, vectors: tuple[Tensor, ...], ends: Tensor, alive: Tensor, n: int
 ) -> None:
-    """Move the survivors that stand at n and beyond into the places left empty before: a few rows
-    and columns, not a copy of it all.
+    """Move the survivors that stand at n and beyond into the places left empty before n.
+
+    A few rows and columns move; there is no copy of the whole state.
     """
     old = len(alive)
     holes, movers = (~alive[:n]).nonzero()[:, 0], alive[n:].nonzero()[:, 0] + n
@@ -139,12 +140,11 @@ def _close_ranks(
 
 
 def order_groups(inverse: Tensor, w: Tensor, size: int) -> tuple[Tensor, Tensor] | None:
-    """Greedy order of groups by s_g = tr(W'_g (inverse_gg)^-1 W'_g^T), from batched Cholesky
-    factors of the diagonal blocks.
+    """Return the greedy order of groups by s_g = tr(W'_g (inverse_gg)^-1 W'_g^T), and costs.
 
-    inverse: (n, n) H^-1, all of it. w: (d, n). Both are used up. Returns the order (n / size,) and
-    the cost of each removal, on the device; None if a diagonal block is no longer positive
-    definite.
+    The saliencies come from batched Cholesky factors of the diagonal blocks. inverse: (n, n) H^-1,
+    all of it. w: (d, n). Both are used up. Returns the order (n / size,) and the cost of each
+    removal, on the device; None if a diagonal block is no longer positive definite.
     """
     groups = len(inverse) // size
     taken = torch.zeros(groups, dtype=torch.bool, device=w.device)
@@ -160,7 +160,7 @@ def order_groups(inverse: Tensor, w: Tensor, size: int) -> tuple[Tensor, Tensor]
         whitened = torch.linalg.solve_triangular(factors, parts, upper=False)
         scores = whitened.square().sum((1, 2)).masked_fill_(taken, torch.inf)
         g = scores.argmin(0, keepdim=True)
-        mine = g * size + torch.arange(size, device=w.device)
+        mine = columns_of_groups(g, size)
         # (size, n)
         v = torch.linalg.solve_triangular(
             factors.index_select(0, g)[0], inverse.index_select(0, mine), upper=False

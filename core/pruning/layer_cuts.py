@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..calibration.bank import GramBank
 from ..models.layers import PrunableLayer
 from .cuts import Cut, Damping, kept_columns
+from .layer_error import relative_error
 from .obs import RemovalPath, compensation
 from .orders import RemovalOrders
 
@@ -182,13 +183,6 @@ class Surgeon:
             found = (path, float(gram.diagonal().mean()))
             _keep(self._paths, key, found, self._room(path), self._lock)
         return found
-
-
-def relative_error(difference: Tensor, weight: Tensor, gram: Tensor) -> float:
-    """tr(D H D^T) / tr(W H W^T)."""
-    return float(
-        ((difference @ gram) * difference).sum() / ((weight @ gram) * weight).sum().clamp_min(1e-30)
-    )
 
 
 def magnitude_kept(weight: Tensor, layer: PrunableLayer, gone: int) -> Tensor:

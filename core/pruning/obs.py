@@ -1,5 +1,4 @@
-"""Which heads or neurons of a linear layer to remove, in what order, at what error, and the best
-weights at every level.
+"""Find which heads or neurons of a linear layer to remove, and the best weights at each level.
 
 One layer y = W x with Gram H = sum of x x^T over calibration tokens (Optimal Brain Surgeon: Hassibi
 & Stork 1993; in groups: ZipLM, Kurtic et al. 2023; MosaicDiff, Guo et al. 2025). Minimised, with
@@ -12,15 +11,17 @@ from one factorisation: with the survivors first (longest kept first), L = chol(
 best weights on the first k columns are Z[:, :k] L[:k, :k]^-1 and their error is the energy of the
 other columns of Z. So the whole curve is a cumulative sum and each level one triangular solve.
 
-All of it runs in float64 on the Gram's device, but for the search of the order in large layers
-(`path_problem.LARGE`), which is float32. From condition numbers of some 1e5 the two orders may
-part; what they achieve then differs by well under 1 % for inputs like an MLP's, and on spectra that
-fall by six decades in a random basis it scatters by some percent to both sides, just as float64
-does when the Gram is changed in its seventh digit. A search that accounts wrongly for its own cost
-is repeated in float64. (To refine a float32 factor would save nothing: one residual takes d k^2
-multiplications, the float64 factor k^3 / 6.) At n = 4608, d = 1152 a path peaks at 0.5 GB beside
-the Gram and the weight given, and keeps 0.2 GB. A column that no token ever reached (diag H = 0) is
-*dead*: it goes first, at no cost, and the ridge does not count it.
+Everything runs in float64 on the Gram's device, except the search of the order in large layers
+(`damped_problem.LARGE`), which is float32. From condition numbers of some 1e5 the two orders may
+part. The errors that the two orders reach then differ by well under 1 % for inputs like an MLP's;
+on spectra that fall by six decades in a random basis they scatter by some percent to both sides, as
+float64 does when the Gram is changed in its seventh digit. A search that accounts wrongly for its
+own cost is repeated in float64. (To refine a float32 factor would save nothing: one residual takes
+d k^2 multiplications, the float64 factor k^3 / 6.)
+
+At n = 4608, d = 1152 a path peaks at 0.5 GB beside the Gram and the weight given, and keeps 0.2 GB.
+A column that no token ever reached (diag H = 0) is *dead*: it goes first, at no cost, and the ridge
+does not count it.
 """
 
 from __future__ import annotations
@@ -37,14 +38,13 @@ from ..errors import StudioError
 from .damped_problem import (
     MIN_PIVOT,
     PLAIN,
-    Problem,
+    DampedProblem,
     Rung,
     checked_damping,
-    distinct_indices,
-    expanded,
     search_dtype,
 )
 from .greedy import order_columns, order_groups
+from .groups import columns_of_groups, distinct_indices
 from .tiled import (
     add_product_,
     cholesky_,
@@ -61,15 +61,15 @@ DEFAULT_DAMPING = 1e-2
 CHOICE_LEVELS = (0.25, 0.5, 0.75)  # shares removed at which held-out errors are compared
 # sixteen roundings: below this share of its diagonal a pivot is noise
 SEARCH_PIVOT = {torch.float64: MIN_PIVOT, torch.float32: 1e-6}
-# how far what a float32 search thought to have lost may be from what it has lost: what its order
-# may cost more
+# how far the predicted cost of a float32 search may be from the true cost of its order, as a share
 ACCOUNT = 0.01
 
 
 @dataclass(eq=False)  # tensors do not compare as a whole; one path is equal to itself
 class RemovalPath:
-    """One layer's way from dense to empty: order, errors and weights at every level. Make one with
-    `from_gram` or `from_order`.
+    """One layer's way from dense to empty: order, errors and weights at every level.
+
+    Make a path with `from_gram` or `from_order`.
     """
 
     order: Tensor  # (groups,) int64 on the CPU, first removed first
@@ -113,7 +113,7 @@ class RemovalPath:
         float64. Raises StudioError for shapes that do not match, numbers that are not finite, or a
         matrix that is not a Gram.
         """
-        problem = Problem.checked(weight, gram, group_size, held_out)
+        problem = DampedProblem.checked(weight, gram, group_size, held_out)
         return cls._chosen(problem, damping, None, search_dtype(precision, problem.w.shape[1]))
 
     @classmethod
@@ -126,12 +126,12 @@ class RemovalPath:
         damping: float | None = DEFAULT_DAMPING,
         held_out: Tensor | None = None,
     ) -> RemovalPath:
-        """The same path for an order found elsewhere (per-stage compensation with a pooled order):
-        one Cholesky, no search.
+        """Build the same path for an order found elsewhere: one Cholesky, no search.
 
-        order: (groups,) each group index once, first removed first. The rest as in `from_gram`.
+        Per-stage compensation with a pooled order needs this. order: (groups,) each group index
+        once, first removed first. The rest as in `from_gram`.
         """
-        problem = Problem.checked(weight, gram, group_size, held_out)
+        problem = DampedProblem.checked(weight, gram, group_size, held_out)
         given = distinct_indices(order, problem.groups, "order")
         if len(given) != problem.groups:
             raise StudioError(
@@ -142,11 +142,9 @@ class RemovalPath:
 
     @classmethod
     def _chosen(
-        cls, problem: Problem, damping: float | None, order: Tensor | None, dtype: torch.dtype
+        cls, problem: DampedProblem, damping: float | None, order: Tensor | None, dtype: torch.dtype
     ) -> RemovalPath:
-        """The path at `damping`, or if that is None at the one with the smallest mean held-out
-        error.
-        """
+        """Return the path at `damping`, or with None at the one of least mean held-out error."""
         if damping is not None:
             return cls._build(problem, checked_damping(damping), order, dtype)
         levels = sorted(
@@ -160,19 +158,21 @@ class RemovalPath:
             return cls._build(problem, DEFAULT_DAMPING, order, dtype)
         # lazily: two in memory at a time
         candidates = (cls._build(problem, rho, order, dtype) for rho in DAMPINGS)
-        return min(candidates, key=lambda path: path._held_out_error(levels))
+        return min(candidates, key=lambda path: path.mean_held_out_error(levels))
 
     @classmethod
     def _build(
-        cls, problem: Problem, damping: float, order: Tensor | None, dtype: torch.dtype
+        cls, problem: DampedProblem, damping: float, order: Tensor | None, dtype: torch.dtype
     ) -> RemovalPath:
+        """Search the order where none is given, and factorise, on the first rung that holds."""
+
         def attempt(rung: Rung) -> RemovalPath | None:
             found, thought = (
                 (order, None) if order is not None else _greedy_order(problem, rung) or (None, None)
             )
             if found is None:
                 return None
-            columns = expanded(found.flip(0).to(problem.gram.device), problem.group_size)
+            columns = columns_of_groups(found.flip(0).to(problem.gram.device), problem.group_size)
             factor = cholesky_(rung.lower(columns, torch.empty_like(problem.gram)), MIN_PIVOT)
             if factor is None:
                 return None
@@ -205,7 +205,7 @@ class RemovalPath:
 
     @property
     def bytes(self) -> int:
-        """Memory that the path holds, the given weight not counted."""
+        """Return the bytes of memory that the path holds, without the given weight."""
         return sum(
             t.numel() * t.element_size()
             for t in (self._columns, self._factor, self._scores, self._held_out)
@@ -214,19 +214,19 @@ class RemovalPath:
 
     @property
     def groups(self) -> int:
-        """How many heads or neurons the layer has."""
+        """Return the number of heads or neurons of the layer."""
         return len(self.order)
 
     def kept(self, removed: int) -> Tensor:
-        """Indices of the groups that remain after `removed` removals, ascending."""
+        """Return the indices of the groups that remain after `removed` removals, ascending."""
         return self.order[self._level(removed) :].sort().values
 
     def weights_at(self, removed: int) -> Tensor:
-        """Best full-width weight (d, n) after `removed` removals: type and device of the given
-        weight, removed columns exactly zero.
+        """Return the best full-width weight (d, n) after `removed` removals.
 
-        One triangular solve, from the side where less is to be done; at 0 the given weight itself,
-        bit for bit.
+        Type and device are those of the given weight; removed columns are exactly zero. The cost is
+        one triangular solve, from the side where less is to be done. At 0 the result is the given
+        weight itself, bit for bit.
         """
         kept = len(self._columns) - self._level(removed) * self.group_size
         if removed == 0:
@@ -237,8 +237,9 @@ class RemovalPath:
         return weight
 
     def _best(self, kept: int) -> Tensor:
-        """(d, kept) float64 best weights on the first columns, from the side with fewer
-        multiplications.
+        """Return the float64 best weights (d, kept) on the first columns.
+
+        The solve starts from the side with fewer multiplications.
         """
         d, n = self._scores.shape
         gone = n - kept
@@ -249,12 +250,13 @@ class RemovalPath:
         )
 
     def _from_kept(self, kept: int) -> Tensor:
-        """Z_K L_KK^-1: d k^2 / 2 multiplications, for few kept columns."""
+        """Return Z_K L_KK^-1: d k^2 / 2 multiplications, for few kept columns."""
         return solved_by_factor(self._scores[:, :kept], self._factor[:kept, :kept])
 
     def _from_removed(self, kept: int) -> Tensor:
-        """W_K + W_R L_RK L_KK^-1, the same as Z_K = W_K L_KK + W_R L_RK: m k^2 / 2 + d m k of them,
-        for few removed columns m.
+        """Return W_K + W_R L_RK L_KK^-1, the same as Z_K L_KK^-1 with Z_K = W_K L_KK + W_R L_RK.
+
+        It takes m k^2 / 2 + d m k multiplications, for few removed columns m.
         """
         lost = solved_by_factor(self._factor[kept:, :kept], self._factor[:kept, :kept])
         w = self._weight.to(lost.device).index_select(1, self._columns).to(lost)
@@ -262,14 +264,15 @@ class RemovalPath:
 
     @cached_property
     def held_out_errors(self) -> Tensor | None:
-        """(groups + 1,) float64: ||(W' - W) X||^2 on the held-out tokens at every level, not
-        damped; None without a held-out Gram.
+        """Return ||W'X - WX||^2 on the held-out tokens at every level, not damped.
 
-        W' - W = -Z_R (L^-1)_R,: for the removed columns R, so the error is the sum over R x R of
-            (Z^T Z) * (L^-1 H' L^-T), and
-        one more removal adds one more row and column of that product: the whole curve costs two
-        triangular solves, and of the second only what stands on and above the diagonal is worked
-        out.
+        (groups + 1,) float64; None without a held-out Gram. W' - W = -Z_R (L^-1)_R,: for the
+        removed columns R, so the error is the sum over R x R of
+
+            (Z^T Z) * (L^-1 H' L^-T),
+
+        and one more removal adds one more row and column of that product. The whole curve costs two
+        triangular solves; of the second only the part on and above the diagonal is computed.
         """
         if self._held_out is None:
             return None
@@ -289,10 +292,14 @@ class RemovalPath:
         steps = steps.view(-1, self.group_size).sum(1).flip(0)
         return torch.cat([steps.new_zeros(1), steps.cumsum(0).clamp_min(0)]).cpu()
 
-    def _held_out_error(self, levels: Sequence[int]) -> float:
-        """Mean of `held_out_errors` at a few levels, each from its weights: a tenth of the whole
-        curve's work.
+    def mean_held_out_error(self, levels: Sequence[int]) -> float:
+        """Return the mean of `held_out_errors` at a few levels, each from its weights.
+
+        This takes a tenth of the work of the whole curve. Raises StudioError without a held-out
+        Gram.
         """
+        if self._held_out is None:
+            raise StudioError("This path has no held-out Gram to measure an error on.")
         total = 0.0
         for removed in levels:
             kept = len(self._columns) - removed * self.group_size
@@ -302,6 +309,7 @@ class RemovalPath:
         return total / len(levels)
 
     def _level(self, removed: int) -> int:
+        """Return the number of removed groups. Raises StudioError for one that is out of range."""
         if (
             isinstance(removed, bool)
             or not isinstance(removed, numbers.Integral)
@@ -320,7 +328,7 @@ def compensated_weights(
     kept_columns: Tensor | Sequence[int],
     damping: float = DEFAULT_DAMPING,
 ) -> Tensor:
-    """The weight of `compensation`, for those who need not know its damping."""
+    """Return the weight of `compensation`, without its damping."""
     return compensation(weight, gram, kept_columns, damping)[0]
 
 
@@ -330,14 +338,14 @@ def compensation(
     kept_columns: Tensor | Sequence[int],
     damping: float = DEFAULT_DAMPING,
 ) -> tuple[Tensor, float, str]:
-    """Best weight (d, n) with only `kept_columns` non-zero, W'_K = (W H)_:,K (H_KK)^-1, for one set
-    without the whole path.
+    """Return the best weight (d, n) with only `kept_columns` non-zero, without the whole path.
 
-    Returns the weight, and the damping in force and the rung as `RemovalPath` has them; the rung is
-    that of the kept columns alone, so it may be a safer one in the path of all columns. Same
-    objective, types and errors; costs one Cholesky of the kept columns only.
+    The weight is W'_K = (W H)_:,K (H_KK)^-1. The damping in force and the rung come with it, as
+    `RemovalPath` has them; the rung is that of the kept columns alone, so it may be a safer one in
+    the path of all columns. Same objective, types and errors as `RemovalPath`; costs one Cholesky
+    of the kept columns only.
     """
-    problem = Problem.checked(weight, gram, 1, None)
+    problem = DampedProblem.checked(weight, gram, 1, None)
     kept = distinct_indices(kept_columns, problem.groups, "kept_columns").to(problem.gram.device)
     if len(kept) == problem.groups:
         return problem.weight.clone(), checked_damping(damping), PLAIN
@@ -352,8 +360,9 @@ def compensation(
 
 
 def _best_on(w: Tensor, rung: Rung, kept: Tensor) -> Tensor | None:
-    """(d, k) W_K + W_R M_RK (M_KK)^-1 in float64, solved for the fewer of d outputs and m removed
-    columns; None if M_KK has no factor.
+    """Return W_K + W_R M_RK (M_KK)^-1 (d, k) in float64; None if M_KK has no factor.
+
+    The system is solved for the fewer of d outputs and m removed columns.
     """
     factor = cholesky_(rung.lower(kept, rung.matrix.new_empty(len(kept), len(kept))), MIN_PIVOT)
     if factor is None:
@@ -363,23 +372,22 @@ def _best_on(w: Tensor, rung: Rung, kept: Tensor) -> Tensor | None:
         .index_fill_(0, kept, False)
         .nonzero()[:, 0]
     )
-    cross, removed = (
-        rung.matrix.index_select(0, gone).index_select(1, kept),
-        w.index_select(1, gone),
-    )
+    cross = rung.matrix.index_select(0, gone).index_select(1, kept)
+    removed = w.index_select(1, gone)
     if len(gone) > len(w):
         return w.index_select(1, kept).add_(torch.cholesky_solve((removed @ cross).mT, factor).mT)
     return w.index_select(1, kept).addmm_(removed, torch.cholesky_solve(cross.mT, factor).mT)
 
 
-def _greedy_order(problem: Problem, rung: Rung) -> tuple[Tensor, Tensor] | None:
-    """Exact greedy order (groups,), dead groups first, and what each removal was thought to cost;
+def _greedy_order(problem: DampedProblem, rung: Rung) -> tuple[Tensor, Tensor] | None:
+    """Return the exact greedy order (groups,), dead groups first, and predicted costs.
+
     None when the numbers do not hold up.
     """
     size = problem.group_size
     dead = problem.dead.view(-1, size).all(1)
     live = (~dead).nonzero()[:, 0]
-    columns = None if len(live) == problem.groups else expanded(live, size)
+    columns = None if len(live) == problem.groups else columns_of_groups(live, size)
     n = len(live) * size
     state = torch.empty(2 if size == 1 else 1, n, n, dtype=rung.dtype, device=problem.gram.device)
     rung.lower(columns, state[0])
@@ -412,9 +420,10 @@ def _greedy_order(problem: Problem, rung: Rung) -> tuple[Tensor, Tensor] | None:
     )
 
 
-def _energy(problem: Problem, rung: Rung, everything: Tensor) -> float:
-    """tr(W H W^T), not damped: what there is to lose less its ridge, or counted anew where the
-    ridge would cancel most of it.
+def _energy(problem: DampedProblem, rung: Rung, everything: Tensor) -> float:
+    """Return tr(W H W^T), not damped: the whole loss less its ridge.
+
+    Where the ridge would cancel most of the loss, the energy is computed anew.
     """
     ridge = (problem.w.square().sum(0) * rung.added).masked_fill_(problem.dead, 0.0).sum()
     if rung.matrix is problem.gram and everything > 1.01 * ridge:
@@ -423,10 +432,12 @@ def _energy(problem: Problem, rung: Rung, everything: Tensor) -> float:
 
 
 def _accounted(thought: Tensor, steps: Tensor) -> bool:
-    """Whether the costs that a search went by add up to those of the order it found, a quarter,
-    half and three quarters of the way.
+    """Say whether the predicted costs add up to those of the order that was found.
+
+    The sums are compared a quarter, half and three quarters of the way.
     """
-    thought, lost = thought.double().cumsum(0), steps.cumsum(0)
+    thought = thought.double().cumsum(0)
+    lost = steps.cumsum(0)
     levels = [round(share * len(lost)) - 1 for share in CHOICE_LEVELS]
     gap, lost, everything = (thought - lost)[levels].abs(), lost[levels], lost[-1]
     return bool((gap <= ACCOUNT * lost + 1e-6 * everything).all())

@@ -1,8 +1,8 @@
-"""Layers whose removal order is found, kept beside the bins until all are: on DiT-XL/2 a stopped
-run would else lose many minutes.
+"""Write and read checkpoints of `find_orders`, one small file per layer.
 
-One small file a layer, with a key of all that its numbers rest on: weight, place, bins as they lie
-on the disk, damping. A file whose key is another, or that cannot be read, is as good as none.
+A stopped run resumes from them; on DiT-XL/2 it would otherwise lose many minutes. Each file has a
+key of everything that its numbers rest on: weight, place, bins as they lie on the disk, damping. A
+file with another key, or one that cannot be read, is ignored.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from ..errors import StudioError
 from ..files import cache_trouble, write_whole
 from ..models.layers import PrunableLayer
 
-# raise it when orders or curves come out differently, so that what an older version found is not
-# mixed in
+# raise this number when orders or curves come out differently, so that results of an older version
+# are not mixed in
 FORMAT = 2
 
 
 @dataclass(frozen=True)
 class OrderedLayer:
-    """What `find_orders` finds for one layer."""
+    """The result of `find_orders` for one layer."""
 
     order: Tensor  # (groups,) int64, first removed first
     damping: float
     errors: Tensor  # (bins, levels) fp64
     energy: Tensor  # (bins,) fp64
     tokens_per_column: float  # fitted, in the bin that has fewest
-    # (1 + bins,) of the ladder in core.path_problem: of the order, then of each bin's curve
+    # (1 + bins,) rungs of the ladder in `damped_problem`: of the order, then of each curve
     rungs: list[str]
 
 
 def layer_key(weight: Tensor, bank: GramBank, layer: PrunableLayer, damping: float | None) -> str:
-    """Hash of everything the order and the curves of a layer depend on. The bins count by size and
-    time of writing, not by content.
+    """Return a hash of everything that the order and the curves of a layer depend on.
+
+    The bins count by size and time of writing, not by content.
     """
-    # reading one that is missing says so itself
+    # a missing bin is refused where it is read
     stats = [bank.path(b).stat() for b in range(bank.settings.bins) if bank.path(b).exists()]
     bins = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
     # the other weightings are in the bins themselves
@@ -60,8 +61,10 @@ def layer_key(weight: Tensor, bank: GramBank, layer: PrunableLayer, damping: flo
 
 
 def save_layer(folder: Path, i: int, key: str, found: OrderedLayer, tag: str = "") -> None:
-    """Keep one finished layer; `tag` tells runs over the same bins apart, see `orders.orders_tag`.
-    Raises StudioError when the disk does not take it.
+    """Write one finished layer.
+
+    `tag` tells runs over the same bins apart, see `orders.orders_tag`. Raises StudioError when the
+    disk does not take the file.
     """
     tensors = {"order": found.order, "errors": found.errors.contiguous(), "energy": found.energy}
     facts = {
@@ -82,7 +85,7 @@ def save_layer(folder: Path, i: int, key: str, found: OrderedLayer, tag: str = "
 
 
 def load_layer(folder: Path, i: int, key: str, tag: str = "") -> OrderedLayer | None:
-    """A finished layer, or None when there is none that belongs to `key`."""
+    """Return a finished layer, or None when there is none that belongs to `key`."""
     try:
         with safe_open(_path(folder, i, tag), framework="pt") as file:
             facts = json.loads(file.metadata()["facts"])
@@ -94,20 +97,21 @@ def load_layer(folder: Path, i: int, key: str, tag: str = "") -> OrderedLayer | 
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
     return OrderedLayer(
-        order,
-        float(facts["damping"]),
-        errors,
-        energy,
-        float(facts["tokens_per_column"]),
-        list(facts["rungs"]),
+        order=order,
+        damping=float(facts["damping"]),
+        errors=errors,
+        energy=energy,
+        tokens_per_column=float(facts["tokens_per_column"]),
+        rungs=list(facts["rungs"]),
     )
 
 
 def forget_layers(folder: Path, tag: str = "") -> None:
-    """Drop what was kept under this tag: the whole result is saved."""
+    """Delete the checkpoints of this tag: the whole result is saved."""
     for path in folder.glob(f"ordered{tag}-[0-9]*.safetensors"):
         path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, i: int, tag: str) -> Path:
+    """Return the file of layer `i`."""
     return folder / f"ordered{tag}-{i:03d}.safetensors"

@@ -1,9 +1,9 @@
-"""Removal orders and per-bin error curves: the small, shippable part of a calibration.
+"""Find removal orders and error curves per bin: the small, shippable part of a calibration.
 
-One order a layer, found on the Gram of all bins. Damping is chosen a layer on held-out tokens, at
-half the groups removed, on the scarcest data a stage can rest on (the first two bins and the last
-two). The curves say, for each bin, what removing k groups costs when compensated for that bin: they
-answer while a boundary is being dragged.
+There is one order per layer, found on the Gram of all bins. Damping is chosen per layer: lowest
+held-out error at half the groups removed, on the first two and the last two bins (the least data
+that a stage may have). The curves give, for each bin, the error of removing k groups when
+compensated for that bin. They answer while a boundary is being dragged.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ from ..errors import Stopped, StudioError
 from ..files import cache_trouble, write_whole
 from ..models.layers import PrunableLayer
 from ..progress import Progress
+from .cuts import consumer_of, kept_columns
+from .layer_error import LEAST_ENERGY, output_energy
 from .obs import DAMPINGS, RemovalPath, compensated_weights
 from .order_checkpoints import OrderedLayer, forget_layers, layer_key, load_layer, save_layer
 
 # stored as metadata beside the tensors
 FACTS = ("damping", "steps", "device", "when", "seconds", "tokens_per_column")
 FILE = "orders.safetensors"
-WIDE = 2048  # columns from which a layer takes long enough to say what it is at
+WIDE = 2048  # columns from which a layer takes long enough to report its steps
 
 
 @dataclass(frozen=True)
 class RemovalOrders:
-    """What a calibration boils down to, per layer."""
+    """The result of a calibration, per layer."""
 
     order: list[Tensor]  # (groups,) first removed first
     damping: list[float]
@@ -52,24 +54,26 @@ class RemovalOrders:
     seconds: float
     tokens_per_column: float  # of the widest layer, in one bin
     shipped: bool = False
-    # (layers, 1 + bins) as in `OrderedLayer`; None in files of before they were kept
+    # (layers, 1 + bins) as in `OrderedLayer`; None in files from before rungs were stored
     rungs: list[list[str]] | None = None
-    # `Workshop.model_key` of whose they are; None in files of before it was kept
+    # `Workshop.model_key` of the model; None in files from before the key was stored
     model: str | None = None
 
     @cached_property
     def error_arrays(self) -> list[np.ndarray]:
-        """`errors` for arithmetic outside torch."""
+        """Return `errors` for arithmetic outside torch."""
         return [e.numpy() for e in self.errors]
 
     @cached_property
     def energy_arrays(self) -> list[np.ndarray]:
-        """`energy` for arithmetic outside torch."""
+        """Return `energy` for arithmetic outside torch."""
         return [e.numpy() for e in self.energy]
 
     def estimate(self, overlap: list[float], removed: list[int]) -> float:
-        """Mean relative layer error over the bins of a stage, each bin compensated for itself (and
-        so with fewer tokens than the stage has).
+        """Return the mean relative layer error over the bins of a stage.
+
+        overlap: share of each bin that lies in the stage. removed: groups per layer. Each bin is
+        compensated for itself, and so with fewer tokens than the stage has.
         """
         shares = torch.tensor(overlap, dtype=torch.float64)
         relative = []
@@ -84,10 +88,12 @@ class RemovalOrders:
 
     @staticmethod
     def exists(folder: Path, name: str = FILE) -> bool:
+        """Say whether there is a file of orders in the folder."""
         return (Path(folder) / name).exists()
 
     @staticmethod
     def drop(folder: Path, name: str = FILE) -> None:
+        """Delete the file of orders. Raises StudioError when that fails."""
         try:
             (Path(folder) / name).unlink(missing_ok=True)
         except OSError as err:
@@ -96,10 +102,11 @@ class RemovalOrders:
             ) from err
 
     def save(self, folder: Path, name: str = FILE) -> None:
-        """One safetensors file with the rest as metadata, whole or not at all; single layers kept
-        by `find_orders` are then dropped.
+        """Write one safetensors file with the rest as metadata, whole or not at all.
+
+        Checkpoints of single layers are deleted afterwards. Raises StudioError.
         """
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for i, (o, e, n) in enumerate(zip(self.order, self.errors, self.energy, strict=True)):
             tensors |= {
                 f"order/{i}": o.to(torch.int32),
@@ -122,7 +129,7 @@ class RemovalOrders:
     def load(
         cls, folder: Path, layers: list[PrunableLayer], shipped: bool = False, name: str = FILE
     ) -> RemovalOrders:
-        """Read and check against the model's layers. Raises StudioError."""
+        """Read the orders and check them against the model's layers. Raises StudioError."""
         from safetensors import safe_open
 
         path = Path(folder) / name
@@ -156,7 +163,7 @@ class RemovalOrders:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of orders and curves: what an allocation depends on."""
+        """Return a hash of orders and curves: everything that an allocation depends on."""
         lists = {"order": self.order, "errors": self.errors, "energy": self.energy}
         return fingerprint(
             {f"{name}/{i}": t for name, tensors in lists.items() for i, t in enumerate(tensors)}
@@ -164,8 +171,9 @@ class RemovalOrders:
 
 
 def orders_tag(damping: float | None, weighting: str) -> str:
-    """Part of file names that tells orders over the same bins apart: the bins serve every damping,
-    and the weighting by timestep as they are.
+    """Return the part of file names that tells orders over the same bins apart.
+
+    The bins serve every damping, and the weighting by timestep, as they are.
     """
     return ("" if damping is None else f"-damping-{float(damping)!r}") + (
         "-timestep" if weighting == "timestep" else ""
@@ -173,7 +181,7 @@ def orders_tag(damping: float | None, weighting: str) -> str:
 
 
 def orders_file(settings: CalibrationSettings) -> str:
-    """Name of the file of orders beside the bins."""
+    """Return the name of the file of orders beside the bins."""
     return f"orders{orders_tag(settings.damping, settings.weighting)}.safetensors"
 
 
@@ -187,18 +195,18 @@ def find_orders(
     started: float | None = None,
     damping: float | None = None,
 ) -> RemovalOrders:
-    """Order, damping and per-bin curves of every layer, one layer in memory at a time.
+    """Return order, damping and curves per bin of every layer, one layer in memory at a time.
 
-    damping: one for all layers, as a share of the mean diagonal; None chooses a layer's own on
+    damping: one for all layers, as a share of the mean diagonal; None chooses one per layer on
     held-out tokens (`choose_damping`). Finished layers are kept beside the bins until the result is
-    saved, so a stopped run goes on from there. Raises Stopped and StudioError.
+    saved, so that a stopped run resumes from there. Raises Stopped and StudioError.
     """
     found: list[OrderedLayer] = []
     tag = orders_tag(damping, bank.settings.weighting)
     for i, layer in enumerate(layers):
         report = partial(_report, progress, stop, i, layers)
         report("finding the removal order")
-        weight = transformer.get_submodule(layer.consumer).weight.detach().float()
+        weight = consumer_of(transformer, layer).weight.detach().float()
         key = layer_key(weight, bank, layer, damping)
         kept = load_layer(bank.folder, i, key, tag)
         if kept is None:
@@ -207,15 +215,15 @@ def find_orders(
         found.append(kept)
     seconds = time.perf_counter() - started if started else 0.0
     return RemovalOrders(
-        [x.order for x in found],
-        [x.damping for x in found],
-        [x.errors for x in found],
-        [x.energy for x in found],
-        [x.step for x in layers],
-        device,
-        time.strftime("%Y-%m-%d %H:%M"),
-        round(seconds, 1),
-        min(x.tokens_per_column for x in found),
+        order=[x.order for x in found],
+        damping=[x.damping for x in found],
+        errors=[x.errors for x in found],
+        energy=[x.energy for x in found],
+        steps=[x.step for x in layers],
+        device=device,
+        when=time.strftime("%Y-%m-%d %H:%M"),
+        seconds=round(seconds, 1),
+        tokens_per_column=min(x.tokens_per_column for x in found),
         rungs=[x.rungs for x in found],
     )
 
@@ -228,8 +236,9 @@ def _report(
     text: str,
     detail: bool = False,
 ) -> None:
-    """Stop if asked to, else say what is done; details only of wide layers, which take long enough
-    for them to be read.
+    """Raise Stopped when the run is to stop, else report progress.
+
+    Details are reported only for wide layers, which take long enough for them to be read.
     """
     if stop is not None and stop.is_set():
         raise Stopped(
@@ -248,45 +257,51 @@ def _order_layer(
     damping: float | None,
     report: Callable[..., None],
 ) -> OrderedLayer:
+    """Find the order, the damping and the curves of one layer."""
     edges = bank.settings.edges
     pooled = bank.gram(i, edges[0], edges[-1])[0].to(weight.device)
     searched = RemovalPath.from_gram(weight, pooled, layer.group_size, damping=1e-3)
-    order, rungs = searched.order, [searched.rung]
-    del pooled, searched  # as large as all that a bin needs
+    order = searched.order
+    rungs = [searched.rung]
+    del pooled, searched  # as large as the memory that a bin needs
     if damping is None:
         report("choosing the damping", detail=True)
         damping = choose_damping(weight, bank, i, layer, order)
-    errors, energy, tokens_per_column = [], [], float("inf")
+    errors = []
+    energy = []
+    tokens_per_column = float("inf")
     for b, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
         report(f"working out error curve {b + 1} of {bank.settings.bins}", detail=True)
         gram, tokens = bank.gram(i, low, high)
         gram = gram.to(weight.device)
         path = RemovalPath.from_order(weight, gram, order, layer.group_size, damping, held_out=gram)
         # on the bin itself: the plain error, without the ridge term
+        assert path.held_out_errors is not None  # a held-out Gram was given
         errors.append(path.held_out_errors[:: layer.step].clone())
         energy.append(path.energy)
         rungs.append(path.rung)
         tokens_per_column = min(tokens_per_column, tokens / layer.width)
         del path, gram
     return OrderedLayer(
-        order,
-        damping,
-        torch.stack(errors),
-        torch.tensor(energy, dtype=torch.float64),
-        tokens_per_column,
-        rungs,
+        order=order,
+        damping=damping,
+        errors=torch.stack(errors),
+        energy=torch.tensor(energy, dtype=torch.float64),
+        tokens_per_column=tokens_per_column,
+        rungs=rungs,
     )
 
 
 def choose_damping(
     weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, order: Tensor
 ) -> float:
-    """The damping with the smallest held-out error at half the groups removed, on the first two
-    bins and the last two.
+    """Return the damping with the smallest held-out error at half the groups removed.
+
+    The error is measured on the first two bins and on the last two.
     """
     edges = bank.settings.edges
     kept = order[layer.groups // 2 :].sort().values
-    columns = (kept[:, None] * layer.group_size + torch.arange(layer.group_size)).flatten()
+    columns = kept_columns(layer, kept, torch.device("cpu"))
     scores = torch.zeros(len(DAMPINGS), dtype=torch.float64)
     for low, high in {
         (edges[0], edges[min(2, len(edges) - 1)]),
@@ -296,8 +311,8 @@ def choose_damping(
             bank.gram(i, low, high, held_out=h)[0].to(weight.device) for h in (False, True)
         )
         base = weight.double()
-        energy = ((base @ held_out) * base).sum().clamp_min(1e-30)
+        energy = output_energy(base, held_out).clamp_min(LEAST_ENERGY)
         for j, damping in enumerate(DAMPINGS):
             difference = compensated_weights(weight, gram, columns, damping).double() - base
-            scores[j] += (((difference @ held_out) * difference).sum() / energy).cpu()
+            scores[j] += (output_energy(difference, held_out) / energy).cpu()
     return DAMPINGS[int(scores.argmin())]

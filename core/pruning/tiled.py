@@ -1,12 +1,13 @@
-"""Large symmetric matrices worked on in place, one half only, in tiles.
+"""Work on large symmetric matrices in place, one half only, in tiles.
 
 A *lower* matrix here is an (n, n) tensor of which the tiles on and below the diagonal hold a
-symmetric (or lower triangular) matrix and the tiles above hold nothing that is ever read. Half the
-multiplications of a plain matrix product, and no second n x n tensor: at n = 4608 in float64 one is
-170 MB, and on a CPU its first touch alone costs as much as a fifth of its Cholesky factorisation.
+symmetric (or lower triangular) matrix and the tiles above hold nothing that is ever read. This
+takes half the multiplications of a plain matrix product, and no second n x n tensor: at n = 4608 in
+float64 one is 170 MB, and on a CPU its first touch alone costs as much as a fifth of its Cholesky
+factorisation.
 
-Everything is matrix products on views with a leading dimension, so the same code runs on a CPU and
-on CUDA.
+All work is matrix products on views with a leading dimension, so the same code runs on a CPU and on
+CUDA.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ PIVOTS = 128  # columns swept at once: their share of the work is not a matrix p
 
 
 def tiles(n: int) -> Iterator[tuple[int, int]]:
-    """(first, end) of each row of tiles."""
+    """Yield (first, end) of each row of tiles."""
     for first in range(0, n, TILE):
         yield first, min(first + TILE, n)
 
 
 def tile_ends(n: int, device: torch.device) -> Tensor:
-    """(n,) int64: in row i of a lower matrix the columns below this number are to be read; the
-    others stand in column i.
+    """Return (n,) int64 numbers: in row i the columns below number i are to be read.
+
+    The other entries of row i stand in column i.
     """
     return (torch.arange(n, device=device) // TILE + 1) * TILE
 
 
 def symmetrised(matrix: Tensor, scale: float = 1.0) -> tuple[Tensor, float]:
-    """(A + A^T) / 2 / scale in float64, all of it, and max |A - A^T|. Never a second n x n beside
-    the result.
+    """Return (A + A^T) / 2 / scale in float64, all of it, and max |A - A^T|.
+
+    There is never a second n x n tensor beside the result.
     """
     n = len(matrix)
     whole = torch.empty(n, n, dtype=torch.float64, device=matrix.device)
@@ -52,10 +55,10 @@ def symmetrised(matrix: Tensor, scale: float = 1.0) -> tuple[Tensor, float]:
 
 
 def gathered(matrix: Tensor, columns: Tensor | None, diagonal: Tensor, out: Tensor) -> Tensor:
-    """Lower matrix (A + diag(diagonal))[columns][:, columns] into `out` (k, k) of any float type;
-    None for all columns as they come.
+    """Write the lower matrix (A + diag(diagonal))[columns][:, columns] into `out`.
 
-    matrix: (n, n), all of it. diagonal: (n,), what is added to A's own. columns: (k,) int64.
+    matrix: (n, n), all of it. diagonal: (n,), added to A's own. columns: (k,) int64; None for all
+    columns as they come. out: (k, k) of any float type, returned.
     """
     for first, end in tiles(len(out)):
         if columns is None:
@@ -74,8 +77,9 @@ def gathered(matrix: Tensor, columns: Tensor | None, diagonal: Tensor, out: Tens
 def add_product_(
     lower: Tensor, left: Tensor, right: Tensor, alpha: float = 1.0, beta: float = 1.0
 ) -> Tensor:
-    """lower <- beta lower + alpha left^T right for a product that is symmetric. left, right: (k,
-    n). In place.
+    """Set lower to beta lower + alpha left^T right, for a product that is symmetric.
+
+    left, right: (k, n). In place.
     """
     for first, end in tiles(len(lower)):
         lower[first:end, :end].addmm_(left[:, first:end].mT, right[:, :end], alpha=alpha, beta=beta)
@@ -90,10 +94,10 @@ def mirror_(lower: Tensor) -> Tensor:
 
 
 def cholesky_(lower: Tensor, least_pivot: float) -> Tensor | None:
-    """Cholesky factor of a positive definite lower matrix, in place; None if it has none.
+    """Return the Cholesky factor of a positive definite lower matrix, in place, or None.
 
     least_pivot: share of its diagonal below which a squared pivot is rounding noise, not
-    information (dependent columns pass by luck).
+    information (dependent columns pass by luck). None: the matrix has no factor.
     """
     n = len(lower)
     diagonal = lower.diagonal().clone()
@@ -118,10 +122,10 @@ def cholesky_(lower: Tensor, least_pivot: float) -> Tensor | None:
 
 
 def inverse_(lower: Tensor, least_pivot: float) -> Tensor | None:
-    """Inverse of a positive definite lower matrix, in place, as a lower matrix; None if it has
-    none. `least_pivot` as in `cholesky_`.
+    """Return the inverse of a positive definite lower matrix, in place, or None.
 
-    Symmetric sweep (Beaton 1964) a tile at a time: the pivots are those of the Cholesky
+    The result is a lower matrix; None: there is no inverse. `least_pivot` as in `cholesky_`.
+    Symmetric sweep (Beaton 1964), one tile at a time: the pivots are those of the Cholesky
     factorisation, the n^3 multiplications are matrix products throughout, where factorising and
     then inverting runs at little more than half their speed.
     """
@@ -158,7 +162,7 @@ def inverse_(lower: Tensor, least_pivot: float) -> Tensor | None:
 
 
 def times_factor(rows: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """rows L (d, n) for a Cholesky factor L, and the squared norms of its columns (n,)."""
+    """Return rows L (d, n) for a Cholesky factor L, and the squared norms of its columns (n,)."""
     product, norms = torch.empty_like(rows), rows.new_empty(rows.shape[1])
     for first, end in tiles(rows.shape[1]):
         part = product[:, first:end].addmm_(rows[:, first:], factor[first:, first:end], beta=0)
@@ -167,8 +171,9 @@ def times_factor(rows: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def solved_by_factor(rows: Tensor, factor: Tensor) -> Tensor:
-    """rows L^-1 (d, k) for a Cholesky factor L, which may be the leading part of a larger one: tile
-    by tile from the last.
+    """Return rows L^-1 (d, k) for a Cholesky factor L, tile by tile from the last.
+
+    L may be the leading part of a larger factor.
     """
     solved = rows.clone(memory_format=torch.contiguous_format)
     k = rows.shape[1]
@@ -185,8 +190,9 @@ def solved_by_factor(rows: Tensor, factor: Tensor) -> Tensor:
 
 
 def quadratic(rows: Tensor, matrix: Tensor) -> Tensor:
-    """tr(rows A rows^T), a scalar, for a symmetric A (n, n) of which all tiles or the lower ones
-    are there.
+    """Return tr(rows A rows^T), a scalar, for a symmetric A (n, n).
+
+    All tiles of A are there, or the lower ones.
     """
     total = rows.new_zeros(())
     for first, end in tiles(rows.shape[1]):

@@ -22,7 +22,7 @@ from ..cache import fingerprint
 from ..errors import StudioError
 from ..files import write_whole
 from ..models.layers import PrunableLayer
-from ..mosaic.slimming import cut_module, private
+from ..mosaic.slimming import clone_structure, cut_module
 from ..progress import Progress
 from ..pruning.cuts import Cut
 from .timing import forward_call, measure_alternating, module_forward
@@ -123,7 +123,7 @@ def measure_layers(
     The inputs are those that a forward of `rows` random latents gives the layer. Weights do not
     matter for time. `model` is not changed. Raises Stopped.
     """
-    twin = private(model)  # its hooks are seen by no other user of the model
+    twin = clone_structure(model)  # its hooks are seen by no other user of the model
     firsts: dict[str, PrunableLayer] = {}
     for layer in layers:
         firsts.setdefault(shape_name(layer), layer)
@@ -136,8 +136,11 @@ def measure_layers(
         kept = kept_widths(layer)
         weight: Any = twin.get_submodule(layer.consumer).weight
         calls = [
-            _call(cut_module(twin, layer, Cut(torch.arange(k), weight)), *inputs[layer.name])
-            for k in kept
+            _call(
+                cut_module(twin, layer, Cut(torch.arange(k), weight[:, : k * layer.group_size])),
+                *inputs[layer.name],
+            )
+            for k in kept.tolist()
         ]
         # counts as a warm-up where there are more
         times = measure_alternating(calls, device, repeats=1, warm_up=0, stop=stop)

@@ -343,7 +343,10 @@ class Pricing:
         for sparsity in LATENCY_SPARSITIES:
             cuts = [
                 (
-                    Cut(torch.arange(layer.groups - gone), self.surgeon.weight(i))
+                    Cut(
+                        torch.arange(layer.groups - gone),
+                        self.surgeon.weight(i)[:, : layer.width - gone * layer.group_size],
+                    )
                     if gone
                     else Cut(torch.arange(layer.groups), None)
                 )
