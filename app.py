@@ -423,8 +423,7 @@ def open_studio(args: argparse.Namespace) -> int:
 
     # a bad plan is refused before anything heavy is loaded
     plan = StagePlan.load(args.plan) if args.plan else None
-    from core.calibration.measure import calibration_settings
-    from core.cli import data_options
+    from core.cli import calibration_settings, data_options
     from core.errors import OutOfMemory, StudioError, plain_memory_errors
     from core.models.checkpoints import BUNDLED as bundled
     from core.workshop.workshop import get_workshop

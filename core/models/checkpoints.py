@@ -20,7 +20,16 @@ from ..paths import given_path
 from .families import NULL_CLASS
 from .weights import is_network, load_parts, variants
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def assets_folder(package: Path = PACKAGE) -> Path:
+    """Return the folder of the bundled model: inside an installed package, else beside it."""
+    inside = package / "assets"
+    return inside if inside.is_dir() else package.parent / "assets"
+
+
+ASSETS = assets_folder()
 BUNDLED = ASSETS / "fashion-dit"
 PIPELINES = ("DiTPipeline", "StableDiffusionXLPipeline")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
