@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install test lint clean
+.PHONY: run install test lint types clean
 
 run: install
 	$(BIN)/python app.py $(ARGS)
@@ -19,13 +19,17 @@ $(VENV)/.tested: $(VENV)/.installed tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
-test: $(VENV)/.tested
+test: lint
 	sh tests/find_browser.sh
-	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory types
+
+types: $(VENV)/.tested
+	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist mosaicdiff.egg-info

@@ -22,7 +22,16 @@ from .devices import pick_device, pick_dtype
 from .families import FAMILIES, Family
 from .weights import is_network, load_parts, no_safetensors, variants
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def assets_folder(package: Path = PACKAGE) -> Path:
+    """Return the folder of the bundled model: inside an installed package, else beside it."""
+    inside = package / "assets"
+    return inside if inside.is_dir() else package.parent / "assets"
+
+
+ASSETS = assets_folder()
 BUNDLED = ASSETS / "fashion-dit"
 FAMILY_OF_PIPELINE: dict[str, Family] = {family.pipeline: family for family in FAMILIES}
 PIPELINES = tuple(FAMILY_OF_PIPELINE)  # class names

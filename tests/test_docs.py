@@ -1,0 +1,102 @@
+"""README and docs/: short, their links lead somewhere, and their numbers are those of the files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import core
+from core.curves.plan import StagePlan
+from core.models.checkpoints import BUNDLED
+from core.workshop.study import Finding, findings, load_study, markdown, verdicts
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "assets/fashion-dit/README.md"]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def found(study: str) -> list[Finding]:
+    return findings(load_study(BUNDLED / f"{study}.json"))
+
+
+def test_the_readme_is_short_and_tells_the_two_projects_apart():
+    assert len(text("README.md").splitlines()) <= 150
+    assert "nothing to do with the video tool" in text("README.md")
+
+
+def anchor(heading: str) -> str:
+    """Return the name that a heading has in a link."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_inside_the_repository_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, part = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if part:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            assert part in map(anchor, headings), link
+
+
+@pytest.mark.parametrize("study", ["study", "sharing", "weighting"])
+def test_the_studies_tables_are_the_generated_ones(study):
+    assert markdown(found(study)) in text("docs/study.md")
+
+
+def test_the_studies_sentences_are_the_generated_ones():
+    for sentence in verdicts(found("study")):
+        assert f"- {sentence}" in text("docs/study.md")
+
+
+@pytest.mark.parametrize("steps", [50, 10])
+@pytest.mark.parametrize("target", [0.33, 0.5])
+def test_the_readmes_rows_are_the_studys(steps, target):
+    def fid(f: Finding) -> str:
+        return f"{f.fid:.2f} ± {f.fid_spread:.2f}"
+
+    rows = [f for f in found("study") if f.base_steps == steps]
+    (dense,) = [f for f in rows if f.method == "dense"]
+    (pruned,) = [f for f in rows if f.method == f"MosaicDiff {target}"]
+    (fewer,) = [f for f in rows if f.family == "dense" and f.target == target]
+    (line,) = [x for x in text("README.md").splitlines() if f"| {steps} steps, {target} |" in x]
+    assert line.split(" | ")[1] == f"{pruned.saved:.0%}"
+    assert line.endswith(f"| {fid(dense)} | {fid(pruned)} | {fid(fewer)} ({fewer.steps} steps) |")
+
+
+def test_every_field_of_a_plan_has_a_row():
+    rows = re.findall(r"^\| `(\w+)` \|", text("docs/plan-file.md"), re.M)
+    assert rows == [f.name for f in fields(StagePlan)]
+
+
+def test_a_rooms_row_for_every_folder_of_core():
+    for folder in (ROOT / "core").iterdir():
+        if (folder / "__init__.py").exists():
+            assert f"`{folder.name}/`" in text("docs/how-it-works.md")
+
+
+def test_the_glossary_has_its_twelve_words():
+    words = re.findall(r"^\| (\w+) \| [A-Z]", text("docs/glossary.md"), re.M)
+    assert words == sorted(
+        "cut level group width bin path order rung plan stage mosaic workshop".split()
+    )
+
+
+def test_what_is_cited_has_the_version():
+    version = core.__version__
+    assert f"\nversion: {version}\n" in text("CITATION.cff")
+    assert f"version = {{{version}}}" in text("README.md")
+    assert f"## {version}" in text("CHANGELOG.md")
+
+
+def test_the_moving_picture_is_small():
+    assert (ROOT / "assets/screenshots/drag.gif").stat().st_size < 3_000_000
