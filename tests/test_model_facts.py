@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,7 +88,9 @@ def test_exact_errors_only_where_they_come_in_time(workshop, words):
     # words: not calibrated
     assert model_facts.exact_in_time(workshop) and not model_facts.exact_in_time(words)
     wide = copy.copy(workshop)
-    wide.layers = [SimpleNamespace(groups=4608, group_size=1)] * 28  # the MLPs of a DiT-XL/2
+    wide.layers = [
+        replace(workshop.layers[0], groups=4608, group_size=1)
+    ] * 28  # the MLPs of a DiT-XL/2
     assert wide.calibrated and not model_facts.exact_in_time(wide)
 
 

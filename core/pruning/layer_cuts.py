@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..calibration.bank import GramBank
+from ..calibration.measure import GramBank
 from ..models.layers import PrunableLayer
 from .cuts import Cut, Damping, kept_columns
 from .layer_error import relative_error

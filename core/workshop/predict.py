@@ -18,7 +18,7 @@ import torch
 from ..allocation.allocate import Allocation
 from ..allocation.of_plan import share
 from ..cache import fingerprint
-from ..calibration.bank import GramBank
+from ..calibration.measure import GramBank
 from ..curves.plan import STAGES, StagePlan
 from ..errors import PlanError, StudioError
 from ..models.layers import PrunableLayer, find_layers, removed_groups
