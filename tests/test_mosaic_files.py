@@ -68,6 +68,13 @@ def test_same_bits_in_every_precision(dense, tmp_path, dtype):
     assert isinstance(back.stages[2].get_submodule(back.layers[0].module), Constant)
 
 
+def test_facts_are_given_to_the_mosaic_and_saved_with_it(dense, tmp_path):
+    mosaic = MosaicTransformer(dense, PLAN, [cuts_of(dense)] * 3, facts=FACTS)
+    assert MosaicTransformer(dense, None, [None] * 3).facts == {}
+    mosaic.save_pretrained(tmp_path / "out")
+    assert MosaicTransformer.from_pretrained(tmp_path / "out", dense).facts == FACTS
+
+
 def test_masked_disabled_dense_and_planless_come_back(dense, tmp_path):
     masked, some = mosaic_of(dense, masked=True), cuts_of(dense)
     disabled = MosaicTransformer(

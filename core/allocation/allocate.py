@@ -22,16 +22,10 @@ from ..errors import StudioError
 from ..models.layers import TINY, scattered_offsets
 from .problem import AllocationProblem, Table
 from .solvers import BUCKETS, CLOSE, cheapest, solve_dynamic, solve_lagrangian, total
-from .widths import Menu
+from .words import NAMES, too_much, unit_word, what_was_done
 
 ALLOCATION_METHODS = ("uniform", "log_ramp", "lagrangian", "dynamic")
 SCOPES = ("stage", "run")
-NAMES = {
-    "uniform": "Equal ratios",
-    "log_ramp": "Log ramp over the blocks",
-    "lagrangian": "Lagrangian",
-    "dynamic": "Dynamic programming",
-}
 
 
 @dataclass(frozen=True)
@@ -286,7 +280,7 @@ def _places(problem: AllocationProblem) -> np.ndarray:
     return np.repeat(places, len(problem.stages))
 
 
-# --- checks and words
+# --- checks and sums
 
 
 def _shares(sparsity: float | Sequence[float], problem: AllocationProblem) -> np.ndarray:
@@ -311,45 +305,8 @@ def _reachable(problem: AllocationProblem, part: _Part) -> float:
     if np.isnan(part.limit) or least > room:
         possible = 1 - least / dense if dense else 0.0
         asked = 1 - part.limit / dense if dense else 1.0
-        raise StudioError(_too_much(problem, possible, asked, part.stage))
+        raise StudioError(too_much(problem, possible, asked, part.stage))
     return room
-
-
-def _too_much(problem: AllocationProblem, possible: float, asked: float, stage: str) -> str:
-    """Return the refusal of a budget: `possible` and `asked` are shares of the prunable cost.
-
-    `stage` is empty for the whole run.
-    """
-    limits, remedies = _limits(problem.menu)
-    held = ", as every layer keeps a head or some neurons"
-    if limits:
-        held = f" while {' and '.join(limits)}"
-    remedies = [f"lower {'the sparsity of that stage' if stage else 'the sparsities'}", *remedies]
-    # rounded apart, so that they never look equal
-    most, wish = np.floor(1000 * possible + TINY) / 10, np.ceil(1000 * asked - TINY) / 10
-    where = f"{stage} stage" if stage else "whole run"
-    what = f"{'work' if problem.unit == 'MACs' else 'time'} of the {where}'s prunable layers"
-    return (
-        f"At most {most:.3g} % of the {what} can go{held}, and {wish:.3g} % are asked for:"
-        f" {', or '.join(remedies)}."
-    )
-
-
-def _limits(menu: Menu) -> tuple[list[str], list[str]]:
-    """Return what the menu holds back, in words, and the remedy of each."""
-    limits, remedies = [], []
-    if menu.protect:
-        ends = "the first and the last block"
-        share = f"keep {100 * menu.protect:.3g} %"
-        limits.append(f"{ends} {'are spared' if menu.protect == 1 else share}")
-        remedies.append("spare no block")
-    if menu.multiple:
-        limits.append(f"neurons stay in multiples of {menu.multiple}")
-        remedies.append("allow finer widths")
-    if menu.min_heads > 1:
-        limits.append(f"every layer keeps {menu.min_heads} heads")
-        remedies.append("let layers keep fewer heads")
-    return limits, remedies
 
 
 def _result(
@@ -374,10 +331,8 @@ def _result(
     saved = 1 - cost / dense if dense else 0.0
     sparsity = 1 - forward / np.where(problem.dense > 0, problem.dense, np.inf)
     sparsity[problem.dense == 0] = 0.0
-    text = (
-        f"{_what(problem, method, scope, fineness, ratios)}: {100 * saved:.1f} % of the prunable"
-        f" layers' {_unit(problem)} goes."
-    )
+    what = what_was_done(problem, method, scope, fineness, ratios)
+    text = f"{what}: {100 * saved:.1f} % of the prunable layers' {unit_word(problem)} goes."
     return Allocation(
         method=method,
         scope=scope,
@@ -391,32 +346,3 @@ def _result(
         fineness=fineness,
         text=text,
     )
-
-
-def _what(problem: AllocationProblem, method: str, scope: str, fineness: float, ratios: str) -> str:
-    """Return the first half of the sentence: method, layers, budget and exactness."""
-    count = len(problem.layers)
-    where = (
-        f"{count} layer{'' if count == 1 else 's'},"
-        f" {'one budget for all stages' if scope == 'run' else 'each stage within its own budget'}"
-    )
-    if method == "dynamic":
-        where += (
-            f", the optimum up to {100 * fineness:.2g} % of the {_unit(problem)}"
-            if fineness
-            else ", the exact optimum"
-        )
-    idle = [
-        name
-        for name, n in zip(problem.stages, problem.steps, strict=True)
-        if not n and scope == "run"
-    ]
-    left = (
-        f" (no step falls into the {' and '.join(idle)} stage, which stays dense)" if idle else ""
-    )
-    return f"{NAMES[method]}{ratios}, {where}{left}"
-
-
-def _unit(problem: AllocationProblem) -> str:
-    """Return the word for the unit of cost."""
-    return "MACs" if problem.unit == "MACs" else "time"

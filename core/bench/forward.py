@@ -35,54 +35,55 @@ def forward_benchmark(
     """
     device = first_parameter(subjects[0].model).device
     shares = Shares(effort.seconds, len(subjects) * len(batches))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    total = len(subjects) * len(batches)
     for i, subject in enumerate(subjects):
-        networks: dict[str, MosaicTransformer] = {}
-        for s in sparsities:
-            cuts = uniform_cuts(subject, s)
-            built = {
-                "slim": mosaic_of(subject, cuts),
-                "gather": gathering(subject, cuts),
-                "masked": mosaic_of(subject, cuts, masked=True),
-            }
-            networks |= {f"{kind} {s:g}": m for kind, m in built.items()}
+        networks = _networks(subject, sparsities)
         for j, batch in enumerate(batches):
             if progress is not None:
-                progress(
-                    i * len(batches) + j,
-                    len(subjects) * len(batches),
-                    f"{subject.name}, batch {batch}",
-                )
+                progress(i * len(batches) + j, total, f"{subject.name}, batch {batch}")
             calls = {
                 name: forward_call(m.network(500.0), subject.model, batch)
                 for name, m in networks.items()
             }
             times = in_turn(calls, device, shares.next(), effort, stop)
-            seconds = medians(times)
-            for s in sparsities:
-                slim = times[f"slim {s:g}"]
-                for other, goal in (("gather", {"at_least": 1.0}), ("masked", {})):
-                    facts: dict[str, Any] = {
-                        "subject": subject.name,
-                        "batch": batch,
-                        "sparsity": s,
-                        "against": other,
-                    }
-                    mine: dict[str, Any] = {
-                        "seconds": seconds[f"slim {s:g}"],
-                        "seconds_against": seconds[f"{other} {s:g}"],
-                    }
-                    rows.append(
-                        ratio(
-                            f"{subject.name}, batch {batch}, {s:g} removed: {other} / slim",
-                            times[f"{other} {s:g}"],
-                            slim,
-                            **goal,
-                            **facts,
-                            **mine,
-                        )
-                    )
+            rows += _rows(subject, batch, sparsities, times)
     return machine(device) | {
         "dtype": str(first_parameter(subjects[0].model).dtype).removeprefix("torch."),
         "ratios": rows,
     }
+
+
+def _networks(subject: Subject, sparsities: tuple[float, ...]) -> dict[str, MosaicTransformer]:
+    """Return the slim, the gathering and the masked network of each sparsity, by name."""
+    networks: dict[str, MosaicTransformer] = {}
+    for s in sparsities:
+        cuts = uniform_cuts(subject, s)
+        networks[f"slim {s:g}"] = mosaic_of(subject, cuts)
+        networks[f"gather {s:g}"] = gathering(subject, cuts)
+        networks[f"masked {s:g}"] = mosaic_of(subject, cuts, masked=True)
+    return networks
+
+
+def _rows(
+    subject: Subject, batch: int, sparsities: tuple[float, ...], times: dict[str, list[float]]
+) -> list[dict[str, Any]]:
+    """Return the rows of one subject and batch: the other network's time over slim's."""
+    seconds = medians(times)
+    rows = []
+    for s in sparsities:
+        for other, at_least in (("gather", 1.0), ("masked", None)):
+            row = ratio(
+                f"{subject.name}, batch {batch}, {s:g} removed: {other} / slim",
+                times[f"{other} {s:g}"],
+                times[f"slim {s:g}"],
+                at_least=at_least,
+                subject=subject.name,
+                batch=batch,
+                sparsity=s,
+                against=other,
+                seconds=seconds[f"slim {s:g}"],
+                seconds_against=seconds[f"{other} {s:g}"],
+            )
+            rows.append(row)
+    return rows

@@ -6,8 +6,8 @@ Whole sampling runs of a model, and single forwards of DiT-XL/2's width.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Set
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..curves.plan import StagePlan
@@ -128,26 +128,59 @@ def realised_benchmark(
     which groups stay. Raises Stopped.
     """
     total = 2 * len(batches)
-    shares = Shares(effort.seconds, total)
-    rows = []
-    timesteps = timesteps_of(workshop, steps)
-    plans = {
-        target: replace(propose_plan(workshop.schedule, target, timesteps).plan, method="magnitude")
-        for target in targets
+    turns = Turns(Shares(effort.seconds, total), total, effort, progress=progress, stop=stop)
+    rows = _sampling_rows(workshop, batches, targets, steps, turns)
+    rows += _forward_rows(blocks, batches, targets, turns)
+    first = first_parameter(blocks.model)
+    return machine(first.device) | {
+        "dtype": str(first.dtype).removeprefix("torch."),
+        "ratios": rows,
     }
-    runs = {f"{target:g}": workshop.build(plan) for target, plan in plans.items()}
-    dense = run_macs(workshop, workshop.dense, timesteps)
-    for i, batch in enumerate(batches):
-        if progress is not None:
-            progress(i, total, f"{workshop.name}, sampling {batch} images")
+
+
+@dataclass
+class Turns:
+    """The time budget of a part, its progress and its stop event, from one batch to the next."""
+
+    shares: Shares
+    total: int
+    effort: Effort
+    progress: Progress | None
+    stop: threading.Event | None
+    done: int = 0
+
+    def next(self, text: str) -> float:
+        """Report the next batch, and return the seconds that it may take."""
+        if self.progress is not None:
+            self.progress(self.done, self.total, text)
+        self.done += 1
+        return self.shares.next()
+
+
+def _sampling_rows(
+    workshop: Workshop,
+    batches: tuple[int, ...],
+    targets: tuple[float, ...],
+    steps: int,
+    turns: Turns,
+) -> list[dict[str, Any]]:
+    """Return the rows of whole sampling runs."""
+    timesteps = timesteps_of(workshop, steps)
+    models = {"dense": workshop.dense}
+    for target in targets:
+        plan = propose_plan(workshop.schedule, target, timesteps).plan
+        models[f"{target:g}"] = workshop.build(replace(plan, method="magnitude"))
+    macs = {name: run_macs(workshop, model, timesteps) for name, model in models.items()}
+    rows = []
+    for batch in batches:
         times = sampling_seconds(
             workshop,
-            {"dense": workshop.dense} | runs,
+            models,
             batch=batch,
             steps=steps,
-            seconds=shares.next(),
-            effort=effort,
-            stop=stop,
+            seconds=turns.next(f"{workshop.name}, sampling {batch} images"),
+            effort=turns.effort,
+            stop=turns.stop,
         )
         for target in targets:
             facts = {
@@ -156,56 +189,41 @@ def realised_benchmark(
                 "batch": batch,
                 "target": target,
             }
-            rows.append(
-                _row(
-                    facts,
-                    times,
-                    f"{target:g}",
-                    dense,
-                    run_macs(workshop, runs[f"{target:g}"], timesteps),
-                )
-            )
-    cuts = {f"{s:g}": mosaic_of(blocks, uniform_cuts(blocks, s)) for s in targets}
-    whole = mosaic_of(blocks, None)
-    dense = (
-        model_macs(whole.full)[0],
-        attention_macs(blocks.layers, [x.groups for x in blocks.layers]),
-    )
+            rows.append(_row(facts, times, macs))
+    return rows
+
+
+def _forward_rows(
+    blocks: Subject, batches: tuple[int, ...], targets: tuple[float, ...], turns: Turns
+) -> list[dict[str, Any]]:
+    """Return the rows of single forwards."""
+    models = {f"{s:g}": mosaic_of(blocks, uniform_cuts(blocks, s)) for s in targets}
+    models["dense"] = mosaic_of(blocks, None)
+    macs = {
+        name: (model_macs(m.stages[0])[0], attention_macs(blocks.layers, m.kept(0)))
+        for name, m in models.items()
+    }
     device = first_parameter(blocks.model).device
-    for i, batch in enumerate(batches):
-        if progress is not None:
-            progress(len(batches) + i, total, f"{blocks.name}, batch {batch}")
+    rows = []
+    for batch in batches:
         calls = {
-            name: forward_call(m.network(500.0), blocks.model, batch)
-            for name, m in ({"dense": whole} | cuts).items()
+            name: forward_call(models[name].network(500.0), blocks.model, batch)
+            for name in ("dense", *(f"{s:g}" for s in targets))
         }
-        times = in_turn(calls, device, shares.next(), effort, stop)
+        seconds = turns.next(f"{blocks.name}, batch {batch}")
+        times = in_turn(calls, device, seconds, turns.effort, turns.stop)
         for s in targets:
             facts = {"subject": blocks.name, "what": "one forward", "batch": batch, "target": s}
-            slim = cuts[f"{s:g}"]
-            rows.append(
-                _row(
-                    facts,
-                    times,
-                    f"{s:g}",
-                    dense,
-                    (model_macs(slim.stages[0])[0], attention_macs(blocks.layers, slim.kept(0))),
-                )
-            )
-    return machine(device) | {
-        "dtype": str(first_parameter(blocks.model).dtype).removeprefix("torch."),
-        "ratios": rows,
-    }
+            rows.append(_row(facts, times, macs))
+    return rows
 
 
 def _row(
-    facts: dict[str, Any],
-    times: dict[str, list[float]],
-    name: str,
-    dense: tuple[float, float],
-    pruned: tuple[float, float],
+    facts: dict[str, Any], times: dict[str, list[float]], macs: Mapping[str, tuple[float, float]]
 ) -> dict[str, Any]:
-    """Return one row of the table."""
+    """Return one row of the table; macs: (linear and convolution layers, attention) by name."""
+    name = f"{facts['target']:g}"
+    dense, pruned = macs["dense"], macs[name]
     predicted = dense[0] / pruned[0]
     with_attention = sum(dense) / sum(pruned)
     measured = ratio("", times["dense"], times[name])

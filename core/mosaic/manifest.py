@@ -11,7 +11,9 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ import torch
 from torch import nn
 
 from ..cache import add_tensor, text_hash
+from ..curves.plan import STAGES, StagePlan
 from ..errors import Stopped, StudioError
 
 FORMAT, VERSION = "mosaicdiff-subnetworks", 1
 MANIFEST = "manifest.json"
+FILES = {stage: f"{stage}.safetensors" for stage in STAGES}
 MAX_BYTES = 64_000_000  # SDXL with every other neuron gone takes about 3 MB
 PRECISIONS = ("float64", "float32", "float16", "bfloat16")  # finest first
 RANGES = re.compile("[0-9]+(-[0-9]+)?(, [0-9]+(-[0-9]+)?)*")
@@ -92,6 +96,65 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _no_number(text: str) -> None:
     """Raise ValueError for NaN and infinity."""
     raise ValueError(f"{text} is not JSON")
+
+
+@dataclass(frozen=True)
+class StoredMosaic:
+    """A manifest whose parts have the right types."""
+
+    plan: StagePlan | None
+    enabled: bool
+    masked: bool
+    dtype: str
+    family: str
+    hashes: dict[str, str]
+    layers: list[dict[str, Any]]
+    stages: list[tuple[str | None, dict[str, str]]]  # file and kept, in STAGES order
+    files: dict[str, tuple[int, str]]  # bytes and SHA-256
+
+    @classmethod
+    def parse(cls, manifest: dict[str, Any]) -> StoredMosaic:
+        """Return the parts of a manifest. Raises KeyError, TypeError or ValueError."""
+        plan = None if manifest["plan"] is None else StagePlan.from_json(dict(manifest["plan"]))
+        stages = [
+            (manifest["stages"][stage]["file"], dict(manifest["stages"][stage]["kept"]))
+            for stage in STAGES
+        ]
+        files = {
+            name: (int(row["bytes"]), str(row["sha256"])) for name, row in manifest["files"].items()
+        }
+        wanted = {file for file, _ in stages if file is not None}
+        if not wanted <= set(FILES.values()) or set(files) != wanted:
+            raise ValueError("the files are not those of its stages")
+        if (
+            any(x is not True and x is not False for x in (manifest["enabled"], manifest["masked"]))
+            or manifest["dtype"] not in PRECISIONS
+        ):
+            raise ValueError("enabled, masked or dtype")
+        return cls(
+            plan=plan,
+            enabled=manifest["enabled"],
+            masked=manifest["masked"],
+            dtype=manifest["dtype"],
+            family=str(manifest["family"]),
+            hashes=dict(manifest["base"]["hash"]),
+            layers=list(manifest["layers"]),
+            stages=stages,
+            files=files,
+        )
+
+
+@contextmanager
+def complete(folder: Path) -> Iterator[None]:
+    """Turn what the manifest lacks, or has in another form, into a StudioError."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        why = f"{type(err).__name__}: {str(err)[:80]}"
+        raise StudioError(
+            f"{MANIFEST} in {folder.name}/ does not hold what it must ({why}): save the subnetworks"
+            " anew."
+        ) from err
 
 
 # ------------------------------------------------------------ kept indices

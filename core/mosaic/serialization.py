@@ -14,9 +14,6 @@ Nothing here is pickled, and no path from a manifest is opened: file names are t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..cache import file_hash
-from ..curves.plan import STAGES, StagePlan
+from ..curves.plan import STAGES
 from ..errors import Stopped, StudioError
 from ..files import full_disk, write_folder
 from ..models.checkpoints import load_checkpoint
@@ -35,11 +32,14 @@ from ..models.layers import PrunableLayer, find_layers
 from ..progress import Progress
 from ..pruning.cuts import Cut
 from .manifest import (
+    FILES,
     FORMAT,
     MANIFEST,
     PRECISIONS,
     VERSION,
+    StoredMosaic,
     coarser,
+    complete,
     indices,
     model_hash,
     precision,
@@ -59,7 +59,6 @@ from .stored import (
 from .subnetworks import Subnetworks
 
 Loaded = TypeVar("Loaded", bound=Subnetworks)
-FILES = {stage: f"{stage}.safetensors" for stage in STAGES}
 # further entries of the manifest: plain JSON, never read back into numbers that run
 FACTS = ("model", "calibration", "damping", "errors", "report")
 
@@ -178,52 +177,6 @@ def _write_stages(
 # ------------------------------------------------------------ load
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A manifest whose parts have the right types."""
-
-    plan: StagePlan | None
-    enabled: bool
-    masked: bool
-    dtype: str
-    family: str
-    hashes: dict[str, str]
-    layers: list[dict[str, Any]]
-    stages: list[tuple[str | None, dict[str, str]]]  # file and kept, in STAGES order
-    files: dict[str, tuple[int, str]]  # bytes and SHA-256
-
-    @classmethod
-    def parse(cls, manifest: dict[str, Any]) -> _Stored:
-        """Return the parts of a manifest. Raises KeyError, TypeError or ValueError."""
-        plan = None if manifest["plan"] is None else StagePlan.from_json(dict(manifest["plan"]))
-        stages = [
-            (manifest["stages"][stage]["file"], dict(manifest["stages"][stage]["kept"]))
-            for stage in STAGES
-        ]
-        files = {
-            name: (int(row["bytes"]), str(row["sha256"])) for name, row in manifest["files"].items()
-        }
-        wanted = {file for file, _ in stages if file is not None}
-        if not wanted <= set(FILES.values()) or set(files) != wanted:
-            raise ValueError("the files are not those of its stages")
-        if (
-            any(x is not True and x is not False for x in (manifest["enabled"], manifest["masked"]))
-            or manifest["dtype"] not in PRECISIONS
-        ):
-            raise ValueError("enabled, masked or dtype")
-        return cls(
-            plan=plan,
-            enabled=manifest["enabled"],
-            masked=manifest["masked"],
-            dtype=manifest["dtype"],
-            family=str(manifest["family"]),
-            hashes=dict(manifest["base"]["hash"]),
-            layers=list(manifest["layers"]),
-            stages=stages,
-            files=files,
-        )
-
-
 def load_mosaic(
     kind: type[Loaded],
     folder: Path | str,
@@ -242,8 +195,8 @@ def load_mosaic(
     folder = Path(folder)
     tick = _ticker(progress, stop)
     manifest = read_manifest(folder)
-    with _complete(folder):
-        stored = _Stored.parse(manifest)
+    with complete(folder):
+        stored = StoredMosaic.parse(manifest)
     total = len(stored.files) * 2 + 1
     for i, (name, said) in enumerate(stored.files.items()):
         tick(i, total, f"checking {name}")
@@ -257,7 +210,7 @@ def load_mosaic(
         if file is not None and file not in read:
             tick(len(stored.files) + 1 + len(read), total, f"reading {file}")
             read[file] = (kept, _read_cuts(folder / file, dense, layers, kept))
-    with _complete(folder):
+    with complete(folder):
         if any(
             kept != (dict.fromkeys(kept, ALL) if file is None else read[file][0])
             for file, kept in stored.stages
@@ -314,7 +267,7 @@ def _denoiser(base: Any, dtype: str, revision: str | None) -> nn.Module:
 def _check_base(
     dense: nn.Module,
     layers: list[PrunableLayer],
-    stored: _Stored,
+    stored: StoredMosaic,
     folder: Path,
     stop: threading.Event | None,
 ) -> None:
@@ -332,7 +285,7 @@ def _check_base(
         )
     loaded = precision(first_parameter(dense).dtype)
     at = coarser(stored.dtype, loaded)
-    with _complete(folder):
+    with complete(folder):
         expected = stored.hashes[at]
     if model_hash(dense, at, stop) != expected:
         hint = (
@@ -353,7 +306,7 @@ def _read_cuts(
 
     Raises StudioError for tensors too many, too few, of other shapes or types, or with NaN.
     """
-    with _complete(path.parent):
+    with complete(path.parent):
         groups = [_kept_groups(kept[layer.name], layer) for layer in layers]
         if len(kept) != len(layers):
             raise ValueError("layers that the base does not have")
@@ -397,16 +350,3 @@ def _ticker(progress: Progress | None, stop: threading.Event | None) -> Progress
             progress(done, total, text)
 
     return tick
-
-
-@contextmanager
-def _complete(folder: Path) -> Iterator[None]:
-    """Turn what the manifest lacks, or has in another form, into a StudioError."""
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError) as err:
-        why = f"{type(err).__name__}: {str(err)[:80]}"
-        raise StudioError(
-            f"{MANIFEST} in {folder.name}/ does not hold what it must ({why}): save the subnetworks"
-            " anew."
-        ) from err

@@ -1,0 +1,84 @@
+"""Put allocations into words: what was done, and why a budget cannot be met."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..models.layers import TINY
+from .problem import AllocationProblem
+from .widths import Menu
+
+NAMES = {
+    "uniform": "Equal ratios",
+    "log_ramp": "Log ramp over the blocks",
+    "lagrangian": "Lagrangian",
+    "dynamic": "Dynamic programming",
+}
+
+
+def too_much(problem: AllocationProblem, possible: float, asked: float, stage: str) -> str:
+    """Return the refusal of a budget: `possible` and `asked` are shares of the prunable cost.
+
+    `stage` is empty for the whole run.
+    """
+    limits, remedies = _limits(problem.menu)
+    held = ", as every layer keeps a head or some neurons"
+    if limits:
+        held = f" while {' and '.join(limits)}"
+    remedies = [f"lower {'the sparsity of that stage' if stage else 'the sparsities'}", *remedies]
+    # rounded apart, so that they never look equal
+    most, wish = np.floor(1000 * possible + TINY) / 10, np.ceil(1000 * asked - TINY) / 10
+    where = f"{stage} stage" if stage else "whole run"
+    what = f"{'work' if problem.unit == 'MACs' else 'time'} of the {where}'s prunable layers"
+    return (
+        f"At most {most:.3g} % of the {what} can go{held}, and {wish:.3g} % are asked for:"
+        f" {', or '.join(remedies)}."
+    )
+
+
+def _limits(menu: Menu) -> tuple[list[str], list[str]]:
+    """Return what the menu holds back, in words, and the remedy of each."""
+    limits, remedies = [], []
+    if menu.protect:
+        ends = "the first and the last block"
+        share = f"keep {100 * menu.protect:.3g} %"
+        limits.append(f"{ends} {'are spared' if menu.protect == 1 else share}")
+        remedies.append("spare no block")
+    if menu.multiple:
+        limits.append(f"neurons stay in multiples of {menu.multiple}")
+        remedies.append("allow finer widths")
+    if menu.min_heads > 1:
+        limits.append(f"every layer keeps {menu.min_heads} heads")
+        remedies.append("let layers keep fewer heads")
+    return limits, remedies
+
+
+def what_was_done(
+    problem: AllocationProblem, method: str, scope: str, fineness: float, ratios: str
+) -> str:
+    """Return the first half of the sentence: method, layers, budget and exactness."""
+    count = len(problem.layers)
+    where = (
+        f"{count} layer{'' if count == 1 else 's'},"
+        f" {'one budget for all stages' if scope == 'run' else 'each stage within its own budget'}"
+    )
+    if method == "dynamic":
+        where += (
+            f", the optimum up to {100 * fineness:.2g} % of the {unit_word(problem)}"
+            if fineness
+            else ", the exact optimum"
+        )
+    idle = [
+        name
+        for name, n in zip(problem.stages, problem.steps, strict=True)
+        if not n and scope == "run"
+    ]
+    left = (
+        f" (no step falls into the {' and '.join(idle)} stage, which stays dense)" if idle else ""
+    )
+    return f"{NAMES[method]}{ratios}, {where}{left}"
+
+
+def unit_word(problem: AllocationProblem) -> str:
+    """Return the word for the unit of cost."""
+    return "MACs" if problem.unit == "MACs" else "time"
