@@ -112,12 +112,12 @@ def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> 
     """Mean over layers of ||W'X - WX||^2 / ||WX||^2, per stage: W' as `maker` built it, X the
     tokens that `judge` held out in that stage.
     """
-    bank, found = judge.surgeon.bank(), {}
+    bank, found = judge.bank, {}
     for stage, name in enumerate(STAGES):
         low, high = mosaic.plan.stage_range(stage)
         errors = []
         for i in range(len(mosaic.layers)):
-            weight = maker.surgeon.weight(i).double()
+            weight = maker.pruner.weight(i).double()
             difference = mosaic.weight(stage, i).double() - weight
             errors.append(
                 relative_error(

@@ -34,6 +34,18 @@ def bin_weights(edges: Sequence[int], weighting: str) -> list[float]:
     ]
 
 
+def check_weighting(model: nn.Module, layers: Sequence[PrunableLayer], weighting: str) -> None:
+    """Raise StudioError for a weighting by gates on a model that has none."""
+    if weighting != "gate":
+        return
+    for layer in layers:
+        block = model.get_submodule(layer.module.rpartition(".")[0])
+        if type(getattr(block, "norm1", None)).__name__ != "AdaLayerNormZero":
+            raise StudioError(
+                "Only a DiT's blocks have gates to weigh rows by; choose another weighting."
+            )
+
+
 class RowWeights:
     """Context manager around forward passes of [conditional rows, unconditional rows] that says how
     much each row counts for a layer.
@@ -57,13 +69,7 @@ class RowWeights:
         )
         self._gates: dict[tuple[str, str], Tensor] = {}
         self._handles: list = []
-        if weighting == "gate" and any(
-            type(getattr(model.get_submodule(b), "norm1", None)).__name__ != "AdaLayerNormZero"
-            for b in self.blocks
-        ):
-            raise StudioError(
-                "Only a DiT's blocks have gates to weigh rows by; choose another weighting."
-            )
+        check_weighting(model, layers, weighting)
 
     def of(self, layer: int, rows: int) -> Tensor | None:
         """(rows,) weights, or None where all rows count the same."""
