@@ -71,7 +71,7 @@ def test_shipped_latents_come_first_and_a_wish_goes_before_them(workshop, bare, 
         (bare, None, "12 of the model's own samples (20 steps each, guidance 1.5)"),
     ):
         assert text in Workshop(checkpoint, TINY, tmp_path, options).source.text
-    with pytest.raises(StudioError, match="add --self-calibrate or --calibration-images"):
+    with pytest.raises(StudioError, match="ask for its own samples or give pictures to use others"):
         Workshop(workshop.checkpoint, TINY, tmp_path, DataOptions(count=50))
     data = Workshop(workshop.checkpoint, TINY, tmp_path).data()
     assert torch.equal(data.latents, workshop.latents) and torch.equal(

@@ -29,7 +29,7 @@ from ..calibration.picture_folder import (
     read_picture,
 )
 from ..curves.noise import NoiseSchedule, sampling_timesteps
-from ..errors import Stopped, StudioError
+from ..errors import LatentsShipped, Stopped, StudioError
 from ..models.checkpoints import Checkpoint
 from ..models.families import SDXL, Conditions, DiT, both, each_tensor
 from ..models.prompts import PROMPTS, cut_prompts
@@ -91,10 +91,7 @@ def choose_source(
     # shipped latents come with class labels
     if checkpoint.latents is not None and family is DiT and not options.self_calibrate:
         if options != DataOptions(guidance=options.guidance if weighs else None):
-            raise StudioError(
-                f"{checkpoint.name} ships calibration latents: add --self-calibrate or"
-                " --calibration-images to use others."
-            )
+            raise LatentsShipped(f"{checkpoint.name} ships calibration latents")
         return shipped(checkpoint)
     return own_samples(checkpoint, family, needed, options)
 
