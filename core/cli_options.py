@@ -36,7 +36,6 @@ UNUSED: dict[str | None, tuple[str, ...]] = {
     "bench": (*CALIBRATION, *PAGE, "plan"),
 }
 PATHS = ("model", "plan", "against", "out", "calibration_images")
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 REMEDIES: dict[type[Unmet], str] = {
     LatentsShipped: "add --self-calibrate or --calibration-images to use others",
 }
@@ -53,6 +52,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with 2."""
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from core.calibration.data import CalibrationData, DataOptions, draw, repeated
+from core.calibration.picture_latents import encode
 from core.calibration.settings import CalibrationSettings
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.models.families import DiT
 from core.sampling.denoise import decode
-from core.workshop.data_sources import encode
 from core.workshop.workshop import Workshop
 
 TINY = CalibrationSettings(edges=(0, 500, 1000), images=9, held_out=3)

@@ -26,7 +26,7 @@ from core.errors import Stopped, StudioError
 from core.models.families import SDXL, DiT, leaves
 from core.models.prompts import PROMPTS
 from core.sampling.denoise import Denoiser, decode, start_noise
-from core.workshop.data_sources import classes_in_turn, sample, told
+from core.sampling.own_samples import classes_in_turn, prompt_conditions, sample
 from core.workshop.workshop import Workshop
 
 
@@ -231,7 +231,7 @@ def test_a_weighting_that_cannot_be_is_refused_before_anything_is_made(sdxl, tmp
 
 def test_prompts_are_read_once_each_with_the_unconditional_rows_beside(sdxl):
     prompts = [*PROMPTS[:9], PROMPTS[2], PROMPTS[8]]
-    found, ids = told(sdxl.pipeline, prompts)
+    found, ids = prompt_conditions(sdxl.pipeline, prompts)
     straight = SDXL.conditions(sdxl.pipeline, prompts)
     assert ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 8] and len(found) == 11
     rows = torch.tensor([10, 3])
