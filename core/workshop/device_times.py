@@ -137,8 +137,10 @@ def _narrow(dense: MosaicTransformer, macs: ModelMacs, sparsity: float) -> Calla
         return dense.network(500)
     cuts = []
     for layer, lost in zip(macs.layers, macs.removed(sparsity), strict=True):
+        kept = layer.groups - lost
         weight = macs.transformer.get_submodule(layer.consumer).weight.detach()
-        cuts.append(Cut(torch.arange(layer.groups - lost), weight if lost else None))
+        narrow = weight[:, : kept * layer.group_size] if lost else None
+        cuts.append(Cut(torch.arange(kept), narrow))
     plan = StagePlan((1, 2), (sparsity,) * 3)
     mosaic = MosaicTransformer(macs.transformer, plan, [cuts] * 3, layers=macs.layers)
     return mosaic.network(500)
