@@ -1,7 +1,7 @@
-"""MosaicDiff Studio: `python app.py` opens the page, `python app.py curves|prune|compare|bench
---json` does the same work without one.
+"""Start MosaicDiff Studio.
 
-Heavy imports happen inside the verbs, so `--help` answers at once.
+`python app.py` opens the page; `python app.py curves|prune|compare|bench --json` does the same work
+without a page. Heavy imports happen inside the verbs, so `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ CLOSED_PIPE = 141  # 128 + SIGPIPE, as the shell reports other tools whose reade
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb or open the page; 0 when it worked, 2 for something the user can mend (one
-    sentence on stderr).
+    """Run a verb or open the page; return the exit code.
+
+    0 when it worked, 2 for an error that the user can mend (one sentence on standard error).
     """
     from core.errors import StudioError, plain_memory_errors
     from core.output import PipeClosed, check_output, note, prepare_streams
@@ -51,12 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def script() -> int:
-    """Run `main` as a program: what is left in the buffer of standard output (--help) is written
-    before Python ends, or dropped.
+def script() -> int | str | None:
+    """Run `main` as a program; return the exit code.
+
+    What is left in the buffer of standard output (--help) is written before Python ends, or
+    dropped.
     """
     from core.output import drop_output, note
 
+    code: int | str | None
     try:
         code = main()
     except SystemExit as end:  # from the parser
@@ -81,8 +85,9 @@ def script() -> int:
 
 
 def check_address(host: str, port: int | None) -> None:
-    """Raise StudioError for an address that cannot be listened on; without a port Gradio looks for
-    a free one.
+    """Raise StudioError for an address that cannot be listened on.
+
+    port: None where Gradio looks for a free one.
     """
     import socket
 
@@ -127,7 +132,7 @@ def open_studio(args: argparse.Namespace) -> int:
         data_options(args),
     )
     host = args.host or os.environ.get("GRADIO_SERVER_NAME", "").strip() or "127.0.0.1"
-    ask_itself_directly(host, args.share)  # the model is there: what follows asks nobody else
+    ask_itself_directly(host, args.share)  # the model is there: what follows needs no network
     try:
         from mosaic_ui.model_facts import batch, large
         from mosaic_ui.studio import build_studio, launch_options
@@ -162,8 +167,10 @@ def open_studio(args: argparse.Namespace) -> int:
 
 
 def environment_port() -> int | None:
-    """Read GRADIO_SERVER_PORT and the other numbers that Gradio reads when it is imported. Raises
-    StudioError for those that are none.
+    """Return GRADIO_SERVER_PORT, or None where it is not set.
+
+    Checks the other numbers that Gradio reads when it is imported. Raises StudioError for values
+    that are no numbers.
     """
     from core.errors import StudioError
 
@@ -175,7 +182,7 @@ def environment_port() -> int | None:
     ):
         value = os.environ.get(name)
         if value is not None and not value.strip():
-            del os.environ[name]  # set to nothing: as good as not set
+            del os.environ[name]  # an empty value counts as not set
         elif value is not None and not value.strip().isdecimal():
             raise StudioError(
                 f"The variable {name} is {value!r} and must be a whole number: correct or unset it."
@@ -185,11 +192,10 @@ def environment_port() -> int | None:
 
 
 def ask_itself_directly(host: str, share: bool) -> None:
-    """Keep a proxy of http_proxy, ALL_PROXY and the like out of the question whether the page
-    answers, which goes to this machine.
+    """Let requests to this machine pass by any proxy of http_proxy, ALL_PROXY and the like.
 
-    Without a public link nothing goes elsewhere any more, so no proxy is asked at all: one that
-    cannot be used does no harm then.
+    Gradio asks this machine whether the page answers. Without a public link no other request
+    follows, so no proxy is used at all, and an unusable proxy does no harm.
     """
     if not share:
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"

@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
-Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,11 @@ def parser() -> argparse.ArgumentParser:
         description="See, tune and prove training-free pruning of diffusion models.",
         parents=[_common(suppress=False), _page()],
     )
-    verbs = root.add_subparsers(
-        dest="verb", metavar="curves|prune|compare|bench", title="without a browser"
+    verbs: Verbs = root.add_subparsers(
+        dest="verb",
+        metavar="curves|prune|compare|bench",
+        title="without a browser",
+        parser_class=Parser,
     )
     for name, add in VERBS.items():
         verb = add(verbs, _common(suppress=True, verb=name))

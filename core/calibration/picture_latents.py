@@ -19,7 +19,8 @@ from .picture_folder import Picture, read_picture
 def pixel_size(checkpoint: Checkpoint) -> int:
     """Return height and width of the model's pictures."""
     halvings = len(checkpoint.pipeline.vae.config.block_out_channels) - 1
-    return checkpoint.denoiser.config.sample_size * 2**halvings
+    config: Any = checkpoint.denoiser.config
+    return config.sample_size * 2**halvings
 
 
 def encode_pictures(

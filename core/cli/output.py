@@ -30,9 +30,7 @@ def make_folder(name: str) -> Path:
 
 
 def fresh_folder(name: str) -> Path:
-    """Check that a folder is new or empty and that the one above can be written. Raises
-    StudioError.
-    """
+    """Return a folder that is new or empty, below one that can be written. Raises StudioError."""
     path = Path(name).absolute()  # "." has no name to write beside
     try:
         path = path.resolve()
@@ -48,6 +46,7 @@ def fresh_folder(name: str) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all. Raises StudioError."""
     try:
         write_whole(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
     except OSError as err:
@@ -55,45 +54,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def report_progress(done: int, total: int, text: str) -> None:
+    """Write one line of progress on standard error."""
     note(f"[{done}/{total}] {text}")
 
 
-def warn_of_scarcity(workshop: Any) -> None:
-    """What is scarce in the calibration, a line each on stderr: seen with --json and without."""
-    for warning in workshop.calibration_warnings:
+def warn_of_scarcity(warnings: list[str]) -> None:
+    """Write what is scarce in the calibration on standard error, with --json and without."""
+    for warning in warnings:
         note(f"app.py: warning: {warning}.")
 
 
 def write_result(args: argparse.Namespace, result: dict[str, Any], text: list[str]) -> int:
-    """JSON has no NaN or infinity: they become null."""
+    """Write a result on standard output, as JSON with --json, else as lines of text; return 0."""
     say(json.dumps(finite(result)) if args.json else "\n".join(text))
     return 0
 
 
 def finite(value: Any) -> Any:
+    """Return plain data with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_pictures(comparison: Any, out: Path) -> None:
-    """Grids of the first hundred images of each side, lossless; small ones twice as large."""
-    from PIL import Image
-
-    from ..workshop.comparison import grid
-
-    for letter, side in (
-        ("dense" if comparison.a.plan is None else "against", comparison.a),
-        ("mosaic", comparison.b),
-    ):
-        try:
-            small = max(side.images.shape[-2:]) <= 128
-            Image.fromarray(
-                grid(side.images[:100], min(10, len(side.images)), scale=2 if small else 1)
-            ).save(out / f"{letter}.png")
-        except OSError as err:
-            raise StudioError(
-                f"The pictures could not be written to {out}/ ({why_not_written(err)})."
-            ) from err

@@ -8,9 +8,11 @@ from typing import Any
 from ..calibration.data import DataOptions
 from ..calibration.settings import ENOUGH_TOKENS, CalibrationSettings
 from ..curves.noise import NUM_TRAIN_TIMESTEPS
+from ..curves.plan_checks import MAX_STEPS, MIN_STEPS, short
 from ..errors import StudioError
+from ..models.checkpoints import BUNDLED
 from ..models.families import SDXL
-from ..workshop.workshop import Workshop
+from ..workshop.workshop import Workshop, get_workshop
 
 
 def calibration_settings(args: argparse.Namespace) -> CalibrationSettings:
@@ -118,3 +120,23 @@ def pixels(text: str) -> tuple[int, int]:
     ):
         raise StudioError("--size must be height x width in pixels, such as 768x1024.")
     return int(height), int(width)
+
+
+def check_steps(steps: int) -> None:
+    """Refuse sampling steps outside the range that holds everywhere. Raises StudioError."""
+    if steps < MIN_STEPS:
+        raise StudioError(f"--steps must be {MIN_STEPS} or more, not {short(steps)}.")
+    if steps > MAX_STEPS:
+        raise StudioError(f"--steps must be {MAX_STEPS} or fewer, not {short(steps)}.")
+
+
+def open_workshop(args: argparse.Namespace) -> Workshop:
+    """Load the model that the options name. Raises StudioError."""
+    return get_workshop(
+        args.model or BUNDLED,
+        args.device,
+        args.revision,
+        args.dtype,
+        calibration_settings(args),
+        data_options(args),
+    )

@@ -77,10 +77,12 @@ class NetworkCache:
         self._kept.move_to_end(key)
         mosaic, size = self._kept[key]
         if mosaic.plan != plan:
-            mosaic = shallow(mosaic)
-            mosaic.plan = plan
-            mosaic.enabled = True  # the first object may be disabled
-            self._kept[key] = mosaic, size
+            twin = shallow(mosaic)
+            assert isinstance(twin, MosaicTransformer)
+            twin.plan = plan
+            twin.enabled = True  # the first object may be disabled
+            self._kept[key] = twin, size
+            return twin
         return mosaic
 
     def make_room(self, coming: int) -> None:

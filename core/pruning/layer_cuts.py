@@ -1,5 +1,6 @@
-"""Compute compensated cuts of single layers on stretches of timesteps, and their errors, from Grams
-alone.
+"""Compute compensated cuts of single layers, and their errors, from Grams alone.
+
+A cut is for a stretch of timesteps.
 
 Paths and errors that were computed last are kept, so that a slider that moves asks only for what
 has changed.

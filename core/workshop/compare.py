@@ -66,7 +66,7 @@ def compare(
         if workshop.needs_calibration(plan):
             yield Preview("calibrating first (once per model)", 0, 1)
     models = [workshop.dense if p is None else workshop.build(p, None, stop) for p in plans]
-    if not _as_loaded(workshop, settings):
+    if settings.dtype is not None and not _as_loaded(workshop, settings):
         models = in_precision(models, DTYPES[settings.dtype])
     n = settings.n
     batch = n if n <= IN_STEP else BATCH

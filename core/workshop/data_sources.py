@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def choose_source(
     latents cannot fulfil.
     """
     if options.images is not None:
-        return pictures(checkpoint, family, needed, options)
+        return pictures(checkpoint, family, needed, options, Path(options.images))
     # shipped latents come with class labels
     if checkpoint.latents is not None and family is DiT and not options.self_calibrate:
         if options != DataOptions(guidance=options.guidance if weighs else None):
@@ -96,6 +97,7 @@ def shipped(checkpoint: Checkpoint) -> DataSource:
     Real latents and their labels.
     """
     latents, labels = checkpoint.latents, checkpoint.labels
+    assert latents is not None and labels is not None  # `choose_source` asks before
     text = f"the {len(latents)} shipped latents"
 
     def load(*_: object) -> CalibrationData:
@@ -108,7 +110,7 @@ def shipped(checkpoint: Checkpoint) -> DataSource:
 
 
 def pictures(
-    checkpoint: Checkpoint, family: Family, needed: int, options: DataOptions
+    checkpoint: Checkpoint, family: Family, needed: int, options: DataOptions, folder: Path
 ) -> DataSource:
     """Return the source of a folder of pictures, encoded by the model's own VAE.
 
@@ -122,7 +124,7 @@ def pictures(
             f"The model's VAE takes {channels} channels; only grey and RGB pictures can be given."
         )
     count = options.count or max(needed, FEWEST)
-    given = read_folder(options.images, count, options.seed, words=family is SDXL)
+    given = read_folder(folder, count, options.seed, words=family is SDXL)
     found = given.pictures
     text = f"{len(found)} pictures of the given folder"
     if len(found) < FEWEST:
@@ -137,8 +139,8 @@ def pictures(
     def load(
         maker: LatentMaker, progress: Progress | None, stop: threading.Event | None
     ) -> CalibrationData:
-        folder = maker.cache / f"latents-{fingerprint(encoded)}"
-        latents = encode_pictures(found, vae, size, maker.latent_shape, folder, progress, stop)
+        kept_in = maker.cache / f"latents-{fingerprint(encoded)}"
+        latents = encode_pictures(found, vae, size, maker.latent_shape, kept_in, progress, stop)
         if family is SDXL:
             conditions, ids = prompt_conditions(pipeline, shows, progress, stop)
         else:
@@ -161,8 +163,8 @@ def _shown(checkpoint: Checkpoint, family: Family, found: list[Picture]) -> list
     if family is SDXL:
         return [caption_of(picture) for picture in found]
     names = known_names(checkpoint.class_names)
-    classes = checkpoint.denoiser.config.num_embeds_ada_norm
-    return [class_of(picture, names, classes) for picture in found]
+    config: Any = checkpoint.denoiser.config
+    return [class_of(picture, names, config.num_embeds_ada_norm) for picture in found]
 
 
 def _remarks(pipeline: Any, found: list[Picture], shows: list[Any], family: Family) -> list[str]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,9 @@ def measure_forwards(
     Weights do not matter for time. Seven rounds, fewer where a round takes long: about
     LATENCY_SECONDS in all, and at least one round.
     """
-    macs, calls, counts = times.macs, [], []
+    macs = times.macs
+    calls: list[Callable[[], object]] = []
+    counts: list[float] = []
     for sparsity in LATENCY_SPARSITIES:
         network = _narrow(dense, macs, sparsity)
         calls.append(_inference(forward_call(network, macs.transformer, rows, shape)))
@@ -138,8 +141,8 @@ def _narrow(dense: MosaicTransformer, macs: ModelMacs, sparsity: float) -> Calla
     cuts = []
     for layer, lost in zip(macs.layers, macs.removed(sparsity), strict=True):
         kept = layer.groups - lost
-        weight = macs.transformer.get_submodule(layer.consumer).weight.detach()
-        narrow = weight[:, : kept * layer.group_size] if lost else None
+        weight: Any = macs.transformer.get_submodule(layer.consumer).weight
+        narrow = weight.detach()[:, : kept * layer.group_size] if lost else None
         cuts.append(Cut(torch.arange(kept), narrow))
     plan = StagePlan((1, 2), (sparsity,) * 3)
     mosaic = MosaicTransformer(macs.transformer, plan, [cuts] * 3, layers=macs.layers)

@@ -128,8 +128,16 @@ def _step_preview(i: int, total: int, a: Step, b: Step, images: list[Tensor]) ->
     stage = b.stage if b.stage >= 0 else a.stage
     where = f", {STAGES[stage]} stage" if stage >= 0 else ""
     text = f"step {i + 1} of {total} (timestep {a.timestep:.0f}{where})"
+    picture_a, picture_b = map(pictures, images) if images else (None, None)
     return Preview(
-        text, i + 1, total, *map(pictures, images), step=i, timestep=a.timestep, stage=stage
+        text,
+        done=i + 1,
+        total=total,
+        image_a=picture_a,
+        image_b=picture_b,
+        step=i,
+        timestep=a.timestep,
+        stage=stage,
     )
 
 

@@ -28,8 +28,8 @@ __all__ = ["PlanPredictor", "usual_images"]
 
 ALLOCATIONS_KEPT = 64
 
-# (MACs of one row, groups that each layer loses or None for dense) -> seconds of one forward
-SecondsOf = Callable[[float, list[int] | None], float]
+# groups that each layer loses, or None for the dense model -> seconds of one forward
+SecondsOf = Callable[[list[int] | None], float]
 
 
 class PlanPredictor:
@@ -88,7 +88,7 @@ class PlanPredictor:
                 raise NotTimed(
                     f"This plan shares out time, and the layers of {self.name} were not timed here"
                 )
-        key = (costs and costs.digest, replace(plan, name=""))
+        key = (None if costs is None else costs.digest, replace(plan, name=""))
         allocation = self._allocations.find(key)
         if allocation is None:
             allocation = share(self.layers, orders, self.calibration.bank, plan, costs)
@@ -146,8 +146,8 @@ class PlanPredictor:
                     achieved=removed / weights,
                     macs=macs * halves * steps,
                     macs_dense=dense * halves * steps,
-                    seconds=seconds_of and seconds_of(macs, widths[i]) * steps,
-                    seconds_dense=seconds_of and seconds_of(dense, None) * steps,
+                    seconds=seconds_of and seconds_of(widths[i]) * steps,
+                    seconds_dense=seconds_of and seconds_of(None) * steps,
                     error=error,
                     error_held_out=held_out,
                 )
@@ -163,8 +163,18 @@ class PlanPredictor:
         layer_times = self.times.layers if in_time else None
         own_shape = shape in (None, self.macs.latent_shape)
         if layer_times is None or layer_times.rows != rows or not own_shape:
-            return lambda macs, removed: table.at(macs)
+            return self._seconds_by_macs(table, shape)
         return self._seconds_by_layer(plan, table, layer_times)
+
+    def _seconds_by_macs(self, table: LatencyTable, shape: Shape | None) -> SecondsOf:
+        """Return how seconds of one forward follow from its MACs."""
+
+        def seconds(removed: list[int] | None) -> float:
+            if removed is None:
+                return table.at(float(self.macs.forward(shape)[0]))
+            return table.at(self.macs.row(removed, shape))
+
+        return seconds
 
     def _seconds_by_layer(
         self, plan: StagePlan, table: LatencyTable, times: LayerTimes
@@ -180,7 +190,7 @@ class PlanPredictor:
         parts = sum(times.saved(self.layers, row) for row in equal)
         scale = whole / parts if whole > 0 and parts > 0 else 1.0
 
-        def seconds(macs: float, removed: list[int] | None) -> float:
+        def seconds(removed: list[int] | None) -> float:
             if removed is None:
                 return dense
             return max(1e-9, dense - scale * times.saved(self.layers, removed))

@@ -228,7 +228,7 @@ class Workshop:
                 )
 
     def shape_for(self, settings: SampleSettings) -> tuple[int, int, int]:
-        """Latents (c, h, w) of one image."""
+        """Return the latent shape (c, h, w) of one image."""
         if settings.size is None:
             return self.latent_shape
         return (
@@ -237,7 +237,7 @@ class Workshop:
         )
 
     def conditions(self, settings: SampleSettings) -> Conditions:
-        """What the images of these settings are conditioned on."""
+        """Return the conditions of the images of these settings."""
         if self.family is SDXL:
             return SDXL.conditions(
                 self.checkpoint.pipeline, list(settings.prompts), settings.negative, settings.size
@@ -245,9 +245,7 @@ class Workshop:
         return self.family.conditions(torch.tensor(settings.labels))
 
     def some_conditions(self, n: int) -> Conditions:
-        """Conditions for n images that nobody asked for in particular: classes in turn, or the
-        built-in prompts in turn.
-        """
+        """Return conditions for n images: classes in turn, or the built-in prompts in turn."""
         if self.family is SDXL:
             return SDXL.conditions(
                 self.checkpoint.pipeline, [PROMPTS[i % len(PROMPTS)] for i in range(n)]
@@ -608,8 +606,9 @@ def get_workshop(
     settings: CalibrationSettings | None = None,
     data: DataOptions | None = None,
 ) -> Workshop:
-    """The one workshop of this model, precision, calibration settings and calibration data in this
-    process. Raises StudioError.
+    """Return the one workshop of a model in this process. Raises StudioError.
+
+    There is one per model, precision, calibration settings and calibration data.
     """
     key = (
         str(model),
