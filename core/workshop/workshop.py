@@ -38,12 +38,12 @@ from ..mosaic.network_cache import NetworkCache
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..pruning.layer_cuts import LayerPruner
-from ..pruning.orders import RemovalOrders, find_orders, orders_file
+from ..pruning.orders import RemovalOrders, find_orders
 from ..sampling.layer_times import LayerTimes, measure_layers
 from ..sampling.metrics import Judge
 from ..sampling.timing import LatencyTable
 from .build import NetworkBuilder
-from .calibration import Calibration
+from .calibration import Calibration, CalibrationFiles, calibration_sentence
 from .comparison import Comparison, SampleSettings
 from .data_sources import choose_source
 from .device_times import DeviceTimes, measure_forwards
@@ -120,6 +120,7 @@ class Workshop:
         self.macs = ModelMacs(self.transformer, self.dense.full, self.layers, self.latent_shape)
         self.times = DeviceTimes(self.folder, self.macs, self.device, self.device_text, self.dtype)
         bank = GramBank(self.folder, self.layers, self.settings)
+        self._files = CalibrationFiles(self, checkpoint.folder)
         nothing = Calibration(bank, LayerPruner(self.transformer, self.layers, bank, None))
         networks = NetworkCache(self.transformer) if networks is None else networks
         self._known_now = self._known_from(nothing, networks)
@@ -288,19 +289,8 @@ class Workshop:
         """Return one sentence on the calibration: how much was measured, on what and when."""
         if not self.calibrated:
             return "not calibrated on this machine yet"
-        orders, settings = self.orders, self.settings
-        warnings = self.calibration_warnings
-        warning = f" ({'; '.join(warnings)})" if warnings else ""
-        weighting = {
-            "even": "",
-            "guidance": f", rows weighed by guidance {settings.guidance:g}",
-        }.get(settings.weighting, f", rows weighed by {settings.weighting}")
-        tokens = f"{orders.tokens_per_column:.{int(orders.tokens_per_column < 10)}f}"
-        return (
-            f"{settings.images + settings.held_out} images in each of {settings.bins} timestep bins"
-            f" ({settings.held_out} of them held out){weighting}, at least {tokens} tokens per"
-            f" column and bin, from {self.source.text}{warning}, measured {orders.when} on"
-            f" {orders.device}"
+        return calibration_sentence(
+            self.orders, self.settings, self.source.text, self.calibration_warnings
         )
 
     @property
@@ -316,7 +306,7 @@ class Workshop:
         with self.lock:
             present = self._known_now.calibration
             if present.outdated:
-                read = self._read_calibration(present.bank)
+                read = self._files.read(present.bank)
                 if not read.answers_as(present):
                     self._known_now = self._known_from(read, self._known_now.builder.cache.empty())
             return self._known_now
@@ -326,33 +316,6 @@ class Workshop:
         predictor = PlanPredictor(self.name, len(self.schedule), self.macs, calibration, self.times)
         builder = NetworkBuilder(self.transformer, predictor, networks)
         return _Known(calibration, predictor, builder)
-
-    def _read_calibration(self, bank: GramBank) -> Calibration:
-        """Read the removal orders; a damaged file is an error only where orders are needed."""
-        orders: RemovalOrders | None = None
-        refusal: StudioError | None = None
-        try:
-            orders = self._read_orders()
-        except StudioError as error:
-            refusal = error
-        pruner = LayerPruner(self.transformer, self.layers, bank, orders, refusal)
-        return Calibration(bank, pruner)
-
-    def _read_orders(self) -> RemovalOrders | None:
-        """Return this machine's orders, else the shipped ones, else None. Raises StudioError."""
-        name = orders_file(self.settings)
-        if RemovalOrders.exists(self.folder, name):
-            return RemovalOrders.load(self.folder, self.layers, name=name)
-        return self._shipped_orders
-
-    @cached_property
-    def _shipped_orders(self) -> RemovalOrders | None:
-        """Return the removal orders in the model's folder, where they are of this very model."""
-        folder = self.checkpoint.folder and self.checkpoint.folder / "calibration"
-        if not folder or not RemovalOrders.exists(folder):
-            return None
-        orders = RemovalOrders.load(folder, self.layers, shipped=True)
-        return orders if orders.model in (None, self.model_key) else None
 
     def data(
         self, progress: Progress | None = None, stop: threading.Event | None = None
@@ -373,10 +336,15 @@ class Workshop:
         """
         with self._calibrating:
             self.bank.check()
-            if self.calibrated and self._orders_readable():
+            if self.calibrated and self._files.readable():
                 return
             start = time.perf_counter()
-            bank = self._measured_bank(progress, stop)
+            bank = self.bank
+            if bank.missing():
+                bank = self._measure_bins(bank, progress, stop)
+            else:
+                check_memory(ordering_memory(self.layers), self.device)
+                check_writable(self.folder)
             orders = find_orders(
                 self.transformer,
                 self.layers,
@@ -387,22 +355,19 @@ class Workshop:
                 start,
                 self.settings.damping,
             )
-            replace(orders, model=self.model_key).save(self.folder, orders_file(self.settings))
+            self._files.save(replace(orders, model=self.model_key))
             with self.lock:
                 networks = self._known_now.builder.cache.empty()
-                self._known_now = self._known_from(self._read_calibration(bank), networks)
+                self._known_now = self._known_from(self._files.read(bank), networks)
 
-    def _measured_bank(self, progress: Progress | None, stop: threading.Event | None) -> GramBank:
-        """Return the bank with all bins, after measuring the missing ones.
+    def _measure_bins(
+        self, bank: GramBank, progress: Progress | None, stop: threading.Event | None
+    ) -> GramBank:
+        """Return the bank after measuring its missing bins. Raises Stopped, StudioError.
 
         Making the data may take hours: what cannot be done is refused before that, and the space
         that will be written is reported.
         """
-        bank = self.bank
-        if not bank.missing():
-            check_memory(ordering_memory(self.layers), self.device)
-            check_writable(self.folder)
-            return bank
         latent_bytes = 4 * self.source.made * torch.Size(self.latent_shape).numel()
         _, need = check_room(bank, self.device, latent_bytes)
         if progress is not None:
@@ -420,18 +385,6 @@ class Workshop:
             stop,
             ids=data.ids,
         )
-
-    def _orders_readable(self) -> bool:
-        """Say whether this machine's orders can be read; drop a damaged file.
-
-        It is then computed again from the bins.
-        """
-        try:
-            RemovalOrders.load(self.folder, self.layers, name=orders_file(self.settings))
-        except StudioError:
-            RemovalOrders.drop(self.folder, orders_file(self.settings))
-            return False
-        return True
 
     # ------------------------------------------------------------ plans
 
