@@ -90,7 +90,7 @@ def subnetwork_facts(
     Where they come from, damping and errors of every layer, and the verb's own report.
     """
     damping = None
-    if mosaic.plan.method == "obs" and workshop.calibrated:
+    if mosaic.plan is not None and mosaic.plan.method == "obs" and workshop.calibrated:
         damping = damping_facts(mosaic, workshop.orders)
     errors: dict[str, dict[str, Any]] = {}
     for row in report["layers"]:
