@@ -55,6 +55,48 @@ class PlanError(StudioError):
     """A stage plan that cannot be."""
 
 
+class Unmet(StudioError):
+    """A refusal that one step mends.
+
+    `fact` says what is missing and `remedy` what a Python program does about it. The page has
+    buttons and the command line has options: `with_remedies` gives their sentence.
+    """
+
+    fact = "Something is missing"
+    remedy = "provide it first"
+
+    def __init__(self, fact: str | None = None):
+        self.fact = fact or self.fact
+        super().__init__(f"{self.fact}: {self.remedy}.")
+
+
+class NotCalibrated(Unmet):
+    """What was asked for needs a calibration that this model does not have."""
+
+    fact = "This model has not been calibrated yet"
+    remedy = "calibrate it first"
+
+
+class NotTimed(Unmet):
+    """What was asked for needs times of this device that were not measured."""
+
+    fact = "This device was not timed"
+    remedy = "measure this device's speed first"
+
+
+class LatentsShipped(Unmet):
+    """The model ships the latents to calibrate on, and the options are about other latents."""
+
+    fact = "This model ships calibration latents"
+    remedy = "ask for its own samples or give pictures to use others"
+
+
+def with_remedies(error: BaseException, remedies: Mapping[type[Unmet], str]) -> str:
+    """Return the sentence of an error, with the remedy that a front end has for its kind."""
+    remedy = remedies.get(type(error)) if isinstance(error, Unmet) else None
+    return str(error) if remedy is None else f"{error.fact}: {remedy}."
+
+
 class OutOfMemory(StudioError):
     """An error of a device or a machine without memory left."""
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from core import get_workshop, propose_plan
 from core.calibration.settings import CalibrationSettings
-from core.curves.noise import sampling_timesteps
 from core.curves.plan import STAGES
+from core.curves.samplers import sampling_timesteps
 from core.workshop.compare import compare
 from core.workshop.comparison import Comparison, SampleSettings, grid
 

@@ -21,6 +21,7 @@ from core.curves.plan_checks import short
 from core.errors import PlanError, StudioError, plain_memory_errors
 
 from .figures import VIEWS
+from .remedies import page_sentence
 from .schedules import LABELS
 
 LONGEST = 200  # characters of a choice; the longest on offer are names of presets and sizes
@@ -151,7 +152,7 @@ def plain_errors(handler: Callable) -> Callable:
 
     def notice(error: StudioError) -> gr.Error:
         # notices are HTML, and a sentence may quote a file
-        return gr.Error(html.escape(str(error), quote=False), print_exception=False)
+        return gr.Error(html.escape(page_sentence(error), quote=False), print_exception=False)
 
     def check(args: tuple) -> None:
         for value, (what, refuse) in zip(args, checks, strict=False):  # the request comes last

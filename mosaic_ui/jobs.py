@@ -20,6 +20,8 @@ from typing import Any
 
 from core.errors import OutOfMemory, Stopped, StudioError, out_of_memory
 
+from .remedies import page_sentence
+
 log = logging.getLogger(__name__)
 _stops: dict[str, threading.Event] = {}
 _latest: dict[str, Any] = {}
@@ -106,7 +108,7 @@ def failure(error: Exception, what: str) -> str:
     logged with its traceback.
     """
     if isinstance(error, (StudioError, Stopped)):
-        return str(error) or "Stopped."
+        return page_sentence(error) or "Stopped."
     if out_of_memory(error):
         return str(OutOfMemory.instead_of(error))
     log.error("%s failed", what, exc_info=error)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from core.curves.noise import BETA_SCHEDULES, NoiseSchedule
+from core.curves.betas import BETA_SCHEDULES
+from core.curves.noise import NoiseSchedule
 from core.curves.proposals import Proposal, propose_plan
 from core.curves.samplers import OTHER_SCHEDULERS, make_scheduler
 from core.errors import PlanError

@@ -21,7 +21,7 @@ from typing import Any
 import gradio as gr
 import plotly
 
-from core.curves.noise import NUM_TRAIN_TIMESTEPS
+from core.curves.betas import NUM_TRAIN_TIMESTEPS
 from core.curves.plan import STAGES
 
 from .theme import STAGE_COLOURS

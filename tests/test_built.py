@@ -4,7 +4,6 @@ what was dropped comes out the same again.
 
 from __future__ import annotations
 
-import copy
 import gc
 import weakref
 from dataclasses import replace
@@ -13,19 +12,30 @@ import pytest
 import torch
 
 from core.curves.plan import StagePlan
-from core.mosaic.network_cache import MOST_BUILT, Built, own_bytes
+from core.mosaic.network_cache import MAX_NETWORKS, NetworkCache, own_bytes
 from core.mosaic.transformer import MosaicTransformer
 from core.workshop.compare import compare
 from core.workshop.comparison import Comparison, SampleSettings
+from core.workshop.workshop import Workshop
 
 PLANS = [StagePlan((100 + i, 600 + i), (0.5, 0.25, 0.75)) for i in range(8)]
 
 
 def shop_of(workshop, **bounds):
-    """The same workshop with a store of its own."""
-    shop = copy.copy(workshop)
-    shop._built = Built(workshop.transformer, **bounds)
-    return shop
+    """Return a workshop on the same model and calibration, with a cache of networks of its own."""
+    networks = NetworkCache(workshop.transformer, **bounds)
+    return Workshop(workshop.checkpoint, workshop.settings, workshop.cache, networks=networks)
+
+
+def stages_cut(shop, plan, **names):
+    """Build a plan; return the mosaic and the bytes kept as each of its stages began."""
+    before = []
+
+    def note(done: int, total: int, text: str) -> None:
+        if done % len(shop.layers) == 0:
+            before.append(shop.networks.bytes)
+
+    return shop.build(plan, note, **names), before
 
 
 def apart(mosaic, dense) -> int:
@@ -64,40 +74,37 @@ def test_own_bytes_are_those_that_the_dense_model_does_not_hold(workshop):
 )
 def test_the_size_of_what_is_not_built_yet_is_known_but_for_biases(workshop, plan):
     shop = shop_of(workshop)
-    asked, make_room = [], shop._built.make_room
-    shop._built.make_room = lambda coming: (asked.append(coming), make_room(coming))
+    asked, make_room = [], shop.networks.make_room
+    shop.networks.make_room = lambda coming: (asked.append(coming), make_room(coming))
     found = own_bytes(shop.build(plan), workshop.transformer)
     assert asked[1] == found and 0.97 * found <= asked[0] <= found
 
 
 def test_the_bound_holds_while_one_is_built_and_afterwards(workshop):
     one = own_bytes(workshop.build(PLANS[0]), workshop.transformer)
-    shop, before = shop_of(workshop, most_bytes=int(2.5 * one)), []
-    shop._cuts = lambda *rest: (before.append(shop._built.bytes), workshop._cuts(*rest))[1]
+    shop = shop_of(workshop, most_bytes=int(2.5 * one))
     built = []
     for i, plan in enumerate(PLANS[:4]):
-        built.append(shop.build(plan))
-        assert (
-            len(shop._built) == min(i + 1, 2)
-            and shop._built.bytes
-            == sum(own_bytes(m, workshop.transformer) for m in built[-2:])
-            <= 2.5 * one
-        )
-    assert before == [0] * 3 + [one] * 9  # a third is not begun beside two
-    assert (
-        shop.build(PLANS[3]) is built[3] and shop.build(PLANS[2]) is built[2] and len(before) == 12
-    )
-    again = shop.build(PLANS[0])
-    assert again is not built[0] and same(again, built[0]) and len(before) == 15
+        mosaic, before = stages_cut(shop, plan)
+        built.append(mosaic)
+        # a third is not begun beside two
+        assert before == [one if i else 0] * 3
+        assert len(shop.networks) == min(i + 1, 2)
+        own = sum(own_bytes(m, workshop.transformer) for m in built[-2:])
+        assert shop.networks.bytes == own <= 2.5 * one
+    for plan, mosaic in ((PLANS[3], built[3]), (PLANS[2], built[2])):
+        assert stages_cut(shop, plan) == (mosaic, [])
+    again, before = stages_cut(shop, PLANS[0])
+    assert again is not built[0] and same(again, built[0]) and len(before) == 3
     # PLANS[3] was the one that was asked for longest ago
-    assert shop.build(PLANS[2]) is built[2] and len(before) == 15
+    assert stages_cut(shop, PLANS[2]) == (built[2], [])
 
 
 def test_the_newest_stays_though_it_alone_is_too_large(workshop):
     shop = shop_of(workshop, most_bytes=1)
     first, second = shop.build(PLANS[0]), shop.build(PLANS[1])
     assert (
-        len(shop._built) == 1
+        len(shop.networks) == 1
         and shop.build(PLANS[1]) is second
         and same(first, workshop.build(PLANS[0]))
     )
@@ -132,22 +139,18 @@ def test_never_more_than_six(workshop):
     shop = shop_of(workshop)
     first = [shop.build(plan) for plan in PLANS]
     assert (
-        len(shop._built) == MOST_BUILT == 6
+        len(shop.networks) == MAX_NETWORKS == 6
         and [shop.build(plan) for plan in PLANS[2:]] == first[2:]
     )
     assert shop.build(PLANS[0], masked=True) is not shop.build(PLANS[0])
 
 
 def test_another_name_is_not_built_again_and_each_keeps_its_own(workshop, tmp_path):
-    shop, calls = shop_of(workshop), []
-    shop._cuts = lambda *rest: (calls.append(rest), workshop._cuts(*rest))[1]
-    plain = shop.build(PLANS[0])
-    named = shop.build(replace(PLANS[0], name="Mine"))
-    assert (
-        len(calls) == 3
-        and len(shop._built) == 1
-        and (plain.plan.name, named.plan.name) == ("", "Mine")
-    )
+    shop = shop_of(workshop)
+    plain, first = stages_cut(shop, PLANS[0])
+    named, second = stages_cut(shop, replace(PLANS[0], name="Mine"))
+    assert (len(first), len(second)) == (3, 0) and len(shop.networks) == 1
+    assert (plain.plan.name, named.plan.name) == ("", "Mine")
     assert (
         all(a is b for a, b in zip(plain.stages, named.stages, strict=True))
         and named.full is plain.full

@@ -294,7 +294,7 @@ def test_pressing_calibrate_mends_a_damaged_calibration(workshop, tmp_path):
     """
     shop = Workshop(workshop.checkpoint, TINY, tmp_path)
     shop.calibrate()
-    path = shop._bank.path(2)
+    path = shop.bank.path(2)
     good = path.read_bytes()
     path.unlink()
     path.write_bytes(good[:1000])

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from core.calibration.data import CalibrationData, DataOptions, draw_latents, repeated
+from core.calibration.picture_latents import encode
 from core.calibration.settings import CalibrationSettings
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.models.families import DiT
 from core.sampling.denoise import decode
-from core.workshop.data_sources import encode
 from core.workshop.workshop import Workshop
 
 TINY = CalibrationSettings(edges=(0, 500, 1000), images=9, held_out=3)
@@ -72,7 +72,7 @@ def test_shipped_latents_come_first_and_a_wish_goes_before_them(workshop, bare, 
         (bare, None, "12 of the model's own samples (20 steps each, guidance 1.5)"),
     ):
         assert text in Workshop(checkpoint, TINY, tmp_path, options).source.text
-    with pytest.raises(StudioError, match="add --self-calibrate or --calibration-images"):
+    with pytest.raises(StudioError, match="ask for its own samples or give pictures to use others"):
         Workshop(workshop.checkpoint, TINY, tmp_path, DataOptions(count=50))
     data = Workshop(workshop.checkpoint, TINY, tmp_path).data()
     assert torch.equal(data.latents, workshop.latents) and torch.equal(

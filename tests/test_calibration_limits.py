@@ -167,7 +167,7 @@ def test_a_model_of_another_number_of_timesteps_calibrates_and_is_pruned(
     for b, (low, high) in enumerate(
         zip(shop.settings.edges, shop.settings.edges[1:], strict=False)
     ):
-        t = shop._bank.rows(b)["timestep"]
+        t = shop.bank.rows(b)["timestep"]
         assert low <= t.min() and t.max() < high
     plan = StagePlan(
         (timesteps // 10, timesteps // 2), (0.5, 0.25, 0.5), num_train_timesteps=timesteps

@@ -22,6 +22,7 @@ from core.models.layers import find_layers
 from core.mosaic.damping_report import damping_facts, damping_sentence, dampings, with_dampings
 from core.mosaic.slimming import full_width
 from core.pruning.cuts import Damping
+from core.pruning.layer_cuts import LayerPruner
 from core.pruning.obs import compensated_weights, compensation
 from core.pruning.orders import RemovalOrders, find_orders, orders_file
 from core.workshop.workshop import Workshop
@@ -61,12 +62,12 @@ def test_the_damping_said_is_the_one_the_weights_come_from(scarce):
         for i, layer in enumerate(scarce.layers):
             low, high = STAGE_PLAN.stage_range(stage)
             cut, said = (
-                scarce.surgeon.cut(i, low, high, scarce.removed(0.25)[i]),
+                scarce.pruner.cut(i, low, high, scarce.removed(0.25)[i]),
                 used[STAGES[stage], layer.name],
             )
             assert cut.damping == said and said.asked == 0 and said.plain == (said.in_force == 0)
             rungs.add(said.rung)
-            gram = scarce._bank.gram(i, low, high)[0].double()
+            gram = scarce.bank.gram(i, low, high)[0].double()
             gram = gram / gram.diagonal().mean()
             if said.rung == "eigenvalue floor":
                 values, vectors = torch.linalg.eigh(gram)
@@ -74,7 +75,7 @@ def test_the_damping_said_is_the_one_the_weights_come_from(scarce):
             else:
                 gram = gram + said.in_force * torch.eye(len(gram), dtype=torch.float64)
             kept = (cut.kept[:, None] * layer.group_size + torch.arange(layer.group_size)).flatten()
-            weight = scarce.surgeon.weight(i).double()
+            weight = scarce.pruner.weight(i).double()
             best = torch.linalg.solve(gram[kept][:, kept], (weight @ gram)[:, kept].T).T
             assert (cut.weight.double() - best).norm() < 1e-4 * best.norm()
     assert {"plain", "eigenvalue floor"} <= rungs
@@ -82,14 +83,14 @@ def test_the_damping_said_is_the_one_the_weights_come_from(scarce):
 
 def test_weights_from_a_stored_path_say_theirs_too(scarce):
     low, high = STAGE_PLAN.stage_range(0)
-    scarce.surgeon.errors(3, low, high, 64)
-    path, _ = scarce.surgeon._path(3, low, high)
+    pruner = LayerPruner(scarce.transformer, scarce.layers, scarce.bank, scarce.orders)
+    pruner.errors(3, low, high, 64)
+    path, _ = pruner.path(3, low, high)
     assert path.rung == "eigenvalue floor" and 0 < path.damping < 1e-4
-    cut = scarce.surgeon.cut(3, low, high, 64)
+    cut = pruner.cut(3, low, high, 64)
     assert cut.damping == Damping(0.0, path.damping, path.rung) and torch.equal(
         full_width(scarce.layers[3], cut.kept, cut.weight), path.weights_at(64)
     )
-    scarce.surgeon.forget()
 
 
 def test_compensation_is_compensated_weights_and_says_how():
@@ -119,7 +120,7 @@ def test_what_was_not_compensated_has_no_damping(workshop, scarce):
         and damping_sentence(magnitude) is None
     )
     # everything gone: the mean output, which needs none
-    assert scarce.surgeon.cut(1, 0, 500, scarce.layers[1].groups).damping is None
+    assert scarce.pruner.cut(1, 0, 500, scarce.layers[1].groups).damping is None
     plenty = workshop.build(StagePlan((100, 600), (0.5, 0.25, 0.75)))
     assert len(dampings(plenty)) == 12 and all(
         d.plain and d.in_force == d.asked for d in dampings(plenty).values()
@@ -168,9 +169,9 @@ def test_rows_of_the_layer_table(scarce):
 
 
 def test_orders_keep_the_rungs_of_every_layer(scarce):
-    fresh = find_orders(scarce.transformer, scarce.layers, scarce._bank, "here", damping=0.0)
+    fresh = find_orders(scarce.transformer, scarce.layers, scarce.bank, "here", damping=0.0)
     # from the layers kept
-    resumed = find_orders(scarce.transformer, scarce.layers, scarce._bank, "here", damping=0.0)
+    resumed = find_orders(scarce.transformer, scarce.layers, scarce.bank, "here", damping=0.0)
     saved = RemovalOrders.load(scarce.folder, scarce.layers, name=orders_file(scarce.settings))
     assert fresh.rungs == resumed.rungs == saved.rungs and [len(r) for r in saved.rungs] == [3] * 4
     assert [r[0] for r in saved.rungs] == ["plain"] * 4 and saved.rungs[1][1:] == saved.rungs[3][

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.curves.betas import BETA_SCHEDULES
 from core.curves.dynamics import (
     curves,
     default_lambda,
@@ -17,7 +18,7 @@ from core.curves.dynamics import (
     sample_trajectory,
     score,
 )
-from core.curves.noise import BETA_SCHEDULES, NoiseSchedule
+from core.curves.noise import NoiseSchedule
 from core.curves.samplers import make_scheduler
 from core.errors import StudioError
 

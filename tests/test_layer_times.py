@@ -38,7 +38,7 @@ def priced(shop, **seconds):
     curves = {
         shape_name(x): ((0, x.groups), (0.0, x.groups * seconds[x.kind])) for x in shop.layers
     }
-    shop._layer_times = LayerTimes("made up", rows, curves)
+    shop.times.keep_layers(LayerTimes("made up", rows, curves))
     return shop
 
 
@@ -88,14 +88,14 @@ def test_a_slow_layer_costs_its_own_time(shop, monkeypatch):
     assert min(heads[1:]) > 0.02 > heads[0] and max(neurons) < 0.02
 
 
-def test_the_table_is_measured_once_kept_and_read_again(shop, monkeypatch):
-    shop._layer_times = None
-    first = shop.measure_layers()
-    monkeypatch.setattr("core.workshop.predict.measure_layers", None)
-    assert shop.measure_layers() is first and first.rows == 32
-    shop._layer_times = None
-    assert shop.layer_times == first
-    path = shop._layer_times_path()
+def test_the_table_is_measured_once_kept_and_read_again(shop, monkeypatch, tmp_path):
+    one = Workshop(shop.checkpoint, shop.settings, tmp_path)
+    first = one.measure_layers()
+    monkeypatch.setattr("core.workshop.workshop.measure_layers", None)
+    assert one.measure_layers() is first and first.rows == 32
+    again = Workshop(shop.checkpoint, shop.settings, tmp_path)
+    assert again.layer_times == first and again.measure_layers() == first
+    path = one.times.layers_path
     for damage in (
         "",
         "{}",
@@ -133,7 +133,7 @@ def test_predicted_seconds_are_the_dense_ones_less_what_layers_save_scaled_to_wh
     table = LatencyTable(
         "made up", 32, tuple(f * shop.forward_macs[0] for f in (0.2, 0.6, 1.0)), (0.3, 0.7, 1.0)
     )
-    shop._latency[32, shop.latent_shape] = table
+    shop.times.keep_latency(table)
     found, dense, equal = (
         shop.predict(PLAN, timesteps),
         1.0,
@@ -163,7 +163,7 @@ def test_before_the_layers_are_timed_it_is_said_and_building_times_them(
         load_checkpoint(model_folder, "auto", dtype=torch.float32), small_settings, tmp_path
     )
     fresh.calibrate()
-    with pytest.raises(StudioError, match="press Measure this device's speed"):
+    with pytest.raises(StudioError, match="were not timed here: measure this device's speed first"):
         fresh.widths(PLAN)
     mosaic = fresh.build(PLAN)
     groups = [x.groups for x in fresh.layers]

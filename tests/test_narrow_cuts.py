@@ -62,14 +62,14 @@ def shop(tmp_path_factory, small_settings):
 def mlp(shop):
     """Index and consumer shape of an MLP, which no other matrix shares."""
     i = next(i for i, layer in enumerate(shop.layers) if layer.kind == "neurons")
-    return i, shop.surgeon.weight(i).shape
+    return i, shop.pruner.weight(i).shape
 
 
 @pytest.mark.parametrize("method", ["obs", "magnitude"])
 def test_building_holds_the_full_width_of_one_layer_at_a_time(shop, method, tmp_path):
     i, shape = mlp(shop)
     with FullWidth(shape, shop.transformer) as one:
-        shop.surgeon.cut(i, 0, 100, shop.layers[i].groups // 2, method)
+        shop.pruner.cut(i, 0, 100, shop.layers[i].groups // 2, method)
     with FullWidth(shape, shop.transformer) as three_stages:
         mosaic = shop.build(StagePlan((100, 600), (0.5, 0.25, 0.75), method=method))
     assert three_stages.most <= one.most

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.curves.noise import BETA_SCHEDULES, NoiseSchedule, betas
+from core.curves.betas import BETA_SCHEDULES, betas
+from core.curves.noise import NoiseSchedule
 from core.curves.plan import StagePlan
 from core.curves.samplers import OTHER_SCHEDULERS, SCHEDULERS, make_scheduler, sampling_timesteps
 from core.errors import StudioError

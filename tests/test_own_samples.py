@@ -27,7 +27,7 @@ from core.errors import Stopped, StudioError
 from core.models.families import SDXL, DiT, leaves
 from core.models.prompts import PROMPTS
 from core.sampling.denoise import Denoiser, decode, start_noise
-from core.workshop.data_sources import classes_in_turn, sample
+from core.sampling.own_samples import classes_in_turn, sample
 from core.workshop.workshop import Workshop
 
 

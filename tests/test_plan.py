@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.curves.noise import BETA_SCHEDULES, NoiseSchedule
+from core.curves.betas import BETA_SCHEDULES
+from core.curves.noise import NoiseSchedule
 from core.curves.plan import STAGES, StagePlan
 from core.curves.proposals import presets, propose_plan
 from core.curves.samplers import make_scheduler, sampling_timesteps

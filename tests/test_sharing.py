@@ -37,7 +37,7 @@ def test_stage_by_stage_no_stage_costs_more(workshop, method):
         assert mine <= equal
     if method != "log_ramp":  # those minimise just this sum
         for i in range(3):
-            assert workshop._estimated_error(plan, i) <= workshop._estimated_error(PLAN, i) + 1e-12
+            assert workshop.estimate(plan, i) <= workshop.estimate(PLAN, i) + 1e-12
 
 
 def test_one_budget_costs_no_more_over_the_run_and_errs_no_more(workshop):
@@ -46,8 +46,7 @@ def test_one_budget_costs_no_more_over_the_run_and_errs_no_more(workshop):
         workshop, PLAN, workshop.stage_macs(PLAN)[:3]
     )
     whole, parts = (
-        weighted(workshop, p, [workshop._estimated_error(p, i) for i in range(3)])
-        for p in (plan, staged)
+        weighted(workshop, p, [workshop.estimate(p, i) for i in range(3)]) for p in (plan, staged)
     )
     assert whole <= parts * (1 + 1e-9)
 
@@ -72,7 +71,7 @@ def test_one_budget_counts_the_steps_of_its_run(workshop, steps):
         }
         for what in (
             lambda p: workshop.stage_macs(p)[:3],
-            lambda p: [workshop._estimated_error(p, i) for i in range(3)],
+            lambda p: [workshop.estimate(p, i) for i in range(3)],
         )
     )
     assert cost["plan"] <= cost["equal"] and mind["plan"] <= mind["equal"] * (1 + 1e-9)
@@ -118,9 +117,9 @@ def test_an_attention_that_goes_leaves_its_mean(workshop):
     stage = next(i for i in range(3) if 0 in slim.kept(i))
     layer = slim.kept(stage).index(0)
     low, high = plan.stage_range(stage)
-    gram, tokens = workshop._bank.gram(layer, low, high)
-    mean = workshop._bank.mean(layer, low, high)
-    weight = workshop.surgeon.weight(layer).double().cpu()
+    gram, tokens = workshop.bank.gram(layer, low, high)
+    mean = workshop.bank.mean(layer, low, high)
+    weight = workshop.pruner.weight(layer).double().cpu()
     bias = (
         workshop.transformer.get_submodule(workshop.layers[layer].consumer)
         .bias.detach()
@@ -131,7 +130,7 @@ def test_an_attention_that_goes_leaves_its_mean(workshop):
     assert torch.allclose(held, bias + weight @ mean, atol=1e-5)
     spread = gram - tokens * torch.outer(mean, mean)  # sum (x - m)(x - m)^T
     expected = ((weight @ spread) * weight).sum() / ((weight @ gram) * weight).sum()
-    fit, held_out = workshop.surgeon.errors(layer, low, high, workshop.layers[layer].groups)
+    fit, held_out = workshop.pruner.errors(layer, low, high, workshop.layers[layer].groups)
     assert fit == pytest.approx(float(expected), rel=1e-6) and 0 < held_out < 2
     assert fit < 1  # the mean takes over a part: better than nothing at all
 

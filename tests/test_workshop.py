@@ -4,7 +4,6 @@ arithmetic, not forwards.
 
 from __future__ import annotations
 
-import copy
 import threading
 
 import numpy as np
@@ -14,10 +13,11 @@ import torch
 from core.calibration.settings import CalibrationSettings
 from core.curves.plan import STAGES, StagePlan
 from core.curves.samplers import make_scheduler, sampling_timesteps
-from core.errors import PlanError, Stopped, StudioError
+from core.errors import NotCalibrated, PlanError, Stopped, StudioError
 from core.models.layers import PrunableLayer, removed_groups
-from core.mosaic.network_cache import Built
 from core.mosaic.transformer import MosaicTransformer
+from core.pruning.layer_cuts import LayerPruner
+from core.pruning.orders import RemovalOrders, orders_file
 from core.sampling.timing import LatencyTable, count_macs, forward_call, module_forward, spread
 from core.workshop.workshop import Workshop
 
@@ -95,7 +95,7 @@ def direct(workshop, plan, stage, held_out) -> float:
             m.get_submodule(layer.consumer).weight.double().cpu()
             for m in (workshop.transformer, network)
         )
-        gram, _ = workshop._bank.gram(i, low, high, held_out)
+        gram, _ = workshop.bank.gram(i, low, high, held_out)
         relative.append(float((((cut - w) @ gram) * (cut - w)).sum() / ((w @ gram) * w).sum()))
     return float(np.mean(relative))
 
@@ -279,11 +279,12 @@ def test_weights_do_not_depend_on_what_was_predicted_before(workshop):
     either way.
     """
     plan = StagePlan((220, 700), (0.5, 0.5, 0.5))
-    fresh = workshop._cuts(plan, 1, workshop.widths(plan)[1], None, None)
-    workshop.exact_error(plan, 1)  # stores the paths
-    for a, b in zip(
-        fresh, workshop._cuts(plan, 1, workshop.widths(plan)[1], None, None), strict=True
-    ):
+    pruner = LayerPruner(workshop.transformer, workshop.layers, workshop.bank, workshop.orders)
+    places = [(i, 220, 700, lost) for i, lost in enumerate(workshop.widths(plan)[1])]
+    fresh = [pruner.cut(*place) for place in places]
+    for place in places:
+        pruner.errors(*place)  # keeps the paths
+    for a, b in zip(fresh, [pruner.cut(*place) for place in places], strict=True):
         assert torch.equal(a.kept, b.kept) and (a.weight - b.weight).abs().max() < 1e-5
 
 
@@ -321,41 +322,50 @@ def test_two_threads_build_and_predict_at_once(workshop, timesteps):
         assert one[0] == two[0] and one[1] is two[1] and one[2] == two[2]
 
 
-def test_nothing_old_is_put_away_while_a_calibration_ends(workshop, tmp_path):
-    """The stores are emptied while nobody builds: a subnetwork that was begun on the old orders is
-    in the store by then, and goes with it.
-    """
-    held = []
+def test_a_network_begun_before_a_calibration_is_not_kept_after_it(workshop, tmp_path):
+    """Its cuts are of the old orders: the caller gets it, the next caller gets a new one."""
+    few = CalibrationSettings(edges=(0, 500, 1000), images=6, held_out=2)
+    shop = Workshop(workshop.checkpoint, few, tmp_path)
+    plan = StagePlan((100, 600), (0.5, 0.25, 0.75), method="magnitude")
+    calibrated = []
 
-    class Store(Built):
-        def clear(self) -> None:
-            held.append(shop._building.locked())
-            super().clear()
+    def calibrate_once(done: int, total: int, text: str) -> None:
+        if not calibrated:
+            calibrated.append(done)
+            shop.calibrate()
 
-    shop = Workshop(
-        workshop.checkpoint,
-        CalibrationSettings(edges=(0, 500, 1000), images=6, held_out=2),
-        tmp_path,
-    )
-    shop._built = Store(shop.transformer)
-    shop.calibrate()
-    assert held == [True] and not shop._building.locked()
+    old = shop.build(plan, calibrate_once)
+    assert calibrated and shop.calibrated and len(shop.networks) == 0
+    assert shop.build(plan) is not old and len(shop.networks) == 1
 
 
-def test_a_sharing_that_another_thread_drops_meanwhile_is_worked_out_again(workshop):
-    class Dropping(dict):
-        """Empty again as soon as it was looked into."""
-
-        def __contains__(self, key: object) -> bool:
-            found = super().__contains__(key)
-            self.clear()
-            return found
-
-    shop = copy.copy(workshop)
-    shop._shared = Dropping()
+def test_a_calibration_replaces_every_answer_at_once(workshop, tmp_path):
+    """Allocations, paths and errors of the old orders are not served after a new calibration."""
+    first = CalibrationSettings(edges=(0, 500, 1000), images=6, held_out=2)
+    shop = Workshop(workshop.checkpoint, first, tmp_path)
     plan = StagePlan((100, 600), (0.5, 0.25, 0.75), allocation="lagrangian")
-    first = shop.sharing(plan)
-    assert shop._shared and shop.sharing(plan) == first
+    with pytest.raises(NotCalibrated):
+        shop.sharing(plan)
+    shop.calibrate()
+    old, pruner, orders = shop.sharing(plan), shop.pruner, shop.orders
+    assert shop.sharing(plan) is old
+    RemovalOrders.drop(shop.folder, orders_file(shop.settings))
+    shop.calibrate()
+    assert shop.orders is not orders and shop.pruner is not pruner
+    assert shop.sharing(plan) is not old and shop.sharing(plan) == old
+    assert pruner.orders is orders  # an answer in progress keeps what it began with
+
+
+def test_refusals_that_cost_nothing_come_before_pictures_are_read(workshop, tmp_path, monkeypatch):
+    def hash_pictures(*_, **__):
+        pytest.fail("The pictures were read for a model that cannot be pruned.")
+
+    monkeypatch.setattr("core.workshop.workshop.choose_source", hash_pictures)
+    scheduler = make_scheduler("DDIM")
+    scheduler.register_to_config(prediction_type="v_prediction")
+    monkeypatch.setattr(workshop.checkpoint.pipeline, "scheduler", scheduler)
+    with pytest.raises(StudioError, match="predicts v_prediction"):
+        Workshop(workshop.checkpoint, workshop.settings, tmp_path)
 
 
 def test_two_threads_run_the_same_network_at_once(workshop):
@@ -417,7 +427,9 @@ def test_without_a_calibration(workshop, timesteps, tmp_path):
         and prediction.speedup_seconds is None
         and prediction.macs > 0
     )
-    with pytest.raises(StudioError, match="press Calibrate"):
+    with pytest.raises(
+        StudioError, match="not been calibrated on this machine yet: calibrate it first"
+    ):
         shop.predict(PLAN, timesteps, exact=True)
     # nothing to compensate: no calibration needed
     assert shop.build(StagePlan((100, 600), (0.0, 0.0, 0.0))).stages[0] is not None
@@ -434,7 +446,7 @@ def test_latency_table_is_measured_once_and_kept(workshop, timesteps):
         and list(table.macs) == sorted(table.macs)
         and table.macs[-1] == workshop.forward_macs[0]
     )
-    assert LatencyTable.load(workshop._latency_path(4)) == table
+    assert LatencyTable.load(workshop.times.latency_path(4)) == table
     assert workshop.measure_latency(2) is table
     prediction = workshop.predict(PLAN, timesteps, batch=2)
     assert prediction.seconds_dense == pytest.approx(50 * table.seconds[-1])

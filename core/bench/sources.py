@@ -115,7 +115,7 @@ def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> 
     """
     if mosaic.plan is None:
         raise StudioError("These subnetworks have no plan, so they have no stages to measure.")
-    bank = judge.surgeon.bank()
+    bank = judge.bank
     found = {}
     for stage, name in enumerate(STAGES):
         low, high = mosaic.plan.stage_range(stage)

@@ -3,5 +3,5 @@
 from .._old_paths import forward
 
 __getattr__ = forward(
-    __name__, "calibration.settings", "calibration.measure", "cache", "progress", "cli"
+    __name__, "calibration.settings", "calibration.measure", "cache", "progress", "cli.settings"
 )

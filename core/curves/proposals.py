@@ -13,8 +13,9 @@ from numbers import Real
 import numpy as np
 
 from ..errors import PlanError
+from .betas import NUM_TRAIN_TIMESTEPS
 from .dynamics import DEFAULT_THRESHOLD, Curves, curves
-from .noise import NUM_TRAIN_TIMESTEPS, NoiseSchedule
+from .noise import NoiseSchedule
 from .plan import StagePlan
 from .plan_checks import number_within, share_out
 

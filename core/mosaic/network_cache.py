@@ -1,6 +1,4 @@
-"""The subnetworks that were built last, as many as fit: asked for again they are there, and they
-never fill the device by and by.
-"""
+"""Keep the networks that were built last, bounded in number and in bytes."""
 
 from __future__ import annotations
 
@@ -15,40 +13,41 @@ from ..models.layers import PrunableLayer
 from .slimming import shallow, unique_bytes
 from .transformer import MosaicTransformer
 
-MOST_BUILT = 6
+MAX_NETWORKS = 6
 # beside the dense model: at 0.5, 0.2, 0.5 DiT-XL/2 takes 1.6 GB in half precision and SDXL 8, and
-# images need room too
-BUILT_BYTES = 2_000_000_000
+# images need memory too
+MAX_BYTES = 2_000_000_000
 
 
 def own_bytes(mosaic: MosaicTransformer, dense: nn.Module) -> int:
-    """Bytes of the storages that the mosaic does not share with its dense model."""
+    """Return the bytes of the storages that a mosaic does not share with its dense model."""
     return unique_bytes([mosaic, dense]) - unique_bytes([dense])
 
 
 def expected_bytes(
     layers: Sequence[PrunableLayer], removed: Iterable[Sequence[int]], itemsize: int
 ) -> int:
-    """`own_bytes` of slim networks that lose so many groups a layer, one sequence for each
-    different network, without the biases of consumers.
+    """Return `own_bytes` of networks that are not built yet, without the biases of consumers.
+
+    removed: for each different network, the groups that each layer loses.
+    itemsize: bytes per weight.
     """
     return itemsize * sum(
-        x.weights_per_group * (x.groups - gone)
+        layer.weights_per_group * (layer.groups - lost)
         for widths in removed
-        for x, gone in zip(layers, widths, strict=True)
-        if gone
+        for layer, lost in zip(layers, widths, strict=True)
+        if lost
     )
 
 
-class Built:
-    """At most `most` MosaicTransformers over one dense model, and at most `most_bytes` of weights
-    of their own; the newest stays whatever it takes.
+class NetworkCache:
+    """An LRU cache of built networks over one dense model, bounded in number and in bytes.
 
-    Whoever has been given one holds it; what is dropped here is freed when they let go too. Not
-    thread-safe.
+    The bytes are those of the networks' own weights. The newest network stays, however large it is.
+    A dropped network is freed when its last user releases it. Not thread-safe.
     """
 
-    def __init__(self, dense: nn.Module, most: int = MOST_BUILT, most_bytes: int = BUILT_BYTES):
+    def __init__(self, dense: nn.Module, most: int = MAX_NETWORKS, most_bytes: int = MAX_BYTES):
         self.dense, self.most, self.most_bytes = dense, most, most_bytes
         self._kept: OrderedDict[tuple[StagePlan, bool], tuple[MosaicTransformer, int]] = (
             OrderedDict()
@@ -59,11 +58,18 @@ class Built:
 
     @property
     def bytes(self) -> int:
+        """Return the bytes of all kept networks."""
         return sum(size for _, size in self._kept.values())
 
+    def empty(self) -> NetworkCache:
+        """Return a new cache with the same bounds and nothing in it."""
+        return type(self)(self.dense, self.most, self.most_bytes)
+
     def find(self, plan: StagePlan, masked: bool) -> MosaicTransformer | None:
-        """What was built for this plan. Under another name it is a second object over the same
-        networks, and the first keeps its own name.
+        """Return the mosaic that was built for a plan, or None.
+
+        For the same plan under another name it is a second object over the same networks, and the
+        first object keeps its own name.
         """
         key = _key(plan, masked)
         if key not in self._kept:
@@ -71,29 +77,29 @@ class Built:
         self._kept.move_to_end(key)
         mosaic, size = self._kept[key]
         if mosaic.plan != plan:
-            mosaic = shallow(mosaic)
-            mosaic.plan = plan
-            mosaic.enabled = True  # whatever has been done to the other one
-            self._kept[key] = mosaic, size
+            twin = shallow(mosaic)
+            assert isinstance(twin, MosaicTransformer)
+            twin.plan = plan
+            twin.enabled = True  # the first object may be disabled
+            self._kept[key] = twin, size
+            return twin
         return mosaic
 
     def make_room(self, coming: int) -> None:
-        """Drop the oldest until one more of `coming` bytes fits, so that it does not stand on top
-        of them all while it is built.
+        """Drop the oldest mosaics until one more of `coming` bytes fits.
+
+        Called before a mosaic is built, so that the bound holds while it is built.
         """
         while self._kept and (len(self) >= self.most or self.bytes + coming > self.most_bytes):
             self._kept.popitem(last=False)
 
-    def keep(self, mosaic: MosaicTransformer, masked: bool) -> None:
-        """Put a new one in, in the place of the oldest."""
+    def keep(self, mosaic: MosaicTransformer, plan: StagePlan, masked: bool) -> None:
+        """Keep a new mosaic, and drop the oldest ones where the bounds ask for it."""
         size = own_bytes(mosaic, self.dense)
         self.make_room(size)
-        self._kept[_key(mosaic.plan, masked)] = mosaic, size
-
-    def clear(self) -> None:
-        self._kept.clear()
+        self._kept[_key(plan, masked)] = mosaic, size
 
 
 def _key(plan: StagePlan, masked: bool) -> tuple[StagePlan, bool]:
-    """A name changes no weight."""
+    """Return the key of a plan's networks, which its name does not change."""
     return replace(plan, name=""), masked

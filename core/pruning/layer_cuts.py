@@ -1,24 +1,21 @@
-"""Levels of single layers on stretches of timesteps: compensated cuts and their errors, from Grams
-alone.
+"""Compute compensated cuts of single layers, and their errors, from Grams alone.
 
-Everything that is worked out is kept for a while (paths, errors), so that a slider that moves asks
-only for what has changed.
+A cut is for a stretch of timesteps.
+
+Paths and errors that were computed last are kept, so that a slider that moves asks only for what
+has changed.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from ..calibration.measure import GramBank
+from ..calibration.bank import GramBank
+from ..errors import NotCalibrated, StudioError
 from ..models.layers import PrunableLayer
+from ..recent import Recent
 from .cuts import Cut, Damping, kept_columns
-from .layer_error import relative_error
 from .obs import RemovalPath, compensation
 from .orders import RemovalOrders
 
@@ -27,152 +24,95 @@ PATH_BYTES = 1_500_000_000
 ERRORS_KEPT = 4096
 
 
-class Surgeon:
-    """Cuts for the layers of one model. `bank` and `orders` are asked for at each use, as a
-    calibration replaces them.
+class LayerPruner:
+    """Cuts of single layers of one model, from the bank and the removal orders of one calibration.
+
+    orders: None where there are none; then only magnitude cuts can be made, and `refusal` is raised
+        for others. Thread-safe.
     """
 
     def __init__(
         self,
         transformer: nn.Module,
         layers: list[PrunableLayer],
-        bank: Callable[[], GramBank],
-        orders: Callable[[], RemovalOrders],
+        bank: GramBank,
+        orders: RemovalOrders | None,
+        refusal: StudioError | None = None,
     ):
-        self.transformer, self.layers, self.bank, self.orders = transformer, layers, bank, orders
-        self._lock = threading.Lock()
-        self._paths: OrderedDict[tuple, tuple[RemovalPath, float]] = OrderedDict()
-        self._errors: OrderedDict[tuple, tuple[float, float]] = OrderedDict()
+        self.transformer, self.layers, self.bank = transformer, layers, bank
+        self.known_orders = orders
+        self.refusal = NotCalibrated() if refusal is None else refusal
+        # (layer, low, high) -> removal path, mean diagonal of the Gram
+        self._paths: Recent[tuple[int, float, float], tuple[RemovalPath, float]] = Recent()
+        # (layer, low, high, removed, method) -> errors as `errors` returns them
+        self._errors: Recent[tuple[int, float, float, int, str], tuple[float, float]] = Recent()
 
-    def forget(self) -> None:
-        """After a new calibration."""
-        with self._lock:
-            self._paths.clear()
-            self._errors.clear()
+    @property
+    def orders(self) -> RemovalOrders:
+        """Return the removal orders. Raises the refusal where there are none."""
+        if self.known_orders is None:
+            raise self.refusal.with_traceback(None)
+        return self.known_orders
 
     def weight(self, layer: int) -> Tensor:
-        """The dense consumer weight (d, columns)."""
-        return self.transformer.get_submodule(self.layers[layer].consumer).weight.detach()
+        """Return the dense consumer weight (d, columns)."""
+        return self._consumer(layer).weight.detach()
 
-    def cut(self, layer: int, low: float, high: float, gone: int, method: str = "obs") -> Cut:
-        """What remains of a layer after `gone` groups on timesteps [low, high); its weight has the
-        kept columns only, so that all cuts fit into memory.
+    def cut(self, layer: int, low: float, high: float, removed: int, method: str = "obs") -> Cut:
+        """Return what remains of a layer after `removed` groups on timesteps [low, high).
 
-        From the layer's path if it is known already, else from the kept columns alone (a third of
-        the work). Same weights.
+        The weight of the cut has the kept columns only, so that all cuts fit into memory. It comes
+        from the layer's path where that is kept, else from the kept columns alone (a third of the
+        work): the same weights either way. Raises NotCalibrated, StudioError for a damaged file.
         """
-        x, weight = self.layers[layer], self.weight(layer)
-        if not gone:
-            return Cut(torch.arange(x.groups), None)
+        prunable, weight = self.layers[layer], self.weight(layer)
+        if not removed:
+            return Cut(torch.arange(prunable.groups), None)
         if method == "magnitude":
-            kept = magnitude_kept(weight, x, gone)
-            return Cut(kept, weight[:, kept_columns(x, kept, weight.device)])
-        if gone == x.groups:
-            return Cut(
-                torch.arange(0), weight.new_zeros(len(weight), 0), self._constant(layer, low, high)
-            )
-        orders = self.orders()
-        kept, asked = orders.order[layer][gone:].sort().values, orders.damping[layer]
-        with self._lock:
-            known = self._paths.get((layer, low, high))
-        columns = kept_columns(x, kept, weight.device)
+            kept = magnitude_kept(weight, prunable, removed)
+            return Cut(kept, weight[:, kept_columns(prunable, kept, weight.device)])
+        if removed == prunable.groups:
+            nothing = weight.new_zeros(len(weight), 0)
+            return Cut(torch.arange(0), nothing, self._constant(layer, low, high))
+        orders = self.orders
+        kept = orders.order[layer][removed:].sort().values
+        columns = kept_columns(prunable, kept, weight.device)
+        asked = orders.damping[layer]
+        known = self._paths.find((layer, low, high))
         if known is not None:
-            return Cut(
-                kept,
-                known[0].weights_at(gone)[:, columns].to(weight.dtype),
-                damping=Damping(asked, known[0].damping, known[0].rung),
+            path = known[0]
+            best, in_force, rung = path.weights_at(removed), path.damping, path.rung
+        else:
+            gram, _ = self.bank.gram(layer, low, high)
+            best, in_force, rung = compensation(
+                weight.float(), gram.to(weight.device), columns, asked
             )
-        gram, _ = self.bank().gram(layer, low, high)
-        best, in_force, rung = compensation(weight.float(), gram.to(weight.device), columns, asked)
-        return Cut(kept, best[:, columns].to(weight.dtype), damping=Damping(asked, in_force, rung))
-
-    def _constant(self, layer: int, low: float, high: float) -> Tensor:
-        """What remains of a layer that loses everything: b + W mean(x), the best constant."""
-        consumer = self.transformer.get_submodule(self.layers[layer].consumer)
-        constant = consumer.weight.detach().double() @ self.bank().mean(layer, low, high).to(
-            consumer.weight.device
-        )
-        return (
-            constant if consumer.bias is None else constant + consumer.bias.detach().double()
-        ).to(consumer.weight.dtype)
+        damping = Damping(asked, in_force, rung)
+        return Cut(kept, best[:, columns].to(weight.dtype), damping=damping)
 
     def errors(
-        self, layer: int, low: float, high: float, gone: int, method: str = "obs"
+        self, layer: int, low: float, high: float, removed: int, method: str = "obs"
     ) -> tuple[float, float]:
-        """||W'X - WX||^2 / ||WX||^2 on the calibration tokens of [low,
-        high) and on the held-out ones.
+        """Return ||W'X - WX||^2 / ||WX||^2 on calibration and on held-out tokens of [low, high).
+
+        Raises NotCalibrated, StudioError for a damaged file.
         """
-        if not gone:
+        if not removed:
             return 0.0, 0.0
-        key = (layer, low, high, gone, method)
-        found = _recall(self._errors, key, self._lock)
-        if found is None:
-            found = self._measure(layer, low, high, gone, method)
-            _keep(self._errors, key, found, ERRORS_KEPT, self._lock)
-        return found
+        key = (layer, low, high, removed, method)
+        errors = self._errors.find(key)
+        if errors is None:
+            errors = self._measure(layer, low, high, removed, method)
+            self._errors.keep(key, errors, ERRORS_KEPT)
+        return errors
 
-    def _measure(
-        self, layer: int, low: float, high: float, gone: int, method: str
-    ) -> tuple[float, float]:
-        weight = self.weight(layer).double()
-        held_out = self.bank().gram(layer, low, high, held_out=True)[0].to(weight.device)
-        if method == "magnitude":
-            kept = magnitude_kept(weight, self.layers[layer], gone)
-            difference = (-weight).index_fill_(
-                1, kept_columns(self.layers[layer], kept, weight.device), 0.0
-            )
-            return relative_error(
-                difference, weight, self.bank().gram(layer, low, high)[0].to(weight.device)
-            ), relative_error(difference, weight, held_out)
-        if gone == self.layers[layer].groups:
-            return self._errors_of_a_constant(layer, low, high, weight, held_out)
-        path, mean_diagonal = self._path(layer, low, high)
-        difference = path.weights_at(gone).double() - weight
-        if path.rung == "eigenvalue floor":  # then the objective is not error plus ridge
-            return relative_error(
-                difference, weight, self.bank().gram(layer, low, high)[0].to(weight.device)
-            ), relative_error(difference, weight, held_out)
-        # what the objective counts beside the error
-        ridge = path.damping * mean_diagonal * float(difference.square().sum())
-        return max(0.0, float(path.errors[gone]) - ridge) / max(path.energy, 1e-30), relative_error(
-            difference, weight, held_out
-        )
-
-    def _room(self, new: RemovalPath) -> int:
-        """How many paths may be kept with this one, at the mean size of those there are."""
-        with self._lock:
-            sizes = [path.bytes for path, _ in self._paths.values()] + [new.bytes]
-        return max(1, int(PATH_BYTES * len(sizes) / sum(sizes)))
-
-    def _errors_of_a_constant(
-        self, layer: int, low: float, high: float, weight: Tensor, held_out: Tensor
-    ) -> tuple[float, float]:
-        """sum ||W x - W m||^2 / sum ||W x||^2, m the mean of the calibration tokens, on those and
-        on the held-out ones.
-        """
-        mean, apart = (
-            self.bank().mean(layer, low, high, h).to(weight.device) for h in (False, True)
-        )
-        gram, tokens = self.bank().gram(layer, low, high)
-        found = []
-        for matrix, count, own in (
-            (gram.to(weight.device), tokens, mean),
-            (held_out, self.bank().gram(layer, low, high, held_out=True)[1], apart),
-        ):
-            energy = ((weight @ matrix) * weight).sum()
-            w, m = weight @ own, weight @ mean
-            found.append(
-                float((energy + count * (m @ m - 2 * w @ m)).clamp_min(0) / energy.clamp_min(1e-30))
-            )
-        return found[0], found[1]
-
-    def _path(self, layer: int, low: float, high: float) -> tuple[RemovalPath, float]:
-        """The whole removal path of a layer on a stretch, and the mean diagonal of its Gram."""
+    def path(self, layer: int, low: float, high: float) -> tuple[RemovalPath, float]:
+        """Return the removal path of a layer on [low, high) and the mean diagonal of its Gram."""
         key = (layer, low, high)
-        found = _recall(self._paths, key, self._lock)
-        if found is None:
-            gram, _ = self.bank().gram(layer, low, high)
-            weight, orders = self.weight(layer).float(), self.orders()
+        known = self._paths.find(key)
+        if known is None:
+            gram, _ = self.bank.gram(layer, low, high)
+            weight, orders = self.weight(layer).float(), self.orders
             path = RemovalPath.from_order(
                 weight,
                 gram.to(weight.device),
@@ -180,28 +120,95 @@ class Surgeon:
                 self.layers[layer].group_size,
                 orders.damping[layer],
             )
-            found = (path, float(gram.diagonal().mean()))
-            _keep(self._paths, key, found, self._room(path), self._lock)
-        return found
+            known = (path, float(gram.diagonal().mean()))
+            self._paths.keep(key, known, self._most_paths(path))
+        return known
+
+    def _consumer(self, layer: int) -> nn.Linear:
+        """Return the module whose input columns are cut."""
+        consumer = self.transformer.get_submodule(self.layers[layer].consumer)
+        assert isinstance(consumer, nn.Linear)  # `find_layers` lists nothing else
+        return consumer
+
+    def _constant(self, layer: int, low: float, high: float) -> Tensor:
+        """Return the bias (d,) that stands for a whole layer: b + W mean(x), the best constant."""
+        consumer = self._consumer(layer)
+        weight, bias = consumer.weight.detach(), consumer.bias
+        constant = weight.double() @ self.bank.mean(layer, low, high).to(weight.device)
+        if bias is not None:
+            constant = constant + bias.detach().double()
+        return constant.to(weight.dtype)
+
+    def _measure(
+        self, layer: int, low: float, high: float, removed: int, method: str
+    ) -> tuple[float, float]:
+        """Compute what `errors` returns, on calibration and on held-out tokens."""
+        weight = self.weight(layer).double()
+        held_out = self.bank.gram(layer, low, high, held_out=True)[0].to(weight.device)
+        if method == "magnitude":
+            kept = magnitude_kept(weight, self.layers[layer], removed)
+            columns = kept_columns(self.layers[layer], kept, weight.device)
+            difference = (-weight).index_fill_(1, columns, 0.0)
+            return self._both_errors(layer, low, high, difference, held_out)
+        if removed == self.layers[layer].groups:
+            return self._errors_of_a_constant(layer, low, high, weight, held_out)
+        path, mean_diagonal = self.path(layer, low, high)
+        difference = path.weights_at(removed).double() - weight
+        if path.rung == "eigenvalue floor":  # then the objective is not error plus ridge
+            return self._both_errors(layer, low, high, difference, held_out)
+        # what the objective counts beside the error
+        ridge = path.damping * mean_diagonal * float(difference.square().sum())
+        fitted = max(0.0, float(path.errors[removed]) - ridge) / max(path.energy, 1e-30)
+        return fitted, relative_error(difference, weight, held_out)
+
+    def _both_errors(
+        self, layer: int, low: float, high: float, difference: Tensor, held_out: Tensor
+    ) -> tuple[float, float]:
+        """Return the relative error of W' - W on the calibration Gram and on the held-out Gram."""
+        weight = self.weight(layer).double()
+        fitted = self.bank.gram(layer, low, high)[0].to(weight.device)
+        return (
+            relative_error(difference, weight, fitted),
+            relative_error(difference, weight, held_out),
+        )
+
+    def _errors_of_a_constant(
+        self, layer: int, low: float, high: float, weight: Tensor, held_out: Tensor
+    ) -> tuple[float, float]:
+        """Return sum ||W x - W m||^2 / sum ||W x||^2 on calibration and on held-out tokens.
+
+        m is the mean of the calibration tokens in both.
+        """
+        fitted, tokens = self.bank.gram(layer, low, high)
+        held_out_tokens = self.bank.gram(layer, low, high, held_out=True)[1]
+        mean = self.bank.mean(layer, low, high).to(weight.device)
+        held_out_mean = self.bank.mean(layer, low, high, held_out=True).to(weight.device)
+
+        def error(gram: Tensor, count: float, own: Tensor) -> float:
+            energy = ((weight @ gram) * weight).sum()
+            w, m = weight @ own, weight @ mean
+            lost = (energy + count * (m @ m - 2 * w @ m)).clamp_min(0)
+            return float(lost / energy.clamp_min(1e-30))
+
+        return (
+            error(fitted.to(weight.device), tokens, mean),
+            error(held_out, held_out_tokens, held_out_mean),
+        )
+
+    def _most_paths(self, new: RemovalPath) -> int:
+        """Return how many paths may be kept with a new one, at the mean size of all of them."""
+        sizes = [path.bytes for path, _ in self._paths.values()] + [new.bytes]
+        return max(1, int(PATH_BYTES * len(sizes) / sum(sizes)))
 
 
-def magnitude_kept(weight: Tensor, layer: PrunableLayer, gone: int) -> Tensor:
-    """The baseline's (kept groups,): those with the smallest column norm go, nothing is
-    compensated.
-    """
+def relative_error(difference: Tensor, weight: Tensor, gram: Tensor) -> float:
+    """Return tr(D H D^T) / tr(W H W^T)."""
+    return float(
+        ((difference @ gram) * difference).sum() / ((weight @ gram) * weight).sum().clamp_min(1e-30)
+    )
+
+
+def magnitude_kept(weight: Tensor, layer: PrunableLayer, removed: int) -> Tensor:
+    """Return the groups (kept,) that the magnitude baseline keeps: those of largest column norm."""
     norms = weight.double().square().sum(0).view(layer.groups, layer.group_size).sum(1)
-    return norms.argsort()[gone:].sort().values.cpu()
-
-
-def _recall(store: OrderedDict, key: tuple, lock: threading.Lock) -> Any:
-    with lock:
-        if key in store:
-            store.move_to_end(key)
-        return store.get(key)
-
-
-def _keep(store: OrderedDict, key: tuple, value: Any, most: int, lock: threading.Lock) -> None:
-    with lock:
-        store[key] = value
-        while len(store) > most:
-            store.popitem(last=False)
+    return norms.argsort()[removed:].sort().values.cpu()

@@ -1,5 +1,4 @@
-"""What a comparison found: settings, the two sides with their pictures and times, and the sentence
-that sums it up.
+"""Hold what a comparison found: settings, and two sides with their pictures and times.
 
 Speed-up is the median over pairs of timed runs of (seconds of A / seconds of B). A spread is None
 where there was one run.
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,100 +18,38 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..curves.plan import STAGES, StagePlan
-from ..curves.plan_checks import checked_steps, short
 from ..errors import StudioError
-from ..models.devices import DTYPES
-from ..sampling.denoise import SEEDS
 from ..sampling.timing import spread
+from .picture_arrays import from_bytes, grid, pictures, to_bytes
+from .sample_settings import BATCH, MAX_IMAGES, MAX_PROMPT, SampleSettings
+from .verdict import Verdict
 
-MAX_IMAGES = 10_000
-# images a batch of sets too large to be shown while they run; every full one is a timed run
-BATCH = 100
-ONE_RUN_DOUBT = 0.1  # a ratio of one timed run nearer to 1 than this is called no difference
-# share of the ratio; with a wider spread nobody can say by how much a side is faster
-WIDE_SPREAD = 0.2
-MAX_PROMPT = 1000  # characters; the text encoders read 77 tokens
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """What both sides of a comparison share."""
-
-    labels: tuple[int, ...] = ()  # one an image, for a model with classes
-    steps: int = 50
-    guidance: float = 1.5
-    seed: int = 0
-    scheduler: str = "DDIM"
-    repeats: int = 3  # timed runs of each side
-    prompts: tuple[str, ...] = ()  # one an image, for a model with text
-    negative: str = ""  # of every prompt
-    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
-    # both sides take a DiT's adaLN vectors from a table made at the first step
-    tabulate: bool = False
-    # of both sides' networks, a name of core.models.devices.DTYPES; None: as the model was loaded
-    dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.n <= MAX_IMAGES:
-            raise StudioError(f"Ask for 1 to {MAX_IMAGES} images, not {self.n}.")
-        if self.labels and self.prompts:
-            raise StudioError("Give classes or prompts, not both.")
-        if any(
-            not isinstance(p, str) or len(p) > MAX_PROMPT for p in (*self.prompts, self.negative)
-        ):
-            raise StudioError(f"A prompt is a text of at most {MAX_PROMPT} characters.")
-        checked_steps(self.steps)
-        if (
-            not isinstance(self.guidance, (int, float)) or not 0 <= self.guidance <= 20
-        ):  # a NaN is in no range
-            raise StudioError(
-                f"Guidance must be a number from 0 to 20, not {short(self.guidance)}."
-            )
-        if not _whole(self.seed) or not 0 <= self.seed < SEEDS:
-            raise StudioError(
-                f"The seed must be a whole number from 0 to 2^32 - 1, not {short(self.seed)}."
-            )
-        if not _whole(self.repeats) or not 1 <= self.repeats <= 50:
-            raise StudioError(
-                f"Timed repeats must be a whole number from 1 to 50, not {short(self.repeats)}."
-            )
-        if not isinstance(self.tabulate, bool):
-            raise StudioError("Whether adaLN vectors come from a table is yes or no.")
-        if self.dtype not in (None, *DTYPES):
-            raise StudioError(
-                f"A precision is one of {', '.join(DTYPES)}, not {short(self.dtype)}."
-            )
-        for name in ("steps", "seed", "repeats"):  # NumPy's integers do not go into JSON
-            object.__setattr__(self, name, int(getattr(self, name)))
-        object.__setattr__(self, "labels", tuple(int(x) if _whole(x) else x for x in self.labels))
-        object.__setattr__(self, "prompts", tuple(self.prompts))
-        if self.size is not None:
-            if len(self.size) != 2 or not all(_whole(x) and 8 <= x <= 4096 for x in self.size):
-                raise StudioError(
-                    "A size is two whole numbers from 8 to 4096: height and width in pixels."
-                )
-            object.__setattr__(self, "size", tuple(int(x) for x in self.size))
-
-    @property
-    def n(self) -> int:
-        """Images of each side."""
-        return len(self.labels) or len(self.prompts)
-
-    @property
-    def halves(self) -> int:
-        """Denoiser rows per image: 2 with classifier-free guidance, else 1."""
-        return 2 if self.guidance > 1 else 1
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {
-            "labels": list(self.labels),
-            "prompts": list(self.prompts),
-            "size": self.size and list(self.size),
-        }
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+__all__ = [
+    "BATCH",
+    "MAX_IMAGES",
+    "MAX_PROMPT",
+    "Comparison",
+    "Preview",
+    "SampleSettings",
+    "Side",
+    "grid",
+    "pictures",
+    "side_name",
+    "spread_of",
+]
+SIDE_FACTS = (
+    "name",
+    "step_seconds",
+    "scale",
+    "timesteps",
+    "stages",
+    "macs",
+    "predicted_seconds",
+    "film_timesteps",
+    "fid",
+    "class_accuracy",
+)
+FACTS = ("device", "model", "when", "psnr", "ssim", "latent_mse", "n", "notes")
 
 
 @dataclass
@@ -141,26 +78,28 @@ class Side:
 
     @property
     def run_seconds(self) -> list[float]:
-        """Denoiser's seconds of the whole run, one figure a timed run."""
+        """Return the denoiser's seconds of the whole run, one figure per timed run."""
         return [self.scale * sum(run) for run in self.step_seconds]
 
     @property
     def seconds(self) -> float:
+        """Return the median of `run_seconds`."""
         return statistics.median(self.run_seconds)
 
     @property
     def seconds_spread(self) -> float | None:
+        """Return the spread of `run_seconds`, or None for one run."""
         return spread_of(self.run_seconds)
 
     def stage_seconds(self, steps: list[int]) -> tuple[float, float | None]:
-        """Median and spread of the time spent in these steps."""
+        """Return median and spread of the seconds spent in these steps."""
         totals = [self.scale * sum(run[i] for i in steps) for run in self.step_seconds]
         return statistics.median(totals), spread_of(totals)
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What to show while a comparison runs."""
+    """The text, progress and pictures to show while a comparison runs."""
 
     text: str
     done: int
@@ -190,90 +129,53 @@ class Comparison:
 
     @property
     def pair_ratios(self) -> list[float]:
+        """Return seconds of A / seconds of B, one per pair of timed runs."""
         return [x / y for x, y in zip(self.a.run_seconds, self.b.run_seconds, strict=True)]
 
     @property
     def speedup_measured(self) -> float:
+        """Return the median of `pair_ratios`."""
         return statistics.median(self.pair_ratios)
 
     @property
     def speedup_spread(self) -> float | None:
+        """Return the spread of `pair_ratios`, or None for one pair."""
         return spread_of(self.pair_ratios)
 
     @property
     def speedup_macs(self) -> float:
+        """Return MACs of A / MACs of B."""
         return self.a.macs / self.b.macs
 
     @property
     def speedup_predicted(self) -> float | None:
+        """Return predicted seconds of A / of B, or None where one of them is not predicted."""
         a, b = self.a.predicted_seconds, self.b.predicted_seconds
         return None if a is None or b is None else sum(a) / sum(b)
 
     @property
     def timed_runs(self) -> int:
+        """Return the timed runs of each side."""
         return len(self.a.step_seconds)
 
     @property
     def verdict(self) -> str:
-        """One plain sentence, also when it is not faster."""
-        ratio, off, a, b = self.speedup_measured, self.speedup_spread, self.a.name, self.b.name
-        work = (
-            f"with {abs(1 - 1 / self.speedup_macs):.0%}"
-            f" {'fewer' if self.speedup_macs >= 1 else 'more'} multiply-accumulates"
-        )
-        facts = f"×{ratio:.2f}, " + (
-            "one timed run, no spread"
-            if off is None
-            else f"median of {self.timed_runs} timed runs in turn, spread ±{off:.2f}"
-        )
-        more = (
-            "ask for 300 images or more, or for fewer than 100,"
-            if self.n >= BATCH
-            else "time at least 3"
-        )
-        doubt = (
-            ""
-            if off is not None
-            else f"; one run cannot tell small differences, so {more} to be sure"
-        )
-        if abs(self.speedup_macs - 1) < 1e-9 and torch.equal(self.a.latents, self.b.latents):
-            return (
-                "Both sides are the same network: equal pictures, and a measured ratio that is"
-                f" only noise ({facts})."
-            )
-        unsure = ONE_RUN_DOUBT if off is None else max(off, 0.02)
-        gain = abs(ratio - 1)
-        if off is not None and (off > WIDE_SPREAD * ratio or unsure < gain < 2 * off):
-            return f"{self._doubt(ratio, unsure)} ({facts}) {work}; {self._again}."
-        if ratio - unsure > 1:
-            return f"{b} took {1 - 1 / ratio:.0%} less time than {a} ({facts}) {work}{doubt}."
-        if ratio + unsure < 1:
-            return (
-                f"{b} was not faster: it took {1 / ratio - 1:.0%} more time than {a} ({facts})"
-                f" {work}{doubt}."
-            )
-        return f"{b} was not measurably faster than {a} ({facts}) {work}{doubt}."
-
-    def _doubt(self, ratio: float, unsure: float) -> str:
-        """Say which side seemed faster, where the timed runs differ too much to say by how much."""
-        a, b = self.a.name, self.b.name
-        if abs(ratio - 1) <= unsure:
-            return f"Whether {b} is faster than {a} is open, as the timed runs differ too much"
-        less = "less" if ratio > 1 else "more"
-        return (
-            f"{b} seemed to take {less} time than {a}, but the timed runs differ too much to say"
-            " how much"
-        )
-
-    @property
-    def _again(self) -> str:
-        """What to do about timed runs that differ."""
-        more = "images" if self.n >= BATCH else "timed runs"
-        return f"close other programs and compare again, with more {more}"
+        """Return one plain sentence on which side was faster, also when it is not B."""
+        return Verdict(
+            a=self.a.name,
+            b=self.b.name,
+            ratio=self.speedup_measured,
+            spread=self.speedup_spread,
+            runs=self.timed_runs,
+            images=self.n,
+            macs_ratio=self.speedup_macs,
+            equal_pictures=torch.equal(self.a.latents, self.b.latents),
+        ).sentence
 
     def stage_rows(self) -> list[dict[str, Any]]:
-        """Per stage (of B's plan, else A's): steps, and for both sides measured median, spread and
-        prediction, in seconds.
+        """Return, per stage, the steps and both sides' median, spread and prediction in seconds.
+
+        The stages are those of B's plan, else those of A's.
         """
         stages = self.b.stages if self.b.plan is not None else self.a.stages
         rows = []
@@ -298,8 +200,9 @@ class Comparison:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """The command line's object. `dense` is side A (with --against: that plan), `mosaic` side
-        B.
+        """Return the comparison as plain data, without pictures.
+
+        `dense` is side A, which may be a plan too; `mosaic` is side B.
         """
 
         def side(s: Side) -> dict[str, Any]:
@@ -341,41 +244,25 @@ class Comparison:
         }
 
     def _words(self) -> dict[str, Any]:
-        """What a text model was asked for; nothing for classes."""
+        """Return the prompts, negative prompt and size of a text model; nothing for classes."""
         s = self.settings.to_json()
         return {name: s[name] for name in ("prompts", "negative", "size")} if s["prompts"] else {}
 
     def save(self, folder: Path) -> None:
-        """Two files that `load` reads back: tensors (pictures as bytes) and facts. For the example
-        that ships with the model.
+        """Write two files that `load` reads: tensors (pictures as bytes) and facts.
+
+        For the example that ships with the model.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        tensors, facts = {}, {"settings": self.settings.to_json()}
-        facts |= {
-            k: getattr(self, k)
-            for k in ("device", "model", "when", "psnr", "ssim", "latent_mse", "n", "notes")
-        }
+        tensors: dict[str, Tensor] = {}
+        facts: dict[str, Any] = {"settings": self.settings.to_json()}
+        facts |= {name: getattr(self, name) for name in FACTS}
         for letter, side in (("a", self.a), ("b", self.b)):
-            tensors |= {
-                f"{letter}/images": to_bytes(side.images),
-                f"{letter}/latents": side.latents.half().contiguous(),
-            }
+            tensors[f"{letter}/images"] = to_bytes(side.images)
+            tensors[f"{letter}/latents"] = side.latents.half().contiguous()
             tensors |= {f"{letter}/film/{i}": to_bytes(frame) for i, frame in enumerate(side.film)}
-            names = (
-                "name",
-                "step_seconds",
-                "scale",
-                "timesteps",
-                "stages",
-                "macs",
-                "predicted_seconds",
-                "film_timesteps",
-                "fid",
-                "class_accuracy",
-            )
-            facts[letter] = {k: getattr(side, k) for k in names} | {
-                "plan": side.plan and side.plan.to_json()
-            }
+            facts[letter] = {name: getattr(side, name) for name in SIDE_FACTS}
+            facts[letter]["plan"] = side.plan and side.plan.to_json()
         save_file(tensors, folder / "comparison.safetensors")
         (folder / "comparison.json").write_text(json.dumps(facts) + "\n")
 
@@ -383,29 +270,13 @@ class Comparison:
     def load(cls, folder: Path) -> Comparison:
         """Read what `save` wrote. Raises StudioError."""
         try:
-            tensors, facts = (
-                load_file(folder / "comparison.safetensors"),
-                json.loads((folder / "comparison.json").read_text()),
-            )
-            sides = []
-            for letter in "ab":
-                f = facts.pop(letter)
-                f["plan"] = f["plan"] and StagePlan.from_json(f["plan"])
-                film = [
-                    from_bytes(tensors[f"{letter}/film/{i}"])
-                    for i in range(len(f["film_timesteps"]))
-                ]
-                sides.append(
-                    Side(
-                        latents=tensors[f"{letter}/latents"].float(),
-                        images=from_bytes(tensors[f"{letter}/images"]),
-                        film=film,
-                        **f,
-                    )
-                )
+            tensors = load_file(folder / "comparison.safetensors")
+            facts = json.loads((folder / "comparison.json").read_text())
+            a, b = (_side_from(letter, facts.pop(letter), tensors) for letter in "ab")
             settings = facts.pop("settings")
             return cls(
-                *sides,
+                a=a,
+                b=b,
                 settings=SampleSettings(**settings | {"labels": tuple(settings["labels"])}),
                 **facts,
             )
@@ -416,39 +287,24 @@ class Comparison:
             ) from err
 
 
+def _side_from(letter: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Side:
+    """Return one side from the facts and tensors of its letter."""
+    plan = facts.pop("plan")
+    frames = range(len(facts["film_timesteps"]))
+    return Side(
+        plan=plan and StagePlan.from_json(plan),
+        latents=tensors[f"{letter}/latents"].float(),
+        images=from_bytes(tensors[f"{letter}/images"]),
+        film=[from_bytes(tensors[f"{letter}/film/{i}"]) for i in frames],
+        **facts,
+    )
+
+
 def spread_of(values: list[float]) -> float | None:
-    """`core.sampling.timing.spread`; None for a single value, which has none."""
+    """Return `core.sampling.timing.spread`, or None for a single value, which has none."""
     return spread(values) if len(values) > 1 else None
 
 
-def to_bytes(images: Tensor) -> Tensor:
-    """[-1, 1] to uint8."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).byte().contiguous()
-
-
-def from_bytes(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1
-
-
-def pictures(images: Tensor) -> np.ndarray:
-    """(n, 1 or 3, H, W) in [-1, 1] -> uint8 (n, H, W) or (n, H, W, 3)."""
-    array = to_bytes(images).permute(0, 2, 3, 1).numpy()
-    return array[..., 0] if array.shape[-1] == 1 else array
-
-
-def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> np.ndarray:
-    """One uint8 picture of many, row by row, each pixel blown up `scale` times."""
-    array = pictures(images)
-    n, h, w = array.shape[:3]
-    columns = columns or min(n, max(1, round(n**0.5)))
-    rows = -(-n // columns)
-    sheet = np.full((rows * h, columns * w, *array.shape[3:]), 255, np.uint8)
-    for i, picture in enumerate(array):
-        sheet[
-            (i // columns) * h : (i // columns + 1) * h, (i % columns) * w : (i % columns + 1) * w
-        ] = picture
-    return sheet.repeat(scale, 0).repeat(scale, 1)
-
-
 def side_name(plan: StagePlan | None) -> str:
+    """Return the name of a side that runs this plan."""
     return "Dense" if plan is None else plan.name or "MosaicDiff"

@@ -1,4 +1,4 @@
-"""What a plan will cost and lose, stage by stage, before the finished networks were timed."""
+"""Hold what a plan will cost and lose, per stage, before its networks run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StagePrediction:
-    """What one stage costs and what it loses, before anything was measured on the finished
-    networks.
-    """
+    """What one stage costs and loses, before anything was measured on its networks."""
 
     stage: str
     steps: int  # sampling steps that fall in it
@@ -28,50 +26,65 @@ class StagePrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Sums over the stages. `error` is weighted by sampling steps."""
+    """What a plan costs and loses: sums over its stages; errors are weighted by sampling steps."""
 
     stages: tuple[StagePrediction, ...]
     batch: int
     exact: bool
 
-    def _sum(self, name: str) -> float | None:
-        values = [getattr(s, name) for s in self.stages]
-        return None if any(v is None for v in values) else sum(values)
-
     @property
     def macs(self) -> float:
-        return self._sum("macs")
+        """Return the MACs of one image over the whole run."""
+        return sum(stage.macs for stage in self.stages)
 
     @property
     def macs_dense(self) -> float:
-        return self._sum("macs_dense")
+        """Return the MACs of one image with the dense model."""
+        return sum(stage.macs_dense for stage in self.stages)
 
     @property
     def seconds(self) -> float | None:
-        return self._sum("seconds")
+        """Return the seconds of the whole batch, or None before this device was measured."""
+        return _sum([stage.seconds for stage in self.stages])
 
     @property
     def seconds_dense(self) -> float | None:
-        return self._sum("seconds_dense")
+        """Return the seconds of the whole batch with the dense model, or None."""
+        return _sum([stage.seconds_dense for stage in self.stages])
 
     @property
     def error(self) -> float | None:
-        return self._weighted("error")
+        """Return the mean layer error on calibration tokens over all steps, or None."""
+        return self._over_steps([stage.error for stage in self.stages])
 
     @property
     def error_held_out(self) -> float | None:
-        return self._weighted("error_held_out")
+        """Return the mean layer error on held-out tokens over all steps, or None."""
+        return self._over_steps([stage.error_held_out for stage in self.stages])
 
-    def _weighted(self, name: str) -> float | None:
-        steps = sum(s.steps for s in self.stages)
-        if not steps or any(getattr(s, name) is None for s in self.stages if s.steps):
-            return None
-        return sum(getattr(s, name) * s.steps for s in self.stages if s.steps) / steps
+    def _over_steps(self, errors: list[float | None]) -> float | None:
+        """Return the mean of the stages' errors, weighted by steps; None where one is missing."""
+        total, steps = 0.0, sum(stage.steps for stage in self.stages)
+        for stage, error in zip(self.stages, errors, strict=True):
+            if stage.steps:
+                if error is None:
+                    return None
+                total += error * stage.steps
+        return total / steps if steps else None
 
     @property
     def speedup_macs(self) -> float:
+        """Return how many times fewer MACs the plan takes than the dense model."""
         return self.macs_dense / self.macs if self.macs else 1.0
 
     @property
     def speedup_seconds(self) -> float | None:
-        return self.seconds_dense / self.seconds if self.seconds else None
+        """Return how many times less time the plan takes than the dense model, or None."""
+        seconds, dense = self.seconds, self.seconds_dense
+        return dense / seconds if seconds and dense is not None else None
+
+
+def _sum(values: list[float | None]) -> float | None:
+    """Return the sum, or None where a value is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -1,5 +1,6 @@
-"""What the shipped study found: rows of `core.bench.studies quality`, averaged over seeds, and in
-words where pruning pays and where fewer steps do.
+"""Read the shipped study: rows averaged over seeds, and where pruning beats fewer steps.
+
+`python -m core.bench quality` makes a study.
 """
 
 from __future__ import annotations
@@ -32,22 +33,23 @@ class Finding:
     latent_mse: float  # to dense at base_steps
     latent_mse_spread: float
     class_accuracy: float
-    n: int  # images a seed
+    n: int  # images per seed
     seeds: int
 
     @property
     def target(self) -> float | None:
-        """The mean sparsity (or the work of that sparsity) in the method's name."""
+        """Return the mean sparsity (or the work of that sparsity) in the method's name."""
         found = re.search(r"(0\.\d+)\)?$", self.method)
         return float(found[1]) if found else None
 
     @property
     def family(self) -> str:
+        """Return the method's name without its target."""
         return "dense" if self.method.startswith("dense") else re.sub(r" 0\.\d+$", "", self.method)
 
 
 def load_study(path: Path) -> list[dict[str, Any]]:
-    """The rows of a study file. Raises StudioError."""
+    """Return the rows of a study file. Raises StudioError."""
     try:
         rows = json.loads(Path(path).read_text())
         if not isinstance(rows, list) or not all(
@@ -63,7 +65,7 @@ def load_study(path: Path) -> list[dict[str, Any]]:
 
 
 def findings(rows: list[dict[str, Any]]) -> list[Finding]:
-    """Averages over seeds, many steps first, in the order in which the study ran them."""
+    """Return averages over seeds, many steps first, in the order of the study's runs."""
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["fid"] is not None:
@@ -71,7 +73,7 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
     dense = {
         base: _mean(g, "macs", per="n") for (base, method), g in groups.items() if method == "dense"
     }
-    most = max(dense, default=None)
+    full = dense[max(dense)] if dense else 0.0  # of the dense run with most steps
     found = []
     for (base, method), group in groups.items():
         if base not in dense:
@@ -79,18 +81,18 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
         macs = _mean(group, "macs", per="n")
         found.append(
             Finding(
-                method,
-                base,
-                group[0]["steps"],
-                macs / dense[most],
-                1 - macs / dense[base],
-                _mean(group, "fid"),
-                spread([r["fid"] for r in group]),
-                _mean(group, "latent_mse"),
-                spread([r["latent_mse"] for r in group]),
-                _mean(group, "class_accuracy"),
-                group[0]["n"],
-                len(group),
+                method=method,
+                base_steps=base,
+                steps=group[0]["steps"],
+                work=macs / full,
+                saved=1 - macs / dense[base],
+                fid=_mean(group, "fid"),
+                fid_spread=spread([r["fid"] for r in group]),
+                latent_mse=_mean(group, "latent_mse"),
+                latent_mse_spread=spread([r["latent_mse"] for r in group]),
+                class_accuracy=_mean(group, "class_accuracy"),
+                n=group[0]["n"],
+                seeds=len(group),
             )
         )
     return sorted(found, key=lambda f: -f.base_steps)
@@ -101,8 +103,9 @@ def _mean(group: list[dict[str, Any]], name: str, per: str | None = None) -> flo
 
 
 def verdicts(found: list[Finding]) -> list[str]:
-    """One sentence for every step count and target: MosaicDiff against dense with as few steps as
-    its work pays for.
+    """Return one sentence per step count and target.
+
+    Each compares MosaicDiff with the dense model at as few steps as the same work pays for.
     """
     sentences = []
     for base in sorted({f.base_steps for f in found}, reverse=True):
@@ -134,14 +137,14 @@ def _sentence(pruned: Finding, fewer: Finding) -> str:
 
 
 def _winner(pruned: float, fewer: float, noise: float) -> int:
-    """-1 pruning, 1 fewer steps, 0 neither; smaller is better."""
+    """Return -1 for pruning, 1 for fewer steps, 0 for neither; smaller numbers are better."""
     if abs(pruned - fewer) <= max(noise, CLEAR * max(pruned, fewer)):
         return 0
     return -1 if pruned < fewer else 1
 
 
 def markdown(found: list[Finding]) -> str:
-    """The README's table."""
+    """Return the findings as the table of the documentation."""
     lines = [
         "| steps | method | MACs saved | FID | latent MSE to dense | class accuracy | n × seeds |",
         "|---|---|---|---|---|---|---|",

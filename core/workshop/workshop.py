@@ -1,51 +1,77 @@
-"""One loaded model with everything known about it: calibration, predictions, subnetworks.
+"""Load one model and keep everything known about it: calibration, predictions, subnetworks.
 
 After one calibration any plan is arithmetic on Grams: `predict` answers from per-bin curves in
 milliseconds, or exactly from the stage's own Grams; `build` turns a plan into slim networks without
-running the model. One removal order a layer (all bins pooled), compensation per stage.
+running the model. There is one removal order per layer (all bins pooled), and one compensation per
+stage.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from ..allocation.allocate import Allocation
 from ..cache import cache_root, fingerprint, network_key
 from ..calibration.bank import GramBank
 from ..calibration.data import CalibrationData, DataOptions
 from ..calibration.measure import calibrate
 from ..calibration.preflight import check_memory, check_room, check_writable, ordering_memory
-from ..calibration.row_weights import RowWeights
+from ..calibration.row_weights import check_weighting
 from ..calibration.settings import CalibrationSettings, gram_key, token_warning
+from ..curves.betas import BETA_SCHEDULES
 from ..curves.dynamics import SampledCurves
-from ..curves.noise import BETA_SCHEDULES, NoiseSchedule
-from ..curves.plan import STAGES, StagePlan
-from ..errors import Stopped, StudioError
+from ..curves.noise import NoiseSchedule
+from ..curves.plan import StagePlan
+from ..errors import StudioError
 from ..models.checkpoints import BUNDLED, Checkpoint, load_checkpoint
 from ..models.devices import device_text
 from ..models.families import Conditions, family_of, first_parameter
 from ..models.layers import PrunableLayer, find_layers
-from ..mosaic.network_cache import Built, expected_bytes
+from ..mosaic.network_cache import NetworkCache
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
-from ..pruning.cuts import Cut
-from ..pruning.layer_cuts import Surgeon
-from ..pruning.orders import RemovalOrders, find_orders, orders_file
+from ..pruning.layer_cuts import LayerPruner
+from ..pruning.orders import RemovalOrders, find_orders
+from ..sampling.layer_times import LayerTimes, measure_layers
 from ..sampling.metrics import Judge
+from ..sampling.timing import LatencyTable
+from .build import NetworkBuilder
+from .calibration import Calibration, CalibrationFiles, calibration_sentence
 from .comparison import Comparison, SampleSettings
 from .data_sources import choose_source
-from .predict import Pricing
+from .device_times import DeviceTimes, measure_forwards
+from .model_macs import ModelMacs, Shape
+from .predict import PlanPredictor
+from .prediction import Prediction
 from .study import Finding, findings, load_study
 
 
-class Workshop(Pricing):
-    """A checkpoint and what was measured of it. Thread-safe;
-    keep one per model (`get_workshop`).
+@dataclass(frozen=True)
+class _Known:
+    """What follows from one calibration. The next calibration replaces all of it at once."""
+
+    calibration: Calibration
+    predictor: PlanPredictor
+    builder: NetworkBuilder
+
+
+class Workshop:
+    """One loaded model with everything known about it. Thread-safe.
+
+    Keep one per model: `get_workshop`.
+
+    cache: folder of the calibrations; None: `core.cache.cache_root`.
+    data: where calibration latents come from; None: shipped ones, else the model's own samples.
+    networks: an empty cache for built networks; None: one with the usual bounds.
+    Raises StudioError for models and options that cannot be used.
     """
 
     def __init__(
@@ -54,77 +80,85 @@ class Workshop(Pricing):
         settings: CalibrationSettings | None = None,
         cache: Path | None = None,
         data: DataOptions | None = None,
+        networks: NetworkCache | None = None,
     ):
-        scheduler = checkpoint.pipeline.scheduler
-        self.schedule = NoiseSchedule.from_scheduler(scheduler)
-        self.scheduler = scheduler
-        self.checkpoint, self.transformer, self.vae = (
-            checkpoint,
-            checkpoint.denoiser,
-            checkpoint.pipeline.vae,
-        )
-        self.family = family_of(self.transformer)
-        self.settings = (settings or CalibrationSettings()).on(len(self.schedule))
-        if self.settings.guidance is None:
-            self.settings = replace(self.settings, guidance=self.family.guidance)
-        self.device, self.dtype = (
-            first_parameter(self.transformer).device,
-            first_parameter(self.transformer).dtype,
-        )
-        self.latent_shape = self.family.latent_shape(self.transformer)  # (c, h, w)
+        self.checkpoint, self.transformer = checkpoint, checkpoint.denoiser
         self.name, self.class_names = checkpoint.name, checkpoint.class_names
         self.latents, self.labels = checkpoint.latents, checkpoint.labels
-        needed, weighs = (
-            self.settings.images + self.settings.held_out,
-            self.settings.weighting == "guidance",
-        )
-        self.source = choose_source(checkpoint, self.family, needed, data or DataOptions(), weighs)
+        self.vae = checkpoint.pipeline.vae
+        self.scheduler = checkpoint.pipeline.scheduler
+        self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        self.prediction_type: str = getattr(self.scheduler.config, "prediction_type", "epsilon")
+        own_betas = self.scheduler.config.get("beta_schedule", "linear")
+        self.beta_schedule: str = own_betas if own_betas in BETA_SCHEDULES else "linear"
+
+        self.family = family_of(self.transformer)
+        self.latent_shape: Shape = self.family.latent_shape(self.transformer)
+        parameter = first_parameter(self.transformer)
+        self.device, self.dtype = parameter.device, parameter.dtype
         self.device_text = device_text(self.device)
         self.layers: list[PrunableLayer] = find_layers(self.transformer)
-        self.family.check(self.transformer, checkpoint.pipeline)
         self.blocks = len({layer.block for layer in self.layers})
-        # refuses gates where there are none, before any work
-        RowWeights(self.transformer, self.layers, self.settings.weighting, self.settings.guidance)
-        if self.schedule.kind != "vp" or scheduler.config.get("timestep_type") == "continuous":
-            kind = f"{self.name} comes with {type(scheduler).__name__}"
+        self.settings = self._settings_for(settings or CalibrationSettings())
+
+        # refusals that cost nothing come before `choose_source`, which may hash many pictures
+        self._check_model()
+        self.source = choose_source(
+            checkpoint,
+            self.family,
+            self.settings.images + self.settings.held_out,
+            data or DataOptions(),
+            weighs=self.settings.weighting == "guidance",
+        )
+        self.cache = Path(cache) if cache else cache_root()
+
+        self.lock = threading.Lock()  # held for a moment, while `_known_now` is replaced
+        self._building = threading.Lock()  # one build at a time: the cache is bounded while it runs
+        # one calibration at a time; a second caller waits and finds it done
+        self._calibrating = threading.Lock()
+        self.dense = MosaicTransformer(self.transformer, None, [None] * 3, layers=self.layers)
+        self.paths_walked: dict[tuple, SampledCurves] = {}  # see core.workshop.compare.sample_path
+        self.macs = ModelMacs(self.transformer, self.dense.full, self.layers, self.latent_shape)
+        self.times = DeviceTimes(self.folder, self.macs, self.device, self.device_text, self.dtype)
+        bank = GramBank(self.folder, self.layers, self.settings)
+        self._files = CalibrationFiles(self, checkpoint.folder)
+        nothing = Calibration(bank, LayerPruner(self.transformer, self.layers, bank, None))
+        networks = NetworkCache(self.transformer) if networks is None else networks
+        self._known_now = self._known_from(nothing, networks)
+
+    def _settings_for(self, settings: CalibrationSettings) -> CalibrationSettings:
+        """Return calibration settings on the model's own schedule, with its family's guidance."""
+        own = settings.on(len(self.schedule))
+        return own if own.guidance is not None else replace(own, guidance=self.family.guidance)
+
+    def _check_model(self) -> None:
+        """Raise StudioError for a model that cannot be pruned, as far as that costs nothing."""
+        config = self.scheduler.config
+        if self.schedule.kind != "vp" or config.get("timestep_type") == "continuous":
             raise StudioError(
-                f"{kind}, for flow-matching or sigma-space models; only models trained with betas"
-                " can be pruned so far."
+                f"{self.name} comes with {type(self.scheduler).__name__}, for flow-matching or"
+                " sigma-space models; only models trained with betas can be pruned so far."
             )
-        self.prediction_type = getattr(scheduler.config, "prediction_type", "epsilon")
         if self.prediction_type != "epsilon":
             raise StudioError(
                 f"{self.name} predicts {self.prediction_type}; only epsilon prediction is supported"
                 " so far."
             )
-        own = scheduler.config.get("beta_schedule", "linear")
-        self.beta_schedule = own if own in BETA_SCHEDULES else "linear"
-        self.cache = Path(cache) if cache else cache_root()
-        self.lock = threading.RLock()
-        self._building = threading.Lock()
-        # one calibration at a time; a second caller waits and finds it done
-        self._calibrating = threading.Lock()
-        self.dense = MosaicTransformer(self.transformer, None, [None] * 3, layers=self.layers)
-        self._bank = GramBank(self.folder, self.layers, self.settings)
-        self._orders: RemovalOrders | None = None
-        self.surgeon = Surgeon(
-            self.transformer, self.layers, lambda: self._bank, lambda: self.orders
-        )
-        self._built = Built(self.transformer)
-        self._latency, self._priced, self._shared, self._layer_times = {}, {}, {}, None
-        self.paths_walked: dict[tuple, SampledCurves] = {}  # see core.sampling.sample_path
+        self.family.check(self.transformer, self.checkpoint.pipeline)
+        check_weighting(self.transformer, self.layers, self.settings.weighting)
 
     # ------------------------------------------------------------ what is known
 
     @cached_property
     def network(self) -> str:
-        """Hash of the denoiser: its class, configuration and weights."""
+        """Return the hash of the denoiser: its class, configuration and weights."""
         return network_key(self.transformer)
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that a Gram depends on: names the folder in the cache before any data
-        are made.
+        """Return the hash of everything that a Gram depends on, the name of the cache folder.
+
+        It is known before any data are made.
         """
         return gram_key(
             self.network,
@@ -137,8 +171,9 @@ class Workshop(Pricing):
 
     @cached_property
     def model_key(self) -> str:
-        """Hash of denoiser and noise schedule, in any precision: whose removal orders a model
-        folder may ship.
+        """Return the hash of denoiser and noise schedule, the same in every precision.
+
+        A model folder may ship removal orders for the model of this hash.
         """
         tables = {"a": torch.tensor(self.schedule.a), "s": torch.tensor(self.schedule.s)}
         return fingerprint(
@@ -147,81 +182,27 @@ class Workshop(Pricing):
 
     @cached_property
     def folder(self) -> Path:
+        """Return the folder of this model's calibration in the cache."""
         return self.cache / self.key
 
     @cached_property
     def judge(self) -> Judge | None:
-        """The feature network shipped beside the model, if any."""
+        """Return the feature network shipped beside the model, if any."""
         folder = self.checkpoint.folder and self.checkpoint.folder / "features"
         return Judge.load(folder) if folder and folder.exists() else None
 
     def example(self) -> Comparison | None:
-        """The finished comparison that ships with the model (a
-        `core.workshop.comparison.Comparison`), or None.
-        """
+        """Return the finished comparison that ships with the model, or None."""
         folder = self.checkpoint.folder and self.checkpoint.folder / "example"
         return Comparison.load(folder) if folder and folder.exists() else None
 
     def study(self) -> list[Finding]:
-        """What `core.bench.studies quality` found on this model (`core.workshop.study.Finding`s),
-        if the model ships with it; else an empty list.
+        """Return what the study of this model found, if the model ships with one, else nothing.
+
+        `python -m core.bench quality` makes a study.
         """
         path = self.checkpoint.folder and self.checkpoint.folder / "study.json"
         return findings(load_study(path)) if path and path.exists() else []
-
-    @property
-    def calibrated(self) -> bool:
-        return self._bank.complete and RemovalOrders.exists(self.folder, orders_file(self.settings))
-
-    @property
-    def bins_kept(self) -> int:
-        """Calibration bins that are measured already."""
-        return self.settings.bins - len(self._bank.missing())
-
-    @property
-    def calibration_text(self) -> str:
-        if not self.calibrated:
-            return "not calibrated on this machine yet"
-        o, s = self.orders, self.settings
-        warnings = self.calibration_warnings
-        warning = f" ({'; '.join(warnings)})" if warnings else ""
-        weighed = {"even": "", "guidance": f", rows weighed by guidance {s.guidance:g}"}.get(
-            s.weighting, f", rows weighed by {s.weighting}"
-        )
-        return (
-            f"{s.images + s.held_out} images in each of {s.bins} timestep bins ({s.held_out} of"
-            f" them held out){weighed}, at least"
-            f" {o.tokens_per_column:.{int(o.tokens_per_column < 10)}f} tokens per column and bin,"
-            f" from {self.source.text}{warning}, measured {o.when} on {o.device}"
-        )
-
-    @property
-    def calibration_warnings(self) -> list[str]:
-        """What is scarce in this machine's calibration, in words; nothing before there is one."""
-        if not self.calibrated:
-            return []
-        return [w for w in (self.source.warning, token_warning(self.orders.tokens_per_column)) if w]
-
-    @property
-    def orders(self) -> RemovalOrders:
-        """Removal orders and per-bin curves: this machine's, else the shipped ones. StudioError
-        when there are none.
-        """
-        with self.lock:
-            if self._orders is None or (self._orders.shipped and self.calibrated):
-                name = orders_file(self.settings)
-                local = RemovalOrders.exists(self.folder, name)
-                shipped = self.checkpoint.folder and self.checkpoint.folder / "calibration"
-                if local:
-                    found = RemovalOrders.load(self.folder, self.layers, name=name)
-                elif shipped and RemovalOrders.exists(shipped):
-                    found = RemovalOrders.load(shipped, self.layers, shipped=True)
-                else:
-                    found = None
-                if found is None or (found.shipped and found.model not in (None, self.model_key)):
-                    raise StudioError("This model has not been calibrated yet: press Calibrate.")
-                self._orders = found
-            return self._orders
 
     # ------------------------------------------------------------ what is sampled
 
@@ -230,7 +211,7 @@ class Workshop(Pricing):
         self.family.check_request(self.name, self.transformer, settings)
 
     def shape_for(self, settings: SampleSettings) -> tuple[int, int, int]:
-        """Latents (c, h, w) of one image."""
+        """Return the latent shape (c, h, w) of one image."""
         if settings.size is None:
             return self.latent_shape
         return (
@@ -239,95 +220,151 @@ class Workshop(Pricing):
         )
 
     def conditions(self, settings: SampleSettings) -> Conditions:
-        """What the images of these settings are conditioned on."""
+        """Return the conditions of the images of these settings."""
         return self.family.requested_conditions(self.checkpoint.pipeline, settings)
 
     def some_conditions(self, n: int) -> Conditions:
-        """Conditions for n images that nobody asked for in particular: classes in turn, or the
-        built-in prompts in turn.
-        """
+        """Return conditions for n images: classes in turn, or the built-in prompts in turn."""
         return self.family.some_conditions(self.checkpoint.pipeline, self.class_names, n)
 
     # ------------------------------------------------------------ calibration
 
+    @property
+    def bank(self) -> GramBank:
+        """Return the Grams of the calibration; bins may be missing."""
+        return self._known_now.calibration.bank
+
+    @property
+    def pruner(self) -> LayerPruner:
+        """Return what cuts single layers by the present calibration."""
+        return self._known().calibration.pruner
+
+    @property
+    def orders(self) -> RemovalOrders:
+        """Return removal orders and per-bin curves: this machine's, else the shipped ones.
+
+        Raises NotCalibrated where there are none, StudioError for a damaged file.
+        """
+        return self._known().calibration.orders
+
+    @property
+    def calibrated(self) -> bool:
+        """Say whether all bins and the removal orders are on this machine."""
+        return self._known_now.calibration.complete
+
+    @property
+    def bins_kept(self) -> int:
+        """Return how many calibration bins are measured already."""
+        return self.settings.bins - len(self.bank.missing())
+
+    @property
+    def calibration_text(self) -> str:
+        """Return one sentence on the calibration: how much was measured, on what and when."""
+        if not self.calibrated:
+            return "not calibrated on this machine yet"
+        return calibration_sentence(
+            self.orders, self.settings, self.source.text, self.calibration_warnings
+        )
+
+    @property
+    def calibration_warnings(self) -> list[str]:
+        """Return what is scarce in this machine's calibration; nothing before there is one."""
+        if not self.calibrated:
+            return []
+        warnings = (self.source.warning, token_warning(self.orders.tokens_per_column))
+        return [warning for warning in warnings if warning]
+
+    def _known(self) -> _Known:
+        """Return what is known now; read the disk again where it may hold better orders."""
+        with self.lock:
+            present = self._known_now.calibration
+            if present.outdated:
+                read = self._files.read(present.bank)
+                if not read.answers_as(present):
+                    self._known_now = self._known_from(read, self._known_now.builder.cache.empty())
+            return self._known_now
+
+    def _known_from(self, calibration: Calibration, networks: NetworkCache) -> _Known:
+        """Return what follows from a calibration, with an empty cache for its networks."""
+        predictor = PlanPredictor(self.name, len(self.schedule), self.macs, calibration, self.times)
+        builder = NetworkBuilder(self.transformer, predictor, networks)
+        return _Known(calibration, predictor, builder)
+
     def data(
         self, progress: Progress | None = None, stop: threading.Event | None = None
     ) -> CalibrationData:
-        """The latents to calibrate on; made first where they are not shipped. Resumes; raises
-        Stopped or StudioError.
+        """Return the latents to calibrate on; make them first where none are shipped.
+
+        Resumes. Raises Stopped, StudioError.
         """
         return self.source.load(self, progress, stop)
 
     def calibrate(
         self, progress: Progress | None = None, stop: threading.Event | None = None
     ) -> None:
-        """Measure what is missing. Resumes; raises Stopped or StudioError,
-        finished bins are kept.
+        """Measure what is missing, and replace what is known.
+
+        Resumes: finished bins are kept. Predictions and builds go on meanwhile, from what was known
+        before. Raises Stopped, StudioError.
         """
-        with self._calibrating:  # not `lock`: predictions go on meanwhile
-            self._bank.check()
-            if self.calibrated and self._orders_readable():
+        with self._calibrating:
+            self.bank.check()
+            if self.calibrated and self._files.readable():
                 return
             start = time.perf_counter()
-            # making the data may take hours: what cannot be done is refused, and what will be
-            # written is said, before that
-            if self._bank.missing():
-                _, need = check_room(
-                    self._bank,
-                    self.device,
-                    4 * self.source.made * torch.Size(self.latent_shape).numel(),
-                )
-                if progress is not None:
-                    progress(0, 1, f"calibration {need}")
-                data = self.data(progress, stop)
-                self._bank = calibrate(
-                    self.transformer,
-                    self.layers,
-                    self.schedule,
-                    data.latents,
-                    data.conditions,
-                    self.folder,
-                    self.settings,
-                    progress,
-                    stop,
-                    ids=data.ids,
-                )
+            bank = self.bank
+            if bank.missing():
+                bank = self._measure_bins(bank, progress, stop)
             else:
                 check_memory(ordering_memory(self.layers), self.device)
                 check_writable(self.folder)
             orders = find_orders(
                 self.transformer,
                 self.layers,
-                self._bank,
+                bank,
                 self.device_text,
                 progress,
                 stop,
                 start,
                 self.settings.damping,
             )
-            replace(orders, model=self.model_key).save(self.folder, orders_file(self.settings))
-            # in this order, as `build` takes them: no subnetwork of the old orders is put away
-            # after this
-            with self._building, self.lock:
-                self._orders = None
-                self.surgeon.forget()
-                self._built.clear()
-                self._shared.clear()
+            self._files.save(replace(orders, model=self.model_key))
+            with self.lock:
+                networks = self._known_now.builder.cache.empty()
+                self._known_now = self._known_from(self._files.read(bank), networks)
 
-    def _orders_readable(self) -> bool:
-        """Whether this machine's orders can be read; a damaged file is dropped, so that it is
-        worked out again from the bins.
+    def _measure_bins(
+        self, bank: GramBank, progress: Progress | None, stop: threading.Event | None
+    ) -> GramBank:
+        """Return the bank after measuring its missing bins. Raises Stopped, StudioError.
+
+        Making the data may take hours: what cannot be done is refused before that, and the space
+        that will be written is reported.
         """
-        try:
-            RemovalOrders.load(self.folder, self.layers, name=orders_file(self.settings))
-        except StudioError:
-            RemovalOrders.drop(self.folder, orders_file(self.settings))
-            return False
-        return True
+        latent_bytes = 4 * self.source.made * torch.Size(self.latent_shape).numel()
+        _, need = check_room(bank, self.device, latent_bytes)
+        if progress is not None:
+            progress(0, 1, f"calibration {need}")
+        data = self.data(progress, stop)
+        return calibrate(
+            self.transformer,
+            self.layers,
+            self.schedule,
+            data.latents,
+            data.conditions,
+            self.folder,
+            self.settings,
+            progress,
+            stop,
+            ids=data.ids,
+        )
+
+    # ------------------------------------------------------------ plans
 
     def snap(self, plan: StagePlan) -> StagePlan:
-        """The plan with its boundaries moved to the nearest bin edges (free boundaries cut a bin in
-        proportion).
+        """Return the plan with its boundaries moved to the nearest bin edges.
+
+        Free boundaries cut a bin in proportion.
         """
         inner = self.settings.edges[1:-1]
         if len(inner) < 2:
@@ -337,12 +374,10 @@ class Workshop(Pricing):
         high = min((e for e in inner if e > low), key=lambda e: abs(e - plan.boundaries[1]))
         return plan.with_boundaries(low, high)
 
-    # ------------------------------------------------------------ subnetworks
-
     def needs_calibration(self, plan: StagePlan | None, errors: bool = False) -> bool:
-        """Tell whether this plan's networks wait for a calibration; None is the dense model.
+        """Say whether this plan's networks wait for a calibration; None is the dense model.
 
-        errors: exact errors of what is removed are asked for too; a cut by magnitude has them as
+        errors: exact errors of what is removed are needed too; a cut by magnitude has errors as
         well.
         """
         if plan is None or self.calibrated or not any(plan.sparsity):
@@ -359,65 +394,130 @@ class Workshop(Pricing):
         masked: bool = False,
         measured: bool = False,
     ) -> MosaicTransformer:
-        """The subnetworks of a plan, ready to sample. Calibrates first if that was never done.
-        Raises Stopped.
+        """Return the subnetworks of a plan, ready to sample. Raises Stopped, StudioError.
 
-        `measured` works out every layer's exact error on the way, which `predict(exact=True)` then
-        finds done: one factorisation for both.
+        Calibrates first where that was never done, and times layers where the plan counts in time.
+
+        masked: keep the full width and set to zero what is removed (the slow reference).
+        measured: compute every layer's exact error too, which `predict(exact=True)` then finds
+            done: one factorisation for both.
         """
-        self._check(plan)
+        self._known().predictor.check(plan)
         if self.needs_calibration(plan):
             self.calibrate(progress, stop)
         if not plan.plain and plan.costs == "latency" and any(plan.sparsity):
             self.measure_layers(progress, stop)
-        widths = self.widths(plan)
-        with self._building:  # not `lock`: predictions go on meanwhile
-            if (found := self._built.find(plan, masked)) is not None:
-                return found
-            places = [(*self._range(plan, stage), tuple(widths[stage])) for stage in range(3)]
-            self._built.make_room(
-                expected_bytes(
-                    self.layers, [removed for *_, removed in set(places)], self.dtype.itemsize
-                )
-            )
-            shared: dict[tuple, list[Cut] | None] = {}
-            cuts = []
-            for stage, where in enumerate(places):
-                if where not in shared:
-                    shared[where] = self._cuts(plan, stage, widths[stage], progress, stop, measured)
-                cuts.append(shared[where])
-            built = MosaicTransformer(self.transformer, plan, cuts, masked, self.layers)
-            self._built.keep(built, masked)
-        return built
+        builder = self._known().builder
+        builder.predictor.widths(plan)  # a plan that cannot be met is refused before the wait
+        with self._building:
+            return builder.build(plan, progress, stop, masked, measured)
 
-    def _cuts(
+    @property
+    def networks(self) -> NetworkCache:
+        """Return the networks that are kept now."""
+        return self._known().builder.cache
+
+    # ------------------------------------------------------------ predictions
+
+    def widths(self, plan: StagePlan) -> list[list[int]]:
+        """Return `PlanPredictor.widths`: groups lost per stage and layer."""
+        return self._known().predictor.widths(plan)
+
+    def sharing(self, plan: StagePlan) -> Allocation:
+        """Return `PlanPredictor.sharing`: the allocation of a plan's sparsities."""
+        return self._known().predictor.sharing(plan)
+
+    def predict(
         self,
         plan: StagePlan,
-        stage: int,
-        removed: list[int],
-        progress: Progress | None,
-        stop: threading.Event | None,
-        measured: bool = False,
-    ) -> list[Cut] | None:
-        low, high = self._range(plan, stage)
-        if not any(removed):
-            return None
-        cuts = []
-        for i, (layer, gone) in enumerate(zip(self.layers, removed, strict=True)):
-            if stop is not None and stop.is_set():
-                raise Stopped(
-                    "Stopped while pruning; the model and the calibration are as they were."
-                )
-            if progress is not None:
-                progress(
-                    stage * len(removed) + i,
-                    3 * len(removed),
-                    f"pruning the {STAGES[stage]} stage, {layer.name}",
-                )
-            if measured:
-                self.surgeon.errors(i, low, high, gone, plan.method)
-            cuts.append(self.surgeon.cut(i, low, high, gone, plan.method))
-        return cuts
+        timesteps: list[float],
+        batch: int = 16,
+        exact: bool = False,
+        halves: int = 2,
+        shape: Shape | None = None,
+    ) -> Prediction:
+        """Return `PlanPredictor.predict`: cost and error of a plan over sampling timesteps."""
+        return self._known().predictor.predict(plan, timesteps, batch, exact, halves, shape)
+
+    def estimate(self, plan: StagePlan, stage: int) -> float | None:
+        """Return `PlanPredictor.estimate`: a stage's error as the per-bin curves give it."""
+        return self._known().predictor.estimate(plan, stage)
+
+    def exact_error(self, plan: StagePlan, stage: int) -> tuple[float, float]:
+        """Return `PlanPredictor.exact_error`: a stage's error from its own Grams."""
+        return self._known().predictor.exact_error(plan, stage)
+
+    def layer_table(self, plan: StagePlan, exact: bool = False) -> list[dict[str, Any]]:
+        """Return `PlanPredictor.layer_table`: one row per stage and layer."""
+        return self._known().predictor.layer_table(plan, exact)
+
+    def kept_share(self, plan: StagePlan) -> np.ndarray:
+        """Return `PlanPredictor.kept_share`: (3 stages, blocks)."""
+        return self._known().predictor.kept_share(plan)
+
+    def stage_macs(self, plan: StagePlan | None, shape: Shape | None = None) -> list[float]:
+        """Return `PlanPredictor.stage_macs`: late, middle, early stage and the dense model."""
+        return self._known().predictor.stage_macs(plan, shape)
+
+    @property
+    def forward_macs(self) -> tuple[int, int]:
+        """Return (linear and convolution, attention) MACs of a dense forward of one image."""
+        return self.macs.forward()
+
+    def removed(self, sparsity: float) -> list[int]:
+        """Return the groups that each layer loses at one sparsity for all."""
+        return self.macs.removed(sparsity)
+
+    def row_macs(self, removed: list[int] | float, shape: Shape | None = None) -> float:
+        """Return `ModelMacs.row`: MACs of one forward of one row of a cut network."""
+        return self.macs.row(removed, shape)
+
+    # ------------------------------------------------------------ this device
+
+    @property
+    def usual_images(self) -> int:
+        """Return the images that this model's times are for by default."""
+        return self.times.usual_images
+
+    def latency(self, rows: int, shape: Shape | None = None) -> LatencyTable | None:
+        """Return the latency table for a batch of `rows` denoiser rows, if it was measured."""
+        return self.times.latency(rows, shape)
+
+    def measure_latency(
+        self,
+        batch: int = 16,
+        halves: int = 2,
+        progress: Progress | None = None,
+        stop: threading.Event | None = None,
+        shape: Shape | None = None,
+    ) -> LatencyTable:
+        """Time forwards of four widths, once per device, batch and shape. Raises Stopped."""
+        known = self.latency(batch * halves, shape)
+        if known is not None:
+            return known
+        if progress is not None:
+            progress(0, 1, "measuring this device's speed at four widths")
+        table = measure_forwards(self.dense, self.times, batch * halves, shape, stop)
+        self.times.keep_latency(table, shape)
+        return table
+
+    @property
+    def layer_times(self) -> LayerTimes | None:
+        """Return the times of single layers on this device, if they were measured."""
+        return self.times.layers
+
+    def measure_layers(
+        self, progress: Progress | None = None, stop: threading.Event | None = None
+    ) -> LayerTimes:
+        """Time single layers at the usual batch with guidance, once per device. Raises Stopped."""
+        known = self.times.layers
+        if known is None:
+            rows = 2 * self.usual_images
+            known = measure_layers(
+                self.transformer, self.layers, rows, self.device_text, progress, stop
+            )
+            self.times.keep_layers(known)
+        return known
 
 
 _WORKSHOPS: dict[tuple, Workshop] = {}
@@ -432,8 +532,9 @@ def get_workshop(
     settings: CalibrationSettings | None = None,
     data: DataOptions | None = None,
 ) -> Workshop:
-    """The one workshop of this model, precision, calibration settings and calibration data in this
-    process. Raises StudioError.
+    """Return the one workshop of a model in this process. Raises StudioError.
+
+    There is one per model, precision, calibration settings and calibration data.
     """
     key = (
         str(model),

@@ -25,6 +25,7 @@ from core.workshop.compare import sampler
 from .. import answers, jobs, model_facts, tables
 from ..answers import plain_errors, read_upload
 from ..events import EDIT, FILE, QUIET
+from ..remedies import page_sentence
 from ..stage_chart import plot_panel
 from . import live as live_views
 from . import study_view
@@ -338,7 +339,7 @@ def wire(shared: Any, tab: CompareTab) -> None:
                 resolve_side(choice, current, uploaded, workshop, None, timesteps)
             )
         except StudioError as error:
-            return live_views.plan_note(None, str(error))
+            return live_views.plan_note(None, page_sentence(error))
 
     @plain_errors
     def upload(content: bytes | None, scheduler: str, steps: int) -> tuple:
@@ -347,7 +348,7 @@ def wire(shared: Any, tab: CompareTab) -> None:
                 workshop, read_upload(content), answers.visited(workshop, scheduler, steps)
             )  # judged again by what a run asks for
         except StudioError as error:
-            return gr.skip(), gr.skip(), live_views.plan_note(None, str(error))
+            return gr.skip(), gr.skip(), live_views.plan_note(None, page_sentence(error))
         return plan.to_json(), UPLOADED, live_views.plan_note(plan)
 
     @plain_errors
@@ -411,7 +412,9 @@ def wire(shared: Any, tab: CompareTab) -> None:
             return (
                 gr.skip(),
                 gr.skip(),
-                gr.update(value=live_views.message_html(str(error), bad=True), visible=True),
+                gr.update(
+                    value=live_views.message_html(page_sentence(error), bad=True), visible=True
+                ),
             )
         jobs.ask(key(request), wanted)
         return (

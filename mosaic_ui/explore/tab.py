@@ -24,6 +24,7 @@ from core.errors import StudioError
 from .. import answers, jobs, model_facts, tables
 from ..answers import plain_errors
 from ..events import EDIT, LIVE, QUIET
+from ..remedies import page_sentence
 from ..schedules import not_taken_over, own_beta
 from .boundary_boxes import boundary_boxes, follow_chart, send_typed
 from .curve_panel import CurvePanel, build_curves, wire_curves
@@ -216,7 +217,7 @@ def wire(shared: Any, tab: Explore) -> None:
                 "",
             )
         except StudioError as error:
-            said = tables.notes([f"{error} The boundaries stay as they were."])
+            said = tables.notes([f"{page_sentence(error)} The boundaries stay as they were."])
             return (
                 *answer(StagePlan.from_json(plan), scheduler, steps, request, move_chart=True),
                 said,

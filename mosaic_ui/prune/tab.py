@@ -20,6 +20,7 @@ from .. import answers, jobs, model_facts, tables
 from ..answers import plain_errors, read_upload
 from ..events import EDIT, FILE, LIVE, QUIET
 from ..figures import mosaic_height
+from ..remedies import page_sentence
 from ..stage_chart import plot_panel
 from ..theme import STAGE_MEANING
 from . import sharing_panel
@@ -245,7 +246,7 @@ def wire(shared: Any, tab: Prune) -> None:
         stands below them.
         """
         sliders = (*(round(s, 3) for s in plan.sparsity), round(plan.mean_sparsity(timesteps), 3))
-        said = tables.notes([f"{error} The plan stays as it was."])
+        said = tables.notes([f"{page_sentence(error)} The plan stays as it was."])
         return gr.skip(), *sliders, gr.skip(), gr.skip(), said, *(gr.skip() for _ in views[8:])
 
     def on_stage(i: int) -> Callable:
@@ -312,7 +313,7 @@ def wire(shared: Any, tab: Prune) -> None:
                 workshop, before, timesteps, method, run, costs, multiple, ends
             )
         except StudioError as error:
-            said = tables.notes([f"{error} The plan stays as it was."])
+            said = tables.notes([f"{page_sentence(error)} The plan stays as it was."])
             return *(gr.skip() for _ in range(len(views) - 4)), *sharing_panel.values(before), said
         jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
         return after.to_json(), after.to_json(), *show(after, before, timesteps)
@@ -338,7 +339,7 @@ def wire(shared: Any, tab: Prune) -> None:
         except StudioError as error:
             return (
                 *(gr.skip() for _ in views[:5]),
-                tables.message(str(error), "bad"),
+                tables.message(page_sentence(error), "bad"),
                 *(gr.skip() for _ in views[6:]),
             )
 

@@ -1,0 +1,130 @@
+"""Run the verbs of the command line: the studio's work without a browser.
+
+One JSON object goes to standard output, progress goes to standard error. Every verb imports what it
+needs when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+from ..errors import StudioError
+from .output import report_progress, write_result
+
+
+def curves(args: argparse.Namespace) -> int:
+    """Write curves, proposed boundaries and sparsities of one noise schedule.
+
+    The model's own schedule where a model is given and no other one is asked for.
+    """
+    from ..curves.dynamics import curves as theory
+    from ..curves.plan import STAGES
+    from ..curves.proposals import propose_plan
+    from ..curves.samplers import sampling_timesteps
+    from .settings import check_steps
+
+    if not math.isfinite(args.variance) or args.variance <= 0:
+        raise StudioError(f"--variance must be a positive number, not {args.variance}.")
+    check_steps(args.steps)
+    schedule, name, scheduler = _schedule(args)
+    timesteps = sampling_timesteps(scheduler, args.steps)
+    proposal = propose_plan(schedule, args.target, timesteps, variance=args.variance)
+    found = theory(schedule, args.variance)
+    plan = proposal.plan
+    result = {
+        "timesteps": [int(t) for t in found.timesteps],
+        "mse": found.mse.tolist(),
+        "gradient": found.gradient.tolist(),
+        "log_snr": found.log_snr.tolist(),
+        "score": found.score.tolist(),
+        "boundaries": list(plan.boundaries),
+        "sparsity": dict(zip(STAGES, plan.sparsity, strict=True)),
+        "steps_per_stage": plan.steps_per_stage(timesteps),
+        "rule": proposal.rule,
+        "threshold": proposal.threshold,
+        "lambda": proposal.lam,
+        "fallback": proposal.fallback,
+        "beta_schedule": name,
+        "scheduler": args.scheduler,
+        "steps": args.steps,
+        "target": args.target,
+    }
+    low, high = plan.boundaries
+    text = [proposal.rule, f"boundaries {low} and {high}"]
+    text += [
+        f"{s}: {n} of {len(timesteps)} steps, sparsity {v:.2f}"
+        for s, n, v in zip(STAGES, result["steps_per_stage"].values(), plan.sparsity, strict=True)
+    ]
+    return write_result(args, result, text)
+
+
+def _schedule(args: argparse.Namespace) -> tuple[Any, str, Any]:
+    """Return the noise schedule of `curves`, the name of its betas, and the sampler on it.
+
+    Of a model only the scheduler is loaded. Raises StudioError.
+    """
+    from ..curves.noise import NoiseSchedule
+    from ..curves.samplers import make_scheduler
+    from ..curves.scheduler_tables import SCHEDULERS
+
+    betas = args.beta_start, args.beta_end
+    if args.model is None or args.beta_schedule is not None:
+        name = args.beta_schedule or "linear"
+        return (
+            NoiseSchedule.from_betas(name, *betas),
+            name,
+            make_scheduler(args.scheduler, name, *betas),
+        )
+    if betas != (None, None):
+        raise StudioError(
+            "--beta-start and --beta-end change a --beta-schedule: name one, or leave them out to"
+            " see the model's own."
+        )
+    if args.scheduler not in SCHEDULERS:
+        raise StudioError(
+            f"The scheduler {args.scheduler!r} cannot sample {args.model}; choose one of"
+            f" {', '.join(SCHEDULERS)}."
+        )
+    from ..models.checkpoints import load_scheduler
+    from ..workshop.compare import scheduler_like
+
+    own = load_scheduler(args.model, args.revision)
+    schedule = NoiseSchedule.from_scheduler(own)
+    return schedule, schedule.beta_schedule or schedule.name, scheduler_like(own, args.scheduler)
+
+
+def prune(args: argparse.Namespace) -> int:
+    """Write the subnetworks of a plan: safetensors and a readable manifest."""
+    from .prune_verb import prune as run
+
+    return run(args, _workshop)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Sample the dense model (or --against) and a plan from the same noise, and time both."""
+    from .compare_verb import compare as run
+
+    return run(args, _workshop)
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure ratios of the engine on this machine: all, or the one part that --only names."""
+    from ..bench.suite import Suite, run_all, run_part
+    from ..bench.table import table
+    from ..models.checkpoints import BUNDLED
+
+    suite = Suite(
+        args.model or BUNDLED, args.device, args.revision, args.dtype, args.quick, report_progress
+    )
+    result = run_part(args.only, suite) if args.only is not None else run_all(suite)
+    code = write_result(args, result, table(result))
+    return 130 if result.get("stopped") else code
+
+
+def _workshop(args: argparse.Namespace) -> Any:
+    """Load the model that the options name. Raises StudioError."""
+    from .settings import open_workshop
+
+    return open_workshop(args)

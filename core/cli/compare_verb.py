@@ -1,0 +1,100 @@
+"""Compare two sides from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from ..curves.plan import StagePlan
+from ..errors import StudioError
+from ..files import why_not_written
+from ..workshop.compare import compare as run_sides
+from ..workshop.comparison import Comparison, Preview
+from ..workshop.picture_arrays import grid
+from ..workshop.sample_settings import SampleSettings
+from ..workshop.workshop import Workshop
+from .output import (
+    finite,
+    make_folder,
+    report_progress,
+    warn_of_scarcity,
+    write_result,
+    write_text,
+)
+from .settings import asked, check_steps, pixels
+
+OpenWorkshop = Callable[[argparse.Namespace], Workshop]
+
+
+def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
+    """Sample the dense model (or --against) and a plan from the same noise, and time both."""
+    plan = StagePlan.load(args.plan)
+    against = StagePlan.load(args.against) if args.against else None
+    if args.images is not None and not 1 <= args.images <= 10_000:
+        raise StudioError(f"--images must lie between 1 and 10000, not {args.images}.")
+    check_steps(args.steps)
+    size = None if args.size is None else pixels(args.size)
+    workshop = open_workshop(args)
+    settings = SampleSettings(
+        **asked(args, workshop, size),
+        steps=args.steps,
+        guidance=workshop.family.guidance if args.guidance is None else args.guidance,
+        seed=args.seed,
+        scheduler=args.scheduler,
+        repeats=args.repeats,
+        tabulate=args.tabulate,
+    )
+    workshop.check_settings(settings)
+    out = make_folder(args.out) if args.out else None
+    if workshop.calibrated or any(map(workshop.needs_calibration, (plan, against))):
+        workshop.calibrate(report_progress)
+        warn_of_scarcity(workshop.calibration_warnings)
+    comparison: Comparison | None = None
+    for item in run_sides(workshop, against, plan, settings, previews=False):
+        if isinstance(item, Preview):
+            report_progress(item.done, item.total, item.text)
+        else:
+            comparison = item
+    assert comparison is not None  # `run_sides` ends with one or raises
+    result = comparison.to_json()
+    if out is not None:
+        write_pictures(comparison, out)
+        write_text(out / "result.json", json.dumps(finite(result), indent=2))
+    return write_result(args, result, _comparison_text(comparison))
+
+
+def _comparison_text(comparison: Comparison) -> list[str]:
+    """Return the lines that sum a comparison up."""
+    fid = ""
+    if comparison.a.fid is not None and comparison.b.fid is not None:
+        fid = f", FID {comparison.a.fid:.2f} -> {comparison.b.fid:.2f}"
+    distances = (
+        f"latent MSE {comparison.latent_mse:.4f}, SSIM {comparison.ssim:.3f}{fid} (n ="
+        f" {comparison.n}, {comparison.device})"
+    )
+    return [text for text in (comparison.verdict, comparison.notes, distances) if text]
+
+
+def write_pictures(comparison: Comparison, out: Path) -> None:
+    """Write a lossless grid of each side's first hundred images; small ones twice as large.
+
+    Raises StudioError.
+    """
+    sides = {
+        "dense" if comparison.a.plan is None else "against": comparison.a,
+        "mosaic": comparison.b,
+    }
+    for name, side in sides.items():
+        scale = 2 if max(side.images.shape[-2:]) <= 128 else 1
+        columns = min(10, len(side.images))
+        try:
+            picture = Image.fromarray(grid(side.images[:100], columns, scale=scale))
+            picture.save(out / f"{name}.png")
+        except OSError as err:
+            raise StudioError(
+                f"The pictures could not be written to {out}/ ({why_not_written(err)})."
+            ) from err

@@ -1,0 +1,108 @@
+"""Write the subnetworks of a plan from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..curves.plan import STAGES, StagePlan
+from ..curves.samplers import sampling_timesteps
+from ..mosaic.damping_report import damping_facts, damping_sentence, with_dampings
+from ..mosaic.transformer import MosaicTransformer
+from ..workshop.prediction import Prediction
+from ..workshop.workshop import Workshop
+from .output import finite, fresh_folder, report_progress, warn_of_scarcity, write_result
+from .settings import check_steps
+
+OpenWorkshop = Callable[[argparse.Namespace], Workshop]
+
+
+def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
+    """Write the subnetworks of a plan: safetensors and a readable manifest.
+
+    `MosaicTransformer.from_pretrained` reads them.
+    """
+    plan = StagePlan.load(args.plan)
+    check_steps(args.steps)
+    out = fresh_folder(args.out)
+    workshop = open_workshop(args)
+    timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
+    plan = plan.counted(timesteps)
+    # a calibration that is there is checked, and mended where it was damaged
+    if workshop.calibrated or workshop.needs_calibration(plan, errors=True):
+        workshop.calibrate(report_progress)
+        warn_of_scarcity(workshop.calibration_warnings)
+    start = time.perf_counter()
+    mosaic = workshop.build(plan, report_progress, measured=True)
+    seconds = time.perf_counter() - start
+    prediction = workshop.predict(plan, timesteps, exact=True)
+    layers = with_dampings(workshop.layer_table(plan, exact=True), mosaic)
+    result = _prune_report(workshop, plan, prediction, args.steps)
+    result |= {"layers": layers, "seconds": seconds}
+    files = mosaic.save_pretrained(
+        out, finite(subnetwork_facts(workshop, mosaic, result)), progress=report_progress
+    )
+    result |= {"out": str(args.out), "files": files}
+    text = [
+        f"{s.stage}: {s.steps} steps, {s.macs / 1e9:.2f} of {s.macs_dense / 1e9:.2f} GMACs, layer"
+        f" error {s.error:.4f}"
+        for s in prediction.stages
+    ]
+    dampings = damping_sentence(mosaic)
+    if dampings is not None:
+        text.append(dampings)
+    text.append(
+        f"×{prediction.speedup_macs:.2f} fewer MACs over the whole run; {len(STAGES)} subnetworks"
+        f" in {args.out}"
+    )
+    return write_result(args, result, text)
+
+
+def _prune_report(
+    workshop: Workshop, plan: StagePlan, prediction: Prediction, steps: int
+) -> dict[str, Any]:
+    """Return what `prune` reports of a plan before layers and time."""
+    return {
+        "plan": plan.to_json(),
+        "model": workshop.name,
+        "device": workshop.device_text,
+        "calibration": workshop.calibration_text,
+        "macs": {
+            s.stage: {"steps": s.steps, "dense": s.macs_dense, "pruned": s.macs}
+            for s in prediction.stages
+        },
+        "macs_unit": (
+            f"one image, {steps} steps, both guidance halves, linear and convolution layers"
+        ),
+        "speedup_macs": prediction.speedup_macs,
+        "error": {s.stage: s.error for s in prediction.stages},
+        "error_held_out": {s.stage: s.error_held_out for s in prediction.stages},
+    }
+
+
+def subnetwork_facts(
+    workshop: Workshop, mosaic: MosaicTransformer, report: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the manifest of saved subnetworks holds beside their files.
+
+    Where they come from, damping and errors of every layer, and the verb's own report.
+    """
+    damping = None
+    if mosaic.plan is not None and mosaic.plan.method == "obs" and workshop.calibrated:
+        damping = damping_facts(mosaic, workshop.orders)
+    errors: dict[str, dict[str, Any]] = {}
+    for row in report["layers"]:
+        errors.setdefault(row["stage"], {})[row["layer"]] = {
+            "calibration": row["error"],
+            "held_out": row["error_held_out"],
+        }
+    calibration = {"hash": workshop.key, "text": workshop.calibration_text}
+    return {
+        "model": workshop.name,
+        "calibration": calibration,
+        "damping": damping,
+        "errors": errors,
+        "report": report,
+    }

@@ -1,0 +1,159 @@
+"""Measure how fast this device runs one model, and keep the times as files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..cache import fingerprint
+from ..curves.plan import StagePlan
+from ..mosaic.transformer import MosaicTransformer
+from ..pruning.cuts import Cut
+from ..sampling.layer_times import LayerTimes
+from ..sampling.timing import LatencyTable, forward_call, measure_alternating
+from .model_macs import ModelMacs, Shape
+
+LATENCY_SPARSITIES = (0.7, 0.45, 0.2, 0.0)
+LATENCY_SECONDS = 40.0  # more is not worth waiting for
+LATENCY_ROUNDS = 7
+USUAL_IMAGES = 16
+# of the batch that times are for by default: a second or a few for one forward
+BATCH_MACS = {"cpu": 3.2e11, "cuda": 16e12}
+
+
+def usual_images(device: torch.device, macs: float) -> int:
+    """Return the images that predicted times are for by default: 16 or fewer.
+
+    Fewer where one forward of 16 images, of `macs` each, would take minutes.
+    """
+    return int(max(1, min(USUAL_IMAGES, BATCH_MACS.get(device.type, BATCH_MACS["cpu"]) // macs)))
+
+
+class DeviceTimes:
+    """Latency tables and layer times of one model on one device, kept as JSON files in a folder.
+
+    A table that cannot be written (a full disk) is kept in memory: the next start measures again.
+
+    device_text: the device in words.
+    dtype: precision of the model's weights.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        macs: ModelMacs,
+        device: torch.device,
+        device_text: str,
+        dtype: torch.dtype,
+    ):
+        self.folder, self.macs = folder, macs
+        self.device, self.device_text, self.dtype = device, device_text, dtype
+        self._tables: dict[tuple[int, Shape], LatencyTable] = {}
+        self._layers: LayerTimes | None = None
+
+    @property
+    def usual_images(self) -> int:
+        """Return the images that this model's times are for by default."""
+        return usual_images(self.device, self.macs.forward()[0])
+
+    def latency_path(self, rows: int, shape: Shape | None = None) -> Path:
+        """Return the file of the latency table for a batch of `rows` denoiser rows."""
+        other = [] if shape in (None, self.macs.latent_shape) else [list(shape or ())]
+        name = fingerprint(
+            [self.device_text, rows, list(LATENCY_SPARSITIES), str(self.dtype), *other]
+        )
+        return self.folder / f"latency-{name}.json"
+
+    def latency(self, rows: int, shape: Shape | None = None) -> LatencyTable | None:
+        """Return the latency table for a batch of `rows` rows and a latent shape, if measured."""
+        key = (rows, shape or self.macs.latent_shape)
+        if key not in self._tables:
+            table = LatencyTable.load(self.latency_path(rows, shape))
+            if table is None:
+                return None
+            self._tables[key] = table
+        return self._tables[key]
+
+    def keep_latency(self, table: LatencyTable, shape: Shape | None = None) -> None:
+        """Keep a latency table, in memory and on disk."""
+        with suppress(OSError):
+            table.save(self.latency_path(table.rows, shape))
+        self._tables[table.rows, shape or self.macs.latent_shape] = table
+
+    @property
+    def layers_path(self) -> Path:
+        """Return the file of the layer times."""
+        key = fingerprint([self.device_text, 2 * self.usual_images, str(self.dtype)])
+        return self.folder / f"layer-times-{key}.json"
+
+    @property
+    def layers(self) -> LayerTimes | None:
+        """Return the times of single layers, if they were measured."""
+        if self._layers is None:
+            self._layers = LayerTimes.load(self.layers_path)
+        return self._layers
+
+    def keep_layers(self, times: LayerTimes) -> None:
+        """Keep the times of single layers, in memory and on disk."""
+        with suppress(OSError):
+            times.save(self.layers_path)
+        self._layers = times
+
+
+def measure_forwards(
+    dense: MosaicTransformer,
+    times: DeviceTimes,
+    rows: int,
+    shape: Shape | None = None,
+    stop: threading.Event | None = None,
+) -> LatencyTable:
+    """Time forwards of four widths in turn and return the medians. Raises Stopped.
+
+    Weights do not matter for time. Seven rounds, fewer where a round takes long: about
+    LATENCY_SECONDS in all, and at least one round.
+    """
+    macs = times.macs
+    calls: list[Callable[[], object]] = []
+    counts: list[float] = []
+    for sparsity in LATENCY_SPARSITIES:
+        network = _narrow(dense, macs, sparsity)
+        calls.append(_inference(forward_call(network, macs.transformer, rows, shape)))
+        counts.append(float(macs.row(sparsity, shape)))
+    seconds = measure_alternating(calls, times.device, repeats=1, warm_up=0, stop=stop)
+    rounds = int(LATENCY_SECONDS / max(1e-9, sum(t[0] for t in seconds)))
+    if rounds >= 2:
+        repeats = min(LATENCY_ROUNDS, rounds - 1)
+        seconds = measure_alternating(calls, times.device, repeats=repeats, warm_up=1, stop=stop)
+    medians = tuple(float(np.median(t)) for t in seconds)
+    return LatencyTable(times.device_text, rows, tuple(counts), medians)
+
+
+def _narrow(dense: MosaicTransformer, macs: ModelMacs, sparsity: float) -> Callable:
+    """Return a network whose layers all lose one sparsity, with weights that mean nothing."""
+    if not sparsity:
+        return dense.network(500)
+    cuts = []
+    for layer, lost in zip(macs.layers, macs.removed(sparsity), strict=True):
+        kept = layer.groups - lost
+        weight: Any = macs.transformer.get_submodule(layer.consumer).weight
+        narrow = weight.detach()[:, : kept * layer.group_size] if lost else None
+        cuts.append(Cut(torch.arange(kept), narrow))
+    plan = StagePlan((1, 2), (sparsity,) * 3)
+    mosaic = MosaicTransformer(macs.transformer, plan, [cuts] * 3, layers=macs.layers)
+    return mosaic.network(500)
+
+
+def _inference(call: Callable[[], object]) -> Callable[[], None]:
+    """Return a call that runs in inference mode."""
+
+    def run() -> None:
+        with torch.inference_mode():
+            call()
+
+    return run

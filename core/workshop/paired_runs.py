@@ -1,0 +1,201 @@
+"""Run two sides of a comparison on the same noise, and time them in turn."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..curves.plan import STAGES
+from ..errors import Stopped, StudioError
+from ..models.families import Conditions
+from ..sampling.denoise import Denoiser, SamplingStep, batch_seed, decode
+from .comparison import Preview, side_name
+from .picture_arrays import pictures
+from .sample_settings import SampleSettings
+
+FRAMES = 8  # of the film strip
+PREVIEWS = 16  # at most so many while a run goes on
+
+
+@dataclass
+class PairedRuns:
+    """Latents, times and film of two sides that ran on the same noise."""
+
+    latents: list[Tensor]  # (n, c, h, w) of side A and of side B
+    times: tuple[list[list[float]], list[list[float]]]  # per side: timed runs x steps, seconds
+    scale: float = 1.0  # images of the whole set per image of a timed run
+    film: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
+    film_timesteps: list[float] = field(default_factory=list)
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sides and what they share: noise, conditions, settings."""
+
+    sides: list[Denoiser]
+    noise: Tensor  # (n, c, h, w)
+    conditions: Conditions
+    settings: SampleSettings
+    batch: int  # images of a batch, where the set is cut into batches
+    stop: threading.Event | None
+
+    def run(self, k: int) -> tuple[Tensor, list[float]]:
+        """Sample all images with one side; return latents and seconds of each step."""
+        settings = self.settings
+        return self.sides[k].run(
+            self.noise, self.conditions, settings.guidance, settings.seed, self.stop
+        )
+
+    @property
+    def stopped(self) -> bool:
+        """Say whether a stop was asked for."""
+        return self.stop is not None and self.stop.is_set()
+
+
+def in_turn(k: int) -> tuple[int, int]:
+    """Return the order of the two sides in round k: the first side changes with every round."""
+    return (0, 1) if k % 2 == 0 else (1, 0)
+
+
+def run_in_step(pair: Pair, vae: Any, previews: bool) -> Iterator[Preview | PairedRuns]:
+    """Yield previews while both sides run step by step, then time whole runs in turn.
+
+    The steps give pictures, the film strip and the warm-up. Yields the `PairedRuns` last. Raises
+    Stopped before a timed run of both sides is complete, StudioError for latents that are not
+    finite.
+    """
+    runs = PairedRuns([], ([], []))
+    yield from _walk(pair, vae, previews, runs)
+    refuse_broken(runs.latents, pair.sides)
+    repeats = pair.settings.repeats
+    for run in range(repeats):
+        yield Preview(f"timing run {run + 1} of {repeats}, both sides in turn", run, repeats)
+        seconds: list[list[float]] = [[], []]
+        try:
+            for k in in_turn(run):
+                _, seconds[k] = pair.run(k)
+        except Stopped:
+            if not runs.times[0]:
+                raise Stopped("Stopped before a timed run of both sides was complete.") from None
+            runs.notes = f"Stopped after {run} of {repeats} timed runs."
+            break
+        for times, new in zip(runs.times, seconds, strict=True):
+            times.append(new)
+    yield runs
+
+
+def _walk(pair: Pair, vae: Any, previews: bool, runs: PairedRuns) -> Iterator[Preview]:
+    """Yield previews while both sides run step by step; put latents and film into `runs`.
+
+    Raises Stopped.
+    """
+    settings, total = pair.settings, len(pair.sides[0].timesteps)
+    frames = _spread(total, FRAMES if previews else 0)
+    shown = _spread(total, PREVIEWS)
+    sessions = [
+        side.session(pair.noise, pair.conditions, settings.guidance, settings.seed)
+        for side in pair.sides
+    ]
+    for i, (a, b) in enumerate(zip(*sessions, strict=True)):
+        images: list[Tensor] = []
+        if previews and i in frames | shown:
+            images = [decode(vae, step.clean) for step in (a, b)]
+        if i in frames:
+            for film, frame in zip(runs.film, images, strict=True):
+                film.append(frame)
+            runs.film_timesteps.append(a.timestep)
+        if i in shown:
+            yield _step_preview(i, total, a, b, images)
+        if pair.stopped:
+            raise Stopped(f"Stopped at step {i + 1} of {total}, before anything was timed.")
+    runs.latents = [step.latents.clone() for step in (a, b)]
+
+
+def _spread(total: int, most: int) -> set[int]:
+    """Return at most `most` of the steps 0 to total - 1, evenly spread, first and last included."""
+    return set(np.linspace(0, total - 1, min(most, total)).round().astype(int).tolist())
+
+
+def _step_preview(
+    i: int, total: int, a: SamplingStep, b: SamplingStep, images: list[Tensor]
+) -> Preview:
+    """Return what to show of step i: its place in the run, and pictures where they are decoded."""
+    stage = b.stage if b.stage >= 0 else a.stage
+    where = f", {STAGES[stage]} stage" if stage >= 0 else ""
+    text = f"step {i + 1} of {total} (timestep {a.timestep:.0f}{where})"
+    picture_a, picture_b = map(pictures, images) if images else (None, None)
+    return Preview(
+        text,
+        done=i + 1,
+        total=total,
+        image_a=picture_a,
+        image_b=picture_b,
+        step=i,
+        timestep=a.timestep,
+        stage=stage,
+    )
+
+
+def run_in_batches(pair: Pair) -> Iterator[Preview | PairedRuns]:
+    """Yield a preview after every batch of both sides, and the `PairedRuns` last.
+
+    The side that goes first changes with every batch. Every full batch is a timed run. Raises
+    Stopped, StudioError for latents that are not finite.
+    """
+    noise, conditions, settings = pair.noise, pair.conditions, pair.settings
+    size = pair.batch
+    n, batches = len(noise), -(-len(noise) // size)
+    runs = PairedRuns([], ([], []), scale=n / size)
+    latents: tuple[list[Tensor], list[Tensor]] = ([], [])
+    _warm_up(pair)
+    for k in range(batches):
+        rows = slice(k * size, (k + 1) * size)
+        seed = settings.seed if batches == 1 else batch_seed(settings.seed, k)
+        for j in in_turn(k):
+            final, seconds = pair.sides[j].run(
+                noise[rows], conditions.rows(rows), settings.guidance, seed, pair.stop
+            )
+            latents[j].append(final)
+            if len(final) == size:
+                runs.times[j].append(seconds)
+        done = min(n, (k + 1) * size)
+        yield Preview(
+            f"batch {k + 1} of {batches}, {done} of {n} images of each side", k + 1, batches
+        )
+    if not runs.times[0]:  # 65 to 99 images: the one batch is not full
+        runs.scale = 1.0
+        for run in range(settings.repeats):
+            for j in in_turn(run):
+                runs.times[j].append(pair.run(j)[1])
+    runs.latents = [torch.cat(parts) for parts in latents]
+    refuse_broken(runs.latents, pair.sides)
+    yield runs
+
+
+def _warm_up(pair: Pair) -> None:
+    """Run two steps of each side on the first batch."""
+    for side in pair.sides:
+        first = pair.conditions.rows(slice(pair.batch))
+        session = side.session(pair.noise[: pair.batch], first, pair.settings.guidance)
+        next(session)
+        next(session, None)
+
+
+def refuse_broken(latents: list[Tensor], sides: list[Denoiser]) -> None:
+    """Raise StudioError for final latents that are not finite: they give no picture to compare."""
+    for side, final in zip(sides, latents, strict=True):
+        broken = int((~torch.isfinite(final).flatten(1).all(1)).sum())
+        if broken:
+            who = side_name(side.model.plan if side.stages[0] >= 0 else None)
+            raise StudioError(
+                f"{who}: {broken} of {len(final)} final latents are NaN or infinite, so there is"
+                " nothing to compare. Try another scheduler or number of steps, fp32 or bf16"
+                " instead of fp16, or less sparsity."
+            )

@@ -1,0 +1,108 @@
+"""Hold what both sides of a comparison share, checked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..curves.plan_checks import checked_steps, short
+from ..errors import StudioError
+from ..models.devices import DTYPES
+from ..sampling.denoise import SEEDS
+
+MAX_IMAGES = 10_000
+# images per batch of sets too large to be shown while they run; every full batch is a timed run
+BATCH = 100
+MAX_PROMPT = 1000  # characters; the text encoders read 77 tokens
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What both sides of a comparison share. Raises StudioError for what cannot be."""
+
+    labels: tuple[int, ...] = ()  # one per image, for a model with classes
+    steps: int = 50
+    guidance: float = 1.5
+    seed: int = 0
+    scheduler: str = "DDIM"
+    repeats: int = 3  # timed runs of each side
+    prompts: tuple[str, ...] = ()  # one per image, for a model with text
+    negative: str = ""  # of every prompt
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
+    # both sides take a DiT's adaLN vectors from a table made at the first step
+    tabulate: bool = False
+    # of both sides' networks, a name of core.checkpoints.DTYPES; None: as the model was loaded
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_pictures()
+        self._check_numbers()
+        if not isinstance(self.tabulate, bool):
+            raise StudioError("Whether adaLN vectors come from a table is yes or no.")
+        if self.dtype not in (None, *DTYPES):
+            raise StudioError(
+                f"A precision is one of {', '.join(DTYPES)}, not {short(self.dtype)}."
+            )
+        for name in ("steps", "seed", "repeats"):  # NumPy's integers do not go into JSON
+            object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "labels", tuple(int(x) if _whole(x) else x for x in self.labels))
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        if self.size is not None:
+            if len(self.size) != 2 or not all(_whole(x) and 8 <= x <= 4096 for x in self.size):
+                raise StudioError(
+                    "A size is two whole numbers from 8 to 4096: height and width in pixels."
+                )
+            object.__setattr__(self, "size", tuple(int(x) for x in self.size))
+
+    def _check_pictures(self) -> None:
+        """Raise StudioError for pictures that cannot be asked for."""
+        if not 1 <= self.n <= MAX_IMAGES:
+            raise StudioError(f"Ask for 1 to {MAX_IMAGES} images, not {self.n}.")
+        if self.labels and self.prompts:
+            raise StudioError("Give classes or prompts, not both.")
+        if any(
+            not isinstance(p, str) or len(p) > MAX_PROMPT for p in (*self.prompts, self.negative)
+        ):
+            raise StudioError(f"A prompt is a text of at most {MAX_PROMPT} characters.")
+
+    def _check_numbers(self) -> None:
+        """Raise StudioError for numbers outside their range."""
+        checked_steps(self.steps)
+        # a NaN is in no range
+        if not isinstance(self.guidance, (int, float)) or not 0 <= self.guidance <= 20:
+            raise StudioError(
+                f"Guidance must be a number from 0 to 20, not {short(self.guidance)}."
+            )
+        if not _whole(self.seed) or not 0 <= self.seed < SEEDS:
+            raise StudioError(
+                f"The seed must be a whole number from 0 to 2^32 - 1, not {short(self.seed)}."
+            )
+        if not _whole(self.repeats) or not 1 <= self.repeats <= 50:
+            raise StudioError(
+                f"Timed repeats must be a whole number from 1 to 50, not {short(self.repeats)}."
+            )
+
+    @property
+    def n(self) -> int:
+        """Return the images of each side."""
+        return len(self.labels) or len(self.prompts)
+
+    @property
+    def halves(self) -> int:
+        """Return the denoiser rows per image: 2 with classifier-free guidance, else 1."""
+        return 2 if self.guidance > 1 else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain data."""
+        return asdict(self) | {
+            "labels": list(self.labels),
+            "prompts": list(self.prompts),
+            "size": self.size and list(self.size),
+        }
+
+
+def _whole(value: object) -> bool:
+    """Say whether a value is a whole number, and no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
