@@ -1,5 +1,6 @@
-"""Results as Plotly figures in plain JSON: {"data": [...], "layout": {...}}. Pure functions, no
-Plotly import.
+"""Draw results as Plotly figures in plain JSON: {"data": [...], "layout": {...}}.
+
+Pure functions, no Plotly import.
 
 The colour "INK" stands for the page's text colour; the chart's script puts the real one in, so that
 a figure serves light and dark. Stage colours come from `theme.STAGE_COLOURS` and mean nothing but
@@ -56,7 +57,7 @@ _AXIS = {
 
 
 def _plain(values: np.ndarray) -> list[float]:
-    """Five significant digits: finer than a pixel, a third of the bytes."""
+    """Round to five significant digits: finer than a pixel, a third of the bytes."""
     return [float(f"{v:.5g}") for v in np.asarray(values, dtype=np.float64)]
 
 
@@ -69,9 +70,9 @@ def curve_figure(
     path: SampledCurves | None = None,
     proposed: Proposal | None = None,
 ) -> dict[str, Any]:
-    """One quantity over all training timesteps: theory as a line, samples as points with a band of
-    one standard deviation.
+    """Draw one quantity over all training timesteps: theory as a line, samples as points.
 
+    The samples have a band of one standard deviation.
     `path`, the model's own way from noise to picture, is drawn as crosses; `proposed`, of a
     schedule that makes no plan for the model, as dashed lines. `view` is a key of VIEWS; `log` asks
     for a logarithmic y where that can be; `threshold` is M, drawn in the score view. The band
@@ -182,7 +183,7 @@ def curve_figure(
 
 
 def _cuts(proposal: Proposal, low: float, high: float) -> dict[str, Any]:
-    """Two upright dashed lines, as a trace so that the legend says what they are."""
+    """Draw two upright dashed lines, as a trace so that the legend names them."""
     cuts = proposal.plan.boundaries
     x = [t for boundary in cuts for t in (boundary, boundary, None)]
     name = (
@@ -203,9 +204,9 @@ def _cuts(proposal: Proposal, low: float, high: float) -> dict[str, Any]:
 def _limits(
     data: list[dict[str, Any]], crosses: list[dict[str, Any]], log: bool
 ) -> tuple[float, float]:
-    """Axis limits, in Plotly's units (powers of ten on a logarithmic axis), with room above for the
-    stage names.
+    """Return the axis limits, with room above for the stage names.
 
+    They are in Plotly's units: powers of ten on a logarithmic axis.
     The model's own path widens them by at most PATH_ROOM: it may lie far away, and theory would be
     flattened to nothing.
     """
@@ -267,7 +268,7 @@ def _measured(field: str, theory: Curves, sampled: SampledCurves) -> np.ndarray:
 def _points(
     field: str, theory: Curves, sampled: SampledCurves, name: str, symbol: str
 ) -> dict[str, Any]:
-    """Measured values as open markers."""
+    """Draw measured values as open markers."""
     return {
         "type": "scatter",
         "mode": "markers",
@@ -285,7 +286,7 @@ def _points(
 
 
 def mosaic_height(blocks: int) -> int:
-    """Pixels of the mosaic: every block keeps a row that can be seen."""
+    """Return the mosaic's pixels: every block keeps a row that can be seen."""
     return max(320, 130 + 7 * blocks)
 
 
@@ -293,8 +294,9 @@ MANY_BLOCKS = 20  # from here on rows are thin: no gaps, and one label for each 
 
 
 def _groups(names: list[str]) -> list[tuple[str, int, int]]:
-    """(name, first, last) of each run of blocks of one place, counted from 1: "down 2.1 block 3"
-    belongs to "down 2.1".
+    """Return (name, first, last) of each run of blocks of one place, counted from 1.
+
+    "down 2.1 block 3" belongs to "down 2.1".
     """
     found: list[tuple[str, int, int]] = []
     for i, name in enumerate(names, start=1):
@@ -307,7 +309,7 @@ def _groups(names: list[str]) -> list[tuple[str, int, int]]:
 
 
 def _block_axis(names: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(ticks of the block axis, lines between groups): numbers for a DiT, places for a UNet."""
+    """Return (ticks of the block axis, lines between groups): a UNet's blocks go by places."""
     groups = _groups(names)
     if len(groups) == 1:
         return {
@@ -337,8 +339,7 @@ def mosaic_figure(
     timesteps: list[float],
     names: list[str] | None = None,
 ) -> dict[str, Any]:
-    """What MosaicDiff does in one glance: blocks x sampling steps, each tile as strong as the share
-    of the block that runs.
+    """Draw blocks x sampling steps, each tile as strong as the share of the block that runs.
 
     `kept_share` (3 stages, blocks) in 0..1; `stages` and `timesteps` per sampling step, in sampling
     order; `names` of the blocks. A strip above the tiles names the stage of every step.
@@ -398,13 +399,13 @@ def mosaic_figure(
         count = sum(mine)
         if count:
             middle = 1 + sum(k for k, here in enumerate(mine) if here) / count
-            words = f"{stage} · {count}" if count / steps >= 0.14 else str(count)
+            label = f"{stage} · {count}" if count / steps >= 0.14 else str(count)
             annotations.append(
                 {
                     "x": middle,
                     "y": 0,
                     "yref": "y2",
-                    "text": f"<b>{words}</b>",
+                    "text": f"<b>{label}</b>",
                     "showarrow": False,
                     "font": {"color": "#ffffff", "size": 12},
                 }

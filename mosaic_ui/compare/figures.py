@@ -1,6 +1,6 @@
-"""A finished comparison as HTML: verdict, pairs, film strip, table of measures, downloads (pure
-functions, no Gradio).
+"""Write a finished comparison as HTML: verdict, pairs, film strip, measures, downloads.
 
+Pure functions, no Gradio.
 Every text that came from outside (plan names above all) is escaped here.
 """
 
@@ -17,6 +17,7 @@ from core.sampling.metrics import MIN_IMAGES_FOR_FID
 from core.workshop.compare import IN_STEP
 from core.workshop.comparison import Comparison, Side
 
+from ..text import factor_text, macs_text, percent, plural, seconds_text
 from .pictures import (
     MAX_SHOWN,
     PAGE_PIXELS,
@@ -30,23 +31,13 @@ from .pictures import (
     shrunk,
     to_uint8,
 )
-from .words import (
-    SAMPLING_ORDER,
-    factor_text,
-    halves_words,
-    macs_text,
-    picture_html,
-    plural,
-    runs_words,
-    seconds_text,
-    stage_colour,
-)
+from .words import SAMPLING_ORDER, halves_words, picture_html, runs_words, stage_colour
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 FRAME_PIXELS = 96  # side of one of them
 
 
-def _settings_line(comparison: Comparison) -> str:
+def settings_line(comparison: Comparison) -> str:
     s = comparison.settings
     size = "" if s.size is None else f" of {s.size[1]} × {s.size[0]} pixels"
     words = (
@@ -66,7 +57,7 @@ def _settings_line(comparison: Comparison) -> str:
 
 
 def _side_words(side: Side) -> str:
-    """A side's name and what it leaves out, in sampling order."""
+    """Write a side's name and what it leaves out, in sampling order."""
     if side.plan is None:
         return f"{escape(side.name)} (the full model)"
     removed = ", ".join(
@@ -78,14 +69,12 @@ def _side_words(side: Side) -> str:
 
 
 def pair_label(name_a: str, name_b: str) -> str:
-    """The label of the slider: which side is which."""
+    """Return the label of the slider: which side is which."""
     return f"Left: A · {name_a}   |   Right: B · {name_b}"
 
 
 def verdict_html(comparison: Comparison, provenance: str = "") -> str:
-    """The sentence first, then the three speed-ups: measured (solid), counted and predicted
-    (dashed).
-    """
+    """Write the sentence, then three speed-ups: measured (solid), counted, predicted (dashed)."""
     off = comparison.speedup_spread
     runs = (
         "one run, no spread" if off is None else f"± {off:.2f}, median of {comparison.timed_runs}"
@@ -111,14 +100,15 @@ def verdict_html(comparison: Comparison, provenance: str = "") -> str:
         '<section class="cmp cmp-verdict" role="status"><div'
         f' class="cmp-say"><h3>{escape(comparison.verdict)}</h3><p class="cmp-sub">A is'
         f" {_side_words(comparison.a)}, B is {_side_words(comparison.b)}."
-        f' {escape(_settings_line(comparison))}.</p>{origin}</div><div class="cmp-tiles"'
+        f' {escape(settings_line(comparison))}.</p>{origin}</div><div class="cmp-tiles"'
         f' aria-label="Speed-up of B over A">{tiles}</div></section>'
     )
 
 
 def sheets(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, float]:
-    """(sheet A, sheet B, sheet of the amplified difference, its factor, mean difference in grey
-    levels), the first `MAX_SHOWN` samples.
+    """Return (sheet A, sheet B, sheet of the amplified difference, its factor, mean difference).
+
+    They show the first `MAX_SHOWN` samples; the mean is in grey levels.
     """
     a, b = to_uint8(comparison.a.images)[:MAX_SHOWN], to_uint8(comparison.b.images)[:MAX_SHOWN]
     difference, factor, mean = amplified_difference(a, b)
@@ -134,7 +124,7 @@ def sheets(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def sheet_css(comparison: Comparison) -> str:
-    """Small pictures show their pixels; photographs are scaled smoothly by the browser."""
+    """Return the CSS classes: small pictures show their pixels, photographs are scaled smoothly."""
     return (
         "cmp-sheet"
         if max(comparison.a.images.shape[-2:]) <= SAMPLE_PIXELS
@@ -143,7 +133,7 @@ def sheet_css(comparison: Comparison) -> str:
 
 
 def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comparison) -> str:
-    """Both sheets, aligned, each under its name."""
+    """Write both sheets, aligned, each under its name."""
     shown = min(comparison.n, MAX_SHOWN)
     count = (
         f"{plural(shown, 'sample')}"
@@ -165,7 +155,7 @@ def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comp
 
 
 def difference_html(sheet: np.ndarray, factor: int, mean: float, comparison: Comparison) -> str:
-    """The amplified difference with its scale in words."""
+    """Write the amplified difference with its scale in words."""
     scale = (
         f"brightness is |A − B| × {factor}, so white means {255 // factor} grey levels of 255 or"
         " more"
@@ -182,8 +172,9 @@ def difference_html(sheet: np.ndarray, factor: int, mean: float, comparison: Com
 
 
 def film_html(comparison: Comparison) -> str:
-    """What each model believes the finished picture is, at about eight steps, in sampling order,
-    with the stage's colour above.
+    """Write the finished pictures that each model predicts at about eight steps.
+
+    They stand in sampling order, with the stage's colour above.
     """
     if not comparison.a.film:
         return (
@@ -246,10 +237,6 @@ def _fid_text(value: float | None, n: int) -> str:
     )
 
 
-def _share_text(value: float | None) -> str:
-    return "not available" if value is None else f"{100 * value:.1f} %"
-
-
 def _number_text(value: float | None, digits: str) -> str:
     if value is None:
         return "not available"
@@ -265,16 +252,18 @@ UNJUDGED = (
 
 
 def metrics_html(comparison: Comparison, judged: bool = True) -> str:
-    """Every measure with its unit and n; where a figure cannot be given the cell says why.
+    """Write every measure with its unit and n; a cell without a figure gives the reason.
+
     `judged`: the model ships a feature network.
     """
     c, a, b, n = comparison, comparison.a, comparison.b, comparison.n
     repeats, e = c.timed_runs, escape
     timed, seconds = f"denoiser, whole run, {runs_words(repeats)}", (a.seconds, b.seconds)
-    rows_both = (
+    rows_both: tuple[tuple[str, str, str, str], ...] = (
         (
             "Time, measured",
-            *(seconds_text(side.seconds, side.seconds_spread, seconds) for side in (a, b)),
+            seconds_text(a.seconds, a.seconds_spread, seconds),
+            seconds_text(b.seconds, b.seconds_spread, seconds),
             timed,
         ),
         (
@@ -294,8 +283,8 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
             ),
             (
                 "Class accuracy",
-                _share_text(a.class_accuracy),
-                _share_text(b.class_accuracy),
+                percent(a.class_accuracy, 1, "not available"),
+                percent(b.class_accuracy, 1, "not available"),
                 f"a classifier sees the asked class, n = {n}",
             ),
         )
@@ -335,20 +324,21 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
         f' scope="col">A · {e(a.name)}</th><th scope="col">B ·'
         f' {e(b.name)}</th></tr></thead><tbody>{both}<tr class="cmp-split"><th scope="rowgroup"'
         f' colspan="3">B against A</th></tr>{pair}</tbody></table><p'
-        f' class="cmp-sub">{e(_settings_line(c))}, {plural(repeats, "timing repeat")}. One seed:'
+        f' class="cmp-sub">{e(settings_line(c))}, {plural(repeats, "timing repeat")}. One seed:'
         " another seed moves these figures.</p></div>"
     )
 
 
 def result_json(comparison: Comparison) -> str:
-    """The result as the command line's `compare --json` prints it."""
+    """Return the result as the command line's `compare --json` prints it."""
     content = comparison.to_json()
     return content if isinstance(content, str) else json.dumps(content, indent=2)
 
 
 def downloads_html(comparison: Comparison) -> str:
-    """Three links that carry their files themselves: both grids as PNG (all samples) and the result
-    as JSON.
+    """Write three links that carry their files themselves: both grids and the result.
+
+    The grids are PNG with all samples, the result is JSON.
     """
     seed = comparison.settings.seed
     files = [

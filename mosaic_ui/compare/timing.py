@@ -1,4 +1,4 @@
-"""Time per stage of both sides, measured beside predicted, as bars (pure, no Gradio).
+"""Draw the time per stage of both sides as bars, measured beside predicted (no Gradio).
 
 A measured number is a solid bar and says "measured"; a predicted one is a hatched bar with a dashed
 edge and says "predicted".
@@ -12,7 +12,8 @@ from html import escape
 from core.curves.plan import STAGES
 from core.workshop.comparison import Comparison, Side
 
-from .words import SAMPLING_ORDER, halves_words, plural, runs_words, seconds_text, stage_colour
+from ..text import plural, seconds_text
+from .words import SAMPLING_ORDER, halves_words, runs_words, stage_colour
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class TimingRow:
 
 
 def timing_rows(side_a: Side, side_b: Side) -> list[TimingRow]:
-    """Early, middle, late and the whole run. A dense side is cut where the other side's plan cuts,
-    so that the rows compare like with like.
+    """Return the rows early, middle, late and the whole run.
+
+    A dense side is cut where the other side's plan cuts, so that the rows compare like with like.
     """
     cuts_a, cuts_b = list(side_a.stages), list(side_b.stages)
     if all(stage < 0 for stage in cuts_a):
@@ -86,8 +88,9 @@ def _bar(
 
 
 def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
-    """Bars per stage: measured solid with its spread, predicted hatched, the numbers in words
-    beside them.
+    """Draw the bars per stage, with the numbers in words beside them.
+
+    A measured bar is solid and has its spread, a predicted one is hatched.
     """
     known = [
         v
