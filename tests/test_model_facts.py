@@ -24,9 +24,9 @@ from mosaic_ui import model_facts, tables
 from mosaic_ui.compare import figures as compare_figures
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare.pictures import shrunk
-from mosaic_ui.figures import mosaic_figure
 from mosaic_ui.predictions import Predictions
 from mosaic_ui.prune import views as prune_views
+from mosaic_ui.prune.mosaic_figure import mosaic_figure
 from mosaic_ui.studio import build_studio
 from mosaic_ui.text import bytes_text
 

@@ -27,9 +27,10 @@ from mosaic_ui.compare import live as compare_live
 from mosaic_ui.compare import timing as compare_timing
 from mosaic_ui.edge import plain_errors
 from mosaic_ui.explore.curve_panel import meaning
-from mosaic_ui.figures import VIEWS, curve_figure, mosaic_figure
+from mosaic_ui.figures import VIEWS, curve_figure
 from mosaic_ui.predictions import Predictions, idle_stages
 from mosaic_ui.prune import views as prune_views
+from mosaic_ui.prune.mosaic_figure import mosaic_figure
 from mosaic_ui.studio import build_studio, launch_options
 from mosaic_ui.theme import STAGE_COLOURS
 

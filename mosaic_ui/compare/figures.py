@@ -182,40 +182,18 @@ def film_html(comparison: Comparison) -> str:
             f" are run in batches and keep no film strip; ask for at most {IN_STEP} images to see"
             " one.</p></div>"
         )
-    strips = []
-    for letter, side in (("A", comparison.a), ("B", comparison.b)):
-        frames = []
-        for t, images in zip(side.film_timesteps, side.film, strict=False):
-            stage = -1 if side.plan is None else side.plan.stage_of(t)
-            word = "full" if stage < 0 else STAGES[stage]
-            sheet = contact_sheet(
-                shrunk(to_uint8(images)[:FILM_SAMPLES], 2 * FRAME_PIXELS),
-                columns=1,
-                pixels=FRAME_PIXELS,
-            )
-            picture = picture_html(
-                sheet,
-                f"{letter} at timestep {t:.0f}, {word} stage",
-                sheet_css(comparison).replace("cmp-sheet", "cmp-frame"),
-            )
-            band = f'<span class="cmp-band" style="background:{stage_colour(stage)}"></span>'
-            frames.append(
-                f'<li>{band}{picture}<span class="cmp-t">t {t:.0f}</span><small>{word}</small></li>'
-            )
-        strips.append(
-            f'<div class="cmp-strip"><h4><b>{letter}</b>'
-            f" {escape(side.name)}</h4><ol>{''.join(frames)}</ol></div>"
-        )
+    strips = "".join(
+        f'<div class="cmp-strip"><h4><b>{letter}</b>'
+        f" {escape(side.name)}</h4><ol>{_frames(letter, side, sheet_css(comparison))}</ol></div>"
+        for letter, side in (("A", comparison.a), ("B", comparison.b))
+    )
     legend = "".join(
         '<span class="cmp-part"><span class="cmp-dot"'
         f' style="background:{stage_colour(i)}"></span>{name}</span>'
         for i, name in ((2, "early stage"), (1, "middle"), (0, "late"), (-1, "full model"))
     )
-    which = (
-        "The first sample"
-        if comparison.n == 1
-        else f"The first {min(FILM_SAMPLES, comparison.n)} samples"
-    )
+    shown = min(FILM_SAMPLES, comparison.n)
+    which = "The first sample" if comparison.n == 1 else f"The first {shown} samples"
     words = (
         "Left to right in sampling order: what each model would finish with, predicted at timestep"
         f" t. {which} of the grids."
@@ -223,8 +201,27 @@ def film_html(comparison: Comparison) -> str:
     return (
         f'<div class="cmp"><h4 class="cmp-title">Film strip</h4><p class="cmp-sub">{words}</p><p'
         f' class="cmp-note">{legend}</p><div class="cmp-film" tabindex="0" aria-label="Film'
-        f' strip">{"".join(strips)}</div></div>'
+        f' strip">{strips}</div></div>'
     )
+
+
+def _frames(letter: str, side: Side, css: str) -> str:
+    """Write the frames of one side's film strip."""
+    frames = ""
+    for t, images in zip(side.film_timesteps, side.film, strict=False):
+        stage = -1 if side.plan is None else side.plan.stage_of(t)
+        word = "full" if stage < 0 else STAGES[stage]
+        samples = shrunk(to_uint8(images)[:FILM_SAMPLES], 2 * FRAME_PIXELS)
+        picture = picture_html(
+            contact_sheet(samples, columns=1, pixels=FRAME_PIXELS),
+            f"{letter} at timestep {t:.0f}, {word} stage",
+            css.replace("cmp-sheet", "cmp-frame"),
+        )
+        band = f'<span class="cmp-band" style="background:{stage_colour(stage)}"></span>'
+        frames += (
+            f'<li>{band}{picture}<span class="cmp-t">t {t:.0f}</span><small>{word}</small></li>'
+        )
+    return frames
 
 
 def _fid_text(value: float | None, n: int) -> str:
@@ -256,39 +253,76 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
 
     `judged`: the model ships a feature network.
     """
-    c, a, b, n = comparison, comparison.a, comparison.b, comparison.n
-    repeats, e = c.timed_runs, escape
-    timed, seconds = f"denoiser, whole run, {runs_words(repeats)}", (a.seconds, b.seconds)
-    rows_both: tuple[tuple[str, str, str, str], ...] = (
+    a, b, e = comparison.a, comparison.b, escape
+    both_rows = _cost_rows(comparison)
+    if judged:
+        both_rows += _quality_rows(comparison)
+    both = "".join(
+        "<tr><th"
+        f' scope="row">{name}<small>{e(note)}</small></th><td>{e(x)}</td><td>{e(y)}</td></tr>'
+        for name, x, y, note in both_rows
+    )
+    if not judged:
+        both += f'<tr><th scope="row">Quality</th><td colspan="2">{UNJUDGED}</td></tr>'
+    pair = "".join(
+        f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td colspan="2">{e(x)}</td></tr>'
+        for name, x, note in _pair_rows(comparison)
+    )
+    repeats = plural(comparison.timed_runs, "timing repeat")
+    return (
+        '<div class="cmp"><table class="cmp-table"><thead><tr><th scope="col">Measure</th><th'
+        f' scope="col">A · {e(a.name)}</th><th scope="col">B ·'
+        f' {e(b.name)}</th></tr></thead><tbody>{both}<tr class="cmp-split"><th scope="rowgroup"'
+        f' colspan="3">B against A</th></tr>{pair}</tbody></table><p'
+        f' class="cmp-sub">{e(settings_line(comparison))}, {repeats}. One seed:'
+        " another seed moves these figures.</p></div>"
+    )
+
+
+def _cost_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+    """Return (measure, A, B, note) of time and work."""
+    a, b = comparison.a, comparison.b
+    beside = (a.seconds, b.seconds)
+    halves = halves_words(comparison.settings.halves)
+    return [
         (
             "Time, measured",
-            seconds_text(a.seconds, a.seconds_spread, seconds),
-            seconds_text(b.seconds, b.seconds_spread, seconds),
-            timed,
+            seconds_text(a.seconds, a.seconds_spread, beside),
+            seconds_text(b.seconds, b.seconds_spread, beside),
+            f"denoiser, whole run, {runs_words(comparison.timed_runs)}",
         ),
         (
             "Work, counted",
             macs_text(a.macs),
             macs_text(b.macs),
-            f"all {n} images{halves_words(c.settings.halves)}",
+            f"all {comparison.n} images{halves}",
         ),
-    )
-    if judged:
-        rows_both += (
-            (
-                "FID",
-                _fid_text(a.fid, n),
-                _fid_text(b.fid, n),
-                f"lower is better; small feature network of this model, n = {n}",
-            ),
-            (
-                "Class accuracy",
-                percent(a.class_accuracy, 1, "not available"),
-                percent(b.class_accuracy, 1, "not available"),
-                f"a classifier sees the asked class, n = {n}",
-            ),
-        )
-    rows_pair = (
+    ]
+
+
+def _quality_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+    """Return (measure, A, B, note) of what the model's own feature network judges."""
+    a, b, n = comparison.a, comparison.b, comparison.n
+    return [
+        (
+            "FID",
+            _fid_text(a.fid, n),
+            _fid_text(b.fid, n),
+            f"lower is better; small feature network of this model, n = {n}",
+        ),
+        (
+            "Class accuracy",
+            percent(a.class_accuracy, 1, "not available"),
+            percent(b.class_accuracy, 1, "not available"),
+            f"a classifier sees the asked class, n = {n}",
+        ),
+    ]
+
+
+def _pair_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """Return (measure, value, note) of B against A."""
+    c, n = comparison, comparison.n
+    return [
         (
             "PSNR",
             "identical pictures" if c.psnr is None else f"{_number_text(c.psnr, '.2f')} dB",
@@ -299,7 +333,7 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
         (
             "Speed-up, measured",
             factor_text(c.speedup_measured, c.speedup_spread),
-            f"time A / time B, {runs_words(repeats)}",
+            f"time A / time B, {runs_words(c.timed_runs)}",
         ),
         ("Speed-up, by MACs", factor_text(c.speedup_macs), "work A / work B, counted"),
         (
@@ -307,26 +341,7 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
             factor_text(c.speedup_predicted),
             "from this device's latency table, before measuring",
         ),
-    )
-    both = "".join(
-        "<tr><th"
-        f' scope="row">{name}<small>{e(note)}</small></th><td>{e(x)}</td><td>{e(y)}</td></tr>'
-        for name, x, y, note in rows_both
-    )
-    if not judged:
-        both += f'<tr><th scope="row">Quality</th><td colspan="2">{UNJUDGED}</td></tr>'
-    pair = "".join(
-        f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td colspan="2">{e(x)}</td></tr>'
-        for name, x, note in rows_pair
-    )
-    return (
-        '<div class="cmp"><table class="cmp-table"><thead><tr><th scope="col">Measure</th><th'
-        f' scope="col">A · {e(a.name)}</th><th scope="col">B ·'
-        f' {e(b.name)}</th></tr></thead><tbody>{both}<tr class="cmp-split"><th scope="rowgroup"'
-        f' colspan="3">B against A</th></tr>{pair}</tbody></table><p'
-        f' class="cmp-sub">{e(settings_line(c))}, {plural(repeats, "timing repeat")}. One seed:'
-        " another seed moves these figures.</p></div>"
-    )
+    ]
 
 
 def result_json(comparison: Comparison) -> str:

@@ -18,12 +18,12 @@ from core.errors import StudioError
 from .. import jobs, tables
 from ..edge import plain_errors
 from ..events import EDIT, FILE, LIVE, NOTHING, QUIET, Views, next_edit
-from ..figures import mosaic_height
 from ..inputs import number_within, read_upload
 from ..shared import Shared
 from ..stage_chart import plot_panel
 from ..theme import STAGE_MEANING
 from .jobs import PruneJobs
+from .mosaic_figure import mosaic_height
 from .sharing_panel import SharingChoice, SharingPanel, changed
 from .views import (
     BEFORE,

@@ -14,8 +14,8 @@ from core.mosaic.transformer import MosaicTransformer
 from core.workshop.workshop import Workshop
 
 from .. import model_facts, tables
-from ..figures import mosaic_figure
 from ..text import percent, seconds_text
+from .mosaic_figure import mosaic_figure
 
 LAYER_HEADERS = [
     "layer",
