@@ -292,9 +292,7 @@ def test_steps_that_one_budget_cannot_meet_are_said_and_the_sliders_mend_it(
 
 
 def test_what_one_budget_removes_is_said_of_what_goes(predictions):
-    """The middle stage asks for least;
-    under one budget of equal shares every stage loses the same.
-    """
+    """Of equal shares under one budget every stage loses the same, whatever it asks for."""
     plan = StagePlan((93, 550), (0.4, 0.1, 0.55))
     staged, budget, heun = (
         predictions.predict(p, name, 50)
@@ -442,11 +440,11 @@ def test_a_failed_measurement_says_so_and_offers_its_button_again(studio, worksh
         raise StudioError("The device ran out of memory.")
 
     monkeypatch.setattr(workshop, "measure_latency", full)
-    explore = studio.explore
-    found = list(explore.on_measure(PLAIN, "DDIM", 50, 0, VISITOR))[-1]
-    assert set(found) == {explore.job, explore.measure}
-    assert "The device ran out of memory." in found[explore.job]
-    assert found[explore.measure]["interactive"] and "visible" not in found[explore.measure]
+    speed = studio.explore.speed
+    found = list(speed.on_measure(PLAIN, "DDIM", 50, 0, VISITOR))[-1]
+    assert set(found) == {speed.job, speed.measure}
+    assert "The device ran out of memory." in found[speed.job]
+    assert found[speed.measure]["interactive"] and "visible" not in found[speed.measure]
 
 
 def test_a_walk_that_may_wait_says_so_before_its_turn(studio, workshop, monkeypatch):

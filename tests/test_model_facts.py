@@ -102,10 +102,10 @@ def test_what_calibrate_promises_is_what_it_does(words):
         int(n) for n in re.search(r"(\d+) times to make the samples and (\d+) times", told).groups()
     )
     totals, rows = [], 0
-    words.data(lambda done, total, text: totals.append(total) if "sampling" in text else None)
+    words.data(lambda _, total, text: totals.append(total) if "sampling" in text else None)
     assert set(totals) == {made} == {12 * 3 * 2}
 
-    def count(module, args, kwargs):
+    def count(_, args, kwargs):
         nonlocal rows
         rows += len(args[0] if args else kwargs["sample"])
 

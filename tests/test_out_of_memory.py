@@ -150,10 +150,10 @@ def test_after_an_error_that_nobody_foresaw_they_come_back_too_and_it_is_logged(
 )
 def test_a_measurement_offers_its_button_again(studio, workshop, monkeypatch, fail, said):
     monkeypatch.setattr(workshop, "measure_latency", fail)
-    explore = studio.explore
-    found = list(explore.on_measure(PLAIN, "DDIM", 50, 0, VISITOR))[-1]
-    assert set(found) == {explore.job, explore.measure}
-    assert said in found[explore.job] and found[explore.measure]["interactive"]
+    speed = studio.explore.speed
+    found = list(speed.on_measure(PLAIN, "DDIM", 50, 0, VISITOR))[-1]
+    assert set(found) == {speed.job, speed.measure}
+    assert said in found[speed.job] and found[speed.measure]["interactive"]
 
 
 def test_a_walk_along_the_path_says_so(studio, workshop, monkeypatch):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib
 import json
+import weakref
 from urllib.parse import unquote
 
 import gradio as gr
@@ -534,6 +536,17 @@ def test_hostile_names_are_text_in_compare():
         "&lt;img" in views[name]
         for name in ("verdict", "pair", "film", "metrics", "timing", "live")
     )
+
+
+def test_what_a_page_computed_goes_with_the_page(workshop):
+    shop = copy.copy(workshop)
+    predictions = Predictions(shop)
+    assert len(predictions.visited("DDIM", 50)) == 50 and predictions.steepest > 0
+    assert predictions.sampled_curves("linear") is predictions.sampled_curves("linear")
+    alive = weakref.ref(shop)
+    del shop, predictions
+    gc.collect()
+    assert alive() is None
 
 
 def test_launch_options_limit_uploads_and_keep_everything_here():

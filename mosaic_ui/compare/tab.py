@@ -17,7 +17,6 @@ from core.curves.noise import SCHEDULERS
 from core.curves.plan import StagePlan
 from core.curves.plan_checks import MAX_STEPS, MIN_STEPS
 from core.errors import StudioError
-from core.models.prompts import PROMPTS
 from core.workshop.compare import sampler
 from core.workshop.workshop import Workshop
 
@@ -28,6 +27,7 @@ from ..shared import Shared
 from ..stage_chart import plot_panel
 from . import live as live_views
 from . import study_view
+from .boxes import classes_box, images_info, prompts_box
 from .inputs import (
     CURRENT,
     DENSE,
@@ -101,7 +101,7 @@ class CompareTab:
     def _build_asked(self) -> None:
         """Make what the pictures shall show: classes, or prompts, and what they shall not."""
         words = model_facts.asks_words(self.workshop)
-        self.asked = _prompts_box() if words else _classes_box(self.workshop)
+        self.asked = prompts_box() if words else classes_box(self.workshop)
         self.negative = gr.Textbox(
             "",
             label="Negative prompt",
@@ -125,7 +125,7 @@ class CompareTab:
 
     def _build_numbers(self) -> None:
         first, most = model_facts.images_offered(self.workshop)
-        self.images = _slider(1, most, first, "Images", _images_info(self.workshop))
+        self.images = _slider(1, most, first, "Images", images_info(self.workshop))
         self.steps = _slider(
             MIN_STEPS,
             min(MAX_STEPS, len(self.workshop.schedule)),
@@ -351,44 +351,6 @@ def _key(request: gr.Request) -> str:
 def _slider(low: int, high: int, value: int, label: str, info: str) -> gr.Slider:
     return gr.Slider(
         low, high, value=value, step=1, label=label, info=info, min_width=200, buttons=[]
-    )
-
-
-def _prompts_box() -> gr.Textbox:
-    """Make the box of prompts, rendered by the caller."""
-    return gr.Textbox(
-        "\n".join(PROMPTS[:2]),
-        lines=2,
-        max_lines=8,
-        label="Prompts",
-        info="One a line; they are painted in turn",
-        scale=2,
-        min_width=260,
-        render=False,
-    )
-
-
-def _classes_box(workshop: Workshop) -> gr.Dropdown:
-    """Make the list of classes, rendered by the caller."""
-    everything = all_classes(workshop.class_names)
-    return gr.Dropdown(
-        [everything, *workshop.class_names.values()],
-        value=[everything],
-        multiselect=True,
-        label="Classes",
-        scale=2,
-        min_width=220,
-        render=False,
-    )
-
-
-def _images_info(workshop: Workshop) -> str:
-    if workshop.judge is not None:
-        return "The quality score FID needs 200"
-    return (
-        "A large model takes its time; app.py compare draws more"
-        if model_facts.large(workshop)
-        else "The first 36 are shown"
     )
 
 

@@ -9,8 +9,7 @@ No answer sets a number box: those follow the chart inside the page (boundary_bo
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +27,7 @@ from ..schedules import not_taken_over, own_beta
 from ..shared import Shared
 from .boundary_boxes import boundary_boxes, follow_chart, send_typed
 from .curve_panel import CurvePanel
+from .device_speed import DeviceSpeed
 
 CUSTOM = "Your own"
 
@@ -53,11 +53,7 @@ class ExploreTab:
                 self._build_suggestion()
         with gr.Column(elem_classes="card"):
             self.table = gr.HTML(self.predictions.table(found), elem_id="stage-table")
-            self.job = gr.HTML("")
-            # offered on page load where it is not known
-            self.measure = gr.Button(
-                "Measure this device's speed", size="sm", visible=False, elem_classes="fit"
-            )
+            self.speed = DeviceSpeed(shared, self.table)
         self._build_sampler()
         with gr.Accordion("Exact numbers at the boundaries, and the formulas", open=False):
             self.curves.numbers.render()
@@ -125,7 +121,7 @@ class ExploreTab:
         return [shared.plan, shared.edited, *self.plan_views, self.boxes_said]
 
     def wire(self) -> None:
-        """Connect the tab's own edits and its measurement; each edit answers at once."""
+        """Connect the tab's own edits and its measurement; each edit is answered at once."""
         shared, sampler = self.shared, self.shared.sampler
         self._wire_boundaries()
         edit: Event = {"outputs": [*self._edited, self.rule, self.ruled], **EDIT}
@@ -135,16 +131,8 @@ class ExploreTab:
         self.preset.input(self.on_preset, preset, **edit)
         self.preset.select(self.on_picked, preset, **edit)
         shared.beta.change(self.on_beta, [shared.plan, *sampler], [self.rule, self.ruled], **LIVE)
-        load = {**QUIET, "queue": False}
-        shared.page.load(self.on_load, [shared.plan, *sampler], self.measure, **load)
-        shared.status.change(self.on_status, None, self.first, **load)
-        self.measure.click(self.before_measure, None, [self.job, self.measure], **load).then(
-            self.on_measure,
-            [shared.plan, *sampler, shared.measured],
-            [self.job, self.table, self.measure, shared.measured],
-            **QUIET,
-            **jobs.MODEL_JOB,
-        )
+        shared.status.change(self.on_status, None, self.first, **QUIET, queue=False)
+        self.speed.wire()
         self.curves.wire()
 
     def _wire_boundaries(self) -> None:
@@ -304,45 +292,9 @@ class ExploreTab:
             words = f"This plan is “{plan.name}”."
         return {self.rule: tables.notes([words]), self.ruled: plan.to_json()}
 
-    @plain_errors
-    def on_load(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
-        """Offer to measure the device where its speed is not known."""
-        return {self.measure: gr.update(visible=not self._knows_time(plan, scheduler, steps))}
-
     def on_status(self) -> Views:
         """Hide the first step when a calibration has ended: nothing is left to be done first."""
         return {self.first: gr.update(visible=model_facts.unmeasured(self.workshop))}
-
-    def before_measure(self) -> Views:
-        """Announce the measurement, which may have to wait for another visitor's run."""
-        waiting = tables.message(jobs.WAITING)
-        return {self.job: waiting, self.measure: gr.update(interactive=False)}
-
-    @plain_errors
-    def on_measure(
-        self, plan: StagePlan, scheduler: str, steps: Any, measured: int, request: gr.Request
-    ) -> Iterator[Views]:
-        """Measure this device's speed; the table then has times."""
-        with jobs.stoppable(request.session_hash) as stop:
-            try:
-                for report in jobs.reports(lambda progress: self._measure(progress, stop)):
-                    yield {self.job: tables.progress(report.done, report.total, report.text)}
-            except Exception as error:  # whatever it is, the button comes back
-                said = tables.message(jobs.failure(error, "The measurement"), "bad")
-                yield {self.job: said, self.measure: gr.update(interactive=True)}
-                return
-        views: Views = {
-            self.job: "",
-            self.measure: gr.update(visible=False, interactive=True),
-            self.shared.measured: measured + 1,
-        }
-        try:
-            views[self.table] = self.predictions.table(
-                self.predictions.predict(plan, scheduler, steps)
-            )
-        except StudioError:  # of the plan, which says so itself
-            pass
-        yield views
 
     def follow(self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request) -> Views:
         """Return the tab's views after an edit made in another tab."""
@@ -470,15 +422,3 @@ class ExploreTab:
             f" over {len(visited)} runs of the network."
         )
         return self._proposed(after, plan, [about, *words], scheduler, steps, request)
-
-    def _measure(self, progress: jobs.Progress, stop: threading.Event) -> None:
-        """Measure this device at a few widths of the whole model, and of its single layers."""
-        batch = model_facts.batch(self.workshop)
-        self.workshop.measure_latency(batch, progress=progress, stop=stop)
-        self.workshop.measure_layers(progress, stop)
-
-    def _knows_time(self, plan: StagePlan, scheduler: str, steps: Any) -> bool:
-        if self.workshop.layer_times is None:
-            return False
-        found = self.predictions.predict(plan, scheduler, steps)
-        return found.prediction.seconds is not None
