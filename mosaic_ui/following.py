@@ -17,7 +17,6 @@ from . import jobs, model_facts, tables
 from .edge import plain_errors
 from .events import LIVE, NOTHING, QUIET, Event, Views
 from .explore.tab import ExploreTab
-from .predictions import OWN
 from .prune.tab import PruneTab
 from .prune.views import layer_rows
 from .shared import Shared
@@ -74,16 +73,13 @@ class Following:
         """Set the views of the tab in which the edit was not made.
 
         `explored` and `pruned` are the plans that the two tabs show: a tab's own edit changes
-        nothing there. `about` is the plan that the rule's sentence is about; the sentence must not
-        stand beside a plan that the rule did not make.
+        nothing there. `about` is the plan that the rule's sentence in Explore is about.
         """
         views: Views = self.explore.curves.numbers_at(plan, beta, lam)
         if plan != explored:
-            views |= self.explore.follow(plan, scheduler, steps, request)
+            views |= self.explore.follow(plan, about, scheduler, steps, request)
         if plan != pruned:
             views |= self.prune.follow(plan, pruned, scheduler, steps)
-        if plan != about:
-            views[self.explore.rule] = tables.notes([OWN])
         return views or NOTHING
 
     @plain_errors

@@ -225,11 +225,17 @@ def test_the_rules_sentence_is_only_ever_about_its_own_plan(studio):
     proposed, about = found[studio.shared.plan], found[studio.explore.ruled]
 
     def follow(plan):
-        shown = (plan, plan, plan, about, "linear", 0.02, "DDIM", 50, VISITOR)
+        """An edit of Prune or an upload, as Explore shows another plan."""
+        explored = PLAN.with_boundaries(1, 2).to_json()
+        shown = (plan, explored, plan, about, "linear", 0.02, "DDIM", 50, VISITOR)
         return studio.following.follow(*shown)
 
     assert rule not in follow(proposed)
     assert OWN in follow(PLAIN | {"name": "Uploaded"})[rule] and OWN in follow(PLAIN)[rule]
+    # an edit of Explore itself answers with it, so that no late answer takes a newer one back
+    low, high = proposed["boundaries"]
+    assert OWN in drop(studio, [low, high + 9], proposed)[rule]
+    assert rule not in drop(studio, [low, high], proposed)
 
 
 @pytest.mark.parametrize("typed", [None, 0, -3, 1001, 7.5, "50", NAN, True])

@@ -118,13 +118,13 @@ class ExploreTab:
     def _edited(self) -> list[Any]:
         """Return the outputs of every edit of this tab."""
         shared = self.shared
-        return [shared.plan, shared.edited, *self.plan_views, self.boxes_said]
+        return [shared.plan, shared.edited, *self.plan_views, self.boxes_said, self.rule]
 
     def wire(self) -> None:
         """Connect the tab's own edits and its measurement; each edit is answered at once."""
         shared, sampler = self.shared, self.shared.sampler
         self._wire_boundaries()
-        edit: Event = {"outputs": [*self._edited, self.rule, self.ruled], **EDIT}
+        edit: Event = {"outputs": [*self._edited, self.ruled], **EDIT}
         rule = [shared.target, self.curves.threshold, self.curves.lam, shared.beta]
         self.suggest.click(self.on_suggest, [*rule, *sampler, self.snap, shared.plan], **edit)
         preset = [self.preset, shared.target, *sampler, self.snap, shared.plan]
@@ -296,10 +296,15 @@ class ExploreTab:
         """Hide the first step when a calibration has ended: nothing is left to be done first."""
         return {self.first: gr.update(visible=model_facts.unmeasured(self.workshop))}
 
-    def follow(self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request) -> Views:
-        """Return the tab's views after an edit made in another tab."""
-        shown = self._show(plan, scheduler, steps, request)
-        return shown | {self.curves.chart: list(plan.boundaries), self.boxes_said: ""}
+    def follow(
+        self, plan: StagePlan, about: StagePlan, scheduler: str, steps: Any, request: gr.Request
+    ) -> Views:
+        """Return the tab's views after an edit in another tab; the rule's sentence is `about`."""
+        views = self._show(plan, scheduler, steps, request)
+        views |= {self.curves.chart: list(plan.boundaries), self.boxes_said: ""}
+        if plan != about:
+            views[self.rule] = tables.notes([OWN])
+        return views
 
     def on_sampler(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
         """Return the tab's predictions for another sampler."""
@@ -356,6 +361,8 @@ class ExploreTab:
             said = tables.notes([f"{error} The boundaries stay as they were."])
         if list(after.boundaries) != chart:
             views[self.curves.chart] = list(after.boundaries)
+        if after != plan:  # a rule's sentence must not stand beside a plan that it did not make
+            views[self.rule] = tables.notes([OWN])
         return views | {self.boxes_said: said}
 
     def _on_bins(self, plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
