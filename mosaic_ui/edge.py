@@ -1,9 +1,9 @@
-"""The edge of the page: what a client sends is checked before any handler works with it.
+"""The edge of the page: what a client sends is read before any handler works with it.
 
-Anybody who reaches the page can call every handler with anything. So a handler's inputs go by what
-they are called: one name means one kind of value in all tabs, and a name without a kind cannot be
-wired at all. Numbers that a person types are left to the handlers, which refuse them in the words
-of their boxes.
+Any client that reaches the page can call every handler with anything. So a handler's inputs go by
+their names: one name means one kind of value in all tabs, and a name without a kind cannot be
+wired at all. A plan is parsed here, once; behind the edge it is a `StagePlan`. Numbers that a
+person types are left to the handlers, which refuse them in the words of their boxes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import html
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -27,68 +27,75 @@ from .schedules import LABELS
 LONGEST = 200  # characters of a choice; the longest on offer are names of presets and sizes
 AXES = ("linear", "log")
 MOST_COUNTED = 10**9  # of what the page counts up itself
-Check = Callable[[Any, str], None]
+Reader = Callable[[Any, str], Any]  # (value, words) -> the value that the handler gets
 
 
-def _text(value: Any, what: str) -> None:
+def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or len(value) > LONGEST:
         raise StudioError(f"{what} must be one of the listed texts, not {short(value)}.")
+    return value
 
 
-def _one_of(*offered: str) -> Check:
-    def check(value: Any, what: str) -> None:
-        _text(value, what)
-        if value not in offered:
+def _one_of(*offered: str) -> Reader:
+    def read(value: Any, what: str) -> str:
+        if _text(value, what) not in offered:
             raise StudioError(f"{what} must be one of {', '.join(offered)}, not {short(value)}.")
+        return value
 
-    return check
+    return read
 
 
-def _page_text(value: Any, what: str) -> None:
-    """Check what the page shows in a place of its own; pictures make it long."""
+def _page_text(value: Any, what: str) -> str | None:
+    """Read what the page shows in a place of its own; pictures make it long."""
     if value is not None and not isinstance(value, str):
         raise StudioError(f"{what} must be a text, not {short(value)}.")
+    return value
 
 
-def _switch(value: Any, what: str) -> None:
+def _switch(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
         raise StudioError(f"{what} is on or off, not {short(value)}.")
+    return value
 
 
-def _count(value: Any, what: str) -> None:
+def _count(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_COUNTED:
         raise StudioError(f"{what} must be a whole number, not {short(value)}.")
+    return value
 
 
-def _file(value: Any, what: str) -> None:
+def _file(value: Any, what: str) -> bytes | None:
     if value is not None and not isinstance(value, bytes):
         raise StudioError(f"{what} must be a file, not {short(value)}.")
+    return value
 
 
-def _plan(value: Any, what: str) -> None:
+def _plan(value: Any, what: str) -> StagePlan:
     if not isinstance(value, dict):  # not JSON text either, which a plan may be elsewhere
         raise PlanError(
             f"{what} must be an object with boundaries and sparsity, not {short(value)}."
         )
-    StagePlan.from_json(value)
+    return StagePlan.from_json(value)
 
 
-def _perhaps_plan(value: Any, what: str) -> None:
-    if value is not None:
-        _plan(value, what)
+def _perhaps_plan(value: Any, what: str) -> StagePlan | None:
+    return None if value is None else _plan(value, what)
 
 
-def _judged(value: Any, what: str) -> None:
-    """Leave it to the handler, which refuses in the words of its box."""
+def _judged(value: Any, what: str) -> Any:  # noqa: ARG001
+    """Leave the value to the handler, which refuses in the words of its box."""
+    return value
 
 
-CHECKS: dict[str, tuple[str, Check]] = {
-    **dict.fromkeys(("plan", "shown", "shape", "about", "current"), ("The plan", _plan)),
+CHECKS: dict[str, tuple[str, Reader]] = {
     **dict.fromkeys(
-        ("uploaded", "uploaded_a", "uploaded_b", "other_uploaded"),
+        ("plan", "explored", "pruned", "shape", "about", "current"), ("The plan", _plan)
+    ),
+    **dict.fromkeys(
+        ("uploaded_a", "uploaded_b"),
         ("The uploaded plan", _perhaps_plan),
     ),
-    **dict.fromkeys(("choice", "choice_a", "choice_b", "other"), ("What a side runs", _text)),
+    **dict.fromkeys(("choice_a", "choice_b"), ("What a side runs", _text)),
     "scheduler": ("The scheduler", _text),
     "name": ("The preset", _text),
     "method": ("The method", _text),
@@ -124,61 +131,60 @@ CHECKS: dict[str, tuple[str, Check]] = {
             "negative",
             "size",
             "tabulate",
-            "dtype",  # `compare_inputs`
+            "dtype",  # `compare.inputs`
         ),
         ("", _judged),
     ),
 }
 
 
-def checks_of(handler: Callable) -> list[tuple[str, Check]]:
-    """List (words, check) of a handler's inputs. Raises KeyError for a name of no known kind."""
+def readers_of(handler: Callable[..., Any]) -> list[tuple[str, Reader]]:
+    """List (words, reader) of a handler's inputs. Raises KeyError for a name of no known kind."""
+    own = ("self", "request")  # a method's object, and gradio's own
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    names = [
-        name
+    return [
+        CHECKS[name]
         for name, parameter in inspect.signature(handler).parameters.items()
-        if name != "request" and parameter.kind not in several  # `request` is gradio's own
+        if name not in own and parameter.kind not in several
     ]
-    return [CHECKS[name] for name in names]
 
 
-def plain_errors(handler: Callable) -> Callable:
-    """Check the inputs of a handler by their names, before it runs.
+def _notice(error: StudioError) -> gr.Error:
+    """Turn a refusal into a notice; notices are HTML, and a sentence may quote a file."""
+    return gr.Error(html.escape(page_sentence(error), quote=False), print_exception=False)
+
+
+def plain_errors(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Read the inputs of a handler, a function or a method, by their names before it runs.
 
     A StudioError there or later becomes a notice with its one sentence, and so does running out of
     memory; nothing else is caught.
     """
-    checks = checks_of(handler)
+    readers = readers_of(handler)
+    first = int(next(iter(inspect.signature(handler).parameters), "") == "self")
+    last = first + len(readers)
 
-    def notice(error: StudioError) -> gr.Error:
-        # notices are HTML, and a sentence may quote a file
-        return gr.Error(html.escape(page_sentence(error), quote=False), print_exception=False)
+    def read(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        given = zip(args[first:last], readers, strict=False)
+        values = [reader(value, what) for value, (what, reader) in given]
+        return *args[:first], *values, *args[last:]  # the request comes last
 
-    def check(args: tuple) -> None:
-        for value, (what, refuse) in zip(args, checks, strict=False):  # the request comes last
-            refuse(value, what)
+    @functools.wraps(handler)
+    def answer(*args: Any) -> Any:
+        try:
+            with plain_memory_errors():
+                return handler(*read(args))
+        except StudioError as error:
+            raise _notice(error) from None
 
-    if inspect.isgeneratorfunction(handler):
+    @functools.wraps(handler)
+    def stream(*args: Any) -> Iterator[Any]:
+        try:
+            with plain_memory_errors():
+                yield from handler(*read(args))
+        except StudioError as error:
+            raise _notice(error) from None
 
-        @functools.wraps(handler)
-        def guarded(*args: Any) -> Any:
-            try:
-                with plain_memory_errors():
-                    check(args)
-                    yield from handler(*args)
-            except StudioError as error:
-                raise notice(error) from None
-
-    else:
-
-        @functools.wraps(handler)
-        def guarded(*args: Any) -> Any:
-            try:
-                with plain_memory_errors():
-                    check(args)
-                    return handler(*args)
-            except StudioError as error:
-                raise notice(error) from None
-
+    guarded: Any = stream if inspect.isgeneratorfunction(handler) else answer
     guarded.checked = True
     return guarded

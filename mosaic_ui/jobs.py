@@ -1,9 +1,9 @@
-"""Long work behind a button: progress while it runs, and a Stop that reaches it at once.
+"""Run long work behind a button: progress while it runs, and a Stop that reaches it at once.
 
 A blocking call (`calibrate`, `build`, `measure_latency`) runs in a thread of its own and reports
 through a queue, so the handler stays a generator that can show each step. Stop sets an event that
 the work looks at; the event is kept per browser session, because a visitor must be able to stop
-their own job and nobody else's.
+their own job and no other.
 
 A job that has to wait for another visitor's is kept as asked until its turn comes, so that its
 visitor can withdraw it at once, while the queue still holds the event.
@@ -15,6 +15,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from core.errors import OutOfMemory, Stopped, StudioError, out_of_memory
 from .remedies import page_sentence
 
 log = logging.getLogger(__name__)
+Progress = Callable[[int, int, str], None]  # done, total, words
 _stops: dict[str, threading.Event] = {}
 _latest: dict[str, Any] = {}
 _asked: dict[str, Any] = {}
@@ -35,7 +37,7 @@ WITHDRAWN = "Stopped before its turn came: nothing was begun."
 
 
 @dataclass(frozen=True)
-class Step:
+class JobReport:
     """One report of a running job: `done` of `total`, in words."""
 
     done: int
@@ -44,7 +46,7 @@ class Step:
 
 
 def new_stop(session: str | None) -> threading.Event:
-    """A fresh event for the job that begins now; `request_stop` of the same session sets it."""
+    """Return a fresh event for the job that begins now; `request_stop` of the session sets it."""
     stop = threading.Event()
     _stops[session or ""] = stop
     return stop
@@ -60,25 +62,41 @@ def request_stop(session: str | None) -> bool:
 
 
 def finish(session: str | None, stop: threading.Event) -> None:
-    """The job is over: forget its event, unless a newer job has taken the place."""
+    """Forget the event of a job that is over, unless a newer job has taken the place."""
     if _stops.get(session or "") is stop:
         del _stops[session or ""]
 
 
+@contextmanager
+def stoppable(session: str | None) -> Iterator[threading.Event]:
+    """Hold the Stop event of a job of this session while the job runs.
+
+    However the job ends, also when the visitor closes the page, the event is set, so that no thread
+    goes on working, and forgotten.
+    """
+    stop = new_stop(session)
+    try:
+        yield stop
+    finally:
+        stop.set()
+        finish(session, stop)
+
+
 def ask(key: str, what: Any) -> None:
-    """What waits for its turn now, `key` naming the session and the kind of job; asked again before
-    that, the newest counts.
+    """Keep what waits for its turn; `key` names the session and the kind of job.
+
+    Asked again before its turn, the newest counts.
     """
     _asked[key] = what
 
 
 def take(key: str) -> Any | None:
-    """What was asked for, now that its turn has come; None where it was withdrawn meanwhile."""
+    """Return what was asked for, now that its turn has come; None where it was withdrawn."""
     return _asked.pop(key, None)
 
 
 def withdraw(*keys: str) -> bool:
-    """Stop waiting; False when nothing waited."""
+    """Withdraw what waits under these keys; False when nothing waited."""
     return any([_asked.pop(key, None) is not None for key in keys])
 
 
@@ -88,14 +106,12 @@ def mark_latest(session: str | None, key: Any) -> None:
 
 
 def is_latest(session: str | None, key: Any) -> bool:
-    """True while nothing newer has been asked for."""
+    """Say whether nothing newer has been asked for."""
     return _latest.get(session or "", key) == key
 
 
 def forget(session: str | None) -> None:
-    """A visitor left: stop what still runs for them and drop what was kept, also under their keys
-    `session/kind`.
-    """
+    """Stop what runs for a visitor who left and drop what was kept, also under `session/kind`."""
     name = session or ""
     for key in [k for k in [*_stops, *_asked, *_latest] if k == name or k.startswith(f"{name}/")]:
         request_stop(key)
@@ -104,8 +120,9 @@ def forget(session: str | None) -> None:
 
 
 def failure(error: Exception, what: str) -> str:
-    """The sentence for a job that ended in this error; `what` names the job. What nobody foresaw is
-    logged with its traceback.
+    """Return the sentence for a job that ended in this error; `what` names the job.
+
+    An error that was not foreseen is logged with its traceback.
     """
     if isinstance(error, (StudioError, Stopped)):
         return page_sentence(error) or "Stopped."
@@ -119,31 +136,37 @@ def failure(error: Exception, what: str) -> str:
     )
 
 
-def run_job(work: Callable[[Callable[[int, int, str], None]], Any]) -> Iterator[Step | Any]:
-    """Run `work(progress)` in a thread; yield a `Step` per report and, last, what it returned. Its
-    exception is raised here.
+def run_job(work: Callable[[Progress], Any]) -> Iterator[JobReport | Any]:
+    """Run `work(progress)` in a thread; yield a `JobReport` per report and, last, its result.
+
+    Its exception is raised here.
     """
-    reports: queue.Queue = queue.Queue()
+    sent: queue.Queue[tuple[str, Any]] = queue.Queue()
+
+    def report(done: int, total: int, text: str) -> None:
+        sent.put(("report", JobReport(done, total, text)))
 
     def body() -> None:
         try:
-            reports.put(
-                (
-                    "result",
-                    work(lambda done, total, text: reports.put(("step", Step(done, total, text)))),
-                )
-            )
+            sent.put(("result", work(report)))
         except BaseException as error:  # handed to the caller's thread below, whatever it is
-            reports.put(("error", error))
+            sent.put(("error", error))
 
     threading.Thread(target=body, daemon=True).start()
     while True:
-        kind, item = reports.get()
+        kind, item = sent.get()
         # the page needs the newest report, not each of them
-        while kind == "step" and not reports.empty():
-            kind, item = reports.get()
+        while kind == "report" and not sent.empty():
+            kind, item = sent.get()
         if kind == "error":
             raise item
         yield item
         if kind == "result":
             return
+
+
+def reports(work: Callable[[Progress], Any]) -> Iterator[JobReport]:
+    """Run `work(progress)` as `run_job` does; yield its reports only."""
+    for item in run_job(work):
+        if isinstance(item, JobReport):
+            yield item

@@ -1,18 +1,18 @@
-"""What the page has to know of the loaded model before it asks or promises anything: words or
-classes, how large, what a calibration takes.
+"""Find out of the loaded model what the page offers: words or classes, sizes, precisions, work.
 
 No components here, so it is tested without a browser.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from core.calibration.preflight import calibration_disk
-from core.curves.samplers import SCHEDULERS
+from core.curves.scheduler_tables import SCHEDULERS
 from core.errors import StudioError
 from core.models.devices import DTYPES
 from core.workshop.predict import usual_images
+from core.workshop.workshop import Workshop
+
+from .text import bytes_text
 
 SMALL_MACS = 2e10  # of one forward of one image; larger models are asked for little at a time
 # of solving every layer of three stages: the exact answer has to come within about 3 s
@@ -23,33 +23,33 @@ STEPS_OF_WORDS = 30  # usual for SDXL with its own scheduler
 AS_LOADED = "as loaded"  # a precision to compare in
 
 
-def asks_words(workshop: Any) -> bool:
-    """Whether pictures are asked for in words (SDXL), not by class (DiT)."""
-    return bool(getattr(getattr(workshop, "family", None), "asks_words", False))
+def asks_words(workshop: Workshop) -> bool:
+    """Say whether pictures are asked for in words (SDXL), not by class (DiT)."""
+    return workshop.family.asks_words
 
 
-def large(workshop: Any) -> bool:
-    """Whether a picture takes so long that a few of them are enough to ask for."""
-    return asks_words(workshop) or getattr(workshop, "forward_macs", (0, 0))[0] > SMALL_MACS
+def large(workshop: Workshop) -> bool:
+    """Say whether a picture takes so long that a few of them are enough to ask for."""
+    return asks_words(workshop) or workshop.forward_macs[0] > SMALL_MACS
 
 
-def images_offered(workshop: Any) -> tuple[int, int]:
-    """(default, most) number of pictures of a comparison in the page; the command line takes any
-    number.
-    """
+def images_offered(workshop: Workshop) -> tuple[int, int]:
+    """Return the (default, most) number of pictures of a comparison in the page."""
     return (2, 16) if large(workshop) else (16, 512)
 
 
-def batch(workshop: Any) -> int:
-    """Images that predicted times are for: 16,
-    or fewer where one forward of 16 would take minutes.
+def batch(workshop: Workshop) -> int:
+    """Return the images that predicted times are for.
+
+    They are 16, or fewer where one forward of 16 would take minutes.
     """
     return usual_images(workshop.device, workshop.forward_macs[0])
 
 
-def exact_in_time(workshop: Any) -> bool:
-    """Whether exact errors can follow an edit: calibrated, and small enough to solve every layer at
-    once.
+def exact_in_time(workshop: Workshop) -> bool:
+    """Say whether exact errors can follow an edit.
+
+    They can where the model is calibrated and small enough to solve every layer at once.
     """
     if not workshop.calibrated:
         return False
@@ -57,19 +57,20 @@ def exact_in_time(workshop: Any) -> bool:
     return flops <= EXACT_FLOPS.get(workshop.device.type, EXACT_FLOPS["cpu"])
 
 
-def path_images(workshop: Any) -> int:
-    """Latents that the model's own sampling path is averaged over."""
+def path_images(workshop: Workshop) -> int:
+    """Return the number of latents that the model's own sampling path is averaged over."""
     return 2 if large(workshop) else 32
 
 
-def default_guidance(workshop: Any) -> float:
-    """What this kind of model is usually sampled with."""
+def default_guidance(workshop: Workshop) -> float:
+    """Return the guidance that this kind of model is usually sampled with."""
     return workshop.family.guidance
 
 
-def default_sampler(workshop: Any) -> tuple[str, int]:
-    """(name of the sampler, steps) that the page opens with: DDIM at 50 as in the paper's tables,
-    or a text model's own.
+def default_sampler(workshop: Workshop) -> tuple[str, int]:
+    """Return the sampler's name and the steps that the page opens with.
+
+    They are DDIM at 50 as in the paper's tables, or a text model's own.
     """
     own = type(workshop.checkpoint.pipeline.scheduler).__name__
     names = [name for name, kind in SCHEDULERS.items() if kind == own]
@@ -77,46 +78,49 @@ def default_sampler(workshop: Any) -> tuple[str, int]:
     return name, min(steps, len(workshop.schedule))
 
 
-def own_size(workshop: Any) -> int:
-    """Height and width in pixels of a text model's own pictures."""
-    return workshop.transformer.config.sample_size * workshop.checkpoint.pipeline.vae_scale_factor
+def own_size(workshop: Workshop) -> int:
+    """Return the height and width in pixels of a text model's own pictures."""
+    pipeline = workshop.checkpoint.pipeline
+    return pipeline.unet.config.sample_size * pipeline.vae_scale_factor
 
 
-def sizes(workshop: Any) -> dict[str, tuple[int, int] | None]:
-    """Sizes on offer, in words -> (height, width) in pixels, multiples of 64; None is the model's
-    own.
+def sizes(workshop: Workshop) -> dict[str, tuple[int, int] | None]:
+    """Return the sizes on offer for a text model, as `sizes_beside`."""
+    return sizes_beside(own_size(workshop))
+
+
+def sizes_beside(own: int) -> dict[str, tuple[int, int] | None]:
+    """Return the sizes on offer, in words -> (height, width) in pixels, multiples of 64.
+
+    None is the model's own size, `own` pixels square.
     """
-    own = own_size(workshop)
     found: dict[str, tuple[int, int] | None] = {f"{own} × {own} (the model's own)": None}
     for high, wide in SHARES[1:]:
-        size = tuple(max(64, 64 * round(share * own / 64)) for share in (high, wide))
-        if size != (own, own):
-            found[
-                (
-                    f"{size[1]} wide × {size[0]} high"
-                    if size[0] != size[1]
-                    else f"{size[1]} × {size[0]}"
-                )
-            ] = size
+        height, width = (max(64, 64 * round(share * own / 64)) for share in (high, wide))
+        if (height, width) != (own, own):
+            square = height == width
+            words = f"{width} × {height}" if square else f"{width} wide × {height} high"
+            found[words] = (height, width)
     return found
 
 
-def precisions(workshop: Any) -> list[tuple[str, str]]:
-    """What Compare can run in, as (label, value): the model's own precision first."""
+def precisions(workshop: Workshop) -> list[tuple[str, str]]:
+    """Return what Compare can run in, as (label, value): the model's own precision first."""
     own = precision(workshop)
     return [(f"{AS_LOADED} ({own})", AS_LOADED), *((name, name) for name in DTYPES if name != own)]
 
 
-def precision(workshop: Any) -> str:
-    """The floating type of the denoiser's weights: float32, bfloat16 or float16."""
+def precision(workshop: Workshop) -> str:
+    """Return the floating type of the denoiser's weights: float32, bfloat16 or float16."""
     return next(
         (name for name, kind in DTYPES.items() if kind == workshop.dtype), str(workshop.dtype)
     )
 
 
-def unmeasured(workshop: Any) -> bool:
-    """Whether nothing is known of the layers yet:
-    neither calibrated here nor shipped with curves.
+def unmeasured(workshop: Workshop) -> bool:
+    """Say whether nothing is known of the layers yet.
+
+    It is known of a model that is calibrated here or shipped with curves.
     """
     if workshop.calibrated:
         return False
@@ -126,23 +130,13 @@ def unmeasured(workshop: Any) -> bool:
         return True
 
 
-def without_paths(workshop: Any, text: str) -> str:
-    """Say a report of the work without the server's paths: a place goes by what it is for."""
+def without_paths(workshop: Workshop, text: str) -> str:
+    """Replace the server's paths in a report of the work by what the place is for."""
     return text.replace(str(workshop.folder), "this server's cache")
 
 
-def bytes_text(count: float) -> str:
-    """Bytes with a unit a person can read."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} bytes"
-
-
-def calibration_sentences(workshop: Any) -> list[str]:
-    """What pressing Calibrate does: where the data come from, the denoiser rows it takes at most,
-    the disk, what a stop loses.
-    """
+def calibration_sentences(workshop: Workshop) -> list[str]:
+    """Say what pressing Calibrate does: data, denoiser rows at most, disk, what a stop loses."""
     settings, source = workshop.settings, workshop.source
     if workshop.bins_kept == settings.bins:
         return [

@@ -1,5 +1,4 @@
-"""Noise schedules whose curves can be looked at: the loaded model's own, other beta schedules, flow
-matching and EDM.
+"""Choose the noise schedule whose curves are drawn: the model's own, or another one to look at.
 
 Only the model's own schedule makes plans for it. What the rule proposes for another one is shown
 and goes no further, because the model was trained with its own and samples with it.
@@ -8,13 +7,13 @@ and goes no further, because the model was trained with its own and samples with
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from core.curves.betas import BETA_SCHEDULES
 from core.curves.noise import NoiseSchedule
 from core.curves.proposals import Proposal, propose_plan
 from core.curves.samplers import OTHER_SCHEDULERS, make_scheduler
 from core.errors import PlanError
+from core.workshop.workshop import Workshop
 
 from . import tables
 
@@ -26,15 +25,15 @@ LABELS = {
 
 
 def choices(own: str) -> list[tuple[str, str]]:
-    """(shown, value) of every schedule on offer; the model's own is marked."""
+    """Return (shown, value) of every schedule on offer; the model's own is marked."""
     return [
         (f"{label} (the model's own)" if name == own else label, name)
         for name, label in LABELS.items()
     ]
 
 
-def own_beta(workshop: Any) -> str:
-    """The beta schedule that the model was trained with, which is also the one it samples with."""
+def own_beta(workshop: Workshop) -> str:
+    """Return the beta schedule that the model was trained with and samples with."""
     return workshop.beta_schedule
 
 
@@ -45,13 +44,13 @@ def _other(name: str, total: int) -> NoiseSchedule:
     return NoiseSchedule.from_betas(name, num=total)
 
 
-def curve_schedule(workshop: Any, name: str) -> NoiseSchedule:
+def curve_schedule(workshop: Workshop, name: str) -> NoiseSchedule:
     """Choose the schedule to draw: the model's own, or another one on as many timesteps."""
     return workshop.schedule if name == own_beta(workshop) else _other(name, len(workshop.schedule))
 
 
-def foreign_proposal(workshop: Any, name: str, m: float, lam: float) -> Proposal | None:
-    """What the rule proposes for a schedule that is not the model's; None for the model's own."""
+def foreign_proposal(workshop: Workshop, name: str, m: float, lam: float) -> Proposal | None:
+    """Return the rule's proposal for another schedule than the model's; None for its own."""
     return (
         None
         if name == own_beta(workshop)
@@ -59,9 +58,10 @@ def foreign_proposal(workshop: Any, name: str, m: float, lam: float) -> Proposal
     )
 
 
-def uses_fallback(workshop: Any, name: str, m: float, lam: float) -> bool:
-    """Whether the boundaries proposed for a schedule are our fallback and not the score's stretch;
-    False where there is no proposal at all.
+def uses_fallback(workshop: Workshop, name: str, m: float, lam: float) -> bool:
+    """Say whether the boundaries proposed for a schedule are our fallback.
+
+    Otherwise they are the score's stretch. False where there is no proposal at all.
     """
     try:
         return propose_plan(curve_schedule(workshop, name), m=m, lam=lam).fallback
@@ -69,10 +69,8 @@ def uses_fallback(workshop: Any, name: str, m: float, lam: float) -> bool:
         return False
 
 
-def schedule_note(workshop: Any, name: str, m: float, lam: float) -> str:
-    """Says so when the curves are not those of the loaded model: what a timestep is there, and what
-    the rule proposes.
-    """
+def schedule_note(workshop: Workshop, name: str, m: float, lam: float) -> str:
+    """Explain curves that are not the loaded model's: their timesteps, and the rule's proposal."""
     own, label = own_beta(workshop), LABELS[name]
     if name == own:
         return ""
@@ -93,12 +91,13 @@ def schedule_note(workshop: Any, name: str, m: float, lam: float) -> str:
             f" its list of noise levels, σ = {sigma[0]:.3g} at t = 0 to {sigma[-1]:.3g} at t ="
             f" {len(sigma) - 1}, and a noised latent is {mix}."
         )
-    sentences.append(f"Dashed lines: {foreign_proposal(workshop, name, m, lam).rule}")
+    proposal = propose_plan(curve_schedule(workshop, name), m=m, lam=lam)
+    sentences.append(f"Dashed lines: {proposal.rule}")
     return tables.notes(sentences)
 
 
-def not_taken_over(workshop: Any, name: str) -> str:
-    """Why a proposal for another schedule does not become the plan."""
+def not_taken_over(workshop: Workshop, name: str) -> str:
+    """Say why a proposal for another schedule does not become the plan."""
     own = own_beta(workshop)
     return (
         f"The dashed lines are the rule's proposal for {LABELS[name]}. {workshop.name} was trained"

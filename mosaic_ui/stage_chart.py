@@ -1,5 +1,4 @@
-"""A Plotly chart with the two stage boundaries as lines that can be dragged, and the same chart
-without lines.
+"""Draw a Plotly chart with two stage boundaries that can be dragged, or without them.
 
 `stage_chart(...)` is a `gr.HTML` with two events: `input` while a line moves (throttled) and
 `release` when it is let go or the arrow keys rest. Its value is the list `[low, high]` of 0-based
@@ -71,7 +70,8 @@ def stage_chart(
 
 
 def plot_panel(figure: dict[str, Any], *, label: str, height: int = 320, **kwargs: Any) -> gr.HTML:
-    """The same chart without boundaries: for pictures that are only looked at. Update with
-    `gr.update(figure=...)`.
+    """Draw the same chart without boundaries, for pictures that are only looked at.
+
+    Update it with `gr.update(figure=...)`.
     """
     return stage_chart([], figure, label=label, height=height, **kwargs)

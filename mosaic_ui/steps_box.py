@@ -1,10 +1,9 @@
-"""Numbers that a person types: our own handlers judge them, and say in one sentence which box is
-meant.
+"""The box of sampling steps: our own handlers judge what is typed, and name the box that is meant.
 
 Gradio checks a component's minimum and maximum before any handler runs and answers with an error
 that names no box; the events chained to it then never come, and the page stays as it was in the
 middle of an answer. So a `gr.Number` here has no limits, and every event that reads a slider is
-wired with `wiring.RAW`: the slider's limits are for its handle only.
+wired with `events.RAW`: the slider's limits are for its handle only.
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ import gradio as gr
 
 from core.errors import StudioError
 
-from . import answers, tables
-from .answers import plain_errors
-from .events import EDIT
+from . import tables
+from .edge import plain_errors
+from .events import EDIT, NOTHING, Views
+from .remedies import page_sentence
+from .shared import Shared
 
 # 1e2 and 0050 are numbers to a browser; the box then shows what was understood. A text that is no
 # number at all is empty to it.
@@ -33,38 +34,47 @@ _STEPS = (
 
 
 def steps_box(steps: int) -> gr.Number:
-    """The box of sampling steps, not rendered yet; it counts when Enter is pressed or when it is
-    left, not key by key.
+    """Make the box of sampling steps, not rendered yet.
+
+    It counts when Enter is pressed or when it is left, not key by key.
     """
     return gr.Number(steps, label="Sampling steps", elem_classes="own-steps", render=False)
 
 
-def wire_steps(shared: Any) -> None:
-    """Through the plan's queue, so that whatever is pressed next finds the steps that were just
-    typed.
-    """
-    box = shared.steps_box
+class StepsBox:
+    """The events of the box of sampling steps."""
+
+    def __init__(self, shared: Shared):
+        self.shared = shared
+
+    def wire(self) -> None:
+        """Connect the box through the plan's queue, so that the next press finds the new steps."""
+        shared, box = self.shared, self.shared.steps_box
+        inputs = [box, shared.steps, shared.scheduler]
+        outputs = [shared.steps, box, shared.steps_said]
+        box.submit(self.on_entered, inputs, outputs, js=_STEPS, **EDIT)
+        box.blur(self.on_steps, inputs, outputs, js=_STEPS, **EDIT)
 
     @plain_errors
-    def on_steps(typed: Any, kept: int, scheduler: str) -> tuple:
-        """(steps, box, sentence): what was typed becomes the steps, or the box goes back to the
-        steps that hold and says why.
+    def on_steps(self, typed: Any, kept: int, scheduler: str) -> Views:
+        """Take the typed steps, or put the box back to the steps that hold and say why.
+
+        Leaving the box comes after every refusal and keeps its sentence.
         """
+        return self._take(typed, kept, scheduler) or NOTHING
+
+    @plain_errors
+    def on_entered(self, typed: Any, kept: int, scheduler: str) -> Views:
+        """Take the typed steps at Enter, where a number that holds already mends a refused one."""
+        return self._take(typed, kept, scheduler) or {self.shared.steps_said: ""}
+
+    def _take(self, typed: Any, kept: int, scheduler: str) -> Views:
+        """Return what the typed steps change; nothing where they are those that hold."""
+        shared = self.shared
         try:
-            steps = answers.whole_steps(typed, len(shared.workshop.schedule))
-            answers.visited(shared.workshop, scheduler, steps)
+            steps = shared.predictions.whole_steps(typed)
+            shared.predictions.visited(scheduler, steps)
         except StudioError as error:
-            return gr.skip(), kept, tables.notes([f"{error} It stays at {kept}."])
-        return (gr.skip(),) * 3 if steps == kept else (steps, gr.skip(), "")
-
-    @plain_errors
-    def on_entered(typed: Any, kept: int, scheduler: str) -> tuple:
-        """The same for Enter, where a number that holds already mends a refused one; leaving the
-        box comes after every refusal and keeps its sentence.
-        """
-        found = on_steps(typed, kept, scheduler)
-        return (*found[:2], "") if found[2] == gr.skip() else found
-
-    inputs, outputs = [box, shared.steps, shared.scheduler], [shared.steps, box, shared.steps_said]
-    box.submit(on_entered, inputs, outputs, js=_STEPS, **EDIT)
-    box.blur(on_steps, inputs, outputs, js=_STEPS, **EDIT)
+            said = tables.notes([f"{page_sentence(error)} It stays at {kept}."])
+            return {shared.steps_box: kept, shared.steps_said: said}
+        return {} if steps == kept else {shared.steps: steps, shared.steps_said: ""}

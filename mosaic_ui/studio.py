@@ -1,12 +1,10 @@
-"""The page as a whole: header, the controls that all places share, and the order of the three
-places.
+"""Build the page: header, the controls that all places share, and the three places in order.
 
     from core.workshop.workshop import get_workshop
     build_studio(get_workshop()).launch(**launch_options())
 
-`Shared.plan` is the single truth: the JSON form of a `StagePlan`. Every chart, slider and box is a
-view of it. A tab's own edits return the tab's views and the new plan; the other tabs follow through
-`shared.plan.change`.
+Every chart, slider and box is a view of `Shared.plan`. A tab's own edits answer with the tab's
+views and the new plan; the other tabs follow (following.py).
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import os
 # read when gradio is imported, so before it
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -25,39 +23,23 @@ from core.curves.plan import StagePlan
 from core.curves.proposals import propose_plan
 from core.curves.samplers import SCHEDULERS
 from core.errors import StudioError
+from core.workshop.workshop import Workshop
 
-from . import answers, jobs, model_facts, tables
-from .answers import plain_errors
-from .compare import tab as compare
-from .events import QUIET
-from .explore import tab as explore
-from .prune import tab as prune
-from .schedules import choices
-from .steps_box import steps_box, wire_steps
+from . import jobs, model_facts, tables
+from .compare.tab import CompareTab
+from .edge import plain_errors
+from .events import QUIET, Views
+from .explore.tab import ExploreTab
+from .following import Following
+from .predictions import Predictions
+from .prune.tab import PruneTab
+from .schedules import choices, own_beta
+from .shared import Shared
+from .steps_box import StepsBox, steps_box
 from .theme import CSS, make_theme
 
 TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
-
-
-@dataclass
-class Shared:
-    """What the tabs share. Components are made here and rendered by the tab where a person looks
-    for them.
-    """
-
-    workshop: Any  # core.workshop.Workshop
-    page: gr.Blocks
-    plan: gr.State  # dict: StagePlan.to_json(), the single truth
-    scheduler: gr.Dropdown  # sampler's name, a key of core.noise.SCHEDULERS
-    beta: gr.Dropdown  # noise schedule of the curves, a key of schedules.LABELS
-    # int: sampling steps as they were last accepted, what every view and job goes by
-    steps: gr.State
-    steps_box: gr.Number  # where they are typed
-    steps_said: gr.HTML  # why the box was refused
-    target: gr.Number  # target mean sparsity of suggestions and presets
-    status: gr.HTML  # the device and calibration line under the title
-    measured: gr.State  # counts up when this device's speed has been measured
 
 
 HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
@@ -67,18 +49,91 @@ stages, and each stage runs its own smaller, pruned copy of the network.
 not the video tool of the same name.</span></p></header>"""
 
 
-def _make_shared(workshop: Any, page: gr.Blocks, plan: StagePlan) -> Shared:
-    own_beta, (sampler, steps) = workshop.beta_schedule, model_facts.default_sampler(workshop)
+class Studio:
+    """The page for one workshop: its parts, whose handlers can be called, and `page` to launch."""
+
+    def __init__(self, workshop: Workshop, plan: StagePlan | None = None):
+        self.workshop = workshop
+        predictions = Predictions(workshop)
+        opening = _opening_plan(predictions, plan)
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as self.page:
+            self.shared = _make_shared(predictions, self.page, opening)
+            gr.HTML(HEADER)
+            self.shared.status.render()
+            with gr.Tabs() as self.tabs:
+                with gr.Tab("1 Explore", id="explore"):
+                    self.explore = ExploreTab(self.shared)
+                with gr.Tab("2 Prune", id="prune"):
+                    self.prune = PruneTab(self.shared)
+                with gr.Tab("3 Compare", id="compare"):
+                    self.compare = CompareTab(self.shared)
+            self.steps = StepsBox(self.shared)
+            self.following = Following(self.shared, self.explore, self.prune)
+            self._wire()
+        self.page.queue(max_size=32)
+
+    def _wire(self) -> None:
+        for part in (self.steps, self.explore, self.prune, self.compare, self.following):
+            part.wire()
+        self.explore.to_prune.click(self.on_to_prune, None, self.tabs, **QUIET, queue=False)
+        # a calibration may have happened since the page was built
+        self.page.load(self.on_load, None, self.shared.status, **QUIET)
+        self.page.unload(_on_leave)
+
+    def on_to_prune(self) -> Views:
+        """Open the tab where Calibrate is."""
+        return {self.tabs: gr.Tabs(selected="prune")}
+
+    @plain_errors
+    def on_load(self) -> Views:
+        """Write the status line as it is now."""
+        return {self.shared.status: tables.status_line(self.workshop)}
+
+
+@plain_errors
+def _on_leave(request: gr.Request) -> None:
+    jobs.forget(request.session_hash)
+
+
+def _opening_plan(predictions: Predictions, plan: StagePlan | None) -> StagePlan:
+    """Return the plan to open with: the given one, or the formula's for the model's own schedule.
+
+    Raises StudioError for a plan that no networks can be made of.
+    """
+    workshop = predictions.workshop
+    timesteps = predictions.visited(*model_facts.default_sampler(workshop))
+    if plan is None:
+        return propose_plan(workshop.schedule, DEFAULT_TARGET, timesteps).plan
+    if plan.plain:
+        return plan
+    if model_facts.unmeasured(workshop):
+        raise StudioError(
+            "This plan shares its cut over layers by their measured errors, and nothing is measured"
+            " of this model yet: open the studio without --plan, press Calibrate, then upload the"
+            " plan."
+        )
+    plan = replace(plan, stage_steps=None)  # the page has a sampler of its own
+    workshop.sharing(plan.counted(timesteps))  # refused before the page is full of it
+    return plan
+
+
+def _make_shared(predictions: Predictions, page: gr.Blocks, plan: StagePlan) -> Shared:
+    """Make what the tabs share, for the opening plan; the tabs render it."""
+    workshop = predictions.workshop
+    own, (sampler, steps) = own_beta(workshop), model_facts.default_sampler(workshop)
     return Shared(
         workshop=workshop,
+        predictions=predictions,
+        opening=plan,
         page=page,
         plan=gr.State(plan.to_json()),
+        edited=gr.State(0),
         scheduler=gr.Dropdown(
             list(SCHEDULERS), value=sampler, label="Scheduler", render=False, filterable=False
         ),
         beta=gr.Dropdown(
-            choices(own_beta),
-            value=own_beta,
+            choices(own),
+            value=own,
             label="Curves of noise schedule",
             render=False,
             filterable=False,
@@ -94,64 +149,13 @@ def _make_shared(workshop: Any, page: gr.Blocks, plan: StagePlan) -> Shared:
     )
 
 
-@plain_errors
-def _on_leave(request: gr.Request) -> None:
-    jobs.forget(request.session_hash)
-
-
-def build_studio(workshop: Any, plan: StagePlan | None = None) -> gr.Blocks:
-    """The page for one workshop, opening on `plan` (default: the formula's proposal for the model's
-    own schedule).
-    """
-    if plan is None:
-        plan = propose_plan(
-            workshop.schedule,
-            DEFAULT_TARGET,
-            answers.visited(workshop, *model_facts.default_sampler(workshop)),
-        ).plan
-    if not plan.plain and model_facts.unmeasured(workshop):
-        raise StudioError(
-            "This plan shares its cut over layers by their measured errors, and nothing is measured"
-            " of this model yet: open the studio without --plan, press Calibrate, then upload the"
-            " plan."
-        )
-    if not plan.plain:
-        plan = replace(plan, stage_steps=None)  # the page has a sampler of its own
-        steps = answers.visited(workshop, *model_facts.default_sampler(workshop))
-        # refuses a plan that no network can be made of, before the page is full of it
-        workshop.sharing(plan.counted(steps))
-
-    @plain_errors
-    def current_status() -> str:
-        return tables.status_line(workshop)
-
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
-        shared = _make_shared(workshop, page, plan)
-        gr.HTML(HEADER)
-        shared.status.render()
-        with gr.Tabs() as tabs:
-            with gr.Tab("1 Explore", id="explore"):
-                explore_tab = explore.build(shared)
-            with gr.Tab("2 Prune", id="prune"):
-                prune_tab = prune.build(shared)
-            with gr.Tab("3 Compare", id="compare"):
-                compare_tab = compare.build(shared)
-        wire_steps(shared)
-        explore.wire(shared, explore_tab)
-        prune.wire(shared, prune_tab)
-        compare.wire(shared, compare_tab)
-        explore_tab.to_prune.click(
-            lambda: gr.Tabs(selected="prune"), None, tabs, **QUIET, queue=False
-        )
-        # a calibration may have happened since the page was built
-        page.load(current_status, None, shared.status, **QUIET)
-        page.unload(_on_leave)
-    page.queue(max_size=32)
-    return page
+def build_studio(workshop: Workshop, plan: StagePlan | None = None) -> gr.Blocks:
+    """Build the page for one workshop, opening on `plan` or on the formula's proposal."""
+    return Studio(workshop, plan).page
 
 
 def launch_options() -> dict[str, Any]:
-    """Arguments for `launch` (Gradio 6 takes the look there, not in `Blocks`)."""
+    """Return arguments for `launch` (Gradio 6 takes the look there, not in `Blocks`)."""
     return {
         "theme": make_theme(),
         "css": CSS,

@@ -1,17 +1,22 @@
-"""Numbers as HTML: the stage table, the cost line and the headline. Pure functions; every number
-has its unit.
+"""Write the stage table, the cost line, the headline and messages as HTML.
+
+Pure functions; every number has its unit (text.py).
 """
 
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Iterable
-from typing import Any
 
+from core.curves.dynamics import Curves
 from core.curves.plan import STAGES, StagePlan
+from core.workshop.prediction import Prediction, StagePrediction
+from core.workshop.workshop import Workshop
 
 from . import model_facts
+from .figures import VIEWS
+from .methods import METHOD_WORDS
+from .text import factor_text, macs_text, percent, plural, seconds_text
 from .theme import STAGE_COLOURS, STAGE_MEANING
 
 ESTIMATE = "errors: a quick estimate (from per-bin curves)"
@@ -23,51 +28,8 @@ BUDGET_WORDS = (
 )
 
 
-def number(value: float, digits: int = 3) -> str:
-    """`digits` significant digits, never in exponent form: 0.123, 1.23, 12.3, 123, 1234."""
-    if value == 0:
-        return "0"
-    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-
-
-def macs_text(macs: float) -> str:
-    """Multiply-accumulates with a unit a person can read."""
-    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if macs >= size:
-            return f"{number(macs / size)} {unit}MACs"
-    return f"{macs:.0f} MACs"
-
-
-def seconds_text(seconds: float | None, beside: float | None = None) -> str:
-    """Seconds, or milliseconds below a tenth of one; `beside` is a time read together with it,
-    which then has the same unit.
-    """
-    if seconds is None:
-        return "not measured yet"
-    return (
-        f"{seconds * 1000:.0f} ms"
-        if min(seconds, seconds if beside is None else beside) < 0.1
-        else f"{number(seconds)} s"
-    )
-
-
-def percent(share: float | None, places: int = 0) -> str:
-    """A share as per cent; a dash where it is not known."""
-    return "–" if share is None else f"{100 * share:.{places}f} %"
-
-
-def images_text(n: int) -> str:
-    """1 image, 16 images."""
-    return "1 image" if n == 1 else f"{n} images"
-
-
-def times(factor: float | None) -> str:
-    """A speed-up factor: ×1.41."""
-    return "unknown" if factor is None else f"×{factor:.2f}"
-
-
 def swatch(stage: str) -> str:
-    """The stage's colour as a small square."""
+    """Return the stage's colour as a small square."""
     return f'<i class="swatch" style="background:{STAGE_COLOURS[stage]}"></i>'
 
 
@@ -75,8 +37,18 @@ def _of_dense(value: str, dense: str | None) -> str:
     return f"{value}<small>dense {dense}</small>" if dense else value
 
 
-def _time_cell(seconds: float | None, dense: float | None) -> str:
-    return "–<small>not measured yet</small>" if seconds is None else seconds_text(seconds, dense)
+def _macs_cell(part: StagePrediction | Prediction) -> str:
+    return _of_dense(macs_text(part.macs), macs_text(part.macs_dense))
+
+
+def _time_cell(part: StagePrediction | Prediction, known: bool) -> str:
+    """Write the time with the dense model's under it, both in one unit."""
+    if part.seconds is None:
+        return "–<small>not measured yet</small>"
+    dense = None
+    if known and part.seconds_dense is not None:
+        dense = seconds_text(part.seconds_dense, beside=[part.seconds])
+    return _of_dense(seconds_text(part.seconds, beside=[part.seconds_dense]), dense)
 
 
 def _error_cell(error: float | None) -> str:
@@ -89,110 +61,113 @@ def _cells(parts: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def stage_table(
-    plan: StagePlan, prediction: Any, timesteps: list[float], device: str, asked: int | None = None
+def _stage_row(
+    plan: StagePlan, stage: int, prediction: Prediction, steps_label: str, known_time: bool
 ) -> str:
-    """Stage by stage what runs and what it is predicted to cost; the last row is the whole run.
+    """Write one stage's row; a stage without steps costs nothing and has dashes."""
+    name, part, (low, high) = STAGES[stage], prediction.stages[stage], plan.stage_range(stage)
+    runs = part.steps > 0
+    cells = [
+        ("Timesteps", f"{low} to {high - 1}"),
+        (steps_label, str(part.steps)),
+        ("Sparsity", _sparsity_cell(plan.sparsity[stage], part.achieved, plan.scope == "run")),
+        ("MACs, predicted", _macs_cell(part) if runs else "–"),
+        ("Time, predicted", _time_cell(part, known_time) if runs else "–"),
+        ("Error, predicted", _error_cell(part.error) if runs else "–"),
+    ]
+    head = f"<span>{swatch(name)}<b>{name}</b></span><small>{STAGE_MEANING[name]}</small>"
+    return f'<tr data-stage="{name}"><th scope="row">{head}</th>{_cells(cells)}</tr>'
 
-    `prediction` is a core.workshop.Prediction, `asked` the sampler's steps, of which second-order
-    samplers make more runs. The table's `data-boundaries` and `data-exact` say what it answers.
-    """
-    known_time, over_run = prediction.seconds is not None, plan.scope == "run"
-    steps = "Sampling steps" if asked in (None, len(timesteps)) else "Runs of the network"
-    rows = []
-    for i, stage in enumerate(STAGES):
-        part, (low, high) = prediction.stages[i], plan.stage_range(i)
-        dense_time = (
-            seconds_text(part.seconds_dense, part.seconds)
-            if known_time and part.seconds_dense is not None
-            else None
-        )
-        name = f"<span>{swatch(stage)}<b>{stage}</b></span><small>{STAGE_MEANING[stage]}</small>"
-        cells = [
-            ("Timesteps", f"{low} to {high - 1}"),
-            (steps, str(part.steps)),
-            ("Sparsity", _sparsity_cell(plan.sparsity[i], part.achieved, over_run)),
-            (
-                "MACs, predicted",
-                _of_dense(macs_text(part.macs), macs_text(part.macs_dense)) if part.steps else "–",
-            ),
-            (
-                "Time, predicted",
-                (
-                    _of_dense(_time_cell(part.seconds, part.seconds_dense), dense_time)
-                    if part.steps
-                    else "–"
-                ),
-            ),
-            ("Error, predicted", _error_cell(part.error) if part.steps else "–"),
-        ]
-        rows.append(f'<tr data-stage="{stage}"><th scope="row">{name}</th>{_cells(cells)}</tr>')
-    dense_time = (
-        seconds_text(prediction.seconds_dense, prediction.seconds)
-        if known_time and prediction.seconds_dense is not None
-        else None
-    )
-    total = [
+
+def _total_row(
+    plan: StagePlan, prediction: Prediction, timesteps: list[float], steps_label: str
+) -> str:
+    """Write the row of the whole run, with what it gains."""
+    cells = [
         ("Timesteps", f"0 to {plan.num_train_timesteps - 1}"),
-        (steps, str(len(timesteps))),
+        (steps_label, str(len(timesteps))),
         ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1)),
-        (
-            "MACs, predicted",
-            _of_dense(macs_text(prediction.macs), macs_text(prediction.macs_dense)),
-        ),
-        (
-            "Time, predicted",
-            _of_dense(_time_cell(prediction.seconds, prediction.seconds_dense), dense_time),
-        ),
+        ("MACs, predicted", _macs_cell(prediction)),
+        ("Time, predicted", _time_cell(prediction, known=True)),
         ("Error, predicted", _error_cell(prediction.error)),
     ]
-    gain = f"predicted {times(prediction.speedup_macs)} fewer MACs"
+    gain = f"predicted {factor_text(prediction.speedup_macs)} fewer MACs"
     if prediction.speedup_seconds is not None:
-        gain += f", {times(prediction.speedup_seconds)} faster"
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("Stage", "Timesteps", steps, "Sparsity"))
+        gain += f", {factor_text(prediction.speedup_seconds)} faster"
+    return (
+        '<tr data-stage="total"><th scope="row"><b>Whole'
+        f" run</b><small>{gain}</small></th>{_cells(cells)}</tr>"
+    )
+
+
+def _table_head(steps_label: str, batch: int) -> str:
+    names = ("Stage", "Timesteps", steps_label, "Sparsity")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     for what, unit in (
         ("MACs", "per image"),
-        ("Time", images_text(prediction.batch)),
+        ("Time", plural(batch, "image")),
         ("Error", "of a layer's output"),
     ):
         head += f'<th scope="col">{what} <em>predicted</em><small>{unit}</small></th>'
-    low, high = plan.boundaries
-    kind, words = (
-        ("exact", EXACT)
-        if prediction.exact
-        else ("estimate", UNKNOWN if prediction.error is None else ESTIMATE)
-    )
+    return head
+
+
+def _prediction_kind(prediction: Prediction) -> tuple[str, str]:
+    """Return (CSS class, words) that say how good the predicted errors are."""
+    if prediction.exact:
+        return "exact", EXACT
+    return "estimate", UNKNOWN if prediction.error is None else ESTIMATE
+
+
+def stage_table(
+    plan: StagePlan,
+    prediction: Prediction,
+    timesteps: list[float],
+    device: str,
+    asked: int | None = None,
+) -> str:
+    """Write per stage what runs and what it is predicted to cost; the last row is the whole run.
+
+    `asked` are the sampler's steps, of which second-order samplers make more runs. The table's
+    `data-boundaries` and `data-exact` tell which plan and which prediction it shows.
+    """
+    steps_label = "Sampling steps" if asked in (None, len(timesteps)) else "Runs of the network"
+    known_time = prediction.seconds is not None
+    rows = "".join(_stage_row(plan, i, prediction, steps_label, known_time) for i in range(3))
+    (low, high), (kind, words) = plan.boundaries, _prediction_kind(prediction)
     foot = (
         "Sparsity: share of attention heads and MLP neurons"
-        f" removed{BUDGET_WORDS if over_run else ''}. MACs: multiply-accumulates of the denoiser,"
-        f" both guidance halves. Time: on {html.escape(device)}, from its latency table. Error:"
-        " mean relative output error of the pruned layers on calibration"
-        f" data.{runs_words(timesteps, asked)}"
+        f" removed{BUDGET_WORDS if plan.scope == 'run' else ''}. MACs: multiply-accumulates of the"
+        f" denoiser, both guidance halves. Time: on {html.escape(device)}, from its latency table."
+        " Error: mean relative output error of the pruned layers on calibration"
+        f" data.{extra_runs_words(timesteps, asked)}"
     )
     return (
         f'<div class="stage-table-wrap"><p class="table-head"><span class="pill {kind}"'
         f' data-testid="prediction-kind">{words}</span></p>'
         f'<table class="stage-table" data-boundaries="{low},{high}"'
         f' data-exact="{str(prediction.exact).lower()}">'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-        '<tfoot><tr data-stage="total"><th scope="row"><b>Whole'
-        f" run</b><small>{gain}</small></th>{_cells(total)}</tr></tfoot></table>"
-        f'<p class="fine">{foot}</p></div>'
+        f"<thead><tr>{_table_head(steps_label, prediction.batch)}</tr></thead>"
+        f"<tbody>{rows}</tbody><tfoot>{_total_row(plan, prediction, timesteps, steps_label)}"
+        f'</tfoot></table><p class="fine">{foot}</p></div>'
     )
 
 
 def _sparsity_cell(asked: float, achieved: float, over_run: bool) -> str:
-    """What goes in a stage. Under one budget the stage's own sparsity only says what it pays into
-    the budget, so what really goes comes first.
+    """Write what is removed from a stage.
+
+    Under one budget the stage's own sparsity is only what it pays into the budget, so what is
+    really removed comes first.
     """
     if over_run:
         return f"{percent(achieved, 1)}<small>of weights go; {percent(asked, 1)} asked for</small>"
     return f"{percent(asked, 1)}<small>{percent(achieved, 1)} of weights go</small>"
 
 
-def runs_words(timesteps: list[float], asked: int | None) -> str:
-    """Why a sampler runs the network more often than its number of steps; begins with a space,
-    empty where it does not.
+def extra_runs_words(timesteps: list[float], asked: int | None) -> str:
+    """Explain why a sampler runs the network more often than its number of steps.
+
+    Begins with a space; empty where it does not.
     """
     runs = len(timesteps)
     if asked is None or runs == asked:
@@ -210,73 +185,65 @@ def runs_words(timesteps: list[float], asked: int | None) -> str:
 
 def headline(
     plan: StagePlan,
-    prediction: Any,
+    prediction: Prediction,
     timesteps: list[float],
     asked: int | None = None,
     steepest: int | None = None,
 ) -> str:
-    """The plan in one plain sentence. `asked` as above; `steepest`: the timestep at which the
-    model's own curve rises fastest, where that is known.
+    """Write the plan in one plain sentence.
+
+    `asked` as in `stage_table`; `steepest` is the timestep at which the model's own curve rises
+    fastest, where that is known.
     """
     if not any(plan.sparsity):
         return (
             '<p class="headline">Nothing is pruned yet: every step runs the whole network. Raise a'
             " sparsity or press Suggest.</p>"
         )
-    shares = (
-        plan.sparsity
-        if plan.scope == "stage"
-        else tuple(round(part.achieved, 3) for part in prediction.stages)
-    )
-    gentle = min(range(3), key=lambda i: shares[i])
-    faster = (
-        ""
-        if prediction.speedup_seconds is None
-        else f", and to be <b>{times(prediction.speedup_seconds)}</b> faster on this device"
-    )
-    where = (
-        f", least in the {STAGES[gentle]} stage"
-        if len(set(shares)) > 1
-        else ", the same in every stage"
-    )
-    fastest = steepest is not None and plan.stage_of(steepest) == gentle and len(set(shares)) > 1
-    why = ", where the model learned fastest" if fastest else ""
-    over = (
-        f"{len(timesteps)} sampling steps"
-        if asked in (None, len(timesteps))
-        else f"{asked} sampling steps ({len(timesteps)} runs of the network)"
-    )
+    faster = ""
+    if prediction.speedup_seconds is not None:
+        factor = factor_text(prediction.speedup_seconds)
+        faster = f", and to be <b>{factor}</b> faster on this device"
+    over = f"{len(timesteps)} sampling steps"
+    if asked not in (None, len(timesteps)):
+        over = f"{asked} sampling steps ({len(timesteps)} runs of the network)"
     return (
         f'<p class="headline">This plan removes <b>{percent(plan.mean_sparsity(timesteps))}</b> of'
-        f" the network's attention heads and neurons on average{where}{why}. Over {over} it is"
+        " the network's attention heads and neurons on average"
+        f"{_gentlest_words(plan, prediction, steepest)}. Over {over} it is"
         f" predicted to need <b>{percent(1 - prediction.macs / prediction.macs_dense)}</b> less"
         f" computation{faster}.{shared_words(plan)}</p>"
     )
 
 
-SHARED_BY = {
-    "uniform": "equal shares",
-    "log_ramp": "a log ramp",
-    "lagrangian": "the Lagrangian",
-    "dynamic": "dynamic programming",
-}
+def _gentlest_words(plan: StagePlan, prediction: Prediction, steepest: int | None) -> str:
+    """Name the stage that loses least, and the reason where the model's curve gives one."""
+    shares = plan.sparsity
+    if plan.scope == "run":
+        late, middle, early = (round(part.achieved, 3) for part in prediction.stages)
+        shares = (late, middle, early)
+    if len(set(shares)) == 1:
+        return ", the same in every stage"
+    gentle = shares.index(min(shares))
+    fastest = steepest is not None and plan.stage_of(steepest) == gentle
+    why = ", where the model learned fastest" if fastest else ""
+    return f", least in the {STAGES[gentle]} stage{why}"
 
 
 def shared_words(plan: StagePlan) -> str:
-    """How layers share the cut, where that is not the paper's rule; begins with a space."""
+    """Say how layers share the cut where that is not the paper's rule; begins with a space."""
     if plan.plain:
         return ""
     menu = f", neurons in multiples of {plan.multiple}" if plan.multiple else ""
     ends = ", first and last block spared" if plan.protect else ""
     run = ", one budget for all stages" if plan.scope == "run" else ""
     time = ", counted in time on this device" if plan.costs == "latency" else ""
-    return f" Layers share the cut by {SHARED_BY[plan.allocation]}{run}{time}{menu}{ends}."
+    by = METHOD_WORDS[plan.allocation].phrase
+    return f" Layers share the cut by {by}{run}{time}{menu}{ends}."
 
 
-def first_step(workshop: Any) -> str:
-    """What to do with a model of which nothing is measured yet,
-    and what the page shows until then.
-    """
+def first_step(workshop: Workshop) -> str:
+    """Write what to do with an unmeasured model, and what the page shows until then."""
     body = "".join(f"<p>{html.escape(s)}</p>" for s in model_facts.calibration_sentences(workshop))
     return (
         '<h3 class="panel-title">First step: let the studio measure this model</h3><p>What you see'
@@ -285,23 +252,16 @@ def first_step(workshop: Any) -> str:
     )
 
 
-def cost_cards(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
-    """The predicted cost in four short figures."""
-    if prediction.seconds is None:
-        time_main, time_note = "–", "not measured yet on this device"
-    else:
-        time_main = f"≈ {seconds_text(prediction.seconds, prediction.seconds_dense)}"
-        time_note = (
-            f"for {images_text(prediction.batch)} on this device; dense ≈"
-            f" {seconds_text(prediction.seconds_dense, prediction.seconds)}"
-        )
-    kind = (
-        "exact on calibration data"
-        if prediction.exact
-        else "not known before a calibration"
-        if prediction.error is None
-        else "estimate"
-    )
+def cost_cards(plan: StagePlan, prediction: Prediction, timesteps: list[float]) -> str:
+    """Write the predicted cost in four short figures."""
+    time_main, time_note = "–", "not measured yet on this device"
+    if prediction.seconds is not None:
+        dense = seconds_text(prediction.seconds_dense, beside=[prediction.seconds])
+        time_main = f"≈ {seconds_text(prediction.seconds, beside=[prediction.seconds_dense])}"
+        time_note = f"for {plural(prediction.batch, 'image')} on this device; dense ≈ {dense}"
+    kind = "not known before a calibration" if prediction.error is None else "estimate"
+    if prediction.exact:
+        kind = "exact on calibration data"
     cards = [
         (
             "Mean sparsity",
@@ -310,7 +270,7 @@ def cost_cards(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
         ),
         (
             "MACs, predicted",
-            f"{times(prediction.speedup_macs)} fewer",
+            f"{factor_text(prediction.speedup_macs)} fewer",
             f"{macs_text(prediction.macs)} of {macs_text(prediction.macs_dense)} per image",
         ),
         ("Time, predicted", time_main, time_note),
@@ -324,7 +284,7 @@ def cost_cards(plan: StagePlan, prediction: Any, timesteps: list[float]) -> str:
 
 
 def stage_legend() -> str:
-    """The three stages in sampling order, each with its colour and its meaning."""
+    """Write the three stages in sampling order, each with its colour and its meaning."""
     return (
         '<p class="stage-legend">'
         + "".join(f"<span>{swatch(s)}{s}: {STAGE_MEANING[s]}</span>" for s in reversed(STAGES))
@@ -333,12 +293,12 @@ def stage_legend() -> str:
 
 
 def notes(sentences: list[str]) -> str:
-    """Short remarks below a control; nothing at all when there are none."""
+    """Write short remarks below a control; nothing at all when there are none."""
     return "".join(f'<p class="note">{html.escape(s)}</p>' for s in sentences)
 
 
 def progress(done: int, total: int, text: str) -> str:
-    """A bar with words; `total` 0 means unknown."""
+    """Write a progress bar with words; `total` 0 means unknown."""
     share = min(1.0, done / total) if total else 0.0
     label = html.escape(text)
     return (
@@ -349,10 +309,8 @@ def progress(done: int, total: int, text: str) -> str:
     )
 
 
-def status_line(workshop: Any) -> str:
-    """Which model, which device, calibrated or not: one line of HTML, what was measured one click
-    away.
-    """
+def status_line(workshop: Workshop) -> str:
+    """Write the line with model, device and calibration; one click opens what was measured."""
     items = (
         f"<span><b>Model</b> {html.escape(workshop.name)}</span><details><summary><b>Device</b>"
         f" {html.escape(workshop.device_text)}, {model_facts.precision(workshop)}</summary>The"
@@ -371,6 +329,31 @@ def status_line(workshop: Any) -> str:
     return f'<div class="status-line" data-testid="status">{items}{state}</div>'
 
 
-def message(text: str, kind: str = "") -> str:
-    """How a job ended, in one sentence."""
-    return f'<p class="job-message {kind}" role="status">{html.escape(text)}</p>'
+def message(text: str, kind: str = "", place: str = "job-message") -> str:
+    """Write one sentence: how a job ended, or why it cannot begin.
+
+    `kind` is "good", "bad" or empty; `place` are the CSS classes of where the sentence stands.
+    """
+    css = f"{place} is-{kind}" if kind else place
+    role = "alert" if kind == "bad" else "status"
+    return f'<p class="{css}" role="{role}">{html.escape(text)}</p>'
+
+
+def boundary_numbers(
+    theory: Curves, boundaries: tuple[int, int], lam: float, agreement: str
+) -> str:
+    """Write theory at both boundaries as a table, with its formulas and `agreement` under it."""
+    rows = ""
+    for i, t in enumerate(boundaries, start=1):
+        values = (theory.mse[t], theory.gradient[t], theory.log_snr[t], theory.score[t])
+        cells = _cells((name, f"{v:.4g}") for name, v in zip(VIEWS, values, strict=True))
+        rows += f'<tr><th scope="row">Boundary {i}, t = {t}</th>{cells}</tr>'
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *VIEWS))
+    return (
+        '<table class="stage-table'
+        f' plain"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        '<p class="fine">MSE(t) = (1 − a)² v + s² for x_t = a x_0 + s e, per latent value.'
+        " Gradient = MSE(t) − MSE(t − 1). "
+        f"Score = gradient / max gradient + λ ln SNR, λ = {lam:g}. t is the scheduler's timestep,"
+        f" counted from 0. {agreement}</p>"
+    )

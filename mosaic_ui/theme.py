@@ -24,8 +24,9 @@ CSS = (Path(__file__).parent / "studio.css").read_text(encoding="utf-8")
 
 
 def make_theme() -> gr.themes.Base:
-    """System fonts only: a web font would be a request to another host, or a flash of other
-    letters.
+    """Return the page's theme, with system fonts only.
+
+    A web font would be a request to another host, or a flash of other letters.
     """
     ink, paper = "#18181b", "#fafafa"
     return gr.themes.Base(

@@ -1,5 +1,6 @@
-"""From dropping a boundary to the table following, on the bundled model in a real browser: `python
-tests/bench_drag.py [drops]`.
+"""Time from dropping a boundary to the table that follows: `python tests/bench_drag.py [drops]`.
+
+On the bundled model in a real browser.
 
 Time runs inside the page, from the pointer's release to the moment the table shows the new
 boundaries. Not a test: it only prints.

@@ -38,7 +38,7 @@ class Watch:
 
 @contextmanager
 def serve(workshop) -> Iterator[str]:
-    """The studio of one workshop on a free port; yields its address."""
+    """Serve the studio of one workshop on a free port; yield its address."""
     from mosaic_ui.studio import build_studio, launch_options
 
     page = build_studio(workshop)
@@ -83,7 +83,7 @@ def visitor(browser: Browser, url: str) -> tuple[Page, Watch]:
 
 
 def boundaries(page: Page) -> list[int]:
-    """What the stage table says it answers."""
+    """Return the boundaries that the stage table is about."""
     return [
         int(b)
         for b in page.locator("#stage-table table").get_attribute("data-boundaries").split(",")

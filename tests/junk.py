@@ -1,5 +1,4 @@
-"""Calls of a running studio as a hostile client makes them: every function of the page, with
-anything.
+"""Call every function of a running studio with anything, as a hostile client may.
 
     python tests/junk.py --calls 2000 --seed 0
 
@@ -169,8 +168,9 @@ class Client:
         )
 
     def call(self, number: Any, data: Any) -> tuple[str, str]:
-        """Make one call through the queue -> (kind, words) of its end, a closed connection
-        included.
+        """Make one call through the queue -> (kind, words) of its end.
+
+        A closed connection is an end too.
         """
         try:
             return self._call(number, data)
@@ -202,7 +202,7 @@ class Client:
         return "no end", ""
 
     def direct(self, name: str, number: Any, data: Any) -> tuple[str, str]:
-        """The same past the queue, by a function's name and number."""
+        """Make one call past the queue, by a function's name and number."""
         body = {"data": data, "fn_index": number, "session_hash": self.session}
         try:
             return f"HTTP {self.post(f'/run/{name}', body).status_code}", ""

@@ -24,8 +24,9 @@ def studio(workshop):
 
 @pytest.fixture
 def page(browser, studio):
-    """A fresh visitor. Whatever the test does, nothing may leave the machine and the console must
-    stay clean.
+    """Open the page for a fresh visitor.
+
+    Whatever the test does, nothing may leave the machine and the console must stay clean.
     """
     opened, watch = visitor(browser, studio)
     yield opened
@@ -36,7 +37,7 @@ def page(browser, studio):
 
 @contextmanager
 def alone(browser, workshop):
-    """A page on a workshop of its own, for what the shared one cannot show."""
+    """Open a page on a workshop of its own, for what the shared one cannot show."""
     with serve(workshop) as url:
         page, _ = visitor(browser, url)
         yield page
@@ -44,7 +45,7 @@ def alone(browser, workshop):
 
 
 def slowed(workshop, seconds: float):
-    """The same workshop on a busy machine: every prediction comes late."""
+    """Return the same workshop as on a busy machine: every prediction comes late."""
     slow, predict = copy.copy(workshop), workshop.predict
 
     def later(*arguments, **options):
@@ -74,6 +75,65 @@ def test_dragging_a_boundary_moves_only_sideways_and_the_table_follows(page):
     expect(page.locator('#stage-table tr[data-stage="early"]')).to_contain_text(f"{high} to 999")
     # the estimate is replaced
     expect(page.locator("#stage-table table")).to_have_attribute("data-exact", "true", timeout=SLOW)
+
+
+def calls_of(page) -> list[str]:
+    """Collect the names of the handlers that the page calls on the server from now on."""
+    listed = page.evaluate("window.gradio_config.dependencies.map(d => [d.id, d.api_name])")
+    names = {number: re.sub(r"_\d+$", "", str(name)) for number, name in listed}
+    called: list[str] = []
+
+    def note(request):
+        if request.method == "POST" and re.search("/queue/join|/run/", request.url):
+            called.append(names[json.loads(request.post_data)["fn_index"]])
+
+    page.on("request", note)
+    return called
+
+
+def test_one_drop_asks_for_the_exact_prediction_once_in_five_calls(browser, workshop):
+    """The table by the short way, the drop, the other tabs' views in two, the exact prediction."""
+    counted, exact = copy.copy(workshop), []
+
+    def predict(*arguments, **options):
+        exact.append(options.get("exact", False))
+        return workshop.predict(*arguments, **options)
+
+    counted.predict = predict
+    with alone(browser, counted) as page:
+        table = page.locator('#stage-table table[data-exact="true"]')
+        expect(table).to_be_visible(timeout=SLOW)
+        page.wait_for_timeout(1500)  # the answers to opening the page are in
+        calls = calls_of(page)
+        handle = page.get_by_role("slider", name="Stage boundary 2").bounding_box()
+        x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 40, y, steps=4)
+        page.wait_for_timeout(1000)  # what was sent while it moved is answered
+        assert set(calls) == {"on_drag"} and not any(exact[-2:])
+        calls.clear()
+        exact.clear()
+        page.mouse.up()
+        settled(page)
+        expect(table).to_be_visible(timeout=SLOW)
+        page.wait_for_timeout(1500)
+        assert sorted(calls) == ["describe", "follow", "on_drag", "on_drop", "refine"]
+        assert exact.count(True) == 1
+
+
+def test_a_line_dropped_where_it_was_has_its_exact_prediction_again(page):
+    table = page.locator('#stage-table table[data-boundaries="93,550"][data-exact="true"]')
+    expect(table).to_be_visible(timeout=SLOW)
+    handle = page.get_by_role("slider", name="Stage boundary 2").bounding_box()
+    x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y, steps=4)
+    expect(page.locator('#stage-table table[data-exact="false"]')).to_be_visible(timeout=SLOW)
+    page.mouse.move(x, y, steps=4)
+    page.mouse.up()
+    expect(table).to_be_visible(timeout=SLOW)
 
 
 def test_keyboard_and_number_box_move_a_boundary_exactly(page):

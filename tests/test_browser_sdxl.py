@@ -1,6 +1,4 @@
-"""The studio on a text model, as a visitor meets it: a tiny random SDXL that ships nothing,
-calibrated on its own samples.
-"""
+"""Test the studio on a text model: a tiny random SDXL, calibrated on its own samples."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ SLOW = 120_000  # ms; a machine that runs other things must not fail a test
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
-    """A text model that nothing is known of: few bins, few samples, two sampling steps."""
+    """Make a text model that is not measured: few bins, few samples, two sampling steps."""
     folder = make_sdxl(tmp_path_factory.mktemp("text") / "tiny-sdxl")
     settings = CalibrationSettings(edges=(0, 300, 1000), images=8, held_out=4)
     return Workshop(

@@ -1,6 +1,4 @@
-"""What a visitor types that cannot be, and what they do while others work: the page says so once
-and goes on working.
-"""
+"""Test what a visitor types that cannot be, and does while others work, in a real browser."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ from core.workshop.workshop import Workshop
 
 @pytest.fixture(scope="module")
 def fresh(small_settings, tmp_path_factory):
-    """Five blocks, so that sparing both ends leaves three to cut; not calibrated, and calibration
-    takes its time.
+    """Make a model of five blocks, so that sparing both ends leaves three to cut.
+
+    It is not calibrated, and calibration takes its time.
     """
     folder = make_pipeline(tmp_path_factory.mktemp("five"), blocks=5, heads=4, head_dim=8)
     shop = Workshop(
@@ -43,7 +42,7 @@ def studio(fresh):
 
 @pytest.fixture
 def visit(browser, studio):
-    """Opens a page for one visitor more; no page may log an error or leave the machine."""
+    """Return a function that opens pages, none of which may log an error or leave the machine."""
     opened = []
 
     def visit():

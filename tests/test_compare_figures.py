@@ -1,6 +1,4 @@
-"""Compare tab: pictures, times per stage and HTML from results, and the handlers' checks. No model,
-no browser.
-"""
+"""Test the Compare tab's pictures, times per stage and HTML from results, and its checks."""
 
 from __future__ import annotations
 
@@ -8,23 +6,21 @@ import base64
 import io
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from core.curves.noise import NoiseSchedule
 from core.curves.plan import StagePlan
 from core.errors import PlanError, StudioError
 from core.workshop.comparison import Comparison, SampleSettings, Side
-from mosaic_ui import answers
+from mosaic_ui import text
 from mosaic_ui.compare import figures, pictures
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.compare import timing as compare_timing
-from mosaic_ui.compare import words as compare_words
+from mosaic_ui.inputs import read_upload
 from mosaic_ui.theme import STAGE_COLOURS
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
@@ -135,7 +131,7 @@ def test_png_is_lossless():
 
 
 @pytest.mark.parametrize(
-    "value, width, text",
+    "value, width, words",
     [
         (None, None, "–"),
         (float("nan"), None, "–"),
@@ -149,24 +145,19 @@ def test_png_is_lossless():
         (1.0, 0.0, "1.00 ± 0.00 s"),
     ],
 )
-def test_seconds_carry_their_unit_and_enough_figures(value, width, text):
-    assert compare_words.seconds_text(value, width) == text
+def test_seconds_carry_their_unit_and_enough_figures(value, width, words):
+    assert text.seconds_text(value, width) == words
 
 
 def test_macs_and_factors_in_words():
-    assert (
-        compare_words.macs_text(1.234e12) == "1.23 TMACs" and compare_words.macs_text(None) == "–"
-    )
-    assert (
-        compare_words.factor_text(1.3149) == "×1.31"
-        and compare_words.factor_text(None) == "not known"
-    )
+    assert text.macs_text(1.234e12) == "1.23 TMACs" and text.macs_text(None) == "–"
+    assert text.factor_text(1.3149) == "×1.31" and text.factor_text(None) == "not known"
 
 
 def test_times_read_together_have_one_unit():
     assert (
-        compare_words.seconds_text(0.103, beside=(0.0791,)) == "103 ms"
-        and compare_words.seconds_text(0.0791, beside=(0.103,)) == "79.1 ms"
+        text.seconds_text(0.103, beside=(0.0791,)) == "103 ms"
+        and text.seconds_text(0.0791, beside=(0.103,)) == "79.1 ms"
     )
     c = comparison()
     c.a.step_seconds, c.b.step_seconds = [[0.03] * 4] * 3, [[0.02] * 4] * 3
@@ -358,22 +349,18 @@ def test_plan_note_in_sampling_order():
     ) and 'role="alert"' in compare_live.plan_note(None, "bad")
 
 
-WORKSHOP = SimpleNamespace(
-    class_names={i: f"thing {i}" for i in range(10)},
-    schedule=NoiseSchedule.from_betas("linear"),
-    beta_schedule="linear",
-)
+CLASSES = {i: f"thing {i}" for i in range(10)}
 
 
 def test_labels_take_the_chosen_classes_in_turns():
-    assert compare_inputs.chosen_labels(["thing 3", "thing 1"], WORKSHOP.class_names, 5) == (
+    assert compare_inputs.chosen_labels(["thing 3", "thing 1"], CLASSES, 5) == (
         3,
         1,
         3,
         1,
         3,
     )
-    assert compare_inputs.chosen_labels(["All ten classes"], WORKSHOP.class_names, 12) == (
+    assert compare_inputs.chosen_labels(["All ten classes"], CLASSES, 12) == (
         *range(10),
         0,
         1,
@@ -381,7 +368,7 @@ def test_labels_take_the_chosen_classes_in_turns():
 
 
 def test_all_and_single_classes_exclude_each_other():
-    everything = compare_inputs.all_classes(WORKSHOP.class_names)
+    everything = compare_inputs.all_classes(CLASSES)
     assert (
         everything == "All ten classes"
         and compare_inputs.all_classes({i: f"class {i}" for i in range(10)}) == "Classes 0 to 9"
@@ -397,24 +384,22 @@ def test_all_and_single_classes_exclude_each_other():
 )
 def test_a_bad_upload_is_one_sentence(content):
     with pytest.raises(PlanError) as error:
-        answers.read_upload(content)
+        read_upload(content)
     assert "\n" not in str(error.value) and str(error.value)
 
 
 def test_a_good_upload_is_the_plan():
-    assert answers.read_upload(PLAN.dumps().encode()) == PLAN
+    assert read_upload(PLAN.dumps().encode()) == PLAN
 
 
-def test_sides_resolve_to_plans():
+def test_sides_resolve_to_plans(workshop):
     timesteps = [float(t) for t in range(980, -1, -20)]
 
     def resolve(choice, uploaded=None):
-        return compare_inputs.resolve_side(
-            choice, PLAN.to_json(), uploaded, WORKSHOP, 0.33, timesteps
-        )
+        return compare_inputs.resolve_side(choice, PLAN, uploaded, workshop, 0.33, timesteps)
 
     assert resolve("Dense") is None and resolve("Current plan") == PLAN
-    assert resolve("Uploaded plan", PLAN.to_json()) == PLAN
+    assert resolve("Uploaded plan", PLAN) == PLAN
     assert resolve("Paper's eye [200, 600]").boundaries == (200, 600)
     assert len({resolve(name) for name in compare_inputs.PRESETS}) == 4
     for bad in ("Uploaded plan", "../etc", None):
@@ -437,7 +422,7 @@ def test_sides_resolve_to_plans():
         {"repeats": 0},
     ],
 )
-def test_settings_are_checked(change):
+def test_settings_are_checked(workshop, change):
     values = {
         "asked": [],
         "images": 16,
@@ -447,9 +432,9 @@ def test_settings_are_checked(change):
         "scheduler": "DDIM",
         "repeats": 3,
     }
-    assert len(compare_inputs.checked_settings(WORKSHOP, **values).labels) == 16
+    assert len(compare_inputs.checked_settings(workshop, **values).labels) == 16
     with pytest.raises(StudioError):
-        compare_inputs.checked_settings(WORKSHOP, **{**values, **change})
+        compare_inputs.checked_settings(workshop, **{**values, **change})
 
 
 def test_equal_names_get_their_letter():

@@ -1,5 +1,6 @@
-"""A comparison as it runs: its progress, its last views, and what Stop leaves. On a tiny model,
-without a browser.
+"""Test a comparison as it runs: its progress, its last views, and what Stop leaves.
+
+On a tiny model, without a browser.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from core.workshop.compare import compare
 from core.workshop.comparison import Preview, SampleSettings
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import run as compare_run
+from mosaic_ui.predictions import Predictions
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
 
@@ -33,7 +35,7 @@ def test_progress_runs_once_from_nothing_to_all():
     ) == (3, 4)
 
 
-def last_live(updates) -> tuple:
+def last_live(updates) -> dict:
     *_, last = updates
     return last
 
@@ -42,14 +44,10 @@ def test_a_run_from_the_handler_to_the_views(workshop):
     settings = compare_inputs.checked_settings(workshop, ["thing 1"], 2, 0, 5, 1.5, "DDIM", 1)
     request = compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan"))
     updates = list(compare_run.stream(workshop, request, threading.Event()))
-    assert any("<img" in str(update[0]) for update in updates[:-1])
-    views = [str(view) for view in updates[-1]]
-    assert (
-        "Current plan" in views[2]
-        and "Dense" in views[2]
-        and "Left: A · Dense" in views[3]
-        and len(views) == 10
-    )
+    assert any("<img" in str(update["live"]) for update in updates[:-1])
+    views = {name: str(view) for name, view in updates[-1].items()}
+    assert "Current plan" in views["verdict"] and "Dense" in views["verdict"]
+    assert "Left: A · Dense" in views["slider"] and len(views) == 10
 
 
 def test_stop_leaves_partial_pictures_and_a_sentence(workshop, monkeypatch):
@@ -60,7 +58,7 @@ def test_stop_leaves_partial_pictures_and_a_sentence(workshop, monkeypatch):
     for update in compare_run.stream(
         workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop
     ):
-        seen.append(str(update[0]))
+        seen.append(str(update["live"]))
         if "<img" in seen[-1]:
             stop.set()
     assert "Stopped" in seen[-1] and "unfinished" in seen[-1] and seen[-1].count("<img") == 2
@@ -72,13 +70,11 @@ def test_stop_leaves_partial_pictures_and_a_sentence(workshop, monkeypatch):
             stop,
         )
     )
-    assert "Press Compare to start again" in before[0]
+    assert "Press Compare to start again" in before["live"]
 
 
 def stopped_at(workshop, n: int, words: str) -> str:
-    """The last live view of a run of n images that is stopped at the first report with these
-    words.
-    """
+    """Return the last live view of a run of n images, stopped at a report with these words."""
     stop, request = (
         threading.Event(),
         compare_inputs.Request(
@@ -86,7 +82,7 @@ def stopped_at(workshop, n: int, words: str) -> str:
         ),
     )
     for update in compare_run.stream(workshop, request, stop):
-        last = update[0]
+        last = update["live"]
         if words in str(last):
             stop.set()
     return last
@@ -115,13 +111,12 @@ def test_a_refusal_or_an_early_stop_leaves_the_earlier_results_in_sight(workshop
         SampleSettings(labels=(0, 1), steps=5), (None, impossible), ("Dense", "Uploaded plan")
     )
     updates = list(compare_run.stream(workshop, request, threading.Event()))
-    assert "is-bad" in updates[-1][0] and {str(update[1]) for update in updates} == {
-        str(compare_run.NO_RESULT[0])
-    }
+    assert "is-bad" in updates[-1]["live"]
+    assert all(set(update) == {"live"} for update in updates)
 
 
 def test_an_upload_that_no_network_can_be_made_of_is_refused_at_once(workshop):
-    timesteps = compare_inputs.run_timesteps(workshop, "DDIM", 50)
+    timesteps = Predictions(workshop).visited("DDIM", 50)
     with pytest.raises(StudioError, match="can go"):
         compare_inputs.checked_plan(
             workshop,
@@ -138,8 +133,9 @@ def test_an_upload_that_no_network_can_be_made_of_is_refused_at_once(workshop):
 
 
 def test_one_budget_is_judged_by_the_steps_it_will_run_with(workshop):
-    """Half of this model can go at most, as every block is an end; few steps fall where little is
-    asked for, or many.
+    """Half of this model can go at most, as every block is an end.
+
+    Few steps fall where little is asked for, or many.
     """
     plan = StagePlan((93, 550), (0.1, 0.9, 0.1), scope="run", protect=0.5, stage_steps=(0, 1, 0))
     # the file's own steps do not count
@@ -221,19 +217,19 @@ BAD = [
 def test_a_refused_setting_names_its_box(workshop, name, value, box):
     with pytest.raises(StudioError, match=f"^{box} must be"):
         compare_inputs.checked_request(
-            workshop,
+            Predictions(workshop),
             ("Dense", "Formula"),
             (None, None),
-            PLAN.to_json(),
+            PLAN,
             0.33,
-            tuple((SETTINGS | {name: value}).values()),
+            SETTINGS | {name: value},
         )
 
 
 def test_a_bad_target_is_refused_only_where_a_preset_needs_it(workshop):
     def ask(side):
         return compare_inputs.checked_request(
-            workshop, ("Dense", side), (None, None), PLAN.to_json(), 1, tuple(SETTINGS.values())
+            Predictions(workshop), ("Dense", side), (None, None), PLAN, 1, SETTINGS
         )
 
     assert ask("Current plan").plans == (None, PLAN)

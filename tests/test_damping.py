@@ -27,7 +27,7 @@ from core.pruning.obs import compensated_weights, compensation
 from core.pruning.orders import RemovalOrders, find_orders, orders_file
 from core.workshop.workshop import Workshop
 from mosaic_ui.prune import views as prune_views
-from mosaic_ui.studio import build_studio
+from mosaic_ui.studio import Studio
 
 # 128 tokens a bin for 256 neurons and 64 columns of heads
 FEW = CalibrationSettings(edges=(0, 500, 1000), images=4, held_out=2, damping=0.0)
@@ -229,12 +229,13 @@ def test_the_studio_says_it_after_prune(workshop, scarce):
 
 
 def test_the_prune_button_says_it_of_what_it_built(scarce):
-    page, visitor = build_studio(scarce, STAGE_PLAN), SimpleNamespace(session_hash="visitor")
-    _, ask = (f.fn for f in page.fns.values() if f.name == "ask_job")  # Calibrate's and Prune's
-    prune = next(f.fn for f in page.fns.values() if f.name == "on_prune")
+    jobs_of, visitor = (
+        Studio(scarce, STAGE_PLAN).prune.jobs,
+        SimpleNamespace(session_hash="visitor"),
+    )
     for _ in range(2):  # built, and kept from before
-        ask(STAGE_PLAN.to_json(), "DDIM", 50, visitor)
-        said = [*prune(visitor)][-1][0]
+        jobs_of.ask_prune(STAGE_PLAN.to_json(), "DDIM", 50, visitor)
+        said = [*jobs_of.on_prune(visitor)][-1][jobs_of.job]
         assert damping_sentence(scarce.build(STAGE_PLAN)) in said
 
 

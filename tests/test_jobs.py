@@ -33,7 +33,7 @@ def test_a_job_reports_and_returns():
         return seen.wait(10)
 
     steps = jobs.run_job(work)
-    assert next(steps) == jobs.Step(1, 2, "half")
+    assert next(steps) == jobs.JobReport(1, 2, "half")
     seen.set()
     assert list(steps) == [True]
 

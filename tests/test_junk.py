@@ -13,6 +13,7 @@ import gradio as gr
 import pytest
 from junk import JUNK, LIKELY, MARK, PLAN, ROOT, Client, Found, junk_calls
 
+from core.curves.plan import StagePlan
 from core.curves.plan_checks import short
 from core.errors import StudioError
 from mosaic_ui import edge
@@ -105,7 +106,21 @@ def test_no_handler_called_with_anything_raises_anything_but_a_notice(page):
 
 def test_an_input_without_a_check_cannot_be_wired():
     with pytest.raises(KeyError):
-        edge.plain_errors(lambda anything: None)
+        edge.plain_errors(lambda anything: anything)
+
+
+def test_a_method_is_checked_too_and_gets_the_plan_parsed():
+    class Place:
+        @edge.plain_errors
+        def on_plan(self, plan, snap):
+            return self, plan, snap
+
+    place = Place()
+    assert place.on_plan(PLAN, True) == (place, StagePlan.from_json(PLAN), True)
+    assert place.on_plan.checked
+    for given in (("93", True), (PLAN, "yes"), (None, False)):
+        with pytest.raises(gr.Error):
+            place.on_plan(*given)
 
 
 HOSTILE_VALUES = [
@@ -149,7 +164,7 @@ def test_a_sentence_can_quote_what_cannot_be_printed():
 def test_a_log_is_read_for_whose_exception_it_is():
     found = Found()
     found.read(
-        f'{MARK}:\n  File "{ROOT}/mosaic_ui/answers.py", line 1\nTypeError\n'
+        f'{MARK}:\n  File "{ROOT}/mosaic_ui/edge.py", line 1\nTypeError\n'
         f'{MARK}:\n  File "/elsewhere/gradio/blocks.py"\nError\n'
     )
     assert (len(found.ours), len(found.theirs)) == (1, 1) and PLAN["boundaries"] == [93, 550]

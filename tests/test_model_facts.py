@@ -1,6 +1,4 @@
-"""What the page promises and asks of a model, DiT or SDXL: work, disk, sizes, prompts, first step;
-no browser.
-"""
+"""Test what the page promises and asks of a model, DiT or SDXL: work, disk, sizes, prompts."""
 
 from __future__ import annotations
 
@@ -22,20 +20,22 @@ from core.errors import StudioError
 from core.models.checkpoints import load_checkpoint
 from core.workshop.comparison import SampleSettings
 from core.workshop.workshop import Workshop
-from mosaic_ui import answers, model_facts, tables
+from mosaic_ui import model_facts, tables
 from mosaic_ui.compare import figures as compare_figures
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare.pictures import shrunk
-from mosaic_ui.figures import mosaic_figure
+from mosaic_ui.predictions import Predictions
 from mosaic_ui.prune import views as prune_views
+from mosaic_ui.prune.mosaic_figure import mosaic_figure
 from mosaic_ui.studio import build_studio
+from mosaic_ui.text import bytes_text
 
 PLAN = StagePlan((90, 831), (0.5, 0.25, 0.5))
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """A text model of which nothing is measured."""
+    """Make a text model of which nothing is measured."""
     folder = make_sdxl(tmp_path_factory.mktemp("text") / "tiny-sdxl")
     settings = CalibrationSettings(edges=(0, 300, 1000), images=8, held_out=4)
     return Workshop(
@@ -69,19 +69,19 @@ def test_the_two_families_are_asked_differently(workshop, words):
         )
 
 
-def test_a_large_model_is_asked_for_little():
-    xl = SimpleNamespace(forward_macs=(114_375_000_000, 0), device=torch.device("cpu"))
-    assert (
-        model_facts.batch(xl) == 2
-        and model_facts.large(xl)
-        and model_facts.images_offered(xl) == (2, 16)
-    )
-    assert (
-        model_facts.batch(SimpleNamespace(forward_macs=(3e12, 0), device=torch.device("cuda"))) == 5
-    )
-    assert (
-        model_facts.batch(SimpleNamespace(forward_macs=(3e12, 0), device=torch.device("cpu"))) == 1
-    )
+def with_work(workshop, macs, device="cpu"):
+    """Return the workshop as if one forward of its model took `macs` on `device`."""
+    other = copy.copy(workshop)
+    other.forward_macs, other.device = (int(macs), 0), torch.device(device)
+    return other
+
+
+def test_a_large_model_is_asked_for_little(workshop):
+    xl = with_work(workshop, 114_375_000_000)
+    assert model_facts.batch(xl) == 2 and model_facts.large(xl)
+    assert model_facts.images_offered(xl) == (2, 16)
+    assert model_facts.batch(with_work(workshop, 3e12, "cuda")) == 5
+    assert model_facts.batch(with_work(workshop, 3e12)) == 1
 
 
 def test_exact_errors_only_where_they_come_in_time(workshop, words):
@@ -97,15 +97,15 @@ def test_exact_errors_only_where_they_come_in_time(workshop, words):
 def test_what_calibrate_promises_is_what_it_does(words):
     told = " ".join(model_facts.calibration_sentences(words))
     assert words.source.text in told and f"{len(words.layers)} layers in 2 timestep bins" in told
-    assert model_facts.bytes_text(calibration_disk(words.layers, words.settings)) in told
+    assert bytes_text(calibration_disk(words.layers, words.settings)) in told
     made, measured = (
         int(n) for n in re.search(r"(\d+) times to make the samples and (\d+) times", told).groups()
     )
     totals, rows = [], 0
-    words.data(lambda done, total, text: totals.append(total) if "sampling" in text else None)
+    words.data(lambda _, total, text: totals.append(total) if "sampling" in text else None)
     assert set(totals) == {made} == {12 * 3 * 2}
 
-    def count(module, args, kwargs):
+    def count(_, args, kwargs):
         nonlocal rows
         rows += len(args[0] if args else kwargs["sample"])
 
@@ -123,7 +123,8 @@ def test_nothing_measured_is_said_and_shipped_curves_count(
     assert model_facts.unmeasured(fresh) and not model_facts.unmeasured(workshop)
     # shipped latents: nothing to make
     assert "times to measure (denoiser rows" in " ".join(model_facts.calibration_sentences(fresh))
-    assert tables.UNKNOWN in answers.predicted(fresh, PLAN.to_json(), "DDIM", 50)[0]
+    predictions = Predictions(fresh)
+    assert tables.UNKNOWN in predictions.table(predictions.predict(PLAN, "DDIM", 50))
     page = build_studio(fresh)
     shown = {
         c["props"].get("elem_id"): c["props"].get("visible") for c in page.config["components"]
@@ -136,11 +137,7 @@ def test_nothing_measured_is_said_and_shipped_curves_count(
 
 def test_sizes_are_multiples_of_64_and_none_is_the_models_own(words):
     assert model_facts.sizes(words) == {"32 × 32 (the model's own)": None, "64 × 64": (64, 64)}
-    real = SimpleNamespace(
-        transformer=SimpleNamespace(config=SimpleNamespace(sample_size=128)),
-        checkpoint=SimpleNamespace(pipeline=SimpleNamespace(vae_scale_factor=8)),
-    )
-    sizes = model_facts.sizes(real)
+    sizes = model_facts.sizes_beside(1024)
     assert list(sizes.values()) == [None, (768, 768), (512, 512), (768, 1024), (1024, 768)]
     assert list(sizes)[3] == "1024 wide × 768 high"
 
@@ -186,7 +183,7 @@ def test_steps_are_those_of_the_models_own_sampler(words):
 
     for name in ("Euler", "DDIM"):
         walked = Denoiser(words.dense, sampler(words, name), words.schedule, 7).timesteps
-        assert answers.visited(words, name, 7) == walked
+        assert Predictions(words).visited(name, 7) == walked
 
 
 def test_seventy_blocks_keep_a_row_each_and_a_label_for_each_group(words):
@@ -204,7 +201,7 @@ def test_seventy_blocks_keep_a_row_each_and_a_label_for_each_group(words):
     ]
     assert [line["y0"] for line in figure["layout"]["shapes"]] == [2.5, 12.5]
     assert figure["data"][0]["text"][2][0].endswith("down 3.1 block 1")
-    tiny = prune_views.picture(words, PLAN, answers.visited(words, "Euler", 30))
+    tiny = prune_views.picture(words, PLAN, Predictions(words).visited("Euler", 30))
     assert tiny["layout"]["yaxis"]["ticktext"] == ["down 2.1", "mid", "up 1.1", "up 1.2"]
 
 
@@ -230,7 +227,7 @@ def test_words_of_a_visitor_are_text():
         device="CPU",
         settings=SampleSettings(prompts=(HOSTILE,) * 2, negative=HOSTILE, size=(64, 128)),
     )
-    line = compare_figures._settings_line(comparison)
+    line = compare_figures.settings_line(comparison)
     # escaped by whoever shows it
     assert (
         "2 images of 128 × 64 pixels" in line

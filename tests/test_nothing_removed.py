@@ -19,7 +19,7 @@ from core.workshop.comparison import Comparison, SampleSettings
 from core.workshop.workshop import Workshop
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import run as compare_run
-from mosaic_ui.studio import build_studio
+from mosaic_ui.studio import Studio
 
 NOTHING = StagePlan((93, 550), (0, 0, 0))
 SHARED = [
@@ -71,14 +71,12 @@ def test_compare_samples_at_once(fresh, plan):
 
 
 def test_the_page_prunes_and_compares_at_once(fresh):
-    fns = {
-        f.name: f.fn for f in build_studio(fresh, NOTHING).fns.values()
-    }  # of the two that ask, Prune's is the last
-    fns["ask_job"](NOTHING.to_json(), "DDIM", 4, VISITOR)
-    said = [*fns["on_prune"](VISITOR)][-1][0]
+    jobs_of = Studio(fresh, NOTHING).prune.jobs
+    jobs_of.ask_prune(NOTHING.to_json(), "DDIM", 4, VISITOR)
+    said = [*jobs_of.on_prune(VISITOR)][-1][jobs_of.job]
     assert "early 100 %" in said and "Calibrated" not in said
     request = compare_inputs.Request(SETTINGS, (None, NOTHING), ("Dense", "Nothing"))
-    views = [str(view[0]) for view in compare_run.stream(fresh, request, threading.Event())]
+    views = [str(view["live"]) for view in compare_run.stream(fresh, request, threading.Event())]
     assert not any("alibrating" in view for view in views)
 
 

@@ -14,19 +14,17 @@ from core.curves.proposals import preset_names, presets
 from core.errors import StudioError
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
-from mosaic_ui import answers, schedules
+from mosaic_ui import schedules
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.figures import VIEWS
-from mosaic_ui.studio import build_studio
+from mosaic_ui.predictions import Predictions
+from mosaic_ui.studio import Studio, build_studio
 
 VISITOR = SimpleNamespace(session_hash="visitor")
 
 
 def workshop_of(total: int, folder, settings) -> Workshop:
-    """Make a workshop of the tiny model whose scheduler counts `total` timesteps.
-
-    It is not calibrated.
-    """
+    """Make a workshop of the tiny model with `total` timesteps; not calibrated."""
     path = make_pipeline(folder / f"model{total}") / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": total}))
     return Workshop(load_checkpoint(path.parent.parent, "cpu"), settings, folder / "cache")
@@ -38,19 +36,26 @@ def other(request, small_settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(other):
-    return build_studio(other)
+def studio(other):
+    return Studio(other)
 
 
-def handler(page, name: str, which: int = 0):
-    return [f.fn for f in page.fns.values() if f.name == name][which]
+@pytest.fixture(scope="module")
+def page(studio):
+    return studio.page
+
+
+def noted(studio, choice, plan):
+    """Return what Compare writes below the picker of side A."""
+    compare = studio.compare
+    return compare.describe(choice, None, "Dense", None, plan, "DDIM", 20)[compare.a.note]
 
 
 def labelled(page, label: str):
     return [c for c in page.blocks.values() if getattr(c, "label", None) == label]
 
 
-def test_presets_go_by_one_name_everywhere(other, page):
+def test_presets_go_by_one_name_everywhere(other, studio, page):
     total = len(other.schedule)
     eye = f"Paper's eye [{total // 5}, {3 * total // 5}]"
     names = list(presets(other.schedule))
@@ -60,23 +65,19 @@ def test_presets_go_by_one_name_everywhere(other, page):
         for label in ("Preset", "A runs", "B runs")
     ]
     assert all(eye in choices and "Paper's eye [200, 600]" not in choices for choices in offered)
-    plan = StagePlan(
-        (total // 10, total // 2), (0.4, 0.1, 0.5), num_train_timesteps=total
-    ).to_json()
-    taken = handler(page, "on_preset")(eye, 0.3, "DDIM", 20, False, plan, VISITOR)
-    assert (
-        taken[0]["boundaries"] == [total // 5, 3 * total // 5]
-        and taken[0].get("num_train_timesteps") == total
-    )
+    plan = StagePlan((total // 10, total // 2), (0.4, 0.1, 0.5), num_train_timesteps=total)
+    plain, timesteps = plan.to_json(), studio.shared.predictions.visited("DDIM", 20)
+    found = studio.explore.on_preset(eye, 0.3, "DDIM", 20, False, plain, VISITOR)
+    taken = found[studio.shared.plan]
+    assert taken["boundaries"] == [total // 5, 3 * total // 5]
+    assert taken.get("num_train_timesteps") == total
     for name in (eye, "Uniform"):
-        side = compare_inputs.resolve_side(
-            name, plan, None, other, None, answers.visited(other, "DDIM", 20)
-        )
+        side = compare_inputs.resolve_side(name, plan, None, other, None, timesteps)
         assert side.num_train_timesteps == total
-        assert "Removed" in handler(page, "describe")(name, plan, None, "DDIM", 20)
+        assert "Removed" in noted(studio, name, plain)
 
 
-def test_handles_axes_and_steps_end_where_the_model_ends(other, page):
+def test_handles_axes_and_steps_end_where_the_model_ends(other, studio, page):
     total = len(other.schedule)
     charts = [
         c for c in page.blocks.values() if isinstance(c, gr.HTML) and c.elem_id == "stage-chart"
@@ -86,41 +87,38 @@ def test_handles_axes_and_steps_end_where_the_model_ends(other, page):
     assert (steps.minimum, steps.maximum) == (1, min(1000, total))
     for beta in schedules.LABELS:
         for view in VIEWS:
-            assert (
-                len(answers.figure(other, view, "linear", beta, 0.55, 0.02)["data"][-1]["x"])
-                == total
-            )
+            drawn = studio.shared.predictions.figure(view, "linear", beta, 0.55, 0.02)
+            assert len(drawn["data"][-1]["x"]) == total
         plan = StagePlan((1, total - 1), (0.4, 0.1, 0.5), num_train_timesteps=total).to_json()
-        assert f"t = {total - 1}" in handler(page, "on_numbers")(plan, beta, 0.02)
-    boxes = handler(page, "on_boxes")(total, None, plan, "DDIM", 20, False, VISITOR)
-    assert f"both between 0 and {total}" in boxes[-1]
+        curves = studio.explore.curves
+        assert f"t = {total - 1}" in curves.on_numbers(plan, beta, 0.02)[curves.numbers]
+    found = studio.explore.on_boxes(total, None, plan, "DDIM", 20, False, VISITOR)
+    assert f"both between 0 and {total}" in found[studio.explore.boxes_said]
 
 
-def test_more_steps_than_the_model_has_timesteps_are_refused_alike(other, page):
+def test_more_steps_than_the_model_has_timesteps_are_refused_alike(other, studio):
     most = min(1000, len(other.schedule))
     said = f"Sampling steps must be a whole number from 1 to {most}."
-    assert said in handler(page, "on_steps")(most + 1, 20, "DDIM")[2]
+    assert said in studio.steps.on_steps(most + 1, 20, "DDIM")[studio.shared.steps_said]
     with pytest.raises(StudioError, match=said):
         compare_inputs.checked_settings(other, [], 2, 0, most + 1, 1.5, "DDIM", 1)
     assert compare_inputs.checked_settings(other, [], 2, 0, most, 1.5, "DDIM", 1).steps == most
 
 
-def test_a_plan_for_another_number_of_timesteps_is_refused_in_a_sentence(other, page):
+def test_a_plan_for_another_number_of_timesteps_is_refused_in_a_sentence(other, studio):
     plan = StagePlan((93, 550), (0.4, 0.1, 0.5))
     with pytest.raises(gr.Error, match="make a plan for this model"):
-        handler(page, "on_upload")(plan.dumps().encode(), "DDIM", 20)
-    assert (
-        "make a plan for this model"
-        in handler(page, "upload")(plan.dumps().encode(), "DDIM", 20)[2]
-    )
+        studio.prune.on_upload(plan.dumps().encode(), "DDIM", 20)
+    side = studio.compare.a
+    found = side.upload(plan.dumps().encode(), "DDIM", 20)
+    assert "make a plan for this model" in found[side.note] and set(found) == {side.note}
     with pytest.raises(StudioError, match="make a plan for this model"):
         build_studio(other, plan)
 
 
 def test_a_model_of_few_timesteps_opens(small_settings, tmp_path):
     few = workshop_of(30, tmp_path, small_settings)
-    assert (
-        "Over 30 sampling steps"
-        in answers.predicted(few, presets(few.schedule)["Uniform"].to_json(), "DDIM", 30)[1]
-    )
+    predictions = Predictions(few)
+    found = predictions.predict(presets(few.schedule)["Uniform"], "DDIM", 30)
+    assert "Over 30 sampling steps" in predictions.headline(found)
     build_studio(few)

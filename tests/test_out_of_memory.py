@@ -26,11 +26,11 @@ from core.models.devices import pick_device
 from core.workshop.comparison import SampleSettings
 from core.workshop.workshop import Workshop
 from mosaic_ui import jobs, schedules
-from mosaic_ui.answers import plain_errors
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import run as compare_run
+from mosaic_ui.edge import plain_errors
 from mosaic_ui.explore import curve_panel
-from mosaic_ui.studio import build_studio
+from mosaic_ui.studio import Studio
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
 PLAIN = PLAN.to_json()
@@ -59,9 +59,14 @@ def broken(*args, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def handler(workshop):
-    page = build_studio(workshop, PLAN)
-    return lambda name, which=0: [f.fn for f in page.fns.values() if f.name == name][which]
+def studio(workshop):
+    return Studio(workshop, PLAN)
+
+
+def buttons(jobs_of, found):
+    """Return which of Calibrate, Prune and Stop can be pressed."""
+    pressed = (jobs_of.calibrate, jobs_of.prune, jobs_of.stop)
+    return [found[button]["interactive"] for button in pressed]
 
 
 # ------------------------------------------------------------ which errors these are
@@ -116,32 +121,28 @@ def test_what_the_failed_call_held_is_let_go():
 
 
 @pytest.mark.parametrize("fail", [full, of_cuda])
-@pytest.mark.parametrize(
-    "name, asked, method", [("on_prune", 1, "build"), ("on_calibrate", 0, "calibrate")]
-)
-def test_the_buttons_come_back_with_a_sentence(
-    handler, workshop, monkeypatch, name, asked, method, fail
-):
+@pytest.mark.parametrize("kind, method", [("prune", "build"), ("calibrate", "calibrate")])
+def test_the_buttons_come_back_with_a_sentence(studio, workshop, monkeypatch, kind, method, fail):
     monkeypatch.setattr(workshop, method, fail)
-    handler("ask_job", asked)(PLAIN, "DDIM", 50, VISITOR)
-    words, *buttons, status = list(handler(name)(VISITOR))[-1]
-    assert (
-        NO_MEMORY in words and [b["interactive"] for b in buttons] == [True, True, False] and status
-    )
+    jobs_of = studio.prune.jobs
+    getattr(jobs_of, f"ask_{kind}")(PLAIN, "DDIM", 50, VISITOR)
+    found = list(getattr(jobs_of, f"on_{kind}")(VISITOR))[-1]
+    assert NO_MEMORY in found[jobs_of.job] and found[studio.shared.status]
+    assert buttons(jobs_of, found) == [True, True, False]
     assert not jobs.request_stop(VISITOR.session_hash)
 
 
 def test_after_an_error_that_nobody_foresaw_they_come_back_too_and_it_is_logged(
-    handler, workshop, monkeypatch, caplog
+    studio, workshop, monkeypatch, caplog
 ):
     monkeypatch.setattr(workshop, "build", broken)
-    handler("ask_job", 1)(PLAIN, "DDIM", 50, VISITOR)
-    words, *buttons, _ = list(handler("on_prune")(VISITOR))[-1]
-    assert (
-        "Pruning failed: mat1 and mat2 shapes cannot be multiplied." in words
-        and "more of it" not in words
-    )
-    assert [b["interactive"] for b in buttons] == [True, True, False]
+    jobs_of = studio.prune.jobs
+    jobs_of.ask_prune(PLAIN, "DDIM", 50, VISITOR)
+    found = list(jobs_of.on_prune(VISITOR))[-1]
+    words = found[jobs_of.job]
+    assert "Pruning failed: mat1 and mat2 shapes cannot be multiplied." in words
+    assert "more of it" not in words
+    assert buttons(jobs_of, found) == [True, True, False]
     (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert record.exc_info[0] is RuntimeError and "Pruning failed" in record.getMessage()
 
@@ -149,21 +150,20 @@ def test_after_an_error_that_nobody_foresaw_they_come_back_too_and_it_is_logged(
 @pytest.mark.parametrize(
     "fail, said", [(full, NO_MEMORY), (broken, "The measurement failed: mat1 and mat2")]
 )
-def test_a_measurement_offers_its_button_again(handler, workshop, monkeypatch, fail, said):
+def test_a_measurement_offers_its_button_again(studio, workshop, monkeypatch, fail, said):
     monkeypatch.setattr(workshop, "measure_latency", fail)
-    words, table_view, button, measured = list(
-        handler("on_measure")(PLAIN, "DDIM", 50, 0, VISITOR)
-    )[-1]
-    assert said in words and button["interactive"] and table_view == measured == gr.skip()
+    speed = studio.explore.speed
+    found = list(speed.on_measure(PLAIN, "DDIM", 50, 0, VISITOR))[-1]
+    assert set(found) == {speed.job, speed.measure}
+    assert said in found[speed.job] and found[speed.measure]["interactive"]
 
 
-def test_a_walk_along_the_path_says_so(handler, workshop, monkeypatch):
+def test_a_walk_along_the_path_says_so(studio, workshop, monkeypatch):
     monkeypatch.setattr(curve_panel, "sample_path", full)
     monkeypatch.setattr(workshop, "paths_walked", {})
-    assert (
-        NO_MEMORY
-        in list(handler("on_path")(schedules.own_beta(workshop), True, "DDIM", 6, VISITOR))[-1]
-    )
+    curves = studio.explore.curves
+    walk = curves.on_path(schedules.own_beta(workshop), True, "DDIM", 6, VISITOR)
+    assert NO_MEMORY in list(walk)[-1][curves.path_job]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_comparison_says_so(workshop, monkeypatch, fail, said):
         SampleSettings(labels=(0, 1), steps=5), (None, PLAN), ("Dense", "Current plan")
     )
     *_, last = compare_run.stream(workshop, request, threading.Event())
-    assert said in last[0]
+    assert said in last["live"]
 
 
 def test_any_answer_says_so():

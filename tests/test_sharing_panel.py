@@ -1,12 +1,9 @@
-"""How layers share the cut, as the page's handlers answer it: views follow at once, what cannot be
-leaves the plan alone.
-"""
+"""Test how layers share the cut: views follow at once, what cannot be leaves the plan alone."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 import torch
 from conftest import make_pipeline
@@ -17,18 +14,28 @@ from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
 from mosaic_ui import tables
 from mosaic_ui.compare import live as compare_live
-from mosaic_ui.prune import sharing_panel
-from mosaic_ui.studio import build_studio
+from mosaic_ui.methods import METHOD_WORDS
+from mosaic_ui.studio import Studio
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5), name="Formula")
 PLAIN = PLAN.to_json()
 VISITOR = SimpleNamespace(session_hash="sharing")
-SKIP = str(gr.skip())
 
 
-def handler(workshop):
-    (fn,) = {f.fn for f in build_studio(workshop, PLAN).fns.values() if f.name == "on_sharing"}
-    return fn
+class Sharing:
+    """The panel of one page: what a choice sets, by name."""
+
+    def __init__(self, workshop):
+        self.studio = Studio(workshop, PLAN)
+        self.panel, self.plan = self.studio.prune.sharing, self.studio.shared.plan
+
+    def __call__(self, *choice, plan=PLAIN):
+        return self.studio.prune.on_sharing(*choice, plan, "DDIM", 50, VISITOR)
+
+    def refused(self, found):
+        """Return the reason, where nothing but the controls and the reason is set."""
+        assert set(found) == {*self.panel.controls, self.panel.note}
+        return found[self.panel.note]
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +52,20 @@ def workshop(small_settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def on_sharing(workshop):
-    return handler(workshop)
+def sharing(workshop):
+    return Sharing(workshop)
 
 
 def test_every_method_of_a_plan_has_its_words():
-    assert list(sharing_panel.METHODS) == list(ALLOCATIONS) == list(tables.SHARED_BY)
-    assert all(words.endswith(".") for _, words in sharing_panel.METHODS.values())
+    assert list(METHOD_WORDS) == list(ALLOCATIONS)
+    assert all(words.about.endswith(".") for words in METHOD_WORDS.values())
 
 
 @pytest.mark.parametrize("method", ALLOCATIONS)
 @pytest.mark.parametrize("run", [False, True])
-def test_views_follow_a_choice_at_once(workshop, on_sharing, method, run):
-    found = on_sharing(method, run, "macs", 16, True, PLAIN, "DDIM", 50, VISITOR)
-    after = StagePlan.from_json(found[0])
+def test_views_follow_a_choice_at_once(workshop, sharing, method, run):
+    found = sharing(method, run, "macs", 16, True)
+    after, note = StagePlan.from_json(found[sharing.plan]), found[sharing.panel.note]
     assert (after.allocation, after.scope, after.multiple, after.protect, after.name) == (
         method,
         "run" if run else "stage",
@@ -67,46 +74,38 @@ def test_views_follow_a_choice_at_once(workshop, on_sharing, method, run):
         "",
     )
     assert (
-        "paper" not in found[-1]
-        and "first and the last block lose nothing" in found[-1]
-        and "multiples of 16" in found[-1]
+        "paper" not in note
+        and "first and the last block lose nothing" in note
+        and "multiples of 16" in note
     )
-    assert ("in all three stages" in found[-1]) == (
-        run and method == "uniform"
-    ) and "e+" not in found[-1]
+    assert ("in all three stages" in note) == (run and method == "uniform") and "e+" not in note
     assert after.boundaries == PLAN.boundaries and after.sparsity == PLAN.sparsity
     kept = workshop.kept_share(after)
     assert (kept[:, [0, -1]] == 1).all() and (kept[:, 1:-1] < 1).all()
-    mosaic = next(v["figure"] for v in found if isinstance(v, dict) and "figure" in v)
+    mosaic = found[sharing.studio.prune.mosaic]["figure"]
     assert mosaic["data"][0]["z"][0][-1] == 1.0
-    assert ("The sliders say" in found[-1]) == run and tables.shared_words(
+    assert ("The sliders say" in note) == run and tables.shared_words(
         after
     ).strip() in compare_live.plan_note(after).replace("&#x27;", "'")
 
 
-def test_the_picture_is_of_the_networks_that_will_run(workshop, on_sharing):
-    found = on_sharing("lagrangian", True, "macs", 0, False, PLAIN, "DDIM", 50, VISITOR)
-    removed = workshop.sharing(StagePlan.from_json(found[0])).removed
-    assert (
-        workshop.widths(StagePlan.from_json(found[0]))
-        == [list(row) for row in removed]
-        != workshop.widths(PLAN)
-    )
+def test_the_picture_is_of_the_networks_that_will_run(workshop, sharing):
+    found = sharing("lagrangian", True, "macs", 0, False)
+    after = StagePlan.from_json(found[sharing.plan])
+    removed = [list(row) for row in workshop.sharing(after).removed]
+    assert workshop.widths(after) == removed != workshop.widths(PLAN)
 
 
-def test_the_same_choice_again_keeps_the_name_and_equal_shares_are_plain(on_sharing):
-    assert on_sharing("uniform", False, "macs", 0, False, PLAIN, "DDIM", 50, VISITOR)[0] == PLAIN
-    back = on_sharing(
-        "uniform", False, "macs", 0, False, PLAIN | {"allocation": "dynamic"}, "DDIM", 50, VISITOR
-    )
-    assert StagePlan.from_json(back[0]).plain and "allocation" not in back[0]
+def test_the_same_choice_again_keeps_the_name_and_equal_shares_are_plain(sharing):
+    equal = ("uniform", False, "macs", 0, False)
+    assert sharing(*equal)[sharing.plan] == PLAIN
+    back = sharing(*equal, plan=PLAIN | {"allocation": "dynamic"})[sharing.plan]
+    assert StagePlan.from_json(back).plain and "allocation" not in back
 
 
-def test_a_share_from_a_file_outlives_another_choice(on_sharing):
-    found = on_sharing(
-        "log_ramp", False, "macs", 0, True, PLAIN | {"protect": 0.5}, "DDIM", 50, VISITOR
-    )
-    assert found[0]["protect"] == 0.5
+def test_a_share_from_a_file_outlives_another_choice(sharing):
+    found = sharing("log_ramp", False, "macs", 0, True, plan=PLAIN | {"protect": 0.5})
+    assert found[sharing.plan]["protect"] == 0.5
 
 
 CANNOT_BE = [
@@ -121,16 +120,12 @@ CANNOT_BE = [
 
 
 @pytest.mark.parametrize("choice", CANNOT_BE)
-def test_what_cannot_be_is_said_and_the_plan_stays(on_sharing, choice):
-    found = on_sharing(*choice, PLAIN, "DDIM", 50, VISITOR)
-    assert {str(view) for view in found[:-6]} == {SKIP} and found[-6:-1] == (
-        "uniform",
-        False,
-        "macs",
-        0,
-        False,
-    )
-    assert "The plan stays as it was." in found[-1] and harmless(found[-1])
+def test_what_cannot_be_is_said_and_the_plan_stays(sharing, choice):
+    found = sharing(*choice)
+    said = sharing.refused(found)
+    shown = [found[control] for control in sharing.panel.controls]
+    assert shown == ["uniform", False, "macs", 0, False]
+    assert "The plan stays as it was." in said and harmless(said)
 
 
 def test_sparing_every_block_cannot_do_the_work_of_equal_shares(
@@ -140,30 +135,34 @@ def test_sparing_every_block_cannot_do_the_work_of_equal_shares(
         load_checkpoint(model_folder, "cpu", dtype=torch.float32), small_settings, tmp_path
     )
     two.calibrate()
-    found = handler(two)("lagrangian", False, "macs", 0, True, PLAIN, "DDIM", 50, VISITOR)
-    assert {str(view) for view in found[:-6]} == {SKIP} and "The plan stays as it was." in found[-1]
+    of_two = Sharing(two)
+    said = of_two.refused(of_two("lagrangian", False, "macs", 0, True))
+    assert "The plan stays as it was." in said
 
 
-def test_a_magnitude_baseline_cannot_be_shared_out(on_sharing):
-    found = on_sharing(
-        "dynamic", False, "macs", 0, False, PLAIN | {"method": "magnitude"}, "DDIM", 50, VISITOR
-    )
-    assert str(found[0]) == SKIP and "baseline" in found[-1]
+def test_a_magnitude_baseline_cannot_be_shared_out(sharing):
+    found = sharing("dynamic", False, "macs", 0, False, plan=PLAIN | {"method": "magnitude"})
+    assert "baseline" in sharing.refused(found)
 
 
 def test_before_a_calibration_only_equal_shares_work(model_folder, small_settings, tmp_path):
-    ask = handler(Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path))
-    found = ask("lagrangian", False, "macs", 0, False, PLAIN, "DDIM", 50, VISITOR)
-    assert str(found[0]) == SKIP and "press Calibrate. The plan stays as it was." in found[-1]
+    fresh = Sharing(Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path))
+    said = fresh.refused(fresh("lagrangian", False, "macs", 0, False))
+    assert "alibrat" in said and "The plan stays as it was." in said
 
 
-def test_a_plan_from_elsewhere_sets_the_controls(workshop):
-    follow = [f.fn for f in build_studio(workshop, PLAN).fns.values() if f.name == "follow"][1]
+def test_a_plan_from_elsewhere_sets_the_controls(sharing):
+    follow, panel = sharing.studio.prune.follow, sharing.panel
     other = StagePlan(
         (93, 550), (0.5, 0.25, 0.5), allocation="lagrangian", scope="run", multiple=16, protect=1.0
-    ).to_json()
-    assert follow(other, PLAIN, "DDIM", 50)[-6:-1] == ("lagrangian", True, gr.skip(), 16, True)
-    assert [
-        str(v)
-        for v in follow(PLAN.with_sparsity(0.1, 0.1, 0.1).to_json(), PLAIN, "DDIM", 50)[-6:-1]
-    ] == [SKIP] * 5
+    )
+    found = follow(other, PLAN, "DDIM", 50)
+    assert [found.get(control) for control in panel.controls] == [
+        "lagrangian",
+        True,
+        None,  # stands right already
+        16,
+        True,
+    ]
+    found = follow(PLAN.with_sparsity(0.1, 0.1, 0.1), PLAN, "DDIM", 50)
+    assert not set(panel.controls) & set(found)

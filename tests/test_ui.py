@@ -1,12 +1,12 @@
-"""Explore, Prune and the page as a whole: answers, tables and figures, on a tiny model and without
-a browser.
-"""
+"""Test Explore, Prune and the page as a whole: tables and figures, on a tiny model."""
 
 from __future__ import annotations
 
 import copy
+import gc
+import importlib
 import json
-from types import SimpleNamespace
+import weakref
 from urllib.parse import unquote
 
 import gradio as gr
@@ -18,30 +18,34 @@ from hostile import HOSTILE, Tags, harmless
 from core.curves.dynamics import DEFAULT_THRESHOLD, SampledCurves, curves, default_lambda
 from core.curves.plan import STAGES, StagePlan
 from core.errors import PlanError, StudioError
+from core.models.checkpoints import load_checkpoint
 from core.workshop.comparison import Comparison, SampleSettings, Side
-from mosaic_ui import answers, schedules, tables
+from core.workshop.prediction import Prediction, StagePrediction
+from core.workshop.workshop import Workshop
+from mosaic_ui import inputs, schedules, tables, text
 from mosaic_ui.compare import figures as compare_figures
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.compare import timing as compare_timing
+from mosaic_ui.edge import plain_errors
 from mosaic_ui.explore.curve_panel import meaning
-from mosaic_ui.figures import VIEWS, curve_figure, mosaic_figure
-from mosaic_ui.prune import tab as prune
+from mosaic_ui.figures import VIEWS, curve_figure
+from mosaic_ui.predictions import Predictions, idle_stages
 from mosaic_ui.prune import views as prune_views
+from mosaic_ui.prune.mosaic_figure import mosaic_figure
 from mosaic_ui.studio import build_studio, launch_options
 from mosaic_ui.theme import STAGE_COLOURS
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
-PLAIN = PLAN.to_json()
 NAN, INF = float("nan"), float("inf")
 
 
 REFUSED = [
-    (answers.whole_steps, ["50", None, NAN, INF, -INF, True, 0, 1001, 10.5, [50], {}]),
-    (answers.share_of, ["0.3", None, NAN, INF, -0.01, 0.91, True, False, [0.3]]),
-    (lambda m: answers.constants(m, 0), ["0.5", None, NAN, INF, 0, 1, True, [0.5]]),
-    (lambda lam: answers.constants(0.5, lam), ["0", None, NAN, INF, -1, 11, True, [0.5]]),
-    (answers.two_boundaries, [None, 5, "93", "ab", [], [1], [1, 2, 3], {"0": 1, "1": 2}, {1, 2}]),
+    (inputs.whole_steps, ["50", None, NAN, INF, -INF, True, 0, 1001, 10.5, [50], {}]),
+    (inputs.share_of, ["0.3", None, NAN, INF, -0.01, 0.91, True, False, [0.3]]),
+    (lambda m: inputs.constants(m, 0), ["0.5", None, NAN, INF, 0, 1, True, [0.5]]),
+    (lambda lam: inputs.constants(0.5, lam), ["0", None, NAN, INF, -1, 11, True, [0.5]]),
+    (inputs.two_boundaries, [None, 5, "93", "ab", [], [1], [1, 2, 3], {"0": 1, "1": 2}, {1, 2}]),
 ]
 
 
@@ -56,11 +60,11 @@ def test_what_no_control_would_send_is_refused_in_one_sentence(check, value):
 
 def test_good_values_pass():
     assert (
-        answers.whole_steps(50.0) == 50
-        and isinstance(answers.whole_steps(50.0), int)
-        and answers.share_of(0) == 0.0
+        inputs.whole_steps(50.0) == 50
+        and isinstance(inputs.whole_steps(50.0), int)
+        and inputs.share_of(0) == 0.0
     )
-    assert answers.constants(0.55, 0) == (0.55, 0.0) and answers.two_boundaries([93, 550]) == (
+    assert inputs.constants(0.55, 0) == (0.55, 0.0) and inputs.two_boundaries([93, 550]) == (
         93,
         550,
     )
@@ -85,16 +89,16 @@ BAD_PAIRS = [
 @pytest.mark.parametrize("pair", BAD_PAIRS)
 def test_impossible_boundaries_are_refused_in_one_sentence(workshop, pair):
     with pytest.raises(PlanError) as error:
-        answers.moved(workshop, PLAIN, *answers.two_boundaries(pair), False)
+        Predictions(workshop).moved(PLAN, *inputs.two_boundaries(pair), False)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
 def test_other_errors_are_not_swallowed():
-    @answers.plain_errors
+    @plain_errors
     def broken():
         raise KeyError("a bug")
 
-    @answers.plain_errors
+    @plain_errors
     def steps():
         yield 1
         raise StudioError(f"No {HOSTILE} here.")
@@ -107,8 +111,10 @@ def test_other_errors_are_not_swallowed():
 
 
 def test_a_prediction_says_which_kind_it_is(workshop):
-    estimate, words = answers.predicted(workshop, PLAIN, "DDIM", 50)
-    exact, _ = answers.predicted(workshop, PLAIN, "DDIM", 50, exact=True)
+    predictions = Predictions(workshop)
+    found = predictions.predict(PLAN, "DDIM", 50)
+    estimate, words = predictions.table(found), predictions.headline(found)
+    exact = predictions.table(predictions.predict(PLAN, "DDIM", 50, exact=True))
     assert (
         'data-exact="false"' in estimate
         and tables.ESTIMATE in estimate
@@ -122,17 +128,14 @@ def test_a_prediction_says_which_kind_it_is(workshop):
             and "measured on" not in table
         )
     assert "predicted to need" in words
-    assert (
-        "Nothing is pruned"
-        in answers.predicted(workshop, PLAN.with_sparsity(0, 0, 0).to_json(), "DDIM", 50)[1]
-    )
+    nothing = predictions.predict(PLAN.with_sparsity(0, 0, 0), "DDIM", 50)
+    assert "Nothing is pruned" in predictions.headline(nothing)
 
 
 def test_cost_cards_mark_estimates_and_predictions(workshop):
-    cards = [
-        prune.predicted_cost(workshop, PLAN, answers.visited(workshop, "DDIM", 50), exact=exact)
-        for exact in (False, True)
-    ]
+    predictions = Predictions(workshop)
+    both = [predictions.predict(PLAN, "DDIM", 50, exact=exact) for exact in (False, True)]
+    cards = [tables.cost_cards(p.plan, p.prediction, p.timesteps) for p in both]
     assert (
         [page.count("predicted</dt>") for page in cards] == [3, 3]
         and "<small>estimate</small>" in cards[0]
@@ -141,8 +144,10 @@ def test_cost_cards_mark_estimates_and_predictions(workshop):
 
 
 def test_unmeasured_time_is_not_a_number():
-    stage = SimpleNamespace(
+    stage = StagePrediction(
+        stage="late",
         steps=1,
+        sparsity=0.5,
         achieved=0.5,
         macs=1e9,
         macs_dense=2e9,
@@ -150,18 +155,7 @@ def test_unmeasured_time_is_not_a_number():
         seconds_dense=None,
         error=None,
     )
-    unknown = SimpleNamespace(
-        stages=(stage,) * 3,
-        seconds=None,
-        seconds_dense=None,
-        macs=3e9,
-        macs_dense=6e9,
-        speedup_macs=2.0,
-        speedup_seconds=None,
-        error=None,
-        batch=16,
-        exact=False,
-    )
+    unknown = Prediction(stages=(stage,) * 3, batch=16, exact=False)
     table = tables.stage_table(PLAN, unknown, [900.0, 300.0, 10.0], HOSTILE)
     assert (
         table.count("not measured yet") == 4
@@ -173,33 +167,44 @@ def test_unmeasured_time_is_not_a_number():
 
 
 def test_numbers_have_a_unit_and_no_exponent():
-    assert [tables.number(v) for v in (0, 0.01234, 1.234, 1234.5, 1e-6)] == [
+    assert [text.number(v) for v in (0, 0.01234, 1.234, 1234.5, 1e-6)] == [
         "0",
         "0.0123",
         "1.23",
         "1234",
         "0.00000100",
     ]
-    assert [tables.macs_text(v) for v in (999, 2.5e6, 1.5e9, 2e12, 3e15)] == [
+    assert [text.macs_text(v) for v in (999, 2.5e6, 1.5e9, 2e12, 3e15)] == [
         "999 MACs",
         "2.50 MMACs",
         "1.50 GMACs",
         "2.00 TMACs",
         "3.00 PMACs",
     ]
-    assert (
-        tables.seconds_text(None) == "not measured yet"
-        and tables.seconds_text(0.05) == "50 ms"
-        and tables.seconds_text(1.5) == "1.50 s"
-    )
-    assert tables.percent(None) == "–" and tables.times(None) == "unknown"
+    assert [text.seconds_text(v) for v in (None, 0.05, 1.5)] == ["–", "50.0 ms", "1.50 s"]
+    assert text.percent(None) == "–" and text.factor_text(None) == "not known"
+    assert [text.plural(n, "image") for n in (1, 2)] == ["1 image", "2 images"]
+
+
+def test_a_number_reads_the_same_on_every_tab(workshop):
+    """The table of Explore, the cost of Prune and the figures of Compare have one format."""
+    predictions = Predictions(workshop)
+    found = predictions.predict(PLAN, "DDIM", 50)
+    work = text.macs_text(found.prediction.macs)
+    assert f'<td data-label="MACs, predicted">{work}<' in predictions.table(found)
+    assert work in tables.cost_cards(found.plan, found.prediction, found.timesteps)
+    for name in ("tables", "compare.figures", "compare.timing", "prune.jobs", "prune.views"):
+        module = importlib.import_module(f"mosaic_ui.{name}")
+        for function in ("macs_text", "seconds_text", "factor_text", "plural", "percent"):
+            assert getattr(module, function, None) in (None, getattr(text, function)), name
 
 
 def test_a_headline_praises_the_middle_only_where_the_curve_is_steepest(workshop):
+    predictions = Predictions(workshop)
+
     def words(*boundaries):
-        return answers.predicted(
-            workshop, StagePlan(boundaries, (0.5, 0.25, 0.5)).to_json(), "DDIM", 50
-        )[1]
+        plan = StagePlan(boundaries, (0.5, 0.25, 0.5))
+        return predictions.headline(predictions.predict(plan, "DDIM", 50))
 
     steepest = int(np.diff(curves(workshop.schedule).mse).argmax()) + 1
     assert 93 < steepest < 549
@@ -208,14 +213,20 @@ def test_a_headline_praises_the_middle_only_where_the_curve_is_steepest(workshop
 
 
 def test_more_runs_than_steps_are_explained(workshop):
-    table, headline = answers.predicted(workshop, PLAIN, "Heun", 50)
+    predictions = Predictions(workshop)
+
+    def views(scheduler):
+        found = predictions.predict(PLAN, scheduler, 50)
+        return predictions.table(found), predictions.headline(found)
+
+    table, headline = views("Heun")
     assert (
         "twice in each of its 50 steps but the last: 99 times" in table
         and "50 sampling steps (99 runs of the network)" in headline
     )
-    table, headline = answers.predicted(workshop, PLAIN, "PNDM", 50)
+    table, headline = views("PNDM")
     assert "runs the network 51 times in its 50 steps" in table
-    table, headline = answers.predicted(workshop, PLAIN, "DDIM", 50)
+    table, headline = views("DDIM")
     assert "Steps:" not in table and "Over 50 sampling steps it" in headline
 
 
@@ -264,29 +275,29 @@ def test_words_of_the_score_follow_the_rule(workshop):
 
 
 def test_a_move_too_small_to_matter_is_said(workshop):
-    timesteps, after = answers.visited(workshop, "DDIM", 50), PLAN.with_sparsity(0.5001, 0.25, 0.5)
-    (sentence,) = answers.without_effect(workshop, PLAN, after, timesteps)
+    predictions, after = Predictions(workshop), PLAN.with_sparsity(0.5001, 0.25, 0.5)
+    timesteps = predictions.visited("DDIM", 50)
+    (sentence,) = predictions.without_effect(PLAN, after, timesteps)
     assert (
         sentence
         == "The late stage keeps the same heads and neurons as before: that move was too small to"
         " matter."
     )
-    assert (
-        answers.without_effect(workshop, PLAN, PLAN.with_sparsity(0.9, 0.25, 0.5), timesteps) == []
-    )
-    assert answers.without_effect(workshop, PLAN, PLAN, timesteps) == []
+    large = PLAN.with_sparsity(0.9, 0.25, 0.5)
+    assert predictions.without_effect(PLAN, large, timesteps) == []
+    assert predictions.without_effect(PLAN, PLAN, timesteps) == []
 
 
 def test_a_stage_without_steps_is_said(workshop):
-    narrow, timesteps = PLAN.with_boundaries(1, 2), answers.visited(workshop, "DDIM", 5)
+    predictions, narrow = Predictions(workshop), PLAN.with_boundaries(1, 2)
+    timesteps = predictions.visited("DDIM", 5)
     assert (
-        answers.idle_stages(narrow, timesteps)
+        idle_stages(narrow, timesteps)
         == [stage for stage in STAGES if narrow.steps_per_stage(timesteps)[stage] == 0]
         != []
     )
-    sentences = answers.without_effect(
-        workshop, narrow, narrow.with_sparsity(0.5, 0.9, 0.5), timesteps
-    )
+    after = narrow.with_sparsity(0.5, 0.9, 0.5)
+    sentences = predictions.without_effect(narrow, after, timesteps)
     assert (
         "No sampling step falls into the middle stage, so its slider has no effect at 5 steps."
         in sentences
@@ -324,7 +335,7 @@ def test_proposals_for_other_kinds_of_model_are_drawn_where_their_rule_cuts(
     sigma = schedules.curve_schedule(workshop, name).s
     cuts = [int(np.argmax(sigma >= largest * share**0.5)) for share in (1 / 3, 2 / 3)]
     for scale in ("linear", "log"):
-        figure = answers.figure(workshop, "MSE", scale, name, DEFAULT_THRESHOLD, 0.02)
+        figure = Predictions(workshop).figure("MSE", scale, name, DEFAULT_THRESHOLD, 0.02)
         lines, (low, high) = figure["data"][0], figure["layout"]["yaxis"]["range"]
         assert [
             lines["x"][0],
@@ -334,17 +345,16 @@ def test_proposals_for_other_kinds_of_model_are_drawn_where_their_rule_cuts(
             [low, high] if scale == "linear" else pytest.approx([10**low, 10**high])
         )
     assert "proposed" not in str(
-        answers.figure(workshop, "MSE", "linear", "linear", DEFAULT_THRESHOLD, 0.026)
+        Predictions(workshop).figure("MSE", "linear", "linear", DEFAULT_THRESHOLD, 0.026)
     )
 
 
 def test_moving_a_boundary_takes_the_presets_name_away(workshop):
-    named = StagePlan((93, 550), (0.5, 0.25, 0.5), name="Formula").to_json()
-    assert (
-        answers.moved(workshop, named, 93, 550, False).name == "Formula"
-        and answers.moved(workshop, named, 94, 550, False).name == ""
-    )
-    assert answers.moved(workshop, named, 120, 550, True).boundaries == (100, 600)
+    named = StagePlan((93, 550), (0.5, 0.25, 0.5), name="Formula")
+    moved = Predictions(workshop).moved
+    assert moved(named, 93, 550, False).name == "Formula"
+    assert moved(named, 94, 550, False).name == ""
+    assert moved(named, 120, 550, True).boundaries == (100, 600)
 
 
 @pytest.mark.parametrize("beta", list(schedules.LABELS))
@@ -352,7 +362,7 @@ def test_curves_are_strict_json_with_finite_axes(workshop, beta):
     lam = default_lambda(schedules.curve_schedule(workshop, beta))
     for view in VIEWS:
         for scale in ("linear", "log"):
-            figure = answers.figure(workshop, view, scale, beta, DEFAULT_THRESHOLD, lam)
+            figure = Predictions(workshop).figure(view, scale, beta, DEFAULT_THRESHOLD, lam)
             json.dumps(figure, allow_nan=False)
             low, high = figure["layout"]["yaxis"]["range"]
             assert low < high and len(figure["data"][-1]["x"]) == 1000
@@ -360,12 +370,12 @@ def test_curves_are_strict_json_with_finite_axes(workshop, beta):
                 "log" if scale == "log" and view in ("MSE", "Gradient") else "linear"
             )
     with pytest.raises(StudioError):
-        answers.figure(workshop, "nope", "log", beta, DEFAULT_THRESHOLD, lam)
+        Predictions(workshop).figure("nope", "log", beta, DEFAULT_THRESHOLD, lam)
 
 
 def test_mosaic_has_a_tile_per_block_and_step(workshop):
-    timesteps = answers.visited(workshop, "DDIM", 20)
-    figure = prune.picture(workshop, PLAN, timesteps)
+    timesteps = Predictions(workshop).visited("DDIM", 20)
+    figure = prune_views.picture(workshop, PLAN, timesteps)
     json.dumps(figure, allow_nan=False)
     tiles, strips, kept = figure["data"][:3], figure["data"][3:], workshop.kept_share(PLAN)
     filled = [v for trace in tiles for row in trace["z"] for v in row if v is not None]
@@ -392,15 +402,18 @@ def test_mosaic_with_an_empty_stage_has_no_name_for_it():
 
 
 def test_layer_rows_match_their_headers(workshop):
-    rows = prune.layer_rows(workshop, PLAN)
+    rows = prune_views.layer_rows(workshop, PLAN)
     assert len(rows) == 3 * len(workshop.layers) and all(
-        len(row) == len(prune.LAYER_HEADERS) for row in rows
+        len(row) == len(prune_views.LAYER_HEADERS) for row in rows
     )
     for _, stage, kept, of, dense, pruned, *_ in rows:
         assert stage in STAGES and 0 < kept <= of and pruned * of == dense * kept
     assert all(row[-1] > 0 for row in rows if row[2] < row[3])
-    fresh = SimpleNamespace(calibrated=False, layer_table=workshop.layer_table)
-    assert {row[-1] for row in prune.layer_rows(fresh, PLAN)} == {None}
+
+
+def test_layer_rows_of_an_uncalibrated_model_have_no_errors(model_folder, small_settings, tmp_path):
+    fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
+    assert {row[-1] for row in prune_views.layer_rows(fresh, PLAN)} == {None}
 
 
 def test_pruned_sentence_says_time_and_shares(workshop):
@@ -416,12 +429,12 @@ def test_pruned_sentence_says_time_and_shares(workshop):
 
 def test_the_download_is_the_plan_and_survives_its_own_upload():
     named = StagePlan((93, 550), (0.5, 0.25, 0.5), name=HOSTILE + " ä 图")
-    link = prune.download_link(named)
+    link = prune_views.download_link(named)
     assert harmless(link) and [tag for tag, _ in Tags(link).found] == ["a"]
     content = unquote(link.split("charset=utf-8,")[1].split('"')[0]).encode()
     for mark in (b"", b"\xef\xbb\xbf"):
         # some editors put a byte order mark first
-        assert answers.read_upload(mark + content) == named
+        assert inputs.read_upload(mark + content) == named
 
 
 BAD_FILES = [
@@ -436,7 +449,7 @@ BAD_FILES = [
     b'{"boundaries": [1]}',
     b'{"a": 1}',
     b"[" * 60_000,
-    b" " * (answers.UPLOAD_LIMIT + 1),
+    b" " * (inputs.UPLOAD_LIMIT + 1),
     b'{"boundaries":[93,550],"sparsity":{"late":NaN,"middle":0,"early":0}}',
     b'{"boundaries":[93,550],"sparsity":[0,0,0]}',
     b'{"boundaries":[93,550],"sparsity":{"late":0,"middle":0,"early":0},"name":"\\ud800"}',
@@ -446,7 +459,7 @@ BAD_FILES = [
 @pytest.mark.parametrize("content", BAD_FILES, ids=range(len(BAD_FILES)))
 def test_a_bad_upload_is_one_sentence(content):
     with pytest.raises(PlanError) as error:
-        answers.read_upload(content)
+        inputs.read_upload(content)
     assert str(error.value) and "\n" not in str(error.value)
 
 
@@ -513,7 +526,7 @@ def test_hostile_names_are_text_in_compare():
         "live": compare_live.live_html(
             HOSTILE, 1, 2, names, (np.zeros((2, 4, 4), np.uint8), None), 1
         ),
-        "message": compare_live.message_html(HOSTILE),
+        "message": compare_live.message(HOSTILE),
         "progress": tables.progress(1, 2, HOSTILE),
         "job": tables.message(HOSTILE),
         "note": tables.notes([HOSTILE]),
@@ -525,6 +538,17 @@ def test_hostile_names_are_text_in_compare():
     )
 
 
+def test_what_a_page_computed_goes_with_the_page(workshop):
+    shop = copy.copy(workshop)
+    predictions = Predictions(shop)
+    assert len(predictions.visited("DDIM", 50)) == 50 and predictions.steepest > 0
+    assert predictions.sampled_curves("linear") is predictions.sampled_curves("linear")
+    alive = weakref.ref(shop)
+    del shop, predictions
+    gc.collect()
+    assert alive() is None
+
+
 def test_launch_options_limit_uploads_and_keep_everything_here():
     options = launch_options()
     assert (options["max_file_size"], options["run_history"], options["enable_monitoring"]) == (
@@ -532,4 +556,4 @@ def test_launch_options_limit_uploads_and_keep_everything_here():
         False,
         False,
     )
-    assert "http" not in options["css"] and answers.UPLOAD_LIMIT <= 64_000
+    assert "http" not in options["css"] and inputs.UPLOAD_LIMIT <= 64_000

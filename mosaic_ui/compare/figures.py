@@ -1,6 +1,6 @@
-"""A finished comparison as HTML: verdict, pairs, film strip, table of measures, downloads (pure
-functions, no Gradio).
+"""Write a finished comparison as HTML: verdict, pairs, film strip, measures, downloads.
 
+Pure functions, no Gradio.
 Every text that came from outside (plan names above all) is escaped here.
 """
 
@@ -17,6 +17,7 @@ from core.sampling.metrics import MIN_IMAGES_FOR_FID
 from core.workshop.compare import IN_STEP
 from core.workshop.comparison import Comparison, Side
 
+from ..text import factor_text, macs_text, percent, plural, seconds_text
 from .pictures import (
     MAX_SHOWN,
     PAGE_PIXELS,
@@ -30,23 +31,13 @@ from .pictures import (
     shrunk,
     to_uint8,
 )
-from .words import (
-    SAMPLING_ORDER,
-    factor_text,
-    halves_words,
-    macs_text,
-    picture_html,
-    plural,
-    runs_words,
-    seconds_text,
-    stage_colour,
-)
+from .words import SAMPLING_ORDER, halves_words, picture_html, runs_words, stage_colour
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 FRAME_PIXELS = 96  # side of one of them
 
 
-def _settings_line(comparison: Comparison) -> str:
+def settings_line(comparison: Comparison) -> str:
     s = comparison.settings
     size = "" if s.size is None else f" of {s.size[1]} × {s.size[0]} pixels"
     words = (
@@ -66,7 +57,7 @@ def _settings_line(comparison: Comparison) -> str:
 
 
 def _side_words(side: Side) -> str:
-    """A side's name and what it leaves out, in sampling order."""
+    """Write a side's name and what it leaves out, in sampling order."""
     if side.plan is None:
         return f"{escape(side.name)} (the full model)"
     removed = ", ".join(
@@ -78,14 +69,12 @@ def _side_words(side: Side) -> str:
 
 
 def pair_label(name_a: str, name_b: str) -> str:
-    """The label of the slider: which side is which."""
+    """Return the label of the slider: which side is which."""
     return f"Left: A · {name_a}   |   Right: B · {name_b}"
 
 
 def verdict_html(comparison: Comparison, provenance: str = "") -> str:
-    """The sentence first, then the three speed-ups: measured (solid), counted and predicted
-    (dashed).
-    """
+    """Write the sentence, then three speed-ups: measured (solid), counted, predicted (dashed)."""
     off = comparison.speedup_spread
     runs = (
         "one run, no spread" if off is None else f"± {off:.2f}, median of {comparison.timed_runs}"
@@ -111,14 +100,15 @@ def verdict_html(comparison: Comparison, provenance: str = "") -> str:
         '<section class="cmp cmp-verdict" role="status"><div'
         f' class="cmp-say"><h3>{escape(comparison.verdict)}</h3><p class="cmp-sub">A is'
         f" {_side_words(comparison.a)}, B is {_side_words(comparison.b)}."
-        f' {escape(_settings_line(comparison))}.</p>{origin}</div><div class="cmp-tiles"'
+        f' {escape(settings_line(comparison))}.</p>{origin}</div><div class="cmp-tiles"'
         f' aria-label="Speed-up of B over A">{tiles}</div></section>'
     )
 
 
 def sheets(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, float]:
-    """(sheet A, sheet B, sheet of the amplified difference, its factor, mean difference in grey
-    levels), the first `MAX_SHOWN` samples.
+    """Return (sheet A, sheet B, sheet of the amplified difference, its factor, mean difference).
+
+    They show the first `MAX_SHOWN` samples; the mean is in grey levels.
     """
     a, b = to_uint8(comparison.a.images)[:MAX_SHOWN], to_uint8(comparison.b.images)[:MAX_SHOWN]
     difference, factor, mean = amplified_difference(a, b)
@@ -134,7 +124,7 @@ def sheets(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def sheet_css(comparison: Comparison) -> str:
-    """Small pictures show their pixels; photographs are scaled smoothly by the browser."""
+    """Return the CSS classes: small pictures show their pixels, photographs are scaled smoothly."""
     return (
         "cmp-sheet"
         if max(comparison.a.images.shape[-2:]) <= SAMPLE_PIXELS
@@ -143,7 +133,7 @@ def sheet_css(comparison: Comparison) -> str:
 
 
 def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comparison) -> str:
-    """Both sheets, aligned, each under its name."""
+    """Write both sheets, aligned, each under its name."""
     shown = min(comparison.n, MAX_SHOWN)
     count = (
         f"{plural(shown, 'sample')}"
@@ -165,7 +155,7 @@ def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comp
 
 
 def difference_html(sheet: np.ndarray, factor: int, mean: float, comparison: Comparison) -> str:
-    """The amplified difference with its scale in words."""
+    """Write the amplified difference with its scale in words."""
     scale = (
         f"brightness is |A − B| × {factor}, so white means {255 // factor} grey levels of 255 or"
         " more"
@@ -182,8 +172,9 @@ def difference_html(sheet: np.ndarray, factor: int, mean: float, comparison: Com
 
 
 def film_html(comparison: Comparison) -> str:
-    """What each model believes the finished picture is, at about eight steps, in sampling order,
-    with the stage's colour above.
+    """Write the finished pictures that each model predicts at about eight steps.
+
+    They stand in sampling order, with the stage's colour above.
     """
     if not comparison.a.film:
         return (
@@ -191,40 +182,18 @@ def film_html(comparison: Comparison) -> str:
             f" are run in batches and keep no film strip; ask for at most {IN_STEP} images to see"
             " one.</p></div>"
         )
-    strips = []
-    for letter, side in (("A", comparison.a), ("B", comparison.b)):
-        frames = []
-        for t, images in zip(side.film_timesteps, side.film, strict=False):
-            stage = -1 if side.plan is None else side.plan.stage_of(t)
-            word = "full" if stage < 0 else STAGES[stage]
-            sheet = contact_sheet(
-                shrunk(to_uint8(images)[:FILM_SAMPLES], 2 * FRAME_PIXELS),
-                columns=1,
-                pixels=FRAME_PIXELS,
-            )
-            picture = picture_html(
-                sheet,
-                f"{letter} at timestep {t:.0f}, {word} stage",
-                sheet_css(comparison).replace("cmp-sheet", "cmp-frame"),
-            )
-            band = f'<span class="cmp-band" style="background:{stage_colour(stage)}"></span>'
-            frames.append(
-                f'<li>{band}{picture}<span class="cmp-t">t {t:.0f}</span><small>{word}</small></li>'
-            )
-        strips.append(
-            f'<div class="cmp-strip"><h4><b>{letter}</b>'
-            f" {escape(side.name)}</h4><ol>{''.join(frames)}</ol></div>"
-        )
+    strips = "".join(
+        f'<div class="cmp-strip"><h4><b>{letter}</b>'
+        f" {escape(side.name)}</h4><ol>{_frames(letter, side, sheet_css(comparison))}</ol></div>"
+        for letter, side in (("A", comparison.a), ("B", comparison.b))
+    )
     legend = "".join(
         '<span class="cmp-part"><span class="cmp-dot"'
         f' style="background:{stage_colour(i)}"></span>{name}</span>'
         for i, name in ((2, "early stage"), (1, "middle"), (0, "late"), (-1, "full model"))
     )
-    which = (
-        "The first sample"
-        if comparison.n == 1
-        else f"The first {min(FILM_SAMPLES, comparison.n)} samples"
-    )
+    shown = min(FILM_SAMPLES, comparison.n)
+    which = "The first sample" if comparison.n == 1 else f"The first {shown} samples"
     words = (
         "Left to right in sampling order: what each model would finish with, predicted at timestep"
         f" t. {which} of the grids."
@@ -232,8 +201,27 @@ def film_html(comparison: Comparison) -> str:
     return (
         f'<div class="cmp"><h4 class="cmp-title">Film strip</h4><p class="cmp-sub">{words}</p><p'
         f' class="cmp-note">{legend}</p><div class="cmp-film" tabindex="0" aria-label="Film'
-        f' strip">{"".join(strips)}</div></div>'
+        f' strip">{strips}</div></div>'
     )
+
+
+def _frames(letter: str, side: Side, css: str) -> str:
+    """Write the frames of one side's film strip."""
+    frames = ""
+    for t, images in zip(side.film_timesteps, side.film, strict=False):
+        stage = -1 if side.plan is None else side.plan.stage_of(t)
+        word = "full" if stage < 0 else STAGES[stage]
+        samples = shrunk(to_uint8(images)[:FILM_SAMPLES], 2 * FRAME_PIXELS)
+        picture = picture_html(
+            contact_sheet(samples, columns=1, pixels=FRAME_PIXELS),
+            f"{letter} at timestep {t:.0f}, {word} stage",
+            css.replace("cmp-sheet", "cmp-frame"),
+        )
+        band = f'<span class="cmp-band" style="background:{stage_colour(stage)}"></span>'
+        frames += (
+            f'<li>{band}{picture}<span class="cmp-t">t {t:.0f}</span><small>{word}</small></li>'
+        )
+    return frames
 
 
 def _fid_text(value: float | None, n: int) -> str:
@@ -244,10 +232,6 @@ def _fid_text(value: float | None, n: int) -> str:
         if n < MIN_IMAGES_FOR_FID
         else "not available for this model"
     )
-
-
-def _share_text(value: float | None) -> str:
-    return "not available" if value is None else f"{100 * value:.1f} %"
 
 
 def _number_text(value: float | None, digits: str) -> str:
@@ -265,41 +249,80 @@ UNJUDGED = (
 
 
 def metrics_html(comparison: Comparison, judged: bool = True) -> str:
-    """Every measure with its unit and n; where a figure cannot be given the cell says why.
+    """Write every measure with its unit and n; a cell without a figure gives the reason.
+
     `judged`: the model ships a feature network.
     """
-    c, a, b, n = comparison, comparison.a, comparison.b, comparison.n
-    repeats, e = c.timed_runs, escape
-    timed, seconds = f"denoiser, whole run, {runs_words(repeats)}", (a.seconds, b.seconds)
-    rows_both = (
+    a, b, e = comparison.a, comparison.b, escape
+    both_rows = _cost_rows(comparison)
+    if judged:
+        both_rows += _quality_rows(comparison)
+    both = "".join(
+        "<tr><th"
+        f' scope="row">{name}<small>{e(note)}</small></th><td>{e(x)}</td><td>{e(y)}</td></tr>'
+        for name, x, y, note in both_rows
+    )
+    if not judged:
+        both += f'<tr><th scope="row">Quality</th><td colspan="2">{UNJUDGED}</td></tr>'
+    pair = "".join(
+        f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td colspan="2">{e(x)}</td></tr>'
+        for name, x, note in _pair_rows(comparison)
+    )
+    repeats = plural(comparison.timed_runs, "timing repeat")
+    return (
+        '<div class="cmp"><table class="cmp-table"><thead><tr><th scope="col">Measure</th><th'
+        f' scope="col">A · {e(a.name)}</th><th scope="col">B ·'
+        f' {e(b.name)}</th></tr></thead><tbody>{both}<tr class="cmp-split"><th scope="rowgroup"'
+        f' colspan="3">B against A</th></tr>{pair}</tbody></table><p'
+        f' class="cmp-sub">{e(settings_line(comparison))}, {repeats}. One seed:'
+        " another seed moves these figures.</p></div>"
+    )
+
+
+def _cost_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+    """Return (measure, A, B, note) of time and work."""
+    a, b = comparison.a, comparison.b
+    beside = (a.seconds, b.seconds)
+    halves = halves_words(comparison.settings.halves)
+    return [
         (
             "Time, measured",
-            *(seconds_text(side.seconds, side.seconds_spread, seconds) for side in (a, b)),
-            timed,
+            seconds_text(a.seconds, a.seconds_spread, beside),
+            seconds_text(b.seconds, b.seconds_spread, beside),
+            f"denoiser, whole run, {runs_words(comparison.timed_runs)}",
         ),
         (
             "Work, counted",
             macs_text(a.macs),
             macs_text(b.macs),
-            f"all {n} images{halves_words(c.settings.halves)}",
+            f"all {comparison.n} images{halves}",
         ),
-    )
-    if judged:
-        rows_both += (
-            (
-                "FID",
-                _fid_text(a.fid, n),
-                _fid_text(b.fid, n),
-                f"lower is better; small feature network of this model, n = {n}",
-            ),
-            (
-                "Class accuracy",
-                _share_text(a.class_accuracy),
-                _share_text(b.class_accuracy),
-                f"a classifier sees the asked class, n = {n}",
-            ),
-        )
-    rows_pair = (
+    ]
+
+
+def _quality_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+    """Return (measure, A, B, note) of what the model's own feature network judges."""
+    a, b, n = comparison.a, comparison.b, comparison.n
+    return [
+        (
+            "FID",
+            _fid_text(a.fid, n),
+            _fid_text(b.fid, n),
+            f"lower is better; small feature network of this model, n = {n}",
+        ),
+        (
+            "Class accuracy",
+            percent(a.class_accuracy, 1, "not available"),
+            percent(b.class_accuracy, 1, "not available"),
+            f"a classifier sees the asked class, n = {n}",
+        ),
+    ]
+
+
+def _pair_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """Return (measure, value, note) of B against A."""
+    c, n = comparison, comparison.n
+    return [
         (
             "PSNR",
             "identical pictures" if c.psnr is None else f"{_number_text(c.psnr, '.2f')} dB",
@@ -310,7 +333,7 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
         (
             "Speed-up, measured",
             factor_text(c.speedup_measured, c.speedup_spread),
-            f"time A / time B, {runs_words(repeats)}",
+            f"time A / time B, {runs_words(c.timed_runs)}",
         ),
         ("Speed-up, by MACs", factor_text(c.speedup_macs), "work A / work B, counted"),
         (
@@ -318,37 +341,19 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
             factor_text(c.speedup_predicted),
             "from this device's latency table, before measuring",
         ),
-    )
-    both = "".join(
-        "<tr><th"
-        f' scope="row">{name}<small>{e(note)}</small></th><td>{e(x)}</td><td>{e(y)}</td></tr>'
-        for name, x, y, note in rows_both
-    )
-    if not judged:
-        both += f'<tr><th scope="row">Quality</th><td colspan="2">{UNJUDGED}</td></tr>'
-    pair = "".join(
-        f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td colspan="2">{e(x)}</td></tr>'
-        for name, x, note in rows_pair
-    )
-    return (
-        '<div class="cmp"><table class="cmp-table"><thead><tr><th scope="col">Measure</th><th'
-        f' scope="col">A · {e(a.name)}</th><th scope="col">B ·'
-        f' {e(b.name)}</th></tr></thead><tbody>{both}<tr class="cmp-split"><th scope="rowgroup"'
-        f' colspan="3">B against A</th></tr>{pair}</tbody></table><p'
-        f' class="cmp-sub">{e(_settings_line(c))}, {plural(repeats, "timing repeat")}. One seed:'
-        " another seed moves these figures.</p></div>"
-    )
+    ]
 
 
 def result_json(comparison: Comparison) -> str:
-    """The result as the command line's `compare --json` prints it."""
+    """Return the result as the command line's `compare --json` prints it."""
     content = comparison.to_json()
     return content if isinstance(content, str) else json.dumps(content, indent=2)
 
 
 def downloads_html(comparison: Comparison) -> str:
-    """Three links that carry their files themselves: both grids as PNG (all samples) and the result
-    as JSON.
+    """Write three links that carry their files themselves: both grids and the result.
+
+    The grids are PNG with all samples, the result is JSON.
     """
     seed = comparison.settings.seed
     files = [

@@ -1,25 +1,25 @@
-"""The Compare tab before and while it runs: what a side runs, progress, messages, the empty state
-(pure, no Gradio).
+"""Write the Compare tab before and while it runs: a side's plan, progress, the empty state.
+
+Pure functions, no Gradio.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 
 from core.curves.plan import STAGES, StagePlan
 
-from ..tables import shared_words
+from .. import tables
 from ..theme import DENSE_COLOUR
 from .pictures import LIVE_PIXELS, MAX_SHOWN, contact_sheet, sheet_columns, shrunk
 from .words import SAMPLING_ORDER, picture_html, stage_colour
 
 
 def plan_note(plan: StagePlan | None, error: str = "") -> str:
-    """One line under a side's picker: what this side runs, stage by stage in sampling order."""
+    """Write one line under a side's picker: what this side runs, in sampling order."""
     if error:
         return f'<p class="cmp-note cmp-bad" role="alert">{escape(error)}</p>'
     if plan is None:
@@ -37,7 +37,7 @@ def plan_note(plan: StagePlan | None, error: str = "") -> str:
         for i in SAMPLING_ORDER
     )
     shared = (
-        f'<span class="cmp-part"><small>{escape(shared_words(plan).strip())}</small></span>'
+        f'<span class="cmp-part"><small>{escape(tables.shared_words(plan).strip())}</small></span>'
         if not plan.plain
         else ""
     )
@@ -46,16 +46,10 @@ def plan_note(plan: StagePlan | None, error: str = "") -> str:
     return f'<p class="cmp-note"><span>{said}:</span>{parts}{shared}</p>'
 
 
-def stage_chip(stage: Any) -> str:
-    """The present stage with its colour; accepts an index, a stage name or nothing."""
-    index = (
-        STAGES.index(stage)
-        if isinstance(stage, str) and stage in STAGES
-        else stage
-        if isinstance(stage, int)
-        else None
-    )
-    if index is None:
+def stage_chip(stage: int | str | None) -> str:
+    """Write the present stage with its colour, from an index, a stage name or nothing."""
+    index = STAGES.index(stage) if isinstance(stage, str) and stage in STAGES else stage
+    if not isinstance(index, int):
         return ""
     word = "full model" if index < 0 else f"{STAGES[index]} stage"
     return (
@@ -65,8 +59,9 @@ def stage_chip(stage: Any) -> str:
 
 
 def live_sheet(images: np.ndarray) -> np.ndarray:
-    """A preview's samples, uint8 (n, h, w) or (n, h, w, 3), as one small sheet; the page enlarges
-    it.
+    """Return a preview's samples, uint8 (n, h, w) or (n, h, w, 3), as one small sheet.
+
+    The page enlarges it.
     """
     samples = images[:MAX_SHOWN]
     samples = shrunk(samples, LIVE_PIXELS // sheet_columns(len(samples)))
@@ -82,12 +77,13 @@ def live_html(
     done: float,
     total: float,
     names: tuple[str, str],
-    images: tuple[Any, Any] = (None, None),
-    stage: Any = None,
+    images: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+    stage: int | str | None = None,
     state: str = "unfinished",
 ) -> str:
-    """Progress, the present stage and both grids as they are now, which `state` says of them to
-    those who do not see them.
+    """Write progress, the present stage and both grids as they are now.
+
+    `state` describes the grids to those who do not see them.
     """
     share = 100 * min(1.0, done / total) if total else 0.0
     text = text[:1].upper() + text[1:]
@@ -111,20 +107,18 @@ def live_html(
     )
 
 
-def message_html(sentence: str, bad: bool = False) -> str:
-    """One sentence in a frame: an error, or what a stopped run left."""
-    return (
-        f'<p class="cmp cmp-message{" is-bad" if bad else ""}"'
-        f' role="{"alert" if bad else "status"}">{escape(sentence)}</p>'
-    )
+def message(sentence: str, bad: bool = False) -> str:
+    """Write one sentence in a frame: an error, or what a stopped run left."""
+    return tables.message(sentence, "bad" if bad else "", place="cmp cmp-message")
 
 
 EMPTY = "<h3>Nothing compared yet</h3>"
 
 
 def empty_html(before: Sequence[str] = ()) -> str:
-    """What stands there before the first run: what will appear and what to press; `before` says
-    what has to be measured first.
+    """Write what stands there before the first run: what will appear and what to press.
+
+    `before` are sentences about what has to be measured first.
     """
     first = (
         "<p>A plan needs a calibration, once per model; Compare begins with it."

@@ -1,5 +1,6 @@
-"""Sample tensors to crisp pictures: contact sheets, amplified differences and PNG data addresses
-(pure, no Gradio).
+"""Turn sample tensors into crisp pictures: sheets, amplified differences, PNG data addresses.
+
+Pure functions, no Gradio.
 
 Small pictures stay as they are: pixels are repeated, never interpolated, and the format is PNG,
 because a lossy format changes the very differences that a comparison is about. Photographs too
@@ -11,10 +12,13 @@ from __future__ import annotations
 import base64
 import io
 import math
-from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from core.workshop.comparison import to_bytes
 
 # side of one sample on screen: four times the bundled model's 32, so one model pixel is a sharp
 # square
@@ -28,24 +32,21 @@ GAP = 4  # pixels between two samples
 AMPLIFICATIONS = (1, 2, 4, 8, 16, 32)
 
 
-def to_uint8(images: Any) -> np.ndarray:
-    """(n, c, h, w) in [-1, 1], torch or numpy -> (n, h, w, 3) uint8; one channel is repeated, more
-    than three are cut to three.
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Turn (n, c, h, w) in [-1, 1] into (n, h, w, 3) uint8.
+
+    One channel is repeated, more than three are cut to three. A diverged value, which is no
+    number, becomes black.
     """
-    array = (
-        images.detach().cpu().float().numpy()
-        if hasattr(images, "detach")
-        else np.asarray(images, dtype=np.float32)
-    )
-    array = np.nan_to_num(array, nan=-1.0)  # a diverged sample becomes black instead of undefined
-    # (n, h, w, c)
-    grey = np.rint((np.clip(array, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
-    return np.repeat(grey, 3, axis=3) if grey.shape[3] < 3 else grey[..., :3]
+    whole = to_bytes(torch.nan_to_num(images.detach().cpu().float(), nan=-1.0))
+    array = whole.permute(0, 2, 3, 1).numpy()  # (n, h, w, c)
+    return np.repeat(array, 3, axis=3) if array.shape[3] < 3 else array[..., :3]
 
 
 def shrunk(pictures: np.ndarray, most: int) -> np.ndarray:
-    """(n, h, w) or (n, h, w, c) uint8, reduced by 1, 2, 4 or 8, the smallest that brings both sides
-    to `most`: means of whole blocks of pixels.
+    """Reduce (n, h, w) or (n, h, w, c) uint8 by the smallest of 1, 2, 4, 8 that fits `most` pixels.
+
+    Pixels become means of whole blocks.
     """
     height, width = pictures.shape[1:3]
     factor = next((f for f in (1, 2, 4) if max(height, width) <= most * f), 8)
@@ -58,7 +59,7 @@ def shrunk(pictures: np.ndarray, most: int) -> np.ndarray:
 
 
 def sheet_columns(n: int) -> int:
-    """Columns of a nearly square contact sheet of n samples."""
+    """Return the columns of a nearly square contact sheet of n samples."""
     return max(1, math.ceil(math.sqrt(n)))
 
 
@@ -69,8 +70,9 @@ def contact_sheet(
     gap: int = GAP,
     ground: int = 128,
 ) -> np.ndarray:
-    """(n, h, w, 3) uint8 -> one (H, W, 3) uint8 sheet, each sample enlarged by a whole factor to at
-    most about `pixels`.
+    """Lay (n, h, w, 3) uint8 out as one (H, W, 3) uint8 sheet, row by row.
+
+    Each sample is enlarged by a whole factor to at most about `pixels`.
     """
     n, height, width, _ = pictures.shape
     if n == 0:
@@ -88,14 +90,15 @@ def contact_sheet(
 
 
 def download_sheet(pictures: np.ndarray) -> np.ndarray:
-    """All samples in one sheet, as large as `MAX_SHEET_PIXELS` allows with whole pixels."""
+    """Lay all samples out in one sheet, as large as `MAX_SHEET_PIXELS` allows."""
     room = MAX_SHEET_PIXELS // sheet_columns(max(1, len(pictures))) - GAP
     return contact_sheet(pictures, pixels=max(1, min(SAMPLE_PIXELS, room)))
 
 
 def amplification(difference: np.ndarray) -> int:
-    """The largest factor of `AMPLIFICATIONS` that keeps 99 of 100 values of |A - B| (grey levels, 0
-    to 255) below white.
+    """Return the largest of `AMPLIFICATIONS` that keeps 99 of 100 values of |A - B| below white.
+
+    Values are grey levels from 0 to 255.
     """
     if difference.size == 0:
         return 1
@@ -115,7 +118,7 @@ def amplified_difference(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, int,
 
 
 def png_bytes(picture: np.ndarray) -> bytes:
-    """(h, w) or (h, w, 3) uint8 -> PNG. A picture whose three channels agree is stored as one."""
+    """Encode (h, w) or (h, w, 3) uint8 as PNG; three channels that agree are stored as one."""
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[..., 0]
     if (
@@ -132,5 +135,5 @@ def png_bytes(picture: np.ndarray) -> bytes:
 
 
 def data_address(content: bytes, mime: str = "image/png") -> str:
-    """A `data:` address: the page needs no file on the server and no second request."""
+    """Return a `data:` address: the page needs no file on the server and no second request."""
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"

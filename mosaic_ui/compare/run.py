@@ -1,8 +1,6 @@
-"""A comparison as it runs: the stream of views from the first preview to the verdict, and what is
-left when it is stopped or fails.
+"""Stream the views of a running comparison, from the first preview to the verdict or a stop.
 
-A generator over what the job reports; it knows the values of the tab's components and none of the
-components.
+The views go by the names of the tab's components; no component is known here.
 """
 
 from __future__ import annotations
@@ -17,41 +15,40 @@ import gradio as gr
 from core.errors import Stopped
 from core.workshop.compare import BATCH, IN_STEP, compare
 from core.workshop.comparison import Comparison, Preview, SampleSettings
+from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts
+from ..remedies import page_sentence
 from . import figures
 from . import live as live_views
 from . import timing as timing_views
 from .inputs import Request
 
+Named = dict[str, Any]  # name of a component -> its value or `gr.update`
 PREVIEW_SECONDS = 0.15  # fastest rate of live pictures; more would only load the page
 
 
-def result_views(comparison: Comparison, provenance: str = "", judged: bool = True) -> tuple:
-    """(verdict, slider, pair, difference, film, timing, metrics, downloads): the values of the
-    result's components.
-    """
+def result_views(comparison: Comparison, provenance: str = "", judged: bool = True) -> Named:
+    """Return the values of the result's components by their names."""
     sheet_a, sheet_b, sheet_d, factor, mean = figures.sheets(comparison)
-    return (
-        figures.verdict_html(comparison, provenance),
-        gr.update(
-            value=(sheet_a, sheet_b), label=figures.pair_label(comparison.a.name, comparison.b.name)
-        ),
-        figures.side_by_side_html(sheet_a, sheet_b, comparison),
-        figures.difference_html(sheet_d, factor, mean, comparison),
-        figures.film_html(comparison),
-        timing_views.timing_html(timing_views.timing_rows(comparison.a, comparison.b), comparison),
-        figures.metrics_html(comparison, judged),
-        figures.downloads_html(comparison),
-    )
-
-
-NO_RESULT = tuple(gr.skip() for _ in range(8))
+    label = figures.pair_label(comparison.a.name, comparison.b.name)
+    rows = timing_views.timing_rows(comparison.a, comparison.b)
+    return {
+        "verdict": figures.verdict_html(comparison, provenance),
+        "slider": gr.update(value=(sheet_a, sheet_b), label=label),
+        "pair": figures.side_by_side_html(sheet_a, sheet_b, comparison),
+        "difference": figures.difference_html(sheet_d, factor, mean, comparison),
+        "film": figures.film_html(comparison),
+        "timing": timing_views.timing_html(rows, comparison),
+        "metrics": figures.metrics_html(comparison, judged),
+        "downloads": figures.downloads_html(comparison),
+    }
 
 
 def overall(item: Preview, settings: SampleSettings, walked: bool) -> tuple[float, float]:
-    """(done, total) of the whole job. A small set is walked once and then timed `repeats` times,
-    and each part counts its own steps.
+    """Return (done, total) of the whole job.
+
+    A small set is walked once and then timed `repeats` times, and each part counts its own steps.
     """
     if settings.n > IN_STEP:
         return item.done, item.total
@@ -70,20 +67,19 @@ def _stopped_view(
     names: tuple[str, str],
     settings: SampleSettings,
 ) -> str:
-    """What a stopped run leaves: a sentence, and the pictures of the preview `seen`; `last` is the
-    last report of all.
+    """Write what a stopped run leaves: a sentence, and the pictures of the preview `seen`.
+
+    `last` is the last report of all.
     """
     sentence = sentence or "Stopped before the first step."
     if seen is None:
         if settings.n > IN_STEP and "step" in sentence:  # not while it calibrated or pruned
             sentence = f"{sentence.rstrip('.')}{_place(last, settings)}."
-        return live_views.message_html(f"{sentence} Press Compare to start again.")
+        return live_views.message(f"{sentence} Press Compare to start again.")
     done = seen.done == seen.total
-    text, state = (
-        ("The pictures are finished, the timing was stopped", "finished")
-        if done
-        else ("Stopped here", "unfinished")
-    )
+    text, state = "Stopped here", "unfinished"
+    if done:
+        text, state = "The pictures are finished, the timing was stopped", "finished"
     pictures = live_views.live_html(
         text, *overall(seen, settings, True), names, (seen.image_a, seen.image_b), seen.stage, state
     )
@@ -92,9 +88,9 @@ def _stopped_view(
             "Stopped while timing. The pictures are finished; times and distances are not given, as"
             " no timed run of both sides was complete."
         )
-        return live_views.message_html(sentence) + pictures
+        return live_views.message(sentence) + pictures
     return (
-        live_views.message_html(
+        live_views.message(
             f"{sentence} The pictures are unfinished, so no time and no distance is given for them."
         )
         + pictures
@@ -102,7 +98,7 @@ def _stopped_view(
 
 
 def _place(last: Preview | None, settings: SampleSettings) -> str:
-    """Where in a set of several batches a run was stopped; a batch reports when it is done."""
+    """Say where in a set of several batches a run was stopped; a batch reports when it is done."""
     total = -(-settings.n // BATCH)
     done = last.done if last is not None and last.total == total else 0
     if done == total:
@@ -111,80 +107,100 @@ def _place(last: Preview | None, settings: SampleSettings) -> str:
     return f" of batch {done + 1} of {total}{kept}"
 
 
-def _calibration(workshop: Any, request: Request, stop: threading.Event) -> Iterator[str]:
-    """Calibrate with progress if a plan needs it, as live views; `compare` alone would be silent
-    all the while.
-    """
+def _calibration(workshop: Workshop, request: Request, stop: threading.Event) -> Iterator[str]:
+    """Calibrate if a plan needs it; yield live views, as `compare` alone would report nothing."""
     if not any(map(workshop.needs_calibration, request.plans)):
         return
-    for step in jobs.run_job(lambda progress: workshop.calibrate(progress, stop)):
-        if isinstance(step, jobs.Step):
-            words = model_facts.without_paths(workshop, step.text)
-            yield live_views.live_html(
-                f"Calibrating first, once per model: {words}", step.done, step.total, request.names
-            )
-
-
-def stream(workshop: Any, request: Request, stop: threading.Event) -> Iterator[tuple]:
-    """Run the comparison; yield (live, results' visibility, *result views) as it goes, partial
-    pictures if it is stopped.
-    """
-    names, settings, shown = request.names, request.settings, 0.0
-    # the last preview that had pictures: they stay while the timing runs
-    seen: Preview | None = None
-    last: Preview | None = None
-    # from here on the results of an earlier run are out of sight; before that a refusal leaves them
-    sampling = False
-    try:
-        if stop.is_set():
-            raise Stopped
-        yield live_views.live_html("Preparing both models", 0, 1, names), gr.skip(), *NO_RESULT
-        for view in _calibration(workshop, request, stop):
-            yield view, gr.skip(), *NO_RESULT
-        for item in compare(workshop, *request.plans, settings, stop=stop):
-            if isinstance(item, Comparison):
-                item.a.name, item.b.name = names
-                yield (
-                    gr.update(value="", visible=False),
-                    gr.update(visible=True),
-                    *result_views(item, judged=workshop.judge is not None),
-                )
-                continue
-            seen, last = item if item.image_a is not None else seen, item
-            if item.image_a is None or time.monotonic() - shown >= PREVIEW_SECONDS:
-                shown = time.monotonic()
-                images = (seen.image_a, seen.image_b) if seen is not None else (None, None)
-                stage = item.stage if item.step is not None else None
-                yield (
-                    live_views.live_html(
-                        item.text, *overall(item, settings, seen is not None), names, images, stage
-                    ),
-                    gr.skip() if sampling else gr.update(visible=False),
-                    *NO_RESULT,
-                )
-                sampling = True
-    except Stopped as error:
-        yield _stopped_view(str(error), seen, last, names, settings), gr.skip(), *NO_RESULT
-    except Exception as error:
-        yield (
-            live_views.message_html(jobs.failure(error, "The comparison"), bad=True),
-            gr.skip(),
-            *NO_RESULT,
+    for report in jobs.reports(lambda progress: workshop.calibrate(progress, stop)):
+        words = model_facts.without_paths(workshop, report.text)
+        yield live_views.live_html(
+            f"Calibrating first, once per model: {words}",
+            report.done,
+            report.total,
+            request.names,
         )
 
 
-def opening(workshop: Any) -> tuple[str, bool, tuple]:
-    """(live, results visible, result values) on opening: the stored example if there is one, else
-    the empty state.
-    """
+class Run:
+    """One comparison while it runs: what was reported last, and what is in sight."""
+
+    def __init__(self, workshop: Workshop, request: Request, stop: threading.Event):
+        self.workshop, self.request, self.stop = workshop, request, stop
+        self.settings, self.names = request.settings, request.names
+        # the last preview that had pictures: they stay while the timing runs
+        self.seen: Preview | None = None
+        self.last: Preview | None = None
+        self.shown_at = 0.0  # seconds, of the last live view
+        # from here on the results of an earlier run are out of sight; before, a refusal leaves them
+        self.sampling = False
+
+    def views(self) -> Iterator[Named]:
+        """Run; yield the views to the end. Raises Stopped and whatever the comparison raises."""
+        if self.stop.is_set():
+            raise Stopped
+        yield {"live": live_views.live_html("Preparing both models", 0, 1, self.names)}
+        for view in _calibration(self.workshop, self.request, self.stop):
+            yield {"live": view}
+        for item in compare(self.workshop, *self.request.plans, self.settings, stop=self.stop):
+            if isinstance(item, Comparison):
+                yield self._finished(item)
+            else:
+                yield from self._preview(item)
+
+    def stopped(self, sentence: str) -> Named:
+        """Return what a run that was stopped leaves."""
+        return {"live": _stopped_view(sentence, self.seen, self.last, self.names, self.settings)}
+
+    def _finished(self, comparison: Comparison) -> Named:
+        comparison.a.name, comparison.b.name = self.names
+        return {
+            "live": gr.update(value="", visible=False),
+            "results": gr.update(visible=True),
+            **result_views(comparison, judged=self.workshop.judge is not None),
+        }
+
+    def _preview(self, item: Preview) -> Iterator[Named]:
+        """Yield a live view of a report, unless its pictures come too soon after the last ones."""
+        self.last = item
+        if item.image_a is not None:
+            self.seen = item
+            if time.monotonic() - self.shown_at < PREVIEW_SECONDS:
+                return
+        self.shown_at = time.monotonic()
+        seen = self.seen
+        view = live_views.live_html(
+            item.text,
+            *overall(item, self.settings, seen is not None),
+            self.names,
+            images=(None, None) if seen is None else (seen.image_a, seen.image_b),
+            stage=None if item.step is None else item.stage,
+        )
+        earlier = {} if self.sampling else {"results": gr.update(visible=False)}
+        yield {"live": view, **earlier}
+        self.sampling = True
+
+
+def stream(workshop: Workshop, request: Request, stop: threading.Event) -> Iterator[Named]:
+    """Run the comparison; yield its views as it goes, partial pictures if it is stopped."""
+    run = Run(workshop, request, stop)
+    try:
+        yield from run.views()
+    except Stopped as error:
+        yield run.stopped(page_sentence(error))
+    except Exception as error:
+        yield {"live": live_views.message(jobs.failure(error, "The comparison"), bad=True)}
+
+
+def opening(workshop: Workshop) -> tuple[str, Named]:
+    """Return (live, result values by name) on opening: the stored example, else the empty state."""
     example = workshop.example()
     if example is None:
         sentences = (
             model_facts.calibration_sentences(workshop) if model_facts.unmeasured(workshop) else []
         )
-        return live_views.empty_html(sentences), False, ("", None, "", "", "", "", "", "")
+        return live_views.empty_html(sentences), {}
     origin = (
         f"A finished example, {example.model}: measured on {example.device}, {example.when}. Press"
         " Compare to measure on this machine."
     )
-    return "", True, result_views(example, origin)
+    return "", result_views(example, origin)

@@ -1,5 +1,6 @@
-"""The shipped study as the studio shows it: sentences, a chart of FID against work, and the whole
-table. Pure functions.
+"""Show the shipped study: sentences, a chart of FID against work, and the whole table.
+
+Pure functions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ AXIS = {"zeroline": False, "gridcolor": GRID_COLOUR, "linecolor": GRID_COLOUR, "
 
 
 def study_sentences(found: list[Finding]) -> str:
-    """Where pruning pays and where fewer steps do, one line each, with what was measured."""
+    """Say where pruning pays and where fewer steps do, one line each, with what was measured."""
     facts = sorted({(f.n, f.seeds) for f in found})
     note = "; ".join(f"n = {n} images, {k} seed{'s' if k > 1 else ''}" for n, k in facts)
     items = "".join(f"<li>{html.escape(s)}</li>" for s in verdicts(found))
@@ -39,7 +40,7 @@ def study_sentences(found: list[Finding]) -> str:
 
 
 def study_figure(found: list[Finding]) -> dict[str, Any]:
-    """FID against work; lower and further left is better."""
+    """Draw FID against work; lower and further left is better."""
     data = []
     for family, (symbol, colour) in SHOWN.items():
         points = sorted({(f.work, f.fid, f.steps, f.saved) for f in found if f.family == family})
@@ -85,7 +86,7 @@ def study_figure(found: list[Finding]) -> dict[str, Any]:
 
 
 def study_table(found: list[Finding]) -> str:
-    """Every row of the study."""
+    """Write every row of the study."""
     head = "".join(
         f"<th>{h}</th>"
         for h in (

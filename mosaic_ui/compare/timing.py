@@ -1,4 +1,4 @@
-"""Time per stage of both sides, measured beside predicted, as bars (pure, no Gradio).
+"""Draw the time per stage of both sides as bars, measured beside predicted (no Gradio).
 
 A measured number is a solid bar and says "measured"; a predicted one is a hatched bar with a dashed
 edge and says "predicted".
@@ -12,7 +12,8 @@ from html import escape
 from core.curves.plan import STAGES
 from core.workshop.comparison import Comparison, Side
 
-from .words import SAMPLING_ORDER, halves_words, plural, runs_words, seconds_text, stage_colour
+from ..text import plural, seconds_text
+from .words import SAMPLING_ORDER, halves_words, runs_words, stage_colour
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class TimingRow:
 
 
 def timing_rows(side_a: Side, side_b: Side) -> list[TimingRow]:
-    """Early, middle, late and the whole run. A dense side is cut where the other side's plan cuts,
-    so that the rows compare like with like.
+    """Return the rows early, middle, late and the whole run.
+
+    A dense side is cut where the other side's plan cuts, so that the rows compare like with like.
     """
     cuts_a, cuts_b = list(side_a.stages), list(side_b.stages)
     if all(stage < 0 for stage in cuts_a):
@@ -86,53 +88,12 @@ def _bar(
 
 
 def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
-    """Bars per stage: measured solid with its spread, predicted hatched, the numbers in words
-    beside them.
+    """Draw the bars per stage, with the numbers in words beside them.
+
+    A measured bar is solid and has its spread, a predicted one is hatched.
     """
-    known = [
-        v
-        for row in rows
-        for time in (row.a, row.b)
-        for v in (
-            time.predicted,
-            None if time.measured is None else time.measured + (time.spread or 0),
-        )
-    ]
-    stage_peak = max([v for v in known if v] or [1.0])
-    repeats = comparison.timed_runs
-    other = comparison.settings.tabulate or comparison.settings.dtype is not None
-    unknown = (
-        "not predicted for a table or another precision"
-        if other
-        else "no prediction for this device yet"
-    )
-    blocks = []
-    for row in rows:
-        lines, read = [], (row.a.measured, row.b.measured, row.a.predicted, row.b.predicted)
-        for letter, side, time in (("A", comparison.a, row.a), ("B", comparison.b, row.b)):
-            colour = stage_colour(row.stage)
-            predicted = (
-                f"{seconds_text(time.predicted, beside=read)} predicted"
-                if time.predicted is not None
-                else unknown
-            )
-            measured = (
-                f"<b>{seconds_text(time.measured, time.spread, read)}</b> measured"
-                if time.measured is not None
-                else "no step in this stage"
-            )
-            bars = [
-                _bar(time.measured, time.spread, stage_peak, colour, "is-measured", measured),
-                _bar(time.predicted, None, stage_peak, colour, "is-predicted", predicted),
-            ]
-            lines.append(
-                f'<div class="cmp-side"><span class="cmp-who"><b>{letter}</b> {escape(side.name)}'
-                f" <small>{plural(time.steps, 'step')}</small></span>"
-                f'<div class="cmp-bars">{"".join(bars)}</div></div>'
-            )
-        dot = f'<span class="cmp-dot" style="background:{stage_colour(row.stage)}"></span>'
-        name = row.name if row.stage is None else f"{row.name} stage"
-        blocks.append(f'<div class="cmp-stage"><h4>{dot}{name}</h4>{"".join(lines)}</div>')
+    peak, repeats = _longest(rows), comparison.timed_runs
+    blocks = "".join(_stage_block(row, peak, comparison) for row in rows)
     key = (
         '<p class="cmp-note"><span class="cmp-part"><span class="cmp-key'
         ' is-measured"><i></i></span>'
@@ -146,6 +107,43 @@ def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
         " turns."
     )
     return (
-        f'<div class="cmp">{key}<div class="cmp-stages">{"".join(blocks)}</div><p'
+        f'<div class="cmp">{key}<div class="cmp-stages">{blocks}</div><p'
         f' class="cmp-sub">{escape(foot)}</p></div>'
     )
+
+
+def _longest(rows: list[TimingRow]) -> float:
+    """Return the seconds of the longest bar, its spread included."""
+    longest = 0.0
+    for row in rows:
+        for time in (row.a, row.b):
+            measured = 0.0 if time.measured is None else time.measured + (time.spread or 0)
+            longest = max(longest, measured, time.predicted or 0.0)
+    return longest or 1.0
+
+
+def _stage_block(row: TimingRow, peak: float, comparison: Comparison) -> str:
+    """Draw both sides of one row."""
+    beside = [row.a.measured, row.b.measured, row.a.predicted, row.b.predicted]
+    settings = comparison.settings
+    unknown = "no prediction for this device yet"
+    if settings.tabulate or settings.dtype is not None:
+        unknown = "not predicted for a table or another precision"
+    colour = stage_colour(row.stage)
+    lines = ""
+    for letter, side, time in (("A", comparison.a, row.a), ("B", comparison.b, row.b)):
+        measured, predicted = "no step in this stage", unknown
+        if time.measured is not None:
+            measured = f"<b>{seconds_text(time.measured, time.spread, beside)}</b> measured"
+        if time.predicted is not None:
+            predicted = f"{seconds_text(time.predicted, beside=beside)} predicted"
+        bars = _bar(time.measured, time.spread, peak, colour, "is-measured", measured)
+        bars += _bar(time.predicted, None, peak, colour, "is-predicted", predicted)
+        lines += (
+            f'<div class="cmp-side"><span class="cmp-who"><b>{letter}</b> {escape(side.name)}'
+            f" <small>{plural(time.steps, 'step')}</small></span>"
+            f'<div class="cmp-bars">{bars}</div></div>'
+        )
+    dot = f'<span class="cmp-dot" style="background:{colour}"></span>'
+    name = row.name if row.stage is None else f"{row.name} stage"
+    return f'<div class="cmp-stage"><h4>{dot}{name}</h4>{lines}</div>'

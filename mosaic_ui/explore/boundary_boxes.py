@@ -1,4 +1,4 @@
-"""The two number boxes beside the chart: exact boundaries to type.
+"""Make the two number boxes beside the chart: exact boundaries to type.
 
 The boxes are a view of the chart and follow it inside the page, so no answer from the server,
 however late, sets them. What stands in a box is the person's while they type, from the first key
@@ -33,7 +33,7 @@ _FOLLOW = f"""(line, ...typed) => {_BOXES}.map((box, i) => {{
 
 
 def boundary_boxes(boundaries: tuple[int, int]) -> list[gr.Number]:
-    """The boxes of the low and the high boundary, scheduler timesteps."""
+    """Make the boxes of the low and the high boundary, scheduler timesteps."""
     labels = ("Boundary 1 (late | middle)", "Boundary 2 (middle | early)")
     return [
         gr.Number(b, label=label, min_width=110, elem_classes="boundary")
@@ -42,14 +42,12 @@ def boundary_boxes(boundaries: tuple[int, int]) -> list[gr.Number]:
 
 
 def send_typed(opening: list[int]) -> str:
-    """The `js` of an event whose first two inputs are the boxes: untouched ones go as null."""
+    """Return the `js` of an event whose first inputs are the boxes: untouched ones go as null."""
     return _SEND.replace("OPENING", json.dumps(opening))
 
 
 def follow_chart(chart: gr.HTML, boxes: list[gr.Number], opening: list[int]) -> dict[str, Any]:
-    """Arguments of an event, run in the page alone,
-    that sets the boxes to the chart's boundaries.
-    """
+    """Return the arguments of an event, in the page alone, that sets the boxes to the lines."""
     return {
         "fn": None,
         "inputs": [chart, *boxes],

@@ -1,13 +1,11 @@
-"""The chart of place 1 and what decides how it looks: quantity, axis, noise schedule, constants,
-the model's own path.
+"""Draw the curves of place 1, by quantity, axis, noise schedule, constants and the model's path.
 
-Nothing here edits the plan; the two lines in the chart are wired by `explore`.
+Nothing here edits the plan; the two lines in the chart are wired by `ExploreTab`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -16,12 +14,16 @@ from core.curves.dynamics import DEFAULT_THRESHOLD, SampledCurves, default_lambd
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.workshop.compare import sample_path
+from core.workshop.workshop import Workshop
 
-from .. import answers, jobs, model_facts, tables
-from ..answers import plain_errors
-from ..events import LIVE, QUIET
+from .. import jobs, model_facts, tables
+from ..edge import plain_errors
+from ..events import LIVE, NOTHING, QUIET, Event, Views
 from ..figures import ALWAYS_LINEAR, FALLBACK_SCORE, MEANING, VIEWS
+from ..inputs import constants
+from ..remedies import page_sentence
 from ..schedules import curve_schedule, own_beta, schedule_note, uses_fallback
+from ..shared import Shared
 from ..stage_chart import stage_chart
 
 INTRO = (
@@ -45,25 +47,13 @@ CROSSES = (
 UNSAMPLED = (
     "No measured points: this model ships no latents; its own sampling path, below, gives some."
 )
-
-
-@dataclass
-class CurvePanel:
-    """The components of the card."""
-
-    view: gr.Radio
-    meaning: gr.HTML
-    scale: gr.Radio
-    chart: gr.HTML
-    wish: gr.State  # the axis asked for, which a curve that is always linear does not take
-    path: gr.Checkbox
-    path_job: gr.HTML
-    note: gr.HTML  # says so when the schedule is not the model's
+SAMPLED = "Points: measured on the model's own latents, noised."
 
 
 def meaning(view: str, fallback: bool = False) -> str:
-    """The chosen quantity in plain words; `fallback`: the boundaries proposed for these curves are
-    not the score's.
+    """Explain the chosen quantity in plain words.
+
+    `fallback`: the boundaries proposed for these curves are not the score's.
     """
     if view not in MEANING:
         return ""
@@ -72,12 +62,45 @@ def meaning(view: str, fallback: bool = False) -> str:
     return f'<p class="meaning"><b>{view}:</b> {words}{axis}</p>'
 
 
-def build_curves(shared: Any, plan: StagePlan, lam: float) -> CurvePanel:
-    """The card's components, drawn for the model's own schedule."""
-    workshop = shared.workshop
-    gr.Markdown(INTRO, elem_classes="intro")
-    with gr.Row(elem_classes="chart-bar"):
-        view = gr.Radio(
+def walk_of(workshop: Workshop) -> tuple[int, int, float]:
+    """Return images, seed and guidance of the walk along the model's own path."""
+    return model_facts.path_images(workshop), 0, model_facts.default_guidance(workshop)
+
+
+class CurvePanel:
+    """The chart's card: its components, drawn for the model's own schedule, and their handlers.
+
+    `threshold`, `lam` and `numbers` belong to other cards; the tab renders them there.
+    """
+
+    def __init__(self, shared: Shared):
+        self.shared = shared
+        self.workshop = shared.workshop
+        lam = default_lambda(self.workshop.schedule)
+        self.threshold = gr.Number(
+            DEFAULT_THRESHOLD, label="Threshold M", step=0.01, min_width=110, render=False
+        )
+        self.lam = gr.Number(
+            lam, label="Lambda (weight of ln SNR)", step=0.001, min_width=110, render=False
+        )
+        numbers = shared.predictions.exact_numbers(shared.opening, own_beta(self.workshop), lam)
+        self.numbers = gr.HTML(numbers, render=False)  # theory at the boundaries
+        gr.Markdown(INTRO, elem_classes="intro")
+        with gr.Row(elem_classes="chart-bar"):
+            self._build_choices()
+        self.meaning = gr.HTML(meaning("MSE"))
+        self._build_chart(lam)
+        with gr.Row(elem_classes="chart-bar"):
+            with gr.Column(scale=3, min_width=260):
+                self._build_path()
+            with gr.Column(scale=2, min_width=200):
+                shared.beta.render()
+        # the axis asked for, which a curve that is always linear does not take
+        self.wish = gr.State("linear")
+        self.note = gr.HTML("")  # says so when the schedule is not the model's
+
+    def _build_choices(self) -> None:
+        self.view = gr.Radio(
             list(VIEWS),
             value="MSE",
             label="Curve",
@@ -85,7 +108,7 @@ def build_curves(shared: Any, plan: StagePlan, lam: float) -> CurvePanel:
             min_width=260,
             elem_classes="segmented",
         )
-        scale = gr.Radio(
+        self.scale = gr.Radio(
             ["linear", "log"],
             value="linear",
             label="Vertical axis",
@@ -93,188 +116,211 @@ def build_curves(shared: Any, plan: StagePlan, lam: float) -> CurvePanel:
             min_width=140,
             elem_classes="segmented",
         )
-    words = gr.HTML(meaning("MSE"))
-    chart = stage_chart(
-        list(plan.boundaries),
-        answers.figure(workshop, "MSE", "linear", own_beta(workshop), DEFAULT_THRESHOLD, lam),
-        label="Learning curves over timesteps with two stage boundaries",
-        total=len(workshop.schedule),
-        elem_id="stage-chart",
-    )
-    measured = (
-        "Points: measured on the model's own latents, noised."
-        if answers.sampled_curves(workshop, own_beta(workshop)) is not None
-        else UNSAMPLED
-    )
-    gr.HTML(CAPTION.replace("POINTS", measured))
-    with gr.Row(elem_classes="chart-bar"):
-        with gr.Column(scale=3, min_width=260):
-            path = gr.Checkbox(
-                False,
-                label="show the model's own sampling path",
-                info=(
-                    f"Samples {model_facts.path_images(workshop)} latents with the dense model"
-                    " once, by the sampler and steps below."
-                ),
-            )
-            path_job = gr.HTML("")
-        with gr.Column(scale=2, min_width=200):
-            shared.beta.render()
-    return CurvePanel(view, words, scale, chart, gr.State("linear"), path, path_job, gr.HTML(""))
 
-
-def walk_of(workshop: Any) -> tuple[int, int, float]:
-    """Return images, seed and guidance of the walk along the model's own path."""
-    return model_facts.path_images(workshop), 0, model_facts.default_guidance(workshop)
-
-
-def wire_curves(
-    shared: Any, panel: CurvePanel, threshold: gr.Number, lam_box: gr.Number, numbers: gr.HTML
-) -> None:
-    """Redraw on every choice; `numbers` are theory at the boundaries."""
-    workshop, sampler = shared.workshop, [shared.scheduler, shared.steps]
-
-    def whole(steps: Any) -> int:
-        return answers.whole_steps(steps, len(workshop.schedule))
-
-    def walked(path: bool, scheduler: str, steps: Any) -> Any:
-        """The model's own path if it is asked for and was walked with this sampler."""
-        key = (scheduler, whole(steps), *walk_of(workshop))
-        return workshop.paths_walked.get(key) if path else None
-
-    def walk(scheduler: str, steps: Any, report: Any, stop: Any) -> SampledCurves:
-        n, seed, guidance = walk_of(workshop)
-        return sample_path(workshop, scheduler, whole(steps), n, seed, guidance, report, stop)
-
-    def draw(view: str, scale: str, beta: str, m: Any, lam: Any, *path: Any) -> dict:
-        return gr.update(
-            figure=answers.figure(
-                workshop, view, scale, beta, *answers.constants(m, lam), walked(*path)
-            )
+    def _build_chart(self, lam: float) -> None:
+        own, predictions = own_beta(self.workshop), self.shared.predictions
+        self.chart = stage_chart(
+            list(self.shared.opening.boundaries),
+            predictions.figure("MSE", "linear", own, DEFAULT_THRESHOLD, lam),
+            label="Learning curves over timesteps with two stage boundaries",
+            total=len(self.workshop.schedule),
+            elem_id="stage-chart",
         )
+        points = UNSAMPLED if predictions.sampled_curves(own) is None else SAMPLED
+        gr.HTML(CAPTION.replace("POINTS", points))
 
-    def about_crosses(beta: str, *path: Any) -> str:
-        """What the crosses are, where they are drawn: beside the model's own curves."""
-        return CROSSES if beta == own_beta(workshop) and walked(*path) is not None else ""
+    def _build_path(self) -> None:
+        self.path = gr.Checkbox(
+            False,
+            label="show the model's own sampling path",
+            info=(
+                f"Samples {model_facts.path_images(self.workshop)} latents with the dense model"
+                " once, by the sampler and steps below."
+            ),
+        )
+        self.path_job = gr.HTML("")
+
+    def wire(self) -> None:
+        """Redraw the chart on every choice."""
+        shared, sampler = self.shared, self.shared.sampler
+        path = [self.path, *sampler]
+        constants_and_path = [shared.beta, self.threshold, self.lam, *path]
+        curve = [self.view, self.scale, *constants_and_path]
+        drawn = [self.chart, self.meaning, self.note]
+        gr.on([self.threshold.input, self.lam.input], self.on_curve, curve, drawn, **LIVE)
+        self.view.input(
+            self.on_view,
+            [self.view, self.wish, *constants_and_path],
+            [*drawn, self.scale],
+            **LIVE,
+        )
+        self.scale.input(self.on_scale, curve, [*drawn, self.wish], **LIVE)
+        # `change`: a dropdown sends `input` also when it is only left, and a typed lambda would go
+        shared.beta.change(
+            self.on_beta, [*curve[:4], *path], [*drawn, self.lam, self.path_job], **LIVE
+        ).then(self.on_numbers, [shared.plan, shared.beta, self.lam], self.numbers, **LIVE)
+        self._wire_path(curve, drawn)
+
+    def _wire_path(self, curve: list[Any], drawn: list[Any]) -> None:
+        """Walk the path when it is asked for, and draw before and after."""
+        path = [self.path, *self.shared.sampler]
+        again: Event = {"fn": self.on_curve, "inputs": curve, "outputs": drawn, **LIVE}
+        asked = gr.on(
+            [self.path.input, *(s.change for s in (self.shared.scheduler, self.shared.steps))],
+            self.before_path,
+            path,
+            self.path_job,
+            **QUIET,
+            queue=False,
+        )
+        # at once: crosses go, or those of another sampler that was walked before come
+        asked.then(**again)
+        walk = {**QUIET, **jobs.MODEL_JOB, "trigger_mode": "always_last"}
+        asked.then(self.on_path, [self.shared.beta, *path], self.path_job, **walk).then(**again)
 
     @plain_errors
     def on_curve(
-        view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any
-    ) -> tuple:
-        try:
-            m, lam = answers.constants(m, lam)
-            said = schedule_note(workshop, beta, m, lam)
-        # half-typed, perhaps: said beside, and the curves are drawn with the usual constants
-        except StudioError as error:
-            m, lam, said = (
-                DEFAULT_THRESHOLD,
-                default_lambda(curve_schedule(workshop, beta)),
-                tables.notes([f"{error} Drawn with the usual ones."]),
-            )
-        words = meaning(view, view == "Score" and uses_fallback(workshop, beta, m, lam))
-        return draw(view, scale, beta, m, lam, path, scheduler, steps), words, said
+        self,
+        view: str,
+        scale: str,
+        beta: str,
+        m: Any,
+        lam: Any,
+        path: bool,
+        scheduler: str,
+        steps: Any,
+    ) -> Views:
+        """Draw the curve that is chosen."""
+        return self._draw(view, scale, beta, m, lam, self.walked(path, scheduler, steps))
 
     @plain_errors
     def on_view(
-        view: str, wish: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any
-    ) -> tuple:
-        """Another quantity: one that is always linear shows so, and the axis asked for comes back
-        with the next.
+        self,
+        view: str,
+        wish: str,
+        beta: str,
+        m: Any,
+        lam: Any,
+        path: bool,
+        scheduler: str,
+        steps: Any,
+    ) -> Views:
+        """Draw another quantity.
+
+        One that is always linear shows so, and the axis asked for comes back with the next.
         """
         linear = view in ALWAYS_LINEAR
-        drawn = on_curve(view, wish, beta, m, lam, path, scheduler, steps)
-        return *drawn, gr.update(value="linear" if linear else wish, interactive=not linear)
+        views = self._draw(view, wish, beta, m, lam, self.walked(path, scheduler, steps))
+        shown = gr.update(value="linear" if linear else wish, interactive=not linear)
+        return views | {self.scale: shown}
 
     @plain_errors
     def on_scale(
-        view: str, scale: str, beta: str, m: Any, lam: Any, path: bool, scheduler: str, steps: Any
-    ) -> tuple:
-        return *on_curve(view, scale, beta, m, lam, path, scheduler, steps), scale
-
-    @plain_errors
-    def before_path(path: bool, scheduler: str, steps: Any) -> Any:
-        """Said at once, as the walk may have to wait for another visitor's run."""
-        try:
-            return (
-                tables.message(jobs.WAITING)
-                if path and walked(path, scheduler, steps) is None
-                else ""
-            )
-        except StudioError:  # `on_path` says so
-            return gr.skip()
-
-    @plain_errors
-    def on_path(
-        beta: str, path: bool, scheduler: str, steps: Any, request: gr.Request
-    ) -> Iterator[Any]:
-        """Walk the path if it is wanted and was not walked yet. Drawn is it afterwards, by what the
-        page then says: it may have changed meanwhile.
-        """
-        if path and walked(path, scheduler, steps) is None:
-            stop = jobs.new_stop(request.session_hash)
-            try:
-                for step in jobs.run_job(lambda report: walk(scheduler, steps, report, stop)):
-                    if isinstance(step, jobs.Step):
-                        yield tables.progress(step.done, step.total, step.text)
-            except Exception as error:
-                yield tables.message(jobs.failure(error, "The sampling path"), "bad")
-                return
-            finally:
-                stop.set()
-                jobs.finish(request.session_hash, stop)
-        yield about_crosses(beta, path, scheduler, steps)
+        self,
+        view: str,
+        scale: str,
+        beta: str,
+        m: Any,
+        lam: Any,
+        path: bool,
+        scheduler: str,
+        steps: Any,
+    ) -> Views:
+        """Draw on another axis, which is now the one asked for."""
+        views = self._draw(view, scale, beta, m, lam, self.walked(path, scheduler, steps))
+        return views | {self.wish: scale}
 
     @plain_errors
     def on_beta(
-        view: str, scale: str, beta: str, m: Any, path: bool, scheduler: str, steps: Any
-    ) -> tuple:
-        lam = default_lambda(curve_schedule(workshop, beta))
-        return (
-            *on_curve(view, scale, beta, m, lam, path, scheduler, steps),
-            lam,
-            about_crosses(beta, path, scheduler, steps),
-        )
+        self, view: str, scale: str, beta: str, m: Any, path: bool, scheduler: str, steps: Any
+    ) -> Views:
+        """Draw the curves of another schedule, with its own usual lambda."""
+        lam = default_lambda(curve_schedule(self.workshop, beta))
+        walked = self.walked(path, scheduler, steps)
+        views = self._draw(view, scale, beta, m, lam, walked)
+        return views | {self.lam: lam, self.path_job: self._about_crosses(beta, walked)}
 
     @plain_errors
-    def on_numbers(plan: dict, beta: str, lam: Any) -> Any:
-        try:
-            return answers.exact_numbers(workshop, plan, beta, answers.constants(0.5, lam)[1])
-        except StudioError:  # lambda's box says so already, in `on_curve`
-            return gr.skip()
+    def on_numbers(self, plan: StagePlan, beta: str, lam: Any) -> Views:
+        """Write theory at the boundaries."""
+        return self.numbers_at(plan, beta, lam) or NOTHING
 
-    path = [panel.path, *sampler]
-    curve = [panel.view, panel.scale, shared.beta, threshold, lam_box, *path]
-    drawn = [panel.chart, panel.meaning, panel.note]
-    at_boundaries = {
-        "fn": on_numbers,
-        "inputs": [shared.plan, shared.beta, lam_box],
-        "outputs": numbers,
-        **LIVE,
-    }
-    gr.on([threshold.input, lam_box.input], on_curve, curve, drawn, **LIVE)
-    panel.view.input(on_view, [panel.view, panel.wish, *curve[2:]], [*drawn, panel.scale], **LIVE)
-    panel.scale.input(on_scale, curve, [*drawn, panel.wish], **LIVE)
-    asked = gr.on(
-        [panel.path.input, *(s.change for s in sampler)],
-        before_path,
-        path,
-        panel.path_job,
-        **QUIET,
-        queue=False,
-    )
-    again = {"fn": on_curve, "inputs": curve, "outputs": drawn, **LIVE}
-    # at once: crosses go, or those of another sampler that was walked before come
-    asked.then(**again)
-    asked.then(
-        on_path,
-        [shared.beta, *path],
-        panel.path_job,
-        **QUIET,
-        **jobs.MODEL_JOB,
-        trigger_mode="always_last",
-    ).then(**again)
-    # `change`: a dropdown sends `input` also when it is only left, and a typed lambda would go
-    shared.beta.change(
-        on_beta, [*curve[:4], *path], [*drawn, lam_box, panel.path_job], **LIVE
-    ).then(**at_boundaries)
-    shared.plan.change(**at_boundaries)
+    @plain_errors
+    def before_path(self, path: bool, scheduler: str, steps: Any) -> Views:
+        """Announce a walk at once, as it may have to wait for another visitor's run."""
+        try:
+            waits = path and self.walked(path, scheduler, steps) is None
+        except StudioError:  # `on_path` refuses these steps
+            return NOTHING
+        return {self.path_job: tables.message(jobs.WAITING) if waits else ""}
+
+    @plain_errors
+    def on_path(
+        self, beta: str, path: bool, scheduler: str, steps: Any, request: gr.Request
+    ) -> Iterator[Views]:
+        """Walk the path if it is wanted and was not walked yet.
+
+        It is drawn afterwards, by what the page then shows: that may have changed meanwhile.
+        """
+        if path and self.walked(path, scheduler, steps) is None:
+            with jobs.stoppable(request.session_hash) as stop:
+                try:
+                    for report in jobs.reports(
+                        lambda progress: self._walk(scheduler, steps, progress, stop)
+                    ):
+                        words = tables.progress(report.done, report.total, report.text)
+                        yield {self.path_job: words}
+                except Exception as error:
+                    said = jobs.failure(error, "The sampling path")
+                    yield {self.path_job: tables.message(said, "bad")}
+                    return
+        yield {self.path_job: self._about_crosses(beta, self.walked(path, scheduler, steps))}
+
+    def walked(self, path: bool, scheduler: str, steps: Any) -> SampledCurves | None:
+        """Return the model's own path if it is asked for and was walked with this sampler."""
+        key = (scheduler, self.shared.predictions.whole_steps(steps), *walk_of(self.workshop))
+        return self.workshop.paths_walked.get(key) if path else None
+
+    def numbers_at(self, plan: StagePlan, beta: str, lam: Any) -> Views:
+        """Return theory at the boundaries; nothing where lambda's box is refused."""
+        try:
+            _, checked = constants(DEFAULT_THRESHOLD, lam)
+            return {self.numbers: self.shared.predictions.exact_numbers(plan, beta, checked)}
+        except StudioError:  # `on_curve` refuses it already
+            return {}
+
+    def _walk(self, scheduler: str, steps: Any, progress: Any, stop: Any) -> None:
+        n, seed, guidance = walk_of(self.workshop)
+        sample_path(
+            self.workshop,
+            scheduler,
+            self.shared.predictions.whole_steps(steps),
+            n=n,
+            seed=seed,
+            guidance=guidance,
+            progress=progress,
+            stop=stop,
+        )
+
+    def _draw(
+        self, view: str, scale: str, beta: str, m: Any, lam: Any, walked: SampledCurves | None
+    ) -> Views:
+        """Return the chart, the quantity's meaning and the note about the schedule."""
+        try:
+            m, lam = constants(m, lam)
+            note = schedule_note(self.workshop, beta, m, lam)
+        # half-typed, perhaps: refused beside, and the curves are drawn with the usual constants
+        except StudioError as error:
+            m, lam = DEFAULT_THRESHOLD, default_lambda(curve_schedule(self.workshop, beta))
+            note = tables.notes([f"{page_sentence(error)} Drawn with the usual ones."])
+        fallback = view == "Score" and uses_fallback(self.workshop, beta, m, lam)
+        figure = self.shared.predictions.figure(view, scale, beta, m, lam, walked)
+        return {
+            self.chart: gr.update(figure=figure),
+            self.meaning: meaning(view, fallback),
+            self.note: note,
+        }
+
+    def _about_crosses(self, beta: str, walked: SampledCurves | None) -> str:
+        """Explain the crosses where they are drawn: beside the model's own curves."""
+        return CROSSES if beta == own_beta(self.workshop) and walked is not None else ""

@@ -1,5 +1,4 @@
-"""The two long jobs of place 2, Calibrate and Prune: waiting for one's turn, progress, Stop, and
-one sentence at the end.
+"""Run the two long jobs of place 2, Calibrate and Prune: waiting, progress, Stop, one sentence.
 
 A press is noted at once (`jobs.ask`) and worked off when the model is free; until then Stop
 withdraws it.
@@ -7,6 +6,7 @@ withdraws it.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,134 +15,191 @@ import gradio as gr
 
 from core.curves.plan import StagePlan
 from core.errors import Stopped
+from core.mosaic.transformer import MosaicTransformer
+from core.workshop.workshop import Workshop
 
-from .. import answers, jobs, model_facts, tables
-from ..answers import plain_errors
-from ..events import EDIT, QUIET
+from .. import jobs, model_facts, tables
+from ..edge import plain_errors
+from ..events import ASK, NOTHING, QUIET, Views
+from ..shared import Shared
+from ..text import seconds_text
 from .views import pruned_sentence
 
 KINDS = ("calibrate", "prune")
-# Calibrate, Prune, Stop
-BUSY = (gr.update(interactive=False), gr.update(interactive=False), gr.update(interactive=True))
-IDLE = (gr.update(interactive=True), gr.update(interactive=True), gr.update(interactive=False))
+STOPPED = "Stopped. What was measured so far is kept, and nothing is half-written."
 
 
-def calibrated_sentence(workshop: Any, seconds: float, kept: int, worked: bool) -> str:
-    """How a calibration ended; `kept` bins were there when it began, and it may have had nothing to
-    do.
+def calibrated_sentence(workshop: Workshop, seconds: float, kept: int, worked: bool) -> str:
+    """Say how a calibration ended.
+
+    `kept` bins were there when it began; without `worked` it had nothing to do.
     """
     if not worked:
         return f"Nothing to do, as all of it was measured before: {workshop.calibration_text}"
-    took = f"in {tables.seconds_text(seconds)} (measured"
+    took = f"in {seconds_text(seconds)} (measured"
     if kept:
         took += f", without the {kept} of {workshop.settings.bins} bins that an earlier run left"
     return f"Calibrated {took}): {workshop.calibration_text}"
 
 
-def wire_jobs(shared: Any, tab: Any, exactly: dict[str, Any]) -> None:
-    """Connect Calibrate, Prune and Stop of the tab; `exactly` is the event that follows a job."""
-    workshop = shared.workshop
+class Calibrating:
+    """One calibration: whether it had work to do, and how it ended."""
 
-    def ask(kind: str) -> Callable:
-        @plain_errors
-        def ask_job(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-            run = StagePlan.from_json(plan).counted(answers.visited(workshop, scheduler, steps))
-            jobs.ask(f"{request.session_hash}/{kind}", run.to_json())
-            return tables.message(jobs.WAITING), *BUSY
+    name = "The calibration"
 
-        return ask_job
+    def __init__(self, workshop: Workshop):
+        self.workshop = workshop
+        self.kept = workshop.bins_kept
+        self.worked = False
 
-    def long_job(
-        request: gr.Request, name: str, work: Callable, done: Callable[[float], str]
-    ) -> Iterator[tuple]:
-        """Run a job for the three buttons, the progress place and the status line; ends in one
-        sentence whatever happens.
-        """
-        stop, began = jobs.new_stop(request.session_hash), time.perf_counter()
-        yield tables.progress(0, 0, "Starting"), *BUSY, gr.skip()
-        words = ""
-        try:
-            for step in jobs.run_job(lambda report: work(report, stop)):
-                if isinstance(step, jobs.Step):
-                    words = model_facts.without_paths(workshop, step.text)
-                    yield tables.progress(step.done, step.total, words), *BUSY, gr.skip()
-            words = tables.message(done(time.perf_counter() - began), "good")
-        except Stopped:
-            words = tables.message(
-                "Stopped. What was measured so far is kept, and nothing is half-written."
-            )
-        except Exception as error:  # whatever it is, the buttons come back
-            words = tables.message(jobs.failure(error, name), "bad")
-        finally:
-            # also when the visitor closed the page: the thread must not go on for nobody
-            stop.set()
-            jobs.finish(request.session_hash, stop)
-        yield words, *IDLE, tables.status_line(workshop)
+    def work(self, progress: jobs.Progress, stop: threading.Event) -> None:
+        """Calibrate; without a report there was nothing to do."""
 
-    @plain_errors
-    def on_calibrate(request: gr.Request) -> Iterator[tuple]:
-        if jobs.take(f"{request.session_hash}/calibrate") is None:
-            yield (gr.skip(),) * 5  # withdrawn meanwhile
-            return
-        kept, steps = workshop.bins_kept, []
+        def report(done: int, total: int, text: str) -> None:
+            self.worked = True
+            progress(done, total, text)
 
-        def work(report: Callable, stop: Any) -> None:
-            workshop.calibrate(lambda *step: (steps.append(step), report(*step)), stop)
+        self.workshop.calibrate(report, stop)
 
-        yield from long_job(
-            request,
-            "The calibration",
-            work,
-            lambda seconds: calibrated_sentence(workshop, seconds, kept, bool(steps)),
+    def done(self, seconds: float) -> str:
+        """Say how it ended."""
+        return calibrated_sentence(self.workshop, seconds, self.kept, self.worked)
+
+
+class Pruning:
+    """One pruning of a plan, with the calibration that it may have to begin with."""
+
+    name = "Pruning"
+
+    def __init__(self, workshop: Workshop, plan: StagePlan):
+        self.workshop, self.plan = workshop, plan
+        self.calibration_seconds: float | None = None
+        self.worked = False
+        self.built: MosaicTransformer | None = None
+
+    def work(self, progress: jobs.Progress, stop: threading.Event) -> None:
+        """Calibrate if the plan needs it, then build; without a report the networks were kept."""
+
+        def report(done: int, total: int, text: str) -> None:
+            self.worked = True
+            progress(done, total, text)
+
+        if self.workshop.needs_calibration(self.plan):
+            began = time.perf_counter()
+            self.workshop.calibrate(progress, stop)
+            self.calibration_seconds = time.perf_counter() - began
+        self.built = self.workshop.build(self.plan, progress=report, stop=stop)
+
+    def done(self, seconds: float) -> str:
+        """Say how it ended, the time of the calibration apart."""
+        first, calibrated = self.calibration_seconds, ""
+        if first is not None:
+            calibrated = f"Calibrated first, in {seconds_text(first)} (measured). "
+            seconds -= first
+        took = seconds if self.worked else None
+        return calibrated + pruned_sentence(self.workshop, self.plan, took, self.built)
+
+
+class PruneJobs:
+    """The buttons Calibrate, Prune and Stop with the place that shows their job."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        job: gr.HTML,
+        calibrate: gr.Button,
+        prune: gr.Button,
+        stop: gr.Button,
+    ):
+        self.shared, self.workshop = shared, shared.workshop
+        self.job, self.calibrate, self.prune, self.stop = job, calibrate, prune, stop
+
+    def wire(self) -> None:
+        """Connect the three buttons."""
+        shared = self.shared
+        buttons = [self.job, self.calibrate, self.prune, self.stop]
+        wanted = [shared.plan, *shared.sampler]
+        work = {"outputs": [*buttons, shared.status], **QUIET, **jobs.MODEL_JOB}
+        self.calibrate.click(self.ask_calibrate, wanted, buttons, **ASK).then(
+            self.on_calibrate, None, **work
         )
+        self.prune.click(self.ask_prune, wanted, buttons, **ASK).then(self.on_prune, None, **work)
+        # not behind the job that it is to stop
+        self.stop.click(self.on_stop, None, buttons, **QUIET, queue=False)
 
     @plain_errors
-    def on_prune(request: gr.Request) -> Iterator[tuple]:
+    def ask_calibrate(
+        self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request
+    ) -> Views:
+        """Note that a calibration is wanted."""
+        return self._ask("calibrate", plan, scheduler, steps, request)
+
+    @plain_errors
+    def ask_prune(self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request) -> Views:
+        """Note which plan is to be pruned."""
+        return self._ask("prune", plan, scheduler, steps, request)
+
+    @plain_errors
+    def on_calibrate(self, request: gr.Request) -> Iterator[Views]:
+        """Calibrate, now that the turn has come; nothing where it was withdrawn meanwhile."""
+        if jobs.take(f"{request.session_hash}/calibrate") is None:
+            yield NOTHING
+            return
+        yield from self._run(Calibrating(self.workshop), request)
+
+    @plain_errors
+    def on_prune(self, request: gr.Request) -> Iterator[Views]:
+        """Prune, now that the turn has come; nothing where it was withdrawn meanwhile."""
         plan = jobs.take(f"{request.session_hash}/prune")
         if plan is None:
-            yield (gr.skip(),) * 5
+            yield NOTHING
             return
-        checked, steps, built, first = StagePlan.from_json(plan), [], [], []
-
-        def work(report: Callable, stop: Any) -> None:
-            if workshop.needs_calibration(checked):
-                began = time.perf_counter()
-                workshop.calibrate(report, stop)
-                first.append(time.perf_counter() - began)
-            built.append(
-                workshop.build(
-                    checked, progress=lambda *step: (steps.append(step), report(*step)), stop=stop
-                )
-            )
-
-        def done(seconds: float) -> str:
-            calibrated = (
-                f"Calibrated first, in {tables.seconds_text(*first)} (measured). " if first else ""
-            )
-            return calibrated + pruned_sentence(
-                workshop, checked, seconds - sum(first) if steps else None, *built
-            )
-
-        yield from long_job(request, "Pruning", work, done)
+        yield from self._run(Pruning(self.workshop, plan), request)
 
     @plain_errors
-    def on_stop(request: gr.Request) -> tuple:
-        waited, ran = (
-            jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS)),
-            jobs.request_stop(request.session_hash),
-        )
-        if waited and not ran:
-            return tables.message(jobs.WITHDRAWN), *IDLE
-        return tables.message("Stopping …") if ran else gr.skip(), *(gr.skip(),) * 3
+    def on_stop(self, request: gr.Request) -> Views:
+        """Withdraw what waits and stop what runs."""
+        waited = jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS))
+        if jobs.request_stop(request.session_hash):
+            return {self.job: tables.message("Stopping …")}
+        if waited:
+            return {self.job: tables.message(jobs.WITHDRAWN), **self._buttons(busy=False)}
+        return NOTHING
 
-    buttons = [tab.job, tab.calibrate, tab.prune, tab.stop]
-    for kind, button, work in zip(
-        KINDS, (tab.calibrate, tab.prune), (on_calibrate, on_prune), strict=True
-    ):
-        pressed = EDIT | {"trigger_mode": "once"}  # behind the edits made before it
-        asked = button.click(
-            ask(kind), [shared.plan, shared.scheduler, shared.steps], buttons, **pressed
-        )
-        asked.then(work, None, [*buttons, shared.status], **QUIET, **jobs.MODEL_JOB).then(**exactly)
-    # not behind the job that it is to stop
-    tab.stop.click(on_stop, None, buttons, **QUIET, queue=False)
+    def _buttons(self, busy: bool) -> Views:
+        return {
+            self.calibrate: gr.update(interactive=not busy),
+            self.prune: gr.update(interactive=not busy),
+            self.stop: gr.update(interactive=busy),
+        }
+
+    def _ask(
+        self, kind: str, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request
+    ) -> Views:
+        run = plan.counted(self.shared.predictions.visited(scheduler, steps))
+        jobs.ask(f"{request.session_hash}/{kind}", run)
+        return {self.job: tables.message(jobs.WAITING), **self._buttons(busy=True)}
+
+    def _run(self, job: Calibrating | Pruning, request: gr.Request) -> Iterator[Views]:
+        """Show a job from its start to one sentence, and put the buttons back whatever happens."""
+        busy, began = self._buttons(busy=True), time.perf_counter()
+        yield {self.job: tables.progress(0, 0, "Starting"), **busy}
+        with jobs.stoppable(request.session_hash) as stop:
+            try:
+                for report in jobs.reports(_work(job, stop)):
+                    words = model_facts.without_paths(self.workshop, report.text)
+                    yield {self.job: tables.progress(report.done, report.total, words), **busy}
+                said = tables.message(job.done(time.perf_counter() - began), "good")
+            except Stopped:
+                said = tables.message(STOPPED)
+            except Exception as error:  # whatever it is, the buttons come back
+                said = tables.message(jobs.failure(error, job.name), "bad")
+        yield {
+            self.job: said,
+            **self._buttons(busy=False),
+            self.shared.status: tables.status_line(self.workshop),
+        }
+
+
+def _work(job: Calibrating | Pruning, stop: threading.Event) -> Callable[[jobs.Progress], None]:
+    return lambda progress: job.work(progress, stop)

@@ -1,5 +1,4 @@
-"""How layers share the cut: four methods in plain words, one budget or three, widths a device
-likes, ends spared.
+"""Choose how layers share the cut: method, one budget or three, widths that a device likes, ends.
 
 Closed by default, because the paper's rule, equal shares, needs nothing of it. A combination that
 cannot be is said and changes nothing.
@@ -7,74 +6,51 @@ cannot be is said and changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from core.curves.plan import MULTIPLES, STAGES, StagePlan
+from core.workshop.workshop import Workshop
 
 from .. import tables
+from ..events import Views
+from ..methods import METHOD_WORDS, SAME_WORK
+from ..text import number, percent
 
-METHODS = {  # value of StagePlan.allocation -> (name, what it does)
-    "uniform": ("Equal shares", "Every layer of a stage loses the same share. The paper's rule."),
-    "log_ramp": (
-        "Log ramp",
-        (
-            "Early blocks lose less and late ones more, as an error made early passes through every"
-            " block behind it."
-        ),
-    ),
-    "lagrangian": (
-        "Lagrangian",
-        (
-            "Layers that mind it least, by their measured error curves, lose more: one price for"
-            " work in every layer. At once."
-        ),
-    ),
-    "dynamic": (
-        "Dynamic programming",
-        (
-            "The smallest sum of measured layer errors that this much work allows, searched out. A"
-            " moment slower, a little better."
-        ),
-    ),
-}
-SAME_WORK = (
-    "All of them spend what equal shares would spend, in computation or in measured time; only who"
-    " gives it differs."
-)
 COUNTED = [("computation (MACs)", "macs"), ("time, as measured on this device", "latency")]
 
 
-@dataclass
-class SharingPanel:
-    """The panel's components; `controls` in the order of `values`."""
+class SharingChoice(NamedTuple):
+    """What the controls show or ask for."""
 
-    method: gr.Radio
-    run: gr.Checkbox
-    costs: gr.Radio
-    multiple: gr.Dropdown
-    ends: gr.Checkbox
-    note: gr.HTML
-
-    @property
-    def controls(self) -> list[Any]:
-        return [self.method, self.run, self.costs, self.multiple, self.ends]
+    method: Any  # a value of StagePlan.allocation; a client may send anything
+    run: bool  # one budget for all stages
+    costs: Any
+    multiple: Any
+    ends: bool  # spare the first and the last block
 
 
-def values(plan: StagePlan) -> tuple[str, bool, str, int, bool]:
-    """What the controls show for a plan."""
-    return plan.allocation, plan.scope == "run", plan.costs, plan.multiple, plan.protect > 0
+def values(plan: StagePlan) -> SharingChoice:
+    """Return what the controls show for a plan."""
+    return SharingChoice(
+        method=plan.allocation,
+        run=plan.scope == "run",
+        costs=plan.costs,
+        multiple=plan.multiple,
+        ends=plan.protect > 0,
+    )
 
 
 def method_words(plan: StagePlan) -> str:
-    """What the plan's method does, under the plan's own terms: equal shares are the paper's rule
-    only where nothing else is asked for.
+    """Say what the plan's method does, under the plan's own terms.
+
+    Equal shares are the paper's rule only where nothing else is asked for.
     """
     if plan.plain:
-        return METHODS["uniform"][1]
-    words = METHODS[plan.allocation][1]
+        return METHOD_WORDS["uniform"].about
+    words = METHOD_WORDS[plan.allocation].about
     if plan.allocation == "uniform":
         words = (
             "Every layer loses the same share, in all three stages."
@@ -82,9 +58,7 @@ def method_words(plan: StagePlan) -> str:
             else "Every layer of a stage loses the same share."
         )
     if plan.protect:
-        kept = (
-            "lose nothing" if plan.protect == 1 else f"keep at least {tables.percent(plan.protect)}"
-        )
+        kept = "lose nothing" if plan.protect == 1 else f"keep at least {percent(plan.protect)}"
         words = (
             f"{words[:-1]}; the first and the last block {kept}, and the others give more instead."
         )
@@ -98,9 +72,10 @@ def method_words(plan: StagePlan) -> str:
     return words
 
 
-def note(workshop: Any, plan: StagePlan) -> str:
-    """What is done, in a sentence or two: the method's own words, then what came of it. Raises
-    StudioError where it cannot be done.
+def note(workshop: Workshop, plan: StagePlan) -> str:
+    """Say in a sentence or two what the method does and what came of it.
+
+    Raises StudioError where it cannot be done.
     """
     sentences = [method_words(plan)]
     if not plan.plain:
@@ -108,19 +83,19 @@ def note(workshop: Any, plan: StagePlan) -> str:
         work = "time" if plan.costs == "latency" else "computation"
         weighed = "its sampling steps" if plan.stage_steps else "the timesteps it spans"
         sentences.append(
-            f"{tables.percent(found.saved, 1)} of the {work} of the prunable layers goes, each"
+            f"{percent(found.saved, 1)} of the {work} of the prunable layers goes, each"
             f" stage weighed by {weighed}."
         )
         if plan.allocation == "dynamic":
             left = (
-                f", but for the last {tables.number(100 * found.fineness, 1)} % of the {work}"
+                f", but for the last {number(100 * found.fineness, 1)} % of the {work}"
                 if found.fineness
                 else ""
             )
             sentences[-1] += f" No other choice has a smaller sum of errors{left}."
         if plan.scope == "run":
             parts = ", ".join(
-                f"{stage} {tables.percent(share)}"
+                f"{stage} {percent(share)}"
                 for stage, share in zip(STAGES, found.sparsity, strict=True)
             )
             sentences.append(
@@ -130,27 +105,20 @@ def note(workshop: Any, plan: StagePlan) -> str:
 
 
 def changed(
-    workshop: Any,
-    plan: StagePlan,
-    timesteps: list[float],
-    method: Any,
-    run: Any,
-    costs: Any,
-    multiple: Any,
-    ends: Any,
+    workshop: Workshop, plan: StagePlan, timesteps: list[float], choice: SharingChoice
 ) -> StagePlan:
-    """The plan with the controls' choices, tried for a run of these sampling timesteps.
+    """Return the plan with the controls' choices, tried for a run of these sampling timesteps.
 
-    Raises StudioError for what cannot be, so that nobody takes over a plan that has no networks.
+    Raises StudioError for what cannot be, so that no tab takes over a plan that has no networks.
     """
     # a share from a plan file stays
-    protect = plan.protect if bool(ends) == (plan.protect > 0) else float(bool(ends))
+    protect = plan.protect if choice.ends == (plan.protect > 0) else float(choice.ends)
     after = replace(
         plan,
-        allocation=method,
-        scope="run" if run else "stage",
-        costs=costs,
-        multiple=multiple,
+        allocation=choice.method,
+        scope="run" if choice.run else "stage",
+        costs=choice.costs,
+        multiple=choice.multiple,
         protect=protect,
     )
     if not after.plain:
@@ -158,47 +126,65 @@ def changed(
     return after if after == plan else replace(after, name="")
 
 
-def build_sharing(workshop: Any, plan: StagePlan) -> SharingPanel:
-    """The accordion, showing the plan, `StagePlan.counted` for the opening sampler."""
-    method, run, costs, multiple, ends = values(plan)
-    with gr.Accordion("How layers share the cut", open=method != "uniform", elem_id="sharing"):
-        gr.HTML(f'<p class="fine">{SAME_WORK}</p>')
-        chosen = gr.Radio(
-            [(name, key) for key, (name, _) in METHODS.items()],
-            value=method,
-            label="Method",
-            elem_classes="stacked",
-        )
-        words = gr.HTML(note(workshop, plan))
-        about = "The sparsities above then set the work of the whole run; where it is cut follows."
-        scope = gr.Checkbox(run, label="one budget for all three stages", info=about)
-        counted = gr.Radio(
+class SharingPanel:
+    """The accordion's components, showing a plan that is `StagePlan.counted` for its run."""
+
+    def __init__(self, workshop: Workshop, plan: StagePlan):
+        self.workshop = workshop
+        shown = values(plan)
+        opened = shown.method != "uniform"
+        with gr.Accordion("How layers share the cut", open=opened, elem_id="sharing"):
+            gr.HTML(f'<p class="fine">{SAME_WORK}</p>')
+            self.method = gr.Radio(
+                [(words.title, key) for key, words in METHOD_WORDS.items()],
+                value=shown.method,
+                label="Method",
+                elem_classes="stacked",
+            )
+            self.note = gr.HTML(note(workshop, plan))
+            self.run = gr.Checkbox(
+                shown.run,
+                label="one budget for all three stages",
+                info=(
+                    "The sparsities above then set the work of the whole run; where it is cut"
+                    " follows."
+                ),
+            )
+            self._build_menus(shown)
+            self.ends = gr.Checkbox(shown.ends, label="spare the first and the last block")
+
+    def _build_menus(self, shown: SharingChoice) -> None:
+        self.costs = gr.Radio(
             COUNTED,
-            value=costs,
+            value=shown.costs,
             label="Counted in",
             info="Time is fairer on a GPU, where thin attention saves less than its MACs.",
         )
-        menu = [
-            ("as fine as the layer allows", 0),
-            *((f"multiples of {m}", m) for m in MULTIPLES if m),
-        ]
-        widths = gr.Dropdown(
-            menu,
-            value=multiple,
+        self.multiple = gr.Dropdown(
+            [
+                ("as fine as the layer allows", 0),
+                *((f"multiples of {m}", m) for m in MULTIPLES if m),
+            ],
+            value=shown.multiple,
             label="Neurons kept",
             info="A GPU multiplies in tiles and likes multiples of 64 or 128.",
             filterable=False,
         )
-        spared = gr.Checkbox(ends, label="spare the first and the last block")
-    return SharingPanel(chosen, scope, counted, widths, spared, words)
 
+    @property
+    def controls(self) -> list[Any]:
+        """Return the controls in the order of `SharingChoice`."""
+        return [self.method, self.run, self.costs, self.multiple, self.ends]
 
-def follow(workshop: Any, plan: StagePlan, before: StagePlan) -> tuple:
-    """Values of the controls and the note for a plan, `StagePlan.counted` for its run; a control
-    that stands right since `before` is not set.
-    """
-    shown = (
-        gr.skip() if new == old else new
-        for new, old in zip(values(plan), values(before), strict=True)
-    )
-    return *shown, note(workshop, plan)
+    def views_of(self, plan: StagePlan) -> Views:
+        """Return the controls' values for a plan."""
+        return dict(zip(self.controls, values(plan), strict=True))
+
+    def follow(self, plan: StagePlan, before: StagePlan) -> Views:
+        """Return the controls' values and the note for a plan, `counted` for its run.
+
+        A control that stands right since `before` is not set.
+        """
+        old = self.views_of(before)
+        moved = {c: value for c, value in self.views_of(plan).items() if value != old[c]}
+        return moved | {self.note: note(self.workshop, plan)}

@@ -1,5 +1,4 @@
-"""Place 2: how much of each stage is removed, what that costs and saves, and the two long jobs,
-Calibrate and Prune.
+"""Place 2: how much of each stage is removed, what that costs and saves, and two long jobs.
 
 The mosaic picture shows the whole idea: one tile per block and sampling step, as strong as the
 share of it that runs.
@@ -8,7 +7,7 @@ share of it that runs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -16,16 +15,17 @@ import gradio as gr
 from core.curves.plan import MAX_SPARSITY, STAGES, StagePlan
 from core.errors import StudioError
 
-from .. import answers, jobs, model_facts, tables
-from ..answers import plain_errors, read_upload
-from ..events import EDIT, FILE, LIVE, QUIET
-from ..figures import mosaic_height
+from .. import jobs, tables
+from ..edge import plain_errors
+from ..events import EDIT, FILE, LIVE, NOTHING, QUIET, Views, next_edit
+from ..inputs import number_within, read_upload
 from ..remedies import page_sentence
+from ..shared import Shared
 from ..stage_chart import plot_panel
 from ..theme import STAGE_MEANING
-from . import sharing_panel
-from .jobs import wire_jobs
-from .sharing_panel import SharingPanel, build_sharing
+from .jobs import PruneJobs
+from .mosaic_figure import mosaic_height
+from .sharing_panel import SharingChoice, SharingPanel, changed
 from .views import (
     BEFORE,
     LAYER_HEADERS,
@@ -33,45 +33,18 @@ from .views import (
     layer_rows,
     layers_caption,
     picture,
-    predicted_cost,
     ready,
 )
 
-
-@dataclass
-class Prune:
-    """The tab's components. `shape` is the plan whose proportions the master slider keeps, even
-    through zero.
-    """
-
-    sliders: list[gr.Slider]  # in STAGES order
-    master: gr.Slider
-    effect: gr.HTML
-    sharing: SharingPanel
-    cost: gr.HTML
-    mosaic: gr.HTML
-    calibrate: gr.Button
-    prune: gr.Button
-    stop: gr.Button
-    job: gr.HTML
-    layers_box: gr.Accordion
-    layers: gr.Dataframe
-    code: gr.Code
-    download: gr.HTML
-    upload: gr.UploadButton
-    shown: gr.State
-    shape: gr.State
-    layers_open: gr.State
-
-
-MASTER, STAGE_SLIDERS = (
-    "Target mean sparsity",
-    tuple(f"{stage.capitalize()} stage sparsity" for stage in STAGES),
+MASTER = "Target mean sparsity"
+INTRO = (
+    "Sparsity is the share of attention heads and of MLP neurons that is removed. What is left is"
+    " adjusted so that each layer's output changes as little as possible, without any training."
 )
 
 
 def _slider(value: float, label: str, info: str, classes: list[str] | None = None) -> gr.Slider:
-    """Without Gradio's reset arrow, which would set the slider and tell nobody."""
+    """Make a slider without Gradio's reset arrow, which would set it without an event."""
     return gr.Slider(
         0,
         MAX_SPARSITY,
@@ -85,361 +58,305 @@ def _slider(value: float, label: str, info: str, classes: list[str] | None = Non
 
 
 def _share(value: Any, label: str) -> float:
-    """What a slider sent. Raises StudioError that names it."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not 0 <= value <= MAX_SPARSITY
-    ):
-        raise StudioError(f"{label} must be a number from 0 to {MAX_SPARSITY:g}.")
-    return float(value)
+    """Return what a slider sent. Raises StudioError that names it."""
+    return number_within(value, 0, MAX_SPARSITY, label)
 
 
-def build(shared: Any) -> Prune:
-    """The tab's components, filled with the opening plan."""
-    workshop, timesteps = (
-        shared.workshop,
-        answers.visited(shared.workshop, shared.scheduler.value, shared.steps.value),
-    )
-    plan = StagePlan.from_json(shared.plan.value)
-    run = plan.counted(timesteps)
-    gr.Markdown(
-        "Sparsity is the share of attention heads and of MLP neurons that is removed. What is left"
-        " is adjusted so that each layer's output changes as little as possible, without any"
-        " training.",
-        elem_classes="intro",
-    )
-    with gr.Row(equal_height=False, elem_classes="main-row"):
-        with gr.Column(scale=2, min_width=300, elem_classes="side"):
-            with gr.Column(elem_classes="card"):
-                gr.HTML('<h3 class="panel-title">How much to remove</h3>')
-                master = _slider(
-                    plan.mean_sparsity(timesteps),
-                    MASTER,
-                    "Scales the three below, keeping their proportions; weighted by sampling"
-                    " steps.",
+class StageSlider:
+    """The slider of one stage's sparsity, and its handler."""
+
+    def __init__(self, tab: PruneTab, stage: int, value: float):
+        name = STAGES[stage]
+        self.tab, self.stage = tab, stage
+        self.label = f"{name.capitalize()} stage sparsity"
+        self.slider = _slider(
+            value, self.label, STAGE_MEANING[name], ["stage-slider", f"stage-{name}"]
+        )
+
+    @plain_errors
+    def on_slide(
+        self, value: Any, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request
+    ) -> Views:
+        """Set this stage's sparsity; the other stages keep their unrounded values."""
+
+        def make(_: list[float]) -> StagePlan:
+            sparsity = [*plan.sparsity]
+            sparsity[self.stage] = _share(value, self.label)
+            return replace(plan.with_sparsity(*sparsity), name="")
+
+        views = self.tab.slide(make, self.slider, plan, scheduler, steps, request)
+        if self.tab.shared.plan in views:
+            views[self.tab.shape] = views[self.tab.shared.plan]
+        return views
+
+
+class PruneTab:
+    """The tab's components, filled with the opening plan, and their handlers as methods."""
+
+    def __init__(self, shared: Shared):
+        self.shared = shared
+        self.workshop, self.predictions = shared.workshop, shared.predictions
+        plan = shared.opening
+        found = self.predictions.predict(plan, *shared.opening_sampler)
+        self.shown = gr.State(plan.to_json())  # the plan that the tab shows
+        # the plan whose proportions the master slider keeps, even through zero
+        self.shape = gr.State(plan.to_json())
+        self.layers_open = gr.State(False)
+        gr.Markdown(INTRO, elem_classes="intro")
+        with gr.Row(equal_height=False, elem_classes="main-row"):
+            with gr.Column(scale=2, min_width=300, elem_classes="side"):
+                with gr.Column(elem_classes="card"):
+                    self._build_sliders(plan, found.timesteps)
+                    self.sharing = SharingPanel(self.workshop, found.plan)
+                with gr.Column(elem_classes="card"):
+                    self._build_buttons()
+            with gr.Column(scale=5, min_width=300, elem_classes="card"):
+                self.cost = gr.HTML(
+                    tables.cost_cards(found.plan, found.prediction, found.timesteps)
                 )
-                sliders = [
-                    _slider(
-                        plan.sparsity[i],
-                        STAGE_SLIDERS[i],
-                        STAGE_MEANING[stage],
-                        ["stage-slider", f"stage-{stage}"],
-                    )
-                    for i, stage in reversed(list(enumerate(STAGES)))  # as sampling meets them
-                ][::-1]
-                effect = gr.HTML("")
-                sharing = build_sharing(workshop, run)
-            with gr.Column(elem_classes="card"):
-                gr.HTML('<h3 class="panel-title">Calibrate and prune</h3>')
-                with gr.Row(elem_classes="buttons"):
-                    calibrate = gr.Button("Calibrate", min_width=76)
-                    prune = gr.Button("Prune", variant="primary", min_width=76)
-                    stop = gr.Button("Stop", variant="stop", min_width=76, interactive=False)
-                job = gr.HTML(ready(workshop))
-        with gr.Column(scale=5, min_width=300, elem_classes="card"):
-            cost = gr.HTML(predicted_cost(workshop, run, timesteps))
-            gr.HTML('<h3 class="panel-title">What runs when: blocks × sampling steps</h3>')
-            mosaic = plot_panel(
-                picture(workshop, run, timesteps),
-                label="Share of each block that runs at each sampling step",
-                elem_id="mosaic",
-                height=mosaic_height(workshop.blocks),
+                self._build_mosaic(found.plan, found.timesteps)
+        with gr.Accordion("Per-layer table, dense against pruned", open=False) as self.layers_box:
+            self.layers = gr.Dataframe(
+                headers=LAYER_HEADERS,
+                interactive=False,
+                max_height=420,
+                show_label=False,
+                elem_id="layer-table",
             )
-            gr.HTML(tables.stage_legend())
-            gr.HTML(
-                '<p class="fine">Full colour: the whole block runs. The fainter the tile, the more'
-                " of its heads and neurons are removed.</p>"
-            )
-    with gr.Accordion("Per-layer table, dense against pruned", open=False) as layers_box:
-        layers = gr.Dataframe(
-            headers=LAYER_HEADERS,
-            interactive=False,
-            max_height=420,
-            show_label=False,
-            elem_id="layer-table",
+            gr.HTML(layers_caption(self.workshop))
+        with gr.Accordion("The plan as a file", open=False):
+            self._build_file(plan)
+        self.jobs = PruneJobs(shared, self.job, self.calibrate, self.prune, self.stop)
+
+    def _build_sliders(self, plan: StagePlan, timesteps: list[float]) -> None:
+        gr.HTML('<h3 class="panel-title">How much to remove</h3>')
+        self.master = _slider(
+            plan.mean_sparsity(timesteps),
+            MASTER,
+            "Scales the three below, keeping their proportions; weighted by sampling steps.",
         )
-        gr.HTML(layers_caption(workshop))
-    with gr.Accordion("The plan as a file", open=False):
+        # shown as sampling meets the stages, kept in the order of STAGES
+        shown = [StageSlider(self, i, plan.sparsity[i]) for i in reversed(range(len(STAGES)))]
+        self.stage_sliders = shown[::-1]
+        self.sliders = [one.slider for one in self.stage_sliders]
+        self.effect = gr.HTML("")
+
+    def _build_buttons(self) -> None:
+        gr.HTML('<h3 class="panel-title">Calibrate and prune</h3>')
+        with gr.Row(elem_classes="buttons"):
+            self.calibrate = gr.Button("Calibrate", min_width=76)
+            self.prune = gr.Button("Prune", variant="primary", min_width=76)
+            self.stop = gr.Button("Stop", variant="stop", min_width=76, interactive=False)
+        self.job = gr.HTML(ready(self.workshop))
+
+    def _build_mosaic(self, plan: StagePlan, timesteps: list[float]) -> None:
+        gr.HTML('<h3 class="panel-title">What runs when: blocks × sampling steps</h3>')
+        self.mosaic = plot_panel(
+            picture(self.workshop, plan, timesteps),
+            label="Share of each block that runs at each sampling step",
+            elem_id="mosaic",
+            height=mosaic_height(self.workshop.blocks),
+        )
+        gr.HTML(tables.stage_legend())
+        gr.HTML(
+            '<p class="fine">Full colour: the whole block runs. The fainter the tile, the more'
+            " of its heads and neurons are removed.</p>"
+        )
+
+    def _build_file(self, plan: StagePlan) -> None:
         with gr.Row(elem_classes="file-row"):
-            download = gr.HTML(download_link(plan))
-            upload = gr.UploadButton("Upload plan", type="binary", file_types=[".json"], size="md")
-        code = gr.Code(plan.dumps(), language="json", label="plan.json", interactive=False)
-    plain = plan.to_json()
-    return Prune(
-        sliders,
-        master,
-        effect,
-        sharing,
-        cost,
-        mosaic,
-        calibrate,
-        prune,
-        stop,
-        job,
-        layers_box,
-        layers,
-        code,
-        download,
-        upload,
-        gr.State(plain),
-        gr.State(plain),
-        gr.State(False),
-    )
-
-
-def wire(shared: Any, tab: Prune) -> None:
-    """Connect the tab: sliders answer at once, jobs run one at a time, edits made elsewhere arrive
-    through the plan.
-    """
-    workshop = shared.workshop
-    sampler = [shared.scheduler, shared.steps]
-    views = [
-        tab.shown,
-        *tab.sliders,
-        tab.master,
-        tab.cost,
-        tab.mosaic,
-        tab.effect,
-        tab.code,
-        tab.download,
-        *tab.sharing.controls,
-        tab.sharing.note,
-    ]
-
-    def show(plan: StagePlan, before: StagePlan, timesteps: list[float], effect: str = "") -> tuple:
-        """All views of a plan, in the order of `views`; a slider that stands right since `before`
-        is not set, as somebody may be holding it.
-        """
-        sliders = (
-            gr.skip() if new == old else round(new, 3)
-            for new, old in zip(plan.sparsity, before.sparsity, strict=True)
-        )
-        run = plan.counted(timesteps)
-        return (
-            plan.to_json(),
-            *sliders,
-            round(plan.mean_sparsity(timesteps), 3),
-            predicted_cost(workshop, run, timesteps),
-            gr.update(figure=picture(workshop, run, timesteps)),
-            effect,
-            plan.dumps(),
-            download_link(plan),
-            *sharing_panel.follow(workshop, run, before),
-        )
-
-    def moved(plan: StagePlan, before: StagePlan, timesteps: list[float], held: int) -> tuple:
-        """The same after a move of the knob at place `held` of `views`: that one is never set."""
-        shown = list(
-            show(
-                plan,
-                before,
-                timesteps,
-                tables.notes(answers.without_effect(workshop, before, plan, timesteps)),
+            self.download = gr.HTML(download_link(plan))
+            self.upload = gr.UploadButton(
+                "Upload plan", type="binary", file_types=[".json"], size="md"
             )
+        self.code = gr.Code(plan.dumps(), language="json", label="plan.json", interactive=False)
+
+    @property
+    def plan_views(self) -> list[Any]:
+        """Return the components that show the plan; `follow` and `on_sampler` set them."""
+        return [
+            self.shown,
+            *self.sliders,
+            self.master,
+            self.cost,
+            self.mosaic,
+            self.effect,
+            self.code,
+            self.download,
+            *self.sharing.controls,
+            self.sharing.note,
+        ]
+
+    def wire(self) -> None:
+        """Connect the tab's own edits, the table per layer and the two jobs."""
+        shared, sampler = self.shared, self.shared.sampler
+        edit = {"outputs": [shared.plan, shared.edited, self.shape, *self.plan_views], **EDIT}
+        for one in self.stage_sliders:
+            one.slider.input(one.on_slide, [one.slider, shared.plan, *sampler], **edit)
+        master = [self.master, shared.plan, self.shape, *sampler]
+        self.master.input(self.on_master, master, **edit)
+        gr.on(
+            [control.input for control in self.sharing.controls],
+            self.on_sharing,
+            [*self.sharing.controls, shared.plan, *sampler],
+            **edit,
         )
-        shown[held] = gr.skip()
-        return tuple(shown)
-
-    def refused(error: StudioError, plan: StagePlan, timesteps: list[float]) -> tuple:
-        """The views after a move that cannot be: every slider goes back to the plan, and the reason
-        stands below them.
-        """
-        sliders = (*(round(s, 3) for s in plan.sparsity), round(plan.mean_sparsity(timesteps), 3))
-        said = tables.notes([f"{page_sentence(error)} The plan stays as it was."])
-        return gr.skip(), *sliders, gr.skip(), gr.skip(), said, *(gr.skip() for _ in views[8:])
-
-    def on_stage(i: int) -> Callable:
-        """The handler of one stage's slider; only that stage changes, the others keep their
-        unrounded values.
-        """
-
-        @plain_errors
-        def on_slide(
-            value: float, plan: dict, scheduler: str, steps: Any, request: gr.Request
-        ) -> tuple:
-            before, timesteps = (
-                StagePlan.from_json(plan),
-                answers.visited(workshop, scheduler, steps),
-            )
-            sparsity = [*before.sparsity]
-            try:
-                sparsity[i] = _share(value, STAGE_SLIDERS[i])
-                after = replace(before.with_sparsity(*sparsity), name="")
-                shown = moved(after, before, timesteps, 1 + i)
-            except StudioError as error:
-                return gr.skip(), gr.skip(), *refused(error, before, timesteps)
-            jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
-            return after.to_json(), after.to_json(), *shown
-
-        return on_slide
+        uploaded = [shared.plan, shared.edited]
+        self.upload.upload(self.on_upload, [self.upload, *sampler], uploaded, **EDIT | FILE)
+        shared.status.change(self.on_status, self.job, self.job, **LIVE)
+        self.layers_box.expand(
+            self.on_layers_open,
+            [shared.plan, *sampler],
+            [self.layers_open, self.layers],
+            **QUIET,
+        )
+        self.layers_box.collapse(self.on_layers_close, None, self.layers_open, **QUIET)
+        self.jobs.wire()
 
     @plain_errors
     def on_master(
-        target: float, plan: dict, shape: dict, scheduler: str, steps: Any, request: gr.Request
-    ) -> tuple:
-        timesteps, before = answers.visited(workshop, scheduler, steps), StagePlan.from_json(plan)
-        try:
-            scaled = (
-                StagePlan.from_json(shape)
-                .with_boundaries(*before.boundaries)
-                .scaled_to(_share(target, MASTER), timesteps)
-            )
-            after = replace(before.with_sparsity(*(round(s, 4) for s in scaled.sparsity)), name="")
-            shown = moved(after, before, timesteps, 4)
-        except StudioError as error:
-            return gr.skip(), *refused(error, before, timesteps)
-        jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
-        return after.to_json(), *shown
-
-    @plain_errors
-    def on_sharing(
-        method: str,
-        run: bool,
-        costs: str,
-        multiple: int,
-        ends: bool,
-        plan: dict,
+        self,
+        target: Any,
+        plan: StagePlan,
+        shape: StagePlan,
         scheduler: str,
         steps: Any,
         request: gr.Request,
-    ) -> tuple:
-        """Another way to share the cut; one that cannot be is said, the controls go back and the
-        plan stays as it was.
+    ) -> Views:
+        """Scale the three sparsities to a mean, in the proportions of `shape`."""
+
+        def make(timesteps: list[float]) -> StagePlan:
+            whole = shape.with_boundaries(*plan.boundaries)
+            scaled = whole.scaled_to(_share(target, MASTER), timesteps)
+            late, middle, early = (round(s, 4) for s in scaled.sparsity)
+            return replace(plan.with_sparsity(late, middle, early), name="")
+
+        return self.slide(make, self.master, plan, scheduler, steps, request)
+
+    @plain_errors
+    def on_sharing(
+        self,
+        method: str,
+        run: bool,
+        costs: str,
+        multiple: Any,
+        ends: bool,
+        plan: StagePlan,
+        scheduler: str,
+        steps: Any,
+        request: gr.Request,
+    ) -> Views:
+        """Take another way to share the cut.
+
+        Where it cannot be, the reason is shown, the controls go back and the plan stays.
         """
-        before, timesteps = StagePlan.from_json(plan), answers.visited(workshop, scheduler, steps)
+        timesteps = self.predictions.visited(scheduler, steps)
+        choice = SharingChoice(method, run, costs, multiple, ends)
         try:
-            after = sharing_panel.changed(
-                workshop, before, timesteps, method, run, costs, multiple, ends
-            )
+            after = changed(self.workshop, plan, timesteps, choice)
         except StudioError as error:
             said = tables.notes([f"{page_sentence(error)} The plan stays as it was."])
-            return *(gr.skip() for _ in range(len(views) - 4)), *sharing_panel.values(before), said
-        jobs.mark_latest(request.session_hash, [after.to_json(), scheduler, steps])
-        return after.to_json(), after.to_json(), *show(after, before, timesteps)
+            return self.sharing.views_of(plan) | {self.sharing.note: said}
+        jobs.mark_latest(request.session_hash, (after, scheduler, steps))
+        shown = self._show(after, plan, timesteps)
+        return shown | self._edit(after) | {self.shape: after.to_json()}
 
     @plain_errors
-    def follow(plan: dict, shown: dict, scheduler: str, steps: Any) -> tuple:
-        """An edit made in another tab; an echo of our own changes nothing."""
-        if plan == shown:
-            return tuple(gr.skip() for _ in range(1 + len(views)))
-        return plan, *show(
-            StagePlan.from_json(plan),
-            StagePlan.from_json(shown),
-            answers.visited(workshop, scheduler, steps),
-        )
+    def on_upload(self, content: bytes | None, scheduler: str, steps: Any) -> Views:
+        """Take the plan of an uploaded file over into every tab."""
+        # the page has a sampler of its own
+        plan = replace(read_upload(content), stage_steps=None)
+        # refuses what no networks can be made of before every tab takes it over
+        self.predictions.predict(plan, scheduler, steps)
+        gr.Info(f"Plan loaded: boundaries {plan.boundaries[0]} and {plan.boundaries[1]}.")
+        return self._edit(plan)
 
     @plain_errors
-    def on_sampler(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> tuple:
-        checked = StagePlan.from_json(plan)
-        jobs.mark_latest(request.session_hash, [plan, scheduler, steps])
+    def on_status(self, job: str | None) -> Views:
+        """Take back the remark that nothing is calibrated, where a calibration has ended since."""
+        if BEFORE in (job or "") and self.workshop.calibrated:
+            return {self.job: ready(self.workshop)}
+        return NOTHING
+
+    @plain_errors
+    def on_layers_open(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+        """Fill the table per layer when it is opened."""
+        rows = layer_rows(self.workshop, plan.counted(self.predictions.visited(scheduler, steps)))
+        return {self.layers_open: True, self.layers: rows}
+
+    @plain_errors
+    def on_layers_close(self) -> Views:
+        """Remember that the table per layer is closed and need not be filled."""
+        return {self.layers_open: False}
+
+    def slide(
+        self,
+        make: Callable[[list[float]], StagePlan],
+        held: gr.Slider,
+        plan: StagePlan,
+        scheduler: str,
+        steps: Any,
+        request: gr.Request,
+    ) -> Views:
+        """Take the plan that `make` makes for the run's timesteps, moved by the slider `held`.
+
+        The held slider is never set. Where the plan cannot be, every slider goes back and the
+        reason stands below them.
+        """
+        timesteps = self.predictions.visited(scheduler, steps)
         try:
-            return show(checked, checked, answers.visited(workshop, scheduler, steps))
+            after = make(timesteps)
+            views = self._show(after, plan, timesteps)
+            effects = self.predictions.without_effect(plan, after, timesteps)
+        except StudioError as error:
+            return self._refused(error, plan, timesteps)
+        jobs.mark_latest(request.session_hash, (after, scheduler, steps))
+        views |= {self.effect: tables.notes(effects), **self._edit(after)}
+        views.pop(held, None)
+        return views
+
+    def follow(self, plan: StagePlan, before: StagePlan, scheduler: str, steps: Any) -> Views:
+        """Return the tab's views after an edit made in another tab; `before` is what it shows."""
+        timesteps = self.predictions.visited(scheduler, steps)
+        return self._show(plan, before, timesteps) | {self.shape: plan.to_json()}
+
+    def on_sampler(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+        """Return the tab's views for another sampler."""
+        try:
+            return self._show(plan, plan, self.predictions.visited(scheduler, steps))
         # one budget, say, that these steps cannot meet: what was there is of other steps
         except StudioError as error:
-            return (
-                *(gr.skip() for _ in views[:5]),
-                tables.message(page_sentence(error), "bad"),
-                *(gr.skip() for _ in views[6:]),
-            )
+            return {self.cost: tables.message(page_sentence(error), "bad")}
 
-    @plain_errors
-    def on_upload(content: bytes, scheduler: str, steps: Any) -> dict:
-        # the page has a sampler of its own
-        plan, timesteps = (
-            replace(read_upload(content), stage_steps=None),
-            answers.visited(workshop, scheduler, steps),
-        )
-        # refuses what no networks can be made of before every tab takes it over
-        workshop.predict(plan.counted(timesteps), timesteps)
-        gr.Info(f"Plan loaded: boundaries {plan.boundaries[0]} and {plan.boundaries[1]}.")
-        return plan.to_json()
+    def _edit(self, plan: StagePlan) -> Views:
+        return {self.shared.plan: plan.to_json(), self.shared.edited: next_edit()}
 
-    @plain_errors
-    def refine(plan: dict, scheduler: str, steps: Any, request: gr.Request) -> Any:
-        """The exact cost, or the estimate where that cannot be had in time; nothing when the
-        visitor has moved on meanwhile.
+    def _show(self, plan: StagePlan, before: StagePlan, timesteps: list[float]) -> Views:
+        """Return all views of a plan.
+
+        A slider that stands right since `before` is not set, as a person may be holding it. Raises
+        StudioError where no networks can be made of the plan.
         """
-        asked = [plan, scheduler, steps]
-        if not jobs.is_latest(request.session_hash, asked):
-            return gr.skip()
-        timesteps = answers.visited(workshop, scheduler, steps)
-        cost = predicted_cost(
-            workshop,
-            StagePlan.from_json(plan).counted(timesteps),
-            timesteps,
-            exact=model_facts.exact_in_time(workshop),
-        )
-        return cost if jobs.is_latest(request.session_hash, asked) else gr.skip()
+        run = plan.counted(timesteps)
+        found = self.predictions.predict_run(run, timesteps)
+        views: Views = {
+            self.shown: plan.to_json(),
+            self.master: round(plan.mean_sparsity(timesteps), 3),
+            self.cost: tables.cost_cards(run, found, timesteps),
+            self.mosaic: gr.update(figure=picture(self.workshop, run, timesteps)),
+            self.effect: "",
+            self.code: plan.dumps(),
+            self.download: download_link(plan),
+        }
+        for slider, new, old in zip(self.sliders, plan.sparsity, before.sparsity, strict=True):
+            if new != old:
+                views[slider] = round(new, 3)
+        return views | self.sharing.follow(run, before)
 
-    @plain_errors
-    def on_status(job: str) -> Any:
-        """Another tab has calibrated, or another visitor before the page was loaded: the remark
-        that nobody has is out of date.
-        """
-        return ready(workshop) if BEFORE in (job or "") and workshop.calibrated else gr.skip()
-
-    @plain_errors
-    def on_layers(plan: dict, scheduler: str, steps: Any, is_open: bool) -> Any:
-        return on_layers_open(plan, scheduler, steps)[1] if is_open else gr.skip()
-
-    @plain_errors
-    def on_layers_open(plan: dict, scheduler: str, steps: Any) -> tuple:
-        return True, layer_rows(
-            workshop, StagePlan.from_json(plan).counted(answers.visited(workshop, scheduler, steps))
-        )
-
-    @plain_errors
-    def on_layers_close() -> bool:
-        return False
-
-    layers = [shared.plan, *sampler, tab.layers_open]
-    exactly = {
-        "fn": refine,
-        "inputs": [shared.plan, *sampler],
-        "outputs": tab.cost,
-        **QUIET,
-        "trigger_mode": "always_last",
-    }
-    shared.page.load(**exactly)
-    shared.status.change(on_status, tab.job, tab.job, **LIVE)
-    shared.status.change(**exactly)
-    shared.measured.change(**exactly)
-    shared.status.change(on_layers, layers, tab.layers, **QUIET, trigger_mode="always_last")
-    for i, slider in enumerate(tab.sliders):
-        slider.input(
-            on_stage(i), [slider, shared.plan, *sampler], [shared.plan, tab.shape, *views], **EDIT
-        ).then(**exactly)
-    tab.master.input(
-        on_master, [tab.master, shared.plan, tab.shape, *sampler], [shared.plan, *views], **EDIT
-    ).then(**exactly)
-    share = [*tab.sharing.controls, shared.plan, *sampler]
-    shared_out = gr.on(
-        [c.input for c in tab.sharing.controls],
-        on_sharing,
-        share,
-        [shared.plan, tab.shape, *views],
-        **EDIT,
-    )
-    shared_out.then(**exactly)
-    shared.plan.change(
-        follow, [shared.plan, tab.shown, *sampler], [tab.shape, *views], **LIVE
-    ).then(**exactly)
-    shared.plan.change(on_layers, layers, tab.layers, **QUIET, trigger_mode="always_last")
-    gr.on([s.change for s in sampler], on_sampler, [shared.plan, *sampler], views, **LIVE).then(
-        **exactly
-    )
-    gr.on(
-        [s.change for s in sampler],
-        on_layers,
-        layers,
-        tab.layers,
-        **QUIET,
-        trigger_mode="always_last",
-    )
-    tab.layers_box.expand(
-        on_layers_open, [shared.plan, *sampler], [tab.layers_open, tab.layers], **QUIET
-    )
-    tab.layers_box.collapse(on_layers_close, None, tab.layers_open, **QUIET)
-    tab.upload.upload(on_upload, [tab.upload, *sampler], shared.plan, **EDIT | FILE)
-    wire_jobs(shared, tab, exactly)
+    def _refused(self, error: StudioError, plan: StagePlan, timesteps: list[float]) -> Views:
+        """Put every slider back to the plan, with the reason below them."""
+        views: Views = {
+            slider: round(s, 3) for slider, s in zip(self.sliders, plan.sparsity, strict=True)
+        }
+        said = tables.notes([f"{page_sentence(error)} The plan stays as it was."])
+        return views | {self.master: round(plan.mean_sparsity(timesteps), 3), self.effect: said}

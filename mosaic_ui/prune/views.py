@@ -1,5 +1,6 @@
-"""What the Prune tab shows of a plan: cost, mosaic picture, per-layer table, plan file. Pure
-functions, no components.
+"""Write what the Prune tab shows of a plan: mosaic picture, per-layer table, plan file.
+
+Pure functions, no components.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from typing import Any
 
 from core.curves.plan import STAGES, StagePlan
 from core.mosaic.damping_report import damping_sentence
+from core.mosaic.transformer import MosaicTransformer
+from core.workshop.workshop import Workshop
 
 from .. import model_facts, tables
-from ..figures import mosaic_figure
+from ..text import percent, seconds_text
+from .mosaic_figure import mosaic_figure
 
 LAYER_HEADERS = [
     "layer",
@@ -26,34 +30,22 @@ LAYER_HEADERS = [
 ]
 
 
-def predicted_cost(
-    workshop: Any, plan: StagePlan, timesteps: list[float], exact: bool = False
-) -> str:
-    """The four figures above the mosaic, as HTML."""
-    return tables.cost_cards(
-        plan,
-        workshop.predict(plan, timesteps, batch=model_facts.batch(workshop), exact=exact),
-        timesteps,
-    )
-
-
-def block_names(workshop: Any) -> list[str]:
-    """What each block is called, in the order of the mosaic's rows: "block 3",
-    "down 2.1 block 1".
-    """
+def block_names(workshop: Workshop) -> list[str]:
+    """Return the blocks' names in the order of the mosaic's rows: "down 2.1 block 1"."""
     return [site.name for site in workshop.family.sites(workshop.transformer)]
 
 
-def picture(workshop: Any, plan: StagePlan, timesteps: list[float]) -> dict[str, Any]:
-    """The mosaic figure of a plan."""
+def picture(workshop: Workshop, plan: StagePlan, timesteps: list[float]) -> dict[str, Any]:
+    """Draw the mosaic figure of a plan."""
     return mosaic_figure(
         workshop.kept_share(plan), plan.stages_of(timesteps), timesteps, block_names(workshop)
     )
 
 
-def layer_rows(workshop: Any, plan: StagePlan) -> list[list[Any]]:
-    """The per-layer table, dense against pruned, one row per layer and stage; columns as
-    LAYER_HEADERS, errors where they come in time.
+def layer_rows(workshop: Workshop, plan: StagePlan) -> list[list[Any]]:
+    """Return the per-layer table, dense against pruned, one row per layer and stage.
+
+    Columns as LAYER_HEADERS; errors where they come in time.
     """
     return [
         [
@@ -71,8 +63,8 @@ def layer_rows(workshop: Any, plan: StagePlan) -> list[list[Any]]:
     ]
 
 
-def layers_caption(workshop: Any) -> str:
-    """What the columns mean, and where the errors are when they are not here."""
+def layers_caption(workshop: Workshop) -> str:
+    """Say what the columns mean, and where the errors are when they are not here."""
     where = (
         "written by app.py prune for a model of this size"
         if model_facts.large(workshop)
@@ -85,7 +77,7 @@ def layers_caption(workshop: Any) -> str:
 
 
 def download_link(plan: StagePlan) -> str:
-    """A link that holds the plan file itself, so nothing is written on the server."""
+    """Write a link that holds the plan file itself, so nothing is written on the server."""
     data = urllib.parse.quote(plan.dumps())
     return (
         '<a class="button-link" download="plan.json"'
@@ -94,21 +86,24 @@ def download_link(plan: StagePlan) -> str:
 
 
 def pruned_sentence(
-    workshop: Any, plan: StagePlan, seconds: float | None, mosaic: Any = None
+    workshop: Workshop,
+    plan: StagePlan,
+    seconds: float | None,
+    mosaic: MosaicTransformer | None = None,
 ) -> str:
-    """What has just been built, in one sentence; `seconds` None where nothing had to be, as a kept
-    network is not a fast one.
+    """Say in one sentence what has just been built.
 
-    A second one follows where a layer of the built `mosaic` needed more damping than asked.
+    `seconds` is None where nothing had to be built, as a kept network is not a fast one. A second
+    sentence follows where a layer of the built `mosaic` needed more damping than asked.
     """
     kept = workshop.kept_share(plan).mean(1)  # (stages,)
     parts = ", ".join(
-        f"{stage} {tables.percent(share)}" for stage, share in zip(STAGES, kept, strict=True)
+        f"{stage} {percent(share)}" for stage, share in zip(STAGES, kept, strict=True)
     )
     how = (
         "Ready, nothing had to be built"
         if seconds is None
-        else f"Pruned in {tables.seconds_text(seconds)} (measured)"
+        else f"Pruned in {seconds_text(seconds)} (measured)"
     )
     more = None if mosaic is None else damping_sentence(mosaic)
     return f"{how}: one network per stage, keeping of its weights {parts}. See it in 3 Compare." + (
@@ -116,8 +111,8 @@ def pruned_sentence(
     )
 
 
-def ready(workshop: Any) -> str:
-    """What stands below Calibrate and Prune before either is pressed."""
+def ready(workshop: Workshop) -> str:
+    """Write what stands below Calibrate and Prune before either is pressed."""
     if workshop.calibrated:
         return tables.message("Calibrated: any plan can be pruned without measuring again.")
     return tables.message(f"{BEFORE} {' '.join(model_facts.calibration_sentences(workshop))}")

@@ -1,0 +1,94 @@
+"""Offer to measure this device's speed where it is not known, and measure it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from core.curves.plan import StagePlan
+from core.errors import StudioError
+
+from .. import jobs, model_facts, tables
+from ..edge import plain_errors
+from ..events import QUIET, Views
+from ..shared import Shared
+
+
+class DeviceSpeed:
+    """The button and the progress of the measurement; `table` is the stage table, which has times.
+
+    The button is offered on page load where the device's speed is not known.
+    """
+
+    def __init__(self, shared: Shared, table: gr.HTML):
+        self.shared, self.table = shared, table
+        self.workshop, self.predictions = shared.workshop, shared.predictions
+        self.job = gr.HTML("")
+        self.measure = gr.Button(
+            "Measure this device's speed", size="sm", visible=False, elem_classes="fit"
+        )
+
+    def wire(self) -> None:
+        """Connect the button."""
+        shared, plan = self.shared, [self.shared.plan, *self.shared.sampler]
+        shared.page.load(self.on_load, plan, self.measure, **QUIET, queue=False)
+        self.measure.click(
+            self.before_measure, None, [self.job, self.measure], **QUIET, queue=False
+        ).then(
+            self.on_measure,
+            [*plan, shared.measured],
+            [self.job, self.table, self.measure, shared.measured],
+            **QUIET,
+            **jobs.MODEL_JOB,
+        )
+
+    @plain_errors
+    def on_load(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+        """Offer to measure the device where its speed is not known."""
+        return {self.measure: gr.update(visible=not self._knows_time(plan, scheduler, steps))}
+
+    def before_measure(self) -> Views:
+        """Announce the measurement, which may have to wait for another visitor's run."""
+        waiting = tables.message(jobs.WAITING)
+        return {self.job: waiting, self.measure: gr.update(interactive=False)}
+
+    @plain_errors
+    def on_measure(
+        self, plan: StagePlan, scheduler: str, steps: Any, measured: int, request: gr.Request
+    ) -> Iterator[Views]:
+        """Measure this device's speed; the table then has times."""
+        with jobs.stoppable(request.session_hash) as stop:
+            try:
+                for report in jobs.reports(lambda progress: self._measure(progress, stop)):
+                    yield {self.job: tables.progress(report.done, report.total, report.text)}
+            except Exception as error:  # whatever it is, the button comes back
+                said = tables.message(jobs.failure(error, "The measurement"), "bad")
+                yield {self.job: said, self.measure: gr.update(interactive=True)}
+                return
+        views: Views = {
+            self.job: "",
+            self.measure: gr.update(visible=False, interactive=True),
+            self.shared.measured: measured + 1,
+        }
+        try:
+            views[self.table] = self.predictions.table(
+                self.predictions.predict(plan, scheduler, steps)
+            )
+        except StudioError:  # of the plan, which says so itself
+            pass
+        yield views
+
+    def _measure(self, progress: jobs.Progress, stop: threading.Event) -> None:
+        """Measure this device at a few widths of the whole model, and of its single layers."""
+        batch = model_facts.batch(self.workshop)
+        self.workshop.measure_latency(batch, progress=progress, stop=stop)
+        self.workshop.measure_layers(progress, stop)
+
+    def _knows_time(self, plan: StagePlan, scheduler: str, steps: Any) -> bool:
+        if self.workshop.layer_times is None:
+            return False
+        found = self.predictions.predict(plan, scheduler, steps)
+        return found.prediction.seconds is not None

@@ -1,0 +1,114 @@
+"""What follows an edit of the plan: the other tabs' views at once, then one exact prediction.
+
+An edit sets the plan, the views of its own tab and `Shared.edited`. That starts `follow` and, when
+it has answered, `refine`: so one edit asks for the exact prediction once, and never before the
+estimates that it replaces.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core.curves.plan import StagePlan
+
+from . import jobs, model_facts, tables
+from .edge import plain_errors
+from .events import LIVE, NOTHING, QUIET, Event, Views
+from .explore.tab import ExploreTab
+from .prune.tab import PruneTab
+from .prune.views import layer_rows
+from .shared import Shared
+
+
+class Following:
+    """The events that keep Explore and Prune on one plan and one prediction."""
+
+    def __init__(self, shared: Shared, explore: ExploreTab, prune: PruneTab):
+        self.shared, self.explore, self.prune = shared, explore, prune
+
+    def wire(self) -> None:
+        """Connect what every edit, another sampler and a measurement are followed by."""
+        shared, explore, prune = self.shared, self.explore, self.prune
+        views = [*explore.plan_views, *prune.plan_views]
+        exactly: Event = {
+            "fn": self.refine,
+            "inputs": [shared.plan, *shared.sampler, prune.layers_open],
+            "outputs": [explore.table, explore.headline, prune.cost, prune.layers],
+            **QUIET,
+            "trigger_mode": "always_last",
+        }
+        curves = explore.curves
+        shown = [explore.shown, prune.shown, explore.ruled, shared.beta, curves.lam]
+        shared.edited.change(
+            self.follow,
+            [shared.plan, *shown, *shared.sampler],
+            [*views, explore.boxes_said, explore.rule, curves.numbers, prune.shape],
+            **LIVE,
+        ).then(**exactly)
+        gr.on(
+            [shared.scheduler.change, shared.steps.change],
+            self.on_sampler,
+            [shared.plan, *shared.sampler],
+            views,
+            **LIVE,
+        ).then(**exactly)
+        # a calibration or a measurement has just ended: the same plan can be predicted better
+        gr.on([shared.page.load, shared.status.change, shared.measured.change], **exactly)
+
+    @plain_errors
+    def follow(
+        self,
+        plan: StagePlan,
+        explored: StagePlan,
+        pruned: StagePlan,
+        about: StagePlan,
+        beta: str,
+        lam: Any,
+        scheduler: str,
+        steps: Any,
+        request: gr.Request,
+    ) -> Views:
+        """Set the views of the tab in which the edit was not made.
+
+        `explored` and `pruned` are the plans that the two tabs show: a tab's own edit changes
+        nothing there. `about` is the plan that the rule's sentence in Explore is about.
+        """
+        views: Views = self.explore.curves.numbers_at(plan, beta, lam)
+        if plan != explored:
+            views |= self.explore.follow(plan, about, scheduler, steps, request)
+        if plan != pruned:
+            views |= self.prune.follow(plan, pruned, scheduler, steps)
+        return views or NOTHING
+
+    @plain_errors
+    def on_sampler(self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request) -> Views:
+        """Set what depends on the sampler."""
+        jobs.mark_latest(request.session_hash, (plan, scheduler, steps))
+        explored = self.explore.on_sampler(plan, scheduler, steps)
+        return explored | self.prune.on_sampler(plan, scheduler, steps)
+
+    @plain_errors
+    def refine(
+        self, plan: StagePlan, scheduler: str, steps: Any, is_open: bool, request: gr.Request
+    ) -> Views:
+        """Set the exact prediction, or the estimate again where that cannot be had in time.
+
+        The table per layer is filled only while it `is_open`. Nothing changes when the visitor has
+        moved on meanwhile.
+        """
+        asked = (plan, scheduler, steps)
+        if not jobs.is_latest(request.session_hash, asked):
+            return NOTHING
+        workshop, predictions = self.shared.workshop, self.shared.predictions
+        exact = model_facts.exact_in_time(workshop)
+        found = predictions.predict(plan, scheduler, steps, exact=exact)
+        views: Views = {
+            self.explore.table: predictions.table(found),
+            self.explore.headline: predictions.headline(found),
+            self.prune.cost: tables.cost_cards(found.plan, found.prediction, found.timesteps),
+        }
+        if is_open:
+            views[self.prune.layers] = layer_rows(workshop, found.plan)
+        return views if jobs.is_latest(request.session_hash, asked) else NOTHING
