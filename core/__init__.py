@@ -1,8 +1,7 @@
-"""The science of MosaicDiff Studio: no gradio, no plotly, callable from a notebook or the command
-line.
+"""The science of MosaicDiff Studio, callable from a notebook or the command line.
 
-The names below are the public surface. They are imported when first asked for, so that
-`import core` loads neither torch nor diffusers.
+There is no gradio and no plotly here. The names below are the public surface. They are imported
+when first asked for, so that `import core` loads neither torch nor diffusers.
 """
 
 from __future__ import annotations

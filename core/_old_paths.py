@@ -89,7 +89,7 @@ class _Moved(MetaPathFinder, Loader):
     def __init__(self, package: str):
         self.package = package
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
         package, _, old = name.rpartition(".")
         return ModuleSpec(name, self) if package == self.package and old in MOVED else None
 

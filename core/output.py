@@ -73,7 +73,7 @@ def prepare_streams() -> None:
     Where there is no standard error, notes are dropped rather than written among the results.
     """
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="mosaic-plain")

@@ -48,7 +48,7 @@ def macs_benchmark(**changes: Any) -> dict[str, Any]:
     cuts = cuts_of(Subject("", model, layers), floored(layers, 30))
     dense, pruned = linear_macs(model), linear_macs(assemble(model, cuts, None, layers=layers))
     of_paper, of_pruned = (sum(count[p] for p in OF_THE_PAPER) for count in (dense, pruned))
-    everything, attention = model_macs(model)
+    everything, _ = model_macs(model)
     return {
         "measured": {
             "dense_50": 50 * of_paper,

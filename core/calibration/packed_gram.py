@@ -7,6 +7,7 @@ MLP. On disk the triangle is exact, row by row.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from typing import Any
@@ -32,7 +33,7 @@ def stripe_starts(n: int) -> list[int]:
 def sum_bytes(n: int) -> int:
     """Return the bytes of a `GramSum` of n columns."""
     starts = stripe_starts(n)
-    numbers = sum((high - low) * (n - low) for low, high in zip(starts, starts[1:], strict=False))
+    numbers = sum((high - low) * (n - low) for low, high in itertools.pairwise(starts))
     return 4 * numbers + 8 * n
 
 
@@ -49,7 +50,7 @@ class GramSum:
         starts = stripe_starts(n)
         self.stripes = [
             torch.zeros(high - low, n - low, device=device)
-            for low, high in zip(starts, starts[1:], strict=False)
+            for low, high in itertools.pairwise(starts)
         ]
         self.vector = torch.zeros(n, dtype=torch.float64, device=device)
 

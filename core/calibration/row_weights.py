@@ -12,6 +12,7 @@ A weight multiplies x x^T. The weights of a bin have a mean of 1, so bins still 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -34,8 +35,7 @@ def bin_weights(edges: Sequence[int], weighting: str) -> list[float]:
     if weighting != "timestep":
         return [1.0] * (len(edges) - 1)
     return [
-        math.log(2 + (a + b) / 2) / math.log(2 + edges[-1])
-        for a, b in zip(edges, edges[1:], strict=False)
+        math.log(2 + (a + b) / 2) / math.log(2 + edges[-1]) for a, b in itertools.pairwise(edges)
     ]
 
 

@@ -260,7 +260,7 @@ def _sizes(slice_size: Any, heads: list[int]) -> list[Any]:
 class HooksRefused:
     """Stand where diffusers keeps a module's hooks, and refuse them before anything has changed."""
 
-    hooks: dict[str, Any] = {}
+    hooks: ClassVar[dict[str, Any]] = {}
 
     def register_hook(self, *_: object, **__: object) -> None:
         """Raise StudioError with the reason."""

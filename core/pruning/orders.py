@@ -8,6 +8,7 @@ compensated for that bin. They answer while a boundary is being dragged.
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -270,7 +271,7 @@ def _order_layer(
     errors = []
     energy = []
     tokens_per_column = float("inf")
-    for b, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for b, (low, high) in enumerate(itertools.pairwise(edges)):
         report(f"working out error curve {b + 1} of {bank.settings.bins}", detail=True)
         gram, tokens = bank.gram(i, low, high)
         gram = gram.to(weight.device)

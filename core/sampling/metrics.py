@@ -213,7 +213,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     luminance term compares means that must not be negative (a picture would resemble its own
     negative).
     """
-    n, c = a.shape[:2]
+    _n, c = a.shape[:2]
     x = torch.arange(11, dtype=torch.float64) - 5
     g = torch.exp(-x.square() / (2 * 1.5**2))
     window = (g[:, None] * g[None] / g.sum() ** 2).expand(c, 1, 11, 11)
