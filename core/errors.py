@@ -93,8 +93,9 @@ class LatentsShipped(Unmet):
 
 def with_remedies(error: BaseException, remedies: Mapping[type[Unmet], str]) -> str:
     """Return the sentence of an error, with the remedy that a front end has for its kind."""
-    remedy = remedies.get(type(error)) if isinstance(error, Unmet) else None
-    return str(error) if remedy is None else f"{error.fact}: {remedy}."
+    if isinstance(error, Unmet) and type(error) in remedies:
+        return f"{error.fact}: {remedies[type(error)]}."
+    return str(error)
 
 
 class OutOfMemory(StudioError):

@@ -121,7 +121,7 @@ def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> 
         low, high = mosaic.plan.stage_range(stage)
         errors = []
         for i in range(len(mosaic.layers)):
-            weight = maker.surgeon.weight(i).double()
+            weight = maker.pruner.weight(i).double()
             difference = mosaic.weight(stage, i).double() - weight
             errors.append(
                 relative_error(

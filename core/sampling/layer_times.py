@@ -140,7 +140,7 @@ def measure_layers(
                 cut_module(twin, layer, Cut(torch.arange(k), weight[:, : k * layer.group_size])),
                 *inputs[layer.name],
             )
-            for k in kept.tolist()
+            for k in kept
         ]
         # counts as a warm-up where there are more
         times = measure_alternating(calls, device, repeats=1, warm_up=0, stop=stop)
