@@ -24,7 +24,7 @@ def pick_device(device: str = "auto") -> torch.device:
         if chosen.type == "cpu" and chosen.index:
             raise RuntimeError("there is one CPU device, whatever its number of cores")
         with plain_memory_errors():  # a full card is there
-            two = torch.ones(1, device=chosen) + 1
+            two = torch.empty(1, device=chosen).fill_(1) + 1
             if two.item() != 2:  # "meta" has no numbers to give
                 raise RuntimeError("it does not add up")
     except StudioError:
