@@ -19,7 +19,6 @@ import argparse
 import gzip
 import json
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -30,7 +29,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+
+from training import (  # noqa: E402
+    Progress,
+    batch_indices,
+    load_checkpoint,
+    rate,
+    save_checkpoint,
+    set_rate,
+    tie_embedders,
+    whiten,
+    zero_modulation,
+)
 
 from core.sampling.metrics import (  # noqa: E402
     FeatureNetwork,
@@ -72,83 +83,6 @@ def load_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     images = read_idx(folder / f"{split}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{split}-labels-idx1-ubyte.gz")
     return F.pad(images[:, None].float() / 127.5 - 1, (2, 2, 2, 2), value=-1), labels.long()
-
-
-def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
-    """The batch of one step, from its own generator: epochs are shuffled, and resuming needs no
-    sampler state.
-    """
-    per_epoch = n // batch
-    order = torch.randperm(
-        n, generator=torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
-    )
-    return order[(step % per_epoch) * batch :][:batch]
-
-
-# ---------------------------------------------------------------- checkpoints
-
-
-def save_checkpoint(
-    path: Path, step: int, optimiser: torch.optim.Optimizer, **states: dict[str, Tensor]
-) -> None:
-    """One safetensors file, replaced in one move: a kill leaves the old one whole."""
-    tensors = {f"{group}/{k}": v for group, state in states.items() for k, v in state.items()}
-    for i, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
-    tensors["step"] = torch.tensor(step)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.detach().clone().contiguous() for k, v in tensors.items()}, path.with_suffix(".part")
-    )
-    path.with_suffix(".part").replace(path)
-
-
-def load_checkpoint(
-    path: Path, optimiser: torch.optim.Optimizer, *groups: str
-) -> tuple[int, list[dict[str, Tensor]]]:
-    """The step reached and the named states; fills the optimiser's moments."""
-    tensors = load_file(path)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key in (k for k in tensors if k.startswith("optimiser/")):
-        _, i, name = key.split("/")
-        state.setdefault(int(i), {})[name] = tensors[key]
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    return int(tensors["step"]), [
-        {k[len(g) + 1 :]: v for k, v in tensors.items() if k.startswith(g + "/")} for g in groups
-    ]
-
-
-class Progress:
-    """One line a minute or so: step, loss, images a second, minutes left."""
-
-    def __init__(self, what: str, total: int, batch: int, first: int = 0, every: int = 100):
-        self.what, self.total, self.batch, self.first, self.every = what, total, batch, first, every
-        self.start, self.losses = time.perf_counter(), []
-
-    def __call__(self, step: int, loss: Tensor) -> None:
-        self.losses.append(float(loss.detach()))
-        if (step + 1) % self.every and step + 1 != self.total:
-            return
-        done = step + 1 - self.first
-        seconds = time.perf_counter() - self.start
-        left = seconds / done * (self.total - step - 1) / 60
-        loss = sum(self.losses) / len(self.losses)
-        print(
-            f"{self.what} {step + 1}/{self.total} loss {loss:.5f} {done * self.batch / seconds:.0f}"
-            f" images/s {left:.1f} min left",
-            flush=True,
-        )
-        self.losses.clear()
-
-
-def rate(step: int, total: int, warm_up: int = 200) -> float:
-    """Linear warm-up, constant, linear decay over the second half. A factor on the base rate."""
-    return min(1.0, (step + 1) / warm_up, 2 * (total - step) / total)
-
-
-def set_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = value
 
 
 # ---------------------------------------------------------------- stages
@@ -203,21 +137,6 @@ def new_vae() -> AutoencoderKL:
     )
 
 
-@torch.no_grad()
-def whiten(vae: AutoencoderKL, images: Tensor) -> None:
-    """Fold per-channel mean 0, variance 1 of the latents into the two 1 x 1 convolutions around
-    them (exact), so scaling_factor is 1.
-    """
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in images.split(500)])
-    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))  # (4,)
-    vae.quant_conv.weight[:4] /= std.view(4, 1, 1, 1)
-    vae.quant_conv.bias[:4] = (vae.quant_conv.bias[:4] - mean) / std
-    vae.quant_conv.bias[4:] -= 2 * std.log()  # log-variance of the posterior scales along
-    post = vae.post_quant_conv
-    post.bias += (post.weight[:, :, 0, 0] * mean).sum(1)
-    post.weight *= std.view(1, 4, 1, 1)
-
-
 def train_vae(args) -> None:
     """Squared error plus a small KL term; bf16 autocast."""
     torch.manual_seed(args.seed)
@@ -249,7 +168,10 @@ def train_vae(args) -> None:
         if (step + 1) % 500 == 0:
             save_checkpoint(checkpoint, step + 1, optimiser, weights=vae.state_dict())
     vae.eval()
-    whiten(vae, images[:10_000])
+    with torch.no_grad():
+        parts = images[:10_000].split(500)
+        latents = torch.cat([vae.encode(part).latent_dist.mode() for part in parts])
+    whiten(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
     vae.half().save_pretrained(HERE / "vae")
     vae = AutoencoderKL.from_pretrained(HERE / "vae").eval()
     test, _ = load_split(args.data, "t10k")
@@ -309,23 +231,8 @@ def new_transformer() -> DiTTransformer2DModel:
         num_embeds_ada_norm=NULL_CLASS,
     )
     tie_embedders(model)
-    for block in model.transformer_blocks:
-        torch.nn.init.zeros_(block.norm1.linear.weight)
-        torch.nn.init.zeros_(block.norm1.linear.bias)
-    for layer in (model.proj_out_1, model.proj_out_2):
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
-    # label dropout is ours (one draw a row for all blocks), so diffusers' own per-block one stays
-    # off
+    zero_modulation(model)
     return model.eval()
-
-
-def tie_embedders(model: DiTTransformer2DModel) -> None:
-    """As in the original DiT: one timestep and label embedder. diffusers stores a copy in every
-    block.
-    """
-    for block in model.transformer_blocks[1:]:
-        block.norm1.emb = model.transformer_blocks[0].norm1.emb
 
 
 def save_pipeline(weights: dict[str, Tensor]) -> None:
