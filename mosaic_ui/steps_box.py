@@ -15,10 +15,10 @@ import gradio as gr
 from core.errors import StudioError
 
 from . import tables
-from .edge import plain_errors
 from .events import EDIT, NOTHING, Views
+from .input_checks import plain_errors
+from .page_state import Shared
 from .remedies import page_sentence
-from .shared import Shared
 
 # 1e2 and 0050 are numbers to a browser; the box then shows what was understood. A text that is no
 # number at all is empty to it.

@@ -27,14 +27,14 @@ from core.workshop.workshop import Workshop
 
 from . import jobs, model_facts, tables
 from .compare.tab import CompareTab
-from .edge import plain_errors
 from .events import QUIET, Views
 from .explore.tab import ExploreTab
-from .following import Following
+from .input_checks import plain_errors
+from .page_state import Shared
+from .plan_updates import Following
 from .predictions import Predictions
 from .prune.tab import PruneTab
 from .schedules import choices, own_beta
-from .shared import Shared
 from .steps_box import StepsBox, steps_box
 from .theme import CSS, make_theme
 

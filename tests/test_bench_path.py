@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.bench.path import (
+from core.bench.removal_path import (
     FORMS,
     LEVELS,
     path_benchmark,
@@ -71,7 +71,7 @@ def test_a_tiny_benchmark_is_complete() -> None:
 def test_the_ratio_is_the_textbooks_whole_time_over_the_engines(monkeypatch) -> None:
     ticks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)), strftime=time.strftime)
-    monkeypatch.setattr("core.bench.path.time", clock)
+    monkeypatch.setattr("core.bench.removal_path.time", clock)
     found = path_benchmark(64, 16, naive_steps=8, rounds=2)
     # every timed call takes one second: the engine, the inversion, and eight steps together
     assert found["engine"]["seconds"] == 1.0

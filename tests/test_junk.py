@@ -16,7 +16,7 @@ from junk import JUNK, LIKELY, MARK, PLAN, ROOT, Client, Found, junk_calls
 from core.curves.plan import StagePlan
 from core.curves.plan_checks import short
 from core.errors import StudioError
-from mosaic_ui import edge
+from mosaic_ui import input_checks
 from mosaic_ui.studio import build_studio, launch_options
 
 CALLS = int(os.environ.get("JUNK_CALLS", "300"))
@@ -91,7 +91,9 @@ def test_no_handler_called_with_anything_raises_anything_but_a_notice(page):
         function = handlers[i] if i < len(handlers) else chance.choice(handlers)
         junk = chance.choice((0.1, 0.3, 1.0))
         given = [chance.choice(JUNK if chance.random() < junk else LIKELY) for _ in function.inputs]
-        request = [VISITOR] if "request" in edge.inspect.signature(function.fn).parameters else []
+        request = (
+            [VISITOR] if "request" in input_checks.inspect.signature(function.fn).parameters else []
+        )
         try:
             function.fn(*given, *request)
         except gr.Error as notice:
@@ -106,12 +108,12 @@ def test_no_handler_called_with_anything_raises_anything_but_a_notice(page):
 
 def test_an_input_without_a_check_cannot_be_wired():
     with pytest.raises(KeyError):
-        edge.plain_errors(lambda anything: anything)
+        input_checks.plain_errors(lambda anything: anything)
 
 
 def test_a_method_is_checked_too_and_gets_the_plan_parsed():
     class Place:
-        @edge.plain_errors
+        @input_checks.plain_errors
         def on_plan(self, plan, snap):
             return self, plan, snap
 
@@ -140,7 +142,7 @@ HOSTILE_VALUES = [
 
 @pytest.mark.parametrize("name", ["plan", "scheduler", "view", "beta", "scale", "snap", "kept"])
 def test_a_value_of_another_kind_is_one_short_sentence(name):
-    what, check = edge.CHECKS[name]
+    what, check = input_checks.CHECKS[name]
     refused = 0
     for value in HOSTILE_VALUES:
         try:
@@ -164,7 +166,7 @@ def test_a_sentence_can_quote_what_cannot_be_printed():
 def test_a_log_is_read_for_whose_exception_it_is():
     found = Found()
     found.read(
-        f'{MARK}:\n  File "{ROOT}/mosaic_ui/edge.py", line 1\nTypeError\n'
+        f'{MARK}:\n  File "{ROOT}/mosaic_ui/input_checks.py", line 1\nTypeError\n'
         f'{MARK}:\n  File "/elsewhere/gradio/blocks.py"\nError\n'
     )
     assert (len(found.ours), len(found.theirs)) == (1, 1) and PLAN["boundaries"] == [93, 550]

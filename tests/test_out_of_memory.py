@@ -28,8 +28,8 @@ from core.workshop.workshop import Workshop
 from mosaic_ui import jobs, schedules
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import run as compare_run
-from mosaic_ui.edge import plain_errors
 from mosaic_ui.explore import curve_panel
+from mosaic_ui.input_checks import plain_errors
 from mosaic_ui.studio import Studio
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))

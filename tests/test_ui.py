@@ -27,9 +27,9 @@ from mosaic_ui.compare import figures as compare_figures
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.compare import timing as compare_timing
-from mosaic_ui.edge import plain_errors
 from mosaic_ui.explore.curve_panel import meaning
 from mosaic_ui.figures import VIEWS, curve_figure
+from mosaic_ui.input_checks import plain_errors
 from mosaic_ui.predictions import Predictions, idle_stages
 from mosaic_ui.prune import views as prune_views
 from mosaic_ui.prune.mosaic_figure import mosaic_figure

@@ -15,7 +15,7 @@ GOAL_LEVELS = 17  # per layer; the goals of an allocation hold for this number
 
 
 def path_rows(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of `core.bench.path.path_benchmark` as rows.
+    """Return the result of `core.bench.removal_path.path_benchmark` as rows.
 
     The textbook loop over the engine, both ways to write it, and the engine's seconds.
     """

@@ -68,7 +68,7 @@ class Suite:
 
 def path(suite: Suite) -> dict[str, Any]:
     """Time the blocked removal path of one DiT-XL/2 MLP against the textbook loop."""
-    from .path import path_benchmark
+    from .removal_path import path_benchmark
     from .rows import path_rows
 
     n, d, steps, rounds = (1536, 384, 8, 2) if suite.quick else (4608, 1152, 32, 3)

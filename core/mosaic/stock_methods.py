@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from torch import nn
 
 from ..errors import StudioError
+from .across_stages import Together
 from .subnetworks import Subnetworks
-from .together import Together
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention

@@ -26,6 +26,7 @@ from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
 from ..models.layers import PrunableLayer, find_layers
 from ..pruning.cuts import Cut
+from .across_stages import several, watched
 from .adaln import (
     Modulation,
     OnceEmbedder,
@@ -47,7 +48,6 @@ from .stock_methods import (
     stock_attribute,
 )
 from .subnetworks import Subnetworks
-from .together import several, watched
 
 # of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
 TABLE_BYTES = 256 << 20

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..calibration.bank import GramBank
 from ..errors import NotCalibrated, StudioError
+from ..lru_cache import Recent
 from ..models.layers import PrunableLayer
-from ..recent import Recent
 from .cuts import Cut, Damping, kept_columns
 from .obs import RemovalPath, compensation
 from .orders import RemovalOrders

@@ -16,7 +16,7 @@ from ..allocation.allocate import Allocation
 from ..allocation.of_plan import share
 from ..curves.plan import STAGES, StagePlan
 from ..errors import NotCalibrated, NotTimed, PlanError, StudioError
-from ..recent import Recent
+from ..lru_cache import Recent
 from ..sampling.layer_times import LayerTimes
 from ..sampling.timing import LatencyTable
 from .calibration import Calibration

@@ -8,11 +8,11 @@ import gradio as gr
 
 from core.errors import StudioError
 
-from ..edge import plain_errors
 from ..events import FILE, QUIET, Views
+from ..input_checks import plain_errors
 from ..inputs import read_upload
+from ..page_state import Shared
 from ..remedies import page_sentence
-from ..shared import Shared
 from . import live as live_views
 from .inputs import UPLOADED, checked_plan
 

@@ -21,10 +21,10 @@ from core.workshop.compare import sampler
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts, tables
-from ..edge import plain_errors
 from ..events import ASK, NOTHING, QUIET, Event, Views
+from ..input_checks import plain_errors
+from ..page_state import Shared
 from ..remedies import page_sentence
-from ..shared import Shared
 from ..stage_chart import plot_panel
 from . import live as live_views
 from . import study_view

@@ -17,13 +17,13 @@ from core.workshop.compare import sample_path
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts, tables
-from ..edge import plain_errors
 from ..events import LIVE, NOTHING, QUIET, Event, Views
 from ..figures import ALWAYS_LINEAR, FALLBACK_SCORE, MEANING, VIEWS
+from ..input_checks import plain_errors
 from ..inputs import constants
+from ..page_state import Shared
 from ..remedies import page_sentence
 from ..schedules import curve_schedule, own_beta, schedule_note, uses_fallback
-from ..shared import Shared
 from ..stage_chart import stage_chart
 
 INTRO = (

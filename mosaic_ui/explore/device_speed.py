@@ -12,9 +12,9 @@ from core.curves.plan import StagePlan
 from core.errors import StudioError
 
 from .. import jobs, model_facts, tables
-from ..edge import plain_errors
 from ..events import QUIET, Views
-from ..shared import Shared
+from ..input_checks import plain_errors
+from ..page_state import Shared
 
 
 class DeviceSpeed:

@@ -20,13 +20,13 @@ from core.curves.proposals import presets
 from core.errors import StudioError
 
 from .. import jobs, model_facts, tables
-from ..edge import plain_errors
 from ..events import EDIT, LIVE, NOTHING, QUIET, Event, Views, next_edit
+from ..input_checks import plain_errors
 from ..inputs import constants, share_of, two_boundaries, typed_boundaries
+from ..page_state import Shared
 from ..predictions import OWN
 from ..remedies import page_sentence
 from ..schedules import not_taken_over, own_beta
-from ..shared import Shared
 from .boundary_boxes import boundary_boxes, follow_chart, send_typed
 from .curve_panel import CurvePanel
 from .device_speed import DeviceSpeed

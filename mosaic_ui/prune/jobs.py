@@ -19,9 +19,9 @@ from core.mosaic.transformer import MosaicTransformer
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts, tables
-from ..edge import plain_errors
 from ..events import ASK, NOTHING, QUIET, Views
-from ..shared import Shared
+from ..input_checks import plain_errors
+from ..page_state import Shared
 from ..text import seconds_text
 from .views import pruned_sentence
 

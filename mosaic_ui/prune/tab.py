@@ -16,11 +16,11 @@ from core.curves.plan import MAX_SPARSITY, STAGES, StagePlan
 from core.errors import StudioError
 
 from .. import jobs, tables
-from ..edge import plain_errors
 from ..events import EDIT, FILE, LIVE, NOTHING, QUIET, Views, next_edit
+from ..input_checks import plain_errors
 from ..inputs import number_within, read_upload
+from ..page_state import Shared
 from ..remedies import page_sentence
-from ..shared import Shared
 from ..stage_chart import plot_panel
 from ..theme import STAGE_MEANING
 from .jobs import PruneJobs

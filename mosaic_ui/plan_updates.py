@@ -14,12 +14,12 @@ import gradio as gr
 from core.curves.plan import StagePlan
 
 from . import jobs, model_facts, tables
-from .edge import plain_errors
 from .events import LIVE, NOTHING, QUIET, Event, Views
 from .explore.tab import ExploreTab
+from .input_checks import plain_errors
+from .page_state import Shared
 from .prune.tab import PruneTab
 from .prune.views import layer_rows
-from .shared import Shared
 
 
 class Following:
