@@ -27,9 +27,13 @@ def models(tmp_path_factory):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_same_pictures_as_stock_for_every_configuration(models, name):
-    """The same bits from the same generator, or a refusal where stock gives none."""
-    for configuration in CONFIGURATIONS:
-        steps = 1 + list(CONFIGURATIONS).index(configuration) % 5
+    """The same bits from the same generator, or a refusal where stock gives none.
+
+    Every sampler meets every third configuration; `python tests/sampler_matrix.py` runs them all.
+    """
+    first = list(SCHEDULERS).index(name) % 3
+    for place, configuration in list(enumerate(CONFIGURATIONS))[first::3]:
+        steps = 1 + place % 5
         said = cell(models, configuration, name, steps)
         if name in WRONG.get(configuration, ()) or (name in UNSURE and said == "refused"):
             assert said == "refused", (configuration, steps, said)
