@@ -20,6 +20,7 @@ from core.errors import StudioError
 from core.models.checkpoints import load_checkpoint
 from core.models.layers import find_layers
 from core.mosaic.transformer import MosaicTransformer
+from core.pruning.cuts import kept_columns
 from core.workshop.workshop import Workshop
 
 
@@ -116,20 +117,28 @@ def test_a_network_takes_the_weight_of_a_cut_over(pipelines):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("wrong", ["too narrow", "all columns"])
-def test_a_weight_of_another_width_is_refused(pipelines, masked, wrong):
+def test_a_weight_of_another_width_is_refused(pipelines, masked):
     model = denoiser(pipelines["dit"])
-    cuts = [
-        replace(
-            cut,
-            weight=cut.weight[:, 1:]
-            if wrong == "too narrow"
-            else model.get_submodule(layer.consumer).weight,
-        )
-        for layer, cut in zip(find_layers(model), cuts_of(model, share=0.5), strict=True)
-    ]
-    columns = 31 if wrong == "too narrow" else 64
+    cuts = [replace(cut, weight=cut.weight[:, 1:]) for cut in cuts_of(model, share=0.5)]
     with pytest.raises(
-        StudioError, match=rf"block 1 heads has {columns} columns; give it the 32 of the groups"
+        StudioError, match="block 1 heads has 31 columns; give it the 32 of the groups"
     ):
         MosaicTransformer(model, PLAN, [cuts] * 3, masked)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_of_a_weight_with_all_columns_the_kept_ones_are_taken(pipelines, masked):
+    """Programs that build cuts by themselves give the dense weight."""
+    model = denoiser(pipelines["dit"])
+    layers, narrow = find_layers(model), cuts_of(model, share=0.5)
+    dense = [model.get_submodule(layer.consumer).weight.detach() for layer in layers]
+    wide = [replace(cut, weight=weight) for cut, weight in zip(narrow, dense, strict=True)]
+    kept = [
+        replace(cut, weight=weight[:, kept_columns(layer, cut.kept, weight.device)])
+        for layer, cut, weight in zip(layers, narrow, dense, strict=True)
+    ]
+    from_wide, from_kept = (
+        MosaicTransformer(model, PLAN, [cuts] * 3, masked).stages[0] for cuts in (wide, kept)
+    )
+    for a, b in zip(from_wide.parameters(), from_kept.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -183,9 +183,15 @@ def cut_module(model: nn.Module, layer: PrunableLayer, cut: Cut, masked: bool = 
 
 
 def _checked_weight(layer: PrunableLayer, kept: Tensor, weight: Tensor) -> Tensor:
-    """Return the weight of a cut. Raises StudioError where its width is not the kept columns'."""
+    """Return the weight of a cut with its kept columns, the one shape that is used from here on.
+
+    Programs may give all columns of a layer; the kept ones are taken. Raises StudioError for any
+    other width.
+    """
     found = weight.shape[1]
     wanted = len(kept) * layer.group_size
+    if found == layer.width != wanted:
+        return weight[:, kept_columns(layer, kept, weight.device)]
     if found != wanted:
         raise StudioError(
             f"The weight of a cut of {layer.name} has {found} columns; give it the {wanted} of the"
