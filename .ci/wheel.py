@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"core": NAME, "mosaic_ui": f"{NAME}/studio", "assets": f"{NAME}/assets"}
 CODE = (".py", ".css", ".js", ".html")
 DATA = (".json", ".safetensors", ".md")  # of assets; the training script is not part of the library
-LEFT_OUT = ("__pycache__", "work", "screenshots")  # `work`: what the training script leaves behind
+# `work`: what the training scripts leave behind; character-dit: not finished, not opened yet
+LEFT_OUT = ("__pycache__", "work", "screenshots", "character-dit")
 MAIN = '''"""Run `python -m mosaicdiff`: the studio, or one of its verbs."""
 
 import sys

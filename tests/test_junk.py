@@ -57,7 +57,9 @@ def test_no_call_of_the_server_ends_in_an_exception_of_ours(url):
         and found.answers["refused"] > CALLS // 4
         and found.answers["answer"] > CALLS // 20
     )
-    assert [words for words in found.sentences if len(words) >= 500 or "\n" in words] == []
+    # Gradio's own sentence quotes the whole value
+    ours = [words for words in found.sentences if "is not in the list of choices" not in words]
+    assert [words for words in ours if len(words) >= 500 or "\n" in words] == []
     client = Client(url, "after")
     functions = {f["api_name"]: f["id"] for f in client.listed()}
     assert (
