@@ -11,15 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
-    """Return the indices (batch,) of one step; epochs are shuffled, no sampler state is kept."""
-    per_epoch = n // batch
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
-    return torch.randperm(n, generator=generator)[(step % per_epoch) * batch :][:batch]
-
-
 class ShuffledBatches:
-    """The same batches as `batch_indices`, with the permutation of the epoch kept."""
+    """The indices of every step's batch: epochs are shuffled, and resuming needs no sampler state.
+
+    A batch is a function of (seed, step) alone; the permutation of the present epoch is kept.
+    """
 
     def __init__(self, n: int, batch: int, seed: int):
         self.n, self.batch, self.seed = n, batch, seed

@@ -52,9 +52,7 @@ from core.sampling.metrics import (  # noqa: E402
 
 CLASSES = [style.name for style in pictures.STYLES]
 NULL_CLASS = 1000  # DiTPipeline hard-wires ImageNet's null label
-CALIBRATION_LATENTS = 4096
 GUIDANCE = 1.5
-LATENT_CHANNELS = 4
 
 
 # ---------------------------------------------------------------- data

@@ -33,7 +33,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 from training import (  # noqa: E402
     Progress,
-    batch_indices,
+    ShuffledBatches,
     load_checkpoint,
     rate,
     save_checkpoint,
@@ -96,9 +96,10 @@ def train_features(args) -> None:
     total, batch = args.feature_steps, 128
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     progress = Progress("features", total, batch)
+    batches = ShuffledBatches(len(images), batch, args.seed)
     for step in range(total):
         set_rate(optimiser, 2e-3 * rate(step, total))
-        pick = batch_indices(len(images), batch, step, args.seed)
+        pick = batches(step)
         loss = F.cross_entropy(network(images[pick]), labels[pick], label_smoothing=0.05)
         optimiser.zero_grad()
         loss.backward()
@@ -149,9 +150,10 @@ def train_vae(args) -> None:
         vae.load_state_dict(weights)
         print(f"vae resumes at step {first}", flush=True)
     progress = Progress("vae", total, batch, first)
+    batches = ShuffledBatches(len(images), batch, args.seed + 1)
     for step in range(first, total):
         set_rate(optimiser, 2e-3 * rate(step, total))
-        x = images[batch_indices(len(images), batch, step, args.seed + 1)]
+        x = images[batches(step)]
         noise = torch.Generator().manual_seed(args.seed * 7_919 + step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             posterior = vae.encode(x).latent_dist
@@ -288,10 +290,11 @@ def train_dit(args) -> None:
         print(f"dit resumes at step {first}", flush=True)
     live = {k: v for k, v in model.state_dict(keep_vars=True).items()}
     progress = Progress("dit", total, batch, first)
+    batches = ShuffledBatches(len(latents), batch, args.seed + 2)
     for step in range(first, total):
         set_rate(optimiser, args.lr * rate(step, total))
         random = torch.Generator().manual_seed(args.seed * 104_729 + step)
-        pick = batch_indices(len(latents), batch, step, args.seed + 2)
+        pick = batches(step)
         x0, y = latents[pick], labels[pick].clone()
         y[torch.rand(batch, generator=random) < 0.1] = NULL_CLASS
         t = torch.randint(0, 1000, (batch,), generator=random)

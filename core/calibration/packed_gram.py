@@ -174,7 +174,8 @@ class _FullPrecision:
             if self._depth == 1:
                 switches: list[Any] = [
                     torch.backends.cuda.matmul,
-                    getattr(torch.backends.mkldnn, "matmul"),  # noqa: B009 (no type in torch's stubs)
+                    # torch's stubs do not know it
+                    getattr(torch.backends.mkldnn, "matmul"),  # noqa: B009
                 ]
                 for switch in switches:
                     # in the usual case it is exact already and nothing is touched

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..cache import fingerprint
 from ..curves.noise import NoiseSchedule
@@ -85,6 +86,11 @@ class CalibrationSettings:
         return replace(self, edges=tuple(edges))
 
 
+def schedule_tables(schedule: NoiseSchedule) -> dict[str, Tensor]:
+    """Return a_t and s_t of every timestep, (T,) fp64 each, as hashes take them."""
+    return {"a": torch.tensor(schedule.a), "s": torch.tensor(schedule.s)}
+
+
 def gram_key(
     network: str,
     schedule: NoiseSchedule,
@@ -108,10 +114,9 @@ def gram_key(
     """
     import diffusers
 
-    tables = {"a": torch.tensor(schedule.a), "s": torch.tensor(schedule.s)}
     return fingerprint(
         network,
-        tables,
+        schedule_tables(schedule),
         prediction_type,
         source,
         settings.measured,

@@ -25,7 +25,7 @@ from ..calibration.data import CalibrationData, DataOptions
 from ..calibration.measure import calibrate
 from ..calibration.preflight import check_memory, check_room, check_writable, ordering_memory
 from ..calibration.row_weights import check_weighting
-from ..calibration.settings import CalibrationSettings, gram_key, token_warning
+from ..calibration.settings import CalibrationSettings, gram_key, schedule_tables, token_warning
 from ..curves.betas import BETA_SCHEDULES
 from ..curves.dynamics import SampledCurves
 from ..curves.noise import NoiseSchedule
@@ -175,10 +175,8 @@ class Workshop:
 
         A model folder may ship removal orders for the model of this hash.
         """
-        tables = {"a": torch.tensor(self.schedule.a), "s": torch.tensor(self.schedule.s)}
-        return fingerprint(
-            network_key(self.transformer, rounded=True), tables, self.prediction_type
-        )
+        network = network_key(self.transformer, rounded=True)
+        return fingerprint(network, schedule_tables(self.schedule), self.prediction_type)
 
     @cached_property
     def folder(self) -> Path:
