@@ -9,8 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from core.cli_options import command_sentence, parser, read_paths, refuse_unused
+
+if TYPE_CHECKING:  # heavy: `--help` answers without them
+    from core.curves.plan import StagePlan
+    from core.workshop.workshop import Workshop
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -118,43 +124,25 @@ def open_studio(args: argparse.Namespace) -> int:
 
     # a bad plan is refused before anything heavy is loaded
     plan = StagePlan.load(args.plan) if args.plan else None
-    from core.cli.settings import calibration_settings, data_options
-    from core.errors import OutOfMemory, StudioError, plain_memory_errors
-    from core.models.checkpoints import BUNDLED as bundled
-    from core.workshop.workshop import get_workshop
+    from core.errors import OutOfMemory, StudioError
 
-    workshop = get_workshop(
-        args.model or bundled,
-        args.device,
-        args.revision,
-        args.dtype,
-        calibration_settings(args),
-        data_options(args),
-    )
+    workshop, others, unavailable = open_models(args)
     host = args.host or os.environ.get("GRADIO_SERVER_NAME", "").strip() or "127.0.0.1"
     ask_itself_directly(host, args.share)  # the model is there: what follows needs no network
     try:
-        from mosaic_ui.model_facts import batch, large
         from mosaic_ui.studio import build_studio, launch_options
     # Gradio prepares for proxies and certificates when it is imported
     except (OSError, ValueError) as err:
         raise StudioError(why_no_page(err)) from err
 
-    if not large(workshop) or workshop.device.type == "cuda":
-        try:
-            with plain_memory_errors():
-                # about a second, once per device: so that the page opens with times, not with
-                # dashes
-                workshop.measure_latency(batch(workshop))
-                workshop.measure_layers()
-        except OutOfMemory as err:
-            note(f"app.py: the device's speed was not measured. {err}")
-    elif plan is not None and plan.costs == "latency" and not plan.plain:
-        workshop.measure_layers()
+    measure_device(workshop, plan)
+    with suppress(OutOfMemory):  # the sentence of the first is enough
+        for other in others:
+            measure_speed(other)
     if host not in ("127.0.0.1", "localhost", "::1"):
         note(f"Listening on {host}: anybody who can reach this machine can use the studio.")
     check_address(host, port)
-    demo = build_studio(workshop, plan)
+    demo = build_studio(workshop, plan, others, unavailable)
     # Gradio puts it into an address
     name = f"[{host}]" if ":" in host and not host.startswith("[") else host
     try:
@@ -164,6 +152,71 @@ def open_studio(args: argparse.Namespace) -> int:
     except (OSError, ValueError, ImportError) as err:
         raise StudioError(why_no_page(err)) from err
     return 0
+
+
+def open_models(args: argparse.Namespace) -> tuple[Workshop, list[Workshop], list[str]]:
+    """Return the model of the first page, those of the other pages, and what could not be opened.
+
+    The first is the one of --model, else the first bundled model that opens. Raises StudioError
+    where there is none.
+    """
+    from core.cli.settings import calibration_settings, data_options
+    from core.errors import StudioError
+    from core.models.bundled import BUNDLED_MODELS, bundled_name
+    from core.output import note
+    from core.workshop.workshop import get_workshop
+
+    opened: list[Workshop] = []
+    unavailable: list[str] = []
+
+    def open_one(model: str, revision: str | None = None) -> Workshop:
+        """Open a model; what to calibrate on is said of the first one."""
+        data = None if opened else data_options(args)
+        settings = calibration_settings(args)
+        return get_workshop(model, args.device, revision, args.dtype, settings, data)
+
+    if args.model:
+        opened = [open_one(args.model, args.revision)]
+    have = {bundled_name(workshop.checkpoint.folder) for workshop in opened}
+    for name, title in BUNDLED_MODELS.items():
+        if name in have:
+            continue
+        try:
+            opened.append(open_one(name))
+        except StudioError as err:
+            unavailable.append(f"{title} could not be opened: {err}")
+            note(f"app.py: {unavailable[-1]}")
+    if not opened:
+        raise StudioError(" ".join(unavailable))
+    return opened[0], opened[1:], unavailable
+
+
+def measure_device(workshop: Workshop, plan: StagePlan | None) -> None:
+    """Measure the device's speed once, so that the page opens with times and not with dashes.
+
+    It takes about a second; a large model on a CPU is measured only where the plan needs it.
+    """
+    from core.errors import OutOfMemory
+    from core.output import note
+    from mosaic_ui.model_facts import large
+
+    try:
+        measure_speed(workshop)
+    except OutOfMemory as err:
+        note(f"app.py: the device's speed was not measured. {err}")
+    if plan is not None and plan.costs == "latency" and not plan.plain and large(workshop):
+        workshop.measure_layers()
+
+
+def measure_speed(workshop: Workshop) -> None:
+    """Time whole networks and single layers, unless that takes long. Raises OutOfMemory."""
+    from core.errors import plain_memory_errors
+    from mosaic_ui.model_facts import batch, large
+
+    if not large(workshop) or workshop.device.type == "cuda":
+        with plain_memory_errors():
+            workshop.measure_latency(batch(workshop))
+            workshop.measure_layers()
 
 
 def environment_port() -> int | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -111,6 +114,32 @@ def whiten(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
     post.weight *= std.view(1, c, 1, 1)
 
 
+def make_example(folder: Path, seed: int) -> None:
+    """Write what the studio opens with: removal orders with per-bin curves, and one comparison.
+
+    The comparison is dense against the formula's plan, two pictures per class, 50 DDIM steps. Run
+    it on an idle machine: its times are shown.
+    """
+    from core.curves.proposals import propose_plan
+    from core.workshop.compare import compare
+    from core.workshop.comparison import Comparison, Preview, SampleSettings
+    from core.workshop.workshop import get_workshop
+
+    workshop = get_workshop(folder)
+    workshop.calibrate(lambda done, total, text: print(f"[{done}/{total}] {text}", flush=True))
+    orders = workshop.orders
+    orders.save(folder / "calibration")
+    timesteps = [float(t) for t in range(0, 1000, 20)]
+    plan = propose_plan(workshop.schedule, 0.33, timesteps).plan
+    settings = SampleSettings(tuple(range(10)) * 2, seed=seed, repeats=5)
+    for item in compare(workshop, None, plan, settings):
+        if isinstance(item, Preview):
+            print(item.text, flush=True)
+    assert isinstance(item, Comparison)
+    item.save(folder / "example")
+    print(item.verdict, f"calibration took {orders.seconds} s", flush=True)
+
+
 def tie_embedders(model: DiTTransformer2DModel) -> None:
     """Share one timestep and label embedder, as the original DiT; diffusers stores a copy each."""
     for block in model.transformer_blocks[1:]:
@@ -125,3 +154,29 @@ def zero_modulation(model: DiTTransformer2DModel) -> None:
     for layer in (model.proj_out_1, model.proj_out_2):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
+
+
+def to_float(images: np.ndarray, device: str = "cpu") -> Tensor:
+    """Pictures (n, 64, 64, 3) uint8 -> (n, 3, 64, 64) in [-1, 1]."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def autocast(device: str):
+    """bf16 where it pays."""
+    return torch.autocast(device, dtype=torch.bfloat16)
+
+
+def sheet(images: Tensor, columns: int, path: Path, scale: int = 1) -> None:
+    """Write pictures (n, 3, h, w) in [-1, 1] as one PNG, row by row."""
+    n, c, h, w = images.shape
+    grid = images.view(n // columns, columns, c, h, w).permute(0, 3, 1, 4, 2)
+    grid = ((grid.reshape(n // columns * h, columns * w, c) + 1) * 127.5).round().clamp(0, 255)
+    picture = Image.fromarray(grid.byte().numpy())
+    picture.resize((picture.width * scale, picture.height * scale), 0).save(path)
+
+
+def strip_path(config: Path) -> None:
+    """Remove the path of the machine it was trained on from a config.json."""
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2) + "\n")

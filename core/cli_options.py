@@ -14,7 +14,6 @@ from .errors import LatentsShipped, ParameterError, StudioError, Unmet, with_rem
 from .output import in_options
 from .paths import given_path
 
-BUNDLED = "the bundled model"
 CALIBRATION = (
     "bins",
     "images_per_bin",
@@ -89,7 +88,10 @@ def _common(suppress: bool, verb: str | None = None) -> argparse.ArgumentParser:
     common.add_argument(
         "--model",
         metavar="FOLDER|ID",
-        help=f"diffusers pipeline, DiT or SDXL, a folder or a hub id (default: {BUNDLED})",
+        help=(
+            "the name of a bundled model (character-dit, fashion-dit), or a diffusers pipeline, DiT"
+            " or SDXL: a folder or a hub id (default: character-dit)"
+        ),
     )
     common.add_argument("--revision", help="branch or commit of a hub id, e.g. refs/pr/1")
     default: dict[str, Any] = {} if suppress else {"default": "auto"}

@@ -10,6 +10,7 @@ views and the new plan; the other tabs follow (following.py).
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 # read when gradio is imported, so before it
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -30,6 +31,7 @@ from .compare.tab import CompareTab
 from .events import QUIET, Views
 from .explore.tab import ExploreTab
 from .input_checks import plain_errors
+from .model_menu import Menu, ModelMenu, menu_of
 from .page_state import Shared
 from .plan_updates import Following
 from .predictions import Predictions
@@ -50,16 +52,35 @@ not the video tool of the same name.</span></p></header>"""
 
 
 class Studio:
-    """The page for one workshop: its parts, whose handlers can be called, and `page` to launch."""
+    """The page for one workshop: its parts, whose handlers can be called, and `page` to launch.
 
-    def __init__(self, workshop: Workshop, plan: StagePlan | None = None):
+    `page`: the Blocks of the first model of the `menu`, where this model has a page beside it.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        plan: StagePlan | None = None,
+        menu: Menu | None = None,
+        page: gr.Blocks | None = None,
+    ):
         self.workshop = workshop
         predictions = Predictions(workshop)
         opening = _opening_plan(predictions, plan)
-        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as self.page:
+        menu = menu or menu_of([workshop])
+        self.page = page or gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
+        if page is not None:
+            page.route(menu.own.title, menu.own.path, show_in_navbar=False)
+        with self.page:
             self.shared = _make_shared(predictions, self.page, opening)
-            gr.HTML(HEADER)
+            if menu.several:
+                gr.Navbar(visible=False)
+            with gr.Row(elem_classes="masthead-row"):
+                gr.HTML(HEADER)
+                self.models = ModelMenu(menu)
             self.shared.status.render()
+            self.models.said.render()
+            self.models.address.render()
             with gr.Tabs() as self.tabs:
                 with gr.Tab("1 Explore", id="explore"):
                     self.explore = ExploreTab(self.shared)
@@ -70,12 +91,12 @@ class Studio:
             self.steps = StepsBox(self.shared)
             self.following = Following(self.shared, self.explore, self.prune)
             self._wire()
-        self.page.queue(max_size=32)
 
     def _wire(self) -> None:
         for part in (self.steps, self.explore, self.prune, self.compare, self.following):
             part.wire()
         self.explore.to_prune.click(self.on_to_prune, None, self.tabs, **QUIET, queue=False)
+        self.models.wire(self.shared)
         # a calibration may have happened since the page was built
         self.page.load(self.on_load, None, self.shared.status, **QUIET)
         self.page.unload(_on_leave)
@@ -149,9 +170,23 @@ def _make_shared(predictions: Predictions, page: gr.Blocks, plan: StagePlan) -> 
     )
 
 
-def build_studio(workshop: Workshop, plan: StagePlan | None = None) -> gr.Blocks:
-    """Build the page for one workshop, opening on `plan` or on the formula's proposal."""
-    return Studio(workshop, plan).page
+def build_studio(
+    workshop: Workshop,
+    plan: StagePlan | None = None,
+    others: Sequence[Workshop] = (),
+    unavailable: Sequence[str] = (),
+) -> gr.Blocks:
+    """Build the page for one workshop, opening on `plan` or on the formula's proposal.
+
+    Each of `others` gets a page of its own, which the menu leads to. `unavailable`: one sentence
+    for each bundled model that could not be opened.
+    """
+    menu = menu_of([workshop, *others], unavailable)
+    page = Studio(workshop, plan, menu).page
+    for place, other in enumerate(others, start=1):
+        Studio(other, None, replace(menu, place=place), page)
+    page.queue(max_size=32)
+    return page
 
 
 def launch_options() -> dict[str, Any]:

@@ -11,21 +11,22 @@ import torch
 from diffusers import DiTPipeline
 from safetensors.torch import load_file
 
-from core.models.checkpoints import BUNDLED, load_checkpoint
+from core.models.bundled import FASHION
+from core.models.checkpoints import load_checkpoint
 from core.sampling.metrics import Judge
 from core.workshop.workshop import Workshop
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    opened = DiTPipeline.from_pretrained(BUNDLED, low_cpu_mem_usage=False)
+    opened = DiTPipeline.from_pretrained(FASHION, low_cpu_mem_usage=False)
     opened.set_progress_bar_config(disable=True)
     return opened
 
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory):
-    return Workshop(load_checkpoint(BUNDLED, "cpu"), cache=tmp_path_factory.mktemp("cache"))
+    return Workshop(load_checkpoint(FASHION, "cpu"), cache=tmp_path_factory.mktemp("cache"))
 
 
 def test_a_stock_pipeline_opens_it_in_fp32_and_samples_what_was_asked_for(pipeline):
@@ -46,22 +47,22 @@ def test_a_stock_pipeline_opens_it_in_fp32_and_samples_what_was_asked_for(pipeli
     images = torch.from_numpy(out.images).permute(0, 3, 1, 2) * 2 - 1
     assert images.shape == (20, 1, 32, 32)
     # chance is 0.1
-    assert Judge.load(BUNDLED / "features").class_accuracy(images, torch.tensor(labels)) >= 0.7
+    assert Judge.load(FASHION / "features").class_accuracy(images, torch.tensor(labels)) >= 0.7
 
 
 def test_it_is_small_and_safe():
     files = [
-        f for f in BUNDLED.rglob("*") if f.is_file() and "work" not in f.relative_to(BUNDLED).parts
+        f for f in FASHION.rglob("*") if f.is_file() and "work" not in f.relative_to(FASHION).parts
     ]
     assert sum(f.stat().st_size for f in files) < 60e6
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".md", ".py", ".pyc"}
-    half = load_file(BUNDLED / "transformer" / "diffusion_pytorch_model.safetensors")
+    half = load_file(FASHION / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {t.dtype for t in half.values()} == {torch.float16}
 
 
 def test_the_evaluation_meets_its_bars():
     """What the card quotes; `train.py evaluate` measures it again."""
-    found = json.loads((BUNDLED / "evaluation.json").read_text())
+    found = json.loads((FASHION / "evaluation.json").read_text())
     assert found["n"] == 2000 and found["n_reference"] == 10_000
     assert found["feature_network_test_accuracy"] >= 0.91 and found["vae_test_mse"] <= 0.010
     assert found["fid"] <= 5 * found["fid_of_2000_test_images_through_vae"]

@@ -16,7 +16,8 @@ from core.calibration.data import DataOptions
 from core.calibration.settings import CalibrationSettings
 from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.models.checkpoints import BUNDLED, load_checkpoint
+from core.models.bundled import FASHION
+from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
 
 SETTINGS = CalibrationSettings(edges=(0, 500, 1000), images=32, held_out=16)
@@ -210,7 +211,7 @@ def test_shipped_orders_of_another_schedule_are_not_used(folder, tmp_path):
     shutil.copy(first.folder / "orders.safetensors", copy / "calibration" / "orders.safetensors")
     shop = Workshop(load_checkpoint(copy, "cpu"), SETTINGS, tmp_path / "empty")
     assert shop.orders.shipped and shop.orders.model == shop.model_key
-    half = Workshop(load_checkpoint(BUNDLED, "cpu", dtype=torch.bfloat16), cache=tmp_path / "empty")
+    half = Workshop(load_checkpoint(FASHION, "cpu", dtype=torch.bfloat16), cache=tmp_path / "empty")
     assert half.orders.model == half.model_key  # whatever the weights were loaded as
     other = changed(copy, tmp_path, "scheduler", {"beta_end": 0.03})
     with pytest.raises(StudioError, match="not been calibrated"):

@@ -17,7 +17,8 @@ from test_cli import PLAN, verb
 from core.calibration.settings import CalibrationSettings
 from core.curves.plan import STAGES, StagePlan
 from core.errors import StudioError
-from core.models.checkpoints import BUNDLED, load_checkpoint
+from core.models.bundled import FASHION
+from core.models.checkpoints import load_checkpoint
 from core.models.layers import find_layers
 from core.mosaic.damping_report import damping_facts, damping_sentence, dampings, with_dampings
 from core.mosaic.slimming import full_width
@@ -204,7 +205,7 @@ def test_orders_of_before_rungs_were_kept_are_read_and_say_nothing_of_them(scarc
     assert (
         len(
             RemovalOrders.load(
-                BUNDLED / "calibration", find_layers(load_checkpoint(BUNDLED, "cpu").denoiser)
+                FASHION / "calibration", find_layers(load_checkpoint(FASHION, "cpu").denoiser)
             ).damping
         )
         == 16

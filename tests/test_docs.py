@@ -10,7 +10,7 @@ import pytest
 
 import core
 from core.curves.plan import StagePlan
-from core.models.checkpoints import BUNDLED
+from core.models.bundled import FASHION
 from core.workshop.study import Finding, findings, load_study, markdown, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ def text(name: str) -> str:
 
 
 def found(study: str) -> list[Finding]:
-    return findings(load_study(BUNDLED / f"{study}.json"))
+    return findings(load_study(FASHION / f"{study}.json"))
 
 
 def test_the_readme_is_short_and_tells_the_two_projects_apart():

@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT / ".ci"))
 
 from wheel import checkout_imports, library_files, renamed  # noqa: E402
 
-from core.models.checkpoints import BUNDLED, assets_folder, load_checkpoint  # noqa: E402
+from core.models.bundled import FASHION, assets_folder  # noqa: E402
+from core.models.checkpoints import load_checkpoint  # noqa: E402
 
 NEEDED = ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", ".ci/wheel.py")
 NAMES = "StagePlan, propose_plan, NoiseSchedule, RemovalPath, MosaicTransformer, get_workshop"
@@ -118,7 +119,7 @@ def test_the_library_has_the_public_names_and_the_checkout_is_out_of_reach(envir
     code = f"""
 import importlib.util, sys
 from mosaicdiff import {NAMES}
-from mosaicdiff.models.checkpoints import BUNDLED
+from mosaicdiff.models.bundled import BUNDLED
 import mosaicdiff.obs, mosaicdiff.pruning.obs
 assert mosaicdiff.obs is mosaicdiff.pruning.obs  # a path of version 0.1
 assert [n for n in ("core", "mosaic_ui", "app", "assets") if importlib.util.find_spec(n)] == []
@@ -154,7 +155,7 @@ def test_the_readmes_five_lines_with_the_librarys_name(environment, empty):
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
         if "MosaicTransformer.from_pretrained" in block
     )
-    pruned = mosaic_of(load_checkpoint(BUNDLED, "cpu").denoiser)
+    pruned = mosaic_of(load_checkpoint(FASHION, "cpu").denoiser)
     pruned.save_pretrained(empty / "subnetworks")  # by the checkout, read by the library
     (assets,) = environment.glob("lib/python*/site-packages/mosaicdiff/assets")
     (empty / "assets").symlink_to(assets)

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from tiny_sdxl import make_sdxl
 
 from core.errors import StudioError
-from core.models.checkpoints import BUNDLED, load_checkpoint
+from core.models.bundled import FASHION
+from core.models.checkpoints import load_checkpoint
 from core.models.layers import find_layers
 from core.mosaic.manifest import coarser, indices, model_hash, ranges
 from core.mosaic.slimming import Constant
@@ -246,7 +247,7 @@ def test_the_readmes_five_lines_in_a_fresh_process(tmp_path):
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
         if "MosaicTransformer.from_pretrained" in block
     )
-    pipeline = DiTPipeline.from_pretrained(BUNDLED)
+    pipeline = DiTPipeline.from_pretrained(FASHION)
     dense = pipeline.transformer
     pipeline.transformer = mosaic_of(dense)
     pipeline.transformer.save_pretrained(tmp_path / "subnetworks")

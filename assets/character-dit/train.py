@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,29 +29,29 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import pictures  # noqa: E402
+from evaluate import evaluate, sample  # noqa: E402
+from feature_network import train_features  # noqa: E402
 from training import (  # noqa: E402
     Progress,
     ShuffledBatches,
+    autocast,
     load_checkpoint,
+    make_example,
     rate,
     save_checkpoint,
     set_rate,
+    sheet,
+    strip_path,
     tie_embedders,
+    to_float,
     whiten,
     zero_modulation,
 )
 
-from core.sampling.metrics import (  # noqa: E402
-    FeatureNetwork,
-    Judge,
-    ReferenceStatistics,
-    class_variance,
-    gaussian,
-)
+from core.sampling.metrics import Judge  # noqa: E402
 
 CLASSES = [style.name for style in pictures.STYLES]
 NULL_CLASS = 1000  # DiTPipeline hard-wires ImageNet's null label
-GUIDANCE = 1.5
 
 
 # ---------------------------------------------------------------- data
@@ -62,16 +61,6 @@ def render_data(args) -> None:
     """Draw the training and the test pictures into --work."""
     pictures.render_split(args.work / "data", "test", 1000, args.processes)
     pictures.render_split(args.work / "data", "train", args.per_class, args.processes)
-
-
-def to_float(images: np.ndarray, device: str = "cpu") -> Tensor:
-    """Pictures (n, 64, 64, 3) uint8 -> (n, 3, 64, 64) in [-1, 1]."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def autocast(device: str):
-    """bf16 where it pays."""
-    return torch.autocast(device, dtype=torch.bfloat16)
 
 
 # ---------------------------------------------------------------- VAE
@@ -183,15 +172,6 @@ def look_at_vae(vae: AutoencoderKL, args, step: int, what: str = "vae") -> None:
     sheet(torch.cat(rows), 16, args.work / f"{what}-{args.vae}-{step}.png")
 
 
-def sheet(images: Tensor, columns: int, path: Path, scale: int = 1) -> None:
-    """Write pictures (n, 3, h, w) in [-1, 1] as one PNG, row by row."""
-    n, c, h, w = images.shape
-    grid = images.view(n // columns, columns, c, h, w).permute(0, 3, 1, 4, 2)
-    grid = ((grid.reshape(n // columns * h, columns * w, c) + 1) * 127.5).round().clamp(0, 255)
-    picture = Image.fromarray(grid.byte().numpy())
-    picture.resize((picture.width * scale, picture.height * scale), 0).save(path)
-
-
 # ---------------------------------------------------------------- latents
 
 
@@ -230,13 +210,6 @@ def encode(vae: AutoencoderKL, images: np.ndarray, device: str, say: bool = Fals
         if say and i % 10_000 == 0:
             print(f"encoded {i}/{len(images)}", flush=True)
     return torch.cat(parts)
-
-
-def strip_path(config: Path) -> None:
-    """Remove the path of the machine it was trained on from a config.json."""
-    values = json.loads(config.read_text())
-    values.pop("_name_or_path", None)
-    config.write_text(json.dumps(values, indent=2) + "\n")
 
 
 # ---------------------------------------------------------------- DiT
@@ -351,139 +324,21 @@ def save_pipeline(weights: dict[str, Tensor], args) -> None:
     (HERE / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def sample(
-    n: int, seed: int, steps: int = 50, guidance: float = GUIDANCE, batch: int = 250, scheduler=None
-) -> tuple[Tensor, Tensor]:
-    """Pictures (n, 3, 64, 64) in [-1, 1] by the stock DiTPipeline, and labels, classes in turn."""
-    pipeline = DiTPipeline.from_pretrained(HERE)
-    if scheduler is not None:
-        pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
-    labels = torch.arange(n) % len(CLASSES)
-    parts = []
-    for i in range(0, n, batch):
-        out = pipeline(
-            labels[i : i + batch].tolist(),
-            guidance_scale=guidance,
-            num_inference_steps=steps,
-            generator=torch.Generator().manual_seed(seed + i),
-            output_type="np",
-        )
-        parts.append(torch.from_numpy(out.images).permute(0, 3, 1, 2).float() * 2 - 1)
-    return torch.cat(parts), labels
+# ---------------------------------------------------------------- what the studio needs
 
 
-# ---------------------------------------------------------------- feature network
-
-
-class Questions:
-    """What the maker knows about a picture, as classification tasks: one per (class, attribute)."""
-
-    def __init__(self, attributes: list[dict[str, str]], labels: np.ndarray):
-        seen: dict[tuple[int, str], dict[str, int]] = {}
-        for one, label in zip(attributes, labels.tolist(), strict=True):
-            for name, value in one.items():
-                seen.setdefault((label, name), {}).setdefault(value, 0)
-                seen[label, name][value] += 1
-        self.options = {
-            key: [*sorted(values), "none"]
-            for key, values in sorted(seen.items())
-            if len(values) > 1 and max(values.values()) < 0.95 * (labels == key[0]).sum()
-        }
-        self.starts, total = {}, 0
-        for key, values in self.options.items():
-            self.starts[key] = total
-            total += len(values)
-        self.total = total
-        self.of_class = {c: [k for k in self.options if k[0] == c] for c in range(10)}
-        self.most = max(map(len, self.of_class.values()))
-
-    def answers(self, attributes: list[dict[str, str]], labels: np.ndarray) -> Tensor:
-        """Return (n, most) indices into the options of each question of the picture's class."""
-        index = {k: {v: i for i, v in enumerate(values)} for k, values in self.options.items()}
-        found = torch.zeros(len(labels), self.most, dtype=torch.int16)
-        for i, (one, label) in enumerate(zip(attributes, labels.tolist(), strict=True)):
-            for j, key in enumerate(self.of_class[label]):
-                none = len(self.options[key]) - 1
-                found[i, j] = index[key].get(one.get(key[1], "none"), none)
-        return found
-
-    def each(self, logits: Tensor, answers: Tensor, labels: Tensor):
-        """Yield (question, logits (m, options), answers (m,)) of the pictures that it is about."""
-        for c in range(10):
-            rows = (labels == c).nonzero().flatten()
-            if not len(rows):
-                continue
-            for j, key in enumerate(self.of_class[c]):
-                start = self.starts[key]
-                wanted = answers[rows, j].long()
-                yield key, logits[rows, start : start + len(self.options[key])], wanted
-
-
-def train_features(args) -> None:
-    """Train the feature network on attributes (eyes, mouth, hair, colours), not only the class."""
-    torch.manual_seed(args.seed)
-    images, labels = pictures.load_split(args.work / "data", "train")
-    attributes = pictures.load_attributes(args.work / "data", "train")
-    questions = Questions(attributes, labels)
-    answers, classes = questions.answers(attributes, labels), torch.from_numpy(labels)
-    network = FeatureNetwork(channels=3, size=64)
-    asked = nn.Linear(64, questions.total)
-    both = nn.ModuleList([network, asked]).to(args.device)
-    total, batch = args.feature_steps, 128
-    optimiser = torch.optim.AdamW(both.parameters(), lr=2e-3, weight_decay=0.01)
-    checkpoint, first = args.work / "features.safetensors", 0
-    if checkpoint.exists():
-        first, (weights,) = load_checkpoint(checkpoint, optimiser, "weights")
-        both.load_state_dict(weights)
-        print(f"features resume at step {first}", flush=True)
-    progress = Progress("features", total, batch, first)
-    batches = ShuffledBatches(len(images), batch, args.seed)
-    for step in range(first, total):
-        set_rate(optimiser, 2e-3 * rate(step, total))
-        pick = batches(step)
-        with autocast(args.device):
-            features = network.features(to_float(images[pick.numpy()], args.device))
-            logits, kinds = asked(F.relu(features)), network.head(F.relu(features))
-        target = classes[pick].to(args.device)
-        parts = [
-            F.cross_entropy(part.float(), wanted)
-            for _, part, wanted in questions.each(logits, answers[pick].to(args.device), target)
-        ]
-        loss = torch.stack(parts).mean() + 0.2 * F.cross_entropy(kinds.float(), target)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        progress(step, loss)
-        if (step + 1) % 500 == 0 or step + 1 == total:
-            save_checkpoint(checkpoint, step + 1, optimiser, weights=both.state_dict())
-    both.cpu().eval()
-    test, test_labels = pictures.load_split(args.work / "data", "test")
-    test_attributes = pictures.load_attributes(args.work / "data", "test")
-    wanted, kinds = questions.answers(test_attributes, test_labels), torch.from_numpy(test_labels)
-    x = to_float(test)
-    empty = ReferenceStatistics(torch.zeros(64), torch.eye(64), torch.ones(10), 1)
-    features, predicted = Judge(network, empty).look(x)
-    mean, covariance = gaussian(features)
-    reference = ReferenceStatistics(mean, covariance, class_variance(features, kinds, 10), len(x))
-    Judge(network, reference).save(HERE / "features")
-    with torch.inference_mode():
-        logits = asked(F.relu(features))
-    right, most_common, names = [], [], {}
-    for key, part, target in questions.each(logits, wanted, kinds):
-        right.append(float((part.argmax(1) == target).float().mean()))
-        most_common.append(float(target.bincount().max() / len(target)))
-        names[f"{CLASSES[key[0]]}: {key[1]}"] = [round(right[-1], 3), round(most_common[-1], 3)]
-    report = {
-        "class_accuracy": float((predicted == kinds).float().mean()),
-        "attribute_accuracy": sum(right) / len(right),
-        "attribute_accuracy_of_the_most_common_value": sum(most_common) / len(most_common),
-        "questions": len(right),
-        "n": len(x),
-        "each": names,
+def ship_calibration(args) -> None:
+    """Write 4,096 latents of training pictures with their labels, classes in turn."""
+    data = load_file(latents_file(args))
+    labels = data["labels"]
+    by_class = [(labels == c).nonzero().flatten() for c in range(len(CLASSES))]
+    rows = torch.stack([r[:410] for r in by_class], 1).flatten()[:4096]
+    (HERE / "calibration").mkdir(exist_ok=True)
+    shipped = {
+        "latents": data["latents"][rows].half().contiguous(),
+        "labels": labels[rows].to(torch.int16).contiguous(),
     }
-    (HERE / "features" / "sees.json").write_text(json.dumps(report, indent=1) + "\n")
-    print({k: v for k, v in report.items() if k != "each"}, flush=True)
+    save_file(shipped, HERE / "calibration" / "latents.safetensors")
 
 
 # ---------------------------------------------------------------- decoder
@@ -542,79 +397,6 @@ def perceptual(body: nn.Module, decoded: Tensor, x: Tensor) -> Tensor:
     return total
 
 
-# ---------------------------------------------------------------- evaluation
-
-
-def blurred(images: Tensor) -> Tensor:
-    """Pictures (n, 3, h, w) under a Gaussian blur of one pixel."""
-    taps = torch.exp(-torch.arange(-3, 4).float().square() / 2)
-    kernel = (taps / taps.sum()).expand(3, 1, -1)
-    padded = F.pad(images, (3, 3, 3, 3), mode="reflect")
-    once = F.conv2d(padded, kernel[:, :, None], groups=3)
-    return F.conv2d(once, kernel[..., None], groups=3)
-
-
-def evaluate(args) -> None:
-    """Measure the bars of the model card into evaluation.json."""
-    from diffusers import UniPCMultistepScheduler
-
-    pictures.render_split(args.work / "data", "fresh", 1000, args.processes)
-    judge = Judge.load(HERE / "features")
-    fresh, _ = pictures.load_split(args.work / "data", "fresh")
-    test, test_labels = pictures.load_split(args.work / "data", "test")
-    vae = AutoencoderKL.from_pretrained(HERE / "vae").eval()
-
-    def through(images: np.ndarray) -> Tensor:
-        with torch.inference_mode():
-            parts = to_float(images).split(100)
-            return torch.cat([vae.decode(vae.encode(p).latent_dist.mode()).sample for p in parts])
-
-    decoded = through(test)
-    report = {
-        "vae_test_mse": float((decoded - to_float(test)).square().mean()),
-        "class_accuracy_of_test_pictures": judge.class_accuracy(
-            to_float(test), torch.from_numpy(test_labels)
-        ),
-    }
-    draws: dict[str, list[float]] = {"real": [], "vae": [], "blur": [], "test_through_vae": []}
-    for k in range(5):
-        rows = np.arange(
-            k * 2000, (k + 1) * 2000
-        )  # classes in turn, 1000 per chunk: all ten classes
-        pick = (rows % 2000) * 5 + k
-        x = fresh[pick]
-        draws["real"].append(judge.fid(to_float(x)))
-        draws["vae"].append(judge.fid(through(x).clamp(-1, 1)))
-        draws["blur"].append(judge.fid(blurred(to_float(x))))
-        draws["test_through_vae"].append(judge.fid(decoded[pick].clamp(-1, 1)))
-    report["fid_of_2000"] = {k: [round(v, 3) for v in values] for k, values in draws.items()}
-    images, labels = sample(2000, seed=args.seed)
-    few, _ = sample(2000, seed=args.seed, steps=10, scheduler=UniPCMultistepScheduler)
-    floor = max(draws["real"][0], draws["test_through_vae"][0])
-    report |= {
-        "fid": judge.fid(images),
-        "fid_ratio": judge.fid(images) / floor,
-        "fid_unipc_10": judge.fid(few),
-        "fid_unipc_10_ratio": judge.fid(few) / judge.fid(images),
-        "class_variance_ratio": judge.variance_ratio(images, labels),
-        "class_variance_ratio_of_test_images_through_vae": judge.variance_ratio(
-            decoded, torch.from_numpy(test_labels)
-        ),
-        "class_accuracy": judge.class_accuracy(images, labels),
-        "n": 2000,
-        "n_reference": len(test),
-        "seed": args.seed,
-        "steps": 50,
-        "scheduler": "DDIM",
-        "guidance": GUIDANCE,
-        "device": "cpu, fp32",
-    }
-    (HERE / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2), flush=True)
-    rows = images[:120].view(12, 10, *images.shape[1:]).transpose(0, 1).flatten(0, 1)
-    sheet(rows, 12, args.work / "sheet.png")
-
-
 STAGES = {
     "data": render_data,
     "features": train_features,
@@ -622,7 +404,9 @@ STAGES = {
     "latents": make_latents,
     "dit": train_dit,
     "decoder": train_decoder,
+    "calibration": ship_calibration,
     "evaluate": evaluate,
+    "example": lambda args: make_example(HERE, args.seed),
 }
 
 
@@ -635,7 +419,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of the CPU (default: all)")
     parser.add_argument("--processes", type=int, default=2, help="processes that render pictures")
     parser.add_argument("--per-class", type=int, default=12_000, help="training pictures per class")
-    parser.add_argument("--feature-steps", type=int, default=4000)
+    parser.add_argument("--feature-steps", type=int, default=2000)
     parser.add_argument("--vae", choices=["f4", "f8"], default="f4")
     parser.add_argument("--vae-steps", type=int, default=4000)
     parser.add_argument("--vae-batch", type=int, default=64)
@@ -651,6 +435,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.9995)
     parser.add_argument("--from-ema", type=int, metavar="STEP", help="resume as step STEP")
+    parser.add_argument(
+        "--half", type=Path, help="evaluate: weights of the DiT at half its training"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

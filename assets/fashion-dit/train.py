@@ -35,6 +35,7 @@ from training import (  # noqa: E402
     Progress,
     ShuffledBatches,
     load_checkpoint,
+    make_example,
     rate,
     save_checkpoint,
     set_rate,
@@ -394,38 +395,13 @@ def evaluate(args) -> None:
     print(json.dumps(report, indent=2), flush=True)
 
 
-def make_example(args) -> None:
-    """What the studio opens with: removal orders with per-bin curves, and one finished comparison
-    (dense against the formula's plan).
-    """
-    from core.curves.proposals import propose_plan
-    from core.workshop.compare import compare
-    from core.workshop.comparison import Comparison, Preview, SampleSettings
-    from core.workshop.workshop import get_workshop
-
-    workshop = get_workshop(HERE)
-    workshop.calibrate(lambda done, total, text: print(f"[{done}/{total}] {text}", flush=True))
-    orders = workshop.orders
-    orders.save(HERE / "calibration")
-    timesteps = [float(t) for t in range(0, 1000, 20)]
-    plan = propose_plan(workshop.schedule, 0.33, timesteps).plan
-    for item in compare(
-        workshop, None, plan, SampleSettings(tuple(range(10)) * 2, seed=args.seed, repeats=5)
-    ):
-        if isinstance(item, Preview):
-            print(item.text, flush=True)
-    assert isinstance(item, Comparison)
-    item.save(HERE / "example")
-    print(item.verdict, f"calibration took {orders.seconds} s", flush=True)
-
-
 STAGES = {
     "features": train_features,
     "vae": train_vae,
     "latents": make_latents,
     "dit": train_dit,
     "evaluate": evaluate,
-    "example": make_example,
+    "example": lambda args: make_example(HERE, args.seed),
 }
 
 

@@ -25,7 +25,7 @@ from ..calibration.data import DataOptions
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
 from ..files import write_whole
-from ..models.checkpoints import BUNDLED
+from ..models.bundled import BUNDLED
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..pruning.layer_error import relative_error

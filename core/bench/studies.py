@@ -33,7 +33,8 @@ from ..curves.plan import StagePlan
 from ..curves.proposals import presets, propose_plan
 from ..errors import StudioError
 from ..files import write_whole
-from ..models.checkpoints import BUNDLED
+from ..models.bundled import BUNDLED
+from ..models.checkpoints import local_folder
 from ..sampling.denoise import Denoiser, decode, start_noise
 from ..sampling.metrics import latent_mse, psnr, ssim
 from ..workshop.compare import sampler
@@ -309,6 +310,14 @@ def table(args: argparse.Namespace) -> None:
     print(markdown(found), *(f"- {sentence}" for sentence in verdicts(found)), sep="\n")
 
 
+def _study_file(what: str, model: str | Path) -> Path:
+    """Return the file of a study in a model's folder. Raises StudioError where there is none."""
+    folder = local_folder(model)
+    if folder is None:
+        raise StudioError(f"{model} has no folder on this machine: give the study's file as --out.")
+    return folder / STUDIES.get(what, STUDIES["quality"]).file
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -317,9 +326,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument(
-        "--out", type=Path, help="the study's file (default: beside the bundled model)"
-    )
+    parser.add_argument("--out", type=Path, help="the study's file (default: beside the model)")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
@@ -331,10 +338,11 @@ def main() -> None:
         "--images", type=int, help="fewer images than the table's, for a quick look"
     )
     args = parser.parse_args()
-    args.out = args.out or BUNDLED / STUDIES.get(args.what, STUDIES["quality"]).file
     if args.what == "speed":
         speed(args)
-    elif args.what == "table":
+        return
+    args.out = args.out or _study_file(args.what, args.model)
+    if args.what == "table":
         table(args)
     else:
         quality(args)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import Stopped, StudioError, plain_memory_errors
-from ..models.checkpoints import BUNDLED
+from ..models.bundled import BUNDLED
 from ..models.devices import pick_device, pick_dtype
 from ..progress import Progress
 from ..workshop.workshop import Workshop, get_workshop

@@ -113,7 +113,7 @@ def bench(args: argparse.Namespace) -> int:
     """Measure ratios of the engine on this machine: all, or the one part that --only names."""
     from ..bench.suite import Suite, run_all, run_part
     from ..bench.table import table
-    from ..models.checkpoints import BUNDLED
+    from ..models.bundled import BUNDLED
 
     suite = Suite(
         args.model or BUNDLED, args.device, args.revision, args.dtype, args.quick, report_progress

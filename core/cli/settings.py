@@ -10,7 +10,7 @@ from ..calibration.settings import ENOUGH_TOKENS, CalibrationSettings
 from ..curves.betas import NUM_TRAIN_TIMESTEPS
 from ..curves.plan_checks import MAX_STEPS, MIN_STEPS, short
 from ..errors import StudioError
-from ..models.checkpoints import BUNDLED
+from ..models.bundled import BUNDLED
 from ..models.families import SDXL
 from ..workshop.workshop import Workshop, get_workshop
 

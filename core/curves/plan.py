@@ -185,6 +185,17 @@ class StagePlan:
         """Return the same plan with other boundaries."""
         return replace(self, boundaries=(low, high), stage_steps=None)
 
+    def on_timesteps(self, total: int) -> StagePlan:
+        """Return the same plan on another number of training timesteps.
+
+        The boundaries keep their place in the trajectory, to a whole timestep. Raises PlanError.
+        """
+        total = whole(total, "num_train_timesteps")
+        low, high = (round(b * total / self.num_train_timesteps) for b in self.boundaries)
+        low = min(max(low, 1), total - 2)
+        moved = low, min(max(high, low + 1), total - 1)
+        return replace(self, boundaries=moved, num_train_timesteps=total, stage_steps=None)
+
     def counted(self, timesteps: Iterable[float]) -> StagePlan:
         """Return the plan for a run of these sampling timesteps.
 
@@ -245,6 +256,10 @@ class StagePlan:
     def dumps(self) -> str:
         """Return the text of a plan file."""
         return json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+
+    def dumps_short(self) -> str:
+        """Return the text of a plan on one line without spaces, for an address."""
+        return json.dumps(self.to_json(), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, plan: dict[str, Any] | str) -> StagePlan:

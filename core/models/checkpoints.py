@@ -1,4 +1,4 @@
-"""Load a diffusers pipeline, DiT or SDXL: the bundled demo, a local folder or a hub id.
+"""Load a diffusers pipeline, DiT or SDXL: a bundled model, a local folder or a hub id.
 
 Only safetensors weights are opened.
 """
@@ -18,21 +18,11 @@ from torch import Tensor, nn
 
 from ..errors import StudioError, plain_memory_errors
 from ..paths import given_path
+from .bundled import BUNDLED, BUNDLED_MODELS, bundled_folder, bundled_name
 from .devices import pick_device, pick_dtype
 from .families import FAMILIES, Family
 from .weights import is_network, load_parts, no_safetensors, variants
 
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def assets_folder(package: Path = PACKAGE) -> Path:
-    """Return the folder of the bundled model: inside an installed package, else beside it."""
-    inside = package / "assets"
-    return inside if inside.is_dir() else package.parent / "assets"
-
-
-ASSETS = assets_folder()
-BUNDLED = ASSETS / "fashion-dit"
 FAMILY_OF_PIPELINE: dict[str, Family] = {family.pipeline: family for family in FAMILIES}
 PIPELINES = tuple(FAMILY_OF_PIPELINE)  # class names
 
@@ -128,10 +118,13 @@ def load_scheduler(model: str | Path = BUNDLED, revision: str | None = None) -> 
 
 
 def local_folder(model: str | Path) -> Path | None:
-    """Return the local folder of a model, None for a hub id.
+    """Return the local folder of a model, None for a hub id; the name of a bundled one comes first.
 
     Raises StudioError for what is neither.
     """
+    named = bundled_folder(model)
+    if named is not None:
+        return named
     model = given_path(model, "The model")
     if Path(model).is_dir():
         return Path(model)
@@ -201,7 +194,8 @@ def shipped_latents(folder: Path | None) -> tuple[Tensor | None, Tensor | None]:
 def _display_name(model: str | Path, folder: Path | None) -> str:
     if folder is None:
         return str(model)
-    return "Fashion DiT (bundled)" if folder.resolve() == BUNDLED else folder.name
+    bundled = bundled_name(folder)
+    return f"{BUNDLED_MODELS[bundled]} (bundled)" if bundled else folder.name
 
 
 # ------------------------------------------------------------ loading

@@ -31,7 +31,8 @@ from ..curves.dynamics import SampledCurves
 from ..curves.noise import NoiseSchedule
 from ..curves.plan import StagePlan
 from ..errors import StudioError
-from ..models.checkpoints import BUNDLED, Checkpoint, load_checkpoint
+from ..models.bundled import BUNDLED
+from ..models.checkpoints import Checkpoint, load_checkpoint, local_folder
 from ..models.devices import device_text
 from ..models.families import Conditions, family_of, first_parameter
 from ..models.layers import PrunableLayer, find_layers
@@ -532,10 +533,12 @@ def get_workshop(
 ) -> Workshop:
     """Return the one workshop of a model in this process. Raises StudioError.
 
-    There is one per model, precision, calibration settings and calibration data.
+    There is one per model, precision, calibration settings and calibration data. A name such as
+    "fashion-dit" and the folder that it stands for are one model.
     """
+    folder = local_folder(model)
     key = (
-        str(model),
+        str(folder.resolve() if folder else model),
         device,
         revision,
         dtype or "auto",

@@ -1,0 +1,209 @@
+"""The menu of models: each has a page of its own, and the plan in hand comes along.
+
+A page is built for one loaded model, at an address of its own; the menu goes there with the plan,
+the sampler and the steps in the address. Only models that were loaded at the start are listed, so
+no visitor can open another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import gradio as gr
+
+from core.curves.plan import StagePlan
+from core.curves.proposals import presets
+from core.errors import StudioError
+from core.models.bundled import bundled_name
+from core.workshop.workshop import Workshop
+
+from . import jobs, tables
+from .events import EDIT, NOTHING, QUIET, Views, next_edit
+from .input_checks import plain_errors
+from .inputs import read_upload
+from .page_state import Shared
+from .predictions import Predictions
+from .remedies import page_sentence
+
+GO = "(address) => { if (address) window.location.assign(address); }"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the menu: its name and the address of its page, relative to the first page."""
+
+    title: str
+    path: str  # "" is the first page
+    folder: Path | None  # None: from a hub
+
+    @property
+    def gone(self) -> bool:
+        """Say whether the model's folder was removed since the start."""
+        return self.folder is not None and not (self.folder / "model_index.json").is_file()
+
+
+@dataclass(frozen=True)
+class Menu:
+    """The models that have a page, and which of them a page is for.
+
+    `unavailable`: one sentence for each bundled model that could not be opened.
+    """
+
+    entries: tuple[Entry, ...]
+    place: int = 0  # of the page's own model
+    unavailable: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> Entry:
+        """Return the entry of the page's own model."""
+        return self.entries[self.place]
+
+    @property
+    def several(self) -> bool:
+        """Say whether there is anything to choose."""
+        return len(self.entries) > 1
+
+
+def menu_of(workshops: Sequence[Workshop], unavailable: Sequence[str] = ()) -> Menu:
+    """Return the menu of these models; the first has the page that the studio opens on."""
+    entries: list[Entry] = []
+    for i, workshop in enumerate(workshops):
+        folder = workshop.checkpoint.folder
+        path = "" if i == 0 else bundled_name(folder) or f"model-{i}"
+        entries.append(Entry(workshop.name, path, folder))
+    return Menu(tuple(entries), 0, tuple(unavailable))
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a page takes over from another model's page, and what it has to say about that."""
+
+    plan: StagePlan
+    scheduler: str
+    steps: int
+    changes: tuple[str, ...]  # one sentence for everything that could not stay
+
+
+def carried(predictions: Predictions, shared: Shared, query: dict[str, str]) -> Carried:
+    """Fit the plan, sampler and steps of an address to this page's model.
+
+    Raises StudioError where the address holds no plan that can be read.
+    """
+    plan = replace(read_upload(query["plan"].encode()), stage_steps=None)
+    scheduler, steps, changes = _sampler(predictions, shared, query)
+    total = len(predictions.workshop.schedule)
+    if plan.num_train_timesteps != total:
+        before, plan = plan, plan.on_timesteps(total)
+        low, high = plan.boundaries
+        changes.append(
+            f"Boundaries {before.boundaries[0]} and {before.boundaries[1]} of"
+            f" {before.num_train_timesteps} timesteps are {low} and {high} of {total} here."
+        )
+    plan = _named(predictions, plan, scheduler, steps)
+    try:
+        predictions.predict(plan, scheduler, steps)
+    except StudioError as error:
+        plan = StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=total)
+        predictions.predict(plan, scheduler, steps)
+        changes.append(f"Every layer of a stage loses the same share now: {page_sentence(error)}")
+    return Carried(plan, scheduler, steps, tuple(changes))
+
+
+def _named(predictions: Predictions, plan: StagePlan, scheduler: str, steps: int) -> StagePlan:
+    """Return the plan without its name where this model's preset of that name is another plan."""
+    timesteps = predictions.visited(scheduler, steps)
+    mean = round(plan.mean_sparsity(timesteps), 3)
+    own = presets(predictions.workshop.schedule, mean, timesteps).get(plan.name)
+    return plan if own is None or own.boundaries == plan.boundaries else replace(plan, name="")
+
+
+def _sampler(
+    predictions: Predictions, shared: Shared, query: dict[str, str]
+) -> tuple[str, int, list[str]]:
+    """Return scheduler and steps of an address, or the page's own with the reason."""
+    own = shared.opening_sampler
+    scheduler, typed = query.get("scheduler", own[0]), query.get("steps", str(own[1]))
+    try:
+        steps = predictions.whole_steps(int(typed) if typed.isdecimal() else typed)
+        predictions.visited(scheduler, steps)
+    except StudioError as error:
+        return *own, [f"{own[0]} with {own[1]} steps here: {page_sentence(error)}"]
+    return scheduler, steps, []
+
+
+class ModelMenu:
+    """The menu in the head of one model's page, and what arrives in the page's address."""
+
+    def __init__(self, menu: Menu):
+        self.entries, self.own = menu.entries, menu.own
+        self.menu = gr.Dropdown(
+            [(e.title.removesuffix(" (bundled)"), e.path) for e in menu.entries],
+            value=menu.own.path,
+            label="Model",
+            filterable=False,
+            elem_classes="model-menu",
+            visible=menu.several,
+            min_width=220,
+            scale=0,
+        )
+        self.unavailable = tables.notes(list(menu.unavailable))
+        self.address = gr.Textbox(visible="hidden", render=False)
+        self.said = gr.HTML(self.unavailable, elem_id="model-said", render=False)
+
+    def wire(self, shared: Shared) -> None:
+        """Connect the menu, and what the address brings when the page opens."""
+        self.shared = shared
+        sampler = shared.sampler
+        self.menu.input(
+            self.on_choose,
+            [self.menu, shared.plan, *sampler],
+            [self.menu, self.address, self.said],
+            queue=False,
+            **QUIET,
+        ).then(None, self.address, None, js=GO, **QUIET)
+        shared.page.load(
+            self.on_arrive,
+            None,
+            [shared.plan, shared.edited, *sampler, shared.steps_box, self.said],
+            **EDIT,
+        )
+
+    @plain_errors
+    def on_choose(self, chosen: Any, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+        """Go to the chosen model's page with the plan, or say why it cannot be opened."""
+        entry = next((e for e in self.entries if e.path == chosen), None)
+        if entry is None:
+            raise StudioError("The menu does not list this model: choose one that it lists.")
+        if entry.gone:
+            said = f"The folder of {entry.title} is gone: restore it, then start the studio again."
+            return {self.menu: self.own.path, self.address: "", self.said: tables.notes([said])}
+        steps = self.shared.predictions.whole_steps(steps)
+        query = {"plan": plan.dumps_short(), "scheduler": scheduler, "steps": str(steps)}
+        return {self.menu: self.own.path, self.address: f"./{entry.path}?{urlencode(query)}"}
+
+    @plain_errors
+    def on_arrive(self, request: gr.Request) -> Views:
+        """Take over what the address brings; without a plan the page stays as it opened."""
+        query = dict(request.query_params or {})
+        if "plan" not in query:
+            return NOTHING
+        shared = self.shared
+        try:
+            found = carried(shared.predictions, shared, query)
+        except StudioError as error:
+            said = f"The plan in the address was not taken over: {page_sentence(error)}"
+            return {self.said: self.unavailable + tables.notes([said])}
+        jobs.mark_latest(request.session_hash, (found.plan, found.scheduler, found.steps))
+        first = "The plan came along: boundaries {} and {}.".format(*found.plan.boundaries)
+        return {
+            shared.plan: found.plan.to_json(),
+            shared.edited: next_edit(),
+            shared.scheduler: found.scheduler,
+            shared.steps: found.steps,
+            shared.steps_box: found.steps,
+            self.said: self.unavailable + tables.notes([first, *found.changes]),
+        }
