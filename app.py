@@ -182,7 +182,9 @@ def open_models(args: argparse.Namespace) -> tuple[Workshop, list[Workshop], lis
         if name in have:
             continue
         try:
-            opened.append(open_one(name))
+            workshop = open_one(name)
+            workshop.check_shipped()
+            opened.append(workshop)
         except StudioError as err:
             unavailable.append(f"{title} could not be opened: {err}")
             note(f"app.py: {unavailable[-1]}")

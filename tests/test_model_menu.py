@@ -196,11 +196,16 @@ def test_the_studio_opens_on_the_first_bundled_model_and_lists_all(two_models):
     assert first.name == "Fashion DiT (bundled)" and len(others) == 1
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
+@pytest.mark.parametrize("damage", ["missing", "weights", "features", "study.json"])
 def test_the_other_model_opens_where_one_is_damaged(two_models, damage, capsys):
     folder = two_models / "character-dit"
     if damage == "missing":
         shutil.rmtree(folder)
+    elif damage == "features":
+        (folder / damage).mkdir()
+        (folder / damage / "config.json").write_text("{")
+    elif damage == "study.json":
+        (folder / damage).write_text("[{}]")
     else:
         weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])

@@ -203,6 +203,12 @@ class Workshop:
         path = self.checkpoint.folder and self.checkpoint.folder / "study.json"
         return findings(load_study(path)) if path and path.exists() else []
 
+    def check_shipped(self) -> None:
+        """Read all that ships beside the model. Raises StudioError for a damaged file."""
+        _ = self.judge, self.orders
+        self.example()
+        self.study()
+
     # ------------------------------------------------------------ what is sampled
 
     def check_settings(self, settings: SampleSettings) -> None:
