@@ -205,7 +205,7 @@ class Workshop:
 
     def check_shipped(self) -> None:
         """Read all that ships beside the model. Raises StudioError for a damaged file."""
-        _ = self.judge, self.orders
+        _ = self.judge
         self.example()
         self.study()
 
