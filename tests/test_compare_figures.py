@@ -306,6 +306,21 @@ def test_difference_says_its_scale():
     )
 
 
+def test_a_difference_in_colour_is_shown_channel_by_channel():
+    c = comparison()
+    dark = torch.full((2, 3, 32, 32), -1.0)
+    c.a.images, c.b.images = dark, dark.clone()
+    c.b.images[:, 1] = -1 + 2 * 30 / 255  # green, 30 levels of 255
+    *_, sheet, factor, mean = figures.sheets(c)
+    assert factor == 8 and mean == pytest.approx(10)
+    assert sheet[5, 5].tolist() == [0, 240, 0]
+    words = figures.difference_html(sheet, factor, mean, c)
+    assert "red, green and blue are each |A − B| × 8" in words
+    assert "full brightness means 31 levels of 255" in words
+    assert "Mean difference: 10.00 levels of 255, over the three colours." in words
+    assert "the same to the last level" in figures.difference_html(sheet, 1, 0.0, c)
+
+
 def test_downloads_carry_both_grids_and_the_result():
     page = figures.downloads_html(comparison())
     addresses = [part.split('"', 1)[0] for part in page.split('href="')[1:]]

@@ -108,7 +108,7 @@ def verdict_html(comparison: Comparison, provenance: str = "") -> str:
 def sheets(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, float]:
     """Return (sheet A, sheet B, sheet of the amplified difference, its factor, mean difference).
 
-    They show the first `MAX_SHOWN` samples; the mean is in grey levels.
+    They show the first `MAX_SHOWN` samples; the mean is in levels of 255, over all channels.
     """
     a, b = to_uint8(comparison.a.images)[:MAX_SHOWN], to_uint8(comparison.b.images)[:MAX_SHOWN]
     difference, factor, mean = amplified_difference(a, b)
@@ -155,17 +155,24 @@ def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comp
 
 
 def difference_html(sheet: np.ndarray, factor: int, mean: float, comparison: Comparison) -> str:
-    """Write the amplified difference with its scale in words."""
+    """Write the amplified difference with its scale in words.
+
+    In colour every channel shows its own difference.
+    """
+    if comparison.a.images.shape[1] > 1:
+        what, full, unit = "red, green and blue are each |A − B|", "full brightness", "levels"
+        over = ", over the three colours"
+    else:
+        what, full, unit, over = "brightness is |A − B|", "white", "grey levels", ""
     scale = (
-        f"brightness is |A − B| × {factor}, so white means {255 // factor} grey levels of 255 or"
-        " more"
+        f"{what} × {factor}, so {full} means {255 // factor} {unit} of 255 or more"
         if factor > 1
-        else "brightness is |A − B|, not amplified"
+        else f"{what}, not amplified"
     )
     words = (
-        "A and B are the same to the last grey level."
+        f"A and B are the same to the last {unit[:-1]}."
         if mean == 0
-        else f"Black means equal; {scale}. Mean difference: {mean:.2f} grey levels of 255."
+        else f"Black means equal; {scale}. Mean difference: {mean:.2f} {unit} of 255{over}."
     )
     picture = picture_html(sheet, f"Difference of A and B: {words}", sheet_css(comparison))
     return f'<div class="cmp cmp-single">{picture}</div><p class="cmp-sub cmp-centre">{words}</p>'

@@ -109,7 +109,7 @@ def amplification(difference: np.ndarray) -> int:
 def amplified_difference(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, int, float]:
     """Return |A - B| of two uint8 stacks of one shape, amplified, with the factor and the mean.
 
-    The mean is in grey levels of 255.
+    Channel by channel; the mean is in levels of 255 over all of them.
     """
     difference = np.abs(a.astype(np.int16) - b.astype(np.int16))
     factor = amplification(difference)
