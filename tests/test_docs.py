@@ -10,19 +10,29 @@ import pytest
 
 import core
 from core.curves.plan import StagePlan
-from core.models.bundled import FASHION
+from core.models.bundled import BUNDLED, FASHION
 from core.workshop.study import Finding, findings, load_study, markdown, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "assets/fashion-dit/README.md"]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "assets").glob("*/README.md"),
+]
+STUDIES = [
+    (BUNDLED, "study"),
+    (FASHION, "study"),
+    (FASHION, "sharing"),
+    (FASHION, "weighting"),
+]
 
 
 def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def found(study: str) -> list[Finding]:
-    return findings(load_study(FASHION / f"{study}.json"))
+def found(model: Path, study: str = "study") -> list[Finding]:
+    return findings(load_study(model / f"{study}.json"))
 
 
 def test_the_readme_is_short_and_tells_the_two_projects_apart():
@@ -48,13 +58,14 @@ def test_every_link_inside_the_repository_leads_somewhere(page):
             assert part in map(anchor, headings), link
 
 
-@pytest.mark.parametrize("study", ["study", "sharing", "weighting"])
-def test_the_studies_tables_are_the_generated_ones(study):
-    assert markdown(found(study)) in text("docs/study.md")
+@pytest.mark.parametrize(("model", "study"), STUDIES)
+def test_the_studies_tables_are_the_generated_ones(model, study):
+    assert markdown(found(model, study)) in text("docs/study.md")
 
 
-def test_the_studies_sentences_are_the_generated_ones():
-    for sentence in verdicts(found("study")):
+@pytest.mark.parametrize("model", [BUNDLED, FASHION])
+def test_the_studies_sentences_are_the_generated_ones(model):
+    for sentence in verdicts(found(model)):
         assert f"- {sentence}" in text("docs/study.md")
 
 
@@ -64,13 +75,16 @@ def test_the_readmes_rows_are_the_studys(steps, target):
     def fid(f: Finding) -> str:
         return f"{f.fid:.2f} ± {f.fid_spread:.2f}"
 
-    rows = [f for f in found("study") if f.base_steps == steps]
-    (dense,) = [f for f in rows if f.method == "dense"]
-    (pruned,) = [f for f in rows if f.method == f"MosaicDiff {target}"]
+    rows = [f for f in found(BUNDLED) if f.base_steps == steps]
+    named = {f.method.removesuffix(f" {target}"): f for f in rows}
+    dense, pruned, uniform, magnitude = (
+        named[name] for name in ("dense", "MosaicDiff", "uniform OBS", "magnitude, no compensation")
+    )
     (fewer,) = [f for f in rows if f.family == "dense" and f.target == target]
     (line,) = [x for x in text("README.md").splitlines() if f"| {steps} steps, {target} |" in x]
-    assert line.split(" | ")[1] == f"{pruned.saved:.0%}"
-    assert line.endswith(f"| {fid(dense)} | {fid(pruned)} | {fid(fewer)} ({fewer.steps} steps) |")
+    cells = [f"{pruned.saved:.0%}", *map(fid, (dense, pruned, fewer, uniform, magnitude))]
+    cells[3] += f" ({fewer.steps} steps)"
+    assert [c.strip(" *") for c in line.strip("| ").split("|")][1:] == cells
 
 
 def test_every_field_of_a_plan_has_a_row():
