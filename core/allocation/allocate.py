@@ -21,8 +21,8 @@ import numpy as np
 from ..errors import StudioError
 from ..models.layers import TINY, scattered_offsets
 from .problem import AllocationProblem, Table
+from .sentences import NAMES, too_much, unit_word, what_was_done
 from .solvers import BUCKETS, CLOSE, cheapest, solve_dynamic, solve_lagrangian, total
-from .words import NAMES, too_much, unit_word, what_was_done
 
 ALLOCATION_METHODS = ("uniform", "log_ramp", "lagrangian", "dynamic")
 SCOPES = ("stage", "run")

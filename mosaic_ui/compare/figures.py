@@ -31,7 +31,7 @@ from .pictures import (
     shrunk,
     to_uint8,
 )
-from .words import SAMPLING_ORDER, halves_words, picture_html, runs_words, stage_colour
+from .view_parts import SAMPLING_ORDER, halves_words, picture_html, runs_words, stage_colour
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 FRAME_PIXELS = 96  # side of one of them

@@ -15,7 +15,7 @@ from core.curves.plan import STAGES, StagePlan
 from .. import tables
 from ..theme import DENSE_COLOUR
 from .pictures import LIVE_PIXELS, MAX_SHOWN, contact_sheet, sheet_columns, shrunk
-from .words import SAMPLING_ORDER, picture_html, stage_colour
+from .view_parts import SAMPLING_ORDER, picture_html, stage_colour
 
 
 def plan_note(plan: StagePlan | None, error: str = "") -> str:
