@@ -9,6 +9,7 @@ import torch
 from conftest import make_pipeline
 from hostile import HOSTILE, harmless
 
+from core.allocation.sentences import METHOD_TITLES
 from core.curves.plan import ALLOCATIONS, StagePlan
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
@@ -57,7 +58,7 @@ def sharing(workshop):
 
 
 def test_every_method_of_a_plan_has_its_words():
-    assert list(METHOD_WORDS) == list(ALLOCATIONS)
+    assert list(METHOD_WORDS) == list(METHOD_TITLES) == list(ALLOCATIONS)
     assert all(words.about.endswith(".") for words in METHOD_WORDS.values())
 
 

@@ -8,9 +8,9 @@ from ..models.layers import TINY
 from .problem import AllocationProblem
 from .widths import Menu
 
-NAMES = {
-    "uniform": "Equal ratios",
-    "log_ramp": "Log ramp over the blocks",
+METHOD_TITLES = {  # value of StagePlan.allocation -> its name in sentences and on the page
+    "uniform": "Equal shares",
+    "log_ramp": "Log ramp",
     "lagrangian": "Lagrangian",
     "dynamic": "Dynamic programming",
 }
@@ -76,7 +76,7 @@ def what_was_done(
     left = (
         f" (no step falls into the {' and '.join(idle)} stage, which stays dense)" if idle else ""
     )
-    return f"{NAMES[method]}{ratios}, {where}{left}"
+    return f"{METHOD_TITLES[method]}{ratios}, {where}{left}"
 
 
 def unit_word(problem: AllocationProblem) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from core.allocation.sentences import METHOD_TITLES
 from core.curves.plan import MULTIPLES, STAGES, StagePlan
 from core.workshop.workshop import Workshop
 
@@ -136,7 +137,7 @@ class SharingPanel:
         with gr.Accordion("How layers share the cut", open=opened, elem_id="sharing"):
             gr.HTML(f'<p class="fine">{SAME_WORK}</p>')
             self.method = gr.Radio(
-                [(words.title, key) for key, words in METHOD_WORDS.items()],
+                [(title, method) for method, title in METHOD_TITLES.items()],
                 value=shown.method,
                 label="Method",
                 elem_classes="stacked",
