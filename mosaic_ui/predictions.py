@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,14 @@ from .schedules import curve_schedule, foreign_proposal, own_beta
 
 SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in well under a second
 OWN = "This plan is your own; Suggest proposes one and says by which rule."
+
+
+class Asked(NamedTuple):
+    """A plan, and the sampler of the run that it is asked about; three inputs of a handler."""
+
+    plan: StagePlan
+    scheduler: str
+    steps: Any  # as the page sent them: `Predictions` refuses what cannot be
 
 
 @dataclass(frozen=True)

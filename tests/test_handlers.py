@@ -21,7 +21,7 @@ from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.explore import curve_panel
 from mosaic_ui.figures import VIEWS
-from mosaic_ui.predictions import OWN
+from mosaic_ui.predictions import OWN, Asked
 from mosaic_ui.prune.jobs import calibrated_sentence
 from mosaic_ui.studio import Studio, build_studio
 
@@ -51,7 +51,7 @@ def drop(studio, pair, plan=PLAIN):
 
 
 def suggest(studio, target=0.33, m=0.55, lam=0.026, beta="linear"):
-    return studio.explore.on_suggest(target, m, lam, beta, "DDIM", 50, False, PLAIN, VISITOR)
+    return studio.explore.on_suggest(target, m, lam, beta, PLAIN, "DDIM", 50, False, VISITOR)
 
 
 def slide(studio, value, plan=PLAIN, stage=2):
@@ -139,7 +139,7 @@ def test_an_edit_changes_nothing_more_in_its_own_tab(studio):
     other = PLAN.with_boundaries(100, 400).to_json()
 
     def follow(explored, pruned, about=other):
-        given = (other, explored, pruned, about, "linear", 0.02, "DDIM", 50, VISITOR)
+        given = (explored, pruned, about, "linear", 0.02, other, "DDIM", 50, VISITOR)
         return studio.following.follow(*given)
 
     assert set(follow(other, other)) == {explore.curves.numbers}
@@ -216,7 +216,7 @@ def test_two_different_plans_are_not_both_called_formula(studio, workshop, predi
         "Formula, M 0.9, lambda 0.02",
     ]
     assert others[0][explore.preset] == "Your own"
-    own = explore.on_preset("Your own", 0.33, "DDIM", 50, False, usual, VISITOR)
+    own = explore.on_preset("Your own", 0.33, usual, "DDIM", 50, False, VISITOR)
     assert own[plan] == {k: v for k, v in usual.items() if k != "name"}
     assert own[explore.preset] == "Your own" and OWN in own[explore.rule]
 
@@ -228,7 +228,7 @@ def test_the_rules_sentence_is_only_ever_about_its_own_plan(studio):
     def follow(plan):
         """An edit of Prune or an upload, as Explore shows another plan."""
         explored = PLAN.with_boundaries(1, 2).to_json()
-        shown = (plan, explored, plan, about, "linear", 0.02, "DDIM", 50, VISITOR)
+        shown = (explored, plan, about, "linear", 0.02, plan, "DDIM", 50, VISITOR)
         return studio.following.follow(*shown)
 
     assert rule not in follow(proposed)
@@ -391,7 +391,7 @@ def test_only_the_sliders_that_a_plan_moves_are_set(studio):
     mean = StagePlan.from_json(after[studio.shared.plan]).mean_sparsity(range(0, 1000, 20))
     assert after[prune.master] == pytest.approx(mean, abs=1e-3)
     other = PLAN.with_sparsity(0.5, 0.3, 0.5).with_boundaries(100, 400)
-    followed = prune.follow(other, PLAN, "DDIM", 50)
+    followed = prune.follow(Asked(other, "DDIM", 50), PLAN)
     late, middle, early = prune.sliders
     assert followed[middle] == 0.3 and late not in followed and early not in followed
 
@@ -408,7 +408,7 @@ def test_an_uploaded_name_reaches_no_view_of_explore_or_prune(studio):
     plain, explore = PLAIN | {"name": HOSTILE}, studio.explore
     uploaded = studio.prune.on_upload(json.dumps(plain).encode(), "DDIM", 50)
     assert uploaded[studio.shared.plan] == plain
-    given = (plain, PLAIN, PLAIN, plain, "linear", 0.02, "DDIM", 50, VISITOR)
+    given = (PLAIN, PLAIN, plain, "linear", 0.02, plain, "DDIM", 50, VISITOR)
     found = studio.following.follow(*given)
     assert found[explore.preset] == "Your own"  # the list of presets has no such entry
     holders = {explore.shown, studio.prune.shown, studio.prune.shape, studio.prune.code}
@@ -521,12 +521,12 @@ def test_leaving_a_dropdown_chooses_nothing(studio, workshop, predictions):
         (PLAIN, "Your own"),
         (PLAIN | {"name": "Uploaded"}, "Your own"),
     ):
-        found = explore.on_preset(shown, 0.5, "DDIM", 50, False, plan, VISITOR)
+        found = explore.on_preset(shown, 0.5, plan, "DDIM", 50, False, VISITOR)
         assert found == gr.skip()
-    taken = explore.on_preset("Formula", 0.5, "DDIM", 50, False, named, VISITOR)
+    taken = explore.on_preset("Formula", 0.5, named, "DDIM", 50, False, VISITOR)
     assert taken[studio.shared.plan]["name"] == "Formula"
     # from the open list, for another mean
-    picked = explore.on_picked("Uniform", 0.5, "DDIM", 50, False, named, VISITOR)
+    picked = explore.on_picked("Uniform", 0.5, named, "DDIM", 50, False, VISITOR)
     assert picked[studio.shared.plan]["sparsity"] == dict.fromkeys(("late", "middle", "early"), 0.5)
 
 

@@ -154,7 +154,9 @@ def test_prompts_are_painted_in_turn_or_refused_in_one_sentence(words):
         "negative": "fog",
         "size": "64 × 64",
     }
-    settings = compare_inputs.checked_settings(words, " a fox \n\n a boat", **values)
+    settings = compare_inputs.checked_settings(
+        words, compare_inputs.Wish(" a fox \n\n a boat", **values)
+    )
     assert (
         settings.prompts == ("a fox", "a boat", "a fox")
         and settings.size == (64, 64)
@@ -174,7 +176,7 @@ def test_prompts_are_painted_in_turn_or_refused_in_one_sentence(words):
     refused += [("a", {"size": "1024 × 1024"}), ("a", {"size": None}), ("a", {"images": 17})]
     for asked, change in refused:
         with pytest.raises(StudioError) as error:
-            compare_inputs.checked_settings(words, asked, **values | change)
+            compare_inputs.checked_settings(words, compare_inputs.Wish(asked, **values | change))
         assert str(error.value).endswith(".") and "\n" not in str(error.value)
 
 

@@ -16,6 +16,7 @@ from core.workshop.workshop import Workshop
 from mosaic_ui import tables
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.methods import METHOD_WORDS
+from mosaic_ui.predictions import Asked
 from mosaic_ui.studio import Studio
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5), name="Formula")
@@ -157,7 +158,7 @@ def test_a_plan_from_elsewhere_sets_the_controls(sharing):
     other = StagePlan(
         (93, 550), (0.5, 0.25, 0.5), allocation="lagrangian", scope="run", multiple=16, protect=1.0
     )
-    found = follow(other, PLAN, "DDIM", 50)
+    found = follow(Asked(other, "DDIM", 50), PLAN)
     assert [found.get(control) for control in panel.controls] == [
         "lagrangian",
         True,
@@ -165,5 +166,5 @@ def test_a_plan_from_elsewhere_sets_the_controls(sharing):
         16,
         True,
     ]
-    found = follow(PLAN.with_sparsity(0.1, 0.1, 0.1), PLAN, "DDIM", 50)
+    found = follow(Asked(PLAN.with_sparsity(0.1, 0.1, 0.1), "DDIM", 50), PLAN)
     assert not set(panel.controls) & set(found)

@@ -6,7 +6,7 @@ Nothing here edits the plan; the two lines in the chart are wired by `ExploreTab
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -65,6 +65,19 @@ def meaning(view: str, fallback: bool = False) -> str:
 def walk_of(workshop: Workshop) -> tuple[int, int, float]:
     """Return images, seed and guidance of the walk along the model's own path."""
     return model_facts.path_images(workshop), 0, model_facts.default_guidance(workshop)
+
+
+class CurveChoice(NamedTuple):
+    """What the curves are drawn for, as the page sent it."""
+
+    view: str
+    scale: str  # of the vertical axis; a curve that is always linear takes no other
+    beta: str
+    m: Any
+    lam: Any
+    path: bool  # the model's own sampling path too, walked with this sampler
+    scheduler: str
+    steps: Any
 
 
 class CurvePanel:
@@ -156,9 +169,9 @@ class CurvePanel:
         )
         self.scale.input(self.on_scale, curve, [*drawn, self.wish], **LIVE)
         # `change`: a dropdown sends `input` also when it is only left, and a typed lambda would go
-        shared.beta.change(
-            self.on_beta, [*curve[:4], *path], [*drawn, self.lam, self.path_job], **LIVE
-        ).then(self.on_numbers, [shared.plan, shared.beta, self.lam], self.numbers, **LIVE)
+        shared.beta.change(self.on_beta, curve, [*drawn, self.lam, self.path_job], **LIVE).then(
+            self.on_numbers, [shared.plan, shared.beta, self.lam], self.numbers, **LIVE
+        )
         self._wire_path(curve, drawn)
 
     def _wire_path(self, curve: list[Any], drawn: list[Any]) -> None:
@@ -179,66 +192,32 @@ class CurvePanel:
         asked.then(self.on_path, [self.shared.beta, *path], self.path_job, **walk).then(**again)
 
     @plain_errors
-    def on_curve(
-        self,
-        view: str,
-        scale: str,
-        beta: str,
-        m: Any,
-        lam: Any,
-        path: bool,
-        scheduler: str,
-        steps: Any,
-    ) -> Views:
+    def on_curve(self, curve: CurveChoice) -> Views:
         """Draw the curve that is chosen."""
-        return self._draw(view, scale, beta, m, lam, self.walked(path, scheduler, steps))
+        return self._draw(curve)
 
     @plain_errors
-    def on_view(
-        self,
-        view: str,
-        wish: str,
-        beta: str,
-        m: Any,
-        lam: Any,
-        path: bool,
-        scheduler: str,
-        steps: Any,
-    ) -> Views:
-        """Draw another quantity.
+    def on_view(self, curve: CurveChoice) -> Views:
+        """Draw another quantity, on the axis that was asked for last.
 
         One that is always linear shows so, and the axis asked for comes back with the next.
         """
-        linear = view in ALWAYS_LINEAR
-        views = self._draw(view, wish, beta, m, lam, self.walked(path, scheduler, steps))
-        shown = gr.update(value="linear" if linear else wish, interactive=not linear)
-        return views | {self.scale: shown}
+        linear = curve.view in ALWAYS_LINEAR
+        shown = gr.update(value="linear" if linear else curve.scale, interactive=not linear)
+        return self._draw(curve) | {self.scale: shown}
 
     @plain_errors
-    def on_scale(
-        self,
-        view: str,
-        scale: str,
-        beta: str,
-        m: Any,
-        lam: Any,
-        path: bool,
-        scheduler: str,
-        steps: Any,
-    ) -> Views:
+    def on_scale(self, curve: CurveChoice) -> Views:
         """Draw on another axis, which is now the one asked for."""
-        views = self._draw(view, scale, beta, m, lam, self.walked(path, scheduler, steps))
-        return views | {self.wish: scale}
+        return self._draw(curve) | {self.wish: curve.scale}
 
     @plain_errors
-    def on_beta(
-        self, view: str, scale: str, beta: str, m: Any, path: bool, scheduler: str, steps: Any
-    ) -> Views:
+    def on_beta(self, curve: CurveChoice) -> Views:
         """Draw the curves of another schedule, with its own usual lambda."""
-        lam = default_lambda(curve_schedule(self.workshop, beta))
-        walked = self.walked(path, scheduler, steps)
-        views = self._draw(view, scale, beta, m, lam, walked)
-        return views | {self.lam: lam, self.path_job: self._about_crosses(beta, walked)}
+        lam = default_lambda(curve_schedule(self.workshop, curve.beta))
+        walked = self.walked(curve.path, curve.scheduler, curve.steps)
+        views = self._draw(curve._replace(lam=lam))
+        return views | {self.lam: lam, self.path_job: self._about_crosses(curve.beta, walked)}
 
     @plain_errors
     def on_numbers(self, plan: StagePlan, beta: str, lam: Any) -> Views:
@@ -302,12 +281,12 @@ class CurvePanel:
             stop=stop,
         )
 
-    def _draw(
-        self, view: str, scale: str, beta: str, m: Any, lam: Any, walked: SampledCurves | None
-    ) -> Views:
+    def _draw(self, curve: CurveChoice) -> Views:
         """Return the chart, the quantity's meaning and the note about the schedule."""
+        view, scale, beta, *_ = curve
+        walked = self.walked(curve.path, curve.scheduler, curve.steps)
         try:
-            m, lam = constants(m, lam)
+            m, lam = constants(curve.m, curve.lam)
             note = schedule_note(self.workshop, beta, m, lam)
         # half-typed, perhaps: refused beside, and the curves are drawn with the usual constants
         except StudioError as error:

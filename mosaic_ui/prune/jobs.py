@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import gradio as gr
 
@@ -22,6 +21,7 @@ from .. import jobs, model_facts, tables
 from ..events import ASK, NOTHING, QUIET, Views
 from ..input_checks import plain_errors
 from ..page_state import Shared
+from ..predictions import Asked
 from ..text import seconds_text
 from .views import pruned_sentence
 
@@ -128,16 +128,14 @@ class PruneJobs:
         self.stop.click(self.on_stop, None, buttons, **QUIET, queue=False)
 
     @plain_errors
-    def ask_calibrate(
-        self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request
-    ) -> Views:
+    def ask_calibrate(self, asked: Asked, request: gr.Request) -> Views:
         """Note that a calibration is wanted."""
-        return self._ask("calibrate", plan, scheduler, steps, request)
+        return self._ask("calibrate", asked, request)
 
     @plain_errors
-    def ask_prune(self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request) -> Views:
+    def ask_prune(self, asked: Asked, request: gr.Request) -> Views:
         """Note which plan is to be pruned."""
-        return self._ask("prune", plan, scheduler, steps, request)
+        return self._ask("prune", asked, request)
 
     @plain_errors
     def on_calibrate(self, request: gr.Request) -> Iterator[Views]:
@@ -173,10 +171,8 @@ class PruneJobs:
             self.stop: gr.update(interactive=busy),
         }
 
-    def _ask(
-        self, kind: str, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request
-    ) -> Views:
-        run = plan.counted(self.shared.predictions.visited(scheduler, steps))
+    def _ask(self, kind: str, asked: Asked, request: gr.Request) -> Views:
+        run = asked.plan.counted(self.shared.predictions.visited(asked.scheduler, asked.steps))
         jobs.ask(f"{request.session_hash}/{kind}", run)
         return {self.job: tables.message(jobs.WAITING), **self._buttons(busy=True)}
 
