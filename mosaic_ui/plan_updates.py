@@ -85,7 +85,7 @@ class Following:
     @plain_errors
     def on_sampler(self, asked: Asked, request: gr.Request) -> Views:
         """Set what depends on the sampler."""
-        jobs.mark_latest(request.session_hash, asked)
+        jobs.visit(request.session_hash).mark_latest(asked)
         return self.explore.on_sampler(asked) | self.prune.on_sampler(asked)
 
     @plain_errors
@@ -95,7 +95,8 @@ class Following:
         The table per layer is filled only while it `is_open`. Nothing changes when the visitor has
         moved on meanwhile.
         """
-        if not jobs.is_latest(request.session_hash, asked):
+        visit = jobs.visit(request.session_hash)
+        if not visit.is_latest(asked):
             return NOTHING
         workshop, predictions = self.shared.workshop, self.shared.predictions
         found = predictions.predict(*asked, exact=model_facts.exact_in_time(workshop))
@@ -106,4 +107,4 @@ class Following:
         }
         if is_open:
             views[self.prune.layers] = layer_rows(workshop, found.plan)
-        return views if jobs.is_latest(request.session_hash, asked) else NOTHING
+        return views if visit.is_latest(asked) else NOTHING

@@ -55,6 +55,8 @@ INTRO = (
     "Two models draw the same pictures from the same noise. Is B really faster than A, and how far"
     " do its pictures move?"
 )
+# a place of its own: a waiting Compare must not take over the Stop of another running job
+KIND = "compare"
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
 NEWEST: Event = {**QUIET, "trigger_mode": "always_last"}
 
@@ -237,19 +239,20 @@ class CompareTab:
         except StudioError as error:
             said = live_views.message(page_sentence(error), bad=True)
             return {self.live: gr.update(value=said, visible=True)}
-        jobs.ask(_key(request), wanted)
+        jobs.visit(request.session_hash).ask(KIND, wanted)
         waiting = gr.update(value=live_views.message(jobs.WAITING), visible=True)
         return {**self._buttons(busy=True), self.live: waiting}
 
     @plain_errors
     def run(self, request: gr.Request) -> Iterator[Views]:
         """Run what was asked for, now that its turn has come."""
-        wanted = jobs.take(_key(request))
+        visit = jobs.visit(request.session_hash)
+        wanted = visit.take(KIND)
         if wanted is None:  # refused, or withdrawn while it waited
             yield NOTHING
             return
         places = {"live": self.live, **self.result.places}
-        with jobs.stoppable(_key(request)) as stop:
+        with visit.stoppable(KIND) as stop:
             for views in stream(self.workshop, wanted, stop):
                 yield {places[name]: value for name, value in views.items()}
 
@@ -265,12 +268,13 @@ class CompareTab:
     @plain_errors
     def stop_run(self, request: gr.Request) -> Views:
         """Withdraw the run that waits, or stop the one that goes on."""
-        if jobs.withdraw(_key(request)):  # the queue still holds it, and it will find nothing to do
+        visit = jobs.visit(request.session_hash)
+        if visit.withdraw(KIND):  # the queue still holds it, and it will find nothing to do
             return {
                 **self._buttons(busy=False),
                 self.live: live_views.message(jobs.WITHDRAWN),
             }
-        return {self.stop: gr.update(interactive=not jobs.request_stop(_key(request)))}
+        return {self.stop: gr.update(interactive=not visit.request_stop(KIND))}
 
     @plain_errors
     def on_status(self, live: str | None) -> Views:
@@ -292,11 +296,6 @@ class CompareTab:
         except StudioError as error:
             return live_views.plan_note(None, page_sentence(error))
         return live_views.plan_note(plan)
-
-
-def _key(request: gr.Request) -> str:
-    """Return a key of its own: a waiting Compare must not take over a running job's Stop."""
-    return f"{request.session_hash}/compare"
 
 
 def _slider(low: int, high: int, value: int, label: str, info: str) -> gr.Slider:

@@ -242,7 +242,7 @@ class CurvePanel:
         It is drawn afterwards, by what the page then shows: that may have changed meanwhile.
         """
         if path and self.walked(path, scheduler, steps) is None:
-            with jobs.stoppable(request.session_hash) as stop:
+            with jobs.visit(request.session_hash).stoppable() as stop:
                 try:
                     for report in jobs.reports(
                         lambda progress: self._walk(scheduler, steps, progress, stop)

@@ -57,7 +57,7 @@ class DeviceSpeed:
     @plain_errors
     def on_measure(self, asked: Asked, measured: int, request: gr.Request) -> Iterator[Views]:
         """Measure this device's speed; the table then has times."""
-        with jobs.stoppable(request.session_hash) as stop:
+        with jobs.visit(request.session_hash).stoppable() as stop:
             try:
                 for report in jobs.reports(lambda progress: self._measure(progress, stop)):
                     yield {self.job: tables.progress(report.done, report.total, report.text)}

@@ -290,7 +290,7 @@ class ExploreTab:
         """Return the views of a plan, the chart's lines apart, and mark it as asked for last."""
         # refuses a plan that cannot be, before it counts as asked for
         found = self.predictions.predict(*asked)
-        jobs.mark_latest(request.session_hash, asked)
+        jobs.visit(request.session_hash).mark_latest(asked)
         return {
             self.shown: asked.plan.to_json(),
             self.table: self.predictions.table(found),

@@ -1,6 +1,6 @@
 """Run the two long jobs of place 2, Calibrate and Prune: waiting, progress, Stop, one sentence.
 
-A press is noted at once (`jobs.ask`) and worked off when the model is free; until then Stop
+A press is noted at once (`jobs.Visit.ask`) and worked off when the model is free; until then Stop
 withdraws it.
 """
 
@@ -140,7 +140,7 @@ class PruneJobs:
     @plain_errors
     def on_calibrate(self, request: gr.Request) -> Iterator[Views]:
         """Calibrate, now that the turn has come; nothing where it was withdrawn meanwhile."""
-        if jobs.take(f"{request.session_hash}/calibrate") is None:
+        if jobs.visit(request.session_hash).take("calibrate") is None:
             yield NOTHING
             return
         yield from self._run(Calibrating(self.workshop), request)
@@ -148,7 +148,7 @@ class PruneJobs:
     @plain_errors
     def on_prune(self, request: gr.Request) -> Iterator[Views]:
         """Prune, now that the turn has come; nothing where it was withdrawn meanwhile."""
-        plan = jobs.take(f"{request.session_hash}/prune")
+        plan = jobs.visit(request.session_hash).take("prune")
         if plan is None:
             yield NOTHING
             return
@@ -157,8 +157,9 @@ class PruneJobs:
     @plain_errors
     def on_stop(self, request: gr.Request) -> Views:
         """Withdraw what waits and stop what runs."""
-        waited = jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS))
-        if jobs.request_stop(request.session_hash):
+        visit = jobs.visit(request.session_hash)
+        waited = visit.withdraw(*KINDS)
+        if visit.request_stop():
             return {self.job: tables.message("Stopping …")}
         if waited:
             return {self.job: tables.message(jobs.WITHDRAWN), **self._buttons(busy=False)}
@@ -173,14 +174,14 @@ class PruneJobs:
 
     def _ask(self, kind: str, asked: Asked, request: gr.Request) -> Views:
         run = asked.plan.counted(self.shared.predictions.visited(asked.scheduler, asked.steps))
-        jobs.ask(f"{request.session_hash}/{kind}", run)
+        jobs.visit(request.session_hash).ask(kind, run)
         return {self.job: tables.message(jobs.WAITING), **self._buttons(busy=True)}
 
     def _run(self, job: Calibrating | Pruning, request: gr.Request) -> Iterator[Views]:
         """Show a job from its start to one sentence, and put the buttons back whatever happens."""
         busy, began = self._buttons(busy=True), time.perf_counter()
         yield {self.job: tables.progress(0, 0, "Starting"), **busy}
-        with jobs.stoppable(request.session_hash) as stop:
+        with jobs.visit(request.session_hash).stoppable() as stop:
             try:
                 for report in jobs.reports(_work(job, stop)):
                     words = model_facts.without_paths(self.workshop, report.text)

@@ -235,7 +235,7 @@ class PruneTab:
         except StudioError as error:
             said = tables.notes([f"{page_sentence(error)} The plan stays as it was."])
             return self.sharing.views_of(plan) | {self.sharing.note: said}
-        jobs.mark_latest(request.session_hash, asked._replace(plan=after))
+        jobs.visit(request.session_hash).mark_latest(asked._replace(plan=after))
         shown = self._show(after, plan, timesteps)
         return shown | self._edit(after) | {self.shape: after.to_json()}
 
@@ -287,7 +287,7 @@ class PruneTab:
             effects = self.predictions.without_effect(plan, after, timesteps)
         except StudioError as error:
             return self._refused(error, plan, timesteps)
-        jobs.mark_latest(request.session_hash, asked._replace(plan=after))
+        jobs.visit(request.session_hash).mark_latest(asked._replace(plan=after))
         views |= {self.effect: tables.notes(effects), **self._edit(after)}
         views.pop(held, None)
         return views
