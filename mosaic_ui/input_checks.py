@@ -109,7 +109,7 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     **dict.fromkeys(("scale", "wish"), ("The vertical axis", _one_of(*AXES))),
     "snap": ("Snapping to calibration bins", _switch),
     "run": ("One budget for all stages", _switch),
-    "ends": ("Sparing the first and the last block", _switch),
+    "ends": ("Protecting the first and the last block", _switch),
     "path": ("The model's own sampling path", _switch),
     "is_open": ("The table per layer", _switch),
     **dict.fromkeys(("kept", "measured"), ("A count of the page", _count)),

@@ -26,11 +26,11 @@ from .remedies import page_sentence
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]  # done, total, words
 
-WAITING = "Waiting for the model; another run, yours or somebody else's, may be before this one."
+WAITING = "Waiting for the model: another run, yours or another visitor's, may come first."
 # one model, so one heavy job at a time
 MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}
 
-WITHDRAWN = "Stopped before its turn came: nothing was begun."
+WITHDRAWN = "Stopped while it was waiting: nothing was started."
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from .inputs import whole_steps
 from .schedules import curve_schedule, foreign_proposal, own_beta
 
 SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in well under a second
-OWN = "This plan is your own; Suggest proposes one and says by which rule."
+OWN = "This plan is your own. Suggest proposes another one and names its rule."
 
 
 class Asked(NamedTuple):
@@ -211,7 +211,7 @@ class Predictions:
         except StudioError:
             return []
         return [
-            f"The {STAGES[i]} stage keeps the same heads and neurons as before: that move was too"
+            f"The {STAGES[i]} stage keeps the same heads and neurons as before: the change was too"
             " small to matter."
             for i in moved
             if (kept_before[i] == kept_now[i]).all()

@@ -121,7 +121,7 @@ def test_a_refusal_or_an_early_stop_leaves_the_earlier_results_in_sight(workshop
 
 def test_an_upload_that_no_network_can_be_made_of_is_refused_at_once(workshop):
     timesteps = Predictions(workshop).visited("DDIM", 50)
-    with pytest.raises(StudioError, match="can go"):
+    with pytest.raises(StudioError, match="can lose at most"):
         compare_inputs.checked_plan(
             workshop,
             StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0),
@@ -144,7 +144,7 @@ def test_one_budget_is_judged_by_the_steps_it_will_run_with(workshop):
     plan = StagePlan((93, 550), (0.1, 0.9, 0.1), scope="run", protect=0.5, stage_steps=(0, 1, 0))
     # the file's own steps do not count
     assert compare_inputs.checked_plan(workshop, plan, [50.0] * 3 + [300.0]) is plan
-    with pytest.raises(StudioError, match="can go"):
+    with pytest.raises(StudioError, match="can lose at most"):
         compare_inputs.checked_plan(workshop, plan, [50.0] + [300.0] * 3)
 
 

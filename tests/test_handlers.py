@@ -182,7 +182,7 @@ def test_suggest_on_another_schedule_leaves_the_plan_alone(studio):
     assert len(foreign) == 5
     for found in foreign:
         assert set(found) == {explore.preset, explore.rule, explore.ruled}
-        assert "was trained with linear: show those curves" in found[explore.rule]
+        assert "was trained with linear: choose those curves" in found[explore.rule]
         assert found[explore.preset] == "Your own"
     assert suggest(studio)[studio.shared.plan]["boundaries"] == [93, 550]
 
@@ -267,7 +267,7 @@ def test_boundaries_that_no_network_can_be_made_for_go_back_with_the_reason(
     plan = replace(PLAN, sparsity=(0.6, 0.1, 0.9), scope="run", protect=0.5)
     timesteps, explore = predictions.visited("DDIM", 50), studio.explore
     workshop.sharing(plan.counted(timesteps))
-    with pytest.raises(StudioError, match="can go"):
+    with pytest.raises(StudioError, match="can lose at most"):
         workshop.sharing(plan.with_boundaries(93, 200).counted(timesteps))
     plain = plan.to_json()
     assert explore.on_drag([93, 200], plain, "DDIM", 50) == gr.skip()
@@ -276,7 +276,7 @@ def test_boundaries_that_no_network_can_be_made_for_go_back_with_the_reason(
         assert found[studio.shared.plan] == found[explore.shown] == plain
         assert found[explore.curves.chart] == [93, 550]
         said = found[explore.boxes_said]
-        assert "The boundaries stay as they were." in said and "can go" in said
+        assert "The boundaries stay as they were." in said and "can lose at most" in said
     moved = drop(studio, [100, 560], plain)
     assert moved[studio.shared.plan]["boundaries"] == [100, 560]
     assert moved[explore.boxes_said] == ""
@@ -287,13 +287,13 @@ def test_steps_that_one_budget_cannot_meet_are_said_and_the_sliders_mend_it(
 ):
     plan = StagePlan((93, 550), (0.1, 0.9, 0.1), scope="run", protect=0.5)
     timesteps, explore, prune = predictions.visited("DDIM", 50), studio.explore, studio.prune
-    with pytest.raises(StudioError, match="can go"):
+    with pytest.raises(StudioError, match="can lose at most"):
         workshop.sharing(plan.with_sparsity(0.9, 0.9, 0.9).counted(timesteps))
     plain = plan.with_sparsity(0.9, 0.9, 0.9).to_json()  # as it comes to be when the steps change
     found = studio.following.on_sampler(plain, "DDIM", 50, VISITOR)
     assert set(found) == {explore.table, explore.headline, prune.cost}
-    assert "can go" in found[explore.table] and found[explore.headline] == ""
-    assert "can go" in found[prune.cost]
+    assert "can lose at most" in found[explore.table] and found[explore.headline] == ""
+    assert "can lose at most" in found[prune.cost]
     mended = prune.on_master(0.3, plain, plain, "DDIM", 50, VISITOR)[studio.shared.plan]
     assert StagePlan.from_json(mended).mean_sparsity(timesteps) == pytest.approx(0.3, abs=1e-3)
 
@@ -310,8 +310,8 @@ def test_what_one_budget_removes_is_said_of_what_goes(predictions):
     assert "least in" not in words and "the same in every stage" in words
     table = predictions.table(budget)
     assert "asked for" not in predictions.table(staged)
-    assert "of weights go; 10.0 % asked for" in table
-    assert "one budget: what the stages ask for" in table
+    assert "of weights removed; 10.0 % asked for" in table
+    assert "one budget: the three sparsities set the total" in table
     assert "Removed:" in compare_live.plan_note(plan)
     assert "Asked for:" in compare_live.plan_note(replace(plan, scope="run"))
     assert "Runs of the network" in predictions.table(heun)
@@ -472,16 +472,14 @@ def test_a_walk_that_may_wait_says_so_before_its_turn(studio, workshop, monkeypa
 
 def test_a_calibration_says_what_its_time_is_of(workshop):
     assert calibrated_sentence(workshop, 0.025, 4, worked=False).startswith(
-        "Nothing to do, as all of it was measured before: 48 images"
+        "Nothing to do, because everything was measured before: 48 images"
     )
     assert calibrated_sentence(workshop, 2, 0, worked=True).startswith(
         "Calibrated in 2.00 s (measured): 48 images"
     )
     said = calibrated_sentence(workshop, 2, 1, worked=True)
     assert (
-        said.startswith(
-            "Calibrated in 2.00 s (measured, without the 1 of 4 bins that an earlier run left): "
-        )
+        said.startswith("Calibrated in 2.00 s (measured; 1 of 4 bins kept from an earlier run): ")
         and workshop.bins_kept == 4
     )
 
@@ -503,7 +501,7 @@ def test_a_job_that_was_withdrawn_does_nothing_when_its_turn_comes(studio):
     jobs_of = studio.prune.jobs
     jobs_of.ask_calibrate(PLAIN, "DDIM", 50, VISITOR)
     found = jobs_of.on_stop(VISITOR)
-    assert "Stopped before its turn came" in found[jobs_of.job]
+    assert "Stopped while it was waiting" in found[jobs_of.job]
     buttons = (jobs_of.calibrate, jobs_of.prune, jobs_of.stop)
     assert [found[b]["interactive"] for b in buttons] == [True, True, False]
     assert [*jobs_of.on_calibrate(VISITOR)] == [gr.skip()]
@@ -550,7 +548,7 @@ def test_a_preset_in_compare_removes_as_much_as_the_current_plan(studio, worksho
     said = noted(studio, "Uniform", plan.to_json(), 20)
     assert f"<b>{100 * mean:.0f}&nbsp;%</b>" in said
     large = PLAN.with_sparsity(0.9, 0.9, 0.9).to_json()
-    assert "removes 90 %, and the presets cannot" in noted(studio, "Formula", large, 20)
+    assert "removes 90 %, which is more than a preset can" in noted(studio, "Formula", large, 20)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 200, 1000])

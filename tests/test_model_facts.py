@@ -123,7 +123,8 @@ def test_nothing_measured_is_said_and_shipped_curves_count(
     fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
     assert model_facts.unmeasured(fresh) and not model_facts.unmeasured(workshop)
     # shipped latents: nothing to make
-    assert "times to measure (denoiser rows" in " ".join(model_facts.calibration_sentences(fresh))
+    said = " ".join(model_facts.calibration_sentences(fresh))
+    assert "times to measure (a picture with and" in said
     predictions = Predictions(fresh)
     assert tables.UNKNOWN in predictions.table(predictions.predict(PLAN, "DDIM", 50))
     page = build_studio(fresh)

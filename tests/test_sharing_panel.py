@@ -78,7 +78,7 @@ def test_views_follow_a_choice_at_once(workshop, sharing, method, run):
     assert (
         "paper" not in note
         and "first and the last block lose nothing" in note
-        and "multiples of 16" in note
+        and "a multiple of 16" in note
     )
     assert ("in all three stages" in note) == (run and method == "uniform") and "e+" not in note
     assert after.boundaries == PLAN.boundaries and after.sparsity == PLAN.sparsity
@@ -86,7 +86,7 @@ def test_views_follow_a_choice_at_once(workshop, sharing, method, run):
     assert (kept[:, [0, -1]] == 1).all() and (kept[:, 1:-1] < 1).all()
     mosaic = found[sharing.studio.prune.mosaic]["figure"]
     assert mosaic["data"][0]["z"][0][-1] == 1.0
-    assert ("The sliders say" in note) == run and tables.shared_words(
+    assert ("The sliders show" in note) == run and tables.shared_words(
         after
     ).strip() in compare_live.plan_note(after).replace("&#x27;", "'")
 

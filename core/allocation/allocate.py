@@ -211,8 +211,8 @@ def _least_ratio(
     if total(costs, at(high)) > limit:
         share = 1 - total(costs, at(high)) / float(costs[:, 0].sum())
         raise StudioError(
-            f"{METHOD_TITLES[method]}: by this device's measured times at most {100 * share:.3g} %"
-            " of the time can go; choose Lagrangian, or lower the sparsities."
+            f"{METHOD_TITLES[method]} can save at most {100 * share:.3g} % of the time measured on"
+            " this device: choose Lagrangian, or lower the sparsities."
         )
     for _ in range(50):
         middle = (low + high) / 2

@@ -119,14 +119,14 @@ def chosen_prompts(text: Any, n: int) -> tuple[str, ...]:
     Raises StudioError for none, or for more than there are images.
     """
     if not isinstance(text, str):
-        raise StudioError("Prompts are a text, one prompt a line.")
+        raise StudioError("Prompts are a text, one prompt per line.")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise StudioError("Write what is to be painted: one prompt a line.")
+        raise StudioError("Write what the pictures shall show: one prompt per line.")
     if len(lines) > n:
         raise StudioError(
             f"There are {len(lines)} prompts for {plural(n, 'image')}: ask for"
-            f" {len(lines)} images, or take lines out."
+            f" {len(lines)} images, or remove lines."
         )
     return tuple(lines[i % len(lines)] for i in range(n))
 
@@ -174,8 +174,8 @@ def resolve_side(
         return presets(workshop.schedule, mean, timesteps)[choice]
     except PlanError as err:
         raise StudioError(
-            f"The current plan removes {percent(mean)}, and the presets cannot follow it so far: "
-            "make it smaller, or choose another entry."
+            f"The current plan removes {percent(mean)}, which is more than a preset can: lower its"
+            " sparsities, or choose another entry."
         ) from err
 
 

@@ -48,12 +48,12 @@ from .run import opening, stream
 from .side_picker import SidePicker
 
 TABULATE = (
-    "Worked out for all steps at once: the same pictures but for rounding, faster at few images;"
-    " times are not predicted then."
+    "Computed once for all steps: faster for few images, and the pictures are the same except for"
+    " rounding. Times are then not predicted."
 )
 INTRO = (
-    "Two models draw the same pictures from the same noise. Is B really faster than A, and how far"
-    " do its pictures move?"
+    "Two models draw the same pictures from the same noise. Is B really faster than A, and how much"
+    " do its pictures change?"
 )
 # a place of its own: a waiting Compare must not take over the Stop of another running job
 KIND = "compare"
@@ -112,7 +112,7 @@ class CompareTab:
         self.negative = gr.Textbox(
             "",
             label="Negative prompt",
-            info="What to keep out; may stay empty",
+            info="What the pictures should not show; may stay empty",
             visible=words,
             scale=2,
             min_width=260,
@@ -309,7 +309,7 @@ def _build_study(workshop: Workshop) -> None:
     found = workshop.study()
     if not found:
         return
-    with gr.Accordion("Does pruning pay, or would fewer steps do? The shipped study", open=False):
+    with gr.Accordion("Is pruning better than fewer steps? The study of this model", open=False):
         gr.HTML(study_view.study_sentences(found))
         plot_panel(
             study_view.study_figure(found),

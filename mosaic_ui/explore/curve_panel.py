@@ -38,16 +38,16 @@ CAPTION = (
 )
 
 CROSSES = (
-    '<p class="fine">Crosses: how far the latents on the model\'s own way from noise to picture'
-    " are from the ones it ends with. The line takes clean latents of mean square 1 and noise drawn"
-    " at random; a model's own samples have another mean square and follow its own guesses of the"
-    " noise, so the crosses may lie well off the line. The axis follows the line: crosses far"
-    " beyond it are left out.</p>"
+    '<p class="fine">Crosses: how far the latents on the model\'s own sampling path are from the'
+    " latents at its end. The line is for clean latents of mean square 1 and random noise. The"
+    " model's own samples have another mean square, and their noise is what the model predicts, so"
+    " the crosses may lie far from the line. The axis is made for the line: crosses far outside it"
+    " are not shown.</p>"
 )
 UNSAMPLED = (
-    "No measured points: this model ships no latents; its own sampling path, below, gives some."
+    "No measured points: this model comes without latents. Its own sampling path below gives some."
 )
-SAMPLED = "Points: measured on the model's own latents, noised."
+SAMPLED = "Points: measured on the model's own latents with noise added."
 
 
 def meaning(view: str, fallback: bool = False) -> str:
@@ -148,7 +148,7 @@ class CurvePanel:
             label="show the model's own sampling path",
             info=(
                 f"Samples {model_facts.path_images(self.workshop)} latents with the dense model"
-                " once, by the sampler and steps below."
+                " once, with the sampler and steps below."
             ),
         )
         self.path_job = gr.HTML("")
@@ -291,7 +291,8 @@ class CurvePanel:
         # half-typed, perhaps: refused beside, and the curves are drawn with the usual constants
         except StudioError as error:
             m, lam = DEFAULT_THRESHOLD, default_lambda(curve_schedule(self.workshop, beta))
-            note = tables.notes([f"{page_sentence(error)} Drawn with the usual ones."])
+            usual = "The curves are drawn with the usual constants."
+            note = tables.notes([f"{page_sentence(error)} {usual}"])
         fallback = view == "Score" and uses_fallback(self.workshop, beta, m, lam)
         figure = self.shared.predictions.figure(view, scale, beta, m, lam, walked)
         return {

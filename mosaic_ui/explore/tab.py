@@ -81,7 +81,7 @@ class ExploreTab:
             self.snap = gr.Checkbox(
                 False,
                 label="snap to calibration bins",
-                info="Free: a bin that a boundary cuts counts for both stages, in proportion.",
+                info="When off, a bin that a boundary cuts counts for both stages, in proportion.",
             )
 
     def _build_suggestion(self) -> None:

@@ -26,7 +26,7 @@ from ..text import seconds_text
 from .views import pruned_sentence
 
 KINDS = ("calibrate", "prune")
-STOPPED = "Stopped. What was measured so far is kept, and nothing is half-written."
+STOPPED = "Stopped. What was measured so far is kept, and no file is half-written."
 
 
 def calibrated_sentence(workshop: Workshop, seconds: float, kept: int, worked: bool) -> str:
@@ -35,10 +35,10 @@ def calibrated_sentence(workshop: Workshop, seconds: float, kept: int, worked: b
     `kept` bins were there when it began; without `worked` it had nothing to do.
     """
     if not worked:
-        return f"Nothing to do, as all of it was measured before: {workshop.calibration_text}"
+        return f"Nothing to do, because everything was measured before: {workshop.calibration_text}"
     took = f"in {seconds_text(seconds)} (measured"
     if kept:
-        took += f", without the {kept} of {workshop.settings.bins} bins that an earlier run left"
+        took += f"; {kept} of {workshop.settings.bins} bins kept from an earlier run"
     return f"Calibrated {took}): {workshop.calibration_text}"
 
 
