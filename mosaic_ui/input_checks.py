@@ -4,6 +4,9 @@ Any client that reaches the page can call every handler with anything. So a hand
 their names: one name means one kind of value in all tabs, and a name without a kind cannot be
 wired at all. A plan is parsed here, once; behind the edge it is a `StagePlan`. Numbers that a
 person types are left to the handlers, which refuse them in the words of their boxes.
+
+Inputs that belong together are one parameter: annotated with a NamedTuple, it takes one input for
+each field.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import functools
 import html
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -105,7 +109,7 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     **dict.fromkeys(("scale", "wish"), ("The vertical axis", _one_of(*AXES))),
     "snap": ("Snapping to calibration bins", _switch),
     "run": ("One budget for all stages", _switch),
-    "ends": ("Sparing the first and the last block", _switch),
+    "ends": ("Protecting the first and the last block", _switch),
     "path": ("The model's own sampling path", _switch),
     "is_open": ("The table per layer", _switch),
     **dict.fromkeys(("kept", "measured"), ("A count of the page", _count)),
@@ -138,15 +142,54 @@ CHECKS: dict[str, tuple[str, Reader]] = {
 }
 
 
-def readers_of(handler: Callable[..., Any]) -> list[tuple[str, Reader]]:
-    """List (words, reader) of a handler's inputs. Raises KeyError for a name of no known kind."""
+@dataclass(frozen=True)
+class _Parameter:
+    """A parameter of a handler: how its inputs are read, and the value that they make."""
+
+    inputs: dict[str, tuple[str, Reader]]  # by name
+    make: Callable[..., Any]
+
+    def value(self, sent: tuple[Any, ...]) -> Any:
+        """Return the value of what was sent for the inputs. Raises StudioError."""
+        given = zip(sent, self.inputs.values(), strict=False)
+        return self.make(*(reader(value, what) for value, (what, reader) in given))
+
+
+def _parameters_of(handler: Callable[..., Any]) -> list[_Parameter]:
+    """List a handler's parameters. Raises KeyError for an input of no known kind."""
     own = ("self", "request")  # a method's object, and gradio's own
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [
-        CHECKS[name]
-        for name, parameter in inspect.signature(handler).parameters.items()
-        if name not in own and parameter.kind not in several
-    ]
+    found = []
+    for name, parameter in inspect.signature(handler).parameters.items():
+        if name not in own and parameter.kind not in several:
+            group = _group(handler, parameter)
+            names = (name,) if group is None else group._fields
+            make = _itself if group is None else group
+            found.append(_Parameter({one: CHECKS[one] for one in names}, make))
+    return found
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _group(handler: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Return the NamedTuple that a parameter is annotated with, or None."""
+    kind = getattr(handler, "__globals__", {}).get(parameter.annotation)
+    return kind if isinstance(kind, type) and hasattr(kind, "_fields") else None
+
+
+def _one_parameter_per_input(handler: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature that Gradio is to see: it counts one parameter for each input."""
+    signature = inspect.signature(handler)
+    flat = []
+    for parameter in signature.parameters.values():
+        group = _group(handler, parameter)
+        if group is None:
+            flat.append(parameter)
+        else:
+            flat += [inspect.Parameter(name, parameter.kind) for name in group._fields]
+    return signature.replace(parameters=flat)
 
 
 def _notice(error: StudioError) -> gr.Error:
@@ -160,14 +203,16 @@ def plain_errors(handler: Callable[..., Any]) -> Callable[..., Any]:
     A StudioError there or later becomes a notice with its one sentence, and so does running out of
     memory; nothing else is caught.
     """
-    readers = readers_of(handler)
+    parameters = _parameters_of(handler)
     first = int(next(iter(inspect.signature(handler).parameters), "") == "self")
-    last = first + len(readers)
 
-    def read(args: tuple[Any, ...]) -> tuple[Any, ...]:
-        given = zip(args[first:last], readers, strict=False)
-        values = [reader(value, what) for value, (what, reader) in given]
-        return *args[:first], *values, *args[last:]  # the request comes last
+    def read(args: tuple[Any, ...]) -> list[Any]:
+        values, at = list(args[:first]), first
+        for parameter in parameters:
+            end = at + len(parameter.inputs)
+            values.append(parameter.value(args[at:end]))
+            at = end
+        return [*values, *args[at:]]  # the request comes last
 
     @functools.wraps(handler)
     def answer(*args: Any) -> Any:
@@ -186,5 +231,6 @@ def plain_errors(handler: Callable[..., Any]) -> Callable[..., Any]:
             raise _notice(error) from None
 
     guarded: Any = stream if inspect.isgeneratorfunction(handler) else answer
+    guarded.__signature__ = _one_parameter_per_input(handler)
     guarded.checked = True
     return guarded

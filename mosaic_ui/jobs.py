@@ -2,8 +2,8 @@
 
 A blocking call (`calibrate`, `build`, `measure_latency`) runs in a thread of its own and reports
 through a queue, so the handler stays a generator that can show each step. Stop sets an event that
-the work looks at; the event is kept per browser session, because a visitor must be able to stop
-their own job and no other.
+the work looks at; the event is kept per browser session (`Visit`), because a visitor must be able
+to stop their own job and no other.
 
 A job that has to wait for another visitor's is kept as asked until its turn comes, so that its
 visitor can withdraw it at once, while the queue still holds the event.
@@ -25,15 +25,12 @@ from .remedies import page_sentence
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]  # done, total, words
-_stops: dict[str, threading.Event] = {}
-_latest: dict[str, Any] = {}
-_asked: dict[str, Any] = {}
 
-WAITING = "Waiting for the model; another run, yours or somebody else's, may be before this one."
+WAITING = "Waiting for the model: another run, yours or another visitor's, may come first."
 # one model, so one heavy job at a time
 MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}
 
-WITHDRAWN = "Stopped before its turn came: nothing was begun."
+WITHDRAWN = "Stopped while it was waiting: nothing was started."
 
 
 @dataclass(frozen=True)
@@ -45,78 +42,78 @@ class JobReport:
     text: str
 
 
-def new_stop(session: str | None) -> threading.Event:
-    """Return a fresh event for the job that begins now; `request_stop` of the session sets it."""
-    stop = threading.Event()
-    _stops[session or ""] = stop
-    return stop
+class Visit:
+    """The jobs of one browser session: what waits, what runs, and what was asked for last."""
 
+    def __init__(self) -> None:
+        self._waiting: dict[str, Any] = {}  # kind of job -> what was asked for
+        self._stops: dict[str, threading.Event] = {}  # place of a Stop button -> its running job's
+        self._latest: list[Any] = []  # the question that was asked last, or nothing
 
-def request_stop(session: str | None) -> bool:
-    """Ask the session's running job to stop; False when there is none to ask."""
-    stop = _stops.get(session or "")
-    if stop is None or stop.is_set():
-        return False
-    stop.set()
-    return True
+    def ask(self, kind: str, what: Any) -> None:
+        """Keep what waits for its turn; asked again before its turn, the newest counts."""
+        self._waiting[kind] = what
 
+    def take(self, kind: str) -> Any | None:
+        """Return what was asked for, now that its turn has come; None where it was withdrawn."""
+        return self._waiting.pop(kind, None)
 
-def finish(session: str | None, stop: threading.Event) -> None:
-    """Forget the event of a job that is over, unless a newer job has taken the place."""
-    if _stops.get(session or "") is stop:
-        del _stops[session or ""]
+    def withdraw(self, *kinds: str) -> bool:
+        """Withdraw what waits of these kinds; False when nothing waited."""
+        return any([self._waiting.pop(kind, None) is not None for kind in kinds])
 
+    @contextmanager
+    def stoppable(self, place: str = "") -> Iterator[threading.Event]:
+        """Hold the event of the Stop button at a place while its job runs.
 
-@contextmanager
-def stoppable(session: str | None) -> Iterator[threading.Event]:
-    """Hold the Stop event of a job of this session while the job runs.
+        However the job ends, also when the visitor closes the page, the event is set, so that no
+        thread goes on working, and forgotten, unless a newer job has taken the place.
+        """
+        stop = threading.Event()
+        self._stops[place] = stop
+        try:
+            yield stop
+        finally:
+            stop.set()
+            if self._stops.get(place) is stop:
+                del self._stops[place]
 
-    However the job ends, also when the visitor closes the page, the event is set, so that no thread
-    goes on working, and forgotten.
-    """
-    stop = new_stop(session)
-    try:
-        yield stop
-    finally:
+    def request_stop(self, place: str = "") -> bool:
+        """Ask the job that runs at a place to stop; False when there is none to ask."""
+        stop = self._stops.get(place)
+        if stop is None or stop.is_set():
+            return False
         stop.set()
-        finish(session, stop)
+        return True
+
+    def mark_latest(self, question: Any) -> None:
+        """Remember what was asked for last, so that a slow answer can see that it is late."""
+        self._latest = [question]
+
+    def is_latest(self, question: Any) -> bool:
+        """Say whether nothing newer has been asked for."""
+        return self._latest in ([], [question])
+
+    def leave(self) -> None:
+        """Stop all that runs, and drop what waits, as the visitor has left."""
+        self._waiting.clear()
+        for place in list(self._stops):
+            self.request_stop(place)
 
 
-def ask(key: str, what: Any) -> None:
-    """Keep what waits for its turn; `key` names the session and the kind of job.
-
-    Asked again before its turn, the newest counts.
-    """
-    _asked[key] = what
+_visits: dict[str, Visit] = {}
 
 
-def take(key: str) -> Any | None:
-    """Return what was asked for, now that its turn has come; None where it was withdrawn."""
-    return _asked.pop(key, None)
-
-
-def withdraw(*keys: str) -> bool:
-    """Withdraw what waits under these keys; False when nothing waited."""
-    return any([_asked.pop(key, None) is not None for key in keys])
-
-
-def mark_latest(session: str | None, key: Any) -> None:
-    """Remember what this session asked for last, so that a slow answer can see that it is late."""
-    _latest[session or ""] = key
-
-
-def is_latest(session: str | None, key: Any) -> bool:
-    """Say whether nothing newer has been asked for."""
-    return _latest.get(session or "", key) == key
+def visit(session: str | None) -> Visit:
+    """Return the jobs of a browser session."""
+    return _visits.setdefault(session or "", Visit())
 
 
 def forget(session: str | None) -> None:
-    """Stop what runs for a visitor who left and drop what was kept, also under `session/kind`."""
-    name = session or ""
-    for key in [k for k in [*_stops, *_asked, *_latest] if k == name or k.startswith(f"{name}/")]:
-        request_stop(key)
-        for kept in (_stops, _asked, _latest):
-            kept.pop(key, None)
+    """Stop what runs for a visitor who left, and drop what was kept."""
+    left = _visits.pop(session or "", None)
+    if left is not None:
+        left.leave()
 
 
 def failure(error: Exception, what: str) -> str:

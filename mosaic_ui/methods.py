@@ -1,4 +1,4 @@
-"""The four ways in which layers share a cut: one set of names and words for every tab."""
+"""Say what the four ways in which layers share a cut do; `core.allocation.sentences` names them."""
 
 from __future__ import annotations
 
@@ -7,45 +7,37 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MethodWords:
-    """What one allocation method is called, and what it does."""
+    """What the page says of one allocation method."""
 
-    title: str  # on its control
     phrase: str  # behind "Layers share the cut by"
     about: str  # one or two sentences
 
 
 METHOD_WORDS = {  # value of StagePlan.allocation -> its words
     "uniform": MethodWords(
-        title="Equal shares",
         phrase="equal shares",
         about="Every layer of a stage loses the same share. The paper's rule.",
     ),
     "log_ramp": MethodWords(
-        title="Log ramp",
         phrase="a log ramp",
         about=(
-            "Early blocks lose less and late ones more, as an error made early passes through every"
-            " block behind it."
+            "Early blocks lose less and late blocks lose more, because an error made early passes"
+            " through every block behind it."
         ),
     ),
     "lagrangian": MethodWords(
-        title="Lagrangian",
         phrase="the Lagrangian",
-        about=(
-            "Layers that mind it least, by their measured error curves, lose more: one price for"
-            " work in every layer. At once."
-        ),
+        about="Prunes more where the measured error grows least. Fast.",
     ),
     "dynamic": MethodWords(
-        title="Dynamic programming",
         phrase="dynamic programming",
         about=(
-            "The smallest sum of measured layer errors that this much work allows, searched out. A"
-            " moment slower, a little better."
+            "Finds the smallest sum of measured layer errors that this much work allows. Slower by"
+            " a moment, and a little better."
         ),
     ),
 }
 SAME_WORK = (
-    "All of them spend what equal shares would spend, in computation or in measured time; only who"
-    " gives it differs."
+    "All methods remove the same amount of work, in computation or in measured time; they differ in"
+    " which layers lose it."
 )

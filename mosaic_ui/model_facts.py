@@ -140,8 +140,8 @@ def calibration_sentences(workshop: Workshop) -> list[str]:
     settings, source = workshop.settings, workshop.source
     if workshop.bins_kept == settings.bins:
         return [
-            f"All {settings.bins} timestep bins are measured; Calibrate works out from them in"
-            f" which order {len(workshop.layers)} layers lose their parts."
+            f"All {settings.bins} timestep bins are measured. Calibrate now only computes the"
+            f" removal order of {len(workshop.layers)} layers."
         ]
     measured = 2 * settings.bins * (settings.images + settings.held_out)
     first = (
@@ -154,12 +154,12 @@ def calibration_sentences(workshop: Workshop) -> list[str]:
         else f"{measured:,} times"
     )
     work = (
-        f"It runs the network on one picture {made} to measure (denoiser rows: a picture with its"
-        " unconditional twin is two)."
+        f"It runs the network on one picture {made} to measure (a picture with and without its"
+        " condition counts as two)."
     )
     need = bytes_text(calibration_disk(workshop.layers, settings))
     disk = (
-        f"The measurements take {need} on the disk, checked before it starts; a stop loses nothing"
-        " that was finished."
+        f"The measurements take {need} on the disk; free space is checked first. Stop loses nothing"
+        " that is finished."
     )
     return [first, work, disk]

@@ -26,7 +26,7 @@ from .events import EDIT, NOTHING, QUIET, Views, next_edit
 from .input_checks import plain_errors
 from .inputs import read_upload
 from .page_state import Shared
-from .predictions import Predictions
+from .predictions import Asked, Predictions
 from .remedies import page_sentence
 
 GO = "(address) => { if (address) window.location.assign(address); }"
@@ -197,7 +197,8 @@ class ModelMenu:
         except StudioError as error:
             said = f"The plan in the address was not taken over: {page_sentence(error)}"
             return {self.said: self.unavailable + tables.notes([said])}
-        jobs.mark_latest(request.session_hash, (found.plan, found.scheduler, found.steps))
+        asked = Asked(found.plan, found.scheduler, found.steps)
+        jobs.visit(request.session_hash).mark_latest(asked)
         first = "The plan came along: boundaries {} and {}.".format(*found.plan.boundaries)
         return {
             shared.plan: found.plan.to_json(),

@@ -18,6 +18,7 @@ from .events import LIVE, NOTHING, QUIET, Event, Views
 from .explore.tab import ExploreTab
 from .input_checks import plain_errors
 from .page_state import Shared
+from .predictions import Asked
 from .prune.tab import PruneTab
 from .prune.views import layer_rows
 
@@ -31,10 +32,11 @@ class Following:
     def wire(self) -> None:
         """Connect what every edit, another sampler and a measurement are followed by."""
         shared, explore, prune = self.shared, self.explore, self.prune
+        asked = [shared.plan, *shared.sampler]
         views = [*explore.plan_views, *prune.plan_views]
         exactly: Event = {
             "fn": self.refine,
-            "inputs": [shared.plan, *shared.sampler, prune.layers_open],
+            "inputs": [*asked, prune.layers_open],
             "outputs": [explore.table, explore.headline, prune.cost, prune.layers],
             **QUIET,
             "trigger_mode": "always_last",
@@ -43,14 +45,14 @@ class Following:
         shown = [explore.shown, prune.shown, explore.ruled, shared.beta, curves.lam]
         shared.edited.change(
             self.follow,
-            [shared.plan, *shown, *shared.sampler],
+            [*shown, *asked],
             [*views, explore.boxes_said, explore.rule, curves.numbers, prune.shape],
             **LIVE,
         ).then(**exactly)
         gr.on(
             [shared.scheduler.change, shared.steps.change],
             self.on_sampler,
-            [shared.plan, *shared.sampler],
+            asked,
             views,
             **LIVE,
         ).then(**exactly)
@@ -60,14 +62,12 @@ class Following:
     @plain_errors
     def follow(
         self,
-        plan: StagePlan,
         explored: StagePlan,
         pruned: StagePlan,
         about: StagePlan,
         beta: str,
         lam: Any,
-        scheduler: str,
-        steps: Any,
+        asked: Asked,
         request: gr.Request,
     ) -> Views:
         """Set the views of the tab in which the edit was not made.
@@ -75,35 +75,31 @@ class Following:
         `explored` and `pruned` are the plans that the two tabs show: a tab's own edit changes
         nothing there. `about` is the plan that the rule's sentence in Explore is about.
         """
-        views: Views = self.explore.curves.numbers_at(plan, beta, lam)
-        if plan != explored:
-            views |= self.explore.follow(plan, about, scheduler, steps, request)
-        if plan != pruned:
-            views |= self.prune.follow(plan, pruned, scheduler, steps)
+        views: Views = self.explore.curves.numbers_at(asked.plan, beta, lam)
+        if asked.plan != explored:
+            views |= self.explore.follow(asked, about, request)
+        if asked.plan != pruned:
+            views |= self.prune.follow(asked, pruned)
         return views or NOTHING
 
     @plain_errors
-    def on_sampler(self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request) -> Views:
+    def on_sampler(self, asked: Asked, request: gr.Request) -> Views:
         """Set what depends on the sampler."""
-        jobs.mark_latest(request.session_hash, (plan, scheduler, steps))
-        explored = self.explore.on_sampler(plan, scheduler, steps)
-        return explored | self.prune.on_sampler(plan, scheduler, steps)
+        jobs.visit(request.session_hash).mark_latest(asked)
+        return self.explore.on_sampler(asked) | self.prune.on_sampler(asked)
 
     @plain_errors
-    def refine(
-        self, plan: StagePlan, scheduler: str, steps: Any, is_open: bool, request: gr.Request
-    ) -> Views:
+    def refine(self, asked: Asked, is_open: bool, request: gr.Request) -> Views:
         """Set the exact prediction, or the estimate again where that cannot be had in time.
 
         The table per layer is filled only while it `is_open`. Nothing changes when the visitor has
         moved on meanwhile.
         """
-        asked = (plan, scheduler, steps)
-        if not jobs.is_latest(request.session_hash, asked):
+        visit = jobs.visit(request.session_hash)
+        if not visit.is_latest(asked):
             return NOTHING
         workshop, predictions = self.shared.workshop, self.shared.predictions
-        exact = model_facts.exact_in_time(workshop)
-        found = predictions.predict(plan, scheduler, steps, exact=exact)
+        found = predictions.predict(*asked, exact=model_facts.exact_in_time(workshop))
         views: Views = {
             self.explore.table: predictions.table(found),
             self.explore.headline: predictions.headline(found),
@@ -111,4 +107,4 @@ class Following:
         }
         if is_open:
             views[self.prune.layers] = layer_rows(workshop, found.plan)
-        return views if jobs.is_latest(request.session_hash, asked) else NOTHING
+        return views if visit.is_latest(asked) else NOTHING

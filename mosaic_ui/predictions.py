@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,15 @@ from .inputs import whole_steps
 from .schedules import curve_schedule, foreign_proposal, own_beta
 
 SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in well under a second
-OWN = "This plan is your own; Suggest proposes one and says by which rule."
+OWN = "This plan is your own. Suggest proposes another one and names its rule."
+
+
+class Asked(NamedTuple):
+    """A plan, and the sampler of the run that it is asked about; three inputs of a handler."""
+
+    plan: StagePlan
+    scheduler: str
+    steps: Any  # as the page sent them: `Predictions` refuses what cannot be
 
 
 @dataclass(frozen=True)
@@ -203,7 +211,7 @@ class Predictions:
         except StudioError:
             return []
         return [
-            f"The {STAGES[i]} stage keeps the same heads and neurons as before: that move was too"
+            f"The {STAGES[i]} stage keeps the same heads and neurons as before: the change was too"
             " small to matter."
             for i in moved
             if (kept_before[i] == kept_now[i]).all()

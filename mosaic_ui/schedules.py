@@ -75,8 +75,8 @@ def schedule_note(workshop: Workshop, name: str, m: float, lam: float) -> str:
     if name == own:
         return ""
     sentences = [
-        f"For looking only: these are the curves of {label}, but {workshop.name} was trained with"
-        f" {own} and samples with it. Your plan, the table and pruning stay with {own}; a plan made"
+        f"These curves of {label} are only to look at: {workshop.name} was trained with {own} and"
+        f" samples with it. Your plan, the table and pruning stay with {own}; a plan made"
         " from these curves could not prune this model."
     ]
     if name in OTHER_SCHEDULERS:
@@ -101,5 +101,5 @@ def not_taken_over(workshop: Workshop, name: str) -> str:
     own = own_beta(workshop)
     return (
         f"The dashed lines are the rule's proposal for {LABELS[name]}. {workshop.name} was trained"
-        f" with {own}: show those curves to get a plan for it."
+        f" with {own}: choose those curves to get a plan for it."
     )

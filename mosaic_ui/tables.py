@@ -23,8 +23,7 @@ ESTIMATE = "errors: a quick estimate (from per-bin curves)"
 EXACT = "errors: exact for this plan"
 UNKNOWN = "errors: not known before a calibration"
 BUDGET_WORDS = (
-    " (one budget: what the stages ask for sets the work of the whole run, and where it goes"
-    " follows)"
+    " (one budget: the three sparsities set the total; the split over stages is computed)"
 )
 
 
@@ -160,8 +159,9 @@ def _sparsity_cell(asked: float, achieved: float, over_run: bool) -> str:
     really removed comes first.
     """
     if over_run:
-        return f"{percent(achieved, 1)}<small>of weights go; {percent(asked, 1)} asked for</small>"
-    return f"{percent(asked, 1)}<small>{percent(achieved, 1)} of weights go</small>"
+        wish = f"{percent(asked, 1)} asked for"
+        return f"{percent(achieved, 1)}<small>of weights removed; {wish}</small>"
+    return f"{percent(asked, 1)}<small>{percent(achieved, 1)} of weights removed</small>"
 
 
 def extra_runs_words(timesteps: list[float], asked: int | None) -> str:
@@ -174,8 +174,8 @@ def extra_runs_words(timesteps: list[float], asked: int | None) -> str:
         return ""
     if runs == 2 * asked - 1 and asked > 2:
         return (
-            " Steps: this sampler is second-order and runs the network twice in each of its"
-            f" {asked} steps but the last: {runs} times, all counted here."
+            " Steps: this sampler is second-order and runs the network twice in every step except"
+            f" the last: {runs} times in {asked} steps, all counted here."
         )
     return (
         f" Steps: this sampler runs the network {runs} times in its {asked} steps, all counted"
@@ -235,7 +235,7 @@ def shared_words(plan: StagePlan) -> str:
     if plan.plain:
         return ""
     menu = f", neurons in multiples of {plan.multiple}" if plan.multiple else ""
-    ends = ", first and last block spared" if plan.protect else ""
+    ends = ", first and last block protected" if plan.protect else ""
     run = ", one budget for all stages" if plan.scope == "run" else ""
     time = ", counted in time on this device" if plan.costs == "latency" else ""
     by = METHOD_WORDS[plan.allocation].phrase
@@ -248,7 +248,7 @@ def first_step(workshop: Workshop) -> str:
     return (
         '<h3 class="panel-title">First step: let the studio measure this model</h3><p>What you see'
         " now is theory: curves, boundaries, sparsities and MACs need no measurement. The"
-        f" predicted error, pruning and the finished networks do.</p>{body}"
+        f" predicted error and pruning need one.</p>{body}"
     )
 
 
@@ -314,15 +314,15 @@ def status_line(workshop: Workshop) -> str:
     items = (
         f"<span><b>Model</b> {html.escape(workshop.name)}</span><details><summary><b>Device</b>"
         f" {html.escape(workshop.device_text)}, {model_facts.precision(workshop)}</summary>The"
-        " model is loaded once, in one precision, for everybody who has this page open: start the"
-        " studio with --dtype float32, bfloat16 or float16, or with --device, to change it;"
-        " Compare can run copies in another precision.</details>"
+        " model is loaded once, in one precision, for all visitors of this page. To change that,"
+        " start the studio with --dtype float32, bfloat16 or float16, or with --device. Compare can"
+        " run copies in another precision.</details>"
     )
     state = html.escape(workshop.calibration_text)
     if workshop.calibrated:
         state = (
-            "<details><summary><b>Calibration</b> done</summary>What pruning has to know of this"
-            f" model, measured once: {state}.</details>"
+            "<details><summary><b>Calibration</b> done</summary>What pruning needs to know about"
+            f" this model, measured once: {state}.</details>"
         )
     else:
         state = f"<span><b>Calibration</b> {state}</span>"

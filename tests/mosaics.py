@@ -56,7 +56,7 @@ def mosaic_of(model, masked=False):
 
 @torch.inference_mode()
 def outputs(mosaic):
-    return [forward_call(mosaic.network(t), mosaic.dense, 2)() for t in TIMES]
+    return [forward_call(mosaic.network(t), mosaic.full, 2)() for t in TIMES]
 
 
 def same(a, b):

@@ -33,7 +33,7 @@ def main(folder: Path, readme: bool) -> None:
                     path = folder / (f"{name}.png" if readme else f"{name}-{width}-{theme}.png")
                     page.screenshot(path=path, full_page=True)
                 if not readme:
-                    opener = page.get_by_text("Does pruning pay", exact=False)
+                    opener = page.get_by_text("Is pruning better", exact=False)
                     if opener.count():
                         opener.click()
                         page.wait_for_timeout(2000)

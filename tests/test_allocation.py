@@ -25,7 +25,7 @@ def test_dynamic_is_the_exhaustive_optimum(seed):
     for share in (0.95, 0.8, 0.6, 0.5):
         found, best = None, exhaustive(problem, share * run)
         if best == np.inf:
-            with pytest.raises(StudioError, match="At most .* can go"):
+            with pytest.raises(StudioError, match="can lose at most"):
                 allocate(problem, "dynamic", Budget(share * run), "run")
             continue
         found = allocate(problem, "dynamic", Budget(share * run), "run")
@@ -217,14 +217,14 @@ def test_a_budget_that_cannot_be_met_says_what_can():
         with pytest.raises(
             StudioError,
             match=(
-                "At most 75 % of the work of the middle stage's .* can go, .* 90 % are asked for:"
+                "The middle stage can lose at most 75 % of the MACs .* the plan asks for 90 %:"
                 " lower the sparsity of"
             ),
         ):
             allocate(problem, method, Budget.of_sparsity(problem, (0, 0.9, 0)))
         with pytest.raises(
             StudioError,
-            match="At most 75 % of the work of the whole run's .* can go, .* lower the sparsities",
+            match="The whole run can lose at most 75 % of the MACs .* lower the sparsities",
         ):
             allocate(problem, method, Budget.of_sparsity(problem, 0.9), "run")
         assert allocate(problem, method, Budget.of_sparsity(problem, 0.75)).forward == (least,) * 3
@@ -237,13 +237,13 @@ def test_what_keeps_a_budget_from_being_met_is_named_with_its_remedy():
         allocate(problem, "uniform", Budget.of_sparsity(problem, (0, 0, 0.9)))
     told = str(refused.value)  # two of four blocks give three quarters each
     assert (
-        told.startswith("At most 37.5 % of the work of the early stage's")
+        told.startswith("The early stage can lose at most 37.5 % of the MACs of its prunable")
         and told.count(".") == 2
         and "e+" not in told
     )
     assert (
-        "the first and the last block are spared and neurons stay in multiples of 16" in told
-        and "spare no block, or allow finer widths" in told
+        "(the first and the last block are protected and neurons stay in multiples of 16)" in told
+        and "protect no block, or allow finer widths" in told
     )
 
 

@@ -402,13 +402,13 @@ def test_other_kinds_of_model_are_for_looking_only(page, name, sigma):
     page.get_by_label("Curves of noise schedule").click()
     page.get_by_role("option", name=name).click()
     expect(page.get_by_text(sigma, exact=False)).to_be_visible(timeout=SLOW)
-    expect(page.get_by_text("For looking only", exact=False)).to_be_visible()
+    expect(page.get_by_text("are only to look at", exact=False)).to_be_visible()
     expect(
         page.locator("#stage-chart .legendtext").filter(has_text="proposed for this schedule")
     ).to_have_count(1, timeout=SLOW)
     page.get_by_role("button", name="Suggest").click()
     expect(
-        page.get_by_text("was trained with linear: show those curves", exact=False)
+        page.get_by_text("was trained with linear: choose those curves", exact=False)
     ).to_be_visible(timeout=SLOW)
     assert boundaries(page) == [93, 550]
     drag(page, "Stage boundary 2", 60)  # the handles stay the model's own, on the same timesteps

@@ -81,7 +81,7 @@ def test_who_has_to_wait_is_told_and_can_stop_waiting(visit, fresh):
             ).first
         ).to_be_visible(timeout=SLOW)
     buttons[1].click()
-    expect(second.get_by_text("Stopped before its turn came", exact=False)).to_be_visible(
+    expect(second.get_by_text("Stopped while it was waiting", exact=False)).to_be_visible(
         timeout=SLOW
     )
     expect(second.get_by_role("button", name="Calibrate", exact=True)).to_be_enabled(timeout=SLOW)
@@ -90,7 +90,7 @@ def test_who_has_to_wait_is_told_and_can_stop_waiting(visit, fresh):
     expect(second.locator("#cmp-live")).to_contain_text("Waiting for the model", timeout=SLOW)
     second.locator("#cmp-stop").click()
     expect(second.locator("#cmp-live")).to_contain_text(
-        "Stopped before its turn came", timeout=SLOW
+        "Stopped while it was waiting", timeout=SLOW
     )
     expect(second.locator("#cmp-start")).to_be_enabled(timeout=SLOW)
     assert not fresh.calibrated  # all of that while the first one's calibration went on
@@ -98,7 +98,7 @@ def test_who_has_to_wait_is_told_and_can_stop_waiting(visit, fresh):
     first.get_by_role("button", name="Calibrate", exact=True).click()
     expect(first.get_by_text("Nothing to do", exact=False)).to_be_visible(timeout=SLOW)
     # the queue came to it and found nothing
-    expect(second.locator("#cmp-live")).to_contain_text("Stopped before its turn came")
+    expect(second.locator("#cmp-live")).to_contain_text("Stopped while it was waiting")
     for page in (first, visit()):  # who was there, and who comes to a page that was built before it
         page.get_by_role("tab", name="3 Compare").click()
         expect(page.locator("#cmp-live")).to_contain_text("Nothing compared yet", timeout=SLOW)
@@ -227,7 +227,7 @@ def test_refused_sliders_go_back_and_every_edit_ends_in_the_exact_prediction(vis
     enter(master, "0.2")
     expect(early).not_to_have_value("0.6", timeout=SLOW)
     was = early.input_value()
-    page.get_by_label("spare the first and the last block").check()
+    page.get_by_label("protect the first and the last block").check()
     expect(page.locator("#sharing")).to_contain_text(
         "the first and the last block lose nothing", timeout=SLOW
     )

@@ -447,9 +447,11 @@ def test_settings_are_checked(workshop, change):
         "scheduler": "DDIM",
         "repeats": 3,
     }
-    assert len(compare_inputs.checked_settings(workshop, **values).labels) == 16
+    assert (
+        len(compare_inputs.checked_settings(workshop, compare_inputs.Wish(**values)).labels) == 16
+    )
     with pytest.raises(StudioError):
-        compare_inputs.checked_settings(workshop, **{**values, **change})
+        compare_inputs.checked_settings(workshop, compare_inputs.Wish(**{**values, **change}))
 
 
 def test_equal_names_get_their_letter():

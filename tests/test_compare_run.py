@@ -41,7 +41,9 @@ def last_live(updates) -> dict:
 
 
 def test_a_run_from_the_handler_to_the_views(workshop):
-    settings = compare_inputs.checked_settings(workshop, ["thing 1"], 2, 0, 5, 1.5, "DDIM", 1)
+    settings = compare_inputs.checked_settings(
+        workshop, compare_inputs.Wish(["thing 1"], 2, 0, 5, 1.5, "DDIM", 1)
+    )
     request = compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan"))
     updates = list(compare_run.stream(workshop, request, threading.Event()))
     assert any("<img" in str(update["live"]) for update in updates[:-1])
@@ -53,7 +55,9 @@ def test_a_run_from_the_handler_to_the_views(workshop):
 def test_stop_leaves_partial_pictures_and_a_sentence(workshop, monkeypatch):
     monkeypatch.setattr(compare_run, "PREVIEW_SECONDS", 0)
     stop = threading.Event()
-    settings = compare_inputs.checked_settings(workshop, [], 2, 0, 20, 1.5, "DDIM", 1)
+    settings = compare_inputs.checked_settings(
+        workshop, compare_inputs.Wish([], 2, 0, 20, 1.5, "DDIM", 1)
+    )
     seen = []
     for update in compare_run.stream(
         workshop, compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan")), stop
@@ -117,7 +121,7 @@ def test_a_refusal_or_an_early_stop_leaves_the_earlier_results_in_sight(workshop
 
 def test_an_upload_that_no_network_can_be_made_of_is_refused_at_once(workshop):
     timesteps = Predictions(workshop).visited("DDIM", 50)
-    with pytest.raises(StudioError, match="can go"):
+    with pytest.raises(StudioError, match="can lose at most"):
         compare_inputs.checked_plan(
             workshop,
             StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0),
@@ -140,7 +144,7 @@ def test_one_budget_is_judged_by_the_steps_it_will_run_with(workshop):
     plan = StagePlan((93, 550), (0.1, 0.9, 0.1), scope="run", protect=0.5, stage_steps=(0, 1, 0))
     # the file's own steps do not count
     assert compare_inputs.checked_plan(workshop, plan, [50.0] * 3 + [300.0]) is plan
-    with pytest.raises(StudioError, match="can go"):
+    with pytest.raises(StudioError, match="can lose at most"):
         compare_inputs.checked_plan(workshop, plan, [50.0] + [300.0] * 3)
 
 
@@ -186,7 +190,9 @@ def test_a_table_that_would_be_too_large_is_refused_with_what_fits(workshop, mon
 @pytest.mark.parametrize("wish", ["yes", None, 1])
 def test_a_table_is_wanted_or_not(workshop, wish):
     with pytest.raises(StudioError, match="yes or no"):
-        compare_inputs.checked_settings(workshop, [], 2, 0, 5, 1.5, "DDIM", 1, "", None, wish)
+        compare_inputs.checked_settings(
+            workshop, compare_inputs.Wish([], 2, 0, 5, 1.5, "DDIM", 1, "", None, wish)
+        )
 
 
 SETTINGS = {
@@ -218,19 +224,17 @@ def test_a_refused_setting_names_its_box(workshop, name, value, box):
     with pytest.raises(StudioError, match=f"^{box} must be"):
         compare_inputs.checked_request(
             Predictions(workshop),
-            ("Dense", "Formula"),
-            (None, None),
-            PLAN,
+            compare_inputs.Sides("Dense", None, "Formula", None, PLAN),
+            compare_inputs.Wish(**SETTINGS | {name: value}),
             0.33,
-            SETTINGS | {name: value},
         )
 
 
 def test_a_bad_target_is_refused_only_where_a_preset_needs_it(workshop):
     def ask(side):
-        return compare_inputs.checked_request(
-            Predictions(workshop), ("Dense", side), (None, None), PLAN, 1, SETTINGS
-        )
+        sides = compare_inputs.Sides("Dense", None, side, None, PLAN)
+        wish = compare_inputs.Wish(**SETTINGS)
+        return compare_inputs.checked_request(Predictions(workshop), sides, wish, 1)
 
     assert ask("Current plan").plans == (None, PLAN)
     with pytest.raises(StudioError, match="^Suggest for mean sparsity must be"):

@@ -30,7 +30,7 @@ from core.workshop.workshop import Workshop
 from mosaic_ui.prune import views as prune_views
 from mosaic_ui.studio import Studio
 
-# 128 tokens a bin for 256 neurons and 64 columns of heads
+# 128 tokens per bin for 256 neurons and 64 columns of heads
 FEW = CalibrationSettings(edges=(0, 500, 1000), images=4, held_out=2, damping=0.0)
 STAGE_PLAN = StagePlan((500, 900), (0.25, 0.25, 0.0))
 NEURONS = ["block 1 neurons", "block 2 neurons"]

@@ -21,7 +21,7 @@ from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.explore import curve_panel
 from mosaic_ui.figures import VIEWS
-from mosaic_ui.predictions import OWN
+from mosaic_ui.predictions import OWN, Asked
 from mosaic_ui.prune.jobs import calibrated_sentence
 from mosaic_ui.studio import Studio, build_studio
 
@@ -51,7 +51,7 @@ def drop(studio, pair, plan=PLAIN):
 
 
 def suggest(studio, target=0.33, m=0.55, lam=0.026, beta="linear"):
-    return studio.explore.on_suggest(target, m, lam, beta, "DDIM", 50, False, PLAIN, VISITOR)
+    return studio.explore.on_suggest(target, m, lam, beta, PLAIN, "DDIM", 50, False, VISITOR)
 
 
 def slide(studio, value, plan=PLAIN, stage=2):
@@ -139,7 +139,7 @@ def test_an_edit_changes_nothing_more_in_its_own_tab(studio):
     other = PLAN.with_boundaries(100, 400).to_json()
 
     def follow(explored, pruned, about=other):
-        given = (other, explored, pruned, about, "linear", 0.02, "DDIM", 50, VISITOR)
+        given = (explored, pruned, about, "linear", 0.02, other, "DDIM", 50, VISITOR)
         return studio.following.follow(*given)
 
     assert set(follow(other, other)) == {explore.curves.numbers}
@@ -182,7 +182,7 @@ def test_suggest_on_another_schedule_leaves_the_plan_alone(studio):
     assert len(foreign) == 5
     for found in foreign:
         assert set(found) == {explore.preset, explore.rule, explore.ruled}
-        assert "was trained with linear: show those curves" in found[explore.rule]
+        assert "was trained with linear: choose those curves" in found[explore.rule]
         assert found[explore.preset] == "Your own"
     assert suggest(studio)[studio.shared.plan]["boundaries"] == [93, 550]
 
@@ -216,7 +216,7 @@ def test_two_different_plans_are_not_both_called_formula(studio, workshop, predi
         "Formula, M 0.9, lambda 0.02",
     ]
     assert others[0][explore.preset] == "Your own"
-    own = explore.on_preset("Your own", 0.33, "DDIM", 50, False, usual, VISITOR)
+    own = explore.on_preset("Your own", 0.33, usual, "DDIM", 50, False, VISITOR)
     assert own[plan] == {k: v for k, v in usual.items() if k != "name"}
     assert own[explore.preset] == "Your own" and OWN in own[explore.rule]
 
@@ -228,7 +228,7 @@ def test_the_rules_sentence_is_only_ever_about_its_own_plan(studio):
     def follow(plan):
         """An edit of Prune or an upload, as Explore shows another plan."""
         explored = PLAN.with_boundaries(1, 2).to_json()
-        shown = (plan, explored, plan, about, "linear", 0.02, "DDIM", 50, VISITOR)
+        shown = (explored, plan, about, "linear", 0.02, plan, "DDIM", 50, VISITOR)
         return studio.following.follow(*shown)
 
     assert rule not in follow(proposed)
@@ -267,7 +267,7 @@ def test_boundaries_that_no_network_can_be_made_for_go_back_with_the_reason(
     plan = replace(PLAN, sparsity=(0.6, 0.1, 0.9), scope="run", protect=0.5)
     timesteps, explore = predictions.visited("DDIM", 50), studio.explore
     workshop.sharing(plan.counted(timesteps))
-    with pytest.raises(StudioError, match="can go"):
+    with pytest.raises(StudioError, match="can lose at most"):
         workshop.sharing(plan.with_boundaries(93, 200).counted(timesteps))
     plain = plan.to_json()
     assert explore.on_drag([93, 200], plain, "DDIM", 50) == gr.skip()
@@ -276,7 +276,7 @@ def test_boundaries_that_no_network_can_be_made_for_go_back_with_the_reason(
         assert found[studio.shared.plan] == found[explore.shown] == plain
         assert found[explore.curves.chart] == [93, 550]
         said = found[explore.boxes_said]
-        assert "The boundaries stay as they were." in said and "can go" in said
+        assert "The boundaries stay as they were." in said and "can lose at most" in said
     moved = drop(studio, [100, 560], plain)
     assert moved[studio.shared.plan]["boundaries"] == [100, 560]
     assert moved[explore.boxes_said] == ""
@@ -287,13 +287,13 @@ def test_steps_that_one_budget_cannot_meet_are_said_and_the_sliders_mend_it(
 ):
     plan = StagePlan((93, 550), (0.1, 0.9, 0.1), scope="run", protect=0.5)
     timesteps, explore, prune = predictions.visited("DDIM", 50), studio.explore, studio.prune
-    with pytest.raises(StudioError, match="can go"):
+    with pytest.raises(StudioError, match="can lose at most"):
         workshop.sharing(plan.with_sparsity(0.9, 0.9, 0.9).counted(timesteps))
     plain = plan.with_sparsity(0.9, 0.9, 0.9).to_json()  # as it comes to be when the steps change
     found = studio.following.on_sampler(plain, "DDIM", 50, VISITOR)
     assert set(found) == {explore.table, explore.headline, prune.cost}
-    assert "can go" in found[explore.table] and found[explore.headline] == ""
-    assert "can go" in found[prune.cost]
+    assert "can lose at most" in found[explore.table] and found[explore.headline] == ""
+    assert "can lose at most" in found[prune.cost]
     mended = prune.on_master(0.3, plain, plain, "DDIM", 50, VISITOR)[studio.shared.plan]
     assert StagePlan.from_json(mended).mean_sparsity(timesteps) == pytest.approx(0.3, abs=1e-3)
 
@@ -310,8 +310,8 @@ def test_what_one_budget_removes_is_said_of_what_goes(predictions):
     assert "least in" not in words and "the same in every stage" in words
     table = predictions.table(budget)
     assert "asked for" not in predictions.table(staged)
-    assert "of weights go; 10.0 % asked for" in table
-    assert "one budget: what the stages ask for" in table
+    assert "of weights removed; 10.0 % asked for" in table
+    assert "one budget: the three sparsities set the total" in table
     assert "Removed:" in compare_live.plan_note(plan)
     assert "Asked for:" in compare_live.plan_note(replace(plan, scope="run"))
     assert "Runs of the network" in predictions.table(heun)
@@ -391,7 +391,7 @@ def test_only_the_sliders_that_a_plan_moves_are_set(studio):
     mean = StagePlan.from_json(after[studio.shared.plan]).mean_sparsity(range(0, 1000, 20))
     assert after[prune.master] == pytest.approx(mean, abs=1e-3)
     other = PLAN.with_sparsity(0.5, 0.3, 0.5).with_boundaries(100, 400)
-    followed = prune.follow(other, PLAN, "DDIM", 50)
+    followed = prune.follow(Asked(other, "DDIM", 50), PLAN)
     late, middle, early = prune.sliders
     assert followed[middle] == 0.3 and late not in followed and early not in followed
 
@@ -408,7 +408,7 @@ def test_an_uploaded_name_reaches_no_view_of_explore_or_prune(studio):
     plain, explore = PLAIN | {"name": HOSTILE}, studio.explore
     uploaded = studio.prune.on_upload(json.dumps(plain).encode(), "DDIM", 50)
     assert uploaded[studio.shared.plan] == plain
-    given = (plain, PLAIN, PLAIN, plain, "linear", 0.02, "DDIM", 50, VISITOR)
+    given = (PLAIN, PLAIN, plain, "linear", 0.02, plain, "DDIM", 50, VISITOR)
     found = studio.following.follow(*given)
     assert found[explore.preset] == "Your own"  # the list of presets has no such entry
     holders = {explore.shown, studio.prune.shown, studio.prune.shape, studio.prune.code}
@@ -472,16 +472,14 @@ def test_a_walk_that_may_wait_says_so_before_its_turn(studio, workshop, monkeypa
 
 def test_a_calibration_says_what_its_time_is_of(workshop):
     assert calibrated_sentence(workshop, 0.025, 4, worked=False).startswith(
-        "Nothing to do, as all of it was measured before: 48 images"
+        "Nothing to do, because everything was measured before: 48 images"
     )
     assert calibrated_sentence(workshop, 2, 0, worked=True).startswith(
         "Calibrated in 2.00 s (measured): 48 images"
     )
     said = calibrated_sentence(workshop, 2, 1, worked=True)
     assert (
-        said.startswith(
-            "Calibrated in 2.00 s (measured, without the 1 of 4 bins that an earlier run left): "
-        )
+        said.startswith("Calibrated in 2.00 s (measured; 1 of 4 bins kept from an earlier run): ")
         and workshop.bins_kept == 4
     )
 
@@ -503,7 +501,7 @@ def test_a_job_that_was_withdrawn_does_nothing_when_its_turn_comes(studio):
     jobs_of = studio.prune.jobs
     jobs_of.ask_calibrate(PLAIN, "DDIM", 50, VISITOR)
     found = jobs_of.on_stop(VISITOR)
-    assert "Stopped before its turn came" in found[jobs_of.job]
+    assert "Stopped while it was waiting" in found[jobs_of.job]
     buttons = (jobs_of.calibrate, jobs_of.prune, jobs_of.stop)
     assert [found[b]["interactive"] for b in buttons] == [True, True, False]
     assert [*jobs_of.on_calibrate(VISITOR)] == [gr.skip()]
@@ -521,12 +519,12 @@ def test_leaving_a_dropdown_chooses_nothing(studio, workshop, predictions):
         (PLAIN, "Your own"),
         (PLAIN | {"name": "Uploaded"}, "Your own"),
     ):
-        found = explore.on_preset(shown, 0.5, "DDIM", 50, False, plan, VISITOR)
+        found = explore.on_preset(shown, 0.5, plan, "DDIM", 50, False, VISITOR)
         assert found == gr.skip()
-    taken = explore.on_preset("Formula", 0.5, "DDIM", 50, False, named, VISITOR)
+    taken = explore.on_preset("Formula", 0.5, named, "DDIM", 50, False, VISITOR)
     assert taken[studio.shared.plan]["name"] == "Formula"
     # from the open list, for another mean
-    picked = explore.on_picked("Uniform", 0.5, "DDIM", 50, False, named, VISITOR)
+    picked = explore.on_picked("Uniform", 0.5, named, "DDIM", 50, False, VISITOR)
     assert picked[studio.shared.plan]["sparsity"] == dict.fromkeys(("late", "middle", "early"), 0.5)
 
 
@@ -550,7 +548,7 @@ def test_a_preset_in_compare_removes_as_much_as_the_current_plan(studio, worksho
     said = noted(studio, "Uniform", plan.to_json(), 20)
     assert f"<b>{100 * mean:.0f}&nbsp;%</b>" in said
     large = PLAN.with_sparsity(0.9, 0.9, 0.9).to_json()
-    assert "removes 90 %, and the presets cannot" in noted(studio, "Formula", large, 20)
+    assert "removes 90 %, which is more than a preset can" in noted(studio, "Formula", large, 20)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 200, 1000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -12,17 +13,25 @@ from mosaic_ui import jobs
 
 
 def test_two_visitors_stop_only_their_own_job():
-    mine, yours = jobs.new_stop("me"), jobs.new_stop("you")
-    assert jobs.request_stop("me") and mine.is_set() and not yours.is_set()
-    assert not jobs.request_stop("me") and not jobs.request_stop("nobody")
-    newer = jobs.new_stop("me")
-    jobs.finish("me", mine)  # the older job ends late: the newer one keeps its Stop
-    assert jobs.request_stop("me") and newer.is_set()
-    jobs.finish("me", newer)
-    jobs.mark_latest("you", "asked")
-    assert jobs.is_latest("me", "anything") and not jobs.is_latest("you", "older")
-    jobs.forget("you")
-    assert yours.is_set() and not jobs.request_stop("you") and jobs.is_latest("you", "older")
+    me, you = jobs.visit("me"), jobs.visit("you")
+    with me.stoppable() as mine, you.stoppable() as yours:
+        assert me.request_stop() and mine.is_set() and not yours.is_set()
+        assert not me.request_stop() and not jobs.visit("nobody").request_stop()
+        you.mark_latest("asked")
+        assert me.is_latest("anything") and not you.is_latest("older")
+        jobs.forget("you")
+        assert yours.is_set() and not jobs.visit("you").request_stop()
+        assert jobs.visit("you").is_latest("older")
+
+
+def test_an_older_job_that_ends_late_leaves_the_newer_one_its_stop():
+    me = jobs.visit("me")
+    with ExitStack() as newer:
+        with me.stoppable() as old:
+            new = newer.enter_context(me.stoppable())
+        assert old.is_set() and not new.is_set()
+        assert me.request_stop() and new.is_set()
+    assert not me.request_stop()
 
 
 def test_a_job_reports_and_returns():
@@ -49,7 +58,7 @@ def test_a_jobs_exception_reaches_the_caller(kind):
 
 
 def test_stop_reaches_a_running_job_in_its_thread():
-    stop, where = jobs.new_stop("runner"), []
+    visit, where = jobs.visit("runner"), []
 
     def work(report):
         where.append(threading.current_thread())
@@ -58,23 +67,29 @@ def test_stop_reaches_a_running_job_in_its_thread():
             time.sleep(0.002)
         raise Stopped("stopped")
 
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped), visit.stoppable() as stop:
         for _ in jobs.run_job(work):
-            jobs.request_stop("runner")
+            visit.request_stop()
     jobs.forget("runner")
     assert where[0] is not threading.current_thread()
 
 
 def test_what_waits_is_taken_once_the_newest_counts_and_it_can_be_withdrawn():
-    jobs.ask("me/prune", "old")
-    jobs.ask("me/prune", "new")
-    jobs.ask("you/prune", "yours")
-    assert jobs.take("me/prune") == "new" and jobs.take("me/prune") is None
-    jobs.ask("me/calibrate", "again")
-    assert (
-        jobs.withdraw("me/calibrate", "me/prune")
-        and not jobs.withdraw("me/calibrate")
-        and jobs.take("me/calibrate") is None
-    )
+    me, you = jobs.visit("me"), jobs.visit("you")
+    me.ask("prune", "old")
+    me.ask("prune", "new")
+    you.ask("prune", "yours")
+    assert me.take("prune") == "new" and me.take("prune") is None
+    me.ask("calibrate", "again")
+    assert me.withdraw("calibrate", "prune") and not me.withdraw("calibrate")
+    assert me.take("calibrate") is None
     jobs.forget("you")
-    assert jobs.take("you/prune") is None
+    assert you.take("prune") is None and jobs.visit("you").take("prune") is None
+
+
+def test_two_stop_buttons_of_one_visitor_reach_their_own_jobs():
+    me = jobs.visit("me")
+    with me.stoppable() as pruning, me.stoppable("compare") as comparing:
+        assert me.request_stop("compare") and comparing.is_set() and not pruning.is_set()
+        jobs.forget("me")
+        assert pruning.is_set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import gradio as gr
 import pytest
@@ -125,6 +126,30 @@ def test_a_method_is_checked_too_and_gets_the_plan_parsed():
     for given in (("93", True), (PLAN, "yes"), (None, False)):
         with pytest.raises(gr.Error):
             place.on_plan(*given)
+
+
+class Pair(NamedTuple):
+    """Two inputs that are one parameter of a handler."""
+
+    plan: StagePlan
+    snap: bool
+
+
+def test_inputs_that_belong_together_are_one_parameter_and_each_is_checked():
+    @input_checks.plain_errors
+    def handler(scheduler: str, pair: Pair, request: gr.Request):
+        return scheduler, pair, request
+
+    inputs = list(input_checks.inspect.signature(handler).parameters)
+    assert inputs == ["scheduler", "plan", "snap", "request"]
+    pair = Pair(StagePlan.from_json(PLAN), True)
+    assert handler("DDIM", PLAN, True, VISITOR) == ("DDIM", pair, VISITOR)
+    # gradio counts one parameter per input and puts the request behind them
+    request = gr.Request()
+    values, *_ = gr.helpers.special_args(handler, ["DDIM", PLAN, True], request)
+    assert values[3] is request and handler(*values) == ("DDIM", pair, request)
+    with pytest.raises(gr.Error, match="Snapping"):
+        handler("DDIM", PLAN, "yes", VISITOR)
 
 
 HOSTILE_VALUES = [

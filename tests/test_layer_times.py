@@ -91,7 +91,7 @@ def test_a_slow_layer_costs_its_own_time(shop, monkeypatch):
 def test_the_table_is_measured_once_kept_and_read_again(shop, monkeypatch, tmp_path):
     one = Workshop(shop.checkpoint, shop.settings, tmp_path)
     first = one.measure_layers()
-    monkeypatch.setattr("core.workshop.workshop.measure_layers", None)
+    monkeypatch.setattr("core.workshop.device_times.measure_layers", None)
     assert one.measure_layers() is first and first.rows == 32
     again = Workshop(shop.checkpoint, shop.settings, tmp_path)
     assert again.layer_times == first and again.measure_layers() == first

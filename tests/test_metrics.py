@@ -110,7 +110,7 @@ def test_class_accuracy_counts_hits(judge):
 def test_variance_ratio_is_one_for_the_real_set_and_zero_for_collapse(judge):
     labels = torch.arange(300) % 10
     assert judge.variance_ratio(pictures(300), labels) == pytest.approx(1, rel=1e-5)
-    collapsed = pictures(300)[:10][labels]  # one picture a class
+    collapsed = pictures(300)[:10][labels]  # one picture per class
     assert judge.variance_ratio(collapsed, labels) == pytest.approx(0, abs=1e-6)
 
 

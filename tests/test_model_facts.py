@@ -123,7 +123,8 @@ def test_nothing_measured_is_said_and_shipped_curves_count(
     fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
     assert model_facts.unmeasured(fresh) and not model_facts.unmeasured(workshop)
     # shipped latents: nothing to make
-    assert "times to measure (denoiser rows" in " ".join(model_facts.calibration_sentences(fresh))
+    said = " ".join(model_facts.calibration_sentences(fresh))
+    assert "times to measure (a picture with and" in said
     predictions = Predictions(fresh)
     assert tables.UNKNOWN in predictions.table(predictions.predict(PLAN, "DDIM", 50))
     page = build_studio(fresh)
@@ -154,7 +155,9 @@ def test_prompts_are_painted_in_turn_or_refused_in_one_sentence(words):
         "negative": "fog",
         "size": "64 × 64",
     }
-    settings = compare_inputs.checked_settings(words, " a fox \n\n a boat", **values)
+    settings = compare_inputs.checked_settings(
+        words, compare_inputs.Wish(" a fox \n\n a boat", **values)
+    )
     assert (
         settings.prompts == ("a fox", "a boat", "a fox")
         and settings.size == (64, 64)
@@ -174,7 +177,7 @@ def test_prompts_are_painted_in_turn_or_refused_in_one_sentence(words):
     refused += [("a", {"size": "1024 × 1024"}), ("a", {"size": None}), ("a", {"images": 17})]
     for asked, change in refused:
         with pytest.raises(StudioError) as error:
-            compare_inputs.checked_settings(words, asked, **values | change)
+            compare_inputs.checked_settings(words, compare_inputs.Wish(asked, **values | change))
         assert str(error.value).endswith(".") and "\n" not in str(error.value)
 
 

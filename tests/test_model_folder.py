@@ -87,7 +87,7 @@ def test_a_thousand_classes_are_offered_and_sampled(model_folder, folder, small_
     assert len(dropdown["choices"]) == 1001 and dropdown["value"] == ["Classes 0 to 999"]
 
     def labels(of: Workshop, asked: list[str]) -> tuple[int, ...]:
-        settings = compare_inputs.checked_settings(of, asked, **SETTINGS)
+        settings = compare_inputs.checked_settings(of, compare_inputs.Wish(asked, **SETTINGS))
         of.check_settings(settings)
         return settings.labels
 

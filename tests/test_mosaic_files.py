@@ -63,7 +63,7 @@ def test_same_bits_in_every_precision(dense, tmp_path, dtype):
         "early.safetensors",
         "manifest.json",
     ] and sorted(names) == sorted(os.listdir(tmp_path / "out"))
-    back = MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.dense)
+    back = MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.full)
     assert same(mosaic, back) and back.kept(2)[0] == back.kept(2)[3] == 0 and back.facts == FACTS
     assert {t.dtype for t in load_file(tmp_path / "out" / "early.safetensors").values()} == {dtype}
     assert isinstance(back.stages[2].get_submodule(back.layers[0].module), Constant)
@@ -164,7 +164,7 @@ def test_saved_again_after_loading_it_is_the_same_folder(dense, saved, tmp_path)
 def test_moved_to_another_precision_it_is_saved_as_it_then_runs(dense, tmp_path):
     mosaic = mosaic_of(copy.deepcopy(dense)).to(torch.bfloat16)
     mosaic.save_pretrained(tmp_path / "out")
-    assert same(mosaic, MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.dense))
+    assert same(mosaic, MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.full))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -175,7 +175,7 @@ def test_devices_may_differ(dense, tmp_path, dtype):
     """
     mosaic = mosaic_of(copy.deepcopy(dense).to("cuda", dtype))
     mosaic.save_pretrained(tmp_path / "out")
-    back = MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.dense)
+    back = MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.full)
     assert back.device.type == "cuda" and same(mosaic, back)
     there = MosaicTransformer.from_pretrained(tmp_path / "out", copy.deepcopy(dense).to(dtype))
     assert there.device.type == "cpu" and same(mosaic.to("cpu"), there)

@@ -67,7 +67,7 @@ def test_presets_go_by_one_name_everywhere(other, studio, page):
     assert all(eye in choices and "Paper's eye [200, 600]" not in choices for choices in offered)
     plan = StagePlan((total // 10, total // 2), (0.4, 0.1, 0.5), num_train_timesteps=total)
     plain, timesteps = plan.to_json(), studio.shared.predictions.visited("DDIM", 20)
-    found = studio.explore.on_preset(eye, 0.3, "DDIM", 20, False, plain, VISITOR)
+    found = studio.explore.on_preset(eye, 0.3, plain, "DDIM", 20, False, VISITOR)
     taken = found[studio.shared.plan]
     assert taken["boundaries"] == [total // 5, 3 * total // 5]
     assert taken.get("num_train_timesteps") == total
@@ -101,8 +101,15 @@ def test_more_steps_than_the_model_has_timesteps_are_refused_alike(other, studio
     said = f"Sampling steps must be a whole number from 1 to {most}."
     assert said in studio.steps.on_steps(most + 1, 20, "DDIM")[studio.shared.steps_said]
     with pytest.raises(StudioError, match=said):
-        compare_inputs.checked_settings(other, [], 2, 0, most + 1, 1.5, "DDIM", 1)
-    assert compare_inputs.checked_settings(other, [], 2, 0, most, 1.5, "DDIM", 1).steps == most
+        compare_inputs.checked_settings(
+            other, compare_inputs.Wish([], 2, 0, most + 1, 1.5, "DDIM", 1)
+        )
+    assert (
+        compare_inputs.checked_settings(
+            other, compare_inputs.Wish([], 2, 0, most, 1.5, "DDIM", 1)
+        ).steps
+        == most
+    )
 
 
 def test_a_plan_for_another_number_of_timesteps_is_refused_in_a_sentence(other, studio):

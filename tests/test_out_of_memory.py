@@ -129,7 +129,7 @@ def test_the_buttons_come_back_with_a_sentence(studio, workshop, monkeypatch, ki
     found = list(getattr(jobs_of, f"on_{kind}")(VISITOR))[-1]
     assert NO_MEMORY in found[jobs_of.job] and found[studio.shared.status]
     assert buttons(jobs_of, found) == [True, True, False]
-    assert not jobs.request_stop(VISITOR.session_hash)
+    assert not jobs.visit(VISITOR.session_hash).request_stop()
 
 
 def test_after_an_error_that_nobody_foresaw_they_come_back_too_and_it_is_logged(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.errors import StudioError
 from core.pruning import damped_problem as path_problem
-from core.pruning import greedy, obs
+from core.pruning import greedy, order_search
 from core.pruning import tiled as symmetric
 from core.pruning.obs import RemovalPath, compensated_weights
 
@@ -246,7 +246,7 @@ def test_the_ladder_goes_on_from_float32_to_damping() -> None:
 
 def test_a_search_that_accounts_wrongly_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, inputs = layer(9, n=40)
-    gram, search = inputs @ inputs.T, obs.order_columns
+    gram, search = inputs @ inputs.T, order_search.order_columns
     asked = []
 
     def drifting(state: Tensor, floor: Tensor, **options) -> tuple[Tensor, Tensor]:
@@ -254,7 +254,7 @@ def test_a_search_that_accounts_wrongly_is_not_believed(monkeypatch: pytest.Monk
         order, costs = search(state, floor, **options)
         return order, costs * (1.05 if state.dtype == torch.float32 else 1)
 
-    monkeypatch.setattr(obs, "order_columns", drifting)
+    monkeypatch.setattr(order_search, "order_columns", drifting)
     path = RemovalPath.from_gram(weight, gram, precision="float32")
     assert asked == [torch.float32, torch.float64] and path.rung == "order in float64"
 
@@ -269,7 +269,7 @@ def test_products_spoilt_on_the_way_are_worked_out_anew(
     exact = RemovalPath.from_gram(weight, gram, damping=damping)
     alive = [j for j in range(32) if j not in (5, 6)]
     first, last = (alive.index(int(exact.order[k])) for k in (2, -1))
-    search = obs.order_columns
+    search = order_search.order_columns
 
     def spoilt(state: Tensor, floor: Tensor, rebuild=None) -> tuple[Tensor, Tensor] | None:
         bump = 1e3 * state[1].diagonal().max() * state[0, max(first, last), min(first, last)].sign()
@@ -278,7 +278,7 @@ def test_products_spoilt_on_the_way_are_worked_out_anew(
         state[1, last, first] += bump
         return search(state, floor, 1, rebuild=rebuild if repair else None)
 
-    monkeypatch.setattr(obs, "order_columns", spoilt)
+    monkeypatch.setattr(order_search, "order_columns", spoilt)
     repair = True
     repaired = RemovalPath.from_gram(weight, gram, damping=damping)
     assert repaired.rung == "plain" and torch.equal(repaired.order, exact.order)

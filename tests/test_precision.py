@@ -88,10 +88,12 @@ def test_what_does_not_fit_is_refused_before_it_is_copied(workshop, monkeypatch)
 def test_a_precision_is_one_of_the_list(workshop, wish):
     with pytest.raises(StudioError, match="A precision is one of float32, bfloat16, float16"):
         compare_inputs.checked_settings(
-            workshop, [], 2, 0, 5, 1.5, "DDIM", 1, "", None, False, wish
+            workshop, compare_inputs.Wish([], 2, 0, 5, 1.5, "DDIM", 1, "", None, False, wish)
         )
     asked = [
-        compare_inputs.checked_settings(workshop, [], 2, 0, 5, 1.5, "DDIM", 1, dtype=value)
+        compare_inputs.checked_settings(
+            workshop, compare_inputs.Wish([], 2, 0, 5, 1.5, "DDIM", 1, dtype=value)
+        )
         for _, value in model_facts.precisions(workshop)
     ]
     assert [settings.dtype for settings in asked] == [None, "bfloat16", "float16"]

@@ -175,7 +175,7 @@ def test_the_plan_file_carries_it_and_refuses_nonsense():
 
 def test_a_budget_that_cannot_be_met_is_refused_in_a_sentence(workshop):
     with pytest.raises(
-        StudioError, match="At most 0 % .* the last block are spared, and 87.5 % are asked for"
+        StudioError, match="at most 0 % .* the last block are protected.*asks for 87.5 %"
     ):
         workshop.widths(
             StagePlan((100, 600), (0.95, 0.95, 0.95), allocation="dynamic", protect=1.0)

@@ -9,12 +9,14 @@ import torch
 from conftest import make_pipeline
 from hostile import HOSTILE, harmless
 
+from core.allocation.sentences import METHOD_TITLES
 from core.curves.plan import ALLOCATIONS, StagePlan
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
 from mosaic_ui import tables
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.methods import METHOD_WORDS
+from mosaic_ui.predictions import Asked
 from mosaic_ui.studio import Studio
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5), name="Formula")
@@ -57,7 +59,7 @@ def sharing(workshop):
 
 
 def test_every_method_of_a_plan_has_its_words():
-    assert list(METHOD_WORDS) == list(ALLOCATIONS)
+    assert list(METHOD_WORDS) == list(METHOD_TITLES) == list(ALLOCATIONS)
     assert all(words.about.endswith(".") for words in METHOD_WORDS.values())
 
 
@@ -76,7 +78,7 @@ def test_views_follow_a_choice_at_once(workshop, sharing, method, run):
     assert (
         "paper" not in note
         and "first and the last block lose nothing" in note
-        and "multiples of 16" in note
+        and "a multiple of 16" in note
     )
     assert ("in all three stages" in note) == (run and method == "uniform") and "e+" not in note
     assert after.boundaries == PLAN.boundaries and after.sparsity == PLAN.sparsity
@@ -84,7 +86,7 @@ def test_views_follow_a_choice_at_once(workshop, sharing, method, run):
     assert (kept[:, [0, -1]] == 1).all() and (kept[:, 1:-1] < 1).all()
     mosaic = found[sharing.studio.prune.mosaic]["figure"]
     assert mosaic["data"][0]["z"][0][-1] == 1.0
-    assert ("The sliders say" in note) == run and tables.shared_words(
+    assert ("The sliders show" in note) == run and tables.shared_words(
         after
     ).strip() in compare_live.plan_note(after).replace("&#x27;", "'")
 
@@ -156,7 +158,7 @@ def test_a_plan_from_elsewhere_sets_the_controls(sharing):
     other = StagePlan(
         (93, 550), (0.5, 0.25, 0.5), allocation="lagrangian", scope="run", multiple=16, protect=1.0
     )
-    found = follow(other, PLAN, "DDIM", 50)
+    found = follow(Asked(other, "DDIM", 50), PLAN)
     assert [found.get(control) for control in panel.controls] == [
         "lagrangian",
         True,
@@ -164,5 +166,5 @@ def test_a_plan_from_elsewhere_sets_the_controls(sharing):
         16,
         True,
     ]
-    found = follow(PLAN.with_sparsity(0.1, 0.1, 0.1), PLAN, "DDIM", 50)
+    found = follow(Asked(PLAN.with_sparsity(0.1, 0.1, 0.1), "DDIM", 50), PLAN)
     assert not set(panel.controls) & set(found)

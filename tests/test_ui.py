@@ -221,7 +221,7 @@ def test_more_runs_than_steps_are_explained(workshop):
 
     table, headline = views("Heun")
     assert (
-        "twice in each of its 50 steps but the last: 99 times" in table
+        "twice in every step except the last: 99 times in 50 steps" in table
         and "50 sampling steps (99 runs of the network)" in headline
     )
     table, headline = views("PNDM")
@@ -280,7 +280,7 @@ def test_a_move_too_small_to_matter_is_said(workshop):
     (sentence,) = predictions.without_effect(PLAN, after, timesteps)
     assert (
         sentence
-        == "The late stage keeps the same heads and neurons as before: that move was too small to"
+        == "The late stage keeps the same heads and neurons as before: the change was too small to"
         " matter."
     )
     large = PLAN.with_sparsity(0.9, 0.25, 0.5)

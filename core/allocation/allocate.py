@@ -18,14 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..curves.plan import ALLOCATIONS as ALLOCATION_METHODS
+from ..curves.plan import SCOPES
 from ..errors import StudioError
 from ..models.layers import TINY, scattered_offsets
 from .problem import AllocationProblem, Table
+from .sentences import METHOD_TITLES, too_much, unit_word, what_was_done
 from .solvers import BUCKETS, CLOSE, cheapest, solve_dynamic, solve_lagrangian, total
-from .words import NAMES, too_much, unit_word, what_was_done
-
-ALLOCATION_METHODS = ("uniform", "log_ramp", "lagrangian", "dynamic")
-SCOPES = ("stage", "run")
 
 
 @dataclass(frozen=True)
@@ -212,8 +211,8 @@ def _least_ratio(
     if total(costs, at(high)) > limit:
         share = 1 - total(costs, at(high)) / float(costs[:, 0].sum())
         raise StudioError(
-            f"{NAMES[method]}: by this device's measured times at most {100 * share:.3g} % of the"
-            " time can go; choose Lagrangian, or lower the sparsities."
+            f"{METHOD_TITLES[method]} can save at most {100 * share:.3g} % of the time measured on"
+            " this device: choose Lagrangian, or lower the sparsities."
         )
     for _ in range(50):
         middle = (low + high) / 2

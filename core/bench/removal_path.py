@@ -20,7 +20,8 @@ from torch import Tensor
 from ..errors import Stopped, StudioError
 from ..models.devices import device_text, pick_device
 from ..progress import Progress
-from ..pruning.obs import DEFAULT_DAMPING, RemovalPath
+from ..pruning.damped_problem import DEFAULT_DAMPING
+from ..pruning.obs import RemovalPath
 from ..sampling.timing import spread, synchronise
 
 LEVELS = (0.1, 0.5, 0.9)  # shares removed at which `weights_at` is timed

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import ParameterError, Stopped, StudioError
 from ..files import cache_trouble, write_whole
 from ..models.families import Conditions
+from ..seeds import SEEDS
 
 FEWEST = 8  # different latents without which nothing is measured
 ENOUGH = 64  # with fewer different ones a warning is given
@@ -56,7 +57,7 @@ class DataOptions:
             raise ParameterError(
                 "{steps} must lie between 1 and 1000, not {given}.", given=self.steps
             )
-        if not 0 <= self.seed < 2**32:
+        if not 0 <= self.seed < SEEDS:
             raise StudioError(
                 f"The seed of calibration data must lie between 0 and 2^32 - 1, not {self.seed}."
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..cache import fingerprint
 from ..curves.noise import NoiseSchedule
 from ..errors import StudioError
+from ..seeds import SEEDS
 from .row_weights import WEIGHTINGS
 
 # per column and bin: with fewer a Gram says more about its sample than about the layer
@@ -47,7 +48,7 @@ class CalibrationSettings:
                 f"The weighting of calibration rows must be one of {', '.join(WEIGHTINGS)}, not"
                 f" {self.weighting}."
             )
-        if not 0 <= self.seed < 2**32:
+        if not 0 <= self.seed < SEEDS:
             raise StudioError(
                 f"The seed of a calibration must lie between 0 and 2^32 - 1, not {self.seed}."
             )

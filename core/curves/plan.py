@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -195,6 +195,19 @@ class StagePlan:
         low = min(max(low, 1), total - 2)
         moved = low, min(max(high, low + 1), total - 1)
         return replace(self, boundaries=moved, num_train_timesteps=total, stage_steps=None)
+
+    def on_edges(self, edges: Sequence[int]) -> StagePlan:
+        """Return the plan with its boundaries moved to the nearest of these ascending timesteps.
+
+        The first and the last edge are the ends of all timesteps, where no boundary can lie.
+        """
+        inner = edges[1:-1]
+        if len(inner) < 2:
+            return self  # two boundaries need two edges
+        # the last edge is left for the high boundary
+        low = min(inner[:-1], key=lambda e: abs(e - self.boundaries[0]))
+        high = min((e for e in inner if e > low), key=lambda e: abs(e - self.boundaries[1]))
+        return self.with_boundaries(low, high)
 
     def counted(self, timesteps: Iterable[float]) -> StagePlan:
         """Return the plan for a run of these sampling timesteps.

@@ -41,7 +41,7 @@ FAMILIES: tuple[Family, ...] = (DiT, SDXL)
 def family_of(model: nn.Module) -> Family:
     """Return the family of a denoiser, DiT or SDXL. Raises StudioError for anything else."""
     if hasattr(model, "release_dense"):  # a MosaicTransformer, which this module cannot import
-        raise StudioError("This model is pruned already: take its dense model (.dense) instead.")
+        raise StudioError("This model is pruned already: take its dense model (.full) instead.")
     for family in FAMILIES:
         if family.fits(model):
             return family

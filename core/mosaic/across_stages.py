@@ -62,7 +62,7 @@ def several(name: str) -> str:
     """Return the sentence that a part of a pruned model has no single answer, and what to use."""
     return (
         f"Each stage of a pruned model has {name} of its own: go through them with "
-        "`for network in model.networks()`, or ask the dense model (model.dense)."
+        "`for network in model.networks()`, or ask the dense model (model.full)."
     )
 
 

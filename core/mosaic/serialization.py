@@ -132,7 +132,7 @@ def _write_stages(
     files: dict[str, dict[str, Any]] = {}
     stages: dict[str, dict[str, Any]] = {}
     masked = is_masked(mosaic)
-    base = mosaic.dense
+    base = mosaic.full
     for i, stage in enumerate(STAGES):
         tick(i, total, f"writing the {stage} stage")
         kept, tensors = stage_contents(mosaic, i, masked)
@@ -261,7 +261,7 @@ def _denoiser(base: Any, dtype: str, revision: str | None) -> nn.Module:
             "The base must be a diffusers pipeline, its transformer or UNet, a model folder or a"
             " hub id."
         )
-    return base.dense if isinstance(base, Subnetworks) else base
+    return base.full if isinstance(base, Subnetworks) else base
 
 
 def _check_base(

@@ -109,7 +109,7 @@ def check_rebuilt(
             continue
         stored = tensors[stored_name(layer, groups)]
         rebuilt = cut_module(
-            mosaic.dense, layer, restored_cut(mosaic.dense, layer, groups, stored), masked
+            mosaic.full, layer, restored_cut(mosaic.full, layer, groups, stored), masked
         ).state_dict()
         if not same_tensors(rebuilt, mosaic.stages[stage].get_submodule(layer.module).state_dict()):
             raise StudioError(

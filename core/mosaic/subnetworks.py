@@ -42,7 +42,7 @@ class Subnetworks(nn.Module):
             )
         return self._full
 
-    dense = full  # the same network, named by what it computes
+    dense = full  # the name of version 0.1; `Workshop.dense` is a mosaic, this is a network
 
     def networks(self) -> list[nn.Module]:
         """Return the different networks: those of the stages, and the dense one unless released."""

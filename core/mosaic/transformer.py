@@ -321,7 +321,7 @@ class MosaicTransformer(Subnetworks):
         low, high = _ends(timestep)
         if self.stage_of(low) != self.stage_of(high):
             raise StudioError(
-                "All rows of a batch must lie in one stage; sample them with one timestep a step."
+                "All rows of a batch must lie in one stage; sample them with one timestep per step."
             )
         found = self.network(low)(sample, timestep, *args, **conditions)
         return _output(self.stages[0], found) if return_dict else (found,)

@@ -20,6 +20,8 @@ from torch import Tensor
 from ..errors import StudioError
 from .tiled import gathered, symmetrised
 
+DEFAULT_DAMPING = 1e-2
+CHOICE_LEVELS = (0.25, 0.5, 0.75)  # shares removed at which errors and costs are compared
 PLAIN = "plain"  # the first rung: nothing was changed
 PRECISIONS = ("auto", "float64", "float32")
 # columns above which "auto" searches in float32: up to here float64 takes a second, and eight times

@@ -15,8 +15,9 @@ from ..calibration.bank import GramBank
 from ..errors import NotCalibrated, StudioError
 from ..lru_cache import Recent
 from ..models.layers import PrunableLayer
+from .compensation import compensation
 from .cuts import Cut, Damping, kept_columns
-from .obs import RemovalPath, compensation
+from .obs import RemovalPath
 from .orders import RemovalOrders
 
 # of paths kept; 10 MB each on the bundled model's MLPs, 230 MB on DiT-XL/2's

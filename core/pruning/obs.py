@@ -35,34 +35,35 @@ import torch
 from torch import Tensor
 
 from ..errors import StudioError
+from .compensation import compensated_weights, compensation
 from .damped_problem import (
+    CHOICE_LEVELS,
+    DEFAULT_DAMPING,
     MIN_PIVOT,
-    PLAIN,
     DampedProblem,
     Rung,
     checked_damping,
     search_dtype,
 )
-from .greedy import order_columns, order_groups
 from .groups import columns_of_groups, distinct_indices
+from .order_search import accounted, search_order
 from .tiled import (
-    add_product_,
     cholesky_,
-    inverse_,
-    mirror_,
     quadratic,
     solved_by_factor,
     tiles,
     times_factor,
 )
 
+__all__ = [
+    "DAMPINGS",
+    "DEFAULT_DAMPING",
+    "RemovalPath",
+    "compensated_weights",
+    "compensation",
+]
+
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)  # what a held-out Gram chooses from
-DEFAULT_DAMPING = 1e-2
-CHOICE_LEVELS = (0.25, 0.5, 0.75)  # shares removed at which held-out errors are compared
-# sixteen roundings: below this share of its diagonal a pivot is noise
-SEARCH_PIVOT = {torch.float64: MIN_PIVOT, torch.float32: 1e-6}
-# how far the predicted cost of a float32 search may be from the true cost of its order, as a share
-ACCOUNT = 0.01
 
 
 @dataclass(eq=False)  # tensors do not compare as a whole; one path is equal to itself
@@ -168,7 +169,7 @@ class RemovalPath:
 
         def attempt(rung: Rung) -> RemovalPath | None:
             found, thought = (
-                (order, None) if order is not None else _greedy_order(problem, rung) or (None, None)
+                (order, None) if order is not None else search_order(problem, rung) or (None, None)
             )
             if found is None:
                 return None
@@ -182,7 +183,7 @@ class RemovalPath:
             if (
                 thought is not None
                 and rung.dtype != torch.float64
-                and not _accounted(thought, steps)
+                and not accounted(thought, steps)
             ):
                 return None
             errors = torch.cat([steps.new_zeros(1), steps.cumsum(0)]).cpu() * problem.scale
@@ -322,104 +323,6 @@ class RemovalPath:
         return int(removed)
 
 
-def compensated_weights(
-    weight: Tensor,
-    gram: Tensor,
-    kept_columns: Tensor | Sequence[int],
-    damping: float = DEFAULT_DAMPING,
-) -> Tensor:
-    """Return the weight of `compensation`, without its damping."""
-    return compensation(weight, gram, kept_columns, damping)[0]
-
-
-def compensation(
-    weight: Tensor,
-    gram: Tensor,
-    kept_columns: Tensor | Sequence[int],
-    damping: float = DEFAULT_DAMPING,
-) -> tuple[Tensor, float, str]:
-    """Return the best weight (d, n) with only `kept_columns` non-zero, without the whole path.
-
-    The weight is W'_K = (W H)_:,K (H_KK)^-1. The damping in force and the rung come with it, as
-    `RemovalPath` has them; the rung is that of the kept columns alone, so it may be a safer one in
-    the path of all columns. Same objective, types and errors as `RemovalPath`; costs one Cholesky
-    of the kept columns only.
-    """
-    problem = DampedProblem.checked(weight, gram, 1, None)
-    kept = distinct_indices(kept_columns, problem.groups, "kept_columns").to(problem.gram.device)
-    if len(kept) == problem.groups:
-        return problem.weight.clone(), checked_damping(damping), PLAIN
-    best = torch.zeros_like(problem.weight)
-    if not len(kept):
-        return best, checked_damping(damping), PLAIN
-    solved, rung = problem.climb(
-        checked_damping(damping), lambda rung: _best_on(problem.w, rung, kept)
-    )
-    best[:, kept.to(best.device)] = solved.to(best)
-    return best, rung.damping, rung.name
-
-
-def _best_on(w: Tensor, rung: Rung, kept: Tensor) -> Tensor | None:
-    """Return W_K + W_R M_RK (M_KK)^-1 (d, k) in float64; None if M_KK has no factor.
-
-    The system is solved for the fewer of d outputs and m removed columns.
-    """
-    factor = cholesky_(rung.lower(kept, rung.matrix.new_empty(len(kept), len(kept))), MIN_PIVOT)
-    if factor is None:
-        return None
-    gone = (
-        torch.ones(w.shape[1], dtype=torch.bool, device=w.device)
-        .index_fill_(0, kept, False)
-        .nonzero()[:, 0]
-    )
-    cross = rung.matrix.index_select(0, gone).index_select(1, kept)
-    removed = w.index_select(1, gone)
-    if len(gone) > len(w):
-        return w.index_select(1, kept).add_(torch.cholesky_solve((removed @ cross).mT, factor).mT)
-    return w.index_select(1, kept).addmm_(removed, torch.cholesky_solve(cross.mT, factor).mT)
-
-
-def _greedy_order(problem: DampedProblem, rung: Rung) -> tuple[Tensor, Tensor] | None:
-    """Return the exact greedy order (groups,), dead groups first, and predicted costs.
-
-    None when the numbers do not hold up.
-    """
-    size = problem.group_size
-    dead = problem.dead.view(-1, size).all(1)
-    live = (~dead).nonzero()[:, 0]
-    columns = None if len(live) == problem.groups else columns_of_groups(live, size)
-    n = len(live) * size
-    state = torch.empty(2 if size == 1 else 1, n, n, dtype=rung.dtype, device=problem.gram.device)
-    rung.lower(columns, state[0])
-    floor = 1 / state[0].diagonal()
-    if inverse_(state[0], SEARCH_PIVOT[rung.dtype]) is None:
-        return None
-    if columns is None:
-        columns = torch.arange(n, device=state.device)
-    # a dead column inside a live group must not count
-    w = problem.w.index_select(1, columns).mul_(~problem.dead[columns]).to(rung.dtype)
-
-    def rebuilt(survivors: Tensor) -> Tensor | None:
-        best = _best_on(problem.w, rung, columns[survivors])
-        return (
-            None
-            if best is None
-            else add_product_(best.new_empty(best.shape[1], best.shape[1]), best, best, beta=0)
-        )
-
-    if size == 1:
-        add_product_(state[1], w, w, beta=0)
-        found = order_columns(state, floor, rebuild=rebuilt)
-    else:
-        found = order_groups(mirror_(state[0]), w, size)
-    if found is None:
-        return None
-    order, costs = found
-    return torch.cat([dead.nonzero()[:, 0], live[order]]), torch.cat(
-        [costs.new_zeros(problem.groups - len(live)), costs]
-    )
-
-
 def _energy(problem: DampedProblem, rung: Rung, everything: Tensor) -> float:
     """Return tr(W H W^T), not damped: the whole loss less its ridge.
 
@@ -429,15 +332,3 @@ def _energy(problem: DampedProblem, rung: Rung, everything: Tensor) -> float:
     if rung.matrix is problem.gram and everything > 1.01 * ridge:
         return (everything - ridge).item()
     return quadratic(problem.w, problem.gram).item()
-
-
-def _accounted(thought: Tensor, steps: Tensor) -> bool:
-    """Say whether the predicted costs add up to those of the order that was found.
-
-    The sums are compared a quarter, half and three quarters of the way.
-    """
-    thought = thought.double().cumsum(0)
-    lost = steps.cumsum(0)
-    levels = [round(share * len(lost)) - 1 for share in CHOICE_LEVELS]
-    gap, lost, everything = (thought - lost)[levels].abs(), lost[levels], lost[-1]
-    return bool((gap <= ACCOUNT * lost + 1e-6 * everything).all())

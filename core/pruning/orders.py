@@ -30,9 +30,10 @@ from ..errors import Stopped, StudioError
 from ..files import cache_trouble, write_whole
 from ..models.layers import PrunableLayer
 from ..progress import Progress
+from .compensation import compensated_weights
 from .cuts import consumer_of, kept_columns
 from .layer_error import LEAST_ENERGY, output_energy
-from .obs import DAMPINGS, RemovalPath, compensated_weights
+from .obs import DAMPINGS, RemovalPath
 from .order_checkpoints import OrderedLayer, forget_layers, layer_key, load_layer, save_layer
 
 # stored as metadata beside the tensors

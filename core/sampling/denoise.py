@@ -28,9 +28,8 @@ from ..curves.scheduler_tables import visited_timesteps
 from ..errors import Stopped, StudioError
 from ..models.families import Conditions
 from ..mosaic.transformer import MosaicTransformer
+from ..seeds import SEEDS
 
-# PyTorch's generator on the CPU reads 32 bits: seed s and s + 2^32 would be one picture
-SEEDS = 2**32
 # in one call of the VAE: one picture of 1024 x 1024, whose activations are what counts in SDXL's
 # decoder
 DECODE_PIXELS = 1 << 20

@@ -16,7 +16,8 @@ from ..errors import Stopped
 from ..models.families import SDXL, Conditions
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
-from .denoise import SEEDS, Denoiser, SamplingStep, start_noise
+from ..seeds import SEEDS
+from .denoise import Denoiser, SamplingStep, start_noise
 
 STREAM = 2  # changes with the way in which samplers draw their noise
 

@@ -14,8 +14,9 @@ import torch
 from ..cache import fingerprint
 from ..curves.plan import StagePlan
 from ..mosaic.transformer import MosaicTransformer
+from ..progress import Progress
 from ..pruning.cuts import Cut
-from ..sampling.layer_times import LayerTimes
+from ..sampling.layer_times import LayerTimes, measure_layers
 from ..sampling.timing import LatencyTable, forward_call, measure_alternating
 from .model_macs import ModelMacs, Shape
 
@@ -86,6 +87,27 @@ class DeviceTimes:
             table.save(self.latency_path(table.rows, shape))
         self._tables[table.rows, shape or self.macs.latent_shape] = table
 
+    def measure_latency(
+        self,
+        dense: MosaicTransformer,
+        rows: int,
+        shape: Shape | None = None,
+        progress: Progress | None = None,
+        stop: threading.Event | None = None,
+    ) -> LatencyTable:
+        """Return the latency table for `rows` rows of the dense model; time it once.
+
+        Raises Stopped.
+        """
+        known = self.latency(rows, shape)
+        if known is not None:
+            return known
+        if progress is not None:
+            progress(0, 1, "measuring this device's speed at four widths")
+        table = measure_forwards(dense, self, rows, shape, stop)
+        self.keep_latency(table, shape)
+        return table
+
     @property
     def layers_path(self) -> Path:
         """Return the file of the layer times."""
@@ -104,6 +126,21 @@ class DeviceTimes:
         with suppress(OSError):
             times.save(self.layers_path)
         self._layers = times
+
+    def measure_layers(
+        self, progress: Progress | None = None, stop: threading.Event | None = None
+    ) -> LayerTimes:
+        """Return the times of single layers at the usual batch with guidance; time them once.
+
+        Raises Stopped.
+        """
+        known = self.layers
+        if known is None:
+            rows = 2 * self.usual_images
+            model, layers = self.macs.transformer, self.macs.layers
+            known = measure_layers(model, layers, rows, self.device_text, progress, stop)
+            self.keep_layers(known)
+        return known
 
 
 def measure_forwards(

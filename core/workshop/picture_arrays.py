@@ -24,12 +24,23 @@ def pictures(images: Tensor) -> np.ndarray:
 
 def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> np.ndarray:
     """Return one uint8 picture of many, row by row, each pixel `scale` times as large."""
-    array = pictures(images)
-    n, h, w = array.shape[:3]
-    columns = columns or min(n, max(1, round(n**0.5)))
-    rows = -(-n // columns)
-    sheet = np.full((rows * h, columns * w, *array.shape[3:]), 255, np.uint8)
-    for i, picture in enumerate(array):
-        top, left = (i // columns) * h, (i % columns) * w
-        sheet[top : top + h, left : left + w] = picture
-    return sheet.repeat(scale, 0).repeat(scale, 1)
+    n = len(images)
+    return sheet(pictures(images), columns or min(n, max(1, round(n**0.5))), scale)
+
+
+def sheet(
+    pictures: np.ndarray, columns: int, scale: int = 1, gap: int = 0, ground: int = 255
+) -> np.ndarray:
+    """Lay uint8 pictures (n, h, w) or (n, h, w, c) out as one, row by row.
+
+    Each pixel is `scale` times as large; `gap` pixels of grey level `ground` lie between two
+    pictures.
+    """
+    n, h, w = pictures.shape[:3]
+    high, wide, rows = h * scale, w * scale, -(-n // columns)
+    size = (rows * (high + gap) - gap, columns * (wide + gap) - gap, *pictures.shape[3:])
+    whole = np.full(size, ground, np.uint8)
+    for i, picture in enumerate(pictures.repeat(scale, 1).repeat(scale, 2)):
+        top, left = (i // columns) * (high + gap), (i % columns) * (wide + gap)
+        whole[top : top + high, left : left + wide] = picture
+    return whole

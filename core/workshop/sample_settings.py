@@ -10,7 +10,7 @@ import numpy as np
 from ..curves.plan_checks import checked_steps, short
 from ..errors import StudioError
 from ..models.devices import DTYPES
-from ..sampling.denoise import SEEDS
+from ..seeds import SEEDS
 
 MAX_IMAGES = 10_000
 # images per batch of sets too large to be shown while they run; every full batch is a timed run

@@ -13,17 +13,10 @@ import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from ..allocation.allocate import Allocation
 from ..cache import cache_root, fingerprint, network_key
 from ..calibration.bank import GramBank
 from ..calibration.data import CalibrationData, DataOptions
-from ..calibration.measure import calibrate
-from ..calibration.preflight import check_memory, check_room, check_writable, ordering_memory
 from ..calibration.row_weights import check_weighting
 from ..calibration.settings import CalibrationSettings, gram_key, schedule_tables, token_warning
 from ..curves.betas import BETA_SCHEDULES
@@ -40,18 +33,19 @@ from ..mosaic.network_cache import NetworkCache
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..pruning.layer_cuts import LayerPruner
-from ..pruning.orders import RemovalOrders, find_orders
-from ..sampling.layer_times import LayerTimes, measure_layers
+from ..pruning.orders import RemovalOrders
+from ..sampling.layer_times import LayerTimes
 from ..sampling.metrics import Judge
 from ..sampling.timing import LatencyTable
 from .build import NetworkBuilder
 from .calibration import Calibration, CalibrationFiles, calibration_sentence
 from .comparison import Comparison, SampleSettings
 from .data_sources import choose_source
-from .device_times import DeviceTimes, measure_forwards
+from .device_times import DeviceTimes
+from .measuring import measure_calibration
 from .model_macs import ModelMacs, Shape
+from .plan_answers import PlanAnswers
 from .predict import PlanPredictor
-from .prediction import Prediction
 from .study import Finding, findings, load_study
 
 
@@ -64,7 +58,7 @@ class _Known:
     builder: NetworkBuilder
 
 
-class Workshop:
+class Workshop(PlanAnswers):
     """One loaded model with everything known about it. Thread-safe.
 
     Keep one per model: `get_workshop`.
@@ -317,52 +311,11 @@ class Workshop:
             if self.calibrated and self._files.readable():
                 return
             start = time.perf_counter()
-            bank = self.bank
-            if bank.missing():
-                bank = self._measure_bins(bank, progress, stop)
-            else:
-                check_memory(ordering_memory(self.layers), self.device)
-                check_writable(self.folder)
-            orders = find_orders(
-                self.transformer,
-                self.layers,
-                bank,
-                self.device_text,
-                progress,
-                stop,
-                start,
-                self.settings.damping,
-            )
-            self._files.save(replace(orders, model=self.model_key))
+            bank, orders = measure_calibration(self, self.bank, start, progress, stop)
+            self._files.save(orders)
             with self.lock:
                 networks = self._known_now.builder.cache.empty()
                 self._known_now = self._known_from(self._files.read(bank), networks)
-
-    def _measure_bins(
-        self, bank: GramBank, progress: Progress | None, stop: threading.Event | None
-    ) -> GramBank:
-        """Return the bank after measuring its missing bins. Raises Stopped, StudioError.
-
-        Making the data may take hours: what cannot be done is refused before that, and the space
-        that will be written is reported.
-        """
-        latent_bytes = 4 * self.source.made * torch.Size(self.latent_shape).numel()
-        _, need = check_room(bank, self.device, latent_bytes)
-        if progress is not None:
-            progress(0, 1, f"calibration {need}")
-        data = self.data(progress, stop)
-        return calibrate(
-            self.transformer,
-            self.layers,
-            self.schedule,
-            data.latents,
-            data.conditions,
-            self.folder,
-            self.settings,
-            progress,
-            stop,
-            ids=data.ids,
-        )
 
     # ------------------------------------------------------------ plans
 
@@ -371,13 +324,7 @@ class Workshop:
 
         Free boundaries cut a bin in proportion.
         """
-        inner = self.settings.edges[1:-1]
-        if len(inner) < 2:
-            return plan  # two boundaries need two edges
-        # the last edge is left for the high boundary
-        low = min(inner[:-1], key=lambda e: abs(e - plan.boundaries[0]))
-        high = min((e for e in inner if e > low), key=lambda e: abs(e - plan.boundaries[1]))
-        return plan.with_boundaries(low, high)
+        return plan.on_edges(self.settings.edges)
 
     def needs_calibration(self, plan: StagePlan | None, errors: bool = False) -> bool:
         """Say whether this plan's networks wait for a calibration; None is the dense model.
@@ -407,7 +354,7 @@ class Workshop:
         measured: compute every layer's exact error too, which `predict(exact=True)` then finds
             done: one factorisation for both.
         """
-        self._known().predictor.check(plan)
+        self.predictor.check(plan)
         if self.needs_calibration(plan):
             self.calibrate(progress, stop)
         if not plan.plain and plan.costs == "latency" and any(plan.sparsity):
@@ -424,45 +371,10 @@ class Workshop:
 
     # ------------------------------------------------------------ predictions
 
-    def widths(self, plan: StagePlan) -> list[list[int]]:
-        """Return `PlanPredictor.widths`: groups lost per stage and layer."""
-        return self._known().predictor.widths(plan)
-
-    def sharing(self, plan: StagePlan) -> Allocation:
-        """Return `PlanPredictor.sharing`: the allocation of a plan's sparsities."""
-        return self._known().predictor.sharing(plan)
-
-    def predict(
-        self,
-        plan: StagePlan,
-        timesteps: list[float],
-        batch: int = 16,
-        exact: bool = False,
-        halves: int = 2,
-        shape: Shape | None = None,
-    ) -> Prediction:
-        """Return `PlanPredictor.predict`: cost and error of a plan over sampling timesteps."""
-        return self._known().predictor.predict(plan, timesteps, batch, exact, halves, shape)
-
-    def estimate(self, plan: StagePlan, stage: int) -> float | None:
-        """Return `PlanPredictor.estimate`: a stage's error as the per-bin curves give it."""
-        return self._known().predictor.estimate(plan, stage)
-
-    def exact_error(self, plan: StagePlan, stage: int) -> tuple[float, float]:
-        """Return `PlanPredictor.exact_error`: a stage's error from its own Grams."""
-        return self._known().predictor.exact_error(plan, stage)
-
-    def layer_table(self, plan: StagePlan, exact: bool = False) -> list[dict[str, Any]]:
-        """Return `PlanPredictor.layer_table`: one row per stage and layer."""
-        return self._known().predictor.layer_table(plan, exact)
-
-    def kept_share(self, plan: StagePlan) -> np.ndarray:
-        """Return `PlanPredictor.kept_share`: (3 stages, blocks)."""
-        return self._known().predictor.kept_share(plan)
-
-    def stage_macs(self, plan: StagePlan | None, shape: Shape | None = None) -> list[float]:
-        """Return `PlanPredictor.stage_macs`: late, middle, early stage and the dense model."""
-        return self._known().predictor.stage_macs(plan, shape)
+    @property
+    def predictor(self) -> PlanPredictor:
+        """Return what answers questions about plans, by the present calibration."""
+        return self._known().predictor
 
     @property
     def forward_macs(self) -> tuple[int, int]:
@@ -497,14 +409,7 @@ class Workshop:
         shape: Shape | None = None,
     ) -> LatencyTable:
         """Time forwards of four widths, once per device, batch and shape. Raises Stopped."""
-        known = self.latency(batch * halves, shape)
-        if known is not None:
-            return known
-        if progress is not None:
-            progress(0, 1, "measuring this device's speed at four widths")
-        table = measure_forwards(self.dense, self.times, batch * halves, shape, stop)
-        self.times.keep_latency(table, shape)
-        return table
+        return self.times.measure_latency(self.dense, batch * halves, shape, progress, stop)
 
     @property
     def layer_times(self) -> LayerTimes | None:
@@ -515,14 +420,7 @@ class Workshop:
         self, progress: Progress | None = None, stop: threading.Event | None = None
     ) -> LayerTimes:
         """Time single layers at the usual batch with guidance, once per device. Raises Stopped."""
-        known = self.times.layers
-        if known is None:
-            rows = 2 * self.usual_images
-            known = measure_layers(
-                self.transformer, self.layers, rows, self.device_text, progress, stop
-            )
-            self.times.keep_layers(known)
-        return known
+        return self.times.measure_layers(progress, stop)
 
 
 _WORKSHOPS: dict[tuple, Workshop] = {}

@@ -18,7 +18,7 @@ def prompts_box() -> gr.Textbox:
         lines=2,
         max_lines=8,
         label="Prompts",
-        info="One a line; they are painted in turn",
+        info="One per line, used in turn",
         scale=2,
         min_width=260,
         render=False,
@@ -44,7 +44,7 @@ def images_info(workshop: Workshop) -> str:
     if workshop.judge is not None:
         return "The quality score FID needs 200"
     return (
-        "A large model takes its time; app.py compare draws more"
+        "A large model is slow; app.py compare can draw more"
         if model_facts.large(workshop)
         else "The first 36 are shown"
     )

@@ -31,7 +31,7 @@ from .pictures import (
     shrunk,
     to_uint8,
 )
-from .words import SAMPLING_ORDER, halves_words, picture_html, runs_words, stage_colour
+from .view_parts import SAMPLING_ORDER, halves_words, picture_html, runs_words, stage_colour
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 FRAME_PIXELS = 96  # side of one of them
@@ -150,7 +150,7 @@ def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comp
     words = f"{count.capitalize()}; the same place in A and B means the same noise and {what}."
     wide = comparison.a.images.shape[-1]
     if sheet_a.shape[1] < wide * sheet_columns(shown):
-        words += f" Shown smaller than their {wide} pixels; the downloads are whole."
+        words += f" Shown smaller than their {wide} pixels; the downloads have full size."
     return f'<div class="cmp cmp-pair">{figures}</div><p class="cmp-sub cmp-centre">{words}</p>'
 
 
@@ -202,8 +202,8 @@ def film_html(comparison: Comparison) -> str:
     shown = min(FILM_SAMPLES, comparison.n)
     which = "The first sample" if comparison.n == 1 else f"The first {shown} samples"
     words = (
-        "Left to right in sampling order: what each model would finish with, predicted at timestep"
-        f" t. {which} of the grids."
+        "Left to right in sampling order: the finished picture as each model predicts it at"
+        f" timestep t. {which} of the grids."
     )
     return (
         f'<div class="cmp"><h4 class="cmp-title">Film strip</h4><p class="cmp-sub">{words}</p><p'
@@ -250,8 +250,8 @@ def _number_text(value: float | None, digits: str) -> str:
 
 
 UNJUDGED = (
-    "Not measured: this model comes without a feature network that could judge its pictures. Read"
-    " the distances to A below, and look."
+    "Not measured: this model comes without a feature network that could judge its pictures. Look"
+    " at the pictures, and read the distances to A below."
 )
 
 
@@ -282,7 +282,7 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
         f' {e(b.name)}</th></tr></thead><tbody>{both}<tr class="cmp-split"><th scope="rowgroup"'
         f' colspan="3">B against A</th></tr>{pair}</tbody></table><p'
         f' class="cmp-sub">{e(settings_line(comparison))}, {repeats}. One seed:'
-        " another seed moves these figures.</p></div>"
+        " another seed changes these figures.</p></div>"
     )
 
 
@@ -321,7 +321,7 @@ def _quality_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
             "Class accuracy",
             percent(a.class_accuracy, 1, "not available"),
             percent(b.class_accuracy, 1, "not available"),
-            f"a classifier sees the asked class, n = {n}",
+            f"a classifier sees the class that was asked for, n = {n}",
         ),
     ]
 

@@ -6,9 +6,8 @@ sentence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.curves.plan import StagePlan
 from core.curves.proposals import preset_names, presets
@@ -25,6 +24,36 @@ from ..text import percent, plural
 DENSE, CURRENT, UPLOADED = "Dense", "Current plan", "Uploaded plan"
 CHOOSE_CLASSES = "Choose classes from the list."
 PRESETS = preset_names()  # of the usual number of timesteps
+
+
+class Sides(NamedTuple):
+    """What both sides shall run, as the page sent it; the plans are read already."""
+
+    choice_a: str
+    uploaded_a: StagePlan | None
+    choice_b: str
+    uploaded_b: StagePlan | None
+    current: StagePlan
+
+
+class Wish(NamedTuple):
+    """What a visitor set in the controls of Compare, unchecked, as a browser can send anything.
+
+    `asked` are the names of classes or, for a model of words, the box of prompts; only there
+    `negative` and `size` count.
+    """
+
+    asked: Any
+    images: Any
+    seed: Any
+    steps: Any
+    guidance: Any
+    scheduler: Any
+    repeats: Any
+    negative: Any = ""
+    size: Any = None
+    tabulate: Any = False
+    dtype: Any = None
 
 
 @dataclass(frozen=True)
@@ -90,14 +119,14 @@ def chosen_prompts(text: Any, n: int) -> tuple[str, ...]:
     Raises StudioError for none, or for more than there are images.
     """
     if not isinstance(text, str):
-        raise StudioError("Prompts are a text, one prompt a line.")
+        raise StudioError("Prompts are a text, one prompt per line.")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise StudioError("Write what is to be painted: one prompt a line.")
+        raise StudioError("Write what the pictures shall show: one prompt per line.")
     if len(lines) > n:
         raise StudioError(
             f"There are {len(lines)} prompts for {plural(n, 'image')}: ask for"
-            f" {len(lines)} images, or take lines out."
+            f" {len(lines)} images, or remove lines."
         )
     return tuple(lines[i % len(lines)] for i in range(n))
 
@@ -145,8 +174,8 @@ def resolve_side(
         return presets(workshop.schedule, mean, timesteps)[choice]
     except PlanError as err:
         raise StudioError(
-            f"The current plan removes {percent(mean)}, and the presets cannot follow it so far: "
-            "make it smaller, or choose another entry."
+            f"The current plan removes {percent(mean)}, which is more than a preset can: lower its"
+            " sparsities, or choose another entry."
         ) from err
 
 
@@ -180,70 +209,48 @@ def side_names(
 
 
 def checked_request(
-    predictions: Predictions,
-    choices: tuple[str, str],
-    uploaded: tuple[StagePlan | None, StagePlan | None],
-    current: StagePlan,
-    target: float | None,
-    settings: Mapping[str, Any],
+    predictions: Predictions, sides: Sides, wish: Wish, target: float | None = None
 ) -> Request:
-    """Check all that Compare was pressed with. Raises StudioError.
+    """Check all that Compare was pressed with; `target` is as in `resolve_side`.
 
-    `target` is as in `resolve_side`; `settings` are the arguments of `checked_settings`.
+    Raises StudioError.
     """
     workshop = predictions.workshop
-    checked = checked_settings(workshop, **settings)
-    timesteps = predictions.visited(checked.scheduler, checked.steps)
+    settings = checked_settings(workshop, wish)
+    timesteps = predictions.visited(settings.scheduler, settings.steps)
+    choices = sides.choice_a, sides.choice_b
     a, b = (
-        resolve_side(choice, current, plan, workshop, target, timesteps)
-        for choice, plan in zip(choices, uploaded, strict=True)
+        resolve_side(choice, sides.current, plan, workshop, target, timesteps)
+        for choice, plan in zip(choices, (sides.uploaded_a, sides.uploaded_b), strict=True)
     )
     for plan in (a, b):
         if plan is not None:
             checked_plan(workshop, plan, timesteps)
-    return Request(checked, (a, b), side_names(choices, (a, b)))
+    return Request(settings, (a, b), side_names(choices, (a, b)))
 
 
-def checked_settings(
-    workshop: Workshop,
-    asked: Any,
-    images: float,
-    seed: float,
-    steps: float,
-    guidance: float,
-    scheduler: str,
-    repeats: float,
-    negative: str = "",
-    size: str | None = None,
-    tabulate: bool = False,
-    dtype: str | None = None,
-) -> SampleSettings:
-    """Return the controls' values as settings, each checked, as a browser can send anything.
-
-    Raises StudioError.
-    `asked` are the names of classes or, for a model of words, the box of prompts; only there
-    `negative` and `size` count.
-    """
-    n = whole_number(images, 1, model_facts.images_offered(workshop)[1], "Images")
-    guidance = number_within(guidance, 1, 20, "Guidance", low_text="1 (off)")
-    if not isinstance(scheduler, str) or scheduler not in SCHEDULERS:
+def checked_settings(workshop: Workshop, wish: Wish) -> SampleSettings:
+    """Return what was set as settings, each checked. Raises StudioError."""
+    n = whole_number(wish.images, 1, model_facts.images_offered(workshop)[1], "Images")
+    guidance = number_within(wish.guidance, 1, 20, "Guidance", low_text="1 (off)")
+    if not isinstance(wish.scheduler, str) or wish.scheduler not in SCHEDULERS:
         raise StudioError("Choose one of the listed schedulers.")
     what: dict[str, Any]
     if model_facts.asks_words(workshop):
         what = {
-            "prompts": chosen_prompts(asked, n),
-            "negative": "" if negative is None else negative,
-            "size": chosen_size(size, workshop),
+            "prompts": chosen_prompts(wish.asked, n),
+            "negative": "" if wish.negative is None else wish.negative,
+            "size": chosen_size(wish.size, workshop),
         }
     else:
-        what = {"labels": chosen_labels(asked, workshop.class_names, n)}
+        what = {"labels": chosen_labels(wish.asked, workshop.class_names, n)}
     return SampleSettings(
         **what,
-        steps=whole_steps(steps, len(workshop.schedule)),
+        steps=whole_steps(wish.steps, len(workshop.schedule)),
         guidance=guidance,
-        seed=whole_number(seed, 0, 2**31 - 1, "Seed"),
-        scheduler=scheduler,
-        repeats=whole_number(repeats, 1, 10, "Timing repeats"),
-        tabulate=tabulate,
-        dtype=None if dtype in (None, model_facts.AS_LOADED) else dtype,
+        seed=whole_number(wish.seed, 0, 2**31 - 1, "Seed"),
+        scheduler=wish.scheduler,
+        repeats=whole_number(wish.repeats, 1, 10, "Timing repeats"),
+        tabulate=wish.tabulate,
+        dtype=None if wish.dtype in (None, model_facts.AS_LOADED) else wish.dtype,
     )

@@ -15,7 +15,7 @@ from core.curves.plan import STAGES, StagePlan
 from .. import tables
 from ..theme import DENSE_COLOUR
 from .pictures import LIVE_PIXELS, MAX_SHOWN, contact_sheet, sheet_columns, shrunk
-from .words import SAMPLING_ORDER, picture_html, stage_colour
+from .view_parts import SAMPLING_ORDER, picture_html, stage_colour
 
 
 def plan_note(plan: StagePlan | None, error: str = "") -> str:
@@ -134,6 +134,7 @@ def empty_html(before: Sequence[str] = ()) -> str:
         '<section class="cmp cmp-empty"><div class="cmp-sketch"'
         ' aria-hidden="true"><span>A</span><em></em><span>B</span></div><div class="cmp-ribbon"'
         f' aria-hidden="true">{bars}</div>{EMPTY}<p>Press <b>Compare</b>: both sides start from the'
-        " same noise, are timed in turns, and stand here side by side with a plain verdict on"
-        f" whether B is really faster, and how far its pictures moved.</p>{first}</section>"
+        " same noise and are timed in turns. Then their pictures stand here side by side, with one"
+        " sentence on whether B is really faster, and how much its pictures"
+        f" changed.</p>{first}</section>"
     )

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.workshop.comparison import to_bytes
+from core.workshop.picture_arrays import sheet, to_bytes
 
 # side of one sample on screen: four times the bundled model's 32, so one model pixel is a sharp
 # square
@@ -78,15 +78,7 @@ def contact_sheet(
     if n == 0:
         return np.full((pixels, pixels, 3), ground, np.uint8)
     columns = min(columns or sheet_columns(n), n)
-    rows = -(-n // columns)
-    scale = max(1, pixels // max(height, width))
-    big = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
-    high, wide = height * scale, width * scale
-    sheet = np.full((rows * (high + gap) - gap, columns * (wide + gap) - gap, 3), ground, np.uint8)
-    for i, picture in enumerate(big):
-        top, left = (i // columns) * (high + gap), (i % columns) * (wide + gap)
-        sheet[top : top + high, left : left + wide] = picture
-    return sheet
+    return sheet(pictures, columns, max(1, pixels // max(height, width)), gap, ground)
 
 
 def download_sheet(pictures: np.ndarray) -> np.ndarray:

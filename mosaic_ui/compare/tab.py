@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from core.curves.plan import StagePlan
 from core.curves.plan_checks import MAX_STEPS, MIN_STEPS
@@ -24,6 +25,7 @@ from .. import jobs, model_facts, tables
 from ..events import ASK, NOTHING, QUIET, Event, Views
 from ..input_checks import plain_errors
 from ..page_state import Shared
+from ..predictions import Asked
 from ..remedies import page_sentence
 from ..stage_chart import plot_panel
 from . import live as live_views
@@ -32,6 +34,8 @@ from .boxes import classes_box, images_info, prompts_box
 from .inputs import (
     CURRENT,
     DENSE,
+    Sides,
+    Wish,
     all_classes,
     checked_classes,
     checked_request,
@@ -44,13 +48,15 @@ from .run import opening, stream
 from .side_picker import SidePicker
 
 TABULATE = (
-    "Worked out for all steps at once: the same pictures but for rounding, faster at few images;"
-    " times are not predicted then."
+    "Computed once for all steps: faster for few images, and the pictures are the same except for"
+    " rounding. Times are then not predicted."
 )
 INTRO = (
-    "Two models draw the same pictures from the same noise. Is B really faster than A, and how far"
-    " do its pictures move?"
+    "Two models draw the same pictures from the same noise. Is B really faster than A, and how much"
+    " do its pictures change?"
 )
+# a place of its own: a waiting Compare must not take over the Stop of another running job
+KIND = "compare"
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
 NEWEST: Event = {**QUIET, "trigger_mode": "always_last"}
 
@@ -106,7 +112,7 @@ class CompareTab:
         self.negative = gr.Textbox(
             "",
             label="Negative prompt",
-            info="What to keep out; may stay empty",
+            info="What the pictures should not show; may stay empty",
             visible=words,
             scale=2,
             min_width=260,
@@ -184,10 +190,10 @@ class CompareTab:
             self.asked.input(self.tidy, self.asked, self.asked, **NEWEST)
         shared.steps.change(self.follow_steps, shared.steps, self.steps, **NEWEST)
         shared.scheduler.change(self.follow_scheduler, shared.scheduler, self.scheduler, **NEWEST)
-        controls = [*pickers, self.asked, self.images, self.seed, self.steps, self.guidance]
-        controls += [self.scheduler, self.repeats, self.negative, self.size, self.tabulate]
+        wish: list[Block] = [self.asked, self.images, self.seed, self.steps, self.guidance]
+        wish += [self.scheduler, self.repeats, self.negative, self.size, self.tabulate, self.dtype]
         buttons = [self.start, self.stop, self.live]
-        begun = self.start.click(self.ask, [*controls, self.dtype], buttons, **ASK)
+        begun = self.start.click(self.ask, [*pickers, *wish], buttons, **ASK)
         views = [self.live, *self.result.places.values()]
         done = begun.then(self.run, None, views, **jobs.MODEL_JOB, **QUIET)
         done.then(self.ready, None, [self.start, self.stop, shared.status], queue=False, **QUIET)
@@ -195,20 +201,12 @@ class CompareTab:
         shared.status.change(self.on_status, self.live, self.live, queue=False, **QUIET)
 
     @plain_errors
-    def describe(
-        self,
-        choice_a: str,
-        uploaded_a: StagePlan | None,
-        choice_b: str,
-        uploaded_b: StagePlan | None,
-        current: StagePlan,
-        scheduler: str,
-        steps: Any,
-    ) -> Views:
+    def describe(self, sides: Sides, scheduler: str, steps: Any) -> Views:
         """Write below each picker what its side runs, or why it cannot."""
+        asked = Asked(sides.current, scheduler, steps)
         return {
-            self.a.note: self._note(choice_a, uploaded_a, current, scheduler, steps),
-            self.b.note: self._note(choice_b, uploaded_b, current, scheduler, steps),
+            self.a.note: self._note(sides.choice_a, sides.uploaded_a, asked),
+            self.b.note: self._note(sides.choice_b, sides.uploaded_b, asked),
         }
 
     @plain_errors
@@ -229,70 +227,32 @@ class CompareTab:
         return {self.scheduler: scheduler}
 
     @plain_errors
-    def ask(
-        self,
-        choice_a: str,
-        uploaded_a: StagePlan | None,
-        choice_b: str,
-        uploaded_b: StagePlan | None,
-        current: StagePlan,
-        asked: Any,
-        images: Any,
-        seed: Any,
-        steps: Any,
-        guidance: Any,
-        scheduler: str,
-        repeats: Any,
-        negative: Any,
-        size: Any,
-        tabulate: Any,
-        dtype: Any,
-        request: gr.Request,
-    ) -> Views:
+    def ask(self, sides: Sides, wish: Wish, request: gr.Request) -> Views:
         """Note what is asked for, or say at once why it cannot be.
 
         The results of an earlier run stay until the next has pictures.
         """
-        settings = {
-            "asked": asked,
-            "images": images,
-            "seed": seed,
-            "steps": steps,
-            "guidance": guidance,
-            "scheduler": scheduler,
-            "repeats": repeats,
-            "negative": negative,
-            "size": size,
-            "tabulate": tabulate,
-            "dtype": dtype,
-        }
         try:
             if not model_facts.asks_words(self.workshop):
-                checked_classes(asked, self.workshop.class_names)
-            wanted = checked_request(
-                self.predictions,
-                choices=(choice_a, choice_b),
-                uploaded=(uploaded_a, uploaded_b),
-                current=current,
-                target=None,
-                settings=settings,
-            )
+                checked_classes(wish.asked, self.workshop.class_names)
+            wanted = checked_request(self.predictions, sides, wish)
         except StudioError as error:
             said = live_views.message(page_sentence(error), bad=True)
             return {self.live: gr.update(value=said, visible=True)}
-        jobs.ask(_key(request), wanted)
+        jobs.visit(request.session_hash).ask(KIND, wanted)
         waiting = gr.update(value=live_views.message(jobs.WAITING), visible=True)
         return {**self._buttons(busy=True), self.live: waiting}
 
     @plain_errors
     def run(self, request: gr.Request) -> Iterator[Views]:
         """Run what was asked for, now that its turn has come."""
-        wanted = jobs.take(_key(request))
+        visit = jobs.visit(request.session_hash)
+        wanted = visit.take(KIND)
         if wanted is None:  # refused, or withdrawn while it waited
             yield NOTHING
             return
         places = {"live": self.live, **self.result.places}
-        with jobs.stoppable(_key(request)) as stop:
+        with visit.stoppable(KIND) as stop:
             for views in stream(self.workshop, wanted, stop):
                 yield {places[name]: value for name, value in views.items()}
 
@@ -308,12 +268,13 @@ class CompareTab:
     @plain_errors
     def stop_run(self, request: gr.Request) -> Views:
         """Withdraw the run that waits, or stop the one that goes on."""
-        if jobs.withdraw(_key(request)):  # the queue still holds it, and it will find nothing to do
+        visit = jobs.visit(request.session_hash)
+        if visit.withdraw(KIND):  # the queue still holds it, and it will find nothing to do
             return {
                 **self._buttons(busy=False),
                 self.live: live_views.message(jobs.WITHDRAWN),
             }
-        return {self.stop: gr.update(interactive=not jobs.request_stop(_key(request)))}
+        return {self.stop: gr.update(interactive=not visit.request_stop(KIND))}
 
     @plain_errors
     def on_status(self, live: str | None) -> Views:
@@ -328,25 +289,13 @@ class CompareTab:
             self.stop: gr.update(interactive=busy),
         }
 
-    def _note(
-        self,
-        choice: str,
-        uploaded: StagePlan | None,
-        current: StagePlan,
-        scheduler: str,
-        steps: Any,
-    ) -> str:
+    def _note(self, choice: str, uploaded: StagePlan | None, asked: Asked) -> str:
         try:
-            timesteps = self.predictions.visited(scheduler, steps)
-            plan = resolve_side(choice, current, uploaded, self.workshop, None, timesteps)
+            timesteps = self.predictions.visited(asked.scheduler, asked.steps)
+            plan = resolve_side(choice, asked.plan, uploaded, self.workshop, None, timesteps)
         except StudioError as error:
             return live_views.plan_note(None, page_sentence(error))
         return live_views.plan_note(plan)
-
-
-def _key(request: gr.Request) -> str:
-    """Return a key of its own: a waiting Compare must not take over a running job's Stop."""
-    return f"{request.session_hash}/compare"
 
 
 def _slider(low: int, high: int, value: int, label: str, info: str) -> gr.Slider:
@@ -360,7 +309,7 @@ def _build_study(workshop: Workshop) -> None:
     found = workshop.study()
     if not found:
         return
-    with gr.Accordion("Does pruning pay, or would fewer steps do? The shipped study", open=False):
+    with gr.Accordion("Is pruning better than fewer steps? The study of this model", open=False):
         gr.HTML(study_view.study_sentences(found))
         plot_panel(
             study_view.study_figure(found),

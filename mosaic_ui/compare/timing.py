@@ -13,7 +13,7 @@ from core.curves.plan import STAGES
 from core.workshop.comparison import Comparison, Side
 
 from ..text import plural, seconds_text
-from .words import SAMPLING_ORDER, halves_words, runs_words, stage_colour
+from .view_parts import SAMPLING_ORDER, halves_words, runs_words, stage_colour
 
 
 @dataclass(frozen=True)

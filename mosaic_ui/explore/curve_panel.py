@@ -6,7 +6,7 @@ Nothing here edits the plan; the two lines in the chart are wired by `ExploreTab
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -38,16 +38,16 @@ CAPTION = (
 )
 
 CROSSES = (
-    '<p class="fine">Crosses: how far the latents on the model\'s own way from noise to picture'
-    " are from the ones it ends with. The line takes clean latents of mean square 1 and noise drawn"
-    " at random; a model's own samples have another mean square and follow its own guesses of the"
-    " noise, so the crosses may lie well off the line. The axis follows the line: crosses far"
-    " beyond it are left out.</p>"
+    '<p class="fine">Crosses: how far the latents on the model\'s own sampling path are from the'
+    " latents at its end. The line is for clean latents of mean square 1 and random noise. The"
+    " model's own samples have another mean square, and their noise is what the model predicts, so"
+    " the crosses may lie far from the line. The axis is made for the line: crosses far outside it"
+    " are not shown.</p>"
 )
 UNSAMPLED = (
-    "No measured points: this model ships no latents; its own sampling path, below, gives some."
+    "No measured points: this model comes without latents. Its own sampling path below gives some."
 )
-SAMPLED = "Points: measured on the model's own latents, noised."
+SAMPLED = "Points: measured on the model's own latents with noise added."
 
 
 def meaning(view: str, fallback: bool = False) -> str:
@@ -65,6 +65,19 @@ def meaning(view: str, fallback: bool = False) -> str:
 def walk_of(workshop: Workshop) -> tuple[int, int, float]:
     """Return images, seed and guidance of the walk along the model's own path."""
     return model_facts.path_images(workshop), 0, model_facts.default_guidance(workshop)
+
+
+class CurveChoice(NamedTuple):
+    """What the curves are drawn for, as the page sent it."""
+
+    view: str
+    scale: str  # of the vertical axis; a curve that is always linear takes no other
+    beta: str
+    m: Any
+    lam: Any
+    path: bool  # the model's own sampling path too, walked with this sampler
+    scheduler: str
+    steps: Any
 
 
 class CurvePanel:
@@ -135,7 +148,7 @@ class CurvePanel:
             label="show the model's own sampling path",
             info=(
                 f"Samples {model_facts.path_images(self.workshop)} latents with the dense model"
-                " once, by the sampler and steps below."
+                " once, with the sampler and steps below."
             ),
         )
         self.path_job = gr.HTML("")
@@ -156,9 +169,9 @@ class CurvePanel:
         )
         self.scale.input(self.on_scale, curve, [*drawn, self.wish], **LIVE)
         # `change`: a dropdown sends `input` also when it is only left, and a typed lambda would go
-        shared.beta.change(
-            self.on_beta, [*curve[:4], *path], [*drawn, self.lam, self.path_job], **LIVE
-        ).then(self.on_numbers, [shared.plan, shared.beta, self.lam], self.numbers, **LIVE)
+        shared.beta.change(self.on_beta, curve, [*drawn, self.lam, self.path_job], **LIVE).then(
+            self.on_numbers, [shared.plan, shared.beta, self.lam], self.numbers, **LIVE
+        )
         self._wire_path(curve, drawn)
 
     def _wire_path(self, curve: list[Any], drawn: list[Any]) -> None:
@@ -179,66 +192,32 @@ class CurvePanel:
         asked.then(self.on_path, [self.shared.beta, *path], self.path_job, **walk).then(**again)
 
     @plain_errors
-    def on_curve(
-        self,
-        view: str,
-        scale: str,
-        beta: str,
-        m: Any,
-        lam: Any,
-        path: bool,
-        scheduler: str,
-        steps: Any,
-    ) -> Views:
+    def on_curve(self, curve: CurveChoice) -> Views:
         """Draw the curve that is chosen."""
-        return self._draw(view, scale, beta, m, lam, self.walked(path, scheduler, steps))
+        return self._draw(curve)
 
     @plain_errors
-    def on_view(
-        self,
-        view: str,
-        wish: str,
-        beta: str,
-        m: Any,
-        lam: Any,
-        path: bool,
-        scheduler: str,
-        steps: Any,
-    ) -> Views:
-        """Draw another quantity.
+    def on_view(self, curve: CurveChoice) -> Views:
+        """Draw another quantity, on the axis that was asked for last.
 
         One that is always linear shows so, and the axis asked for comes back with the next.
         """
-        linear = view in ALWAYS_LINEAR
-        views = self._draw(view, wish, beta, m, lam, self.walked(path, scheduler, steps))
-        shown = gr.update(value="linear" if linear else wish, interactive=not linear)
-        return views | {self.scale: shown}
+        linear = curve.view in ALWAYS_LINEAR
+        shown = gr.update(value="linear" if linear else curve.scale, interactive=not linear)
+        return self._draw(curve) | {self.scale: shown}
 
     @plain_errors
-    def on_scale(
-        self,
-        view: str,
-        scale: str,
-        beta: str,
-        m: Any,
-        lam: Any,
-        path: bool,
-        scheduler: str,
-        steps: Any,
-    ) -> Views:
+    def on_scale(self, curve: CurveChoice) -> Views:
         """Draw on another axis, which is now the one asked for."""
-        views = self._draw(view, scale, beta, m, lam, self.walked(path, scheduler, steps))
-        return views | {self.wish: scale}
+        return self._draw(curve) | {self.wish: curve.scale}
 
     @plain_errors
-    def on_beta(
-        self, view: str, scale: str, beta: str, m: Any, path: bool, scheduler: str, steps: Any
-    ) -> Views:
+    def on_beta(self, curve: CurveChoice) -> Views:
         """Draw the curves of another schedule, with its own usual lambda."""
-        lam = default_lambda(curve_schedule(self.workshop, beta))
-        walked = self.walked(path, scheduler, steps)
-        views = self._draw(view, scale, beta, m, lam, walked)
-        return views | {self.lam: lam, self.path_job: self._about_crosses(beta, walked)}
+        lam = default_lambda(curve_schedule(self.workshop, curve.beta))
+        walked = self.walked(curve.path, curve.scheduler, curve.steps)
+        views = self._draw(curve._replace(lam=lam))
+        return views | {self.lam: lam, self.path_job: self._about_crosses(curve.beta, walked)}
 
     @plain_errors
     def on_numbers(self, plan: StagePlan, beta: str, lam: Any) -> Views:
@@ -263,7 +242,7 @@ class CurvePanel:
         It is drawn afterwards, by what the page then shows: that may have changed meanwhile.
         """
         if path and self.walked(path, scheduler, steps) is None:
-            with jobs.stoppable(request.session_hash) as stop:
+            with jobs.visit(request.session_hash).stoppable() as stop:
                 try:
                     for report in jobs.reports(
                         lambda progress: self._walk(scheduler, steps, progress, stop)
@@ -302,17 +281,18 @@ class CurvePanel:
             stop=stop,
         )
 
-    def _draw(
-        self, view: str, scale: str, beta: str, m: Any, lam: Any, walked: SampledCurves | None
-    ) -> Views:
+    def _draw(self, curve: CurveChoice) -> Views:
         """Return the chart, the quantity's meaning and the note about the schedule."""
+        view, scale, beta, *_ = curve
+        walked = self.walked(curve.path, curve.scheduler, curve.steps)
         try:
-            m, lam = constants(m, lam)
+            m, lam = constants(curve.m, curve.lam)
             note = schedule_note(self.workshop, beta, m, lam)
         # half-typed, perhaps: refused beside, and the curves are drawn with the usual constants
         except StudioError as error:
             m, lam = DEFAULT_THRESHOLD, default_lambda(curve_schedule(self.workshop, beta))
-            note = tables.notes([f"{page_sentence(error)} Drawn with the usual ones."])
+            usual = "The curves are drawn with the usual constants."
+            note = tables.notes([f"{page_sentence(error)} {usual}"])
         fallback = view == "Score" and uses_fallback(self.workshop, beta, m, lam)
         figure = self.shared.predictions.figure(view, scale, beta, m, lam, walked)
         return {

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import gradio as gr
 
-from core.curves.plan import StagePlan
 from core.errors import StudioError
 
 from .. import jobs, model_facts, tables
 from ..events import QUIET, Views
 from ..input_checks import plain_errors
 from ..page_state import Shared
+from ..predictions import Asked
 
 
 class DeviceSpeed:
@@ -33,22 +32,22 @@ class DeviceSpeed:
 
     def wire(self) -> None:
         """Connect the button."""
-        shared, plan = self.shared, [self.shared.plan, *self.shared.sampler]
-        shared.page.load(self.on_load, plan, self.measure, **QUIET, queue=False)
+        shared, asked = self.shared, [self.shared.plan, *self.shared.sampler]
+        shared.page.load(self.on_load, asked, self.measure, **QUIET, queue=False)
         self.measure.click(
             self.before_measure, None, [self.job, self.measure], **QUIET, queue=False
         ).then(
             self.on_measure,
-            [*plan, shared.measured],
+            [*asked, shared.measured],
             [self.job, self.table, self.measure, shared.measured],
             **QUIET,
             **jobs.MODEL_JOB,
         )
 
     @plain_errors
-    def on_load(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+    def on_load(self, asked: Asked) -> Views:
         """Offer to measure the device where its speed is not known."""
-        return {self.measure: gr.update(visible=not self._knows_time(plan, scheduler, steps))}
+        return {self.measure: gr.update(visible=not self._knows_time(asked))}
 
     def before_measure(self) -> Views:
         """Announce the measurement, which may have to wait for another visitor's run."""
@@ -56,11 +55,9 @@ class DeviceSpeed:
         return {self.job: waiting, self.measure: gr.update(interactive=False)}
 
     @plain_errors
-    def on_measure(
-        self, plan: StagePlan, scheduler: str, steps: Any, measured: int, request: gr.Request
-    ) -> Iterator[Views]:
+    def on_measure(self, asked: Asked, measured: int, request: gr.Request) -> Iterator[Views]:
         """Measure this device's speed; the table then has times."""
-        with jobs.stoppable(request.session_hash) as stop:
+        with jobs.visit(request.session_hash).stoppable() as stop:
             try:
                 for report in jobs.reports(lambda progress: self._measure(progress, stop)):
                     yield {self.job: tables.progress(report.done, report.total, report.text)}
@@ -74,9 +71,7 @@ class DeviceSpeed:
             self.shared.measured: measured + 1,
         }
         try:
-            views[self.table] = self.predictions.table(
-                self.predictions.predict(plan, scheduler, steps)
-            )
+            views[self.table] = self.predictions.table(self.predictions.predict(*asked))
         except StudioError:  # of the plan, which says so itself
             pass
         yield views
@@ -87,8 +82,7 @@ class DeviceSpeed:
         self.workshop.measure_latency(batch, progress=progress, stop=stop)
         self.workshop.measure_layers(progress, stop)
 
-    def _knows_time(self, plan: StagePlan, scheduler: str, steps: Any) -> bool:
+    def _knows_time(self, asked: Asked) -> bool:
         if self.workshop.layer_times is None:
             return False
-        found = self.predictions.predict(plan, scheduler, steps)
-        return found.prediction.seconds is not None
+        return self.predictions.predict(*asked).prediction.seconds is not None

@@ -24,7 +24,7 @@ from ..events import EDIT, LIVE, NOTHING, QUIET, Event, Views, next_edit
 from ..input_checks import plain_errors
 from ..inputs import constants, share_of, two_boundaries, typed_boundaries
 from ..page_state import Shared
-from ..predictions import OWN
+from ..predictions import OWN, Asked
 from ..remedies import page_sentence
 from ..schedules import not_taken_over, own_beta
 from .boundary_boxes import boundary_boxes, follow_chart, send_typed
@@ -81,7 +81,7 @@ class ExploreTab:
             self.snap = gr.Checkbox(
                 False,
                 label="snap to calibration bins",
-                info="Free: a bin that a boundary cuts counts for both stages, in proportion.",
+                info="When off, a bin that a boundary cuts counts for both stages, in proportion.",
             )
 
     def _build_suggestion(self) -> None:
@@ -124,33 +124,35 @@ class ExploreTab:
 
     def wire(self) -> None:
         """Connect the tab's own edits and its measurement; each edit is answered at once."""
-        shared, sampler = self.shared, self.shared.sampler
+        shared = self.shared
         self._wire_boundaries()
         edit: Event = {"outputs": [*self._edited, self.ruled], **EDIT}
         rule = [shared.target, self.curves.threshold, self.curves.lam, shared.beta]
-        self.suggest.click(self.on_suggest, [*rule, *sampler, self.snap, shared.plan], **edit)
-        preset = [self.preset, shared.target, *sampler, self.snap, shared.plan]
+        asked = [shared.plan, *shared.sampler]
+        self.suggest.click(self.on_suggest, [*rule, *asked, self.snap], **edit)
+        preset = [self.preset, shared.target, *asked, self.snap]
         self.preset.input(self.on_preset, preset, **edit)
         self.preset.select(self.on_picked, preset, **edit)
-        shared.beta.change(self.on_beta, [shared.plan, *sampler], [self.rule, self.ruled], **LIVE)
+        shared.beta.change(self.on_beta, asked, [self.rule, self.ruled], **LIVE)
         shared.status.change(self.on_status, None, self.first, **QUIET, queue=False)
         self.speed.wire()
         self.curves.wire()
 
     def _wire_boundaries(self) -> None:
         """Connect the lines of the chart, the two number boxes and the snap to bins."""
-        shared, sampler, chart = self.shared, self.shared.sampler, self.curves.chart
-        live: Event = {"fn": self.on_drag, "inputs": [chart, shared.plan, *sampler]}
+        shared, chart = self.shared, self.curves.chart
+        asked = [shared.plan, *shared.sampler]
+        live: Event = {"fn": self.on_drag, "inputs": [chart, *asked]}
         chart.input(**live, outputs=self.table, **LIVE)
         # the table follows by the short way; the plan itself goes through the queue
         chart.release(**live, outputs=self.table, **LIVE)
         edit: Event = {"outputs": self._edited, **EDIT}
-        chart.release(self.on_drop, [chart, shared.plan, *sampler, self.snap], **edit)
+        chart.release(self.on_drop, [chart, *asked, self.snap], **edit)
         opening = list(shared.opening.boundaries)
         typed = gr.on(
             [event for box in self.boxes for event in (box.submit, box.blur)],
             self.on_boxes,
-            [*self.boxes, shared.plan, *sampler, self.snap],
+            [*self.boxes, *asked, self.snap],
             js=send_typed(opening),
             **edit,
         )
@@ -158,53 +160,35 @@ class ExploreTab:
         # also where the chart did not move: a refused boundary goes back to what it was
         typed.then(**follow_line)
         chart.change(**follow_line)
-        self.snap.input(self.on_snap, [self.snap, shared.plan, *sampler], **edit)
+        self.snap.input(self.on_snap, [self.snap, *asked], **edit)
 
     @plain_errors
-    def on_drag(self, value: Any, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+    def on_drag(self, value: Any, asked: Asked) -> Views:
         """Estimate the plan whose boundary is being dragged."""
-        after = plan.with_boundaries(*two_boundaries(value))
+        after = asked.plan.with_boundaries(*two_boundaries(value))
         try:
-            found = self.predictions.predict(after, scheduler, steps)
+            found = self.predictions.predict(after, asked.scheduler, asked.steps)
         except StudioError:  # no such networks; the drop refuses them, once
             return NOTHING
         return {self.table: self.predictions.table(found)}
 
     @plain_errors
-    def on_drop(
-        self,
-        value: Any,
-        plan: StagePlan,
-        scheduler: str,
-        steps: Any,
-        snap: bool,
-        request: gr.Request,
-    ) -> Views:
+    def on_drop(self, value: Any, asked: Asked, snap: bool, request: gr.Request) -> Views:
         """Take the boundaries where the lines were dropped."""
         low, high = two_boundaries(value)
         return self._move(
-            lambda: self.predictions.moved(plan, low, high, snap),
-            plan,
-            scheduler,
-            steps,
+            lambda: self.predictions.moved(asked.plan, low, high, snap),
+            asked,
             request,
             chart=[low, high],
         )
 
     @plain_errors
-    def on_boxes(
-        self,
-        low: Any,
-        high: Any,
-        plan: StagePlan,
-        scheduler: str,
-        steps: Any,
-        snap: bool,
-        request: gr.Request,
-    ) -> Views:
+    def on_boxes(self, low: Any, high: Any, asked: Asked, snap: bool, request: gr.Request) -> Views:
         """Take typed boundaries; a box that was left as it was comes as None."""
         if low is None and high is None:
             return NOTHING
+        plan = asked.plan
         low = plan.boundaries[0] if low is None else low
         high = plan.boundaries[1] if high is None else high
 
@@ -212,19 +196,14 @@ class ExploreTab:
             typed = typed_boundaries(low, high, plan.num_train_timesteps)
             return self.predictions.moved(plan, *typed, snap)
 
-        return self._move(make, plan, scheduler, steps, request)
+        return self._move(make, asked, request)
 
     @plain_errors
-    def on_snap(
-        self, snap: bool, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request
-    ) -> Views:
+    def on_snap(self, snap: bool, asked: Asked, request: gr.Request) -> Views:
         """Put the boundaries on edges of bins, or leave them where they are."""
+        plan = asked.plan
         return self._move(
-            lambda: self.predictions.moved(plan, *plan.boundaries, snap),
-            plan,
-            scheduler,
-            steps,
-            request,
+            lambda: self.predictions.moved(plan, *plan.boundaries, snap), asked, request
         )
 
     @plain_errors
@@ -234,62 +213,48 @@ class ExploreTab:
         m: Any,
         lam: Any,
         beta: str,
-        scheduler: str,
-        steps: Any,
+        asked: Asked,
         snap: bool,
-        plan: StagePlan,
         request: gr.Request,
     ) -> Views:
         """Take the formula's proposal for the model's own schedule."""
         if beta != own_beta(self.workshop):
-            return self._not_proposed(not_taken_over(self.workshop, beta), plan)
+            return self._not_proposed(not_taken_over(self.workshop, beta), asked.plan)
         try:
-            proposal = self.predictions.suggested(
-                share_of(target), self.predictions.visited(scheduler, steps), *constants(m, lam)
-            )
+            visited = self.predictions.visited(asked.scheduler, asked.steps)
+            proposal = self.predictions.suggested(share_of(target), visited, *constants(m, lam))
         except StudioError as error:
-            return self._not_proposed(f"{page_sentence(error)} The plan stays as it was.", plan)
+            return self._not_proposed(
+                f"{page_sentence(error)} The plan stays as it was.", asked.plan
+            )
         after, words = self._on_bins(proposal.plan, snap)
-        said = [proposal.rule, *words]
-        return self._proposed(after, plan, said, scheduler, steps, request)
+        return self._proposed(after, [proposal.rule, *words], asked, request)
 
     @plain_errors
     def on_preset(
-        self,
-        name: str,
-        target: Any,
-        scheduler: str,
-        steps: Any,
-        snap: bool,
-        plan: StagePlan,
-        request: gr.Request,
+        self, name: str, target: Any, asked: Asked, snap: bool, request: gr.Request
     ) -> Views:
         """Take another preset than the plan's; a dropdown that is only left sends its value too."""
-        if name == self._preset_name(plan):
+        if name == self._preset_name(asked.plan):
             return NOTHING
-        return self._pick(name, target, scheduler, steps, snap, plan, request)
+        return self._pick(name, target, asked, snap, request)
 
     @plain_errors
     def on_picked(
-        self,
-        name: str,
-        target: Any,
-        scheduler: str,
-        steps: Any,
-        snap: bool,
-        plan: StagePlan,
-        request: gr.Request,
+        self, name: str, target: Any, asked: Asked, snap: bool, request: gr.Request
     ) -> Views:
         """Take a preset from the open list, perhaps the plan's own for another mean sparsity."""
-        return self._pick(name, target, scheduler, steps, snap, plan, request)
+        return self._pick(name, target, asked, snap, request)
 
     @plain_errors
-    def on_beta(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+    def on_beta(self, asked: Asked) -> Views:
         """Put the plan's own rule back when other curves are shown.
 
         What was written of a proposal for the last curves goes.
         """
-        words = self.predictions.rule_text(plan, self.predictions.visited(scheduler, steps))
+        plan = asked.plan
+        visited = self.predictions.visited(asked.scheduler, asked.steps)
+        words = self.predictions.rule_text(plan, visited)
         if words == OWN and plan.name:
             words = f"This plan is “{plan.name}”."
         return {self.rule: tables.notes([words]), self.ruled: plan.to_json()}
@@ -298,20 +263,18 @@ class ExploreTab:
         """Hide the first step when a calibration has ended: nothing is left to be done first."""
         return {self.first: gr.update(visible=model_facts.unmeasured(self.workshop))}
 
-    def follow(
-        self, plan: StagePlan, about: StagePlan, scheduler: str, steps: Any, request: gr.Request
-    ) -> Views:
+    def follow(self, asked: Asked, about: StagePlan, request: gr.Request) -> Views:
         """Return the tab's views after an edit in another tab; the rule's sentence is `about`."""
-        views = self._show(plan, scheduler, steps, request)
-        views |= {self.curves.chart: list(plan.boundaries), self.boxes_said: ""}
-        if plan != about:
+        views = self._show(asked, request)
+        views |= {self.curves.chart: list(asked.plan.boundaries), self.boxes_said: ""}
+        if asked.plan != about:
             views[self.rule] = tables.notes([OWN])
         return views
 
-    def on_sampler(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+    def on_sampler(self, asked: Asked) -> Views:
         """Return the tab's predictions for another sampler."""
         try:
-            found = self.predictions.predict(plan, scheduler, steps)
+            found = self.predictions.predict(*asked)
         # one budget, say, that these steps cannot meet: what was there is of other steps
         except StudioError as error:
             return {self.table: tables.message(page_sentence(error), "bad"), self.headline: ""}
@@ -323,29 +286,27 @@ class ExploreTab:
     def _preset_name(self, plan: StagePlan) -> str:
         return plan.name if plan.name in self.preset_names else CUSTOM
 
-    def _show(self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request) -> Views:
+    def _show(self, asked: Asked, request: gr.Request) -> Views:
         """Return the views of a plan, the chart's lines apart, and mark it as asked for last."""
         # refuses a plan that cannot be, before it counts as asked for
-        found = self.predictions.predict(plan, scheduler, steps)
-        jobs.mark_latest(request.session_hash, (plan, scheduler, steps))
+        found = self.predictions.predict(*asked)
+        jobs.visit(request.session_hash).mark_latest(asked)
         return {
-            self.shown: plan.to_json(),
+            self.shown: asked.plan.to_json(),
             self.table: self.predictions.table(found),
             self.headline: self.predictions.headline(found),
-            self.preset: self._preset_name(plan),
+            self.preset: self._preset_name(asked.plan),
         }
 
-    def _take(self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request) -> Views:
+    def _take(self, asked: Asked, request: gr.Request) -> Views:
         """Return what an edit of this tab sets: the plan and the tab's views of it."""
-        shown = self._show(plan, scheduler, steps, request)
-        return shown | {self.shared.plan: plan.to_json(), self.shared.edited: next_edit()}
+        shown = self._show(asked, request)
+        return shown | {self.shared.plan: asked.plan.to_json(), self.shared.edited: next_edit()}
 
     def _move(
         self,
         make: Callable[[], StagePlan],
-        plan: StagePlan,
-        scheduler: str,
-        steps: Any,
+        asked: Asked,
         request: gr.Request,
         chart: list[Any] | None = None,
     ) -> Views:
@@ -356,14 +317,15 @@ class ExploreTab:
         said = ""
         try:
             after = make()
-            views = self._take(after, scheduler, steps, request)
+            views = self._take(asked._replace(plan=after), request)
         except StudioError as error:
-            after, chart = plan, None
-            views = self._take(after, scheduler, steps, request)
+            after, chart = asked.plan, None
+            views = self._take(asked, request)
             said = tables.notes([f"{page_sentence(error)} The boundaries stay as they were."])
         if list(after.boundaries) != chart:
             views[self.curves.chart] = list(after.boundaries)
-        if after != plan:  # a rule's sentence must not stand beside a plan that it did not make
+        # a rule's sentence must not stand beside a plan that it did not make
+        if after != asked.plan:
             views[self.rule] = tables.notes([OWN])
         return views | {self.boxes_said: said}
 
@@ -377,22 +339,16 @@ class ExploreTab:
         return replace(after, name=f"{plan.name}, snapped"), [words]
 
     def _proposed(
-        self,
-        after: StagePlan,
-        before: StagePlan,
-        words: list[str],
-        scheduler: str,
-        steps: Any,
-        request: gr.Request,
+        self, after: StagePlan, words: list[str], asked: Asked, request: gr.Request
     ) -> Views:
         """Take a proposed plan, with the sentences of its rule."""
-        views = self._take(after, scheduler, steps, request)
+        views = self._take(asked._replace(plan=after), request)
         views |= {
             self.curves.chart: list(after.boundaries),
             self.rule: tables.notes(words),
             self.ruled: after.to_json(),
         }
-        if after != before:  # a refusal is of the boundaries that were
+        if after != asked.plan:  # a refusal is of the boundaries that were
             views[self.boxes_said] = ""
         return views
 
@@ -404,25 +360,17 @@ class ExploreTab:
             self.ruled: plan.to_json(),
         }
 
-    def _pick(
-        self,
-        name: str,
-        target: Any,
-        scheduler: str,
-        steps: Any,
-        snap: bool,
-        plan: StagePlan,
-        request: gr.Request,
-    ) -> Views:
+    def _pick(self, name: str, target: Any, asked: Asked, snap: bool, request: gr.Request) -> Views:
         """Take a preset, or the plan as the visitor's own."""
         if name == CUSTOM:
-            own = replace(plan, name="")
-            return self._proposed(own, plan, [OWN], scheduler, steps, request)
+            return self._proposed(replace(asked.plan, name=""), [OWN], asked, request)
         try:
-            visited = self.predictions.visited(scheduler, steps)
+            visited = self.predictions.visited(asked.scheduler, asked.steps)
             offered = presets(self.workshop.schedule, share_of(target), visited)
         except StudioError as error:
-            return self._not_proposed(f"{page_sentence(error)} The plan stays as it was.", plan)
+            return self._not_proposed(
+                f"{page_sentence(error)} The plan stays as it was.", asked.plan
+            )
         if name not in offered:
             raise StudioError("Choose one of the listed presets.")
         after, words = self._on_bins(offered[name], snap)
@@ -430,4 +378,4 @@ class ExploreTab:
             f"Preset “{name}”, at a step-weighted mean sparsity of {share_of(target):g}"
             f" over {len(visited)} runs of the network."
         )
-        return self._proposed(after, plan, [about, *words], scheduler, steps, request)
+        return self._proposed(after, [about, *words], asked, request)

@@ -1,6 +1,6 @@
 """Run the two long jobs of place 2, Calibrate and Prune: waiting, progress, Stop, one sentence.
 
-A press is noted at once (`jobs.ask`) and worked off when the model is free; until then Stop
+A press is noted at once (`jobs.Visit.ask`) and worked off when the model is free; until then Stop
 withdraws it.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import gradio as gr
 
@@ -22,11 +21,12 @@ from .. import jobs, model_facts, tables
 from ..events import ASK, NOTHING, QUIET, Views
 from ..input_checks import plain_errors
 from ..page_state import Shared
+from ..predictions import Asked
 from ..text import seconds_text
 from .views import pruned_sentence
 
 KINDS = ("calibrate", "prune")
-STOPPED = "Stopped. What was measured so far is kept, and nothing is half-written."
+STOPPED = "Stopped. What was measured so far is kept, and no file is half-written."
 
 
 def calibrated_sentence(workshop: Workshop, seconds: float, kept: int, worked: bool) -> str:
@@ -35,10 +35,10 @@ def calibrated_sentence(workshop: Workshop, seconds: float, kept: int, worked: b
     `kept` bins were there when it began; without `worked` it had nothing to do.
     """
     if not worked:
-        return f"Nothing to do, as all of it was measured before: {workshop.calibration_text}"
+        return f"Nothing to do, because everything was measured before: {workshop.calibration_text}"
     took = f"in {seconds_text(seconds)} (measured"
     if kept:
-        took += f", without the {kept} of {workshop.settings.bins} bins that an earlier run left"
+        took += f"; {kept} of {workshop.settings.bins} bins kept from an earlier run"
     return f"Calibrated {took}): {workshop.calibration_text}"
 
 
@@ -128,21 +128,19 @@ class PruneJobs:
         self.stop.click(self.on_stop, None, buttons, **QUIET, queue=False)
 
     @plain_errors
-    def ask_calibrate(
-        self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request
-    ) -> Views:
+    def ask_calibrate(self, asked: Asked, request: gr.Request) -> Views:
         """Note that a calibration is wanted."""
-        return self._ask("calibrate", plan, scheduler, steps, request)
+        return self._ask("calibrate", asked, request)
 
     @plain_errors
-    def ask_prune(self, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request) -> Views:
+    def ask_prune(self, asked: Asked, request: gr.Request) -> Views:
         """Note which plan is to be pruned."""
-        return self._ask("prune", plan, scheduler, steps, request)
+        return self._ask("prune", asked, request)
 
     @plain_errors
     def on_calibrate(self, request: gr.Request) -> Iterator[Views]:
         """Calibrate, now that the turn has come; nothing where it was withdrawn meanwhile."""
-        if jobs.take(f"{request.session_hash}/calibrate") is None:
+        if jobs.visit(request.session_hash).take("calibrate") is None:
             yield NOTHING
             return
         yield from self._run(Calibrating(self.workshop), request)
@@ -150,7 +148,7 @@ class PruneJobs:
     @plain_errors
     def on_prune(self, request: gr.Request) -> Iterator[Views]:
         """Prune, now that the turn has come; nothing where it was withdrawn meanwhile."""
-        plan = jobs.take(f"{request.session_hash}/prune")
+        plan = jobs.visit(request.session_hash).take("prune")
         if plan is None:
             yield NOTHING
             return
@@ -159,8 +157,9 @@ class PruneJobs:
     @plain_errors
     def on_stop(self, request: gr.Request) -> Views:
         """Withdraw what waits and stop what runs."""
-        waited = jobs.withdraw(*(f"{request.session_hash}/{kind}" for kind in KINDS))
-        if jobs.request_stop(request.session_hash):
+        visit = jobs.visit(request.session_hash)
+        waited = visit.withdraw(*KINDS)
+        if visit.request_stop():
             return {self.job: tables.message("Stopping …")}
         if waited:
             return {self.job: tables.message(jobs.WITHDRAWN), **self._buttons(busy=False)}
@@ -173,18 +172,16 @@ class PruneJobs:
             self.stop: gr.update(interactive=busy),
         }
 
-    def _ask(
-        self, kind: str, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request
-    ) -> Views:
-        run = plan.counted(self.shared.predictions.visited(scheduler, steps))
-        jobs.ask(f"{request.session_hash}/{kind}", run)
+    def _ask(self, kind: str, asked: Asked, request: gr.Request) -> Views:
+        run = asked.plan.counted(self.shared.predictions.visited(asked.scheduler, asked.steps))
+        jobs.visit(request.session_hash).ask(kind, run)
         return {self.job: tables.message(jobs.WAITING), **self._buttons(busy=True)}
 
     def _run(self, job: Calibrating | Pruning, request: gr.Request) -> Iterator[Views]:
         """Show a job from its start to one sentence, and put the buttons back whatever happens."""
         busy, began = self._buttons(busy=True), time.perf_counter()
         yield {self.job: tables.progress(0, 0, "Starting"), **busy}
-        with jobs.stoppable(request.session_hash) as stop:
+        with jobs.visit(request.session_hash).stoppable() as stop:
             try:
                 for report in jobs.reports(_work(job, stop)):
                     words = model_facts.without_paths(self.workshop, report.text)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from core.allocation.sentences import METHOD_TITLES
 from core.curves.plan import MULTIPLES, STAGES, StagePlan
 from core.workshop.workshop import Workshop
 
@@ -29,7 +30,7 @@ class SharingChoice(NamedTuple):
     run: bool  # one budget for all stages
     costs: Any
     multiple: Any
-    ends: bool  # spare the first and the last block
+    ends: bool  # protect the first and the last block
 
 
 def values(plan: StagePlan) -> SharingChoice:
@@ -60,12 +61,12 @@ def method_words(plan: StagePlan) -> str:
     if plan.protect:
         kept = "lose nothing" if plan.protect == 1 else f"keep at least {percent(plan.protect)}"
         words = (
-            f"{words[:-1]}; the first and the last block {kept}, and the others give more instead."
+            f"{words[:-1]}; the first and the last block {kept}, and the others lose more instead."
         )
     if plan.multiple:
         words += (
-            f" Neurons stay in multiples of {plan.multiple}, and shares are met as nearly as these"
-            " allow."
+            f" The number of neurons kept is a multiple of {plan.multiple}, so shares are met only"
+            " approximately."
         )
     if plan.min_heads > 1:
         words += f" Every layer keeps at least {plan.min_heads} heads."
@@ -83,12 +84,12 @@ def note(workshop: Workshop, plan: StagePlan) -> str:
         work = "time" if plan.costs == "latency" else "computation"
         weighed = "its sampling steps" if plan.stage_steps else "the timesteps it spans"
         sentences.append(
-            f"{percent(found.saved, 1)} of the {work} of the prunable layers goes, each"
-            f" stage weighed by {weighed}."
+            f"This removes {percent(found.saved, 1)} of the {work} of the prunable layers; each"
+            f" stage counts by {weighed}."
         )
         if plan.allocation == "dynamic":
             left = (
-                f", but for the last {number(100 * found.fineness, 1)} % of the {work}"
+                f", to within {number(100 * found.fineness, 1)} % of the {work}"
                 if found.fineness
                 else ""
             )
@@ -99,7 +100,7 @@ def note(workshop: Workshop, plan: StagePlan) -> str:
                 for stage, share in zip(STAGES, found.sparsity, strict=True)
             )
             sentences.append(
-                f"Stage by stage goes: {parts}. The sliders say what equal shares would be."
+                f"Removed per stage: {parts}. The sliders show what equal shares would remove."
             )
     return tables.notes(sentences)
 
@@ -136,7 +137,7 @@ class SharingPanel:
         with gr.Accordion("How layers share the cut", open=opened, elem_id="sharing"):
             gr.HTML(f'<p class="fine">{SAME_WORK}</p>')
             self.method = gr.Radio(
-                [(words.title, key) for key, words in METHOD_WORDS.items()],
+                [(title, method) for method, title in METHOD_TITLES.items()],
                 value=shown.method,
                 label="Method",
                 elem_classes="stacked",
@@ -146,28 +147,28 @@ class SharingPanel:
                 shown.run,
                 label="one budget for all three stages",
                 info=(
-                    "The sparsities above then set the work of the whole run; where it is cut"
-                    " follows."
+                    "The sparsities above then set the total of the whole run; the split over"
+                    " stages is computed."
                 ),
             )
             self._build_menus(shown)
-            self.ends = gr.Checkbox(shown.ends, label="spare the first and the last block")
+            self.ends = gr.Checkbox(shown.ends, label="protect the first and the last block")
 
     def _build_menus(self, shown: SharingChoice) -> None:
         self.costs = gr.Radio(
             COUNTED,
             value=shown.costs,
             label="Counted in",
-            info="Time is fairer on a GPU, where thin attention saves less than its MACs.",
+            info="On a GPU prefer time: attention with few heads saves less of it than of MACs.",
         )
         self.multiple = gr.Dropdown(
             [
-                ("as fine as the layer allows", 0),
+                ("any number", 0),
                 *((f"multiples of {m}", m) for m in MULTIPLES if m),
             ],
             value=shown.multiple,
             label="Neurons kept",
-            info="A GPU multiplies in tiles and likes multiples of 64 or 128.",
+            info="GPUs are fastest with multiples of 64 or 128.",
             filterable=False,
         )
 

@@ -20,6 +20,7 @@ from ..events import EDIT, FILE, LIVE, NOTHING, QUIET, Views, next_edit
 from ..input_checks import plain_errors
 from ..inputs import number_within, read_upload
 from ..page_state import Shared
+from ..predictions import Asked
 from ..remedies import page_sentence
 from ..stage_chart import plot_panel
 from ..theme import STAGE_MEANING
@@ -74,17 +75,15 @@ class StageSlider:
         )
 
     @plain_errors
-    def on_slide(
-        self, value: Any, plan: StagePlan, scheduler: str, steps: Any, request: gr.Request
-    ) -> Views:
+    def on_slide(self, value: Any, asked: Asked, request: gr.Request) -> Views:
         """Set this stage's sparsity; the other stages keep their unrounded values."""
 
         def make(_: list[float]) -> StagePlan:
-            sparsity = [*plan.sparsity]
+            sparsity = [*asked.plan.sparsity]
             sparsity[self.stage] = _share(value, self.label)
-            return replace(plan.with_sparsity(*sparsity), name="")
+            return replace(asked.plan.with_sparsity(*sparsity), name="")
 
-        views = self.tab.slide(make, self.slider, plan, scheduler, steps, request)
+        views = self.tab.slide(make, self.slider, asked, request)
         if self.tab.shared.plan in views:
             views[self.tab.shape] = views[self.tab.shared.plan]
         return views
@@ -189,24 +188,23 @@ class PruneTab:
 
     def wire(self) -> None:
         """Connect the tab's own edits, the table per layer and the two jobs."""
-        shared, sampler = self.shared, self.shared.sampler
+        shared, asked = self.shared, [self.shared.plan, *self.shared.sampler]
         edit = {"outputs": [shared.plan, shared.edited, self.shape, *self.plan_views], **EDIT}
         for one in self.stage_sliders:
-            one.slider.input(one.on_slide, [one.slider, shared.plan, *sampler], **edit)
-        master = [self.master, shared.plan, self.shape, *sampler]
-        self.master.input(self.on_master, master, **edit)
+            one.slider.input(one.on_slide, [one.slider, *asked], **edit)
+        self.master.input(self.on_master, [self.master, self.shape, *asked], **edit)
         gr.on(
             [control.input for control in self.sharing.controls],
             self.on_sharing,
-            [*self.sharing.controls, shared.plan, *sampler],
+            [*self.sharing.controls, *asked],
             **edit,
         )
         uploaded = [shared.plan, shared.edited]
-        self.upload.upload(self.on_upload, [self.upload, *sampler], uploaded, **EDIT | FILE)
+        self.upload.upload(self.on_upload, [self.upload, *shared.sampler], uploaded, **EDIT | FILE)
         shared.status.change(self.on_status, self.job, self.job, **LIVE)
         self.layers_box.expand(
             self.on_layers_open,
-            [shared.plan, *sampler],
+            asked,
             [self.layers_open, self.layers],
             **QUIET,
         )
@@ -214,50 +212,30 @@ class PruneTab:
         self.jobs.wire()
 
     @plain_errors
-    def on_master(
-        self,
-        target: Any,
-        plan: StagePlan,
-        shape: StagePlan,
-        scheduler: str,
-        steps: Any,
-        request: gr.Request,
-    ) -> Views:
+    def on_master(self, target: Any, shape: StagePlan, asked: Asked, request: gr.Request) -> Views:
         """Scale the three sparsities to a mean, in the proportions of `shape`."""
 
         def make(timesteps: list[float]) -> StagePlan:
-            whole = shape.with_boundaries(*plan.boundaries)
+            whole = shape.with_boundaries(*asked.plan.boundaries)
             scaled = whole.scaled_to(_share(target, MASTER), timesteps)
             late, middle, early = (round(s, 4) for s in scaled.sparsity)
-            return replace(plan.with_sparsity(late, middle, early), name="")
+            return replace(asked.plan.with_sparsity(late, middle, early), name="")
 
-        return self.slide(make, self.master, plan, scheduler, steps, request)
+        return self.slide(make, self.master, asked, request)
 
     @plain_errors
-    def on_sharing(
-        self,
-        method: str,
-        run: bool,
-        costs: str,
-        multiple: Any,
-        ends: bool,
-        plan: StagePlan,
-        scheduler: str,
-        steps: Any,
-        request: gr.Request,
-    ) -> Views:
+    def on_sharing(self, choice: SharingChoice, asked: Asked, request: gr.Request) -> Views:
         """Take another way to share the cut.
 
         Where it cannot be, the reason is shown, the controls go back and the plan stays.
         """
-        timesteps = self.predictions.visited(scheduler, steps)
-        choice = SharingChoice(method, run, costs, multiple, ends)
+        plan, timesteps = asked.plan, self.predictions.visited(asked.scheduler, asked.steps)
         try:
             after = changed(self.workshop, plan, timesteps, choice)
         except StudioError as error:
             said = tables.notes([f"{page_sentence(error)} The plan stays as it was."])
             return self.sharing.views_of(plan) | {self.sharing.note: said}
-        jobs.mark_latest(request.session_hash, (after, scheduler, steps))
+        jobs.visit(request.session_hash).mark_latest(asked._replace(plan=after))
         shown = self._show(after, plan, timesteps)
         return shown | self._edit(after) | {self.shape: after.to_json()}
 
@@ -279,9 +257,10 @@ class PruneTab:
         return NOTHING
 
     @plain_errors
-    def on_layers_open(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+    def on_layers_open(self, asked: Asked) -> Views:
         """Fill the table per layer when it is opened."""
-        rows = layer_rows(self.workshop, plan.counted(self.predictions.visited(scheduler, steps)))
+        timesteps = self.predictions.visited(asked.scheduler, asked.steps)
+        rows = layer_rows(self.workshop, asked.plan.counted(timesteps))
         return {self.layers_open: True, self.layers: rows}
 
     @plain_errors
@@ -293,9 +272,7 @@ class PruneTab:
         self,
         make: Callable[[list[float]], StagePlan],
         held: gr.Slider,
-        plan: StagePlan,
-        scheduler: str,
-        steps: Any,
+        asked: Asked,
         request: gr.Request,
     ) -> Views:
         """Take the plan that `make` makes for the run's timesteps, moved by the slider `held`.
@@ -303,27 +280,28 @@ class PruneTab:
         The held slider is never set. Where the plan cannot be, every slider goes back and the
         reason stands below them.
         """
-        timesteps = self.predictions.visited(scheduler, steps)
+        plan, timesteps = asked.plan, self.predictions.visited(asked.scheduler, asked.steps)
         try:
             after = make(timesteps)
             views = self._show(after, plan, timesteps)
             effects = self.predictions.without_effect(plan, after, timesteps)
         except StudioError as error:
             return self._refused(error, plan, timesteps)
-        jobs.mark_latest(request.session_hash, (after, scheduler, steps))
+        jobs.visit(request.session_hash).mark_latest(asked._replace(plan=after))
         views |= {self.effect: tables.notes(effects), **self._edit(after)}
         views.pop(held, None)
         return views
 
-    def follow(self, plan: StagePlan, before: StagePlan, scheduler: str, steps: Any) -> Views:
+    def follow(self, asked: Asked, before: StagePlan) -> Views:
         """Return the tab's views after an edit made in another tab; `before` is what it shows."""
-        timesteps = self.predictions.visited(scheduler, steps)
-        return self._show(plan, before, timesteps) | {self.shape: plan.to_json()}
+        timesteps = self.predictions.visited(asked.scheduler, asked.steps)
+        return self._show(asked.plan, before, timesteps) | {self.shape: asked.plan.to_json()}
 
-    def on_sampler(self, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+    def on_sampler(self, asked: Asked) -> Views:
         """Return the tab's views for another sampler."""
         try:
-            return self._show(plan, plan, self.predictions.visited(scheduler, steps))
+            timesteps = self.predictions.visited(asked.scheduler, asked.steps)
+            return self._show(asked.plan, asked.plan, timesteps)
         # one budget, say, that these steps cannot meet: what was there is of other steps
         except StudioError as error:
             return {self.cost: tables.message(page_sentence(error), "bad")}

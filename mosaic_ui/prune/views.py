@@ -66,9 +66,9 @@ def layer_rows(workshop: Workshop, plan: StagePlan) -> list[list[Any]]:
 def layers_caption(workshop: Workshop) -> str:
     """Say what the columns mean, and where the errors are when they are not here."""
     where = (
-        "written by app.py prune for a model of this size"
+        "computed by app.py prune for a model of this size"
         if model_facts.large(workshop)
-        else "empty until calibrated"
+        else "empty until the model is calibrated"
     )
     return (
         '<p class="fine">MMACs: million multiply-accumulates in one forward pass of one image. '
@@ -106,7 +106,7 @@ def pruned_sentence(
         else f"Pruned in {seconds_text(seconds)} (measured)"
     )
     more = None if mosaic is None else damping_sentence(mosaic)
-    return f"{how}: one network per stage, keeping of its weights {parts}. See it in 3 Compare." + (
+    return f"{how}: one network per stage. Weights kept: {parts}. See the result in 3 Compare." + (
         f" {more}" if more else ""
     )
 
@@ -119,6 +119,6 @@ def ready(workshop: Workshop) -> str:
 
 
 BEFORE = (
-    "Prune calibrates first where that has not been done; the measurements are kept for every later"
-    " plan."
+    "Prune calibrates first if that has not been done; the measurements are kept for all later"
+    " plans."
 )

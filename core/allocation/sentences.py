@@ -8,9 +8,9 @@ from ..models.layers import TINY
 from .problem import AllocationProblem
 from .widths import Menu
 
-NAMES = {
-    "uniform": "Equal ratios",
-    "log_ramp": "Log ramp over the blocks",
+METHOD_TITLES = {  # value of StagePlan.allocation -> its name in sentences and on the page
+    "uniform": "Equal shares",
+    "log_ramp": "Log ramp",
     "lagrangian": "Lagrangian",
     "dynamic": "Dynamic programming",
 }
@@ -22,17 +22,14 @@ def too_much(problem: AllocationProblem, possible: float, asked: float, stage: s
     `stage` is empty for the whole run.
     """
     limits, remedies = _limits(problem.menu)
-    held = ", as every layer keeps a head or some neurons"
-    if limits:
-        held = f" while {' and '.join(limits)}"
+    limits = limits or ["every layer keeps a head or some neurons"]
     remedies = [f"lower {'the sparsity of that stage' if stage else 'the sparsities'}", *remedies]
     # rounded apart, so that they never look equal
     most, wish = np.floor(1000 * possible + TINY) / 10, np.ceil(1000 * asked - TINY) / 10
-    where = f"{stage} stage" if stage else "whole run"
-    what = f"{'work' if problem.unit == 'MACs' else 'time'} of the {where}'s prunable layers"
+    where = f"The {stage} stage" if stage else "The whole run"
     return (
-        f"At most {most:.3g} % of the {what} can go{held}, and {wish:.3g} % are asked for:"
-        f" {', or '.join(remedies)}."
+        f"{where} can lose at most {most:.3g} % of the {unit_word(problem)} of its prunable layers"
+        f" ({' and '.join(limits)}), but the plan asks for {wish:.3g} %: {', or '.join(remedies)}."
     )
 
 
@@ -40,10 +37,9 @@ def _limits(menu: Menu) -> tuple[list[str], list[str]]:
     """Return what the menu holds back, in words, and the remedy of each."""
     limits, remedies = [], []
     if menu.protect:
-        ends = "the first and the last block"
-        share = f"keep {100 * menu.protect:.3g} %"
-        limits.append(f"{ends} {'are spared' if menu.protect == 1 else share}")
-        remedies.append("spare no block")
+        kept = "are protected" if menu.protect == 1 else f"keep {100 * menu.protect:.3g} %"
+        limits.append(f"the first and the last block {kept}")
+        remedies.append("protect no block")
     if menu.multiple:
         limits.append(f"neurons stay in multiples of {menu.multiple}")
         remedies.append("allow finer widths")
@@ -76,7 +72,7 @@ def what_was_done(
     left = (
         f" (no step falls into the {' and '.join(idle)} stage, which stays dense)" if idle else ""
     )
-    return f"{NAMES[method]}{ratios}, {where}{left}"
+    return f"{METHOD_TITLES[method]}{ratios}, {where}{left}"
 
 
 def unit_word(problem: AllocationProblem) -> str:
