@@ -361,7 +361,7 @@ def test_the_front_is_that_of_the_definition():
 
 
 def test_nothing_of_the_page_is_loaded(tmp_path):
-    code = "import sys, core.runs.store\n"
+    code = "import sys, core.runs.store, core.runs.export, core.runs.differences\n"
     code += "print([m for m in ('gradio', 'plotly') if m in sys.modules])"
     out, errors = child(code).communicate(timeout=120)
     assert out.strip() == "[]", errors
