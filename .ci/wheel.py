@@ -6,7 +6,7 @@ would collide in other people's environments, so an installed copy holds one nam
     core/       -> mosaicdiff/              the science, and the public names
     mosaic_ui/  -> mosaicdiff/studio/       the page
     app.py      -> mosaicdiff/app.py        the command line
-    assets/     -> mosaicdiff/assets/       the bundled model and the example plans
+    assets/     -> mosaicdiff/assets/       the bundled models and the example plans
 
 Imports inside core and inside mosaic_ui's folders may be relative; those between the three are
 absolute in the checkout. This step replaces the checkout's names in every copied module: in
@@ -29,8 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"core": NAME, "mosaic_ui": f"{NAME}/studio", "assets": f"{NAME}/assets"}
 CODE = (".py", ".css", ".js", ".html")
 DATA = (".json", ".safetensors", ".md")  # of assets; the training script is not part of the library
-# `work`: what the training scripts leave behind; character-dit: not finished, not opened yet
-LEFT_OUT = ("__pycache__", "work", "screenshots", "character-dit")
+LEFT_OUT = ("__pycache__", "work", "screenshots")  # work: what the training scripts leave behind
 MAIN = '''"""Run `python -m mosaicdiff`: the studio, or one of its verbs."""
 
 import sys

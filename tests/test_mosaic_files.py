@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tiny_sdxl import make_sdxl
 
 from core.errors import StudioError
-from core.models.bundled import FASHION
+from core.models.bundled import BUNDLED
 from core.models.checkpoints import load_checkpoint
 from core.models.layers import find_layers
 from core.mosaic.manifest import coarser, indices, model_hash, ranges
@@ -247,7 +247,7 @@ def test_the_readmes_five_lines_in_a_fresh_process(tmp_path):
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
         if "MosaicTransformer.from_pretrained" in block
     )
-    pipeline = DiTPipeline.from_pretrained(FASHION)
+    pipeline = DiTPipeline.from_pretrained(BUNDLED)
     dense = pipeline.transformer
     pipeline.transformer = mosaic_of(dense)
     pipeline.transformer.save_pretrained(tmp_path / "subnetworks")
@@ -255,7 +255,7 @@ def test_the_readmes_five_lines_in_a_fresh_process(tmp_path):
     torch.manual_seed(3)
     here = np.asarray(pipeline([1]).images[0])
     there = fresh(f"import torch\ntorch.manual_seed(3)\n{code}", tmp_path)
-    assert here.shape == (32, 32) and here.std() > 0 and (here == there).all()
+    assert here.shape == (64, 64, 3) and here.std() > 0 and (here == there).all()
 
 
 def test_the_same_for_sdxl_without_scipy_and_pandas(sdxl_folder, tmp_path):
