@@ -178,7 +178,7 @@ def _walk(pair: Pair, vae: Any, previews: bool, runs: PairedRuns) -> Iterator[Pr
                 runs.film[k].append(images[k])
                 runs.film_timesteps[k].append(steps[k].timestep)
         if i in shown:
-            yield _step_preview(i, total, *steps, images)
+            yield _step_preview(i, total, steps[0], steps[1], images)
         if pair.stopped:
             raise Stopped(f"Stopped at step {i + 1} of {total}, before anything was timed.")
     runs.latents = [walker.latest.latents.clone() for walker in walkers]

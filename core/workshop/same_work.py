@@ -86,3 +86,13 @@ def dense_steps(
     steps = next((n for n in range(1, len(timesteps) + 1) if calls_of(n) >= wanted), len(timesteps))
     below = max(1, steps - 1)
     return min((below, steps), key=lambda n: abs(calls_of(n) - wanted))
+
+
+def run_macs(workshop: Workshop, plan: StagePlan | None, timesteps: list[float]) -> float:
+    """Return the MACs of one image over a run, one row per call; a plan of None is dense.
+
+    Raises StudioError where the plan's widths are not known.
+    """
+    counted = plan and plan.counted(timesteps)
+    macs = workshop.stage_macs(counted)
+    return sum(macs[-1 if counted is None else counted.stage_of(t)] for t in timesteps)
