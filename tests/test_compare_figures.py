@@ -533,6 +533,7 @@ def test_unequal_budgets_are_said_loudly_before_and_after():
 def test_a_result_whose_plan_has_moved_on_says_so():
     said = between.stale_html(PLAN, "14:02", PLAN.with_boundaries(200, 550))
     assert "made with the plan as it was at 14:02: boundaries 93 and 550" in said
+    assert "removed late 40 %, middle 10 %, early 55 %" in said
     assert "Changed since: boundaries (timesteps)." in said
     assert between.stale_html(PLAN, "14:02", replace(PLAN, name="renamed")) == ""
 

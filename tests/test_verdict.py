@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,12 @@ def test_a_slower_side_says_why_only_where_it_is_known():
     assert "foresaw" not in verdict(0.93, macs=1.5, predicted=None).sentence
     more_work = verdict(0.7, macs=0.7, predicted=0.7).sentence
     assert "43% more multiply-accumulates" in more_work and "foresaw" not in more_work
+
+
+def test_more_calls_of_the_same_work_are_named_as_the_reason():
+    found = replace(verdict(0.86, macs=1.0, predicted=1.04), calls=(7, 10))
+    assert "calls the network 10 times per image against 7" in found.sentence
+    assert "calls the network" not in replace(found, calls=(10, 10)).sentence
 
 
 def test_no_difference_and_no_timing_are_doubtful_numbers():

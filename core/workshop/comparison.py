@@ -186,6 +186,7 @@ class Comparison:
             macs_ratio=self.speedup_macs,
             equal_pictures=torch.equal(self.a.latents, self.b.latents),
             predicted=self.speedup_predicted,
+            calls=(len(self.a.timesteps), len(self.b.timesteps)),
         )
 
     @property

@@ -31,6 +31,7 @@ class Verdict:
     macs_ratio: float  # MACs of A / MACs of B
     equal_pictures: bool
     predicted: float | None = None  # predicted seconds of A / of B, before anything was timed
+    calls: tuple[int, int] | None = None  # denoiser calls per image of A and of B
 
     @property
     def inert(self) -> bool:
@@ -118,7 +119,12 @@ class Verdict:
 
     @property
     def _reason(self) -> str:
-        """Return why fewer MACs brought nothing, where this device's own times say it."""
+        """Return why B gains nothing, where its calls or this device's own times say it."""
+        if self.calls is not None and self.calls[1] > self.calls[0] and self.macs_ratio > 0.97:
+            return (
+                f"; it calls the network {self.calls[1]} times per image against {self.calls[0]},"
+                " and each call has a cost that multiply-accumulates do not count"
+            )
         if self.predicted is None or self.macs_ratio <= 1 + NO_GAIN:
             return ""
         if self.predicted > 1 + NO_GAIN:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from html import escape
 
-from core.curves.plan import StagePlan
-from core.runs.differences import Difference, differences, plan_words
+from core.curves.plan import STAGES, StagePlan
+from core.runs.differences import Difference, differences
 from core.workshop.comparison import Comparison
 
 from ..text import percent
@@ -96,9 +96,16 @@ def stale_html(then: StagePlan, when: str, now: StagePlan) -> str:
         return ""
     return (
         '<p class="cmp-loud cmp-stale" role="status"><b>The plan has moved on.</b> This result was'
-        f" made with the plan as it was at {escape(when)}: {escape(plan_words(then))}. Changed"
+        f" made with the plan as it was at {escape(when)}: {escape(_plan_words(then))}. Changed"
         f" since: {escape(', '.join(moved))}.</p>"
     )
+
+
+def _plan_words(plan: StagePlan) -> str:
+    """Write a plan's boundaries and what each stage loses, in whole per cent."""
+    low, high = plan.boundaries
+    removed = (f"{s} {percent(x)}" for s, x in zip(STAGES, plan.sparsity, strict=True))
+    return f"boundaries {low} and {high}; removed {', '.join(removed)}"
 
 
 def _short(a: SideRun, b: SideRun, found: list[Difference]) -> str:

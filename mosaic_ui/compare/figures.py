@@ -101,11 +101,11 @@ def verdict_html(comparison: Comparison, provenance: str = "") -> str:
         '<section class="cmp cmp-verdict" role="status"><div'
         f' class="cmp-say"><h2>{escape(comparison.verdict)}</h2><p class="cmp-distance"'
         f' title="{SCALE_WORDS}">{escape(comparison.distance)}</p>{result_unequal(comparison)}'
-        f'{origin}<details class="cmp-ran"><summary>What ran, and what differs</summary><p'
-        f' class="cmp-sub">A is {_side_words(comparison.a)}, B is {_side_words(comparison.b)}.'
-        f" {escape(settings_line(comparison))}.</p>{differences_html(comparison)}<p"
-        f' class="cmp-sub">{SCALE_WORDS}</p></details></div><div class="cmp-tiles" role="group"'
-        f' aria-label="Speed-up of B over A">{tiles}</div></section>'
+        '</div><div class="cmp-tiles" role="group" aria-label="Speed-up of B over A">'
+        f'{tiles}</div>{origin}<details class="cmp-ran"><summary>What ran, and what differs'
+        f'</summary><p class="cmp-sub">A is {_side_words(comparison.a)}, B is'
+        f" {_side_words(comparison.b)}. {escape(settings_line(comparison))}.</p>"
+        f'{differences_html(comparison)}<p class="cmp-sub">{SCALE_WORDS}</p></details></section>'
     )
 
 
