@@ -136,6 +136,8 @@ CHECKS: dict[str, tuple[str, Reader]] = {
             "size",
             "tabulate",
             "dtype",  # `compare.inputs`
+            "made",
+            "past",  # the server's own, in a `gr.State`
         ),
         ("", _judged),
     ),

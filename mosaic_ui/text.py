@@ -63,6 +63,15 @@ def seconds_text(
     return f"{value:.{digits}f} ± {width * scale:.{digits}f} {unit}"
 
 
+def about_seconds(seconds: float) -> str:
+    """Write a time that is only expected: about 8 s, about 3 min."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min"
+
+
 def percent(share: float | None, places: int = 0, unknown: str = "–") -> str:
     """Write a share as per cent: 33 %; `unknown` where it is not known."""
     return unknown if share is None else f"{100 * share:.{places}f} %"

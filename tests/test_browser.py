@@ -439,7 +439,7 @@ def test_prune_says_what_it_built_and_other_tabs_follow(page):
 def compare_with(page, images: str, steps: str) -> None:
     page.get_by_role("tab", name="3 Compare").click()
     for name, value in (("Images", images), ("Sampling steps", steps)):
-        box = page.locator(".cmp-controls").get_by_label(f"number input for {name}")
+        box = page.locator(".cmp-controls").get_by_label(name, exact=True)
         box.fill(value)
         box.press("Enter")
     page.locator("#cmp-start").click()

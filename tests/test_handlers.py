@@ -17,8 +17,8 @@ from core.errors import StudioError
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
 from mosaic_ui import jobs, schedules
-from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
+from mosaic_ui.compare import sides
 from mosaic_ui.explore import curve_panel
 from mosaic_ui.figures import VIEWS
 from mosaic_ui.predictions import OWN, Asked
@@ -366,9 +366,9 @@ def test_no_limit_of_gradios_comes_before_a_handler(page):
     ]
     assert limited == []
     sliders = {c for c in page.blocks.values() if isinstance(c, gr.Slider)}
-    assert len(sliders) == 7 and all(s.buttons == [] for s in sliders)
+    assert len(sliders) == 4 and all(s.buttons == [] for s in sliders)
     readers = [f for f in page.fns.values() if sliders & set(f.inputs)]
-    assert {f.name for f in readers} == {"on_slide", "on_master", "describe", "ask"}
+    assert {f.name for f in readers} == {"on_slide", "on_master"}
     assert not any(f.preprocess for f in readers)
 
 
@@ -434,7 +434,7 @@ def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
     heavy = [
         f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")
     ]
-    assert len(heavy) == 4 and all(
+    assert len(heavy) == 5 and all(
         f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy
     )
     assert all(
@@ -543,7 +543,8 @@ def test_a_preset_in_compare_removes_as_much_as_the_current_plan(studio, worksho
     plan, timesteps = PLAN.with_sparsity(0.6, 0.4, 0.5), predictions.visited("DDIM", 20)
     mean = plan.mean_sparsity(timesteps)
     for name in ("Uniform", "Formula"):
-        side = compare_inputs.resolve_side(name, plan, None, workshop, None, timesteps)
+        asked = Asked(plan, "DDIM", 20)
+        side = sides.resolve_side(name, None, asked, predictions).plan
         assert side.mean_sparsity(timesteps) == pytest.approx(mean, abs=1e-9)
     said = noted(studio, "Uniform", plan.to_json(), 20)
     assert f"<b>{100 * mean:.0f}&nbsp;%</b>" in said

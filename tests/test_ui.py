@@ -23,10 +23,13 @@ from core.workshop.comparison import Comparison, SampleSettings, Side
 from core.workshop.prediction import Prediction, StagePrediction
 from core.workshop.workshop import Workshop
 from mosaic_ui import inputs, schedules, tables, text
+from mosaic_ui.compare import between as compare_between
+from mosaic_ui.compare import downloads as compare_downloads
 from mosaic_ui.compare import figures as compare_figures
-from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
+from mosaic_ui.compare import sides as compare_sides
 from mosaic_ui.compare import timing as compare_timing
+from mosaic_ui.compare import viewer as compare_viewer
 from mosaic_ui.explore.curve_panel import meaning
 from mosaic_ui.figures import VIEWS, curve_figure
 from mosaic_ui.input_checks import plain_errors
@@ -480,7 +483,8 @@ def test_hostile_names_are_text_in_every_view_of_the_page(workshop):
 
 def test_hostile_names_are_text_in_compare():
     plan = StagePlan((93, 550), (0.5, 0.25, 0.5), name=HOSTILE)
-    names = compare_inputs.side_names(("Uploaded plan",) * 2, (plan, plan))
+    run = compare_sides.SideRun(plan, 2, HOSTILE)
+    names = compare_sides.side_names(run, run)
     pictures = torch.zeros(2, 1, 8, 8)
     a, b = (
         Side(
@@ -511,16 +515,19 @@ def test_hostile_names_are_text_in_compare():
         latent_mse=0.0,
         n=2,
     )
-    sheet_a, sheet_b, sheet, factor, mean = compare_figures.sheets(result)
+    sheet_a, sheet_b, *_ = compare_figures.sheets(result)
+    moved = plan.with_boundaries(100, 600)
     rows = compare_timing.timing_rows(a, b)
     views = {
         "verdict": compare_figures.verdict_html(result, HOSTILE),
         "pair": compare_figures.side_by_side_html(sheet_a, sheet_b, result),
-        "difference": compare_figures.difference_html(sheet, factor, mean, result),
+        "viewer": compare_viewer.viewer_html(result, {0: HOSTILE}),
+        "differs": compare_between.differences_html(result),
+        "stale": compare_between.stale_html(plan, HOSTILE, moved),
         "film": compare_figures.film_html(result),
         "metrics": compare_figures.metrics_html(result),
         "timing": compare_timing.timing_html(rows, result),
-        "downloads": compare_figures.downloads_html(result),
+        "downloads": compare_downloads.downloads_html(result),
         "picker": compare_live.plan_note(plan),
         "refusal": compare_live.plan_note(None, HOSTILE),
         "live": compare_live.live_html(
@@ -534,7 +541,7 @@ def test_hostile_names_are_text_in_compare():
     assert [name for name, view in views.items() if not harmless(view)] == []
     assert all(
         "&lt;img" in views[name]
-        for name in ("verdict", "pair", "film", "metrics", "timing", "live")
+        for name in ("verdict", "pair", "film", "metrics", "timing", "live", "viewer", "stale")
     )
 
 
