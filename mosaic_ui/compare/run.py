@@ -18,7 +18,9 @@ from core.workshop.comparison import Comparison, Preview, SampleSettings
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts
+from ..background import Ongoing, followed
 from ..remedies import page_sentence
+from ..runs.record import Record
 from . import figures
 from . import live as live_views
 from . import timing as timing_views
@@ -124,8 +126,10 @@ def _calibration(workshop: Workshop, request: Request, stop: threading.Event) ->
 class Run:
     """One comparison while it runs: what was reported last, and what is in sight."""
 
-    def __init__(self, workshop: Workshop, request: Request, stop: threading.Event):
-        self.workshop, self.request, self.stop = workshop, request, stop
+    def __init__(self, workshop: Workshop, request: Request, one: Ongoing):
+        self.workshop, self.request = workshop, request
+        self.one, self.stop = one, one.stop
+        self.record = Record(workshop, request)
         self.settings, self.names = request.settings, request.names
         # the last preview that had pictures: they stay while the timing runs
         self.seen: Preview | None = None
@@ -139,6 +143,8 @@ class Run:
         if self.stop.is_set():
             raise Stopped
         yield {"live": live_views.live_html("Preparing both models", 0, 1, self.names)}
+        self.record.begin()
+        self.one.id = self.record.id
         for view in _calibration(self.workshop, self.request, self.stop):
             yield {"live": view}
         for item in compare(self.workshop, *self.request.plans, self.settings, stop=self.stop):
@@ -149,19 +155,47 @@ class Run:
 
     def stopped(self, sentence: str) -> Named:
         """Return what a run that was stopped leaves."""
+        self.record.end("stopped", sentence)
         return {"live": _stopped_view(sentence, self.seen, self.last, self.names, self.settings)}
+
+    def failed(self, error: Exception) -> Named:
+        """Return the sentence of a run that could not go on."""
+        sentence = jobs.failure(error, "The comparison")
+        self.record.end("failed", sentence)
+        return {"live": live_views.message(sentence, bad=True)}
+
+    def all_views(self) -> Iterator[Named]:
+        """Run; yield the views to the end, whatever the end is. The run is kept as it goes."""
+        try:
+            yield from self.views()
+        except Stopped as error:
+            yield self.stopped(page_sentence(error))
+        except Exception as error:
+            yield self.failed(error)
+        finally:
+            self.record.end("failed", "It broke off before it was done.")
 
     def _finished(self, comparison: Comparison) -> Named:
         comparison.a.name, comparison.b.name = self.names
+        said = self.record.finish(comparison)
         return {
-            "live": gr.update(value="", visible=False),
+            "live": gr.update(
+                value=live_views.message(said, bad=True) if said else "", visible=bool(said)
+            ),
             "results": gr.update(visible=True),
             **result_views(comparison, judged=self.workshop.judge is not None),
         }
 
+    def _tell(self, item: Preview) -> None:
+        """Tell how far the run is, to every page that looks."""
+        done, total = overall(item, self.settings, self.seen is not None)
+        self.one.done, self.one.total, self.one.said = done, total, item.text
+        self.record.beat(done / max(total, 1e-9), item.text)
+
     def _preview(self, item: Preview) -> Iterator[Named]:
         """Yield a live view of a report, unless its pictures come too soon after the last ones."""
         self.last = item
+        self._tell(item)
         if item.image_a is not None:
             self.seen = item
             if time.monotonic() - self.shown_at < PREVIEW_SECONDS:
@@ -181,14 +215,12 @@ class Run:
 
 
 def stream(workshop: Workshop, request: Request, stop: threading.Event) -> Iterator[Named]:
-    """Run the comparison; yield its views as it goes, partial pictures if it is stopped."""
-    run = Run(workshop, request, stop)
-    try:
-        yield from run.views()
-    except Stopped as error:
-        yield run.stopped(page_sentence(error))
-    except Exception as error:
-        yield {"live": live_views.message(jobs.failure(error, "The comparison"), bad=True)}
+    """Run the comparison; yield its views as it goes, partial pictures if it is stopped.
+
+    It goes on where the reader leaves, as with a page that is reloaded, and is kept either way.
+    """
+    one = Ongoing(" against ".join(request.names), workshop.name)
+    return followed(one, Run(workshop, request, one).all_views, stop)
 
 
 def opening(workshop: Workshop) -> tuple[str, Named]:

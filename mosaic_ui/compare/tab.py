@@ -56,7 +56,7 @@ INTRO = (
     " do its pictures change?"
 )
 # a place of its own: a waiting Compare must not take over the Stop of another running job
-KIND = "compare"
+KIND = jobs.COMPARISON
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
 NEWEST: Event = {**QUIET, "trigger_mode": "always_last"}
 
