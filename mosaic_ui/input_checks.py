@@ -30,6 +30,7 @@ from .schedules import LABELS
 
 LONGEST = 200  # characters of a choice; the longest on offer are names of presets and sizes
 AXES = ("linear", "log")
+MOST_IDS = 10_000  # kept runs that a page may name at once
 MOST_COUNTED = 10**9  # of what the page counts up itself
 Reader = Callable[[Any, str], Any]  # (value, words) -> the value that the handler gets
 
@@ -86,6 +87,13 @@ def _perhaps_plan(value: Any, what: str) -> StagePlan | None:
     return None if value is None else _plan(value, what)
 
 
+def _ids(value: Any, what: str) -> list[str]:
+    """Read the ids of kept runs; the store knows which of them are there."""
+    if not isinstance(value, list) or len(value) > MOST_IDS:
+        raise StudioError(f"{what} must be a list, not {short(value)}.")
+    return [_text(one, what) for one in value]
+
+
 def _judged(value: Any, what: str) -> Any:  # noqa: ARG001
     """Leave the value to the handler, which refuses in the words of its box."""
     return value
@@ -115,6 +123,10 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     **dict.fromkeys(("kept", "measured"), ("A count of the page", _count)),
     **dict.fromkeys(("job", "live"), ("What the page shows", _page_text)),
     "content": ("The upload", _file),
+    **dict.fromkeys(("ids", "gone"), ("The ticked runs", _ids)),
+    **dict.fromkeys(("chosen_plan", "lost"), ("The chosen plan", _text)),
+    "axis": ("The distance", _one_of("PSNR", "FID")),
+    **dict.fromkeys(("title", "remark"), ("A text", _page_text)),
     **dict.fromkeys(
         (
             "value",

@@ -1,4 +1,4 @@
-"""Build the page: header, the controls that all places share, and the three places in order.
+"""Build the page: header, the controls that all places share, and the four places in order.
 
     from core.workshop.workshop import get_workshop
     build_studio(get_workshop()).launch(**launch_options())
@@ -36,6 +36,7 @@ from .page_state import Shared
 from .plan_updates import Following
 from .predictions import Predictions
 from .prune.tab import PruneTab
+from .runs.tab import RunsTab
 from .schedules import choices, own_beta
 from .steps_box import StepsBox, steps_box
 from .theme import CSS, make_theme
@@ -88,6 +89,8 @@ class Studio:
                     self.prune = PruneTab(self.shared)
                 with gr.Tab("3 Compare", id="compare"):
                     self.compare = CompareTab(self.shared)
+                with gr.Tab("4 Runs", id="runs") as self.runs_tab:
+                    self.runs = RunsTab(self.shared, self.compare)
             self.steps = StepsBox(self.shared)
             self.following = Following(self.shared, self.explore, self.prune)
             self._wire()
@@ -95,6 +98,7 @@ class Studio:
     def _wire(self) -> None:
         for part in (self.steps, self.explore, self.prune, self.compare, self.following):
             part.wire()
+        self.runs.wire(self.runs_tab, self.tabs)
         self.explore.to_prune.click(self.on_to_prune, None, self.tabs, **QUIET, queue=False)
         self.models.wire(self.shared)
         # a calibration may have happened since the page was built

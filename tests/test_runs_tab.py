@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
+from hostile import harmless
+from run_cases import BEGUN, tiny
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.runs.store import RunStore
+from core.workshop.compare import compare
 from core.workshop.comparison import SampleSettings
 from mosaic_ui import background, jobs
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import run as compare_run
-from mosaic_ui.runs import record
+from mosaic_ui.runs import chosen, record
+from mosaic_ui.runs.tab import files, thumbnails
+from mosaic_ui.runs.table import plan_rows, rows_html
+from mosaic_ui.studio import Studio
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
+OTHER = StagePlan((100, 400), (0.2, 0.1, 0.3))
+VISITOR = SimpleNamespace(session_hash="runs")
 WAIT = 60.0  # seconds
 
 
@@ -115,3 +127,114 @@ def test_a_run_whose_page_has_left_ends_and_is_kept(workshop, store):
     views.close()
     until(lambda: [run.status for run in store.runs()] == ["finished"])
     until(lambda: not background.ongoing())
+
+
+# ------------------------------------------------------------ the table
+
+
+HOSTILE_NAME = "<script>alert('x')</script> & \"quotes\" ' onload="
+
+
+@pytest.fixture
+def studio(workshop, store):
+    return Studio(workshop, PLAN)
+
+
+def kept(store, workshop, **changes):
+    """Keep a tiny comparison of the page's own model."""
+    return store.add(tiny(**changes), workshop.model_key)
+
+
+def test_the_table_has_one_row_per_run_and_none_when_empty(workshop, store):
+    assert rows_html(store.runs()) == ""
+    for name in ("one", "two"):
+        kept(store, workshop, name=name)
+    begun = store.begin((None, PLAN), ("Dense", "B"), tiny().settings, **BEGUN)
+    rows = rows_html(store.runs())
+    assert rows.count("<tr ") == rows.count("</tr>") == 3
+    assert f'data-id="{begun.id}"' in rows and "running" in rows
+    assert rows.count(" data-pictures") == 2 and "×2.00" in rows and "27.5 dB" in rows
+
+
+def test_every_text_of_a_user_is_escaped(workshop, store):
+    run = kept(store, workshop, name=HOSTILE_NAME[:40])
+    store.rename(run.id, HOSTILE_NAME)
+    store.annotate(run.id, HOSTILE_NAME)
+    plan = store.keep_plan(HOSTILE_NAME, PLAN, "key", HOSTILE_NAME)
+    runs = store.runs()
+    for page in (
+        rows_html(runs),
+        chosen.differences_html([runs[0], replace(runs[0], id="other", seed=3)]),
+        chosen.pictures_html(runs, store.thumbnail),
+        chosen.front_words(runs, "PSNR"),
+        plan_rows([plan], lambda kept: kept.name),
+    ):
+        assert harmless(page) and "<script" not in page
+    figure = chosen.front_figure(runs, "PSNR")
+    assert "<script" not in json.dumps(figure)
+
+
+def test_thumbnails_and_files_answer_any_question(workshop, store):
+    run = kept(store, workshop)
+    (pair,) = thumbnails([run.id, "../x", 5, None]).values()
+    assert all(address.startswith("data:image/png;base64,") for address in pair)
+    for junk in (None, "x", {"a": 1}, [[1]], 3.5):
+        assert thumbnails(junk) == {} and isinstance(files(junk), str)
+    assert files(["csv", [run.id]]).count("\n") == 2 and files(["csv", []]).count("\n") == 1
+    assert "exported as" in files(["pdf", [run.id]])
+    assert files(["markdown", [run.id]]).startswith("| ")
+
+
+def test_two_ticked_runs_show_only_what_differs_and_the_front(workshop, store, studio):
+    kept(store, workshop)
+    kept(store, workshop, settings=replace(tiny().settings, seed=8), psnr=20.0)
+    ids = [run.id for run in store.runs()]
+    tab = studio.runs
+    none, one, two = (tab.on_tick(ticked, "PSNR") for ticked in ([], ids[:1], ids))
+    assert not none[tab.open]["interactive"] and not none[tab.delete]["interactive"]
+    assert one[tab.open]["interactive"] and one[tab.words]["visible"] and tab.differ not in one
+    assert two[tab.several]["visible"] and not two[tab.open]["interactive"]
+    assert "seed" in two[tab.differ] and "solver" not in two[tab.differ]
+    assert two[tab.pictures].count("<img") == 4
+    figure = two[tab.front]["figure"]
+    assert figure["data"][0]["customdata"] == [ids[1]] and figure["data"][0]["y"] == [27.5]
+    assert figure["data"][1]["customdata"] == [ids[0]]
+    assert f'data-show-run="{ids[1]}"' in two[tab.front_words]
+    assert "FID needs 200" in tab.on_tick(ids, "FID")[tab.front_words]
+    with pytest.raises(gr.Error):
+        tab.on_tick("all", "PSNR")
+
+
+def test_a_name_is_kept_or_refused_in_a_sentence(workshop, store, studio):
+    run, tab = kept(store, workshop), studio.runs
+    found = tab.on_save([run.id], "for the talk", "a note")
+    assert "for the talk" in found[tab.table] and store.get(run.id).notes == "a note"
+    found = tab.on_save([run.id], "x" * 10_000, "")
+    assert set(found) == {tab.said} and "may have 200 characters" in found[tab.said]
+    assert "Tick one run" in tab.on_save([], "x", "")[tab.said]
+    store.delete([run.id])
+    assert "deleted" in tab.on_save([run.id], "x", "")[tab.said]
+
+
+def test_deleted_runs_come_back_and_two_browsers_may_delete_the_same(workshop, store, studio):
+    run, tab = kept(store, workshop), studio.runs
+    first, second = (tab.on_delete([run.id]) for _ in range(2))
+    assert first[tab.gone] == [run.id] and first[tab.undelete]["visible"]
+    assert first[tab.table] == "" and "gone already" in second[tab.said]
+    back = tab.on_undelete(first[tab.gone])
+    assert run.id in back[tab.table] and not back[tab.undelete]["visible"]
+
+
+def test_a_run_opens_in_the_studio_with_plan_sampler_and_result(workshop, store, studio):
+    shared, tab = studio.shared, studio.runs
+    settings = SampleSettings(labels=(0, 1), steps=6, repeats=1, scheduler="Euler")
+    run = store.add([*compare(workshop, None, OTHER, settings)][-1], workshop.model_key)
+    found = tab.on_open([run.id], PLAN.to_json(), "DDIM", 50, VISITOR)
+    assert StagePlan.from_json(found[shared.plan]).sparsity == OTHER.sparsity
+    assert (found[shared.scheduler], found[shared.steps]) == ("Euler", 6)
+    verdict = found[studio.compare.result.verdict]
+    assert "A kept run" in verdict and found[tab.tabs].selected == "compare"
+    foreign = store.add(tiny(), "another model")
+    for ids, words in (([foreign.id], "choose that model"), ([], "Tick one"), (["x"], "deleted")):
+        refused = tab.on_open(ids, PLAN.to_json(), "DDIM", 50, VISITOR)
+        assert set(refused) == {tab.said} and words in refused[tab.said]
