@@ -21,6 +21,7 @@ from core.workshop.comparison import SampleSettings
 from mosaic_ui import background, jobs
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import run as compare_run
+from mosaic_ui.prune.views import download_link
 from mosaic_ui.runs import chosen, record
 from mosaic_ui.runs.tab import files, thumbnails
 from mosaic_ui.runs.table import plan_rows, rows_html
@@ -238,3 +239,59 @@ def test_a_run_opens_in_the_studio_with_plan_sampler_and_result(workshop, store,
     for ids, words in (([foreign.id], "choose that model"), ([], "Tick one"), (["x"], "deleted")):
         refused = tab.on_open(ids, PLAN.to_json(), "DDIM", 50, VISITOR)
         assert set(refused) == {tab.said} and words in refused[tab.said]
+
+
+# ------------------------------------------------------------ kept plans
+
+
+def test_a_plan_is_kept_beside_its_file_and_taken_in_hand_from_the_shelf(store, studio):
+    keep, shelf, shared = studio.prune.keep, studio.runs.shelf, studio.shared
+    said = keep.on_keep("for the talk", OTHER.to_json())[keep.said]
+    assert "for the talk" in said and "4 Runs" in said
+    (plan,) = store.plans()
+    assert 'type="radio"' in studio.runs.refresh()[shelf.list]
+    found = shelf.on_take(plan.id, PLAN.to_json(), "DDIM", 50, VISITOR)
+    taken = StagePlan.from_json(found[shared.plan])
+    assert (taken.boundaries, taken.sparsity, taken.name) == (
+        (100, 400),
+        (0.2, 0.1, 0.3),
+        plan.name,
+    )
+    assert shared.edited in found
+
+
+def test_a_kept_plan_is_renamed_deleted_and_had_back(store, studio):
+    shelf = studio.runs.shelf
+    shelf.on_keep("one", OTHER.to_json())
+    (plan,) = store.plans()
+    assert "two" in shelf.on_rename(plan.id, "two")[shelf.list]
+    gone = shelf.on_delete(plan.id)
+    assert not store.plans() and gone[shelf.gone] == plan.id
+    assert "gone" in shelf.on_delete(plan.id)[shelf.said]
+    shelf.on_undelete(plan.id)
+    assert [kept.name for kept in store.plans()] == ["two"]
+
+
+@pytest.mark.parametrize("name, words", [("x" * 201, "200 characters"), ("\ud800", "Unicode")])
+def test_a_name_that_cannot_be_is_refused_in_a_sentence(store, studio, name, words):
+    keep = studio.prune.keep
+    assert words in keep.on_keep(name, OTHER.to_json())[keep.said] and not store.plans()
+
+
+def test_a_plan_that_this_model_cannot_use_stays_on_the_shelf(store, studio):
+    shelf = studio.runs.shelf
+    other = StagePlan((9, 55), (0.5, 0.5, 0.5), num_train_timesteps=100)
+    kept_plan = store.keep_plan("small", other, "key")
+    found = shelf.on_take(kept_plan.id, PLAN.to_json(), "DDIM", 50, VISITOR)
+    assert set(found) == {shelf.said} and "The plan in hand stays" in found[shelf.said]
+    for chosen_plan in ("", "nothing"):
+        assert set(shelf.on_take(chosen_plan, PLAN.to_json(), "DDIM", 50, VISITOR)) == {shelf.said}
+
+
+def test_a_plan_file_keeps_its_name_and_is_called_after_it(studio):
+    named = replace(OTHER, name="For the talk <1>")
+    found = studio.prune.on_upload(named.dumps().encode(), "DDIM", 50)
+    assert StagePlan.from_json(found[studio.shared.plan]).name == named.name
+    assert found[studio.prune.keep.title] == named.name
+    assert 'download="For-the-talk-1.json"' in download_link(named)
+    assert 'download="plan-100-400-20-10-30.json"' in download_link(OTHER)
