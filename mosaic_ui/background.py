@@ -92,10 +92,10 @@ def followed(one: Ongoing, views: Callable[[], Iterator[T]], stop: threading.Eve
         while True:
             kind, item = _next(sent, one, stop)
             if kind == "error":
-                raise item  # type: ignore[misc]
+                raise item
             if kind == "end":
                 return
-            yield item  # type: ignore[misc]
+            yield item
             if stop.is_set():
                 one.stop.set()
             read.release()

@@ -61,6 +61,10 @@ class Visit:
         """Return what was asked for, now that its turn has come; None where it was withdrawn."""
         return self._waiting.pop(kind, None)
 
+    def waits(self, kind: str) -> bool:
+        """Say whether something of this kind waits for its turn."""
+        return kind in self._waiting
+
     def withdraw(self, *kinds: str) -> bool:
         """Withdraw what waits of these kinds; False when nothing waited."""
         return any([self._waiting.pop(kind, None) is not None for kind in kinds])

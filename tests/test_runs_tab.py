@@ -25,6 +25,7 @@ from mosaic_ui.prune.views import download_link
 from mosaic_ui.runs import chosen, record
 from mosaic_ui.runs.tab import files, thumbnails
 from mosaic_ui.runs.table import plan_rows, rows_html
+from mosaic_ui.runs.watch import going_on, strip_html
 from mosaic_ui.studio import Studio
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
@@ -111,6 +112,10 @@ def test_a_run_goes_on_when_its_page_leaves_and_any_page_can_stop_it(workshop, s
         views.close()
     (run,) = store.running()
     (one,) = background.ongoing()
+    (found,) = going_on()
+    assert (
+        found.here and found.id == run.id and f'="{100 * found.share:.0f}"' in strip_html([found])
+    )
     assert one.id == run.id and not one.stop.is_set() and one.title == "Dense against Current plan"
     before = one.done
     until(lambda: one.done > before)
@@ -295,3 +300,33 @@ def test_a_plan_file_keeps_its_name_and_is_called_after_it(studio):
     assert found[studio.prune.keep.title] == named.name
     assert 'download="For-the-talk-1.json"' in download_link(named)
     assert 'download="plan-100-400-20-10-30.json"' in download_link(OTHER)
+
+
+# ------------------------------------------------------------ what goes on is found again
+
+
+def test_a_page_that_opens_finds_the_run_and_looks_only_while_one_goes_on(store, studio):
+    watch = studio.watch
+    assert watch.on_look([], 99, VISITOR)[watch.timer].active is False
+    begun = store.begin((None, PLAN), ("Dense", "mine"), tiny().settings, **BEGUN)
+    store.beat(begun.id, 370, 1000, "step 3 of 9 <b>")
+    found = watch.on_look([], 0, VISITOR)
+    assert found[watch.timer].active and found[watch.ids] == [begun.id]
+    strip = found[watch.strip]
+    assert 'aria-valuenow="37"' in strip and "&lt;b&gt;" in strip and "another program" in strip
+    assert not found[watch.stop]["visible"] and begun.id in found[watch.table]
+    store.finish(begun.id, tiny())
+    ended = watch.on_look([begun.id], 0, VISITOR)
+    assert "The comparison has ended" in ended[watch.strip] and "finished" in ended[watch.table]
+    assert watch.on_look([], 0, VISITOR) == {watch.idle: 1}
+
+
+def test_a_store_that_cannot_be_read_stops_no_page(workshop, tmp_path, monkeypatch):
+    (tmp_path / "runs.sqlite").write_text("no database at all, but some text of one")
+    monkeypatch.setenv("MOSAIC_DATA", str(tmp_path))
+    studio = Studio(workshop, PLAN)
+    assert studio.watch.on_look([], 99, VISITOR)[studio.watch.timer].active is False
+    with pytest.raises(gr.Error, match="runs.sqlite"):
+        studio.runs.refresh()
+    *_, last = compare_run.stream(workshop, asked(), threading.Event())
+    assert last["results"]["visible"] and "not among the kept runs" in last["live"]["value"]

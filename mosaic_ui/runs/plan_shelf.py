@@ -180,7 +180,7 @@ class PlanShelf:
         """Have the plan back that was deleted last."""
         back = store().undelete_plan(lost)
         said = "The plan is back." if back else "There was nothing to have back."
-        hidden = {self.gone: "", self.undelete: gr.update(visible=False)}
+        hidden: Views = {self.gone: "", self.undelete: gr.update(visible=False)}
         return {**self.show(), self.said: message(said), **hidden}
 
     def _kept(self, id: str) -> KeptPlan:
