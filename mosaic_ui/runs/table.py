@@ -18,12 +18,6 @@ from ..text import factor_text, number, seconds_text
 
 Sortable = str | float | None
 NONE = '<span class="runs-none">–</span>'
-STATES = {
-    "running": "running",
-    "finished": "finished",
-    "stopped": "stopped",
-    "failed": "failed",
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ def columns() -> list[Column]:
         Column("PSNR", _psnr, _psnr_key, True, "of B to A, dB; higher is nearer", True),
         Column("FID B", lambda r: _number(r.b.fid), lambda r: r.b.fid, True, "lower is better"),
         Column("When", _when, lambda r: r.created, False, "", True),
-        Column("Status", _status, lambda r: STATES.get(r.status, r.status)),
+        Column("Status", _status, lambda r: r.status),
     ]
 
 
@@ -142,7 +136,9 @@ def _text(text: str) -> str:
 
 def _name(run: Run) -> str:
     note = f"<small>{_text(run.notes)}</small>" if run.notes.strip() else ""
-    return f"<b>{_text(title_of(run))}</b>{note}"
+    # the column of states may stand outside the window
+    state = "" if run.status == "finished" else f"<small>{_state(run)}</small>"
+    return f"<b>{_text(title_of(run))}</b>{state}{note}"
 
 
 def _time(run: Run, letter: str) -> str:
@@ -189,8 +185,11 @@ def _number(value: float | None) -> str:
 
 
 def _status(run: Run) -> str:
-    said = STATES.get(run.status, run.status)
-    if run.status == "running" and run.total:
-        said = f"running, {100 * run.done / run.total:.0f} %"
     why = f"<small>{_text(run.sentence)}</small>" if run.sentence else ""
-    return f'<span class="runs-state is-{escape(run.status)}">{escape(said)}</span>{why}'
+    return f'<span class="runs-state is-{escape(run.status)}">{_state(run)}</span>{why}'
+
+
+def _state(run: Run) -> str:
+    if run.status == "running" and run.total:
+        return f"running, {100 * run.done / run.total:.0f} %"
+    return escape(run.status)
