@@ -91,8 +91,10 @@ def calls_of(page) -> list[str]:
     return called
 
 
-def test_one_drop_asks_for_the_exact_prediction_once_in_five_calls(browser, workshop):
-    """The table by the short way, the drop, the other tabs' views in two, the exact prediction."""
+def test_one_drop_asks_for_the_exact_prediction_once_in_six_calls(browser, workshop):
+    """The table by the short way, the drop, the other tabs' views in two, what is remembered, and
+    the exact prediction.
+    """
     counted, exact = copy.copy(workshop), []
 
     def predict(*arguments, **options):
@@ -118,7 +120,7 @@ def test_one_drop_asks_for_the_exact_prediction_once_in_five_calls(browser, work
         settled(page)
         expect(table).to_be_visible(timeout=SLOW)
         page.wait_for_timeout(1500)
-        assert sorted(calls) == ["describe", "follow", "on_drag", "on_drop", "refine"]
+        assert sorted(calls) == ["describe", "follow", "on_drag", "on_drop", "refine", "remember"]
         assert exact.count(True) == 1
 
 

@@ -19,7 +19,9 @@ from core.workshop.comparison import Comparison, Preview, SampleSettings
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts
+from ..background import Ongoing, followed
 from ..remedies import page_sentence
+from ..runs.record import Record
 from ..text import about_seconds
 from . import figures
 from . import live as live_views
@@ -161,30 +163,34 @@ class Run:
         self,
         workshop: Workshop,
         request: Request,
-        stop: threading.Event,
+        one: Ongoing,
         skip: threading.Event | None = None,
         past: list[dict[str, str]] | None = None,
     ):
-        self.workshop, self.request, self.stop, self.skip = workshop, request, stop, skip
+        self.workshop, self.request, self.skip = workshop, request, skip
+        self.one, self.stop = one, one.stop
+        self.record = Record(workshop, request)
         self.settings, self.names, self.past = request.settings, request.names, past or []
+        self.untimed: Comparison | None = None  # the pictures, while their times are measured
         # the last preview that had pictures: they stay while the next ones are drawn
         self.seen: Preview | None = None
         self.last: Preview | None = None
         self.shown_at = 0.0  # seconds, of the last live view
         self.began = 0.0  # seconds, when the first step was reported
-        self.found = False  # this run's pictures are in sight as a result
 
     def views(self) -> Iterator[Named]:
         """Run; yield the views to the end. Raises Stopped and whatever the comparison raises."""
         if self.stop.is_set():
             raise Stopped
         yield {"live": live_views.live_html("Preparing both models", 0, 1, self.names)}
+        self.record.begin()
+        self.one.id = self.record.id
         for view in _calibration(self.workshop, self.request, self.stop):
             yield {"live": view}
         plans, settings = self.request.plans, self.settings
         for item in compare(self.workshop, *plans, settings, stop=self.stop, skip=self.skip):
             if isinstance(item, Comparison):
-                yield self._result(item) | {"live": gr.update(value="", visible=False)}
+                yield self._finished(item)
             elif item.found is not None:
                 yield self._result(item.found) | {"skip": gr.update(visible=True)}
             else:
@@ -192,19 +198,46 @@ class Run:
 
     def stopped(self, sentence: str) -> Named:
         """Return what a run that was stopped leaves: nothing that was there is taken away."""
-        if self.found:
-            return {"live": live_views.message(STOPPED_TIMING)}
+        if self.untimed is not None:
+            said = self.record.finish(self.untimed, "stopped", STOPPED_TIMING)
+            return {"live": live_views.message(f"{STOPPED_TIMING} {said}".strip())}
+        self.record.end("stopped", sentence)
         earlier = bool(self.past)
         view = _stopped_view(sentence, self.seen, self.last, self.request, earlier)
         return {"live": view}
 
+    def failed(self, error: Exception) -> Named:
+        """Return the sentence of a run that could not go on."""
+        sentence = jobs.failure(error, "The comparison")
+        self.record.end("failed", sentence)
+        return {"live": live_views.message(sentence, bad=True)}
+
+    def all_views(self) -> Iterator[Named]:
+        """Run; yield the views to the end, whatever the end is. The run is kept as it goes."""
+        try:
+            yield from self.views()
+        except Stopped as error:
+            yield self.stopped(page_sentence(error))
+        except Exception as error:
+            yield self.failed(error)
+        finally:
+            self.record.end("failed", "It broke off before it was done.")
+
+    def _finished(self, comparison: Comparison) -> Named:
+        """Return the views of the whole result, which is kept."""
+        views = self._result(comparison)
+        self.untimed = None
+        said = self.record.finish(comparison)
+        shown = live_views.message(said, bad=True) if said else ""
+        return views | {"live": gr.update(value=shown, visible=bool(said))}
+
     def _result(self, comparison: Comparison) -> Named:
         """Return the views of a result, only what is new in it where its pictures stand already."""
         comparison.a.name, comparison.b.name = self.names
-        if self.found:
+        if self.untimed is not None:
             self.past = [remembered(comparison), *self.past[1:]]
             return {**timed_views(self.workshop, comparison), "past": self.past}
-        self.found = True
+        self.untimed = comparison
         self.past = [remembered(comparison), *self.past][:KEPT]
         in_hand = self.request.in_hand
         return {
@@ -216,9 +249,16 @@ class Run:
             "made": in_hand and {"plan": in_hand.to_json(), "when": time.strftime("%H:%M")},
         }
 
+    def _tell(self, item: Preview) -> None:
+        """Tell how far the run is, to every page that looks."""
+        done, total = overall(item, self.settings, self.seen is not None)
+        self.one.done, self.one.total, self.one.said = done, total, item.text
+        self.record.beat(done / max(total, 1e-9), item.text)
+
     def _preview(self, item: Preview) -> Iterator[Named]:
         """Yield a live view of a report, unless its pictures come too soon after the last ones."""
         self.last = item
+        self._tell(item)
         now = time.monotonic()
         if item.image_a is not None:
             self.seen = item
@@ -226,10 +266,10 @@ class Run:
             if now - self.shown_at < PREVIEW_SECONDS:
                 return
         self.shown_at = now
-        seen = None if self.found else self.seen
+        seen = None if self.untimed is not None else self.seen
         done, total = overall(item, self.settings, self.seen is not None)
         text = item.text + left_words(now - self.began if self.began else 0.0, done, total)
-        if self.found:
+        if self.untimed is not None:
             yield {"live": live_views.timing_html(text, done, total)}
             return
         view = live_views.live_html(
@@ -257,14 +297,12 @@ def stream(
     skip: threading.Event | None = None,
     past: list[dict[str, str]] | None = None,
 ) -> Iterator[Named]:
-    """Run the comparison; yield its views as it goes, partial pictures if it is stopped."""
-    run = Run(workshop, request, stop, skip, past)
-    try:
-        yield from run.views()
-    except Stopped as error:
-        yield run.stopped(page_sentence(error))
-    except Exception as error:
-        yield {"live": live_views.message(jobs.failure(error, "The comparison"), bad=True)}
+    """Run the comparison; yield its views as it goes, partial pictures if it is stopped.
+
+    It goes on where the reader leaves, as with a page that is reloaded, and is kept either way.
+    """
+    one = Ongoing(" against ".join(request.names), workshop.name)
+    return followed(one, Run(workshop, request, one, skip, past).all_views, stop)
 
 
 def opening(workshop: Workshop) -> tuple[str, Named]:

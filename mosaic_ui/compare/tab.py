@@ -52,7 +52,7 @@ TABULATE = (
     " rounding. Times are then not predicted."
 )
 # a place of its own: a waiting Compare must not take over the Stop of another running job
-KIND = "compare"
+KIND = jobs.COMPARISON
 MOST_SEED = 2**31 - 1
 SKIP = "compare-skip"  # the place of Skip timing
 CSS = "".join(
