@@ -27,18 +27,18 @@ VIEWS = {
 MEANING = {  # each quantity in plain words
     "MSE": "how far a noised picture is from its clean one.",
     "Gradient": (
-        "how much one more timestep of noise adds to that distance. Where it is high, the model"
-        " learned fastest."
+        "what one more timestep of noise adds to that distance: the model learned fastest where it"
+        " is high."
     ),
     "ln SNR": "picture against noise. Above 0 the picture is stronger, below 0 the noise.",
     "Score": (
-        "gradient and ln SNR weighed together. The rule's middle stage is the stretch above the"
-        " dotted line."
+        "how fast the model learned, corrected by ln SNR. By the rule, the middle stage lies above"
+        " the dotted line."
     ),
 }
 FALLBACK_SCORE = (
-    "gradient and ln SNR weighed together. The stretch above the dotted line would leave a stage"
-    " nearly empty here, so the proposal cuts at equal thirds of the total MSE instead (our"
+    "how fast the model learned, corrected by ln SNR. The stretch above the dotted line would leave"
+    " a stage nearly empty here, so the proposal cuts at equal thirds of the total MSE instead (our"
     " fallback)."
 )
 ALWAYS_LINEAR = ("ln SNR", "Score")  # both pass through zero; ln SNR is a logarithm already
@@ -95,7 +95,7 @@ def curve_figure(
         data.insert(0, _cuts(proposed, *ends))
     shapes, annotations = _threshold_marks(theory, threshold) if view == "Score" else ([], [])
     layout = {
-        "margin": {"l": 58, "r": 16, "t": 34, "b": 96},
+        "margin": {"l": 58, "r": 18, "t": 28, "b": 74},
         "legend": {
             "orientation": "h",
             "x": 0.5,
@@ -107,7 +107,7 @@ def curve_figure(
         "hovermode": "x unified",
         "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
         "shapes": shapes,
-        "annotations": [*annotations, *_end_labels()],
+        "annotations": annotations,
         **_curve_axes(view, log, len(theory.timesteps), [low, high]),
     }
     return {"data": data, "layout": layout}
@@ -153,33 +153,17 @@ def _threshold_marks(
     return [line], [words]
 
 
-def _end_labels() -> list[dict[str, Any]]:
-    """Return what stands at both ends of the time axis."""
-    return [
-        {
-            "xref": "paper",
-            "yref": "paper",
-            "x": x,
-            "y": 0,
-            "yshift": -40,
-            "xanchor": anchor,
-            "yanchor": "middle",
-            "text": f"<i>{words}</i>",
-            "showarrow": False,
-            "opacity": 0.75,
-        }
-        for words, x, anchor in (("clean picture", 0, "left"), ("pure noise", 1, "right"))
-    ]
-
-
 def _curve_axes(view: str, log: bool, timesteps: int, limits: list[float]) -> dict[str, Any]:
     """Return both axes of the curves."""
     return {
         "xaxis": {
             **AXIS,
             "range": [0, timesteps],
-            "title": {"text": "timestep t", "standoff": 14, "font": {"size": 12}},
+            "title": {"text": "timestep t", "standoff": 4, "font": {"size": 12}},
             "hoverformat": "d",
+            "ticks": "outside",  # room for the steps of the sampler, which the script draws
+            "ticklen": 10,
+            "tickcolor": "rgba(0,0,0,0)",
         },
         "yaxis": {
             **AXIS,

@@ -37,7 +37,7 @@ class Following:
         exactly: Event = {
             "fn": self.refine,
             "inputs": [*asked, prune.layers_open],
-            "outputs": [explore.table, explore.headline, prune.cost, prune.layers],
+            "outputs": [*explore.predicted_views, prune.cost, prune.layers],
             **QUIET,
             "trigger_mode": "always_last",
         }
@@ -101,8 +101,7 @@ class Following:
         workshop, predictions = self.shared.workshop, self.shared.predictions
         found = predictions.predict(*asked, exact=model_facts.exact_in_time(workshop))
         views: Views = {
-            self.explore.table: predictions.table(found),
-            self.explore.headline: predictions.headline(found),
+            **self.explore.predicted(found),
             self.prune.cost: tables.cost_cards(found.plan, found.prediction, found.timesteps),
         }
         if is_open:

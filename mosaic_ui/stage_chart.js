@@ -1,6 +1,7 @@
 // One Plotly chart with stage bands and draggable boundaries above it. `props.value` is what Python sees: the boundaries,
-// low then high (an empty list: a chart without handles). `props.figure` is {data, layout}. Python fills in the options.
-const { lower, upper, label, names, colours, height: HEIGHT } = OPTIONS;
+// low then high (an empty list: a chart without handles). `props.figure` is {data, layout}, and for a chart with handles
+// `steps`, the timesteps that the sampler visits, and `suggested`, where a double click takes a line. Python fills in the options.
+const { lower, upper, label, names, colours } = OPTIONS;
 const SEND_EVERY_MS = 80; // at most about 12 'input' events a second
 const KEYS_REST_MS = 150; // one 'release' when the keys rest, not one per key
 const TOUCHING_PX = 8; // two lines nearer than this cannot be aimed at one by one
@@ -10,6 +11,7 @@ const chart = element.querySelector('.stage-chart');
 const plot = element.querySelector('.plot');
 const bands = element.querySelector('.bands');
 const rail = element.querySelector('.handles');
+const ticks = element.querySelector('.steps');
 let boundaries = [...(props.value || [])];
 let grab = null; // {id, x, i, by}: the pointer, where it went down, the boundary it moves (null until the first move tells), how far beside its line
 let lastSent = 0, timer = null;
@@ -66,6 +68,24 @@ function place() {
     handle.setAttribute('aria-valuetext', `timestep ${boundaries[i]}, between ${names[i]} and ${names[i + 1]}`);
   });
   placeTags(edges.slice(1, -1));
+  placeSteps(at);
+}
+
+// A tick under the axis for each run of the network, in the colour of the stage that it falls into now. What stands below the chart in
+// the same card is drawn on the same axis: it finds its ends in --plot-left and --plot-width.
+function placeSteps(at) {
+  const left = at.toPixel(lower), width = at.toPixel(upper) - left;
+  Object.assign(ticks.style, { left: left + 'px', top: at.top + at.height + 'px', width: width + 'px' });
+  const lines = names.map(() => '');
+  for (const t of (props.figure && props.figure.steps) || []) {
+    lines[boundaries.filter(b => t >= b).length] += `M${(at.toPixel(t) - left).toFixed(1)} 2v7`;
+  }
+  [...ticks.children].forEach((path, i) => path.setAttribute('d', lines[i]));
+  const card = element.closest('.axis-card');
+  if (card) {
+    card.style.setProperty('--plot-left', left + 'px');
+    card.style.setProperty('--plot-width', width + 'px');
+  }
 }
 
 // Each tag stands centred above its line, beside the other tag where the lines are near, and always inside the chart.
@@ -162,6 +182,11 @@ function build() {
     return band;
   }));
   rail.replaceChildren(...boundaries.map((_, i) => makeHandle(i)));
+  ticks.replaceChildren(...colours.map(colour => {
+    const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+    path.style.stroke = colour;
+    return path;
+  }));
 }
 
 // Colours follow light and dark, sizes follow the width: 'INK' in a figure stands for the page's text colour.
@@ -170,7 +195,7 @@ function themed(figure) {
   const { data, layout } = JSON.parse(JSON.stringify(figure).replaceAll('"INK"', JSON.stringify(ink)));
   const narrow = plot.clientWidth < 560, margin = { b: 48, ...layout.margin, ...(narrow ? { l: 46, r: 10 } : {}) };
   return { data, layout: { ...layout, autosize: true, dragmode: false, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
-    font: { family: getComputedStyle(element).fontFamily, size: narrow ? 11 : 13, color: ink }, margin: { ...margin, b: margin.b + extra } } };
+    font: { family: getComputedStyle(element).fontFamily, size: narrow ? 12 : 13, color: ink }, margin: { ...margin, b: margin.b + extra } } };
 }
 
 // A legend of several rows makes the chart taller by what they need, so that it neither covers the axis nor shrinks the curves.
@@ -180,7 +205,7 @@ function makeRoom() {
   const needed = Math.max(0, rows - ONE_ROW_PX);
   if (!plot.clientWidth || needed === extra) return false;
   extra = needed;
-  plot.style.height = `${HEIGHT + extra}px`;
+  plot.style.setProperty('--legend-rows', extra + 'px');
   return true;
 }
 

@@ -44,11 +44,11 @@ TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
 
 
-HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
-<p>Makes a trained diffusion model sample faster without retraining: sampling is cut into three
-stages, and each stage runs its own smaller, pruned copy of the network.
+HEADER = f"""<header class="masthead"><h1>{TITLE}
 <span class="aside">MosaicDiff, ICCV 2025 (Guo, Tang, Zeng, Shen);
-not the video tool of the same name.</span></p></header>"""
+not the video tool of the same name</span></h1>
+<p>Makes a trained diffusion model sample faster without retraining: sampling is cut into three
+stages, each with its own smaller, pruned copy of the network.</p></header>"""
 
 
 class Studio:

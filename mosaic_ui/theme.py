@@ -68,7 +68,7 @@ def make_theme() -> gr.themes.Base:
         block_label_background_fill_dark="transparent",
         block_title_text_weight="500",
         block_title_text_size="*text_sm",
-        block_info_text_size="*text_xs",
+        block_info_text_size="12px",  # the theme's own would be 10 px
         input_border_width="1px",
         button_border_width="1px",
         button_primary_border_color="transparent",

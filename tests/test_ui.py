@@ -181,6 +181,7 @@ def test_numbers_have_a_unit_and_no_exponent():
         "2.00 TMACs",
         "3.00 PMACs",
     ]
+    assert text.macs_text(2.5e6, beside=[1.5e9]) == "0.00250 GMACs"
     assert [text.seconds_text(v) for v in (None, 0.05, 1.5)] == ["–", "50.0 ms", "1.50 s"]
     assert text.percent(None) == "–" and text.factor_text(None) == "not known"
     assert [text.plural(n, "image") for n in (1, 2)] == ["1 image", "2 images"]

@@ -24,14 +24,18 @@ from ..events import EDIT, LIVE, NOTHING, QUIET, Event, Views, next_edit
 from ..input_checks import plain_errors
 from ..inputs import constants, share_of, two_boundaries, typed_boundaries
 from ..page_state import Shared
-from ..predictions import OWN, Asked
+from ..predictions import OWN, Asked, Predicted
 from ..remedies import page_sentence
 from ..schedules import not_taken_over, own_beta
 from .boundary_boxes import boundary_boxes, follow_chart, send_typed
 from .curve_panel import CurvePanel
 from .device_speed import DeviceSpeed
+from .outcome import outcome, spoken
 
 CUSTOM = "Your own"
+BINS = "Bins: the {} stretches of timesteps that calibration measures one by one."
+# read out by a screen reader when it has nothing else to say
+LIVE_REGION = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 
 
 class ExploreTab:
@@ -47,16 +51,22 @@ class ExploreTab:
         self.ruled = gr.State(plain)  # the plan that the sentence of the rule is about
         self._build_first_step()
         self.headline = gr.HTML(self.predictions.headline(found))
-        with gr.Row(equal_height=False, elem_classes="main-row"):
-            with gr.Column(scale=5, min_width=300, elem_classes="card"):
+        with gr.Row(equal_height=False, elem_classes="explore-row"):
+            with gr.Column(elem_classes="card axis-card"):
                 self.curves = CurvePanel(shared)
+            with gr.Column(elem_classes="card outcome-card"):
+                self.strip = gr.HTML(outcome(found), elem_id="outcome")
+            self._build_boundaries()
+        self.said = gr.HTML("", elem_classes="only-heard", js_on_load=LIVE_REGION)
+        with gr.Row(equal_height=False, elem_classes="main-row"):
             with gr.Column(scale=2, min_width=280, elem_classes="side"):
-                self._build_boundaries()
                 self._build_suggestion()
+            with gr.Column(scale=3, min_width=300, elem_classes="side"):
+                self._build_sampler()
         with gr.Column(elem_classes="card"):
             self.table = gr.HTML(self.predictions.table(found), elem_id="stage-table")
             self.speed = DeviceSpeed(shared, self.table)
-        self._build_sampler()
+            self.curves.caption.render()
         with gr.Accordion("Exact numbers at the boundaries, and the formulas", open=False):
             self.curves.numbers.render()
 
@@ -73,21 +83,21 @@ class ExploreTab:
             )
 
     def _build_boundaries(self) -> None:
-        with gr.Column(elem_classes="card"):
-            gr.HTML('<h3 class="panel-title">Stage boundaries</h3>')
-            with gr.Row(elem_classes="pair"):
+        with gr.Column(elem_classes="card boundaries-card"):
+            gr.HTML('<h2 class="panel-title">Stage boundaries</h2>')
+            with gr.Column(elem_classes="boundary-boxes"):
                 self.boxes = boundary_boxes(self.shared.opening.boundaries)  # low, high
             self.boxes_said = gr.HTML("")  # why they were refused
             self.snap = gr.Checkbox(
                 False,
                 label="snap to calibration bins",
-                info="When off, a bin that a boundary cuts counts for both stages, in proportion.",
+                info=BINS.format(self.workshop.settings.bins),
             )
 
     def _build_suggestion(self) -> None:
         plan = self.shared.opening
         with gr.Column(elem_classes="card"):
-            gr.HTML('<h3 class="panel-title">Suggestion</h3>')
+            gr.HTML('<h2 class="panel-title">Suggestion</h2>')
             with gr.Row(elem_classes="pair"):
                 self.shared.target.render()
                 self.preset = gr.Dropdown(
@@ -97,30 +107,47 @@ class ExploreTab:
                     filterable=False,
                     min_width=110,
                 )
+                self.curves.threshold.render()
+                self.curves.lam.render()
             self.suggest = gr.Button("Suggest", variant="primary")
             timesteps = self.predictions.visited(*self.shared.opening_sampler)
             self.rule = gr.HTML(tables.notes([self.predictions.rule_text(plan, timesteps)]))
 
     def _build_sampler(self) -> None:
         with gr.Column(elem_classes="card"):
-            gr.HTML('<h3 class="panel-title">Sampler and the rule\'s constants</h3>')
+            gr.HTML('<h2 class="panel-title">Sampler, and other curves</h2>')
             with gr.Row(elem_classes="knobs"):
                 self.shared.scheduler.render()
                 self.shared.steps_box.render()
-                self.curves.threshold.render()
-                self.curves.lam.render()
+                self.shared.beta.render()
             self.shared.steps_said.render()
+            self.curves.path.render()
+            self.curves.path_job.render()
 
     @property
     def plan_views(self) -> list[Any]:
         """Return the components that show the plan; `follow` and `on_sampler` set them."""
-        return [self.shown, self.table, self.headline, self.preset, self.curves.chart]
+        return [self.shown, *self.predicted_views, self.preset, self.curves.chart, self.said]
+
+    @property
+    def predicted_views(self) -> list[Any]:
+        """Return the components that `predicted` sets."""
+        return [self.table, self.headline, self.strip]
+
+    def predicted(self, found: Predicted) -> Views:
+        """Return the views of a prediction: the table, the headline and the strip."""
+        return {
+            self.table: self.predictions.table(found),
+            self.headline: self.predictions.headline(found),
+            self.strip: outcome(found),
+        }
 
     @property
     def _edited(self) -> list[Any]:
         """Return the outputs of every edit of this tab."""
         shared = self.shared
-        return [shared.plan, shared.edited, *self.plan_views, self.boxes_said, self.rule]
+        own = [self.boxes_said, self.rule]
+        return [shared.plan, shared.edited, *self.plan_views, *own]
 
     def wire(self) -> None:
         """Connect the tab's own edits and its measurement; each edit is answered at once."""
@@ -143,9 +170,9 @@ class ExploreTab:
         shared, chart = self.shared, self.curves.chart
         asked = [shared.plan, *shared.sampler]
         live: Event = {"fn": self.on_drag, "inputs": [chart, *asked]}
-        chart.input(**live, outputs=self.table, **LIVE)
-        # the table follows by the short way; the plan itself goes through the queue
-        chart.release(**live, outputs=self.table, **LIVE)
+        chart.input(**live, outputs=self.predicted_views, **LIVE)
+        # the numbers follow by the short way; the plan itself goes through the queue
+        chart.release(**live, outputs=self.predicted_views, **LIVE)
         edit: Event = {"outputs": self._edited, **EDIT}
         chart.release(self.on_drop, [chart, *asked, self.snap], **edit)
         opening = list(shared.opening.boundaries)
@@ -170,7 +197,7 @@ class ExploreTab:
             found = self.predictions.predict(after, asked.scheduler, asked.steps)
         except StudioError:  # no such networks; the drop refuses them, once
             return NOTHING
-        return {self.table: self.predictions.table(found)}
+        return self.predicted(found)
 
     @plain_errors
     def on_drop(self, value: Any, asked: Asked, snap: bool, request: gr.Request) -> Views:
@@ -277,31 +304,31 @@ class ExploreTab:
             found = self.predictions.predict(*asked)
         # one budget, say, that these steps cannot meet: what was there is of other steps
         except StudioError as error:
-            return {self.table: tables.message(page_sentence(error), "bad"), self.headline: ""}
-        return {
-            self.table: self.predictions.table(found),
-            self.headline: self.predictions.headline(found),
-        }
+            said = tables.message(page_sentence(error), "bad")
+            return {self.table: said, self.headline: "", self.strip: said}
+        return self.predicted(found)
 
     def _preset_name(self, plan: StagePlan) -> str:
         return plan.name if plan.name in self.preset_names else CUSTOM
 
-    def _show(self, asked: Asked, request: gr.Request) -> Views:
-        """Return the views of a plan, the chart's lines apart, and mark it as asked for last."""
+    def _show(self, asked: Asked, request: gr.Request, before: StagePlan | None = None) -> Views:
+        """Return the views of a plan, the chart's lines apart, and mark it as asked for last.
+
+        `before` is the plan that it replaces.
+        """
         # refuses a plan that cannot be, before it counts as asked for
         found = self.predictions.predict(*asked)
         jobs.visit(request.session_hash).mark_latest(asked)
-        return {
+        return self.predicted(found) | {
             self.shown: asked.plan.to_json(),
-            self.table: self.predictions.table(found),
-            self.headline: self.predictions.headline(found),
             self.preset: self._preset_name(asked.plan),
+            self.said: spoken(before or asked.plan, found),
         }
 
-    def _take(self, asked: Asked, request: gr.Request) -> Views:
-        """Return what an edit of this tab sets: the plan and the tab's views of it."""
-        shown = self._show(asked, request)
-        return shown | {self.shared.plan: asked.plan.to_json(), self.shared.edited: next_edit()}
+    def _take(self, after: StagePlan, asked: Asked, request: gr.Request) -> Views:
+        """Return what an edit of this tab sets: the plan `after` and the tab's views of it."""
+        shown = self._show(asked._replace(plan=after), request, asked.plan)
+        return shown | {self.shared.plan: after.to_json(), self.shared.edited: next_edit()}
 
     def _move(
         self,
@@ -317,10 +344,10 @@ class ExploreTab:
         said = ""
         try:
             after = make()
-            views = self._take(asked._replace(plan=after), request)
+            views = self._take(after, asked, request)
         except StudioError as error:
             after, chart = asked.plan, None
-            views = self._take(asked, request)
+            views = self._take(after, asked, request)
             said = tables.notes([f"{page_sentence(error)} The boundaries stay as they were."])
         if list(after.boundaries) != chart:
             views[self.curves.chart] = list(after.boundaries)
@@ -342,7 +369,7 @@ class ExploreTab:
         self, after: StagePlan, words: list[str], asked: Asked, request: gr.Request
     ) -> Views:
         """Take a proposed plan, with the sentences of its rule."""
-        views = self._take(asked._replace(plan=after), request)
+        views = self._take(after, asked, request)
         views |= {
             self.curves.chart: list(after.boundaries),
             self.rule: tables.notes(words),
