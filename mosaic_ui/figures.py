@@ -69,12 +69,14 @@ def curve_figure(
     threshold: float,
     path: SampledCurves | None = None,
     proposed: Proposal | None = None,
+    own: bool = False,
 ) -> dict[str, Any]:
     """Draw one quantity over all training timesteps: theory as a line, samples as points.
 
     The samples have a band of one standard deviation.
-    `path`, the model's own way from noise to picture, is drawn as crosses; `proposed`, of a
-    schedule that makes no plan for the model, as dashed lines. `view` is a key of VIEWS; `log` asks
+    `path`, the model's own way from noise to picture, is drawn as crosses; `proposed`, what the
+    rule makes of these curves, as dashed lines, and in the score view with the two crossings that
+    it cuts at. `own`: the curves are the model's own. `view` is a key of VIEWS; `log` asks
     for a logarithmic y where that can be; `threshold` is M, drawn in the score view. The band
     exists for the MSE only: the other quantities are measured on the mean over all draws.
     """
@@ -92,12 +94,15 @@ def curve_figure(
     data += [*crosses, line]
     if proposed is not None:
         ends = (10.0**low, 10.0**high) if log else (low, high)
-        data.insert(0, _cuts(proposed, *ends))
+        data.insert(0, _cuts(proposed, ends, own))
+        if view == "Score" and not proposed.fallback:
+            data.insert(-1, _crossings(proposed, theory))
     shapes, annotations = _threshold_marks(theory, threshold) if view == "Score" else ([], [])
     layout = {
         "margin": {"l": 58, "r": 18, "t": 28, "b": 74},
         "legend": {
             "orientation": "h",
+            "traceorder": "normal",
             "x": 0.5,
             "xanchor": "center",
             "y": 0,
@@ -118,6 +123,7 @@ def _theory_line(theory: Curves, field: str) -> dict[str, Any]:
         "type": "scatter",
         "mode": "lines",
         "name": "theory",
+        "legendrank": 1,
         "x": [int(t) for t in theory.timesteps],
         "y": _plain(getattr(theory, field)),
         "line": {"color": "INK", "width": 2, "simplify": False},
@@ -171,26 +177,40 @@ def _curve_axes(view: str, log: bool, timesteps: int, limits: list[float]) -> di
             "automargin": True,
             "type": "log" if log else "linear",
             "range": limits,
-            "exponentformat": "power",
+            "exponentformat": "none",
             "nticks": 7,
+            **({"dtick": max(1, round((limits[1] - limits[0]) / 6))} if log else {}),
         },
     }
 
 
-def _cuts(proposal: Proposal, low: float, high: float) -> dict[str, Any]:
+def _crossings(proposal: Proposal, theory: Curves) -> dict[str, Any]:
+    """Mark where the score crosses the dotted line: there the rule cuts."""
+    at = proposal.plan.boundaries
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "crossings",
+        "showlegend": False,
+        "x": list(at),
+        "y": _plain(theory.score[list(at)]),
+        "marker": {"color": "INK", "size": 9},
+        "hoverinfo": "skip",
+    }
+
+
+def _cuts(proposal: Proposal, ends: tuple[float, float], own: bool) -> dict[str, Any]:
     """Draw two upright dashed lines, as a trace so that the legend names them."""
     cuts = proposal.plan.boundaries
     x = [t for boundary in cuts for t in (boundary, boundary, None)]
-    name = (
-        f"proposed for this schedule: {cuts[0]} and"
-        f" {cuts[1]}{' (our fallback)' if proposal.fallback else ''}"
-    )
+    what = "suggested" if own else "proposed for this schedule"
+    name = f"{what}: {cuts[0]} and {cuts[1]}{' (our fallback)' if proposal.fallback else ''}"
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
         "x": x,
-        "y": [low, high, None] * 2,
+        "y": [*ends, None] * 2,
         "line": {"color": "INK", "width": 1.5, "dash": "dash"},
         "hoverinfo": "skip",
     }

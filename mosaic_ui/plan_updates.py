@@ -48,16 +48,18 @@ class Following:
             [*shown, *asked],
             [*views, explore.boxes_said, explore.rule, curves.numbers, prune.shape],
             **LIVE,
-        ).then(**exactly)
+        ).then(**exactly).then(**explore.places.event)
         gr.on(
             [shared.scheduler.change, shared.steps.change],
             self.on_sampler,
             asked,
             views,
             **LIVE,
-        ).then(**exactly)
+        ).then(**exactly).then(**explore.places.event)
         # a calibration or a measurement has just ended: the same plan can be predicted better
-        gr.on([shared.page.load, shared.status.change, shared.measured.change], **exactly)
+        gr.on([shared.page.load, shared.status.change, shared.measured.change], **exactly).then(
+            **explore.places.event
+        )
 
     @plain_errors
     def follow(

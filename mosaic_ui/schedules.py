@@ -49,13 +49,12 @@ def curve_schedule(workshop: Workshop, name: str) -> NoiseSchedule:
     return workshop.schedule if name == own_beta(workshop) else _other(name, len(workshop.schedule))
 
 
-def foreign_proposal(workshop: Workshop, name: str, m: float, lam: float) -> Proposal | None:
-    """Return the rule's proposal for another schedule than the model's; None for its own."""
-    return (
-        None
-        if name == own_beta(workshop)
-        else propose_plan(curve_schedule(workshop, name), m=m, lam=lam)
-    )
+def shown_proposal(workshop: Workshop, name: str, m: float, lam: float) -> Proposal | None:
+    """Return what the rule proposes for a schedule; None where these constants propose nothing."""
+    try:
+        return propose_plan(curve_schedule(workshop, name), m=m, lam=lam)
+    except PlanError:
+        return None
 
 
 def uses_fallback(workshop: Workshop, name: str, m: float, lam: float) -> bool:

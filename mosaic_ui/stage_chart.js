@@ -13,7 +13,8 @@ const bands = element.querySelector('.bands');
 const rail = element.querySelector('.handles');
 const ticks = element.querySelector('.steps');
 let boundaries = [...(props.value || [])];
-let grab = null; // {id, x, i, by}: the pointer, where it went down, the boundary it moves (null until the first move tells), how far beside its line
+let grab = null; // {id, x, i, by, from, moved}: the pointer, where it went down, the boundary it moves (null until the first move tells), how
+// far beside its line, the boundaries before the drag, whether it moved one
 let lastSent = 0, timer = null;
 let extra = 0; // pixels that the legend's further rows add to the chart
 
@@ -131,7 +132,7 @@ function makeHandle(i) {
   handle.appendChild(document.createElement('span')).className = 'tag';
   handle.addEventListener('pointerdown', event => {
     if (event.button || grab) return;
-    grab = { id: event.pointerId, x: event.clientX, i: null, by: 0 };
+    grab = { id: event.pointerId, x: event.clientX, i: null, by: 0, from: [...boundaries], moved: false };
     handle.setPointerCapture(event.pointerId);
     event.preventDefault();
     const near = choose(event, i);
@@ -145,19 +146,21 @@ function makeHandle(i) {
     const next = clamp(axes().toTimestep(event.clientX - grab.by), grab.i);
     if (next === boundaries[grab.i]) return;
     boundaries[grab.i] = next;
+    grab.moved = true;
     place();
     sendSoon('input', Math.max(0, SEND_EVERY_MS - (performance.now() - lastSent)));
   });
   const drop = event => {
     if (!grab || event.pointerId !== grab.id) return;
-    const { i: held } = grab;
+    const { i: held, moved } = grab;
     grab = null;
     if (held === null) return; // a press between two lines that moved neither
     rail.children[held].classList.remove('active');
-    send('release');
+    if (moved) send('release');
   };
   handle.addEventListener('pointerup', drop);
   handle.addEventListener('pointercancel', drop);
+  handle.addEventListener('dblclick', () => suggest(i));
   handle.addEventListener('keydown', event => {
     const by = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
     const to = { Home: -Infinity, End: Infinity }[event.key];
@@ -171,6 +174,27 @@ function makeHandle(i) {
   });
   return handle;
 }
+
+// Puts one line where the rule suggests it; the other stays.
+function suggest(i) {
+  const places = props.figure && props.figure.suggested;
+  if (!places || clamp(places[i], i) === boundaries[i]) return;
+  boundaries[i] = clamp(places[i], i);
+  place();
+  send('release');
+}
+
+// Esc while a line is held puts it back where the drag began.
+document.addEventListener('keydown', event => {
+  if (event.key !== 'Escape' || !grab) return;
+  event.preventDefault();
+  const { i: held, from, moved } = grab;
+  grab = null;
+  if (held !== null) rail.children[held].classList.remove('active');
+  boundaries = from;
+  place();
+  if (moved) send('release');
+});
 
 function build() {
   if (!boundaries.length) return;

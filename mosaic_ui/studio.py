@@ -38,7 +38,7 @@ from .predictions import Predictions
 from .prune.tab import PruneTab
 from .schedules import choices, own_beta
 from .steps_box import StepsBox, steps_box
-from .theme import CSS, make_theme
+from .theme import CSS, KEYS, make_theme
 
 TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
@@ -194,6 +194,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": make_theme(),
         "css": CSS,
+        "js": KEYS,
         "footer_links": [],
         "run_history": False,  # the default keeps every run in the visitor's browser
         "max_file_size": "1mb",  # the one upload is a plan, a few hundred bytes

@@ -21,6 +21,7 @@ DENSE_COLOUR = "#7A7F87"  # the unpruned model, wherever it stands beside a stag
 GRID_COLOUR = "rgba(128,128,128,.22)"  # one value that is quiet on white and on black alike
 
 CSS = (Path(__file__).parent / "studio.css").read_text(encoding="utf-8")
+KEYS = (Path(__file__).parent / "keys.js").read_text(encoding="utf-8")  # arrow keys
 
 
 def make_theme() -> gr.themes.Base:

@@ -49,7 +49,7 @@ def predictions(studio):
 
 
 def drop(studio, pair, plan=PLAIN):
-    return studio.explore.on_drop(pair, plan, "DDIM", 50, False, VISITOR)
+    return studio.explore.on_drop(pair, plan, "DDIM", 50, False, False, PLAIN, VISITOR)
 
 
 def suggest(studio, target=0.33, m=0.55, lam=0.026, beta="linear"):
@@ -67,7 +67,7 @@ def refine(studio, plan, scheduler="DDIM", steps=50, layers=False):
 @pytest.mark.parametrize("pair", [None, [1, 2, 3], [None, 5], ["93", 550], [NAN, 550], [INF, 550]])
 def test_the_chart_handlers_refuse_what_are_no_boundaries(studio, pair):
     with pytest.raises(gr.Error):
-        studio.explore.on_drag(pair, PLAIN, "DDIM", 50)
+        studio.explore.on_drag(pair, PLAIN, "DDIM", 50, False, False, PLAIN)
     if not isinstance(pair, list) or len(pair) != 2:
         with pytest.raises(gr.Error):
             drop(studio, pair)
@@ -80,7 +80,7 @@ def test_the_chart_handlers_refuse_what_are_no_boundaries(studio, pair):
 
 def test_a_drag_is_answered_with_every_number_in_sight(studio):
     explore = studio.explore
-    found = explore.on_drag([93, 700], PLAIN, "DDIM", 50)
+    found = explore.on_drag([93, 700], PLAIN, "DDIM", 50, False, False, PLAIN)
     assert set(found) == {explore.table, explore.strip, explore.headline}
     assert all('data-boundaries="93,700"' in found[v] for v in (explore.table, explore.strip))
     live = next(f for f in studio.page.fns.values() if f.name == "on_drag")
@@ -180,8 +180,8 @@ def test_an_edit_changes_nothing_more_in_its_own_tab(studio):
 
 def test_a_box_that_was_left_as_it_was_changes_nothing(studio):
     explore = studio.explore
-    assert explore.on_boxes(None, None, PLAIN, "DDIM", 50, True, VISITOR) == gr.skip()
-    found = explore.on_boxes(None, 700, PLAIN, "DDIM", 50, False, VISITOR)
+    assert explore.on_boxes(None, None, PLAIN, "DDIM", 50, True, False, PLAIN, VISITOR) == gr.skip()
+    found = explore.on_boxes(None, 700, PLAIN, "DDIM", 50, False, False, PLAIN, VISITOR)
     assert found[explore.curves.chart] == [93, 700] and found[explore.boxes_said] == ""
 
 
@@ -200,7 +200,7 @@ BAD_BOXES = [
 @pytest.mark.parametrize("low, words", BAD_BOXES)
 def test_a_refused_boundary_goes_back_in_the_words_of_its_box(studio, low, words):
     explore = studio.explore
-    found = explore.on_boxes(low, None, PLAIN, "DDIM", 50, False, VISITOR)
+    found = explore.on_boxes(low, None, PLAIN, "DDIM", 50, False, False, PLAIN, VISITOR)
     said = found[explore.boxes_said]
     assert found[studio.shared.plan] == PLAIN and found[explore.curves.chart] == [93, 550]
     assert words in said and "stay as they were" in said
@@ -300,8 +300,8 @@ def test_boundaries_that_no_network_can_be_made_for_go_back_with_the_reason(
     with pytest.raises(StudioError, match="can lose at most"):
         workshop.sharing(plan.with_boundaries(93, 200).counted(timesteps))
     plain = plan.to_json()
-    assert explore.on_drag([93, 200], plain, "DDIM", 50) == gr.skip()
-    boxes = explore.on_boxes(93, 200, plain, "DDIM", 50, False, VISITOR)
+    assert explore.on_drag([93, 200], plain, "DDIM", 50, False, False, PLAIN) == gr.skip()
+    boxes = explore.on_boxes(93, 200, plain, "DDIM", 50, False, False, PLAIN, VISITOR)
     for found in (boxes, drop(studio, [93, 200], plain)):
         assert found[studio.shared.plan] == found[explore.shown] == plain
         assert found[explore.curves.chart] == [93, 550]

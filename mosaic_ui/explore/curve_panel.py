@@ -23,8 +23,9 @@ from ..input_checks import plain_errors
 from ..inputs import constants
 from ..page_state import Shared
 from ..remedies import page_sentence
-from ..schedules import curve_schedule, own_beta, schedule_note, uses_fallback
+from ..schedules import curve_schedule, own_beta, schedule_note, shown_proposal, uses_fallback
 from ..stage_chart import stage_chart
+from .thumbnails import thumbnails_html
 
 CAPTION = (
     '<p class="fine">A model learns slowly where pictures are almost clean or almost pure noise,'
@@ -90,7 +91,12 @@ class CurvePanel:
         self.workshop = shared.workshop
         lam = default_lambda(self.workshop.schedule)
         self.threshold = gr.Number(
-            DEFAULT_THRESHOLD, label="Threshold M", step=0.01, min_width=110, render=False
+            DEFAULT_THRESHOLD,
+            label="Threshold M",
+            step=0.01,
+            min_width=110,
+            render=False,
+            elem_classes="in-line",
         )
         self.lam = gr.Number(
             lam, label="Lambda (weight of ln SNR)", step=0.001, min_width=110, render=False
@@ -101,6 +107,7 @@ class CurvePanel:
             self._build_choices()
         self.meaning = gr.HTML(meaning(OPENING_VIEW))
         self._build_chart(lam)
+        gr.HTML(thumbnails_html(self.workshop))
         # rendered by the tab, below the chart
         self.path = gr.Checkbox(
             False,
@@ -134,13 +141,14 @@ class CurvePanel:
             interactive=OPENING_VIEW not in ALWAYS_LINEAR,
             elem_classes="segmented",
         )
+        self.threshold.render()
 
     def _build_chart(self, lam: float) -> None:
         own, predictions = own_beta(self.workshop), self.shared.predictions
         self.chart = stage_chart(
             list(self.shared.opening.boundaries),
             predictions.figure(OPENING_VIEW, "linear", own, DEFAULT_THRESHOLD, lam)
-            | self._under_axis(*self.shared.opening_sampler),
+            | self._beside(*self.shared.opening_sampler, own, DEFAULT_THRESHOLD, lam),
             label="Learning curves over timesteps with two stage boundaries",
             total=len(self.workshop.schedule),
             elem_id="stage-chart",
@@ -148,9 +156,14 @@ class CurvePanel:
         points = UNSAMPLED if predictions.sampled_curves(own) is None else SAMPLED
         self.caption = gr.HTML(CAPTION.replace("POINTS", points), render=False)
 
-    def _under_axis(self, scheduler: str, steps: Any) -> dict[str, Any]:
-        """Return what the chart's script draws under the axis: the steps of the sampler."""
-        return {"steps": self.shared.predictions.visited(scheduler, steps)}
+    def _beside(
+        self, scheduler: str, steps: Any, beta: str, m: float, lam: float
+    ) -> dict[str, Any]:
+        """Return what the chart's script goes by: the sampler's steps, and the suggested lines."""
+        steps_at = self.shared.predictions.visited(scheduler, steps)
+        own = beta == own_beta(self.workshop)
+        proposal = shown_proposal(self.workshop, beta, m, lam) if own else None
+        return {"steps": steps_at, "suggested": proposal and list(proposal.plan.boundaries)}
 
     def wire(self) -> None:
         """Redraw the chart on every choice."""
@@ -294,7 +307,7 @@ class CurvePanel:
             note = tables.notes([f"{page_sentence(error)} {usual}"])
         fallback = view == "Score" and uses_fallback(self.workshop, beta, m, lam)
         figure = self.shared.predictions.figure(view, scale, beta, m, lam, walked)
-        figure |= self._under_axis(curve.scheduler, curve.steps)
+        figure |= self._beside(curve.scheduler, curve.steps, beta, m, lam)
         return {
             self.chart: gr.update(figure=figure),
             self.meaning: meaning(view, fallback),
