@@ -126,7 +126,8 @@ def places_html(places: Places | None) -> str:
         )
     )
     return (
-        f'<div class="places" data-best="{places.best}"><p class="fine">{sentence(places)}</p>'
+        f'<div class="places" data-best="{places.best}" data-here="{places.here}">'
+        f'<p class="fine">{sentence(places)}</p>'
         f'<div class="on-axis"><svg viewBox="0 0 1000 {HEIGHT}" preserveAspectRatio="none"'
         f' aria-hidden="true"><polyline points="{" ".join(points)}"/></svg>{marks}</div></div>'
     )
