@@ -30,20 +30,24 @@ MEANING = {  # each quantity in plain words
         "what one more timestep of noise adds to that distance: the model learned fastest where it"
         " is high."
     ),
-    "ln SNR": "picture against noise. Above 0 the picture is stronger, below 0 the noise.",
+    "ln SNR": (
+        "picture against noise, as a logarithm. Above 0 the picture is stronger, below 0 the noise."
+    ),
     "Score": (
-        "how fast the model learned, corrected by ln SNR. By the rule, the middle stage lies above"
-        " the dotted line."
+        "learning speed, corrected by ln SNR. The rule's middle stage is what lies above the dotted"
+        " line."
     ),
 }
 FALLBACK_SCORE = (
-    "how fast the model learned, corrected by ln SNR. The stretch above the dotted line would leave"
+    "learning speed, corrected by ln SNR. The stretch above the dotted line would leave"
     " a stage nearly empty here, so the proposal cuts at equal thirds of the total MSE instead (our"
     " fallback)."
 )
 ALWAYS_LINEAR = ("ln SNR", "Score")  # both pass through zero; ln SNR is a logarithm already
 # crosses may widen the axis by at most this share of what theory and samples take, on either side
 PATH_ROOM = 0.5
+BELOW_NAMES = 0.12  # of the height: dashed lines end below the names of the stages
+ROOM_ABOVE = 0.2  # of the height, for the names of the stages
 
 CROSS = "x-thin"  # marks the model's own path
 
@@ -93,7 +97,8 @@ def curve_figure(
     low, high = _limits([*data, line], crosses, log)
     data += [*crosses, line]
     if proposed is not None:
-        ends = (10.0**low, 10.0**high) if log else (low, high)
+        top = high - BELOW_NAMES * (high - low)
+        ends = (10.0**low, 10.0**top) if log else (low, top)
         data.insert(0, _cuts(proposed, ends, own))
         if view == "Score" and not proposed.fallback:
             data.insert(-1, _crossings(proposed, theory))
@@ -230,7 +235,7 @@ def _limits(
     if crosses:
         least, most = _ends(crosses, log)
         low, high = max(min(low, least), low - room), min(max(high, most), high + room)
-    return low - 0.05 * (high - low), high + 0.14 * (high - low)
+    return low - 0.05 * (high - low), high + ROOM_ABOVE * (high - low)
 
 
 def _ends(data: list[dict[str, Any]], log: bool) -> tuple[float, float]:

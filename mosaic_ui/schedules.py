@@ -18,7 +18,8 @@ from core.workshop.workshop import Workshop
 from . import tables
 
 LABELS = {
-    **{name: name for name in BETA_SCHEDULES},
+    **{name: name.replace("_", " ") for name in BETA_SCHEDULES},
+    "squaredcos_cap_v2": "squared cosine",
     "Flow matching": "Flow matching",
     "EDM": "EDM (Karras)",
 }

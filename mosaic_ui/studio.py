@@ -44,11 +44,11 @@ TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
 
 
-HEADER = f"""<header class="masthead"><h1>{TITLE}
+HEADER = f"""<header class="masthead"><div class="name"><h1>{TITLE}</h1>
 <span class="aside">MosaicDiff, ICCV 2025 (Guo, Tang, Zeng, Shen);
-not the video tool of the same name</span></h1>
+not the video tool of the same name</span></div>
 <p>Makes a trained diffusion model sample faster without retraining: sampling is cut into three
-stages, each with its own smaller, pruned copy of the network.</p></header>"""
+stages, each with its own pruned copy of the network.</p></header>"""
 
 
 class Studio:

@@ -12,6 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 STAGE_COLOURS = {"late": "#0072B2", "middle": "#009E73", "early": "#D55E00"}
+STAGE_INK = {"late": "#ffffff", "middle": "#18181b", "early": "#18181b"}  # letters on it, 4.5 : 1
 STAGE_MEANING = {
     "late": "almost clean, fine detail",
     "middle": "learned fastest, content",

@@ -12,7 +12,7 @@ from ..page_state import Shared
 from .boundary_boxes import boundary_boxes
 
 SNAP = "Bins: the {} stretches that calibration measures."
-HOLD = "The sparsities follow, so that a run costs the same."
+HOLD = "The sparsities follow; a run costs the same."
 
 
 class Moving(NamedTuple):
@@ -30,7 +30,7 @@ class BoundariesCard:
         self.anchor = gr.State(shared.opening.to_json())
         with gr.Column(elem_classes="card boundaries-card"):
             with gr.Row(elem_classes="title-row"):
-                gr.HTML('<h2 class="panel-title">Stage boundaries</h2>')
+                gr.HTML('<h2 class="panel-title">Boundaries</h2>')
                 self.reset = gr.Button("Reset to the suggestion", size="sm", elem_classes="fit")
             with gr.Column(elem_classes="boundary-boxes"):
                 self.boxes = boundary_boxes(shared.opening.boundaries)  # low, high

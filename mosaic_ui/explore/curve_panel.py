@@ -58,7 +58,7 @@ def meaning(view: str, fallback: bool = False) -> str:
     if view not in MEANING:
         return ""
     words = FALLBACK_SCORE if view == "Score" and fallback else MEANING[view]
-    axis = " (Axis: always linear.)" if view in ALWAYS_LINEAR else ""
+    axis = " (Axis always linear.)" if view in ALWAYS_LINEAR else ""
     return f'<p class="meaning"><b>{view}:</b> {words}{axis}</p>'
 
 

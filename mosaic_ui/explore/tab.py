@@ -56,9 +56,9 @@ class ExploreTab:
             self.boundaries = BoundariesCard(shared)
         self.said = gr.HTML("", elem_classes="only-heard", js_on_load=LIVE_REGION)
         with gr.Row(equal_height=False, elem_classes="main-row"):
-            with gr.Column(scale=2, min_width=280, elem_classes="side"):
+            with gr.Column(scale=1, min_width=300, elem_classes="side"):
                 self.suggestion = SuggestionCard(shared, self.curves.lam)
-            with gr.Column(scale=3, min_width=300, elem_classes="side"):
+            with gr.Column(scale=1, min_width=300, elem_classes="side"):
                 self._build_sampler()
         with gr.Column(elem_classes="card"):
             self.table = gr.HTML(self.predictions.table(found), elem_id="stage-table")
