@@ -10,11 +10,9 @@
   };
   const look = () => document.querySelectorAll('fieldset').forEach(group);
   look();
-  let waiting = false;
-  new MutationObserver(() => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => { waiting = false; look(); });
+  const withRadios = node => node.nodeType === 1 && (node.matches('input[type=radio]') || node.querySelector('input[type=radio]'));
+  new MutationObserver(changes => {
+    if (changes.some(change => [...change.addedNodes].some(withRadios))) look();
   }).observe(document.body, { childList: true, subtree: true });
 
   document.addEventListener('keydown', event => {

@@ -16,6 +16,7 @@ let boundaries = [...(props.value || [])];
 let grab = null; // {id, x, i, by, from, moved}: the pointer, where it went down, the boundary it moves (null until the first move tells), how
 // far beside its line, the boundaries before the drag, whether it moved one
 let lastSent = 0, timer = null;
+let axisEnds = ''; // as what stands below the chart knows them
 let extra = 0; // pixels that the legend's further rows add to the chart
 
 chart.setAttribute('aria-label', label);
@@ -83,10 +84,11 @@ function placeSteps(at) {
   }
   [...ticks.children].forEach((path, i) => path.setAttribute('d', lines[i]));
   const card = element.closest('.axis-card');
-  if (card) {
-    card.style.setProperty('--plot-left', left + 'px');
-    card.style.setProperty('--plot-width', width + 'px');
-  }
+  const ends = left + 'px ' + width + 'px';
+  if (!card || ends === axisEnds) return; // a drag moves neither, and every setting costs a new layout
+  axisEnds = ends;
+  card.style.setProperty('--plot-left', left + 'px');
+  card.style.setProperty('--plot-width', width + 'px');
 }
 
 // Each tag stands centred above its line, beside the other tag where the lines are near, and always inside the chart.

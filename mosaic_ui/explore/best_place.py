@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import gradio as gr
 import numpy as np
 
-from core.curves.plan import StagePlan
+from core.curves.plan import STAGES, StagePlan
 from core.errors import StudioError
 
 from ..events import LIVE, Event, Views
@@ -103,7 +103,16 @@ def _error_at(
 
 
 def _error(predictions: Predictions, plan: StagePlan, timesteps: list[float]) -> float | None:
-    return predictions.predict_run(plan.counted(timesteps), timesteps).error
+    """Return `Prediction.error` without the costs, which are not drawn."""
+    predictor, total = predictions.workshop.predictor, 0.0
+    steps = plan.steps_per_stage(timesteps)
+    for i, stage in enumerate(STAGES):
+        if steps[stage]:
+            error = predictor.estimate(plan, i)
+            if error is None:
+                return None
+            total += error * steps[stage]
+    return total / len(timesteps)
 
 
 def places_html(places: Places | None) -> str:
