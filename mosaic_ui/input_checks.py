@@ -111,7 +111,7 @@ def _judged(value: Any, what: str) -> Any:  # noqa: ARG001
 
 CHECKS: dict[str, tuple[str, Reader]] = {
     **dict.fromkeys(
-        ("plan", "explored", "pruned", "shape", "about", "current"), ("The plan", _plan)
+        ("plan", "explored", "pruned", "shape", "about", "current", "anchor"), ("The plan", _plan)
     ),
     **dict.fromkeys(
         ("uploaded_a", "uploaded_b"),
@@ -126,11 +126,12 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     "beta": ("The noise schedule", _one_of(*LABELS)),
     **dict.fromkeys(("scale", "wish"), ("The vertical axis", _one_of(*AXES))),
     "snap": ("Snapping to calibration bins", _switch),
+    "hold": ("Holding the work", _switch),
     "run": ("One budget for all stages", _switch),
     "ends": ("Protecting the first and the last block", _switch),
     "path": ("The model's own sampling path", _switch),
     "is_open": ("The table per layer", _switch),
-    **dict.fromkeys(("kept", "measured", "mark", "idle"), ("A count of the page", _count)),
+    **dict.fromkeys(("kept", "measured", "mark", "idle", "moved"), ("A count of the page", _count)),
     "history": ("The history", _history),
     **dict.fromkeys(("job", "live", "draft"), ("What the page shows", _page_text)),
     "content": ("The upload", _file),

@@ -42,17 +42,17 @@ from .runs.tab import RunsTab
 from .runs.watch import RunsWatch
 from .schedules import choices, own_beta
 from .steps_box import StepsBox, steps_box
-from .theme import CSS, make_theme
+from .theme import CSS, KEYS, make_theme
 
 TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
 
 
-HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
-<p>Makes a trained diffusion model sample faster without retraining: sampling is cut into three
-stages, and each stage runs its own smaller, pruned copy of the network.
+HEADER = f"""<header class="masthead"><div class="name"><h1>{TITLE}</h1>
 <span class="aside">MosaicDiff, ICCV 2025 (Guo, Tang, Zeng, Shen);
-not the video tool of the same name.</span></p></header>"""
+not the video tool of the same name</span></div>
+<p>Makes a trained diffusion model sample faster without retraining: sampling is cut into three
+stages, each with its own pruned copy of the network.</p></header>"""
 
 
 class Studio:
@@ -213,6 +213,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": make_theme(),
         "css": CSS,
+        "js": KEYS,
         "footer_links": [],
         "run_history": False,  # the default keeps every run in the visitor's browser
         "max_file_size": "1mb",  # the one upload is a plan, a few hundred bytes

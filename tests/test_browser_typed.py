@@ -140,7 +140,7 @@ def test_steps_count_when_they_are_entered_and_refused_ones_go_back(visit):
     )
     expect(boundary).to_have_value("100")
     enter(page.get_by_label("Suggest for mean sparsity"), "1")
-    page.get_by_role("button", name="Suggest").click()
+    page.get_by_role("button", name="Suggest", exact=True).click()
     expect(
         page.get_by_text("Suggest for mean sparsity must be a number from 0 to 0.9.", exact=False)
     ).to_be_visible(timeout=SLOW)
@@ -175,13 +175,13 @@ def test_only_a_choice_changes_the_plan_and_not_a_way_past_the_lists(visit):
     preset.click()
     page.get_by_role("option", name="Uniform").click()
     expect(
-        page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.5", exact=False)
+        page.get_by_text("Preset “Uniform”: 50 % of heads and neurons goes", exact=False)
     ).to_be_visible(timeout=SLOW)
     enter(target, "0.3")
     preset.click()
     page.get_by_role("option", name="Uniform").click()  # the same again, for another mean
     expect(
-        page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.3", exact=False)
+        page.get_by_text("Preset “Uniform”: 30 % of heads and neurons goes", exact=False)
     ).to_be_visible(timeout=SLOW)
     preset.focus()
     for key in ("ArrowUp", "ArrowUp", "ArrowUp", "Enter"):

@@ -31,13 +31,13 @@ from mosaic_ui.compare import sides as compare_sides
 from mosaic_ui.compare import timing as compare_timing
 from mosaic_ui.compare import viewer as compare_viewer
 from mosaic_ui.explore.curve_panel import meaning
-from mosaic_ui.figures import VIEWS, curve_figure
+from mosaic_ui.figures import BELOW_NAMES, VIEWS, curve_figure
 from mosaic_ui.input_checks import plain_errors
 from mosaic_ui.predictions import Predictions, idle_stages
 from mosaic_ui.prune import views as prune_views
 from mosaic_ui.prune.mosaic_figure import mosaic_figure
 from mosaic_ui.studio import build_studio, launch_options
-from mosaic_ui.theme import STAGE_COLOURS
+from mosaic_ui.theme import STAGE_COLOURS, STAGE_INK
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
 NAN, INF = float("nan"), float("inf")
@@ -184,6 +184,7 @@ def test_numbers_have_a_unit_and_no_exponent():
         "2.00 TMACs",
         "3.00 PMACs",
     ]
+    assert text.macs_text(2.5e6, beside=[1.5e9]) == "0.00250 GMACs"
     assert [text.seconds_text(v) for v in (None, 0.05, 1.5)] == ["–", "50.0 ms", "1.50 s"]
     assert text.percent(None) == "–" and text.factor_text(None) == "not known"
     assert [text.plural(n, "image") for n in (1, 2)] == ["1 image", "2 images"]
@@ -344,8 +345,9 @@ def test_proposals_for_other_kinds_of_model_are_drawn_where_their_rule_cuts(
             lines["x"][0],
             lines["x"][3],
         ] == cuts and f"{cuts[0]} and {cuts[1]} (our fallback)" in lines["name"]
-        assert lines["y"][:2] == (
-            [low, high] if scale == "linear" else pytest.approx([10**low, 10**high])
+        top = high - BELOW_NAMES * (high - low)
+        assert lines["y"][:2] == pytest.approx(
+            [low, top] if scale == "linear" else [10**low, 10**top]
         )
     assert "proposed" not in str(
         Predictions(workshop).figure("MSE", "linear", "linear", DEFAULT_THRESHOLD, 0.026)
@@ -395,6 +397,25 @@ def test_mosaic_has_a_tile_per_block_and_step(workshop):
         STAGE_COLOURS[stage] for stage in STAGES
     ]
     assert any(str(counts["early"]) in note["text"] for note in figure["layout"]["annotations"])
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2's relative luminance of "#rrggbb"."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_letters_on_a_stage_colour_can_be_read(workshop):
+    for stage in STAGES:
+        dark, light = sorted(map(luminance, (STAGE_COLOURS[stage], STAGE_INK[stage])))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+    timesteps = Predictions(workshop).visited("DDIM", 20)
+    wide = PLAN.with_boundaries(300, 700)
+    notes = prune_views.picture(workshop, wide, timesteps)["layout"]["annotations"]
+    for stage in STAGES:
+        (note,) = [note for note in notes if stage in note["text"]]
+        assert note["font"]["color"] == STAGE_INK[stage]
 
 
 def test_mosaic_with_an_empty_stage_has_no_name_for_it():

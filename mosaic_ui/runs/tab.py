@@ -271,7 +271,6 @@ class RunsTab:
         shared, compare = self.shared, self.compare
         origin = f"A kept run, {title_of(run)}: measured on {run.device}, {run.when}."
         places = compare.result.places
-        judged = shared.workshop.judge is not None
         return {
             shared.plan: plan.to_json(),
             shared.edited: next_edit(),
@@ -284,8 +283,10 @@ class RunsTab:
             places["results"]: gr.update(visible=True),
             **{
                 places[name]: value
-                for name, value in result_views(comparison, origin, judged).items()
+                for name, value in result_views(shared.workshop, comparison, origin).items()
             },
+            places["about"]: "",
+            places["made"]: None,
         }
 
     def _there(self, ids: list[str]) -> list[Run]:
