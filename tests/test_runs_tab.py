@@ -95,7 +95,9 @@ def test_a_full_disk_is_one_sentence_and_the_result_stays(workshop, store, monke
 
     for name in ("begin", "beat", "finish", "add", "end"):
         monkeypatch.setattr(RunStore, name, full)
-    *_, last = compare_run.stream(workshop, asked(), threading.Event())
+    last: dict = {}
+    for update in compare_run.stream(workshop, asked(), threading.Event()):
+        last |= update
     assert "Current plan" in last["verdict"] and last["results"]["visible"]
     assert last["live"]["visible"] and "the disk is full" in last["live"]["value"]
     assert "is not among the kept runs" in last["live"]["value"]
@@ -328,5 +330,7 @@ def test_a_store_that_cannot_be_read_stops_no_page(workshop, tmp_path, monkeypat
     assert studio.watch.on_look([], 99, VISITOR)[studio.watch.timer].active is False
     with pytest.raises(gr.Error, match="runs.sqlite"):
         studio.runs.refresh()
-    *_, last = compare_run.stream(workshop, asked(), threading.Event())
+    last: dict = {}
+    for update in compare_run.stream(workshop, asked(), threading.Event()):
+        last |= update
     assert last["results"]["visible"] and "not among the kept runs" in last["live"]["value"]
