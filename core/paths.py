@@ -79,24 +79,40 @@ def cache_folder() -> Path:
     MOSAIC_CACHE counts from the working folder; a relative XDG_CACHE_HOME is ignored, as its
     standard demands. Raises StudioError where none of them names a folder.
     """
-    own = variable_path("MOSAIC_CACHE")
-    if own is not None:
-        return own
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    if shared.strip():
-        shared = given_path(shared, "XDG_CACHE_HOME")
-        if os.path.isabs(shared):
-            return Path(shared) / "mosaicdiff-studio"
+    return _own_folder("MOSAIC_CACHE", "XDG_CACHE_HOME", ".cache", "calibrations")
+
+
+def data_folder() -> Path:
+    """Return the folder of what nobody could make again: kept runs and kept plans.
+
+    It is $MOSAIC_DATA, else mosaicdiff-studio in $XDG_DATA_HOME, else in ~/.local/share, with the
+    rules of `cache_folder`. Nothing is made. Raises StudioError where none of them names a folder.
+    """
+    return _own_folder("MOSAIC_DATA", "XDG_DATA_HOME", ".local/share", "runs")
+
+
+def _own_folder(own: str, shared: str, in_home: str, what: str) -> Path:
+    """Return the folder that the variable `own` names, or one in `shared` or in the home folder.
+
+    what: the word for what is kept there. Raises StudioError.
+    """
+    named = variable_path(own)
+    if named is not None:
+        return named
+    place = os.environ.get(shared, "")
+    if place.strip():
+        place = given_path(place, shared)
+        if os.path.isabs(place):
+            return Path(place) / "mosaicdiff-studio"
     try:
         home = Path.home()
     except (RuntimeError, KeyError) as err:
         raise StudioError(
-            "There is no home folder to keep calibrations in (HOME is not set): set MOSAIC_CACHE to"
-            " a folder that can be written."
+            f"There is no home folder to keep {what} in (HOME is not set): set {own} to a folder"
+            " that can be written."
         ) from err
     if not home.is_absolute():
         raise StudioError(
-            f"HOME is {str(home)!r}, no whole path: set MOSAIC_CACHE to a folder that can be"
-            " written."
+            f"HOME is {str(home)!r}, no whole path: set {own} to a folder that can be written."
         )
-    return home / ".cache" / "mosaicdiff-studio"
+    return home / in_home / "mosaicdiff-studio"

@@ -27,23 +27,27 @@ VIEWS = {
 MEANING = {  # each quantity in plain words
     "MSE": "how far a noised picture is from its clean one.",
     "Gradient": (
-        "how much one more timestep of noise adds to that distance. Where it is high, the model"
-        " learned fastest."
+        "what one more timestep of noise adds to that distance: the model learned fastest where it"
+        " is high."
     ),
-    "ln SNR": "picture against noise. Above 0 the picture is stronger, below 0 the noise.",
+    "ln SNR": (
+        "picture against noise, as a logarithm. Above 0 the picture is stronger, below 0 the noise."
+    ),
     "Score": (
-        "gradient and ln SNR weighed together. The rule's middle stage is the stretch above the"
-        " dotted line."
+        "learning speed, corrected by ln SNR. The rule's middle stage is what lies above the dotted"
+        " line."
     ),
 }
 FALLBACK_SCORE = (
-    "gradient and ln SNR weighed together. The stretch above the dotted line would leave a stage"
-    " nearly empty here, so the proposal cuts at equal thirds of the total MSE instead (our"
+    "learning speed, corrected by ln SNR. The stretch above the dotted line would leave"
+    " a stage nearly empty here, so the proposal cuts at equal thirds of the total MSE instead (our"
     " fallback)."
 )
 ALWAYS_LINEAR = ("ln SNR", "Score")  # both pass through zero; ln SNR is a logarithm already
 # crosses may widen the axis by at most this share of what theory and samples take, on either side
 PATH_ROOM = 0.5
+BELOW_NAMES = 0.12  # of the height: dashed lines end below the names of the stages
+ROOM_ABOVE = 0.2  # of the height, for the names of the stages
 
 CROSS = "x-thin"  # marks the model's own path
 
@@ -69,12 +73,14 @@ def curve_figure(
     threshold: float,
     path: SampledCurves | None = None,
     proposed: Proposal | None = None,
+    own: bool = False,
 ) -> dict[str, Any]:
     """Draw one quantity over all training timesteps: theory as a line, samples as points.
 
     The samples have a band of one standard deviation.
-    `path`, the model's own way from noise to picture, is drawn as crosses; `proposed`, of a
-    schedule that makes no plan for the model, as dashed lines. `view` is a key of VIEWS; `log` asks
+    `path`, the model's own way from noise to picture, is drawn as crosses; `proposed`, what the
+    rule makes of these curves, as dashed lines, and in the score view with the two crossings that
+    it cuts at. `own`: the curves are the model's own. `view` is a key of VIEWS; `log` asks
     for a logarithmic y where that can be; `threshold` is M, drawn in the score view. The band
     exists for the MSE only: the other quantities are measured on the mean over all draws.
     """
@@ -91,13 +97,17 @@ def curve_figure(
     low, high = _limits([*data, line], crosses, log)
     data += [*crosses, line]
     if proposed is not None:
-        ends = (10.0**low, 10.0**high) if log else (low, high)
-        data.insert(0, _cuts(proposed, *ends))
+        top = high - BELOW_NAMES * (high - low)
+        ends = (10.0**low, 10.0**top) if log else (low, top)
+        data.insert(0, _cuts(proposed, ends, own))
+        if view == "Score" and not proposed.fallback:
+            data.insert(-1, _crossings(proposed, theory))
     shapes, annotations = _threshold_marks(theory, threshold) if view == "Score" else ([], [])
     layout = {
-        "margin": {"l": 58, "r": 16, "t": 34, "b": 96},
+        "margin": {"l": 58, "r": 18, "t": 28, "b": 74},
         "legend": {
             "orientation": "h",
+            "traceorder": "normal",
             "x": 0.5,
             "xanchor": "center",
             "y": 0,
@@ -107,7 +117,7 @@ def curve_figure(
         "hovermode": "x unified",
         "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
         "shapes": shapes,
-        "annotations": [*annotations, *_end_labels()],
+        "annotations": annotations,
         **_curve_axes(view, log, len(theory.timesteps), [low, high]),
     }
     return {"data": data, "layout": layout}
@@ -118,6 +128,7 @@ def _theory_line(theory: Curves, field: str) -> dict[str, Any]:
         "type": "scatter",
         "mode": "lines",
         "name": "theory",
+        "legendrank": 1,
         "x": [int(t) for t in theory.timesteps],
         "y": _plain(getattr(theory, field)),
         "line": {"color": "INK", "width": 2, "simplify": False},
@@ -153,33 +164,17 @@ def _threshold_marks(
     return [line], [words]
 
 
-def _end_labels() -> list[dict[str, Any]]:
-    """Return what stands at both ends of the time axis."""
-    return [
-        {
-            "xref": "paper",
-            "yref": "paper",
-            "x": x,
-            "y": 0,
-            "yshift": -40,
-            "xanchor": anchor,
-            "yanchor": "middle",
-            "text": f"<i>{words}</i>",
-            "showarrow": False,
-            "opacity": 0.75,
-        }
-        for words, x, anchor in (("clean picture", 0, "left"), ("pure noise", 1, "right"))
-    ]
-
-
 def _curve_axes(view: str, log: bool, timesteps: int, limits: list[float]) -> dict[str, Any]:
     """Return both axes of the curves."""
     return {
         "xaxis": {
             **AXIS,
             "range": [0, timesteps],
-            "title": {"text": "timestep t", "standoff": 14, "font": {"size": 12}},
+            "title": {"text": "timestep t", "standoff": 4, "font": {"size": 12}},
             "hoverformat": "d",
+            "ticks": "outside",  # room for the steps of the sampler, which the script draws
+            "ticklen": 10,
+            "tickcolor": "rgba(0,0,0,0)",
         },
         "yaxis": {
             **AXIS,
@@ -187,26 +182,40 @@ def _curve_axes(view: str, log: bool, timesteps: int, limits: list[float]) -> di
             "automargin": True,
             "type": "log" if log else "linear",
             "range": limits,
-            "exponentformat": "power",
+            "exponentformat": "none",
             "nticks": 7,
+            **({"dtick": max(1, round((limits[1] - limits[0]) / 6))} if log else {}),
         },
     }
 
 
-def _cuts(proposal: Proposal, low: float, high: float) -> dict[str, Any]:
+def _crossings(proposal: Proposal, theory: Curves) -> dict[str, Any]:
+    """Mark where the score crosses the dotted line: there the rule cuts."""
+    at = proposal.plan.boundaries
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "crossings",
+        "showlegend": False,
+        "x": list(at),
+        "y": _plain(theory.score[list(at)]),
+        "marker": {"color": "INK", "size": 9},
+        "hoverinfo": "skip",
+    }
+
+
+def _cuts(proposal: Proposal, ends: tuple[float, float], own: bool) -> dict[str, Any]:
     """Draw two upright dashed lines, as a trace so that the legend names them."""
     cuts = proposal.plan.boundaries
     x = [t for boundary in cuts for t in (boundary, boundary, None)]
-    name = (
-        f"proposed for this schedule: {cuts[0]} and"
-        f" {cuts[1]}{' (our fallback)' if proposal.fallback else ''}"
-    )
+    what = "suggested" if own else "proposed for this schedule"
+    name = f"{what}: {cuts[0]} and {cuts[1]}{' (our fallback)' if proposal.fallback else ''}"
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
         "x": x,
-        "y": [low, high, None] * 2,
+        "y": [*ends, None] * 2,
         "line": {"color": "INK", "width": 1.5, "dash": "dash"},
         "hoverinfo": "skip",
     }
@@ -226,7 +235,7 @@ def _limits(
     if crosses:
         least, most = _ends(crosses, log)
         low, high = max(min(low, least), low - room), min(max(high, most), high + room)
-    return low - 0.05 * (high - low), high + 0.14 * (high - low)
+    return low - 0.05 * (high - low), high + ROOM_ABOVE * (high - low)
 
 
 def _ends(data: list[dict[str, Any]], log: bool) -> tuple[float, float]:

@@ -30,6 +30,7 @@ from .schedules import LABELS
 
 LONGEST = 200  # characters of a choice; the longest on offer are names of presets and sizes
 AXES = ("linear", "log")
+MOST_IDS = 10_000  # kept runs that a page may name at once
 MOST_COUNTED = 10**9  # of what the page counts up itself
 Reader = Callable[[Any, str], Any]  # (value, words) -> the value that the handler gets
 
@@ -86,6 +87,23 @@ def _perhaps_plan(value: Any, what: str) -> StagePlan | None:
     return None if value is None else _plan(value, what)
 
 
+def _ids(value: Any, what: str) -> list[str]:
+    """Read the ids of kept runs; the store knows which of them are there."""
+    if not isinstance(value, list) or len(value) > MOST_IDS:
+        raise StudioError(f"{what} must be a list, not {short(value)}.")
+    return [_text(one, what) for one in value]
+
+
+def _history(value: Any, what: str) -> dict[str, Any]:
+    """Read the plans that can be gone back to; each is parsed when it is taken in hand."""
+    plans, at = (value.get("plans"), value.get("at")) if isinstance(value, dict) else (None, None)
+    if not isinstance(plans, list) or isinstance(at, bool) or not isinstance(at, int):
+        raise StudioError(f"{what} must be a list of plans, not {short(value)}.")
+    if not 0 <= at < len(plans) or "mark" not in value:
+        raise StudioError(f"{what} has no such step.")
+    return value
+
+
 def _judged(value: Any, what: str) -> Any:  # noqa: ARG001
     """Leave the value to the handler, which refuses in the words of its box."""
     return value
@@ -93,7 +111,7 @@ def _judged(value: Any, what: str) -> Any:  # noqa: ARG001
 
 CHECKS: dict[str, tuple[str, Reader]] = {
     **dict.fromkeys(
-        ("plan", "explored", "pruned", "shape", "about", "current"), ("The plan", _plan)
+        ("plan", "explored", "pruned", "shape", "about", "current", "anchor"), ("The plan", _plan)
     ),
     **dict.fromkeys(
         ("uploaded_a", "uploaded_b"),
@@ -108,13 +126,19 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     "beta": ("The noise schedule", _one_of(*LABELS)),
     **dict.fromkeys(("scale", "wish"), ("The vertical axis", _one_of(*AXES))),
     "snap": ("Snapping to calibration bins", _switch),
+    "hold": ("Holding the work", _switch),
     "run": ("One budget for all stages", _switch),
     "ends": ("Protecting the first and the last block", _switch),
     "path": ("The model's own sampling path", _switch),
     "is_open": ("The table per layer", _switch),
-    **dict.fromkeys(("kept", "measured"), ("A count of the page", _count)),
-    **dict.fromkeys(("job", "live"), ("What the page shows", _page_text)),
+    **dict.fromkeys(("kept", "measured", "mark", "idle", "moved"), ("A count of the page", _count)),
+    "history": ("The history", _history),
+    **dict.fromkeys(("job", "live", "draft"), ("What the page shows", _page_text)),
     "content": ("The upload", _file),
+    **dict.fromkeys(("ids", "gone"), ("The ticked runs", _ids)),
+    **dict.fromkeys(("chosen_plan", "lost"), ("The chosen plan", _text)),
+    "axis": ("The distance", _one_of("PSNR", "FID")),
+    **dict.fromkeys(("title", "remark"), ("A text", _page_text)),
     **dict.fromkeys(
         (
             "value",
@@ -136,6 +160,8 @@ CHECKS: dict[str, tuple[str, Reader]] = {
             "size",
             "tabulate",
             "dtype",  # `compare.inputs`
+            "made",
+            "past",  # the server's own, in a `gr.State`
         ),
         ("", _judged),
     ),

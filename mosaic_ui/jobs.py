@@ -21,6 +21,7 @@ from typing import Any
 
 from core.errors import OutOfMemory, Stopped, StudioError, out_of_memory
 
+from .background import others_first
 from .remedies import page_sentence
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ WAITING = "Waiting for the model: another run, yours or another visitor's, may c
 # one model, so one heavy job at a time
 MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}
 
+# place of its Stop: who reloads the page finds the run again (background.py)
+COMPARISON = "compare"
 WITHDRAWN = "Stopped while it was waiting: nothing was started."
 
 
@@ -57,6 +60,10 @@ class Visit:
     def take(self, kind: str) -> Any | None:
         """Return what was asked for, now that its turn has come; None where it was withdrawn."""
         return self._waiting.pop(kind, None)
+
+    def waits(self, kind: str) -> bool:
+        """Say whether something of this kind waits for its turn."""
+        return kind in self._waiting
 
     def withdraw(self, *kinds: str) -> bool:
         """Withdraw what waits of these kinds; False when nothing waited."""
@@ -95,10 +102,11 @@ class Visit:
         return self._latest in ([], [question])
 
     def leave(self) -> None:
-        """Stop all that runs, and drop what waits, as the visitor has left."""
+        """Stop what runs, and drop what waits, as the visitor has left; a comparison goes on."""
         self._waiting.clear()
         for place in list(self._stops):
-            self.request_stop(place)
+            if place != COMPARISON:
+                self.request_stop(place)
 
 
 _visits: dict[str, Visit] = {}
@@ -136,8 +144,10 @@ def failure(error: Exception, what: str) -> str:
 def run_job(work: Callable[[Progress], Any]) -> Iterator[JobReport | Any]:
     """Run `work(progress)` in a thread; yield a `JobReport` per report and, last, its result.
 
-    Its exception is raised here.
+    Its exception is raised here. It waits for comparisons that go on without a page.
     """
+    for _ in others_first():
+        yield JobReport(0, 0, "Waiting for a comparison that goes on")
     sent: queue.Queue[tuple[str, Any]] = queue.Queue()
 
     def report(done: int, total: int, text: str) -> None:

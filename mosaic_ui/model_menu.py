@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import gradio as gr
 
@@ -25,10 +25,13 @@ from . import jobs, tables
 from .events import EDIT, NOTHING, QUIET, Views, next_edit
 from .input_checks import plain_errors
 from .inputs import read_upload
+from .memory import ARRIVED, read_draft
 from .page_state import Shared
 from .predictions import Asked, Predictions
 from .remedies import page_sentence
 
+PLACES = ("explore", "prune", "compare", "runs")
+MOST_DRAFT = 60_000  # characters
 GO = "(address) => { if (address) window.location.assign(address); }"
 
 
@@ -152,11 +155,12 @@ class ModelMenu:
         )
         self.unavailable = tables.notes(list(menu.unavailable))
         self.address = gr.Textbox(visible="hidden", render=False)
+        self.draft = gr.Textbox(visible="hidden", render=False)  # its value comes from the browser
         self.said = gr.HTML(self.unavailable, elem_id="model-said", render=False)
 
-    def wire(self, shared: Shared) -> None:
-        """Connect the menu, and what the address brings when the page opens."""
-        self.shared = shared
+    def wire(self, shared: Shared, tabs: gr.Tabs) -> None:
+        """Connect the menu, and what the address or a draft brings when the page opens."""
+        self.shared, self.tabs = shared, tabs
         sampler = shared.sampler
         self.menu.input(
             self.on_choose,
@@ -166,11 +170,12 @@ class ModelMenu:
             **QUIET,
         ).then(None, self.address, None, js=GO, **QUIET)
         shared.page.load(
-            self.on_arrive,
-            None,
-            [shared.plan, shared.edited, *sampler, shared.steps_box, self.said],
+            self.on_open,
+            self.draft,
+            [shared.plan, shared.edited, *sampler, shared.steps_box, self.said, tabs],
+            js=read_draft(shared),
             **EDIT,
-        )
+        ).then(None, None, None, js=ARRIVED, **QUIET)
 
     @plain_errors
     def on_choose(self, chosen: Any, plan: StagePlan, scheduler: str, steps: Any) -> Views:
@@ -183,7 +188,19 @@ class ModelMenu:
             return {self.menu: self.own.path, self.address: "", self.said: tables.notes([said])}
         steps = self.shared.predictions.whole_steps(steps)
         query = {"plan": plan.dumps_short(), "scheduler": scheduler, "steps": str(steps)}
+        query["from"] = self.own.path or "first"
         return {self.menu: self.own.path, self.address: f"./{entry.path}?{urlencode(query)}"}
+
+    @plain_errors
+    def on_open(self, draft: str | None, request: gr.Request) -> Views:
+        """Take over what the address brings, or where it has no plan the visitor's draft."""
+        query = dict(request.query_params or {})
+        views = self._place(query)
+        if "plan" in query:
+            views |= self.on_arrive(request)
+        elif draft and len(draft) <= MOST_DRAFT:
+            views |= self._take(dict(parse_qsl(draft)), request, "The draft of your last visit")
+        return views or NOTHING
 
     @plain_errors
     def on_arrive(self, request: gr.Request) -> Views:
@@ -191,20 +208,40 @@ class ModelMenu:
         query = dict(request.query_params or {})
         if "plan" not in query:
             return NOTHING
+        return self._take(query, request, "The plan in the address")
+
+    def _place(self, query: dict[str, str]) -> Views:
+        """Open the place that an address asks for."""
+        if "tab" not in query:
+            return {}
+        if query["tab"] in PLACES:
+            return {self.tabs: gr.Tabs(selected=query["tab"])}
+        said = "The link asks for a place that is not here: the page opens on Explore."
+        return {self.said: self.unavailable + tables.notes([said])}
+
+    def _take(self, query: dict[str, str], request: gr.Request, what: str) -> Views:
+        """Take a plan with its sampler in hand, or say why not. Nothing is run."""
         shared = self.shared
         try:
+            if "plan" not in query:
+                raise StudioError("It has no plan.")
             found = carried(shared.predictions, shared, query)
         except StudioError as error:
-            said = f"The plan in the address was not taken over: {page_sentence(error)}"
+            said = f"{what} was not taken over: {page_sentence(error)}"
             return {self.said: self.unavailable + tables.notes([said])}
         asked = Asked(found.plan, found.scheduler, found.steps)
         jobs.visit(request.session_hash).mark_latest(asked)
-        first = "The plan came along: boundaries {} and {}.".format(*found.plan.boundaries)
-        return {
+        words = list(found.changes)
+        if "from" in query:  # another model's page: what came along is said, and what could not
+            low, high = found.plan.boundaries
+            words.insert(0, f"The plan came along: boundaries {low} and {high}.")
+        views: Views = {
             shared.plan: found.plan.to_json(),
             shared.edited: next_edit(),
             shared.scheduler: found.scheduler,
             shared.steps: found.steps,
             shared.steps_box: found.steps,
-            self.said: self.unavailable + tables.notes([first, *found.changes]),
         }
+        if words:
+            views[self.said] = self.unavailable + tables.notes(words)
+        return views

@@ -37,7 +37,7 @@ class Following:
         exactly: Event = {
             "fn": self.refine,
             "inputs": [*asked, prune.layers_open],
-            "outputs": [explore.table, explore.headline, prune.cost, prune.layers],
+            "outputs": [*explore.predicted_views, prune.cost, prune.layers],
             **QUIET,
             "trigger_mode": "always_last",
         }
@@ -48,16 +48,18 @@ class Following:
             [*shown, *asked],
             [*views, explore.boxes_said, explore.rule, curves.numbers, prune.shape],
             **LIVE,
-        ).then(**exactly)
+        ).then(**exactly).then(**explore.places.event)
         gr.on(
             [shared.scheduler.change, shared.steps.change],
             self.on_sampler,
             asked,
             views,
             **LIVE,
-        ).then(**exactly)
+        ).then(**exactly).then(**explore.places.event)
         # a calibration or a measurement has just ended: the same plan can be predicted better
-        gr.on([shared.page.load, shared.status.change, shared.measured.change], **exactly)
+        gr.on([shared.page.load, shared.status.change, shared.measured.change], **exactly).then(
+            **explore.places.event
+        )
 
     @plain_errors
     def follow(
@@ -101,8 +103,7 @@ class Following:
         workshop, predictions = self.shared.workshop, self.shared.predictions
         found = predictions.predict(*asked, exact=model_facts.exact_in_time(workshop))
         views: Views = {
-            self.explore.table: predictions.table(found),
-            self.explore.headline: predictions.headline(found),
+            **self.explore.predicted(found),
             self.prune.cost: tables.cost_cards(found.plan, found.prediction, found.timesteps),
         }
         if is_open:

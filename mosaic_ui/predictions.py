@@ -23,7 +23,7 @@ from core.workshop.workshop import Workshop
 from . import model_facts, tables
 from .figures import VIEWS, curve_figure
 from .inputs import whole_steps
-from .schedules import curve_schedule, foreign_proposal, own_beta
+from .schedules import curve_schedule, own_beta, shown_proposal
 
 SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in well under a second
 OWN = "This plan is your own. Suggest proposes another one and names its rule."
@@ -128,8 +128,9 @@ class Predictions:
     ) -> dict[str, Any]:
         """Return the chart's figure for the chosen quantity, axis and noise schedule.
 
-        `path`, the model's own sampling path, is drawn only where the schedule is the model's own,
-        a proposal only where it is not. Raises StudioError for an unknown view.
+        `path`, the model's own sampling path, is drawn only where the schedule is the model's own.
+        What the rule proposes for these constants is drawn in every view. Raises StudioError for an
+        unknown view.
         """
         if view not in VIEWS:
             raise StudioError("Choose one of the four curves.")
@@ -140,7 +141,8 @@ class Predictions:
             sampled=self.sampled_curves(beta),
             threshold=threshold,
             path=path if beta == own_beta(self.workshop) else None,
-            proposed=foreign_proposal(self.workshop, beta, threshold, lam),
+            proposed=shown_proposal(self.workshop, beta, threshold, lam),
+            own=beta == own_beta(self.workshop),
         )
 
     def moved(self, plan: StagePlan, low: Any, high: Any, snap: bool) -> StagePlan:
@@ -152,10 +154,10 @@ class Predictions:
         after = self.workshop.snap(after) if snap else after
         return after if after.boundaries == plan.boundaries else replace(after, name="")
 
-    def rule_text(self, plan: StagePlan, timesteps: list[float]) -> str:
-        """Return the formula's sentence where the plan is the formula's, else what the plan is."""
+    def rule_of(self, plan: StagePlan, timesteps: list[float]) -> Proposal | None:
+        """Return the formula's proposal where the plan is that, else None."""
         proposal = propose_plan(self.workshop.schedule, 0.33, timesteps)
-        return proposal.rule if plan == replace(proposal.plan, name=plan.name) else OWN
+        return proposal if plan == replace(proposal.plan, name=plan.name) else None
 
     def suggested(self, target: float, timesteps: list[float], m: float, lam: float) -> Proposal:
         """Return the formula's proposal for M and lambda.

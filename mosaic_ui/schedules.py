@@ -18,7 +18,8 @@ from core.workshop.workshop import Workshop
 from . import tables
 
 LABELS = {
-    **{name: name for name in BETA_SCHEDULES},
+    **{name: name.replace("_", " ") for name in BETA_SCHEDULES},
+    "squaredcos_cap_v2": "squared cosine",
     "Flow matching": "Flow matching",
     "EDM": "EDM (Karras)",
 }
@@ -49,13 +50,12 @@ def curve_schedule(workshop: Workshop, name: str) -> NoiseSchedule:
     return workshop.schedule if name == own_beta(workshop) else _other(name, len(workshop.schedule))
 
 
-def foreign_proposal(workshop: Workshop, name: str, m: float, lam: float) -> Proposal | None:
-    """Return the rule's proposal for another schedule than the model's; None for its own."""
-    return (
-        None
-        if name == own_beta(workshop)
-        else propose_plan(curve_schedule(workshop, name), m=m, lam=lam)
-    )
+def shown_proposal(workshop: Workshop, name: str, m: float, lam: float) -> Proposal | None:
+    """Return what the rule proposes for a schedule; None where these constants propose nothing."""
+    try:
+        return propose_plan(curve_schedule(workshop, name), m=m, lam=lam)
+    except PlanError:
+        return None
 
 
 def uses_fallback(workshop: Workshop, name: str, m: float, lam: float) -> bool:

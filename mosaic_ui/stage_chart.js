@@ -1,6 +1,7 @@
 // One Plotly chart with stage bands and draggable boundaries above it. `props.value` is what Python sees: the boundaries,
-// low then high (an empty list: a chart without handles). `props.figure` is {data, layout}. Python fills in the options.
-const { lower, upper, label, names, colours, height: HEIGHT } = OPTIONS;
+// low then high (an empty list: a chart without handles). `props.figure` is {data, layout}, and for a chart with handles
+// `steps`, the timesteps that the sampler visits, and `suggested`, where a double click takes a line. Python fills in the options.
+const { lower, upper, label, names, colours } = OPTIONS;
 const SEND_EVERY_MS = 80; // at most about 12 'input' events a second
 const KEYS_REST_MS = 150; // one 'release' when the keys rest, not one per key
 const TOUCHING_PX = 8; // two lines nearer than this cannot be aimed at one by one
@@ -10,9 +11,12 @@ const chart = element.querySelector('.stage-chart');
 const plot = element.querySelector('.plot');
 const bands = element.querySelector('.bands');
 const rail = element.querySelector('.handles');
+const ticks = element.querySelector('.steps');
 let boundaries = [...(props.value || [])];
-let grab = null; // {id, x, i, by}: the pointer, where it went down, the boundary it moves (null until the first move tells), how far beside its line
+let grab = null; // {id, x, i, by, from, moved}: the pointer, where it went down, the boundary it moves (null until the first move tells), how
+// far beside its line, the boundaries before the drag, whether it moved one
 let lastSent = 0, timer = null;
+let axisEnds = ''; // as what stands below the chart knows them
 let extra = 0; // pixels that the legend's further rows add to the chart
 
 chart.setAttribute('aria-label', label);
@@ -66,6 +70,25 @@ function place() {
     handle.setAttribute('aria-valuetext', `timestep ${boundaries[i]}, between ${names[i]} and ${names[i + 1]}`);
   });
   placeTags(edges.slice(1, -1));
+  placeSteps(at);
+}
+
+// A tick under the axis for each run of the network, in the colour of the stage that it falls into now. What stands below the chart in
+// the same card is drawn on the same axis: it finds its ends in --plot-left and --plot-width.
+function placeSteps(at) {
+  const left = at.toPixel(lower), width = at.toPixel(upper) - left;
+  Object.assign(ticks.style, { left: left + 'px', top: at.top + at.height + 'px', width: width + 'px' });
+  const lines = names.map(() => '');
+  for (const t of (props.figure && props.figure.steps) || []) {
+    lines[boundaries.filter(b => t >= b).length] += `M${(at.toPixel(t) - left).toFixed(1)} 2v7`;
+  }
+  [...ticks.children].forEach((path, i) => path.setAttribute('d', lines[i]));
+  const card = element.closest('.axis-card');
+  const ends = left + 'px ' + width + 'px';
+  if (!card || ends === axisEnds) return; // a drag moves neither, and every setting costs a new layout
+  axisEnds = ends;
+  card.style.setProperty('--plot-left', left + 'px');
+  card.style.setProperty('--plot-width', width + 'px');
 }
 
 // Each tag stands centred above its line, beside the other tag where the lines are near, and always inside the chart.
@@ -111,7 +134,7 @@ function makeHandle(i) {
   handle.appendChild(document.createElement('span')).className = 'tag';
   handle.addEventListener('pointerdown', event => {
     if (event.button || grab) return;
-    grab = { id: event.pointerId, x: event.clientX, i: null, by: 0 };
+    grab = { id: event.pointerId, x: event.clientX, i: null, by: 0, from: [...boundaries], moved: false };
     handle.setPointerCapture(event.pointerId);
     event.preventDefault();
     const near = choose(event, i);
@@ -125,19 +148,21 @@ function makeHandle(i) {
     const next = clamp(axes().toTimestep(event.clientX - grab.by), grab.i);
     if (next === boundaries[grab.i]) return;
     boundaries[grab.i] = next;
+    grab.moved = true;
     place();
     sendSoon('input', Math.max(0, SEND_EVERY_MS - (performance.now() - lastSent)));
   });
   const drop = event => {
     if (!grab || event.pointerId !== grab.id) return;
-    const { i: held } = grab;
+    const { i: held, moved } = grab;
     grab = null;
     if (held === null) return; // a press between two lines that moved neither
     rail.children[held].classList.remove('active');
-    send('release');
+    if (moved) send('release');
   };
   handle.addEventListener('pointerup', drop);
   handle.addEventListener('pointercancel', drop);
+  handle.addEventListener('dblclick', () => suggest(i));
   handle.addEventListener('keydown', event => {
     const by = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
     const to = { Home: -Infinity, End: Infinity }[event.key];
@@ -152,6 +177,27 @@ function makeHandle(i) {
   return handle;
 }
 
+// Puts one line where the rule suggests it; the other stays.
+function suggest(i) {
+  const places = props.figure && props.figure.suggested;
+  if (!places || clamp(places[i], i) === boundaries[i]) return;
+  boundaries[i] = clamp(places[i], i);
+  place();
+  send('release');
+}
+
+// Esc while a line is held puts it back where the drag began.
+document.addEventListener('keydown', event => {
+  if (event.key !== 'Escape' || !grab) return;
+  event.preventDefault();
+  const { i: held, from, moved } = grab;
+  grab = null;
+  if (held !== null) rail.children[held].classList.remove('active');
+  boundaries = from;
+  place();
+  if (moved) send('release');
+});
+
 function build() {
   if (!boundaries.length) return;
   bands.replaceChildren(...names.map((name, i) => {
@@ -162,6 +208,11 @@ function build() {
     return band;
   }));
   rail.replaceChildren(...boundaries.map((_, i) => makeHandle(i)));
+  ticks.replaceChildren(...colours.map(colour => {
+    const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+    path.style.stroke = colour;
+    return path;
+  }));
 }
 
 // Colours follow light and dark, sizes follow the width: 'INK' in a figure stands for the page's text colour.
@@ -170,7 +221,7 @@ function themed(figure) {
   const { data, layout } = JSON.parse(JSON.stringify(figure).replaceAll('"INK"', JSON.stringify(ink)));
   const narrow = plot.clientWidth < 560, margin = { b: 48, ...layout.margin, ...(narrow ? { l: 46, r: 10 } : {}) };
   return { data, layout: { ...layout, autosize: true, dragmode: false, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
-    font: { family: getComputedStyle(element).fontFamily, size: narrow ? 11 : 13, color: ink }, margin: { ...margin, b: margin.b + extra } } };
+    font: { family: getComputedStyle(element).fontFamily, size: narrow ? 12 : 13, color: ink }, margin: { ...margin, b: margin.b + extra } } };
 }
 
 // A legend of several rows makes the chart taller by what they need, so that it neither covers the axis nor shrinks the curves.
@@ -180,7 +231,7 @@ function makeRoom() {
   const needed = Math.max(0, rows - ONE_ROW_PX);
   if (!plot.clientWidth || needed === extra) return false;
   extra = needed;
-  plot.style.height = `${HEIGHT + extra}px`;
+  plot.style.setProperty('--legend-rows', extra + 'px');
   return true;
 }
 

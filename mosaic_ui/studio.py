@@ -1,4 +1,4 @@
-"""Build the page: header, the controls that all places share, and the three places in order.
+"""Build the page: header, the controls that all places share, and the four places in order.
 
     from core.workshop.workshop import get_workshop
     build_studio(get_workshop()).launch(**launch_options())
@@ -9,6 +9,7 @@ views and the new plan; the other tabs follow (following.py).
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 
@@ -31,24 +32,27 @@ from .compare.tab import CompareTab
 from .events import QUIET, Views
 from .explore.tab import ExploreTab
 from .input_checks import plain_errors
+from .memory import Memory
 from .model_menu import Menu, ModelMenu, menu_of
 from .page_state import Shared
 from .plan_updates import Following
 from .predictions import Predictions
 from .prune.tab import PruneTab
+from .runs.tab import RunsTab
+from .runs.watch import RunsWatch
 from .schedules import choices, own_beta
 from .steps_box import StepsBox, steps_box
-from .theme import CSS, make_theme
+from .theme import CSS, KEYS, make_theme
 
 TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
 
 
-HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
-<p>Makes a trained diffusion model sample faster without retraining: sampling is cut into three
-stages, and each stage runs its own smaller, pruned copy of the network.
+HEADER = f"""<header class="masthead"><div class="name"><h1>{TITLE}</h1>
 <span class="aside">MosaicDiff, ICCV 2025 (Guo, Tang, Zeng, Shen);
-not the video tool of the same name.</span></p></header>"""
+not the video tool of the same name</span></div>
+<p>Makes a trained diffusion model sample faster without retraining: sampling is cut into three
+stages, each with its own pruned copy of the network.</p></header>"""
 
 
 class Studio:
@@ -81,13 +85,19 @@ class Studio:
             self.shared.status.render()
             self.models.said.render()
             self.models.address.render()
-            with gr.Tabs() as self.tabs:
-                with gr.Tab("1 Explore", id="explore"):
+            self.models.draft.render()
+            self.watch = RunsWatch(self.shared)
+            self.memory = Memory(self.shared)
+            with gr.Tabs(elem_id="studio-tabs") as self.tabs:
+                with gr.Tab("1 Explore", id="explore") as explore:
                     self.explore = ExploreTab(self.shared)
-                with gr.Tab("2 Prune", id="prune"):
+                with gr.Tab("2 Prune", id="prune") as prune:
                     self.prune = PruneTab(self.shared)
-                with gr.Tab("3 Compare", id="compare"):
+                with gr.Tab("3 Compare", id="compare") as compare:
                     self.compare = CompareTab(self.shared)
+                with gr.Tab("4 Runs", id="runs") as runs:
+                    self.runs = RunsTab(self.shared, self.compare)
+            self.places = (explore, prune, compare, runs)
             self.steps = StepsBox(self.shared)
             self.following = Following(self.shared, self.explore, self.prune)
             self._wire()
@@ -95,8 +105,13 @@ class Studio:
     def _wire(self) -> None:
         for part in (self.steps, self.explore, self.prune, self.compare, self.following):
             part.wire()
+        self.runs.wire(self.places[-1], self.tabs)
+        self.watch.wire(self.compare, self.runs)
+        self.memory.wire()
+        for place in self.places:  # the address follows, and Back goes to the place before
+            place.select(None, None, None, js=_opened(str(place.id)), **QUIET)
         self.explore.to_prune.click(self.on_to_prune, None, self.tabs, **QUIET, queue=False)
-        self.models.wire(self.shared)
+        self.models.wire(self.shared, self.tabs)
         # a calibration may have happened since the page was built
         self.page.load(self.on_load, None, self.shared.status, **QUIET)
         self.page.unload(_on_leave)
@@ -109,6 +124,10 @@ class Studio:
     def on_load(self) -> Views:
         """Write the status line as it is now."""
         return {self.shared.status: tables.status_line(self.workshop)}
+
+
+def _opened(place: str) -> str:
+    return f"() => {{ window.mosaic?.tab({json.dumps(place)}); }}"
 
 
 @plain_errors
@@ -194,6 +213,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": make_theme(),
         "css": CSS,
+        "js": KEYS,
         "footer_links": [],
         "run_history": False,  # the default keeps every run in the visitor's browser
         "max_file_size": "1mb",  # the one upload is a plan, a few hundred bytes

@@ -19,7 +19,7 @@ from .methods import METHOD_WORDS
 from .text import factor_text, macs_text, percent, plural, seconds_text
 from .theme import STAGE_COLOURS, STAGE_MEANING
 
-ESTIMATE = "errors: a quick estimate (from per-bin curves)"
+ESTIMATE = "errors: a quick estimate"
 EXACT = "errors: exact for this plan"
 UNKNOWN = "errors: not known before a calibration"
 BUDGET_WORDS = (
@@ -36,8 +36,9 @@ def _of_dense(value: str, dense: str | None) -> str:
     return f"{value}<small>dense {dense}</small>" if dense else value
 
 
-def _macs_cell(part: StagePrediction | Prediction) -> str:
-    return _of_dense(macs_text(part.macs), macs_text(part.macs_dense))
+def _macs_cell(part: StagePrediction | Prediction, largest: float) -> str:
+    """Write the MACs with the dense model's under them, in the unit of the whole column."""
+    return _of_dense(*(macs_text(macs, beside=[largest]) for macs in (part.macs, part.macs_dense)))
 
 
 def _time_cell(part: StagePrediction | Prediction, known: bool) -> str:
@@ -70,12 +71,17 @@ def _stage_row(
         ("Timesteps", f"{low} to {high - 1}"),
         (steps_label, str(part.steps)),
         ("Sparsity", _sparsity_cell(plan.sparsity[stage], part.achieved, plan.scope == "run")),
-        ("MACs, predicted", _macs_cell(part) if runs else "–"),
+        ("MACs, predicted", _macs_cell(part, prediction.macs_dense) if runs else "–"),
         ("Time, predicted", _time_cell(part, known_time) if runs else "–"),
         ("Error, predicted", _error_cell(part.error) if runs else "–"),
     ]
     head = f"<span>{swatch(name)}<b>{name}</b></span><small>{STAGE_MEANING[name]}</small>"
     return f'<tr data-stage="{name}"><th scope="row">{head}</th>{_cells(cells)}</tr>'
+
+
+def _saved(prediction: Prediction) -> float:
+    """Return the share of the dense model's MACs that the plan saves."""
+    return 1 - prediction.macs / prediction.macs_dense if prediction.macs_dense else 0.0
 
 
 def _total_row(
@@ -86,11 +92,11 @@ def _total_row(
         ("Timesteps", f"0 to {plan.num_train_timesteps - 1}"),
         (steps_label, str(len(timesteps))),
         ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1)),
-        ("MACs, predicted", _macs_cell(prediction)),
+        ("MACs, predicted", _macs_cell(prediction, prediction.macs_dense)),
         ("Time, predicted", _time_cell(prediction, known=True)),
         ("Error, predicted", _error_cell(prediction.error)),
     ]
-    gain = f"predicted {factor_text(prediction.speedup_macs)} fewer MACs"
+    gain = f"predicted {percent(_saved(prediction))} fewer MACs"
     if prediction.speedup_seconds is not None:
         gain += f", {factor_text(prediction.speedup_seconds)} faster"
     return (
@@ -127,19 +133,23 @@ def stage_table(
 ) -> str:
     """Write per stage what runs and what it is predicted to cost; the last row is the whole run.
 
+    Stages stand in the order of sampling: early, middle, late.
     `asked` are the sampler's steps, of which second-order samplers make more runs. The table's
     `data-boundaries` and `data-exact` tell which plan and which prediction it shows.
     """
     steps_label = "Sampling steps" if asked in (None, len(timesteps)) else "Runs of the network"
     known_time = prediction.seconds is not None
-    rows = "".join(_stage_row(plan, i, prediction, steps_label, known_time) for i in range(3))
+    rows = "".join(
+        _stage_row(plan, i, prediction, steps_label, known_time) for i in reversed(range(3))
+    )
     (low, high), (kind, words) = plan.boundaries, _prediction_kind(prediction)
     foot = (
         "Sparsity: share of attention heads and MLP neurons"
         f" removed{BUDGET_WORDS if plan.scope == 'run' else ''}. MACs: multiply-accumulates of the"
         f" denoiser, both guidance halves. Time: on {html.escape(device)}, from its latency table."
-        " Error: mean relative output error of the pruned layers on calibration"
-        f" data.{extra_runs_words(timesteps, asked)}"
+        " Error: how far the outputs of pruned layers are from the unpruned ones, squared and"
+        " relative, mean over layers on calibration data. It does not say how far the pictures"
+        f" move: Compare measures that.{extra_runs_words(timesteps, asked)}"
     )
     return (
         f'<div class="stage-table-wrap"><p class="table-head"><span class="pill {kind}"'
@@ -161,7 +171,7 @@ def _sparsity_cell(asked: float, achieved: float, over_run: bool) -> str:
     if over_run:
         wish = f"{percent(asked, 1)} asked for"
         return f"{percent(achieved, 1)}<small>of weights removed; {wish}</small>"
-    return f"{percent(asked, 1)}<small>{percent(achieved, 1)} of weights removed</small>"
+    return f"{percent(asked, 1)}<small>{percent(achieved, 1)} of weights</small>"
 
 
 def extra_runs_words(timesteps: list[float], asked: int | None) -> str:
@@ -270,7 +280,7 @@ def cost_cards(plan: StagePlan, prediction: Prediction, timesteps: list[float]) 
         ),
         (
             "MACs, predicted",
-            f"{factor_text(prediction.speedup_macs)} fewer",
+            f"{percent(_saved(prediction))} fewer",
             f"{macs_text(prediction.macs)} of {macs_text(prediction.macs_dense)} per image",
         ),
         ("Time, predicted", time_main, time_note),

@@ -15,12 +15,16 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
-def macs_text(macs: float | None) -> str:
-    """Write multiply-accumulates with an SI prefix: 1.50 GMACs; a dash where they are not known."""
+def macs_text(macs: float | None, beside: Iterable[float | None] = ()) -> str:
+    """Write multiply-accumulates with an SI prefix: 1.50 GMACs; a dash where they are not known.
+
+    `beside` are those that stand beside them; the largest of all gives the unit.
+    """
     if macs is None:
         return "–"
+    largest = max([macs, *(other for other in beside if other is not None)])
     for size, prefix in PREFIXES:
-        if macs >= size:
+        if largest >= size:
             return f"{number(macs / size)} {prefix}MACs"
     return f"{macs:.0f} MACs"
 
@@ -61,6 +65,15 @@ def seconds_text(
         return f"{value:.{_decimals(value)}f} {unit}"
     digits = _decimals(value, width * scale)
     return f"{value:.{digits}f} ± {width * scale:.{digits}f} {unit}"
+
+
+def about_seconds(seconds: float) -> str:
+    """Write a time that is only expected: about 8 s, about 3 min."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min"
 
 
 def percent(share: float | None, places: int = 0, unknown: str = "–") -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 STAGE_COLOURS = {"late": "#0072B2", "middle": "#009E73", "early": "#D55E00"}
+STAGE_INK = {"late": "#ffffff", "middle": "#18181b", "early": "#18181b"}  # letters on it, 4.5 : 1
 STAGE_MEANING = {
     "late": "almost clean, fine detail",
     "middle": "learned fastest, content",
@@ -21,6 +22,7 @@ DENSE_COLOUR = "#7A7F87"  # the unpruned model, wherever it stands beside a stag
 GRID_COLOUR = "rgba(128,128,128,.22)"  # one value that is quiet on white and on black alike
 
 CSS = (Path(__file__).parent / "studio.css").read_text(encoding="utf-8")
+KEYS = (Path(__file__).parent / "keys.js").read_text(encoding="utf-8")  # arrow keys
 
 
 def make_theme() -> gr.themes.Base:
@@ -68,7 +70,7 @@ def make_theme() -> gr.themes.Base:
         block_label_background_fill_dark="transparent",
         block_title_text_weight="500",
         block_title_text_size="*text_sm",
-        block_info_text_size="*text_xs",
+        block_info_text_size="12px",  # the theme's own would be 10 px
         input_border_width="1px",
         button_border_width="1px",
         button_primary_border_color="transparent",

@@ -104,7 +104,9 @@ def settled(page: Page) -> list[int]:
 
 def drag(page: Page, name: str, pixels: int, steps: int = 12) -> None:
     """Drag a boundary handle sideways with the mouse."""
-    box = page.get_by_role("slider", name=name).bounding_box()
+    handle = page.get_by_role("slider", name=name)
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()

@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,15 @@ def make_pipeline(
         folder / "calibration" / "latents.safetensors",
     )
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_of_the_tests(tmp_path_factory) -> Iterator[Path]:
+    """Keep runs and plans in a temporary folder: no test writes to the home."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("data")
+        patch.setenv("MOSAIC_DATA", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def test_steps_count_when_they_are_entered_and_refused_ones_go_back(visit):
     )
     expect(boundary).to_have_value("100")
     enter(page.get_by_label("Suggest for mean sparsity"), "1")
-    page.get_by_role("button", name="Suggest").click()
+    page.get_by_role("button", name="Suggest", exact=True).click()
     expect(
         page.get_by_text("Suggest for mean sparsity must be a number from 0 to 0.9.", exact=False)
     ).to_be_visible(timeout=SLOW)
@@ -175,13 +175,13 @@ def test_only_a_choice_changes_the_plan_and_not_a_way_past_the_lists(visit):
     preset.click()
     page.get_by_role("option", name="Uniform").click()
     expect(
-        page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.5", exact=False)
+        page.get_by_text("Preset “Uniform”: 50 % of heads and neurons goes", exact=False)
     ).to_be_visible(timeout=SLOW)
     enter(target, "0.3")
     preset.click()
     page.get_by_role("option", name="Uniform").click()  # the same again, for another mean
     expect(
-        page.get_by_text("Preset “Uniform”, at a step-weighted mean sparsity of 0.3", exact=False)
+        page.get_by_text("Preset “Uniform”: 30 % of heads and neurons goes", exact=False)
     ).to_be_visible(timeout=SLOW)
     preset.focus()
     for key in ("ArrowUp", "ArrowUp", "ArrowUp", "Enter"):
@@ -199,7 +199,7 @@ def test_steps_of_explore_reach_compare_as_they_are(visit):
         )
         page.get_by_role("tab", name="3 Compare").click()
         expect(
-            page.locator(".cmp-controls").get_by_label("number input for Sampling steps")
+            page.locator(".cmp-controls").get_by_label("Sampling steps", exact=True)
         ).to_have_value(steps, timeout=SLOW)
         page.get_by_role("tab", name="1 Explore").click()
 
@@ -242,7 +242,7 @@ def test_refused_sliders_go_back_and_every_edit_ends_in_the_exact_prediction(vis
 def test_a_refused_setting_leaves_compare_alive(visit):
     page = visit()
     page.get_by_role("tab", name="3 Compare").click()
-    page.get_by_text("Seed, guidance, scheduler, timing, precision").click()
+    page.get_by_text("Guidance, scheduler, timing, precision").click()
     controls, live, start = (
         page.locator(".cmp-controls"),
         page.locator("#cmp-live"),
@@ -256,7 +256,7 @@ def test_a_refused_setting_leaves_compare_alive(visit):
         expect(start).to_be_enabled(timeout=SLOW)
         enter(box, good)
     for name, value in (("Images", "2"), ("Sampling steps", "5"), ("Timing repeats", "1")):
-        enter(controls.get_by_label(f"number input for {name}"), value)
+        enter(controls.get_by_label(name, exact=True), value)
     start.click()
     expect(page.locator(".cmp-verdict")).to_contain_text("timed run", timeout=SLOW)
     enter(controls.get_by_label("Seed", exact=True), "0.5")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +17,15 @@ from PIL import Image
 from core.curves.plan import StagePlan
 from core.errors import PlanError, StudioError
 from core.workshop.comparison import Comparison, SampleSettings, Side
+from core.workshop.estimate import Estimate
+from core.workshop.same_work import run_macs
 from mosaic_ui import text
-from mosaic_ui.compare import figures, pictures
+from mosaic_ui.compare import between, downloads, figures, pictures, sides, viewer
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.compare import timing as compare_timing
 from mosaic_ui.inputs import read_upload
+from mosaic_ui.predictions import Asked, Predictions
 from mosaic_ui.theme import STAGE_COLOURS
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
@@ -177,7 +182,7 @@ def test_one_timed_run_claims_no_spread_and_no_certainty():
         all("±" not in view and "median" not in view and ("no spread" in view) for view in views)
         and "one run cannot tell small differences" in views[0]
     )
-    told = json.loads(figures.result_json(c))
+    told = json.loads(downloads.result_json(c))
     assert (
         told["speedup_measured"] == 2.0
         and told["speedup_spread"]
@@ -235,7 +240,7 @@ def test_verdict_stands_first_and_names_are_escaped():
 def test_a_slower_side_is_said_to_be_slower():
     c = comparison()
     c.a, c.b = c.b, c.a
-    assert "was not faster" in figures.verdict_html(c)
+    assert "Dense is slower" in figures.verdict_html(c)
 
 
 def test_a_stopped_timing_says_so():
@@ -295,15 +300,11 @@ def test_film_has_a_frame_per_prediction_with_stage_and_timestep():
 
 
 def test_difference_says_its_scale():
-    sheet_a, sheet_b, sheet, factor, mean = figures.sheets(comparison())
+    sheet_a, sheet_b, sheet, *_ = figures.sheets(comparison())
     assert sheet_a.shape == sheet_b.shape == sheet.shape
-    assert f"× {factor}" in figures.difference_html(sheet, 4, mean, comparison()).replace(
-        "× 4", f"× {factor}"
-    )
-    assert "white means 63 grey levels" in figures.difference_html(sheet, 4, mean, comparison())
-    assert "the same to the last grey level" in figures.difference_html(
-        sheet, 32, 0.0, comparison()
-    )
+    words = viewer.difference_words(comparison(), 4, 3.25)
+    assert "brightness is |A − B| × 4, so white means 63 grey levels" in words
+    assert "the same to the last grey level" in viewer.difference_words(comparison(), 32, 0.0)
 
 
 def test_a_difference_in_colour_is_shown_channel_by_channel():
@@ -314,24 +315,79 @@ def test_a_difference_in_colour_is_shown_channel_by_channel():
     *_, sheet, factor, mean = figures.sheets(c)
     assert factor == 8 and mean == pytest.approx(10)
     assert sheet[5, 5].tolist() == [0, 240, 0]
-    words = figures.difference_html(sheet, factor, mean, c)
+    words = viewer.difference_words(c, factor, mean)
     assert "red, green and blue are each |A − B| × 8" in words
     assert "full brightness means 31 levels of 255" in words
     assert "Mean difference: 10.00 levels of 255, over the three colours." in words
-    assert "the same to the last level" in figures.difference_html(sheet, 1, 0.0, c)
+    assert "the same to the last level" in viewer.difference_words(c, 1, 0.0)
+
+
+def test_every_sample_carries_its_distance_class_and_film_strip():
+    page = viewer.viewer_html(comparison(), {0: "T-shirt", 1: "<i>bag</i>"})
+    assert page.count("<li ") == 3 * 2 and page.count("data-film=") == 2 * 2
+    assert 'data-what="T-shirt"' in page and "<i>bag" not in page and "&lt;i&gt;bag" in page
+    assert page.count("data-words=") == 2 and "dB, " in page
+    strip = page.split('data-film="')[1].split('"')[0]
+    assert decoded(strip).shape == (32, 2 * 32)  # both frames beside each other
+    told = json.loads(html.unescape(page.split("hidden>")[1].split("</span>")[0]))
+    assert [frame["t"] for frame in told["b"]["frames"]] == ["900", "50"]
+    assert told["b"]["name"] == "<b>mine</b>" and "<b>mine" not in page
+
+
+def test_the_verdict_says_how_far_and_what_differs():
+    page = figures.verdict_html(comparison())
+    assert "How far do the pictures move? Clearly different details: 27.5 dB PSNR" in page
+    assert "What differs" in page and "above 40 dB: hardly to be seen" in page
+    assert "Unequal budgets" not in page  # dense in all steps is the yardstick
+
+
+def test_a_doubtful_measurement_looks_doubtful():
+    assert "is-doubtful" not in figures.verdict_html(comparison())
+    for ratios in ([2.0, 1.1, 2.5], [1.01, 1.0, 1.02]):
+        assert "Measured, doubtful" in figures.verdict_html(timed(ratios))
+
+
+def test_downloads_are_named_after_what_they_hold():
+    page = downloads.downloads_html(comparison())
+    names = [part.split('"', 1)[0] for part in page.split('download="')[1:]]
+    stem = "mosaicdiff-tiny-dense-vs-b-mine-b-seed7-4steps"
+    assert names == [f"{stem}{end}" for end in (".html", ".png", "-A.png", "-B.png", ".json")]
+    c = comparison(model="../../x y", settings=replace(SETTINGS, side_steps=(4, 3)))
+    c.a.name = "Ünïform " * 40
+    assert downloads.file_stem(c).startswith("mosaicdiff-x-y-uniform-uniform")
+    assert (
+        downloads.file_stem(c).endswith("-seed7-4and3steps") and len(downloads.file_stem(c)) < 160
+    )
 
 
 def test_downloads_carry_both_grids_and_the_result():
-    page = figures.downloads_html(comparison())
+    page = downloads.downloads_html(comparison())
     addresses = [part.split('"', 1)[0] for part in page.split('href="')[1:]]
     assert [a.split(";")[0] for a in addresses] == [
+        "data:text/html",
+        "data:image/png",
         "data:image/png",
         "data:image/png",
         "data:application/json",
     ]
-    facts = json.loads(base64.b64decode(addresses[2].split(",")[1]))
+    facts = json.loads(base64.b64decode(addresses[4].split(",")[1]))
     assert facts["n"] == 2 and facts["dense"]["fid"] is None and facts["speedup_measured"] == 2.0
-    assert decoded(addresses[0]).shape == (128, 260)
+    assert decoded(addresses[2]).shape == (128, 260)
+
+
+def test_the_page_to_mail_asks_for_nothing_from_outside():
+    page = downloads.report_html(comparison())
+    assert page.startswith("<!doctype html>") and "less time than Dense" in page
+    assert "cmp-viewer" in page and "Film strip" in page and "<b>mine" not in page
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert "@import" not in page and "url(http" not in page
+
+
+def test_one_picture_holds_a_b_and_their_difference():
+    picture = downloads.one_picture(comparison())
+    assert picture.shape[1] == 3 * 260 + 4 * downloads.MARGIN and picture.shape[0] > 128
+    assert (picture[0] == 255).all()
 
 
 def test_live_view_shows_progress_stage_and_pictures():
@@ -408,18 +464,86 @@ def test_a_good_upload_is_the_plan():
 
 
 def test_sides_resolve_to_plans(workshop):
-    timesteps = [float(t) for t in range(980, -1, -20)]
+    predictions = Predictions(workshop)
 
     def resolve(choice, uploaded=None):
-        return compare_inputs.resolve_side(choice, PLAN, uploaded, workshop, 0.33, timesteps)
+        return sides.resolve_side(choice, uploaded, Asked(PLAN, "DDIM", 50), predictions)
 
-    assert resolve("Dense") is None and resolve("Current plan") == PLAN
-    assert resolve("Uploaded plan", PLAN) == PLAN
-    assert resolve("Paper's eye [200, 600]").boundaries == (200, 600)
-    assert len({resolve(name) for name in compare_inputs.PRESETS}) == 4
+    assert resolve("Dense").plan is None and resolve("Current plan").plan == PLAN
+    assert resolve("Uploaded plan", PLAN).plan == PLAN
+    assert resolve("Paper's eye [200, 600]").plan.boundaries == (200, 600)
+    assert len({resolve(name).plan for name in sides.PRESETS}) == 4
     for bad in ("Uploaded plan", "../etc", None):
         with pytest.raises(StudioError):
             resolve(bad)
+
+
+def test_every_choice_of_a_picker_can_be_resolved(workshop):
+    predictions = Predictions(workshop)
+    workshop.measure_latency(workshop.usual_images, 2)
+    for choice in sides.picker_choices(workshop):
+        run = sides.resolve_side(choice, PLAN, Asked(PLAN, "DDIM", 20), predictions)
+        assert 1 <= run.steps <= 20 and (run.plan is None) == choice.startswith("Dense")
+
+
+def test_uniform_of_the_same_work_follows_the_plan_in_hand(workshop):
+    predictions = Predictions(workshop)
+    timesteps = predictions.visited("DDIM", 20)
+    found = []
+    for plan in (PLAN, PLAN.with_sparsity(0.6, 0.5, 0.7)):
+        run = sides.resolve_side("Uniform, same work", None, Asked(plan, "DDIM", 20), predictions)
+        found.append(run.plan.sparsity[0])
+        work = [run_macs(workshop, p, timesteps) for p in (plan, run.plan)]
+        assert work[1] == pytest.approx(work[0], rel=0.05)
+    assert found[1] > found[0]
+
+
+def side(plan, name="mine", steps=20) -> sides.SideRun:
+    return sides.SideRun(plan, steps, name)
+
+
+def test_what_differs_is_named_and_only_that():
+    moved = PLAN.with_boundaries(93, 600)
+    page = between.between_html(side(PLAN), side(moved), (1.0, 1.0))
+    assert "boundaries (timesteps) 93 and 550 → 93 and 600; nothing else" in page
+    assert "removed" not in page and "Unequal" not in page
+    fewer = between.between_html(side(None, "Dense"), side(None, "Dense, 9 steps", 9), None)
+    assert "sampling steps 20 → 9; nothing else" in fewer and "plan" not in fewer
+
+
+def test_equal_sides_are_called_inert():
+    assert "this comparison is inert" in between.between_html(side(PLAN), side(PLAN), (1.0, 1.0))
+
+
+def test_unequal_budgets_are_said_loudly_before_and_after():
+    other = replace(PLAN, sparsity=(0.5, 0.5, 0.5))
+    before = between.between_html(side(PLAN), side(other), (1.0, 0.8))
+    assert "Unequal budgets." in before and "B does 20 % less work than A" in before
+    assert "Unequal" not in between.between_html(side(PLAN), side(other), (1.0, 1.02))
+    # the dense model in all steps is the yardstick, with fewer steps it is a rival
+    assert "Unequal" not in between.between_html(side(None, "Dense"), side(PLAN), (1.0, 0.6))
+    assert "Unequal" in between.between_html(
+        side(None, "Dense, 9 steps", 9), side(PLAN), (0.5, 0.6)
+    )
+    c = comparison()
+    c.a.name, c.a.plan = "other", other
+    assert "B does 33 % less work than A" in figures.verdict_html(c)
+
+
+def test_a_result_whose_plan_has_moved_on_says_so():
+    said = between.stale_html(PLAN, "14:02", PLAN.with_boundaries(200, 550))
+    assert "made with the plan as it was at 14:02: boundaries 93 and 550" in said
+    assert "removed late 40 %, middle 10 %, early 55 %" in said
+    assert "Changed since: boundaries (timesteps)." in said
+    assert between.stale_html(PLAN, "14:02", replace(PLAN, name="renamed")) == ""
+
+
+def test_the_time_is_said_before_the_start():
+    known = compare_live.ahead_html(Estimate(8.4, 25.0, True), True, False)
+    assert "Pictures in about 8 s, then about 25 s of timing." in known
+    scaled = compare_live.ahead_html(Estimate(200.0, 0.0, False), True, True)
+    assert "Calibrates first" in scaled and "about 3 min, no timing (scaled from" in scaled
+    assert "known once this device" in compare_live.ahead_html(None, True, False)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +558,7 @@ def test_sides_resolve_to_plans(workshop):
         {"guidance": None},
         {"guidance": 99},
         {"scheduler": "nope"},
-        {"repeats": 0},
+        {"repeats": -1},
     ],
 )
 def test_settings_are_checked(workshop, change):
@@ -455,12 +579,9 @@ def test_settings_are_checked(workshop, change):
 
 
 def test_equal_names_get_their_letter():
-    assert compare_inputs.side_names(("Dense", "Dense"), (None, None)) == ("Dense (A)", "Dense (B)")
-    named = StagePlan((93, 550), (0.4, 0.1, 0.55), name="mine")
-    assert compare_inputs.side_names(("Uploaded plan", "Uniform"), (named, PLAN)) == (
-        "mine",
-        "Uniform",
-    )
+    dense = side(None, "Dense")
+    assert sides.side_names(dense, dense) == ("Dense (A)", "Dense (B)")
+    assert sides.side_names(side(PLAN, "mine"), side(PLAN, "Uniform")) == ("mine", "Uniform")
 
 
 def timed(ratios: list[float], less_work: float = 1.06) -> Comparison:
@@ -487,7 +608,7 @@ def timed(ratios: list[float], less_work: float = 1.06) -> Comparison:
         ([1.0, 0.4, 1.8], "is open, as the timed runs differ too much", "was not measurably"),
         ([1.08, 1.04, 1.16], "seemed to take less time", "7%"),  # twice the spread reaches 1
         ([2.0, 1.95, 2.05], "took 50% less time than Dense", "seemed"),
-        ([0.5, 0.51, 0.49], "was not faster: it took 100% more time", "seemed"),
+        ([0.5, 0.51, 0.49], "is slower: it took 100% more time", "seemed"),
         ([1.03, 1.029, 1.031], "took 3% less time", "differ"),
         ([1.01, 1.0, 1.02], "was not measurably faster", "differ"),
     ],

@@ -40,16 +40,26 @@ def last_live(updates) -> dict:
     return last
 
 
+@pytest.fixture(autouse=True)
+def every_preview(monkeypatch):
+    """Show every preview: how many come otherwise depends on the machine's speed."""
+    monkeypatch.setattr(compare_run, "PREVIEW_SECONDS", 0)
+
+
 def test_a_run_from_the_handler_to_the_views(workshop):
     settings = compare_inputs.checked_settings(
         workshop, compare_inputs.Wish(["thing 1"], 2, 0, 5, 1.5, "DDIM", 1)
     )
     request = compare_inputs.Request(settings, (None, PLAN), ("Dense", "Current plan"))
     updates = list(compare_run.stream(workshop, request, threading.Event()))
-    assert any("<img" in str(update["live"]) for update in updates[:-1])
-    views = {name: str(view) for name, view in updates[-1].items()}
+    assert any("<img" in str(update.get("live")) for update in updates[:-1])
+    views = {name: str(v) for update in updates for name, v in update.items()}
     assert "Current plan" in views["verdict"] and "Dense" in views["verdict"]
-    assert "Left: A · Dense" in views["slider"] and len(views) == 10
+    assert views["viewer"].count("<li ") == 3 * 2 and "sample 1: " in views["viewer"]
+    # the pictures came before the times
+    first = next(update for update in updates if "viewer" in update)
+    assert "Not timed" in first["verdict"] and "Not timed" not in views["verdict"]
+    assert [entry["title"] for entry in updates[-1]["past"]] and len(updates[-1]["past"]) == 1
 
 
 def test_stop_leaves_partial_pictures_and_a_sentence(workshop, monkeypatch):
@@ -86,26 +96,62 @@ def stopped_at(workshop, n: int, words: str) -> str:
         ),
     )
     for update in compare_run.stream(workshop, request, stop):
-        last = update["live"]
+        last = update.get("live", "")
         if words in str(last):
             stop.set()
     return last
 
 
 def test_stop_while_timing_keeps_the_finished_pictures(workshop):
-    live = stopped_at(workshop, 2, "Timing run 1 of 3")
-    assert (
-        "The pictures are finished" in live and "unfinished" not in live and live.count("<img") == 2
+    stop = threading.Event()
+    request = compare_inputs.Request(
+        SampleSettings(labels=(0, 1), steps=5), (None, PLAN), ("Dense", "Current plan")
     )
+    seen = {}
+    for update in compare_run.stream(workshop, request, stop):
+        seen |= update
+        if "iming run 1 of 3" in str(update["live"] if "live" in update else ""):
+            stop.set()
+    assert "Stopped while timing. The pictures and their distance are finished" in seen["live"]
+    assert "viewer" in seen and "Not timed" in seen["verdict"] and "dB PSNR" in seen["verdict"]
+
+
+def test_the_timing_can_be_skipped_and_left_out(workshop):
+    skip = threading.Event()
+    for repeats, said in ((9, "Timing skipped after 0 of 9"), (0, "Not timed")):
+        settings = SampleSettings(labels=(0,), steps=5, repeats=repeats)
+        request = compare_inputs.Request(settings, (None, PLAN), ("Dense", "Mine"))
+        for update in compare_run.stream(workshop, request, threading.Event(), skip):
+            if "viewer" in update:
+                skip.set()
+        assert said in update["verdict"] and "is-doubtful" in update["verdict"]
+
+
+def test_a_run_says_how_long_it_goes_on():
+    assert compare_run.left_words(10, 1, 4) == "; about 30 s left"
+    assert compare_run.left_words(0.2, 1, 4) == compare_run.left_words(10, 4, 4) == ""
+
+
+def test_an_earlier_result_stays_when_a_newer_one_comes(workshop):
+    past = []
+    for seed in range(6):
+        settings = SampleSettings(labels=(0,), steps=3, repeats=0, seed=seed)
+        request = compare_inputs.Request(settings, (None, PLAN), ("Dense", "Mine"), PLAN)
+        *_, last = compare_run.stream(workshop, request, threading.Event(), None, past)
+        past = last["past"]
+    assert len(past) == compare_run.KEPT
+    assert last["earlier"].count("<details>") == compare_run.KEPT - 1
+    assert [f"seed {n}" in last["earlier"] for n in range(6)] == [False] * 2 + [True] * 3 + [False]
+    assert last["made"]["plan"] == PLAN.to_json()
 
 
 def test_stop_in_a_large_set_says_the_batch(workshop):
     assert (
         "Stopped at step 1 of 5 of batch 2 of 3; 100 of 300 images of each side were made."
-        in stopped_at(workshop, 300, "Batch 1 of 3")
+        in stopped_at(workshop, 300, "Batch 1 of 3, 100")
     )
     assert "Stopped at step 1 of 5 of batch 1 of 3. Press" in stopped_at(
-        workshop, 300, "easuring this device"
+        workshop, 300, "arming both sides up"
     )
 
 
@@ -215,7 +261,7 @@ BAD = [
     ("guidance", 0, "Guidance"),
     ("guidance", 50, "Guidance"),
     ("guidance", True, "Guidance"),
-    ("repeats", 0, "Timing repeats"),
+    ("repeats", -1, "Timing repeats"),
 ]
 
 
@@ -226,16 +272,18 @@ def test_a_refused_setting_names_its_box(workshop, name, value, box):
             Predictions(workshop),
             compare_inputs.Sides("Dense", None, "Formula", None, PLAN),
             compare_inputs.Wish(**SETTINGS | {name: value}),
-            0.33,
         )
 
 
-def test_a_bad_target_is_refused_only_where_a_preset_needs_it(workshop):
-    def ask(side):
-        sides = compare_inputs.Sides("Dense", None, side, None, PLAN)
-        wish = compare_inputs.Wish(**SETTINGS)
-        return compare_inputs.checked_request(Predictions(workshop), sides, wish, 1)
+def test_a_request_carries_own_steps_and_the_plan_it_follows(workshop):
+    def ask(a, b):
+        sides = compare_inputs.Sides(a, None, b, PLAN, PLAN.with_boundaries(50, 600))
+        wish = compare_inputs.Wish(**SETTINGS | {"steps": 20})
+        return compare_inputs.checked_request(Predictions(workshop), sides, wish)
 
-    assert ask("Current plan").plans == (None, PLAN)
-    with pytest.raises(StudioError, match="^Suggest for mean sparsity must be"):
-        ask("Formula")
+    fewer = ask("Dense, fewer steps (same MACs)", "Current plan")
+    assert fewer.settings.side_steps[1] == 20 > fewer.settings.side_steps[0]
+    assert fewer.names[0] == f"Dense, {fewer.settings.side_steps[0]} steps"
+    assert fewer.in_hand.boundaries == (50, 600) and fewer.plans[0] is None
+    plain = ask("Dense", "Uploaded plan")
+    assert plain.settings.side_steps is None and plain.in_hand is None

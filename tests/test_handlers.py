@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,13 +18,14 @@ from core.errors import StudioError
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
 from mosaic_ui import jobs, schedules
-from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
-from mosaic_ui.explore import curve_panel
+from mosaic_ui.compare import sides
+from mosaic_ui.explore import curve_panel, outcome
 from mosaic_ui.figures import VIEWS
 from mosaic_ui.predictions import OWN, Asked
 from mosaic_ui.prune.jobs import calibrated_sentence
 from mosaic_ui.studio import Studio, build_studio
+from mosaic_ui.text import percent
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
 PLAIN = PLAN.to_json()
@@ -47,7 +49,7 @@ def predictions(studio):
 
 
 def drop(studio, pair, plan=PLAIN):
-    return studio.explore.on_drop(pair, plan, "DDIM", 50, False, VISITOR)
+    return studio.explore.on_drop(pair, plan, "DDIM", 50, False, False, PLAIN, VISITOR)
 
 
 def suggest(studio, target=0.33, m=0.55, lam=0.026, beta="linear"):
@@ -65,7 +67,7 @@ def refine(studio, plan, scheduler="DDIM", steps=50, layers=False):
 @pytest.mark.parametrize("pair", [None, [1, 2, 3], [None, 5], ["93", 550], [NAN, 550], [INF, 550]])
 def test_the_chart_handlers_refuse_what_are_no_boundaries(studio, pair):
     with pytest.raises(gr.Error):
-        studio.explore.on_drag(pair, PLAIN, "DDIM", 50)
+        studio.explore.on_drag(pair, PLAIN, "DDIM", 50, False, False, PLAIN)
     if not isinstance(pair, list) or len(pair) != 2:
         with pytest.raises(gr.Error):
             drop(studio, pair)
@@ -74,6 +76,34 @@ def test_the_chart_handlers_refuse_what_are_no_boundaries(studio, pair):
         assert found[studio.shared.plan] == PLAIN
         assert found[studio.explore.curves.chart] == PLAIN["boundaries"]
         assert "The boundaries stay as they were." in found[studio.explore.boxes_said]
+
+
+def test_a_drag_is_answered_with_every_number_in_sight(studio):
+    explore = studio.explore
+    found = explore.on_drag([93, 700], PLAIN, "DDIM", 50, False, False, PLAIN)
+    assert set(found) == {explore.table, explore.strip, explore.headline}
+    assert all('data-boundaries="93,700"' in found[v] for v in (explore.table, explore.strip))
+    live = next(f for f in studio.page.fns.values() if f.name == "on_drag")
+    assert set(live.outputs) == set(found) and not live.queue
+
+
+def test_the_strip_has_time_work_error_and_the_stages_in_the_order_of_sampling(predictions):
+    found = predictions.predict(PLAN, "DDIM", 50)
+    strip = outcome.outcome(found, "A <b> is held.")
+    assert re.findall('<tr data-stage="([a-z]+)"', strip) == ["early", "middle", "late"]
+    shares = [int(share) for share in re.findall(r"</span>(\d+) %", strip)]
+    assert len(shares) == 3 and sum(shares) == pytest.approx(100, abs=1)
+    assert percent(found.prediction.error, 2) in strip and "quick estimate" in strip
+    assert "not measured yet" in strip and "A &lt;b&gt; is held." in strip
+    exact = outcome.outcome(predictions.predict(PLAN, "DDIM", 50, exact=True))
+    assert ">exact<" in exact and 'class="held"' not in exact
+    assert outcome.outcome(predictions.predict(PLAN.with_sparsity(0, 0, 0), "DDIM", 50))
+
+
+def test_what_an_edit_did_is_said_for_people_who_hear_the_page(studio):
+    said = drop(studio, [93, 700])[studio.explore.said]
+    assert said.startswith("Boundary 2 is at timestep 700. Steps: early 15, middle 30, late 5.")
+    assert "fewer multiply-accumulates, layer error" in said and "Boundary 1" not in said
 
 
 @pytest.mark.parametrize("value", ["0.5", None, NAN, True, 0.96, -0.1])
@@ -150,8 +180,8 @@ def test_an_edit_changes_nothing_more_in_its_own_tab(studio):
 
 def test_a_box_that_was_left_as_it_was_changes_nothing(studio):
     explore = studio.explore
-    assert explore.on_boxes(None, None, PLAIN, "DDIM", 50, True, VISITOR) == gr.skip()
-    found = explore.on_boxes(None, 700, PLAIN, "DDIM", 50, False, VISITOR)
+    assert explore.on_boxes(None, None, PLAIN, "DDIM", 50, True, False, PLAIN, VISITOR) == gr.skip()
+    found = explore.on_boxes(None, 700, PLAIN, "DDIM", 50, False, False, PLAIN, VISITOR)
     assert found[explore.curves.chart] == [93, 700] and found[explore.boxes_said] == ""
 
 
@@ -170,7 +200,7 @@ BAD_BOXES = [
 @pytest.mark.parametrize("low, words", BAD_BOXES)
 def test_a_refused_boundary_goes_back_in_the_words_of_its_box(studio, low, words):
     explore = studio.explore
-    found = explore.on_boxes(low, None, PLAIN, "DDIM", 50, False, VISITOR)
+    found = explore.on_boxes(low, None, PLAIN, "DDIM", 50, False, False, PLAIN, VISITOR)
     said = found[explore.boxes_said]
     assert found[studio.shared.plan] == PLAIN and found[explore.curves.chart] == [93, 550]
     assert words in said and "stay as they were" in said
@@ -270,8 +300,8 @@ def test_boundaries_that_no_network_can_be_made_for_go_back_with_the_reason(
     with pytest.raises(StudioError, match="can lose at most"):
         workshop.sharing(plan.with_boundaries(93, 200).counted(timesteps))
     plain = plan.to_json()
-    assert explore.on_drag([93, 200], plain, "DDIM", 50) == gr.skip()
-    boxes = explore.on_boxes(93, 200, plain, "DDIM", 50, False, VISITOR)
+    assert explore.on_drag([93, 200], plain, "DDIM", 50, False, False, PLAIN) == gr.skip()
+    boxes = explore.on_boxes(93, 200, plain, "DDIM", 50, False, False, PLAIN, VISITOR)
     for found in (boxes, drop(studio, [93, 200], plain)):
         assert found[studio.shared.plan] == found[explore.shown] == plain
         assert found[explore.curves.chart] == [93, 550]
@@ -291,8 +321,9 @@ def test_steps_that_one_budget_cannot_meet_are_said_and_the_sliders_mend_it(
         workshop.sharing(plan.with_sparsity(0.9, 0.9, 0.9).counted(timesteps))
     plain = plan.with_sparsity(0.9, 0.9, 0.9).to_json()  # as it comes to be when the steps change
     found = studio.following.on_sampler(plain, "DDIM", 50, VISITOR)
-    assert set(found) == {explore.table, explore.headline, prune.cost}
-    assert "can lose at most" in found[explore.table] and found[explore.headline] == ""
+    assert set(found) == {explore.table, explore.headline, explore.strip, prune.cost}
+    assert found[explore.headline] == ""
+    assert all("can lose at most" in found[view] for view in (explore.table, explore.strip))
     assert "can lose at most" in found[prune.cost]
     mended = prune.on_master(0.3, plain, plain, "DDIM", 50, VISITOR)[studio.shared.plan]
     assert StagePlan.from_json(mended).mean_sparsity(timesteps) == pytest.approx(0.3, abs=1e-3)
@@ -366,9 +397,9 @@ def test_no_limit_of_gradios_comes_before_a_handler(page):
     ]
     assert limited == []
     sliders = {c for c in page.blocks.values() if isinstance(c, gr.Slider)}
-    assert len(sliders) == 7 and all(s.buttons == [] for s in sliders)
+    assert len(sliders) == 4 and all(s.buttons == [] for s in sliders)
     readers = [f for f in page.fns.values() if sliders & set(f.inputs)]
-    assert {f.name for f in readers} == {"on_slide", "on_master", "describe", "ask"}
+    assert {f.name for f in readers} == {"on_slide", "on_master"}
     assert not any(f.preprocess for f in readers)
 
 
@@ -434,7 +465,7 @@ def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
     heavy = [
         f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")
     ]
-    assert len(heavy) == 4 and all(
+    assert len(heavy) == 5 and all(
         f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy
     )
     assert all(
@@ -543,7 +574,8 @@ def test_a_preset_in_compare_removes_as_much_as_the_current_plan(studio, worksho
     plan, timesteps = PLAN.with_sparsity(0.6, 0.4, 0.5), predictions.visited("DDIM", 20)
     mean = plan.mean_sparsity(timesteps)
     for name in ("Uniform", "Formula"):
-        side = compare_inputs.resolve_side(name, plan, None, workshop, None, timesteps)
+        asked = Asked(plan, "DDIM", 20)
+        side = sides.resolve_side(name, None, asked, predictions).plan
         assert side.mean_sparsity(timesteps) == pytest.approx(mean, abs=1e-9)
     said = noted(studio, "Uniform", plan.to_json(), 20)
     assert f"<b>{100 * mean:.0f}&nbsp;%</b>" in said

@@ -21,7 +21,7 @@ from mosaic_ui import input_checks
 from mosaic_ui.studio import build_studio, launch_options
 
 CALLS = int(os.environ.get("JUNK_CALLS", "300"))
-VISITOR = SimpleNamespace(session_hash="junk")
+VISITOR = SimpleNamespace(session_hash="junk", query_params={})
 LONG = {
     "on_measure",
     "on_path",

@@ -20,8 +20,9 @@ RANK = {
     "mosaic": 4,
     "sampling": 5,
     "workshop": 6,
-    "bench": 7,
-    "cli": 8,
+    "runs": 7,
+    "bench": 8,
+    "cli": 9,
 }
 
 

@@ -16,8 +16,9 @@ from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
 from mosaic_ui import schedules
 from mosaic_ui.compare import inputs as compare_inputs
+from mosaic_ui.compare import sides
 from mosaic_ui.figures import VIEWS
-from mosaic_ui.predictions import Predictions
+from mosaic_ui.predictions import Asked, Predictions
 from mosaic_ui.studio import Studio, build_studio
 
 VISITOR = SimpleNamespace(session_hash="visitor")
@@ -66,13 +67,14 @@ def test_presets_go_by_one_name_everywhere(other, studio, page):
     ]
     assert all(eye in choices and "Paper's eye [200, 600]" not in choices for choices in offered)
     plan = StagePlan((total // 10, total // 2), (0.4, 0.1, 0.5), num_train_timesteps=total)
-    plain, timesteps = plan.to_json(), studio.shared.predictions.visited("DDIM", 20)
+    plain = plan.to_json()
     found = studio.explore.on_preset(eye, 0.3, plain, "DDIM", 20, False, VISITOR)
     taken = found[studio.shared.plan]
     assert taken["boundaries"] == [total // 5, 3 * total // 5]
     assert taken.get("num_train_timesteps") == total
     for name in (eye, "Uniform"):
-        side = compare_inputs.resolve_side(name, plan, None, other, None, timesteps)
+        asked = Asked(plan, "DDIM", 20)
+        side = sides.resolve_side(name, None, asked, studio.shared.predictions).plan
         assert side.num_train_timesteps == total
         assert "Removed" in noted(studio, name, plain)
 
@@ -83,8 +85,6 @@ def test_handles_axes_and_steps_end_where_the_model_ends(other, studio, page):
         c for c in page.blocks.values() if isinstance(c, gr.HTML) and c.elem_id == "stage-chart"
     ]
     assert len(charts) == 1 and f'"upper": {total},' in charts[0].js_on_load
-    (steps,) = [c for c in labelled(page, "Sampling steps") if isinstance(c, gr.Slider)]
-    assert (steps.minimum, steps.maximum) == (1, min(1000, total))
     for beta in schedules.LABELS:
         for view in VIEWS:
             drawn = studio.shared.predictions.figure(view, "linear", beta, 0.55, 0.02)

@@ -397,6 +397,46 @@ def test_a_comparison_there_and_back(pair, tmp_path):
         Comparison.load(tmp_path)
 
 
+def test_each_side_may_have_its_own_steps(workshop):
+    """Same noise, own film and times; a dense side is cut where the plan cuts."""
+    settings = SampleSettings((1, 5), steps=10, repeats=1, side_steps=(12, 5))
+    found = finish(compare(workshop, None, PLAN, settings))
+    assert [len(side.timesteps) for side in (found.a, found.b)] == [12, 5]
+    assert [len(side.step_seconds[0]) for side in (found.a, found.b)] == [12, 5]
+    assert [len(side.film) for side in (found.a, found.b)] == [8, 5]
+    assert found.b.film_timesteps == found.b.timesteps
+    assert [PLAN.stage_of(t) for t in found.a.timesteps] == found.a.cut_like(found.b)
+    assert found.a.macs == workshop.forward_macs[0] * 2 * 12 * 2
+    alone = finish(compare(workshop, None, PLAN, SampleSettings((1, 5), steps=5, repeats=0)))
+    assert torch.equal(alone.b.latents, found.b.latents)
+
+
+def test_settings_with_own_steps_go_there_and_back(workshop, tmp_path):
+    settings = SampleSettings((1,), steps=4, repeats=0, side_steps=(4, 3))
+    found = finish(compare(workshop, None, PLAN, settings))
+    found.save(tmp_path)
+    assert Comparison.load(tmp_path).settings == settings
+    assert SampleSettings((1,), steps=4, side_steps=(4, 4)).side_steps is None
+
+
+def test_pictures_come_before_their_times(workshop):
+    *previews, last = compare(workshop, None, PLAN, SampleSettings((1,), steps=4, repeats=2))
+    first = next(p.found for p in previews if p.found is not None)
+    assert first.speedup_measured is None and first.psnr == last.psnr
+    assert first.verdict.startswith("Not timed") and torch.equal(first.b.images, last.b.images)
+    assert [p.timing for p in previews][-2:] == [True, True] and last.timed_runs == 2
+
+
+def test_timing_can_be_left_out_or_skipped(workshop):
+    skip = threading.Event()
+    for item in compare(workshop, None, PLAN, SampleSettings((1,), steps=4, repeats=9), skip=skip):
+        if isinstance(item, Preview) and item.timing and item.done == 1:
+            skip.set()
+    assert item.timed_runs == 1 and "Timing skipped after 1 of 9" in item.notes
+    untimed = finish(compare(workshop, None, PLAN, SampleSettings((1,), steps=4, repeats=0)))
+    assert untimed.timed_runs == 0 and untimed.to_json()["speedup_measured"] is None
+
+
 def test_names_tell_the_sides_apart(workshop):
     found = finish(
         compare(
@@ -414,7 +454,8 @@ def test_a_slower_plan_is_called_slower(pair):
     found.a, found.b = copy.copy(found.a), copy.copy(found.b)
     found.a.step_seconds, found.b.step_seconds = [[0.1] * 10] * 3, [[0.2] * 10] * 3
     assert (
-        "was not faster" in found.verdict
+        "is slower: it took 100% more" in found.verdict
+        and "compare again" in found.verdict
         and found.speedup_measured == pytest.approx(0.5)
         and found.speedup_spread == 0
     )
@@ -521,7 +562,9 @@ def test_stop_in_a_large_set(workshop, monkeypatch):
         {"seed": -1},
         {"seed": 1.5},
         {"seed": 2**60},
-        {"repeats": 0},
+        {"repeats": -1},
+        {"side_steps": (5,)},
+        {"side_steps": (5, 0)},
         {"repeats": 99},
     ],
 )

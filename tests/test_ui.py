@@ -23,18 +23,21 @@ from core.workshop.comparison import Comparison, SampleSettings, Side
 from core.workshop.prediction import Prediction, StagePrediction
 from core.workshop.workshop import Workshop
 from mosaic_ui import inputs, schedules, tables, text
+from mosaic_ui.compare import between as compare_between
+from mosaic_ui.compare import downloads as compare_downloads
 from mosaic_ui.compare import figures as compare_figures
-from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
+from mosaic_ui.compare import sides as compare_sides
 from mosaic_ui.compare import timing as compare_timing
+from mosaic_ui.compare import viewer as compare_viewer
 from mosaic_ui.explore.curve_panel import meaning
-from mosaic_ui.figures import VIEWS, curve_figure
+from mosaic_ui.figures import BELOW_NAMES, VIEWS, curve_figure
 from mosaic_ui.input_checks import plain_errors
 from mosaic_ui.predictions import Predictions, idle_stages
 from mosaic_ui.prune import views as prune_views
 from mosaic_ui.prune.mosaic_figure import mosaic_figure
 from mosaic_ui.studio import build_studio, launch_options
-from mosaic_ui.theme import STAGE_COLOURS
+from mosaic_ui.theme import STAGE_COLOURS, STAGE_INK
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
 NAN, INF = float("nan"), float("inf")
@@ -181,6 +184,7 @@ def test_numbers_have_a_unit_and_no_exponent():
         "2.00 TMACs",
         "3.00 PMACs",
     ]
+    assert text.macs_text(2.5e6, beside=[1.5e9]) == "0.00250 GMACs"
     assert [text.seconds_text(v) for v in (None, 0.05, 1.5)] == ["–", "50.0 ms", "1.50 s"]
     assert text.percent(None) == "–" and text.factor_text(None) == "not known"
     assert [text.plural(n, "image") for n in (1, 2)] == ["1 image", "2 images"]
@@ -341,8 +345,9 @@ def test_proposals_for_other_kinds_of_model_are_drawn_where_their_rule_cuts(
             lines["x"][0],
             lines["x"][3],
         ] == cuts and f"{cuts[0]} and {cuts[1]} (our fallback)" in lines["name"]
-        assert lines["y"][:2] == (
-            [low, high] if scale == "linear" else pytest.approx([10**low, 10**high])
+        top = high - BELOW_NAMES * (high - low)
+        assert lines["y"][:2] == pytest.approx(
+            [low, top] if scale == "linear" else [10**low, 10**top]
         )
     assert "proposed" not in str(
         Predictions(workshop).figure("MSE", "linear", "linear", DEFAULT_THRESHOLD, 0.026)
@@ -392,6 +397,25 @@ def test_mosaic_has_a_tile_per_block_and_step(workshop):
         STAGE_COLOURS[stage] for stage in STAGES
     ]
     assert any(str(counts["early"]) in note["text"] for note in figure["layout"]["annotations"])
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2's relative luminance of "#rrggbb"."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_letters_on_a_stage_colour_can_be_read(workshop):
+    for stage in STAGES:
+        dark, light = sorted(map(luminance, (STAGE_COLOURS[stage], STAGE_INK[stage])))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+    timesteps = Predictions(workshop).visited("DDIM", 20)
+    wide = PLAN.with_boundaries(300, 700)
+    notes = prune_views.picture(workshop, wide, timesteps)["layout"]["annotations"]
+    for stage in STAGES:
+        (note,) = [note for note in notes if stage in note["text"]]
+        assert note["font"]["color"] == STAGE_INK[stage]
 
 
 def test_mosaic_with_an_empty_stage_has_no_name_for_it():
@@ -480,7 +504,8 @@ def test_hostile_names_are_text_in_every_view_of_the_page(workshop):
 
 def test_hostile_names_are_text_in_compare():
     plan = StagePlan((93, 550), (0.5, 0.25, 0.5), name=HOSTILE)
-    names = compare_inputs.side_names(("Uploaded plan",) * 2, (plan, plan))
+    run = compare_sides.SideRun(plan, 2, HOSTILE)
+    names = compare_sides.side_names(run, run)
     pictures = torch.zeros(2, 1, 8, 8)
     a, b = (
         Side(
@@ -511,16 +536,19 @@ def test_hostile_names_are_text_in_compare():
         latent_mse=0.0,
         n=2,
     )
-    sheet_a, sheet_b, sheet, factor, mean = compare_figures.sheets(result)
+    sheet_a, sheet_b, *_ = compare_figures.sheets(result)
+    moved = plan.with_boundaries(100, 600)
     rows = compare_timing.timing_rows(a, b)
     views = {
         "verdict": compare_figures.verdict_html(result, HOSTILE),
         "pair": compare_figures.side_by_side_html(sheet_a, sheet_b, result),
-        "difference": compare_figures.difference_html(sheet, factor, mean, result),
+        "viewer": compare_viewer.viewer_html(result, {0: HOSTILE}),
+        "differs": compare_between.differences_html(result),
+        "stale": compare_between.stale_html(plan, HOSTILE, moved),
         "film": compare_figures.film_html(result),
         "metrics": compare_figures.metrics_html(result),
         "timing": compare_timing.timing_html(rows, result),
-        "downloads": compare_figures.downloads_html(result),
+        "downloads": compare_downloads.downloads_html(result),
         "picker": compare_live.plan_note(plan),
         "refusal": compare_live.plan_note(None, HOSTILE),
         "live": compare_live.live_html(
@@ -534,7 +562,7 @@ def test_hostile_names_are_text_in_compare():
     assert [name for name, view in views.items() if not harmless(view)] == []
     assert all(
         "&lt;img" in views[name]
-        for name in ("verdict", "pair", "film", "metrics", "timing", "live")
+        for name in ("verdict", "pair", "film", "metrics", "timing", "live", "viewer", "stale")
     )
 
 

@@ -11,6 +11,7 @@ import inspect
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,8 +52,12 @@ def compare(
     settings: SampleSettings,
     stop: threading.Event | None = None,
     previews: bool = True,
+    skip: threading.Event | None = None,
 ) -> Iterator[Preview | Comparison]:
     """Yield `Preview`s while running and the `Comparison` last. A plan of None is the dense model.
+
+    The pictures come first: a `Preview` carries them, finished and judged, before they are timed.
+    skip: set to end the timing early; what was timed by then counts.
 
     previews: decode unfinished pictures for the `Preview`s and the film strip; without, both have
     none, and the VAE runs on final latents only. Raises StudioError for what cannot be sampled and
@@ -61,8 +66,10 @@ def compare(
     workshop.check_settings(settings)
     scheduler = sampler(workshop, settings.scheduler)
     # refuses what it cannot do, before anything long starts
-    timesteps = sampling_timesteps(scheduler, settings.steps)
-    plans = [plan and plan.counted(timesteps) for plan in (plan_a, plan_b)]
+    timesteps = [sampling_timesteps(scheduler, settings.steps_of(k)) for k in (0, 1)]
+    plans = [
+        plan and plan.counted(own) for plan, own in zip((plan_a, plan_b), timesteps, strict=True)
+    ]
     for plan in plans:
         if workshop.needs_calibration(plan):
             yield Preview("calibrating first (once per model)", 0, 1)
@@ -73,12 +80,12 @@ def compare(
     batch = n if n <= IN_STEP else BATCH
     at_once = min(n, batch)
     if settings.tabulate:
-        why = models[0].no_table(len(timesteps), at_once * settings.halves)
+        why = models[0].no_table(max(map(len, timesteps)), at_once * settings.halves)
         if why:
             raise StudioError(f"{why}: leave the table out.")
     sides = [
-        Denoiser(m, scheduler, workshop.schedule, settings.steps, tabulate=settings.tabulate)
-        for m in models
+        Denoiser(m, scheduler, workshop.schedule, settings.steps_of(k), tabulate=settings.tabulate)
+        for k, m in enumerate(models)
     ]
     cut = cut_prompts(workshop.checkpoint.pipeline, settings.prompts, settings.negative)
     if cut:
@@ -94,17 +101,47 @@ def compare(
         settings=settings,
         batch=batch,
         stop=stop,
+        skip=skip,
     )
-    runs: PairedRuns | None = None
-    walk = run_in_step(pair, workshop.vae, previews) if n <= IN_STEP else run_in_batches(pair)
-    for item in walk:
+    yield from _sample(workshop, plans, pair, at_once, cut, previews)
+
+
+def _sample(
+    workshop: Workshop,
+    plans: list[StagePlan | None],
+    pair: Pair,
+    batch: int,
+    cut: str,
+    previews: bool,
+) -> Iterator[Preview | Comparison]:
+    """Yield what the two sides of a pair show as they run, and the comparison last.
+
+    cut: a sentence on prompts that were cut.
+    """
+    way = run_in_step if pair.settings.n <= IN_STEP else run_in_batches
+    found: Comparison | None = None
+    for item in way(pair, workshop.vae, previews):
         if isinstance(item, Preview):
             yield item
+            continue
+        if found is None:
+            notes = " ".join(text for text in (cut, item.notes) if text)
+            found = _result(workshop, plans, pair, replace(item, notes=notes), batch)
+            if not item.times[0] and pair.settings.repeats:
+                yield Preview("the pictures are finished", 1, 1, found=found)
         else:
-            runs = item
-    assert runs is not None  # both end with one, or raise
-    runs.notes = " ".join(text for text in (cut, runs.notes) if text)
-    yield _result(workshop, plans, pair, runs, at_once)
+            found = _with_times(found, item)
+    assert found is not None  # both ways end with one, or raise
+    yield found
+
+
+def _with_times(found: Comparison, runs: PairedRuns) -> Comparison:
+    """Return a comparison with the times that were measured after its pictures."""
+    a, b = (
+        replace(side, step_seconds=times)
+        for side, times in zip((found.a, found.b), runs.times, strict=True)
+    )
+    return replace(found, a=a, b=b, notes=" ".join(x for x in (found.notes, runs.notes) if x))
 
 
 def _as_loaded(workshop: Workshop, settings: SampleSettings) -> bool:
@@ -292,14 +329,14 @@ def _side(
         plan=plan,
         latents=latents.float().cpu(),
         images=images,
-        step_seconds=runs.times[k],
+        step_seconds=list(runs.times[k]),
         scale=runs.scale,
         timesteps=model.timesteps,
         stages=model.stages,
         macs=int(sum(row_macs) * settings.halves * settings.n),
         predicted_seconds=predicted,
         film=runs.film[k],
-        film_timesteps=runs.film_timesteps,
+        film_timesteps=runs.film_timesteps[k],
     )
     judge = workshop.judge
     if judge is not None and judge.knows(images):

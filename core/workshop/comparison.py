@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
+from ..sampling.metrics import psnr
 from ..sampling.timing import spread
+from .closeness import distance_sentence
 from .picture_arrays import from_bytes, grid, pictures, to_bytes
 from .sample_settings import BATCH, MAX_IMAGES, MAX_PROMPT, SampleSettings
 from .verdict import Verdict
@@ -82,19 +85,28 @@ class Side:
         return [self.scale * sum(run) for run in self.step_seconds]
 
     @property
-    def seconds(self) -> float:
-        """Return the median of `run_seconds`."""
-        return statistics.median(self.run_seconds)
+    def seconds(self) -> float | None:
+        """Return the median of `run_seconds`, or None where nothing was timed."""
+        return _median(self.run_seconds)
 
     @property
     def seconds_spread(self) -> float | None:
         """Return the spread of `run_seconds`, or None for one run."""
         return spread_of(self.run_seconds)
 
-    def stage_seconds(self, steps: list[int]) -> tuple[float, float | None]:
-        """Return median and spread of the seconds spent in these steps."""
+    def stage_seconds(self, steps: list[int]) -> tuple[float | None, float | None]:
+        """Return median and spread of the seconds spent in these steps, None if not timed."""
         totals = [self.scale * sum(run[i] for i in steps) for run in self.step_seconds]
-        return statistics.median(totals), spread_of(totals)
+        return _median(totals), spread_of(totals)
+
+    def cut_like(self, other: Side) -> list[int]:
+        """Return the stage of every step; a dense side is cut where the other side's plan cuts."""
+        if any(stage >= 0 for stage in self.stages) or all(stage < 0 for stage in other.stages):
+            return self.stages
+        if self.timesteps == other.timesteps:
+            return other.stages
+        assert other.plan is not None  # it has stages
+        return [other.plan.stage_of(t) for t in self.timesteps]
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,9 @@ class Preview:
     step: int | None = None
     timestep: float | None = None
     stage: int = -1  # of side B at this step, else of A
+    timing: bool = False  # a report of the timing, which comes after the pictures
+    # what is known once the pictures are finished, before anything is timed
+    found: Comparison | None = None
 
 
 @dataclass
@@ -133,9 +148,9 @@ class Comparison:
         return [x / y for x, y in zip(self.a.run_seconds, self.b.run_seconds, strict=True)]
 
     @property
-    def speedup_measured(self) -> float:
-        """Return the median of `pair_ratios`."""
-        return statistics.median(self.pair_ratios)
+    def speedup_measured(self) -> float | None:
+        """Return the median of `pair_ratios`, or None where nothing was timed."""
+        return _median(self.pair_ratios)
 
     @property
     def speedup_spread(self) -> float | None:
@@ -159,8 +174,8 @@ class Comparison:
         return len(self.a.step_seconds)
 
     @property
-    def verdict(self) -> str:
-        """Return one plain sentence on which side was faster, also when it is not B."""
+    def judged(self) -> Verdict:
+        """Return the measured ratio with what it rests on."""
         return Verdict(
             a=self.a.name,
             b=self.b.name,
@@ -170,26 +185,44 @@ class Comparison:
             images=self.n,
             macs_ratio=self.speedup_macs,
             equal_pictures=torch.equal(self.a.latents, self.b.latents),
-        ).sentence
+            predicted=self.speedup_predicted,
+            calls=(len(self.a.timesteps), len(self.b.timesteps)),
+        )
+
+    @property
+    def verdict(self) -> str:
+        """Return one plain sentence on which side was faster, also when it is not B."""
+        return self.judged.sentence
+
+    @cached_property
+    def decibels(self) -> list[float]:
+        """Return the PSNR of each pair of pictures in 8 bits, infinite where both are equal."""
+        a, b = (from_bytes(to_bytes(side.images)) for side in (self.a, self.b))
+        return [float(x) for x in psnr(a, b)]
+
+    @property
+    def distance(self) -> str:
+        """Return one plain sentence on how far the pictures of B lie from those of A."""
+        return distance_sentence(self.psnr, self.decibels, self.settings.seed)
 
     def stage_rows(self) -> list[dict[str, Any]]:
         """Return, per stage, the steps and both sides' median, spread and prediction in seconds.
 
-        The stages are those of B's plan, else those of A's.
+        A dense side is cut where the other side's plan cuts. `steps` are those of B, else of A.
         """
-        stages = self.b.stages if self.b.plan is not None else self.a.stages
+        cuts = self.a.cut_like(self.b), self.b.cut_like(self.a)
         rows = []
         for i, name in enumerate(STAGES):
-            steps = [k for k, s in enumerate(stages) if s == i]
-            if not steps:
+            steps = [[k for k, s in enumerate(cut) if s == i] for cut in cuts]
+            if not any(steps):
                 continue
-            row: dict[str, Any] = {"stage": name, "steps": len(steps)}
-            for letter, side in (("a", self.a), ("b", self.b)):
-                median, off = side.stage_seconds(steps)
+            row: dict[str, Any] = {"stage": name, "steps": len(steps[1]) or len(steps[0])}
+            for letter, side, own in zip("ab", (self.a, self.b), steps, strict=True):
+                median, off = side.stage_seconds(own)
                 predicted = (
                     None
                     if side.predicted_seconds is None
-                    else sum(side.predicted_seconds[k] for k in steps)
+                    else sum(side.predicted_seconds[k] for k in own)
                 )
                 row |= {
                     f"{letter}_seconds": median,
@@ -230,6 +263,7 @@ class Comparison:
             "timed_runs": self.timed_runs,
             "stages": self.stage_rows(),
             "steps": self.settings.steps,
+            "side_steps": self.settings.side_steps and list(self.settings.side_steps),
             "tabulated": self.settings.tabulate,
             "dtype": self.settings.dtype,
             "guidance": self.settings.guidance,
@@ -239,6 +273,7 @@ class Comparison:
             "model": self.model,
             "when": self.when,
             "verdict": self.verdict,
+            "distance": self.distance,
             "notes": self.notes,
             **self._words(),
         }
@@ -303,6 +338,11 @@ def _side_from(letter: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -
 def spread_of(values: list[float]) -> float | None:
     """Return `core.sampling.timing.spread`, or None for a single value, which has none."""
     return spread(values) if len(values) > 1 else None
+
+
+def _median(values: list[float]) -> float | None:
+    """Return the median, or None of nothing."""
+    return statistics.median(values) if values else None
 
 
 def side_name(plan: StagePlan | None) -> str:

@@ -21,6 +21,7 @@ from .sample_settings import SampleSettings
 
 FRAMES = 8  # of the film strip
 PREVIEWS = 16  # at most so many while a run goes on
+FIRST = 36  # pictures of a large set that are shown while it runs
 
 
 @dataclass
@@ -31,7 +32,7 @@ class PairedRuns:
     times: tuple[list[list[float]], list[list[float]]]  # per side: timed runs x steps, seconds
     scale: float = 1.0  # images of the whole set per image of a timed run
     film: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
-    film_timesteps: list[float] = field(default_factory=list)
+    film_timesteps: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
     notes: str = ""
 
 
@@ -45,18 +46,39 @@ class Pair:
     settings: SampleSettings
     batch: int  # images of a batch, where the set is cut into batches
     stop: threading.Event | None
+    skip: threading.Event | None = None  # ends the timing, never the pictures
 
-    def run(self, k: int) -> tuple[Tensor, list[float]]:
-        """Sample all images with one side; return latents and seconds of each step."""
+    def run(self, k: int, halt: threading.Event | None = None) -> tuple[Tensor, list[float]]:
+        """Sample all images with one side; return latents and seconds of each step.
+
+        halt: stops the run instead of `stop`.
+        """
         settings = self.settings
         return self.sides[k].run(
-            self.noise, self.conditions, settings.guidance, settings.seed, self.stop
+            self.noise, self.conditions, settings.guidance, settings.seed, halt or self.stop
         )
 
     @property
     def stopped(self) -> bool:
         """Say whether a stop was asked for."""
         return self.stop is not None and self.stop.is_set()
+
+    @property
+    def skipped(self) -> bool:
+        """Say whether the timing was to be skipped."""
+        return self.skip is not None and self.skip.is_set()
+
+
+class Either(threading.Event):
+    """An event that is set as soon as one of several is."""
+
+    def __init__(self, *events: threading.Event | None):
+        super().__init__()
+        self.events = [event for event in events if event is not None]
+
+    def is_set(self) -> bool:
+        """Say whether one of the events is set."""
+        return any(event.is_set() for event in self.events)
 
 
 def in_turn(k: int) -> tuple[int, int]:
@@ -67,28 +89,70 @@ def in_turn(k: int) -> tuple[int, int]:
 def run_in_step(pair: Pair, vae: Any, previews: bool) -> Iterator[Preview | PairedRuns]:
     """Yield previews while both sides run step by step, then time whole runs in turn.
 
-    The steps give pictures, the film strip and the warm-up. Yields the `PairedRuns` last. Raises
-    Stopped before a timed run of both sides is complete, StudioError for latents that are not
-    finite.
+    The steps give pictures, the film strip and the warm-up. Yields the `PairedRuns` as soon as
+    there are pictures, and once more with the times. Raises Stopped before a timed run of both
+    sides is complete, StudioError for latents that are not finite.
     """
     runs = PairedRuns([], ([], []))
     yield from _walk(pair, vae, previews, runs)
     refuse_broken(runs.latents, pair.sides)
+    yield runs
+    yield from _time(pair, runs)
+    if pair.settings.repeats:
+        yield runs
+
+
+def _time(pair: Pair, runs: PairedRuns) -> Iterator[Preview]:
+    """Time whole runs of both sides in turn, into `runs`. Raises Stopped before the first one."""
     repeats = pair.settings.repeats
     for run in range(repeats):
-        yield Preview(f"timing run {run + 1} of {repeats}, both sides in turn", run, repeats)
+        if not pair.skipped:
+            text = f"timing run {run + 1} of {repeats}, both sides in turn"
+            yield Preview(text, run, repeats, timing=True)
         seconds: list[list[float]] = [[], []]
         try:
             for k in in_turn(run):
-                _, seconds[k] = pair.run(k)
+                _, seconds[k] = pair.run(k, Either(pair.stop, pair.skip))
         except Stopped:
+            if pair.skipped and not pair.stopped:
+                runs.notes = f"Timing skipped after {run} of {repeats} timed runs."
+                return
             if not runs.times[0]:
                 raise Stopped("Stopped before a timed run of both sides was complete.") from None
             runs.notes = f"Stopped after {run} of {repeats} timed runs."
-            break
+            return
         for times, new in zip(runs.times, seconds, strict=True):
             times.append(new)
-    yield runs
+
+
+class _Walker:
+    """One side on its walk: its session, its latest step, and the frames of its film."""
+
+    def __init__(self, pair: Pair, k: int, frames: int):
+        settings = pair.settings
+        self.total = len(pair.sides[k].timesteps)
+        self.steps = pair.sides[k].session(
+            pair.noise, pair.conditions, settings.guidance, settings.seed
+        )
+        self.frames = _spread(self.total, frames)
+        self.step: SamplingStep | None = None
+
+    @property
+    def latest(self) -> SamplingStep:
+        """Return the latest step."""
+        assert self.step is not None  # every side goes in the first tick
+        return self.step
+
+    def go(self, tick: int, ticks: int) -> bool:
+        """Walk to where this side stands at a tick; say whether it went.
+
+        The side with the most calls goes one step at every tick, the other keeps up with it.
+        """
+        due = tick * self.total // ticks + 1
+        done = 0 if self.step is None else self.step.index + 1
+        for _ in range(done, due):
+            self.step = next(self.steps)
+        return due > done
 
 
 def _walk(pair: Pair, vae: Any, previews: bool, runs: PairedRuns) -> Iterator[Preview]:
@@ -96,26 +160,28 @@ def _walk(pair: Pair, vae: Any, previews: bool, runs: PairedRuns) -> Iterator[Pr
 
     Raises Stopped.
     """
-    settings, total = pair.settings, len(pair.sides[0].timesteps)
-    frames = _spread(total, FRAMES if previews else 0)
+    walkers = [_Walker(pair, k, FRAMES if previews else 0) for k in (0, 1)]
+    total = max(walker.total for walker in walkers)
     shown = _spread(total, PREVIEWS)
-    sessions = [
-        side.session(pair.noise, pair.conditions, settings.guidance, settings.seed)
-        for side in pair.sides
-    ]
-    for i, (a, b) in enumerate(zip(*sessions, strict=True)):
+    for i in range(total):
+        went = [walker.go(i, total) for walker in walkers]
+        steps = [walker.latest for walker in walkers]
+        framed = [
+            new and step.index in walker.frames
+            for new, step, walker in zip(went, steps, walkers, strict=True)
+        ]
         images: list[Tensor] = []
-        if previews and i in frames | shown:
-            images = [decode(vae, step.clean) for step in (a, b)]
-        if i in frames:
-            for film, frame in zip(runs.film, images, strict=True):
-                film.append(frame)
-            runs.film_timesteps.append(a.timestep)
+        if previews and (any(framed) or i in shown):
+            images = [decode(vae, step.clean) for step in steps]
+        for k in (0, 1):
+            if framed[k]:
+                runs.film[k].append(images[k])
+                runs.film_timesteps[k].append(steps[k].timestep)
         if i in shown:
-            yield _step_preview(i, total, a, b, images)
+            yield _step_preview(i, total, steps[0], steps[1], images)
         if pair.stopped:
             raise Stopped(f"Stopped at step {i + 1} of {total}, before anything was timed.")
-    runs.latents = [step.latents.clone() for step in (a, b)]
+    runs.latents = [walker.latest.latents.clone() for walker in walkers]
 
 
 def _spread(total: int, most: int) -> set[int]:
@@ -143,7 +209,7 @@ def _step_preview(
     )
 
 
-def run_in_batches(pair: Pair) -> Iterator[Preview | PairedRuns]:
+def run_in_batches(pair: Pair, vae: Any, previews: bool) -> Iterator[Preview | PairedRuns]:
     """Yield a preview after every batch of both sides, and the `PairedRuns` last.
 
     The side that goes first changes with every batch. Every full batch is a timed run. Raises
@@ -154,11 +220,13 @@ def run_in_batches(pair: Pair) -> Iterator[Preview | PairedRuns]:
     n, batches = len(noise), -(-len(noise) // size)
     runs = PairedRuns([], ([], []), scale=n / size)
     latents: tuple[list[Tensor], list[Tensor]] = ([], [])
+    yield Preview("warming both sides up", 0, batches)
     _warm_up(pair)
     for k in range(batches):
         rows = slice(k * size, (k + 1) * size)
         seed = settings.seed if batches == 1 else batch_seed(settings.seed, k)
         for j in in_turn(k):
+            yield Preview(f"drawing batch {k + 1} of {batches}, side {'AB'[j]}", k, batches)
             final, seconds = pair.sides[j].run(
                 noise[rows], conditions.rows(rows), settings.guidance, seed, pair.stop
             )
@@ -166,17 +234,24 @@ def run_in_batches(pair: Pair) -> Iterator[Preview | PairedRuns]:
             if len(final) == size:
                 runs.times[j].append(seconds)
         done = min(n, (k + 1) * size)
-        yield Preview(
-            f"batch {k + 1} of {batches}, {done} of {n} images of each side", k + 1, batches
-        )
-    if not runs.times[0]:  # 65 to 99 images: the one batch is not full
-        runs.scale = 1.0
-        for run in range(settings.repeats):
-            for j in in_turn(run):
-                runs.times[j].append(pair.run(j)[1])
+        text = f"batch {k + 1} of {batches}, {done} of {n} images of each side"
+        yield Preview(text, k + 1, batches, *_first_pictures(latents, vae if previews else None))
     runs.latents = [torch.cat(parts) for parts in latents]
     refuse_broken(runs.latents, pair.sides)
+    if not runs.times[0]:  # 65 to 99 images: the one batch is not full
+        runs.scale = 1.0
+        yield from _time(pair, runs)
     yield runs
+
+
+def _first_pictures(
+    latents: tuple[list[Tensor], list[Tensor]], vae: Any
+) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
+    """Return the first pictures of both sides, nothing without a VAE."""
+    if vae is None:
+        return ()
+    a, b = (pictures(decode(vae, parts[0][:FIRST])) for parts in latents)
+    return a, b
 
 
 def _warm_up(pair: Pair) -> None:

@@ -27,7 +27,7 @@ class SampleSettings:
     guidance: float = 1.5
     seed: int = 0
     scheduler: str = "DDIM"
-    repeats: int = 3  # timed runs of each side
+    repeats: int = 3  # timed runs of each side; 0: pictures only
     prompts: tuple[str, ...] = ()  # one per image, for a model with text
     negative: str = ""  # of every prompt
     size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
@@ -35,6 +35,8 @@ class SampleSettings:
     tabulate: bool = False
     # of both sides' networks, a name of core.checkpoints.DTYPES; None: as the model was loaded
     dtype: str | None = None
+    # sampling steps of A and of B, where they are not both `steps`
+    side_steps: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self._check_pictures()
@@ -55,6 +57,20 @@ class SampleSettings:
                     "A size is two whole numbers from 8 to 4096: height and width in pixels."
                 )
             object.__setattr__(self, "size", tuple(int(x) for x in self.size))
+        object.__setattr__(self, "side_steps", self._own_steps())
+
+    def _own_steps(self) -> tuple[int, int] | None:
+        """Return the checked steps of A and B, or None where both have the shared number."""
+        if self.side_steps is None:
+            return None
+        if len(self.side_steps) != 2:
+            raise StudioError("Give the sampling steps of both sides, of A and then of B.")
+        a, b = (checked_steps(steps) for steps in self.side_steps)
+        return None if a == b == self.steps else (a, b)
+
+    def steps_of(self, side: int) -> int:
+        """Return the sampling steps of side A (0) or B (1)."""
+        return self.steps if self.side_steps is None else self.side_steps[side]
 
     def _check_pictures(self) -> None:
         """Raise StudioError for pictures that cannot be asked for."""
@@ -79,9 +95,9 @@ class SampleSettings:
             raise StudioError(
                 f"The seed must be a whole number from 0 to 2^32 - 1, not {short(self.seed)}."
             )
-        if not _whole(self.repeats) or not 1 <= self.repeats <= 50:
+        if not _whole(self.repeats) or not 0 <= self.repeats <= 50:
             raise StudioError(
-                f"Timed repeats must be a whole number from 1 to 50, not {short(self.repeats)}."
+                f"Timed repeats must be a whole number from 0 to 50, not {short(self.repeats)}."
             )
 
     @property
@@ -100,6 +116,7 @@ class SampleSettings:
             "labels": list(self.labels),
             "prompts": list(self.prompts),
             "size": self.size and list(self.size),
+            "side_steps": self.side_steps and list(self.side_steps),
         }
 
 

@@ -9,6 +9,13 @@ from .sample_settings import BATCH
 ONE_RUN_DOUBT = 0.1  # a ratio of one timed run nearer to 1 than this is called no difference
 # share of the ratio; with a wider spread the runs cannot say by how much a side is faster
 WIDE_SPREAD = 0.2
+# a measured ratio that lies beyond MACs and prediction by more than its spread and this share of
+# itself contradicts them
+BEYOND = 0.15
+# nearer to 1 than this, MACs or a prediction say that both sides are as fast
+NO_GAIN = 0.03
+# nearer to 1, both sides do the same work
+SAME_WORK = 0.005
 
 
 @dataclass(frozen=True)
@@ -17,25 +24,50 @@ class Verdict:
 
     a: str  # names of the sides
     b: str
-    ratio: float  # seconds of A / seconds of B
+    ratio: float | None  # seconds of A / seconds of B; None: not timed
     spread: float | None  # of the ratio; None for one timed run
     runs: int  # timed runs of each side
     images: int
     macs_ratio: float  # MACs of A / MACs of B
     equal_pictures: bool
+    predicted: float | None = None  # predicted seconds of A / of B, before anything was timed
+    calls: tuple[int, int] | None = None  # denoiser calls per image of A and of B
+
+    @property
+    def inert(self) -> bool:
+        """Say whether both sides are the same network."""
+        return abs(self.macs_ratio - 1) < 1e-9 and self.equal_pictures
+
+    @property
+    def doubtful(self) -> bool:
+        """Say whether the measured ratio is no number to go by."""
+        if self.ratio is None or self.inert:
+            return True
+        unsure = self._unsure
+        return self._too_wide(unsure) or abs(self.ratio - 1) <= unsure or self._contradicted(unsure)
 
     @property
     def sentence(self) -> str:
         """Return one plain sentence, also when B is not faster."""
-        if abs(self.macs_ratio - 1) < 1e-9 and self.equal_pictures:
+        if self.ratio is None:
+            if self.inert:
+                return "Both sides are the same network: equal pictures; not timed."
+            than = "as" if abs(self.macs_ratio - 1) < SAME_WORK else "than"
+            return f"Not timed: {self.b} works {self._work} {than} {self.a}."
+        if self.inert:
             return (
                 "Both sides are the same network: equal pictures, and a measured ratio that is"
                 f" only noise ({self._facts})."
             )
-        ratio, facts, work = self.ratio, self._facts, self._work
-        unsure = ONE_RUN_DOUBT if self.spread is None else max(self.spread, 0.02)
+        return self._timed(self.ratio)
+
+    def _timed(self, ratio: float) -> str:
+        """Return the sentence for two networks that were timed."""
+        facts, work, unsure = self._facts, self._work, self._unsure
         if self._too_wide(unsure):
             return f"{self._doubt(unsure)} ({facts}) {work}; {self._again}."
+        if self._contradicted(unsure):
+            return self._unbelieved(ratio)
         if ratio - unsure > 1:
             return (
                 f"{self.b} took {1 - 1 / ratio:.0%} less time than {self.a} ({facts})"
@@ -43,14 +75,70 @@ class Verdict:
             )
         if ratio + unsure < 1:
             return (
-                f"{self.b} was not faster: it took {1 / ratio - 1:.0%} more time than {self.a}"
-                f" ({facts}) {work}{self._one_run}."
+                f"{self.b} is slower: it took {1 / ratio - 1:.0%} more time than {self.a}"
+                f" ({facts}) {work}{self._reason}{self._one_run}."
             )
-        return f"{self.b} was not measurably faster than {self.a} ({facts}) {work}{self._one_run}."
+        return (
+            f"{self.b} was not measurably faster than {self.a} ({facts})"
+            f" {work}{self._reason}{self._one_run}."
+        )
+
+    @property
+    def _unsure(self) -> float:
+        """Return how far from 1 a ratio must lie to be a difference."""
+        return ONE_RUN_DOUBT if self.spread is None else max(self.spread, 0.02)
+
+    def _contradicted(self, unsure: float) -> bool:
+        """Say whether the ratio lies beyond what MACs and prediction, both, could explain.
+
+        Fewer MACs alone promise no time, so a ratio below theirs contradicts nothing unless a
+        prediction says otherwise.
+        """
+        if self.ratio is None:
+            return False
+        room = unsure + BEYOND * self.ratio
+        known = [self.macs_ratio] if self.predicted is None else [self.macs_ratio, self.predicted]
+        if self.ratio - room > max(1.0, *known):
+            return True
+        return self.predicted is not None and self.ratio + room < min(1.0, *known)
+
+    def _unbelieved(self, ratio: float) -> str:
+        """Return the sentence for a ratio that nothing known explains."""
+        known = self._work
+        if self.predicted is not None:
+            known += f" and a prediction of ×{self.predicted:.2f}"
+        if ratio < 1:
+            return (
+                f"{self.b} is slower: it took {1 / ratio - 1:.0%} more time than {self.a}"
+                f" ({self._facts}), which does not go {known}; {self._again}."
+            )
+        return (
+            f"{self.b} seemed to take less time than {self.a} ({self._facts}), but it goes {known},"
+            f" which do not explain that much; {self._again}."
+        )
+
+    @property
+    def _reason(self) -> str:
+        """Return why B gains nothing, where its calls or this device's own times say it."""
+        if self.calls is not None and self.calls[1] > self.calls[0] and self.macs_ratio > 0.97:
+            return (
+                f"; it calls the network {self.calls[1]} times per image against {self.calls[0]},"
+                " and each call has a cost that multiply-accumulates do not count"
+            )
+        if self.predicted is None or self.macs_ratio <= 1 + NO_GAIN:
+            return ""
+        if self.predicted > 1 + NO_GAIN:
+            return ""
+        return (
+            "; this device's latency table foresaw it: at this batch a forward is bound by its"
+            " launches and memory, so a narrower network is hardly faster"
+        )
 
     @property
     def _facts(self) -> str:
         """Return the ratio and what it is the median of."""
+        if self.ratio is None:
+            return "not timed"
         if self.spread is None:
             return f"×{self.ratio:.2f}, one timed run, no spread"
         return (
@@ -61,6 +149,8 @@ class Verdict:
     @property
     def _work(self) -> str:
         """Return by how much the MACs of the sides differ."""
+        if abs(self.macs_ratio - 1) < SAME_WORK:
+            return "with as many multiply-accumulates"
         fewer = "fewer" if self.macs_ratio >= 1 else "more"
         return f"with {abs(1 - 1 / self.macs_ratio):.0%} {fewer} multiply-accumulates"
 
@@ -76,14 +166,14 @@ class Verdict:
 
     def _too_wide(self, unsure: float) -> bool:
         """Say whether the timed runs differ too much for a number."""
-        if self.spread is None:
+        if self.spread is None or self.ratio is None:
             return False
         gain = abs(self.ratio - 1)
         return self.spread > WIDE_SPREAD * self.ratio or unsure < gain < 2 * self.spread
 
     def _doubt(self, unsure: float) -> str:
         """Return which side seemed faster, where the timed runs differ too much for a number."""
-        if abs(self.ratio - 1) <= unsure:
+        if self.ratio is None or abs(self.ratio - 1) <= unsure:
             return (
                 f"Whether {self.b} is faster than {self.a} is open, as the timed runs differ too"
                 " much"

@@ -6,7 +6,6 @@ Every text that came from outside (plan names above all) is escaped here.
 
 from __future__ import annotations
 
-import json
 import math
 from html import escape
 
@@ -14,19 +13,18 @@ import numpy as np
 
 from core.curves.plan import STAGES
 from core.sampling.metrics import MIN_IMAGES_FOR_FID
+from core.workshop.closeness import SCALE_WORDS
 from core.workshop.compare import IN_STEP
-from core.workshop.comparison import Comparison, Side
+from core.workshop.comparison import Comparison, SampleSettings, Side
 
 from ..text import factor_text, macs_text, percent, plural, seconds_text
+from .between import differences_html, result_unequal
 from .pictures import (
     MAX_SHOWN,
     PAGE_PIXELS,
     SAMPLE_PIXELS,
     amplified_difference,
     contact_sheet,
-    data_address,
-    download_sheet,
-    png_bytes,
     sheet_columns,
     shrunk,
     to_uint8,
@@ -37,12 +35,20 @@ FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 FRAME_PIXELS = 96  # side of one of them
 
 
+def steps_words(settings: SampleSettings) -> str:
+    """Write the sampling steps, of both sides where they differ."""
+    if settings.side_steps is None:
+        return str(settings.steps)
+    a, b = settings.side_steps
+    return f"{a} (A) and {b} (B)"
+
+
 def settings_line(comparison: Comparison) -> str:
     s = comparison.settings
     size = "" if s.size is None else f" of {s.size[1]} × {s.size[0]} pixels"
     words = (
-        f"{plural(comparison.n, 'image')}{size}, seed {s.seed}, {s.steps} {s.scheduler} steps,"
-        f" guidance {s.guidance:g}, on {comparison.device}"
+        f"{plural(comparison.n, 'image')}{size}, seed {s.seed}, {steps_words(s)} {s.scheduler}"
+        f" steps, guidance {s.guidance:g}, on {comparison.device}"
     )
     words += f", in {s.dtype}" if s.dtype else ""
     if not s.prompts:
@@ -68,19 +74,14 @@ def _side_words(side: Side) -> str:
     return f"{escape(side.name)} (heads and neurons removed: {removed})"
 
 
-def pair_label(name_a: str, name_b: str) -> str:
-    """Return the label of the slider: which side is which."""
-    return f"Left: A · {name_a}   |   Right: B · {name_b}"
-
-
 def verdict_html(comparison: Comparison, provenance: str = "") -> str:
-    """Write the sentence, then three speed-ups: measured (solid), counted, predicted (dashed)."""
-    off = comparison.speedup_spread
-    runs = (
-        "one run, no spread" if off is None else f"± {off:.2f}, median of {comparison.timed_runs}"
-    )
+    """Write how fast and how far in two sentences, then three speed-ups.
+
+    They are measured (solid), counted, and predicted (dashed); a measured one that is no number to
+    go by is dashed too.
+    """
     cards = (
-        ("is-measured", "Measured", factor_text(comparison.speedup_measured), runs),
+        _measured_card(comparison),
         ("is-counted", "By MACs", factor_text(comparison.speedup_macs), "counted, not timed"),
         (
             "is-predicted",
@@ -98,26 +99,45 @@ def verdict_html(comparison: Comparison, provenance: str = "") -> str:
     origin = f'<p class="cmp-origin">{escape(remarks)}</p>' if remarks else ""
     return (
         '<section class="cmp cmp-verdict" role="status"><div'
-        f' class="cmp-say"><h3>{escape(comparison.verdict)}</h3><p class="cmp-sub">A is'
-        f" {_side_words(comparison.a)}, B is {_side_words(comparison.b)}."
-        f' {escape(settings_line(comparison))}.</p>{origin}</div><div class="cmp-tiles"'
-        f' aria-label="Speed-up of B over A">{tiles}</div></section>'
+        f' class="cmp-say"><h2>{escape(comparison.verdict)}</h2><p class="cmp-distance"'
+        f' title="{SCALE_WORDS}">{escape(comparison.distance)}</p>{result_unequal(comparison)}'
+        '</div><div class="cmp-tiles" role="group" aria-label="Speed-up of B over A">'
+        f'{tiles}</div>{origin}<details class="cmp-ran"><summary>What ran, and what differs'
+        f'</summary><p class="cmp-sub">A is {_side_words(comparison.a)}, B is'
+        f" {_side_words(comparison.b)}. {escape(settings_line(comparison))}.</p>"
+        f'{differences_html(comparison)}<p class="cmp-sub">{SCALE_WORDS}</p></details></section>'
     )
 
 
-def sheets(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, float]:
+def _measured_card(comparison: Comparison) -> tuple[str, str, str, str]:
+    """Return the card of the measured speed-up, which looks doubtful where it is."""
+    judged, off = comparison.judged, comparison.speedup_spread
+    if judged.ratio is None:
+        return "is-measured is-doubtful", "Measured", "not timed", "pictures only"
+    runs = (
+        "one run, no spread" if off is None else f"± {off:.2f}, median of {comparison.timed_runs}"
+    )
+    if judged.doubtful:
+        return "is-measured is-doubtful", "Measured, doubtful", factor_text(judged.ratio), runs
+    return "is-measured", "Measured", factor_text(judged.ratio), runs
+
+
+def sheets(
+    comparison: Comparison, ground: int = 128
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, float]:
     """Return (sheet A, sheet B, sheet of the amplified difference, its factor, mean difference).
 
-    They show the first `MAX_SHOWN` samples; the mean is in levels of 255, over all channels.
+    They show the first `MAX_SHOWN` samples on a grey level `ground`; the mean is in levels of 255,
+    over all channels.
     """
     a, b = to_uint8(comparison.a.images)[:MAX_SHOWN], to_uint8(comparison.b.images)[:MAX_SHOWN]
     difference, factor, mean = amplified_difference(a, b)
     columns = sheet_columns(len(a))
     a, b, difference = (shrunk(x, PAGE_PIXELS // columns) for x in (a, b, difference))
     return (
-        contact_sheet(a, columns),
-        contact_sheet(b, columns),
-        contact_sheet(difference, columns),
+        contact_sheet(a, columns, ground=ground),
+        contact_sheet(b, columns, ground=ground),
+        contact_sheet(difference, columns, ground=ground),
         factor,
         mean,
     )
@@ -154,30 +174,6 @@ def side_by_side_html(sheet_a: np.ndarray, sheet_b: np.ndarray, comparison: Comp
     return f'<div class="cmp cmp-pair">{figures}</div><p class="cmp-sub cmp-centre">{words}</p>'
 
 
-def difference_html(sheet: np.ndarray, factor: int, mean: float, comparison: Comparison) -> str:
-    """Write the amplified difference with its scale in words.
-
-    In colour every channel shows its own difference.
-    """
-    if comparison.a.images.shape[1] > 1:
-        what, full, unit = "red, green and blue are each |A − B|", "full brightness", "levels"
-        over = ", over the three colours"
-    else:
-        what, full, unit, over = "brightness is |A − B|", "white", "grey levels", ""
-    scale = (
-        f"{what} × {factor}, so {full} means {255 // factor} {unit} of 255 or more"
-        if factor > 1
-        else f"{what}, not amplified"
-    )
-    words = (
-        f"A and B are the same to the last {unit[:-1]}."
-        if mean == 0
-        else f"Black means equal; {scale}. Mean difference: {mean:.2f} {unit} of 255{over}."
-    )
-    picture = picture_html(sheet, f"Difference of A and B: {words}", sheet_css(comparison))
-    return f'<div class="cmp cmp-single">{picture}</div><p class="cmp-sub cmp-centre">{words}</p>'
-
-
 def film_html(comparison: Comparison) -> str:
     """Write the finished pictures that each model predicts at about eight steps.
 
@@ -185,13 +181,13 @@ def film_html(comparison: Comparison) -> str:
     """
     if not comparison.a.film:
         return (
-            '<div class="cmp"><h4 class="cmp-title">Film strip</h4><p class="cmp-sub">Large sets'
+            '<div class="cmp"><h2 class="cmp-title">Film strip</h2><p class="cmp-sub">Large sets'
             f" are run in batches and keep no film strip; ask for at most {IN_STEP} images to see"
             " one.</p></div>"
         )
     strips = "".join(
-        f'<div class="cmp-strip"><h4><b>{letter}</b>'
-        f" {escape(side.name)}</h4><ol>{_frames(letter, side, sheet_css(comparison))}</ol></div>"
+        f'<div class="cmp-strip"><h3><b>{letter}</b>'
+        f" {escape(side.name)}</h3><ol>{_frames(letter, side, sheet_css(comparison))}</ol></div>"
         for letter, side in (("A", comparison.a), ("B", comparison.b))
     )
     legend = "".join(
@@ -206,7 +202,7 @@ def film_html(comparison: Comparison) -> str:
         f" timestep t. {which} of the grids."
     )
     return (
-        f'<div class="cmp"><h4 class="cmp-title">Film strip</h4><p class="cmp-sub">{words}</p><p'
+        f'<div class="cmp"><h2 class="cmp-title">Film strip</h2><p class="cmp-sub">{words}</p><p'
         f' class="cmp-note">{legend}</p><div class="cmp-film" tabindex="0" aria-label="Film'
         f' strip">{strips}</div></div>'
     )
@@ -290,13 +286,14 @@ def _cost_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     """Return (measure, A, B, note) of time and work."""
     a, b = comparison.a, comparison.b
     beside = (a.seconds, b.seconds)
+    runs = f"denoiser, whole run, {runs_words(comparison.timed_runs)}"
     halves = halves_words(comparison.settings.halves)
     return [
         (
             "Time, measured",
             seconds_text(a.seconds, a.seconds_spread, beside),
             seconds_text(b.seconds, b.seconds_spread, beside),
-            f"denoiser, whole run, {runs_words(comparison.timed_runs)}",
+            runs,
         ),
         (
             "Work, counted",
@@ -339,7 +336,9 @@ def _pair_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
         ("Latent MSE", _number_text(c.latent_mse, ".4g"), f"0 is identical, mean over n = {n}"),
         (
             "Speed-up, measured",
-            factor_text(c.speedup_measured, c.speedup_spread),
+            "not timed"
+            if c.speedup_measured is None
+            else factor_text(c.speedup_measured, c.speedup_spread),
             f"time A / time B, {runs_words(c.timed_runs)}",
         ),
         ("Speed-up, by MACs", factor_text(c.speedup_macs), "work A / work B, counted"),
@@ -349,37 +348,3 @@ def _pair_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
             "from this device's latency table, before measuring",
         ),
     ]
-
-
-def result_json(comparison: Comparison) -> str:
-    """Return the result as the command line's `compare --json` prints it."""
-    content = comparison.to_json()
-    return content if isinstance(content, str) else json.dumps(content, indent=2)
-
-
-def downloads_html(comparison: Comparison) -> str:
-    """Write three links that carry their files themselves: both grids and the result.
-
-    The grids are PNG with all samples, the result is JSON.
-    """
-    seed = comparison.settings.seed
-    files = [
-        (
-            f"{letter}: grid (PNG)",
-            f"mosaic-{letter.lower()}-seed{seed}.png",
-            data_address(png_bytes(download_sheet(to_uint8(side.images)))),
-        )
-        for letter, side in (("A", comparison.a), ("B", comparison.b))
-    ]
-    files.append(
-        (
-            "Result (JSON)",
-            f"mosaic-compare-seed{seed}.json",
-            data_address(result_json(comparison).encode(), "application/json"),
-        )
-    )
-    links = "".join(
-        f'<a class="cmp-get" download="{escape(name)}" href="{href}">↓ {escape(title)}</a>'
-        for title, name, href in files
-    )
-    return f'<div class="cmp cmp-downloads" aria-label="Downloads">{links}</div>'

@@ -6,24 +6,22 @@ sentence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from core.curves.plan import StagePlan
-from core.curves.proposals import preset_names, presets
 from core.curves.scheduler_tables import SCHEDULERS
-from core.errors import PlanError, StudioError
+from core.errors import StudioError
 from core.workshop.comparison import SampleSettings
 from core.workshop.workshop import Workshop
 
 from .. import model_facts
-from ..inputs import number_within, share_of, whole_number, whole_steps
-from ..predictions import Predictions
-from ..text import percent, plural
+from ..inputs import number_within, whole_number, whole_steps
+from ..predictions import Asked, Predictions
+from ..text import plural
+from .sides import SideRun, follows_plan, resolve_side, side_names
 
-DENSE, CURRENT, UPLOADED = "Dense", "Current plan", "Uploaded plan"
 CHOOSE_CLASSES = "Choose classes from the list."
-PRESETS = preset_names()  # of the usual number of timesteps
 
 
 class Sides(NamedTuple):
@@ -63,11 +61,8 @@ class Request:
     settings: SampleSettings
     plans: tuple[StagePlan | None, StagePlan | None]
     names: tuple[str, str]
-
-
-def sides(workshop: Workshop) -> tuple[str, ...]:
-    """Return what a side can run, the presets by the names that they have with this model."""
-    return DENSE, CURRENT, *preset_names(len(workshop.schedule)), UPLOADED
+    # the plan in hand, where a side follows it
+    in_hand: StagePlan | None = None
 
 
 def all_classes(class_names: dict[int, str]) -> str:
@@ -142,43 +137,6 @@ def chosen_size(choice: Any, workshop: Workshop) -> tuple[int, int] | None:
     return offered[choice]
 
 
-def resolve_side(
-    choice: str,
-    current: StagePlan,
-    uploaded: StagePlan | None,
-    workshop: Workshop,
-    target: float | None,
-    timesteps: list[float],
-) -> StagePlan | None:
-    """Find the plan of a picker's choice; None is the dense model.
-
-    target: mean sparsity of a preset; None: as much as the current plan removes.
-    Raises StudioError where the choice has no plan yet.
-    """
-    if choice == DENSE:
-        return None
-    if choice == CURRENT:
-        return current
-    if choice == UPLOADED:
-        if uploaded is None:
-            raise StudioError(
-                "No plan is uploaded for this side yet; press Upload plan, or choose another entry."
-            )
-        return uploaded
-    if choice not in preset_names(len(workshop.schedule)):
-        raise StudioError("Choose what this side runs.")
-    if target is not None:
-        return presets(workshop.schedule, share_of(target), timesteps)[choice]
-    mean = current.mean_sparsity(timesteps)
-    try:
-        return presets(workshop.schedule, mean, timesteps)[choice]
-    except PlanError as err:
-        raise StudioError(
-            f"The current plan removes {percent(mean)}, which is more than a preset can: lower its"
-            " sparsities, or choose another entry."
-        ) from err
-
-
 def checked_plan(workshop: Workshop, plan: StagePlan, timesteps: list[float]) -> StagePlan:
     """Return the plan if networks of this model can be made of it for a run of these timesteps.
 
@@ -194,39 +152,29 @@ def checked_plan(workshop: Workshop, plan: StagePlan, timesteps: list[float]) ->
     return plan
 
 
-def side_names(
-    choices: tuple[str, str], plans: tuple[StagePlan | None, StagePlan | None]
-) -> tuple[str, str]:
-    """Return the sides' names in figures: the choice, or an uploaded plan's own name.
+def both_sides(predictions: Predictions, sides: Sides, asked: Asked) -> tuple[SideRun, SideRun]:
+    """Return what A and B run. Raises StudioError."""
+    a = resolve_side(sides.choice_a, sides.uploaded_a, asked, predictions)
+    return a, resolve_side(sides.choice_b, sides.uploaded_b, asked, predictions)
 
-    Two equal names get their letter.
-    """
-    a, b = (
-        plan.name if choice == UPLOADED and plan is not None and plan.name else choice
-        for choice, plan in zip(choices, plans, strict=True)
+
+def checked_request(predictions: Predictions, sides: Sides, wish: Wish) -> Request:
+    """Check all that Compare was pressed with. Raises StudioError."""
+    settings = checked_settings(predictions.workshop, wish)
+    asked = Asked(sides.current, settings.scheduler, settings.steps)
+    runs = both_sides(predictions, sides, asked)
+    for run in runs:
+        if run.plan is not None:
+            timesteps = predictions.visited(settings.scheduler, run.steps)
+            checked_plan(predictions.workshop, run.plan, timesteps)
+    a, b = runs
+    follows = follows_plan(sides.choice_a) or follows_plan(sides.choice_b)
+    return Request(
+        replace(settings, side_steps=(a.steps, b.steps)),
+        (a.plan, b.plan),
+        side_names(a, b),
+        sides.current if follows else None,
     )
-    return (f"{a} (A)", f"{b} (B)") if a == b else (a, b)
-
-
-def checked_request(
-    predictions: Predictions, sides: Sides, wish: Wish, target: float | None = None
-) -> Request:
-    """Check all that Compare was pressed with; `target` is as in `resolve_side`.
-
-    Raises StudioError.
-    """
-    workshop = predictions.workshop
-    settings = checked_settings(workshop, wish)
-    timesteps = predictions.visited(settings.scheduler, settings.steps)
-    choices = sides.choice_a, sides.choice_b
-    a, b = (
-        resolve_side(choice, sides.current, plan, workshop, target, timesteps)
-        for choice, plan in zip(choices, (sides.uploaded_a, sides.uploaded_b), strict=True)
-    )
-    for plan in (a, b):
-        if plan is not None:
-            checked_plan(workshop, plan, timesteps)
-    return Request(settings, (a, b), side_names(choices, (a, b)))
 
 
 def checked_settings(workshop: Workshop, wish: Wish) -> SampleSettings:
@@ -250,7 +198,7 @@ def checked_settings(workshop: Workshop, wish: Wish) -> SampleSettings:
         guidance=guidance,
         seed=whole_number(wish.seed, 0, 2**31 - 1, "Seed"),
         scheduler=wish.scheduler,
-        repeats=whole_number(wish.repeats, 1, 10, "Timing repeats"),
+        repeats=whole_number(wish.repeats, 0, 10, "Timing repeats"),
         tabulate=wish.tabulate,
         dtype=None if wish.dtype in (None, model_facts.AS_LOADED) else wish.dtype,
     )

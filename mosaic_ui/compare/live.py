@@ -11,22 +11,27 @@ from html import escape
 import numpy as np
 
 from core.curves.plan import STAGES, StagePlan
+from core.workshop.estimate import Estimate
 
 from .. import tables
+from ..text import about_seconds
 from ..theme import DENSE_COLOUR
 from .pictures import LIVE_PIXELS, MAX_SHOWN, contact_sheet, sheet_columns, shrunk
 from .view_parts import SAMPLING_ORDER, picture_html, stage_colour
 
 
-def plan_note(plan: StagePlan | None, error: str = "") -> str:
-    """Write one line under a side's picker: what this side runs, in sampling order."""
+def plan_note(plan: StagePlan | None, error: str = "", steps: int | None = None) -> str:
+    """Write one line under a side's picker: what this side runs, in sampling order.
+
+    steps: the side's own number of steps, None where it has the shared one.
+    """
     if error:
         return f'<p class="cmp-note cmp-bad" role="alert">{escape(error)}</p>'
     if plan is None:
         return (
             '<p class="cmp-note"><span class="cmp-part"><span class="cmp-dot"'
-            f' style="background:{DENSE_COLOUR}"></span>The full model in every step, nothing'
-            " removed.</span></p>"
+            f' style="background:{DENSE_COLOUR}"></span>The full model in every step'
+            f"{', nothing removed' if steps is None else f'; {steps} steps'}.</span></p>"
         )
     low, high = plan.boundaries
     spans = {2: f"t ≥ {high}", 1: f"{low} ≤ t < {high}", 0: f"t < {low}"}
@@ -107,12 +112,39 @@ def live_html(
     )
 
 
+def timing_html(text: str, done: float, total: float) -> str:
+    """Write the progress of the timing, while the pictures stand below as a result."""
+    share = 100 * min(1.0, done / total) if total else 0.0
+    return (
+        '<section class="cmp cmp-live cmp-timing"><div class="cmp-head"><span class="cmp-text"'
+        f' role="status">The pictures are below; {escape(text)}</span></div><div'
+        ' class="cmp-progress" role="progressbar" aria-label="Timing" aria-valuemin="0"'
+        f' aria-valuemax="100" aria-valuenow="{share:.0f}"><i style="width:{share:.1f}%;'
+        f'--c:{DENSE_COLOUR}"></i></div></section>'
+    )
+
+
+def ahead_html(found: Estimate | None, measures: bool, calibrates: bool) -> str:
+    """Say how long a comparison will take before it starts.
+
+    measures: this device's speed is measured first. calibrates: the model is calibrated first.
+    """
+    first = "Calibrates first, once per model. " if calibrates else ""
+    if found is None:
+        said = "How long it takes is known once this device's speed is measured, as the run begins."
+        return f'<p class="cmp-note">{first}{said}</p>' if measures else ""
+    timing = f", then {about_seconds(found.timing)} of timing" if found.timing else ", no timing"
+    scaled = "" if found.measured else " (scaled from another number of images)"
+    words = f"Pictures in {about_seconds(found.pictures)}{timing}{scaled}."
+    return f'<p class="cmp-note">{first}{words}</p>'
+
+
 def message(sentence: str, bad: bool = False) -> str:
     """Write one sentence in a frame: an error, or what a stopped run left."""
     return tables.message(sentence, "bad" if bad else "", place="cmp cmp-message")
 
 
-EMPTY = "<h3>Nothing compared yet</h3>"
+EMPTY = "<h2>Nothing compared yet</h2>"
 
 
 def empty_html(before: Sequence[str] = ()) -> str:

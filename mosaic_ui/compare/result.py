@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 from gradio.blocks import Block
 
 from .run import Named
+from .viewer import SCRIPT
 
 
 class ResultPanel:
     """The components of a result, hidden until there is one; `first` are their opening values."""
 
-    def __init__(self, first: Named, photographs: bool):
+    def __init__(self, first: Named):
         with gr.Column(visible=bool(first), elem_id="cmp-results") as self.results:
-            self.verdict = gr.HTML(first.get("verdict", ""))
-            with gr.Tabs(elem_id="cmp-views"):
-                with gr.Tab("Side by side"):
-                    self.pair = gr.HTML(first.get("pair", ""))
-                with gr.Tab("Slider"):
-                    self.slider = _slider(first.get("slider") or {}, photographs)
-                with gr.Tab("Difference"):
-                    self.difference = gr.HTML(first.get("difference", ""))
+            self.about = gr.HTML("", elem_id="cmp-about")
+            with gr.Row(elem_classes="cmp-top"):
+                self.viewer = gr.HTML(
+                    first.get("viewer", ""),
+                    js_on_load=SCRIPT,
+                    apply_default_css=False,
+                    elem_id="cmp-viewer",
+                )
+                self.verdict = gr.HTML(first.get("verdict", ""))
             self.film = gr.HTML(first.get("film", ""))
             with gr.Tabs():
                 with gr.Tab("Time per stage"):
@@ -30,31 +30,23 @@ class ResultPanel:
                 with gr.Tab("All figures"):
                     self.metrics = gr.HTML(first.get("metrics", ""))
             self.downloads = gr.HTML(first.get("downloads", ""))
+            self.earlier = gr.HTML("", elem_id="cmp-earlier")
+        self.made = gr.State(None)  # see `run.made_facts`
+        self.past = gr.State(first.get("past"))  # see `run.remembered`
 
     @property
     def places(self) -> dict[str, Block]:
         """Return the components by the names that `run.stream` gives their values."""
         return {
             "results": self.results,
+            "about": self.about,
             "verdict": self.verdict,
-            "slider": self.slider,
-            "pair": self.pair,
-            "difference": self.difference,
+            "viewer": self.viewer,
             "film": self.film,
             "timing": self.timing,
             "metrics": self.metrics,
             "downloads": self.downloads,
+            "earlier": self.earlier,
+            "made": self.made,
+            "past": self.past,
         }
-
-
-def _slider(first: dict[str, Any], photographs: bool) -> gr.ImageSlider:
-    return gr.ImageSlider(
-        first.get("value"),
-        format="png",
-        type="numpy",
-        interactive=False,
-        max_height=620,
-        label=first.get("label", "Left: A   |   Right: B"),
-        elem_id="cmp-slider",
-        elem_classes="cmp-photo" if photographs else None,
-    )

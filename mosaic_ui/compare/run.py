@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -18,31 +19,61 @@ from core.workshop.comparison import Comparison, Preview, SampleSettings
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts
+from ..background import Ongoing, followed
 from ..remedies import page_sentence
+from ..runs.record import Record
+from ..text import about_seconds
 from . import figures
 from . import live as live_views
 from . import timing as timing_views
+from .downloads import downloads_html
 from .inputs import Request
+from .viewer import viewer_html
 
 Named = dict[str, Any]  # name of a component -> its value or `gr.update`
+KEPT = 4  # results that the tab remembers, the one in sight included
 PREVIEW_SECONDS = 0.15  # fastest rate of live pictures; more would only load the page
 
 
-def result_views(comparison: Comparison, provenance: str = "", judged: bool = True) -> Named:
+def result_views(workshop: Workshop, comparison: Comparison, provenance: str = "") -> Named:
     """Return the values of the result's components by their names."""
-    sheet_a, sheet_b, sheet_d, factor, mean = figures.sheets(comparison)
-    label = figures.pair_label(comparison.a.name, comparison.b.name)
+    return {
+        **timed_views(workshop, comparison, provenance),
+        "viewer": viewer_html(comparison, workshop.class_names),
+        "film": figures.film_html(comparison),
+    }
+
+
+def timed_views(workshop: Workshop, comparison: Comparison, provenance: str = "") -> Named:
+    """Return the values of those components that change when the times are known."""
+    judged = workshop.judge is not None
     rows = timing_views.timing_rows(comparison.a, comparison.b)
     return {
         "verdict": figures.verdict_html(comparison, provenance),
-        "slider": gr.update(value=(sheet_a, sheet_b), label=label),
-        "pair": figures.side_by_side_html(sheet_a, sheet_b, comparison),
-        "difference": figures.difference_html(sheet_d, factor, mean, comparison),
-        "film": figures.film_html(comparison),
         "timing": timing_views.timing_html(rows, comparison),
         "metrics": figures.metrics_html(comparison, judged),
-        "downloads": figures.downloads_html(comparison),
+        "downloads": downloads_html(comparison, workshop.class_names, judged),
     }
+
+
+def remembered(comparison: Comparison) -> dict[str, str]:
+    """Return what stays of a result when a newer one takes its place: a sentence and pictures."""
+    sheet_a, sheet_b, *_ = figures.sheets(comparison)
+    body = figures.side_by_side_html(sheet_a, sheet_b, comparison)
+    distance = f'<p class="cmp-sub">{escape(comparison.distance)}</p>'
+    facts = f'<p class="cmp-sub">{escape(figures.settings_line(comparison))}</p>'
+    return {"title": escape(comparison.verdict), "body": distance + body + facts}
+
+
+def earlier_html(past: list[dict[str, str]]) -> str:
+    """Write the results that stood here before, folded up; the first of `past` is in sight."""
+    older = past[1:]
+    if not older:
+        return ""
+    folded = "".join(
+        f"<details><summary>{entry['title']}</summary>{entry['body']}</details>" for entry in older
+    )
+    return f'<section class="cmp cmp-older"><h2 class="cmp-title">Earlier</h2>{folded}</section>'
 
 
 def overall(item: Preview, settings: SampleSettings, walked: bool) -> tuple[float, float]:
@@ -64,37 +95,32 @@ def _stopped_view(
     sentence: str,
     seen: Preview | None,
     last: Preview | None,
-    names: tuple[str, str],
-    settings: SampleSettings,
+    request: Request,
+    earlier: bool,
 ) -> str:
     """Write what a stopped run leaves: a sentence, and the pictures of the preview `seen`.
 
-    `last` is the last report of all.
+    `last` is the last report of all. earlier: the result of another run stands below.
     """
+    settings = request.settings
+    below = " The result below is the earlier one." if earlier else ""
     sentence = sentence or "Stopped before the first step."
+    batches = settings.n > IN_STEP
+    if batches and "step" in sentence:  # not while it calibrated or pruned
+        sentence = f"{sentence.rstrip('.')}{_place(last, settings)}."
     if seen is None:
-        if settings.n > IN_STEP and "step" in sentence:  # not while it calibrated or pruned
-            sentence = f"{sentence.rstrip('.')}{_place(last, settings)}."
-        return live_views.message(f"{sentence} Press Compare to start again.")
-    done = seen.done == seen.total
-    text, state = "Stopped here", "unfinished"
-    if done:
-        text, state = "The pictures are finished, the timing was stopped", "finished"
+        return live_views.message(f"{sentence} Press Compare to start again.{below}")
+    if not batches:
+        sentence += " The pictures are unfinished, so no time and no distance is given for them."
     pictures = live_views.live_html(
-        text, *overall(seen, settings, True), names, (seen.image_a, seen.image_b), seen.stage, state
+        "Stopped here",
+        *overall(seen, settings, True),
+        request.names,
+        (seen.image_a, seen.image_b),
+        seen.stage if seen.step is not None else None,
+        "finished" if batches else "unfinished",
     )
-    if done:
-        sentence = (
-            "Stopped while timing. The pictures are finished; times and distances are not given, as"
-            " no timed run of both sides was complete."
-        )
-        return live_views.message(sentence) + pictures
-    return (
-        live_views.message(
-            f"{sentence} The pictures are unfinished, so no time and no distance is given for them."
-        )
-        + pictures
-    )
+    return live_views.message(sentence + below) + pictures
 
 
 def _place(last: Preview | None, settings: SampleSettings) -> str:
@@ -121,74 +147,162 @@ def _calibration(workshop: Workshop, request: Request, stop: threading.Event) ->
         )
 
 
-class Run:
-    """One comparison while it runs: what was reported last, and what is in sight."""
+STOPPED_TIMING = (
+    "Stopped while timing. The pictures and their distance are finished; times are not given, as no"
+    " timed run of both sides was complete."
+)
 
-    def __init__(self, workshop: Workshop, request: Request, stop: threading.Event):
-        self.workshop, self.request, self.stop = workshop, request, stop
-        self.settings, self.names = request.settings, request.names
-        # the last preview that had pictures: they stay while the timing runs
+
+class Run:
+    """One comparison while it runs: what was reported last, and what is in sight.
+
+    past: what is remembered of earlier results, the newest first.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        request: Request,
+        one: Ongoing,
+        skip: threading.Event | None = None,
+        past: list[dict[str, str]] | None = None,
+    ):
+        self.workshop, self.request, self.skip = workshop, request, skip
+        self.one, self.stop = one, one.stop
+        self.record = Record(workshop, request)
+        self.settings, self.names, self.past = request.settings, request.names, past or []
+        self.untimed: Comparison | None = None  # the pictures, while their times are measured
+        # the last preview that had pictures: they stay while the next ones are drawn
         self.seen: Preview | None = None
         self.last: Preview | None = None
         self.shown_at = 0.0  # seconds, of the last live view
-        # from here on the results of an earlier run are out of sight; before, a refusal leaves them
-        self.sampling = False
+        self.began = 0.0  # seconds, when the first step was reported
 
     def views(self) -> Iterator[Named]:
         """Run; yield the views to the end. Raises Stopped and whatever the comparison raises."""
         if self.stop.is_set():
             raise Stopped
         yield {"live": live_views.live_html("Preparing both models", 0, 1, self.names)}
+        self.record.begin()
+        self.one.id = self.record.id
         for view in _calibration(self.workshop, self.request, self.stop):
             yield {"live": view}
-        for item in compare(self.workshop, *self.request.plans, self.settings, stop=self.stop):
+        plans, settings = self.request.plans, self.settings
+        for item in compare(self.workshop, *plans, settings, stop=self.stop, skip=self.skip):
             if isinstance(item, Comparison):
                 yield self._finished(item)
+            elif item.found is not None:
+                yield self._result(item.found) | {"skip": gr.update(visible=True)}
             else:
                 yield from self._preview(item)
 
     def stopped(self, sentence: str) -> Named:
-        """Return what a run that was stopped leaves."""
-        return {"live": _stopped_view(sentence, self.seen, self.last, self.names, self.settings)}
+        """Return what a run that was stopped leaves: nothing that was there is taken away."""
+        if self.untimed is not None:
+            said = self.record.finish(self.untimed, "stopped", STOPPED_TIMING)
+            return {"live": live_views.message(f"{STOPPED_TIMING} {said}".strip())}
+        self.record.end("stopped", sentence)
+        earlier = bool(self.past)
+        view = _stopped_view(sentence, self.seen, self.last, self.request, earlier)
+        return {"live": view}
+
+    def failed(self, error: Exception) -> Named:
+        """Return the sentence of a run that could not go on."""
+        sentence = jobs.failure(error, "The comparison")
+        self.record.end("failed", sentence)
+        return {"live": live_views.message(sentence, bad=True)}
+
+    def all_views(self) -> Iterator[Named]:
+        """Run; yield the views to the end, whatever the end is. The run is kept as it goes."""
+        try:
+            yield from self.views()
+        except Stopped as error:
+            yield self.stopped(page_sentence(error))
+        except Exception as error:
+            yield self.failed(error)
+        finally:
+            self.record.end("failed", "It broke off before it was done.")
 
     def _finished(self, comparison: Comparison) -> Named:
+        """Return the views of the whole result, which is kept."""
+        views = self._result(comparison)
+        self.untimed = None
+        said = self.record.finish(comparison)
+        shown = live_views.message(said, bad=True) if said else ""
+        return views | {"live": gr.update(value=shown, visible=bool(said))}
+
+    def _result(self, comparison: Comparison) -> Named:
+        """Return the views of a result, only what is new in it where its pictures stand already."""
         comparison.a.name, comparison.b.name = self.names
+        if self.untimed is not None:
+            self.past = [remembered(comparison), *self.past[1:]]
+            return {**timed_views(self.workshop, comparison), "past": self.past}
+        self.untimed = comparison
+        self.past = [remembered(comparison), *self.past][:KEPT]
+        in_hand = self.request.in_hand
         return {
-            "live": gr.update(value="", visible=False),
             "results": gr.update(visible=True),
-            **result_views(comparison, judged=self.workshop.judge is not None),
+            **result_views(self.workshop, comparison),
+            "past": self.past,
+            "earlier": earlier_html(self.past),
+            "about": "",
+            "made": in_hand and {"plan": in_hand.to_json(), "when": time.strftime("%H:%M")},
         }
+
+    def _tell(self, item: Preview) -> None:
+        """Tell how far the run is, to every page that looks."""
+        done, total = overall(item, self.settings, self.seen is not None)
+        self.one.done, self.one.total, self.one.said = done, total, item.text
+        self.record.beat(done / max(total, 1e-9), item.text)
 
     def _preview(self, item: Preview) -> Iterator[Named]:
         """Yield a live view of a report, unless its pictures come too soon after the last ones."""
         self.last = item
+        self._tell(item)
+        now = time.monotonic()
         if item.image_a is not None:
             self.seen = item
-            if time.monotonic() - self.shown_at < PREVIEW_SECONDS:
+            self.began = self.began or now
+            if now - self.shown_at < PREVIEW_SECONDS:
                 return
-        self.shown_at = time.monotonic()
-        seen = self.seen
+        self.shown_at = now
+        seen = None if self.untimed is not None else self.seen
+        done, total = overall(item, self.settings, self.seen is not None)
+        text = item.text + left_words(now - self.began if self.began else 0.0, done, total)
+        if self.untimed is not None:
+            yield {"live": live_views.timing_html(text, done, total)}
+            return
         view = live_views.live_html(
-            item.text,
-            *overall(item, self.settings, seen is not None),
+            text,
+            done,
+            total,
             self.names,
             images=(None, None) if seen is None else (seen.image_a, seen.image_b),
             stage=None if item.step is None else item.stage,
         )
-        earlier = {} if self.sampling else {"results": gr.update(visible=False)}
-        yield {"live": view, **earlier}
-        self.sampling = True
+        yield {"live": view}
 
 
-def stream(workshop: Workshop, request: Request, stop: threading.Event) -> Iterator[Named]:
-    """Run the comparison; yield its views as it goes, partial pictures if it is stopped."""
-    run = Run(workshop, request, stop)
-    try:
-        yield from run.views()
-    except Stopped as error:
-        yield run.stopped(page_sentence(error))
-    except Exception as error:
-        yield {"live": live_views.message(jobs.failure(error, "The comparison"), bad=True)}
+def left_words(elapsed: float, done: float, total: float) -> str:
+    """Say how long a run will go on at its present pace; nothing before there is a pace."""
+    if elapsed < 1 or not 0 < done < total:
+        return ""
+    return f"; {about_seconds(elapsed * (total - done) / done)} left"
+
+
+def stream(
+    workshop: Workshop,
+    request: Request,
+    stop: threading.Event,
+    skip: threading.Event | None = None,
+    past: list[dict[str, str]] | None = None,
+) -> Iterator[Named]:
+    """Run the comparison; yield its views as it goes, partial pictures if it is stopped.
+
+    It goes on where the reader leaves, as with a page that is reloaded, and is kept either way.
+    """
+    one = Ongoing(" against ".join(request.names), workshop.name)
+    return followed(one, Run(workshop, request, one, skip, past).all_views, stop)
 
 
 def opening(workshop: Workshop) -> tuple[str, Named]:
@@ -203,4 +317,4 @@ def opening(workshop: Workshop) -> tuple[str, Named]:
         f"A finished example, {example.model}: measured on {example.device}, {example.when}. Press"
         " Compare to measure on this machine."
     )
-    return "", result_views(example, origin)
+    return "", result_views(workshop, example, origin) | {"past": [remembered(example)]}

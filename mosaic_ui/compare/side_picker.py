@@ -14,7 +14,8 @@ from ..inputs import read_upload
 from ..page_state import Shared
 from ..remedies import page_sentence
 from . import live as live_views
-from .inputs import UPLOADED, checked_plan
+from .inputs import checked_plan
+from .sides import UPLOADED
 
 
 class SidePicker:
@@ -24,7 +25,7 @@ class SidePicker:
         self, shared: Shared, letter: str, offered: tuple[str, ...], default: str, note: str
     ):
         self.shared = shared
-        with gr.Column(min_width=260, elem_classes="cmp-picker"):
+        with gr.Column(elem_classes="cmp-picker"):
             self.choice = gr.Dropdown(
                 list(offered), value=default, label=f"{letter} runs", filterable=False
             )

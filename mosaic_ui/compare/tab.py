@@ -15,49 +15,56 @@ import gradio as gr
 from gradio.blocks import Block
 
 from core.curves.plan import StagePlan
-from core.curves.plan_checks import MAX_STEPS, MIN_STEPS
 from core.curves.scheduler_tables import SCHEDULERS
 from core.errors import StudioError
 from core.workshop.compare import sampler
+from core.workshop.estimate import estimate
+from core.workshop.same_work import run_macs
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts, tables
 from ..events import ASK, NOTHING, QUIET, Event, Views
 from ..input_checks import plain_errors
+from ..inputs import whole_number
 from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
 from ..stage_chart import plot_panel
 from . import live as live_views
 from . import study_view
+from .between import between_html, stale_html
 from .boxes import classes_box, images_info, prompts_box
 from .inputs import (
-    CURRENT,
-    DENSE,
     Sides,
     Wish,
     all_classes,
     checked_classes,
     checked_request,
-    resolve_side,
-    sides,
     tidy_classes,
 )
 from .result import ResultPanel
 from .run import opening, stream
 from .side_picker import SidePicker
+from .sides import CURRENT, DENSE, SideRun, picker_choices, resolve_side
 
 TABULATE = (
     "Computed once for all steps: faster for few images, and the pictures are the same except for"
     " rounding. Times are then not predicted."
 )
-INTRO = (
-    "Two models draw the same pictures from the same noise. Is B really faster than A, and how much"
-    " do its pictures change?"
-)
 # a place of its own: a waiting Compare must not take over the Stop of another running job
-KIND = "compare"
-CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
+KIND = jobs.COMPARISON
+MOST_SEED = 2**31 - 1
+SKIP = "compare-skip"  # the place of Skip timing
+CSS = "".join(
+    (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("tab.css", "viewer.css")
+)
+# a button that is switched off loses the focus; Stop takes it, and gives it back in the end
+TO_STOP = "() => { document.querySelector('#cmp-stop')?.focus(); }"
+TO_START = """() => {
+  const at = document.activeElement, lost = !at || at === document.body;
+  if (lost || at.disabled || at.id === 'cmp-stop' || at.id === 'cmp-skip')
+    document.querySelector('#cmp-start')?.focus();
+}"""
 NEWEST: Event = {**QUIET, "trigger_mode": "always_last"}
 
 
@@ -69,41 +76,44 @@ class CompareTab:
         self.workshop, self.predictions = shared.workshop, shared.predictions
         live, first = opening(self.workshop)
         gr.HTML(f"<style>{CSS}</style>", elem_classes="cmp-style")
-        with gr.Column(elem_classes="cmp-tab"):
-            gr.Markdown(INTRO, elem_classes="intro")
+        with gr.Row(elem_classes="cmp-tab cmp-desk"):
             with gr.Column(elem_classes="cmp-controls"):
                 self._build_controls()
-            self.live = gr.HTML(live, elem_id="cmp-live", visible=not first)
-            self.result = ResultPanel(first, model_facts.asks_words(self.workshop))
+            with gr.Column(elem_classes="cmp-outcome"):
+                self.live = gr.HTML(live, elem_id="cmp-live", visible=not first)
+                self.result = ResultPanel(first)
+        with gr.Column(elem_classes="cmp-tab"):
             _build_study(self.workshop)
 
     def _build_controls(self) -> None:
-        offered, words = sides(self.workshop), model_facts.asks_words(self.workshop)
+        offered, words = picker_choices(self.workshop), model_facts.asks_words(self.workshop)
         note = live_views.plan_note
-        with gr.Row():
-            self.a = SidePicker(self.shared, "A", offered, DENSE, note(None))
-            self.b = SidePicker(self.shared, "B", offered, CURRENT, note(self.shared.opening))
+        self.a = SidePicker(self.shared, "A", offered, DENSE, note(None))
+        self.swap = gr.Button("⇅ Swap with A", size="sm", elem_id="cmp-swap")
+        self.b = SidePicker(self.shared, "B", offered, CURRENT, note(self.shared.opening))
+        self.between = gr.HTML(self._between_opening())
         self._build_asked()
-        with gr.Row():
-            self.asked.render()
+        self.asked.render()
+        with gr.Row(elem_classes="cmp-numbers"):
             self._build_numbers()
         with gr.Row(visible=words):
             self.negative.render()
             self.size.render()
-        with gr.Accordion("Seed, guidance, scheduler, timing, precision", open=False), gr.Row():
-            self._build_details()
         with gr.Row(elem_classes="cmp-go"):
-            self.start = gr.Button(
-                "Compare", variant="primary", scale=3, min_width=160, elem_id="cmp-start"
-            )
-            self.stop = gr.Button(
-                "Stop",
-                variant="stop",
-                scale=1,
-                min_width=90,
-                interactive=False,
-                elem_id="cmp-stop",
-            )
+            self._build_buttons()
+        self.ahead = gr.HTML("", elem_id="cmp-ahead")
+        with gr.Accordion("Guidance, scheduler, timing, precision", open=False):
+            self._build_details()
+
+    def _build_buttons(self) -> None:
+        self.start = gr.Button("Compare", variant="primary", elem_id="cmp-start")
+        self.next = gr.Button("Next seed", elem_id="cmp-next")
+        self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="cmp-stop")
+        self.skip = gr.Button("Skip timing", visible=False, elem_id="cmp-skip")
+
+    def _between_opening(self) -> str:
+        steps, plan = self.shared.steps.value, self.shared.opening
+        return between_html(SideRun(None, steps, DENSE), SideRun(plan, steps, CURRENT), None)
 
     def _build_asked(self) -> None:
         """Make what the pictures shall show: classes, or prompts, and what they shall not."""
@@ -131,18 +141,13 @@ class CompareTab:
         )
 
     def _build_numbers(self) -> None:
-        first, most = model_facts.images_offered(self.workshop)
-        self.images = _slider(1, most, first, "Images", images_info(self.workshop))
-        self.steps = _slider(
-            MIN_STEPS,
-            min(MAX_STEPS, len(self.workshop.schedule)),
-            self.shared.steps.value,
-            "Sampling steps",
-            "The same for both",
-        )
+        first, _ = model_facts.images_offered(self.workshop)
+        self.images = _number(first, "Images")
+        self.steps = _number(self.shared.steps.value, "Sampling steps")
+        self.seed = _number(0, "Seed")
 
     def _build_details(self) -> None:
-        self.seed = gr.Number(0, label="Seed", min_width=130)
+        gr.HTML(f'<p class="cmp-note">{images_info(self.workshop)}.</p>')
         self.guidance = gr.Number(
             model_facts.default_guidance(self.workshop),
             label="Guidance",
@@ -157,7 +162,7 @@ class CompareTab:
             filterable=False,
             min_width=150,
         )
-        self.repeats = _slider(1, 10, 3, "Timing repeats", "The median counts")
+        self.repeats = _number(3, "Timing repeats", "The median counts; 0: no timing")
         self.dtype = gr.Dropdown(
             model_facts.precisions(self.workshop),
             value=model_facts.AS_LOADED,
@@ -178,36 +183,91 @@ class CompareTab:
         a.wire()
         b.wire()
         pickers = [a.choice, a.uploaded, b.choice, b.uploaded, shared.plan]
-        changes = [shared.plan.change, self.steps.change, self.scheduler.change]
-        gr.on(
-            [a.choice.input, b.choice.input, *changes],
-            self.describe,
-            [*pickers, self.scheduler, self.steps],
-            [a.note, b.note],
+        wish: list[Block] = [self.asked, self.images, self.seed, self.steps, self.guidance]
+        wish += [self.scheduler, self.repeats, self.negative, self.size, self.tabulate, self.dtype]
+        describe: Event = {
+            "fn": self.describe,
+            "inputs": [*pickers, self.scheduler, self.steps],
+            "outputs": [a.note, b.note, self.between],
             **NEWEST,
-        )
+        }
+        foresee: Event = {
+            "fn": self.foresee,
+            "inputs": [*pickers, *wish, self.result.made],
+            "outputs": [self.ahead, self.result.about],
+            **NEWEST,
+        }
+        sides = [a.choice.input, b.choice.input, a.uploaded.change, b.uploaded.change]
+        changes = [*sides, shared.plan.change, self.steps.change, self.scheduler.change]
+        gr.on(changes, **describe).then(**foresee)
+        costs = [self.images.change, self.repeats.change, self.guidance.change]
+        gr.on([*costs, shared.page.load, shared.measured.change], **foresee)
+        swapped = [a.choice, a.uploaded, b.choice, b.uploaded]
+        self.swap.click(self.swap_sides, pickers, swapped, **QUIET).then(**describe)
         if not model_facts.asks_words(self.workshop):
             self.asked.input(self.tidy, self.asked, self.asked, **NEWEST)
         shared.steps.change(self.follow_steps, shared.steps, self.steps, **NEWEST)
         shared.scheduler.change(self.follow_scheduler, shared.scheduler, self.scheduler, **NEWEST)
-        wish: list[Block] = [self.asked, self.images, self.seed, self.steps, self.guidance]
-        wish += [self.scheduler, self.repeats, self.negative, self.size, self.tabulate, self.dtype]
-        buttons = [self.start, self.stop, self.live]
-        begun = self.start.click(self.ask, [*pickers, *wish], buttons, **ASK)
-        views = [self.live, *self.result.places.values()]
-        done = begun.then(self.run, None, views, **jobs.MODEL_JOB, **QUIET)
-        done.then(self.ready, None, [self.start, self.stop, shared.status], queue=False, **QUIET)
-        self.stop.click(self.stop_run, None, buttons, queue=False, **QUIET)
-        shared.status.change(self.on_status, self.live, self.live, queue=False, **QUIET)
+        self._wire_run([*pickers, *wish], foresee)
+
+    def _wire_run(self, asked: list[Block], foresee: Event) -> None:
+        """Connect Compare, Next seed, Skip timing and Stop."""
+        states = [self.start, self.next, self.stop, self.skip]
+        ask: Event = {"fn": self.ask, "inputs": asked, "outputs": [*states, self.live], **ASK}
+        again = self.next.click(self.next_seed, self.seed, self.seed, **QUIET)
+        views = [self.live, self.skip, *self.result.places.values()]
+        for begun in (self.start.click(**ask), again.success(**ask)):
+            begun.then(None, None, None, js=TO_STOP, queue=False)
+            done = begun.then(self.run, self.result.past, views, **jobs.MODEL_JOB, **QUIET)
+            ended = [*states, self.shared.status]
+            back = done.then(self.ready, None, ended, queue=False, **QUIET)
+            back.then(None, None, None, js=TO_START, queue=False).then(**foresee)
+        self.stop.click(self.stop_run, None, [*states, self.live], queue=False, **QUIET)
+        self.skip.click(self.skip_timing, None, self.skip, queue=False, **QUIET)
+        self.shared.status.change(self.on_status, self.live, self.live, queue=False, **QUIET)
 
     @plain_errors
     def describe(self, sides: Sides, scheduler: str, steps: Any) -> Views:
-        """Write below each picker what its side runs, or why it cannot."""
+        """Write below the pickers what each side runs, or why it cannot, and what differs."""
         asked = Asked(sides.current, scheduler, steps)
+        a, note_a = self._side(sides.choice_a, sides.uploaded_a, asked)
+        b, note_b = self._side(sides.choice_b, sides.uploaded_b, asked)
+        between = ""
+        if a is not None and b is not None:
+            between = between_html(a, b, self._work(a, b, scheduler))
+        return {self.a.note: note_a, self.b.note: note_b, self.between: between}
+
+    @plain_errors
+    def foresee(self, sides: Sides, wish: Wish, made: Any) -> Views:
+        """Say how long a run will take, and whether the result is of a plan that has moved on."""
+        about = ""
+        if made:
+            about = stale_html(StagePlan.from_json(made["plan"]), made["when"], sides.current)
+        try:
+            wanted = checked_request(self.predictions, sides, wish)
+            found = estimate(self.workshop, wanted.plans, wanted.settings)
+        except StudioError:  # Compare will say it
+            return {self.ahead: "", self.result.about: about}
+        measures = not wanted.settings.tabulate and wanted.settings.dtype is None
+        calibrates = any(map(self.workshop.needs_calibration, wanted.plans))
+        ahead = live_views.ahead_html(found, measures, calibrates)
+        return {self.ahead: ahead, self.result.about: about}
+
+    @plain_errors
+    def swap_sides(self, sides: Sides) -> Views:
+        """Let A run what B ran, and B what A ran."""
+        a, b = self.a, self.b
         return {
-            self.a.note: self._note(sides.choice_a, sides.uploaded_a, asked),
-            self.b.note: self._note(sides.choice_b, sides.uploaded_b, asked),
+            a.choice: sides.choice_b,
+            b.choice: sides.choice_a,
+            a.uploaded: sides.uploaded_b and sides.uploaded_b.to_json(),
+            b.uploaded: sides.uploaded_a and sides.uploaded_a.to_json(),
         }
+
+    @plain_errors
+    def next_seed(self, seed: Any) -> Views:
+        """Go on to the next seed; the first follows the last."""
+        return {self.seed: (whole_number(seed, 0, MOST_SEED, "Seed") + 1) % (MOST_SEED + 1)}
 
     @plain_errors
     def tidy(self, chosen: Any) -> Views:
@@ -244,16 +304,16 @@ class CompareTab:
         return {**self._buttons(busy=True), self.live: waiting}
 
     @plain_errors
-    def run(self, request: gr.Request) -> Iterator[Views]:
+    def run(self, past: Any, request: gr.Request) -> Iterator[Views]:
         """Run what was asked for, now that its turn has come."""
         visit = jobs.visit(request.session_hash)
         wanted = visit.take(KIND)
         if wanted is None:  # refused, or withdrawn while it waited
             yield NOTHING
             return
-        places = {"live": self.live, **self.result.places}
-        with visit.stoppable(KIND) as stop:
-            for views in stream(self.workshop, wanted, stop):
+        places = {"live": self.live, "skip": self.skip, **self.result.places}
+        with visit.stoppable(KIND) as stop, visit.stoppable(SKIP) as skip:
+            for views in stream(self.workshop, wanted, stop, skip, past):
                 yield {places[name]: value for name, value in views.items()}
 
     @plain_errors
@@ -277,6 +337,12 @@ class CompareTab:
         return {self.stop: gr.update(interactive=not visit.request_stop(KIND))}
 
     @plain_errors
+    def skip_timing(self, request: gr.Request) -> Views:
+        """End the timing of the run that goes on; its pictures stay."""
+        jobs.visit(request.session_hash).request_stop(SKIP)
+        return {self.skip: gr.update(visible=False)}
+
+    @plain_errors
     def on_status(self, live: str | None) -> Views:
         """Write the empty state anew: it must not ask for a calibration that has ended since."""
         if live_views.EMPTY in (live or ""):
@@ -286,22 +352,37 @@ class CompareTab:
     def _buttons(self, busy: bool) -> Views:
         return {
             self.start: gr.update(interactive=not busy),
+            self.next: gr.update(interactive=not busy),
             self.stop: gr.update(interactive=busy),
+            self.skip: gr.update(visible=False),
         }
 
-    def _note(self, choice: str, uploaded: StagePlan | None, asked: Asked) -> str:
+    def _side(
+        self, choice: str, uploaded: StagePlan | None, asked: Asked
+    ) -> tuple[SideRun | None, str]:
+        """Return what a side runs, if it can, and the note below its picker."""
         try:
-            timesteps = self.predictions.visited(asked.scheduler, asked.steps)
-            plan = resolve_side(choice, asked.plan, uploaded, self.workshop, None, timesteps)
+            run = resolve_side(choice, uploaded, asked, self.predictions)
         except StudioError as error:
-            return live_views.plan_note(None, page_sentence(error))
-        return live_views.plan_note(plan)
+            return None, live_views.plan_note(None, page_sentence(error))
+        shared = self.predictions.whole_steps(asked.steps)
+        return run, live_views.plan_note(run.plan, steps=None if run.steps == shared else run.steps)
+
+    def _work(self, a: SideRun, b: SideRun, scheduler: str) -> tuple[float, float] | None:
+        """Return the MACs of both sides, None where they are not known before a calibration."""
+        try:
+            work_a, work_b = (
+                run_macs(self.workshop, s.plan, self.predictions.visited(scheduler, s.steps))
+                for s in (a, b)
+            )
+        except StudioError:
+            return None
+        return work_a, work_b
 
 
-def _slider(low: int, high: int, value: int, label: str, info: str) -> gr.Slider:
-    return gr.Slider(
-        low, high, value=value, step=1, label=label, info=info, min_width=200, buttons=[]
-    )
+def _number(value: int, label: str, info: str | None = None) -> gr.Number:
+    """Make a box for a whole number; its range is checked when Compare is pressed."""
+    return gr.Number(value, label=label, info=info, step=1, min_width=70)
 
 
 def _build_study(workshop: Workshop) -> None:

@@ -41,11 +41,7 @@ def timing_rows(side_a: Side, side_b: Side) -> list[TimingRow]:
 
     A dense side is cut where the other side's plan cuts, so that the rows compare like with like.
     """
-    cuts_a, cuts_b = list(side_a.stages), list(side_b.stages)
-    if all(stage < 0 for stage in cuts_a):
-        cuts_a = cuts_b
-    if all(stage < 0 for stage in cuts_b):
-        cuts_b = cuts_a
+    cuts_a, cuts_b = side_a.cut_like(side_b), side_b.cut_like(side_a)
     rows = []
     for stage in (*SAMPLING_ORDER, None):
         times = [
@@ -132,7 +128,7 @@ def _stage_block(row: TimingRow, peak: float, comparison: Comparison) -> str:
     colour = stage_colour(row.stage)
     lines = ""
     for letter, side, time in (("A", comparison.a, row.a), ("B", comparison.b, row.b)):
-        measured, predicted = "no step in this stage", unknown
+        measured, predicted = "no step in this stage" if not time.steps else "not timed", unknown
         if time.measured is not None:
             measured = f"<b>{seconds_text(time.measured, time.spread, beside)}</b> measured"
         if time.predicted is not None:
@@ -146,4 +142,4 @@ def _stage_block(row: TimingRow, peak: float, comparison: Comparison) -> str:
         )
     dot = f'<span class="cmp-dot" style="background:{colour}"></span>'
     name = row.name if row.stage is None else f"{row.name} stage"
-    return f'<div class="cmp-stage"><h4>{dot}{name}</h4>{lines}</div>'
+    return f'<div class="cmp-stage"><h3>{dot}{name}</h3>{lines}</div>'

@@ -19,6 +19,8 @@ SAMPLING_ORDER = (2, 1, 0)  # early is sampled first
 
 def runs_words(repeats: int) -> str:
     """Say what a measured figure with its ± is, as core.sampling.timing defines it."""
+    if not repeats:
+        return "not timed"
     if repeats == 1:
         return "one timed run, no spread"
     return (

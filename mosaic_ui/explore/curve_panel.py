@@ -23,19 +23,19 @@ from ..input_checks import plain_errors
 from ..inputs import constants
 from ..page_state import Shared
 from ..remedies import page_sentence
-from ..schedules import curve_schedule, own_beta, schedule_note, uses_fallback
+from ..schedules import curve_schedule, own_beta, schedule_note, shown_proposal, uses_fallback
 from ..stage_chart import stage_chart
+from .thumbnails import thumbnails_html
 
-INTRO = (
-    "A model learns slowly where pictures are almost clean or almost pure noise, and fast in"
-    " between. The two lines cut its timesteps into **late**, **middle** and **early**. Drag them:"
-    " every stage gets its own pruned network, and the table below follows."
-)
 CAPTION = (
-    '<p class="fine">Line: theory (Theorem 1 of the paper, latents of mean square 1). POINTS'
-    " Sampling runs from right to left. Keys: arrows move a line by 1 timestep, with Shift or Page"
-    " keys by 10.</p>"
+    '<p class="fine">A model learns slowly where pictures are almost clean or almost pure noise,'
+    " and fast in between. Two lines cut its timesteps into three stages, and every stage gets its"
+    " own pruned network. Line: theory (Theorem 1 of the paper, for latents, the small coded form"
+    " in which the model sees pictures, of mean square 1). POINTS Ticks under the axis: the steps"
+    " of your sampler. Keys: arrows move a line by 1 timestep, with Shift or Page keys by 10; Esc"
+    " while dragging puts it back, and a double click puts it where the rule suggests.</p>"
 )
+OPENING_VIEW = "Score"  # in which the boundaries explain themselves
 
 CROSSES = (
     '<p class="fine">Crosses: how far the latents on the model\'s own sampling path are from the'
@@ -58,7 +58,7 @@ def meaning(view: str, fallback: bool = False) -> str:
     if view not in MEANING:
         return ""
     words = FALLBACK_SCORE if view == "Score" and fallback else MEANING[view]
-    axis = " Its axis is always linear, as the curve crosses zero." if view in ALWAYS_LINEAR else ""
+    axis = " (Axis always linear.)" if view in ALWAYS_LINEAR else ""
     return f'<p class="meaning"><b>{view}:</b> {words}{axis}</p>'
 
 
@@ -91,23 +91,34 @@ class CurvePanel:
         self.workshop = shared.workshop
         lam = default_lambda(self.workshop.schedule)
         self.threshold = gr.Number(
-            DEFAULT_THRESHOLD, label="Threshold M", step=0.01, min_width=110, render=False
+            DEFAULT_THRESHOLD,
+            label="Threshold M",
+            step=0.01,
+            min_width=110,
+            render=False,
+            elem_classes="in-line",
         )
         self.lam = gr.Number(
             lam, label="Lambda (weight of ln SNR)", step=0.001, min_width=110, render=False
         )
         numbers = shared.predictions.exact_numbers(shared.opening, own_beta(self.workshop), lam)
         self.numbers = gr.HTML(numbers, render=False)  # theory at the boundaries
-        gr.Markdown(INTRO, elem_classes="intro")
         with gr.Row(elem_classes="chart-bar"):
             self._build_choices()
-        self.meaning = gr.HTML(meaning("MSE"))
+        self.meaning = gr.HTML(meaning(OPENING_VIEW))
         self._build_chart(lam)
-        with gr.Row(elem_classes="chart-bar"):
-            with gr.Column(scale=3, min_width=260):
-                self._build_path()
-            with gr.Column(scale=2, min_width=200):
-                shared.beta.render()
+        gr.HTML(thumbnails_html(self.workshop))
+        # rendered by the tab, below the chart
+        self.path = gr.Checkbox(
+            False,
+            label="show the model's own sampling path",
+            info=(
+                f"Samples {model_facts.path_images(self.workshop)} latents with the dense model"
+                " once, with this sampler and these steps."
+            ),
+            render=False,
+        )
+        self.path_job = gr.HTML("", render=False)
         # the axis asked for, which a curve that is always linear does not take
         self.wish = gr.State("linear")
         self.note = gr.HTML("")  # says so when the schedule is not the model's
@@ -115,7 +126,7 @@ class CurvePanel:
     def _build_choices(self) -> None:
         self.view = gr.Radio(
             list(VIEWS),
-            value="MSE",
+            value=OPENING_VIEW,
             label="Curve",
             scale=3,
             min_width=260,
@@ -127,31 +138,32 @@ class CurvePanel:
             label="Vertical axis",
             scale=1,
             min_width=140,
+            interactive=OPENING_VIEW not in ALWAYS_LINEAR,
             elem_classes="segmented",
         )
+        self.threshold.render()
 
     def _build_chart(self, lam: float) -> None:
         own, predictions = own_beta(self.workshop), self.shared.predictions
         self.chart = stage_chart(
             list(self.shared.opening.boundaries),
-            predictions.figure("MSE", "linear", own, DEFAULT_THRESHOLD, lam),
+            predictions.figure(OPENING_VIEW, "linear", own, DEFAULT_THRESHOLD, lam)
+            | self._beside(*self.shared.opening_sampler, own, DEFAULT_THRESHOLD, lam),
             label="Learning curves over timesteps with two stage boundaries",
             total=len(self.workshop.schedule),
             elem_id="stage-chart",
         )
         points = UNSAMPLED if predictions.sampled_curves(own) is None else SAMPLED
-        gr.HTML(CAPTION.replace("POINTS", points))
+        self.caption = gr.HTML(CAPTION.replace("POINTS", points), render=False)
 
-    def _build_path(self) -> None:
-        self.path = gr.Checkbox(
-            False,
-            label="show the model's own sampling path",
-            info=(
-                f"Samples {model_facts.path_images(self.workshop)} latents with the dense model"
-                " once, with the sampler and steps below."
-            ),
-        )
-        self.path_job = gr.HTML("")
+    def _beside(
+        self, scheduler: str, steps: Any, beta: str, m: float, lam: float
+    ) -> dict[str, Any]:
+        """Return what the chart's script goes by: the sampler's steps, and the suggested lines."""
+        steps_at = self.shared.predictions.visited(scheduler, steps)
+        own = beta == own_beta(self.workshop)
+        proposal = shown_proposal(self.workshop, beta, m, lam) if own else None
+        return {"steps": steps_at, "suggested": proposal and list(proposal.plan.boundaries)}
 
     def wire(self) -> None:
         """Redraw the chart on every choice."""
@@ -295,6 +307,7 @@ class CurvePanel:
             note = tables.notes([f"{page_sentence(error)} {usual}"])
         fallback = view == "Score" and uses_fallback(self.workshop, beta, m, lam)
         figure = self.shared.predictions.figure(view, scale, beta, m, lam, walked)
+        figure |= self._beside(curve.scheduler, curve.steps, beta, m, lam)
         return {
             self.chart: gr.update(figure=figure),
             self.meaning: meaning(view, fallback),

@@ -12,7 +12,7 @@ import numpy as np
 from core.curves.plan import STAGES
 
 from ..figures import AXIS
-from ..theme import STAGE_COLOURS
+from ..theme import STAGE_COLOURS, STAGE_INK
 
 
 def mosaic_height(blocks: int) -> int:
@@ -162,7 +162,7 @@ def _stage_label(stage: str, mine: list[bool]) -> list[dict[str, Any]]:
             "yref": "y2",
             "text": f"<b>{stage} · {len(steps)}</b>" if wide else f"<b>{len(steps)}</b>",
             "showarrow": False,
-            "font": {"color": "#ffffff", "size": 12},
+            "font": {"color": STAGE_INK[stage], "size": 12},
         }
     ]
 

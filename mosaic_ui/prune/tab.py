@@ -6,6 +6,7 @@ share of it that runs.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from ..inputs import number_within, read_upload
 from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
+from ..runs.plan_shelf import KeepBox
 from ..stage_chart import plot_panel
 from ..theme import STAGE_MEANING
 from .jobs import PruneJobs
@@ -168,6 +170,7 @@ class PruneTab:
             self.upload = gr.UploadButton(
                 "Upload plan", type="binary", file_types=[".json"], size="md"
             )
+        self.keep = KeepBox(self.shared)
         self.code = gr.Code(plan.dumps(), language="json", label="plan.json", interactive=False)
 
     @property
@@ -199,7 +202,8 @@ class PruneTab:
             [*self.sharing.controls, *asked],
             **edit,
         )
-        uploaded = [shared.plan, shared.edited]
+        self.keep.wire()
+        uploaded = [shared.plan, shared.edited, self.keep.title]
         self.upload.upload(self.on_upload, [self.upload, *shared.sampler], uploaded, **EDIT | FILE)
         shared.status.change(self.on_status, self.job, self.job, **LIVE)
         self.layers_box.expand(
@@ -246,8 +250,9 @@ class PruneTab:
         plan = replace(read_upload(content), stage_steps=None)
         # refuses what no networks can be made of before every tab takes it over
         self.predictions.predict(plan, scheduler, steps)
-        gr.Info(f"Plan loaded: boundaries {plan.boundaries[0]} and {plan.boundaries[1]}.")
-        return self._edit(plan)
+        called = f" “{html.escape(plan.name)}”" if plan.name else ""  # a notice is HTML
+        gr.Info(f"Plan{called} loaded: boundaries {plan.boundaries[0]} and {plan.boundaries[1]}.")
+        return self._edit(plan) | {self.keep.title: plan.name}
 
     @plain_errors
     def on_status(self, job: str | None) -> Views:

@@ -5,6 +5,7 @@ Pure functions, no components.
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from typing import Any
 
@@ -17,6 +18,7 @@ from .. import model_facts, tables
 from ..text import percent, seconds_text
 from .mosaic_figure import mosaic_figure
 
+MOST_FILE_NAME = 80  # characters; a name may have 200, of up to 4 bytes each
 LAYER_HEADERS = [
     "layer",
     "stage",
@@ -77,12 +79,24 @@ def layers_caption(workshop: Workshop) -> str:
 
 
 def download_link(plan: StagePlan) -> str:
-    """Write a link that holds the plan file itself, so nothing is written on the server."""
+    """Write a link that holds the plan file itself, so nothing is written on the server.
+
+    The file is named after the plan.
+    """
     data = urllib.parse.quote(plan.dumps())
     return (
-        '<a class="button-link" download="plan.json"'
+        f'<a class="button-link" download="{file_name(plan)}"'
         f' href="data:application/json;charset=utf-8,{data}">Download plan (JSON)</a>'
     )
+
+
+def file_name(plan: StagePlan) -> str:
+    """Return a name for a plan's file: the plan's own, or its boundaries and sparsities."""
+    words = re.findall(r"\w+", plan.name)
+    if not words:
+        low, high = plan.boundaries
+        words = ["plan", f"{low}", f"{high}", *(f"{100 * s:.0f}" for s in plan.sparsity)]
+    return f"{'-'.join(words)[:MOST_FILE_NAME]}.json"
 
 
 def pruned_sentence(

@@ -1,0 +1,1 @@
+"""What is kept for good: every comparison as a run, and plans with a name."""

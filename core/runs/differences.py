@@ -1,0 +1,153 @@
+"""Name what differs between two runs, two sides or two plans, and only that."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from ..curves.plan import STAGES, StagePlan
+from ..errors import StudioError
+from .run import Run, RunSide
+
+# field of a plan -> what it is called, in the order of the list
+PLAN_WORDS = {
+    "method": "method",
+    "calibration": "compensation per",
+    "num_train_timesteps": "training timesteps",
+    "allocation": "sharing",
+    "scope": "one budget per",
+    "multiple": "kept neurons are a multiple of",
+    "costs": "costs counted in",
+    "min_heads": "heads kept at least",
+    "protect": "kept of the first and last block",
+    "stage_steps": "steps of the late, middle and early stage",
+}
+
+
+class Difference(NamedTuple):
+    """One thing that differs, and its two values in words."""
+
+    what: str
+    a: str
+    b: str
+
+
+def differences(
+    a: Run | RunSide | StagePlan | None, b: Run | RunSide | StagePlan | None
+) -> list[Difference]:
+    """Return what differs between two runs, two sides, or two plans (None: dense).
+
+    Two runs: what both sides share (model, images, seed, solver, steps, guidance, precision,
+    device, versions), then the plans of their sides, marked A and B. Two sides: their plans and
+    their denoiser calls. A plan's name is no difference. Raises PlanError for a plan of a newer
+    version, StudioError for a run beside a side.
+    """
+    if isinstance(a, Run) and isinstance(b, Run):
+        return _runs(a, b)
+    if isinstance(a, RunSide) and isinstance(b, RunSide):
+        return _sides(a, b)
+    if isinstance(a, (Run, RunSide)) or isinstance(b, (Run, RunSide)):
+        raise StudioError("Compare two runs, two sides or two plans.")
+    return _plans(a, b)
+
+
+def _runs(a: Run, b: Run) -> list[Difference]:
+    """Return what differs between two runs."""
+    found = []
+    if a.model_key != b.model_key:
+        found.append(_told_apart("model", (a.model, a.model_key), (b.model, b.model_key)))
+    if a.images_key != b.images_key:
+        found.append(_told_apart("images", (a.images, a.images_key), (b.images, b.images_key)))
+    ours, theirs = _shared(a), _shared(b)
+    found += [
+        Difference(what, _said(ours[what]), _said(theirs[what]))
+        for what in ours
+        if ours[what] != theirs[what]
+    ]
+    for letter, one, other in (("A", a.a, b.a), ("B", a.b, b.b)):
+        rows = _plans(one.plan, other.plan) if a.steps != b.steps else _sides(one, other)
+        found += [row._replace(what=f"{letter}: {row.what}") for row in rows]
+    return found
+
+
+def _shared(run: Run) -> dict[str, Any]:
+    """Return what both sides of a run share, by what it is called."""
+    own = "the model's own"
+    return {
+        "size in pixels": own if run.height is None else f"{run.height} × {run.width}",
+        "seed": run.seed,
+        "solver": run.scheduler,
+        "steps": run.steps,
+        "guidance": run.guidance,
+        "precision": run.dtype or "as loaded",
+        "adaLN from a table": bool(run.tabulate),
+        "device": run.device,
+        "mosaicdiff": run.versions.mosaicdiff,
+        "torch": run.versions.torch,
+        "diffusers": run.versions.diffusers,
+    }
+
+
+def _sides(a: RunSide, b: RunSide) -> list[Difference]:
+    """Return what differs between two sides."""
+    found = _plans(a.plan, b.plan)
+    if None not in (a.calls, b.calls) and a.calls != b.calls:
+        found.append(Difference("denoiser calls per image", str(a.calls), str(b.calls)))
+    return found
+
+
+def _plans(a: StagePlan | None, b: StagePlan | None) -> list[Difference]:
+    """Return what differs between two plans, None for dense."""
+    if a is None or b is None:
+        return [] if a is b else [Difference("plan", plan_words(a), plan_words(b))]
+    found = []
+    if a.boundaries != b.boundaries:
+        found.append(Difference("boundaries (timesteps)", *map(_boundaries, (a, b))))
+    for stage, one, other in zip(STAGES, a.sparsity, b.sparsity, strict=True):
+        if one != other:
+            found.append(Difference(f"removed in the {stage} stage", _share(one), _share(other)))
+    for field, what in PLAN_WORDS.items():
+        one, other = getattr(a, field), getattr(b, field)
+        # a plan that counts no steps takes those of its run
+        if one != other and not (field == "stage_steps" and None in (one, other)):
+            found.append(Difference(what, _said(one), _said(other)))
+    return found
+
+
+def plan_words(plan: StagePlan | None) -> str:
+    """Return a plan on one line: boundaries, what each stage loses, and what is not the default."""
+    if plan is None:
+        return "dense"
+    removed = ", ".join(f"{s} {_share(x)}" for s, x in zip(STAGES, plan.sparsity, strict=True))
+    extra = [
+        f"{PLAN_WORDS[f.name]} {_said(getattr(plan, f.name))}"
+        for f in fields(plan)
+        if f.name in PLAN_WORDS and getattr(plan, f.name) != f.default
+    ]
+    return "; ".join([f"boundaries {_boundaries(plan)}", f"removed {removed}", *extra])
+
+
+def _told_apart(what: str, a: tuple[str, str], b: tuple[str, str]) -> Difference:
+    """Return a difference of things with a name and a hash; equal names get their hash."""
+    if a[0] != b[0]:
+        return Difference(what, a[0], b[0])
+    return Difference(what, *(f"{name} ({key[:8]})" for name, key in (a, b)))
+
+
+def _boundaries(plan: StagePlan) -> str:
+    return f"{plan.boundaries[0]} and {plan.boundaries[1]}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.6g} %"
+
+
+def _said(value: object) -> str:
+    """Return a value in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "unknown" if value is None else str(value)

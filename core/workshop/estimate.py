@@ -1,0 +1,56 @@
+"""Say how long a comparison will take, from the times that are known of this device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..curves.plan import StagePlan
+from ..curves.samplers import sampling_timesteps
+from .compare import IN_STEP, sampler
+from .comparison import BATCH
+from .sample_settings import SampleSettings
+from .workshop import Workshop
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of the denoiser that a comparison will take: first the pictures, then the timing."""
+
+    pictures: float
+    timing: float
+    measured: bool  # for this very batch; else scaled from the usual one
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of both."""
+        return self.pictures + self.timing
+
+
+def estimate(
+    workshop: Workshop, plans: Sequence[StagePlan | None], settings: SampleSettings
+) -> Estimate | None:
+    """Return what a comparison of two plans will take, None where no forward was timed here.
+
+    Raises StudioError for a plan whose widths are not known yet.
+    """
+    shape = workshop.shape_for(settings)
+    batch = min(settings.n, settings.n if settings.n <= IN_STEP else BATCH)
+    rows = batch * settings.halves
+    usual = workshop.usual_images * 2
+    table, scale = workshop.latency(rows, shape), 1.0
+    measured = table is not None
+    if table is None:
+        table, scale = workshop.latency(usual), rows / usual
+    if table is None:
+        return None
+    run = 0.0
+    for k, plan in enumerate(plans):
+        timesteps = sampling_timesteps(sampler(workshop, settings.scheduler), settings.steps_of(k))
+        counted = plan and plan.counted(timesteps)
+        macs = workshop.stage_macs(counted, shape)
+        stages = [-1 if counted is None else counted.stage_of(t) for t in timesteps]
+        run += scale * sum(table.at(macs[stage]) for stage in stages)
+    run *= settings.n / batch
+    repeats = 0 if settings.n >= BATCH else settings.repeats
+    return Estimate(run, run * repeats, measured)

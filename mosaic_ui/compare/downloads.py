@@ -1,0 +1,173 @@
+"""Offer a comparison to take along: grids, one picture, a page that can be mailed, the facts.
+
+Pure functions, no Gradio. Every file is named after what it holds, and the links carry the files
+themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from core.workshop.comparison import Comparison
+
+from .figures import film_html, metrics_html, settings_line, sheets, verdict_html
+from .pictures import data_address, download_sheet, png_bytes, to_uint8
+from .timing import timing_html, timing_rows
+from .viewer import SCRIPT, STYLE, difference_words, viewer_html
+
+DRAWN = str.maketrans("×−–“”", 'x--""')  # what the font of the picture does not have
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+LONGEST = 40  # characters of one part of a file's name
+MARGIN, LINE = 24, 26  # pixels, in the comparison as one picture
+INK, PAPER, QUIET = (24, 24, 27), (255, 255, 255), (90, 90, 98)
+TAB_STYLE = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
+# what Gradio's theme gives the page, for a file that stands alone
+VARIABLES = """
+:root { color-scheme: light dark; --body-text-color: #18181b; --body-background-fill: #f6f6f7;
+  --block-background-fill: #fff; --background-fill-primary: #fff;
+  --background-fill-secondary: #f4f4f5;
+  --border-color-primary: #e4e4e7; --block-border-color: #e4e4e7; --color-accent-soft: #ececee;
+  --button-secondary-background-fill: #fff; --button-secondary-background-fill-hover: #f4f4f5;
+  --button-secondary-border-color: #d4d4d8; --button-secondary-text-color: #18181b; }
+@media (prefers-color-scheme: dark) { :root { --body-text-color: #f4f4f5;
+  --body-background-fill: #0e0e10; --block-background-fill: #18181b;
+  --background-fill-primary: #3f3f46; --background-fill-secondary: #232327;
+  --border-color-primary: #2e2e33; --block-border-color: #2e2e33; --color-accent-soft: #27272a;
+  --button-secondary-background-fill: #232327; --button-secondary-background-fill-hover: #2e2e33;
+  --button-secondary-border-color: #3f3f46; --button-secondary-text-color: #f4f4f5; } }
+body { margin: 0; font: 15px/1.45 ui-sans-serif, system-ui, "Segoe UI", Roboto, sans-serif;
+  background: var(--body-background-fill); color: var(--body-text-color); }
+main { max-width: 1100px; margin: 0 auto; padding: 28px 20px 60px; display: grid; gap: 24px; }
+h1 { font-size: 24px; margin: 0; }
+"""
+
+
+def file_stem(comparison: Comparison) -> str:
+    """Return what the files of a comparison are called: model, sides, seed, steps."""
+    settings = comparison.settings
+    steps = f"{settings.steps}steps"
+    if settings.side_steps is not None:
+        steps = "{}and{}steps".format(*settings.side_steps)
+    sides = f"{_slug(comparison.a.name)}-vs-{_slug(comparison.b.name)}"
+    return f"mosaicdiff-{_slug(comparison.model)}-{sides}-seed{settings.seed}-{steps}"
+
+
+def _slug(text: str) -> str:
+    """Return a text as a part of a file's name: letters, digits and single hyphens."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:LONGEST].strip("-") or "side"
+
+
+def result_json(comparison: Comparison) -> str:
+    """Return the result as the command line's `compare --json` prints it."""
+    return json.dumps(comparison.to_json(), indent=2)
+
+
+def downloads_html(
+    comparison: Comparison, class_names: dict[int, str] | None = None, judged: bool = True
+) -> str:
+    """Write links that carry their files: a page, one picture, both grids, the result."""
+    stem = file_stem(comparison)
+    page = report_html(comparison, class_names, judged)
+    files = [
+        ("Page to mail (HTML)", f"{stem}.html", data_address(page.encode(), "text/html")),
+        (
+            "A, B and difference (PNG)",
+            f"{stem}.png",
+            data_address(png_bytes(one_picture(comparison))),
+        ),
+    ]
+    files += [
+        (
+            f"{letter}: grid (PNG)",
+            f"{stem}-{letter}.png",
+            data_address(png_bytes(download_sheet(to_uint8(side.images)))),
+        )
+        for letter, side in (("A", comparison.a), ("B", comparison.b))
+    ]
+    facts = data_address(result_json(comparison).encode(), "application/json")
+    files.append(("Result (JSON)", f"{stem}.json", facts))
+    links = "".join(
+        f'<a class="cmp-get" download="{escape(name)}" href="{href}">↓ {escape(title)}</a>'
+        for title, name, href in files
+    )
+    return f'<div class="cmp cmp-downloads" role="group" aria-label="Downloads">{links}</div>'
+
+
+def report_html(
+    comparison: Comparison, class_names: dict[int, str] | None = None, judged: bool = True
+) -> str:
+    """Return the whole comparison as one page that needs no server and no network."""
+    title = f"{comparison.a.name} and {comparison.b.name}, {comparison.model}"
+    made = f"MosaicDiff Studio, {comparison.when}. {settings_line(comparison)}."
+    body = (
+        verdict_html(comparison),
+        viewer_html(comparison, class_names),
+        film_html(comparison),
+        timing_html(timing_rows(comparison.a, comparison.b), comparison),
+        metrics_html(comparison, judged),
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
+        f' content="width=device-width, initial-scale=1"><title>{escape(title)}</title><style>'
+        f'{VARIABLES}{TAB_STYLE}{STYLE}</style></head><body><main class="cmp-tab"><header><h1>'
+        f'{escape(title)}</h1><p class="cmp-sub">{escape(made)}</p></header>{"".join(body)}</main>'
+        f"<script>((element) => {{{SCRIPT}}})(document.body);</script></body></html>"
+    )
+
+
+def one_picture(comparison: Comparison) -> np.ndarray:
+    """Return A, B and their difference beside each other, under the sentences, as uint8."""
+    a, b, d, factor, mean = sheets(comparison, ground=255)
+    width = a.shape[1] * 3 + 2 * MARGIN
+    font, small = ImageFont.load_default(20), ImageFont.load_default(15)
+    lines = [
+        (line, font, INK)
+        for sentence in (comparison.verdict, comparison.distance)
+        for line in _wrapped(sentence, font, width)
+    ]
+    foot = [
+        (line, small, QUIET)
+        for sentence in (
+            f"Difference: {difference_words(comparison, factor, mean)}",
+            f"{comparison.model}; {settings_line(comparison)}; {comparison.when}.",
+        )
+        for line in _wrapped(sentence, small, width)
+    ]
+    top = MARGIN + LINE * len(lines) + LINE // 2
+    under = top + LINE + a.shape[0] + LINE // 2
+    canvas = Image.new("RGB", (width + 2 * MARGIN, under + LINE * len(foot) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for k, (line, face, ink) in enumerate(lines):
+        draw.text((MARGIN, MARGIN + LINE * k), line, ink, face)
+    names = (f"A: {comparison.a.name}", f"B: {comparison.b.name}", "Difference")
+    for k, (name, sheet) in enumerate(zip(names, (a, b, d), strict=True)):
+        left = MARGIN + k * (a.shape[1] + MARGIN)
+        draw.text((left, top), _wrapped(name, small, a.shape[1])[0], INK, small)
+        canvas.paste(Image.fromarray(sheet), (left, top + LINE))
+    for k, (line, face, ink) in enumerate(foot):
+        draw.text((MARGIN, under + LINE * k), line, ink, face)
+    return np.asarray(canvas)
+
+
+def _wrapped(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+) -> list[str]:
+    """Return a text in lines of at most so many pixels; a longer word is cut."""
+    lines = [""]
+    for word in text.translate(DRAWN).split():
+        while font.getlength(word) > width:
+            word = word[:-1]
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,106 @@
+"""List what a side of a comparison can run, and find the plan and the steps behind a choice.
+
+`picker_choices` is the one place that says what a picker offers, and `resolve_side` the one that
+says what a choice means; every preset follows the plan in hand.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from core.curves.plan import StagePlan
+from core.curves.proposals import preset_names, presets
+from core.errors import PlanError, StudioError
+from core.workshop.same_work import dense_steps, uniform_of_same_work, without_compensation
+from core.workshop.workshop import Workshop
+
+from .. import model_facts
+from ..predictions import Asked, Predictions
+from ..text import percent, plural
+
+DENSE, CURRENT, UPLOADED = "Dense", "Current plan", "Uploaded plan"
+SAME_WORK = "Uniform, same work"
+MAGNITUDE = "Magnitude, no compensation"
+FEWER_MACS = "Dense, fewer steps (same MACs)"
+FEWER_TIME = "Dense, fewer steps (same time)"
+PRESETS = preset_names()  # of the usual number of timesteps
+
+
+class SideRun(NamedTuple):
+    """What a side runs: a plan (None is the dense model), and in how many sampling steps."""
+
+    plan: StagePlan | None
+    steps: int
+    name: str  # in figures
+
+    @property
+    def whole_dense(self) -> bool:
+        """Say whether this is the dense model as a choice by itself."""
+        return self.plan is None and self.name == DENSE
+
+
+def picker_choices(workshop: Workshop) -> tuple[str, ...]:
+    """Return what a picker offers, the presets by the names that they have with this model."""
+    presets_here = preset_names(len(workshop.schedule))
+    rivals = SAME_WORK, MAGNITUDE, FEWER_MACS, FEWER_TIME
+    return DENSE, CURRENT, *presets_here, *rivals, UPLOADED
+
+
+def follows_plan(choice: str) -> bool:
+    """Say whether a choice means something else when the plan in hand moves."""
+    return choice not in (DENSE, UPLOADED)
+
+
+def resolve_side(
+    choice: str, uploaded: StagePlan | None, asked: Asked, predictions: Predictions
+) -> SideRun:
+    """Find what a picker's choice runs, for the plan in hand and the sampler of `asked`.
+
+    Raises StudioError where the choice has no plan yet.
+    """
+    workshop, steps = predictions.workshop, predictions.whole_steps(asked.steps)
+    if choice == DENSE:
+        return SideRun(None, steps, DENSE)
+    if choice == CURRENT:
+        return SideRun(asked.plan, steps, CURRENT)
+    if choice == UPLOADED:
+        if uploaded is None:
+            raise StudioError(
+                "No plan is uploaded for this side yet; press Upload plan, or choose another entry."
+            )
+        return SideRun(uploaded, steps, uploaded.name or UPLOADED)
+    timesteps = predictions.visited(asked.scheduler, steps)
+    if choice in (FEWER_MACS, FEWER_TIME):
+        fewer = dense_steps(
+            workshop,
+            asked.plan,
+            timesteps,
+            lambda n: len(predictions.visited(asked.scheduler, n)),
+            cost="macs" if choice == FEWER_MACS else "seconds",
+            batch=model_facts.batch(workshop),
+        )
+        return SideRun(None, fewer, f"Dense, {plural(fewer, 'step')}")
+    if choice == SAME_WORK:
+        return SideRun(uniform_of_same_work(workshop, asked.plan, timesteps), steps, choice)
+    if choice == MAGNITUDE:
+        return SideRun(without_compensation(asked.plan), steps, choice)
+    if choice not in preset_names(len(workshop.schedule)):
+        raise StudioError("Choose what this side runs.")
+    return SideRun(_preset(workshop, choice, asked.plan, timesteps), steps, choice)
+
+
+def _preset(workshop: Workshop, choice: str, plan: StagePlan, timesteps: list[float]) -> StagePlan:
+    """Return a preset that removes as much as the plan in hand. Raises StudioError."""
+    mean = plan.mean_sparsity(timesteps)
+    try:
+        return presets(workshop.schedule, mean, timesteps)[choice]
+    except PlanError as err:
+        raise StudioError(
+            f"The current plan removes {percent(mean)}, which is more than a preset can: lower its"
+            " sparsities, or choose another entry."
+        ) from err
+
+
+def side_names(a: SideRun, b: SideRun) -> tuple[str, str]:
+    """Return the sides' names in figures; two equal names get their letter."""
+    return (f"{a.name} (A)", f"{b.name} (B)") if a.name == b.name else (a.name, b.name)

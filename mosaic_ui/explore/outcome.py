@@ -1,0 +1,111 @@
+"""Write the outcome of a plan beside the chart: time, MACs, error, and what each stage does.
+
+Pure functions. The strip is short enough to be answered while a boundary is dragged; the stage
+table below has every number of it in full.
+"""
+
+from __future__ import annotations
+
+import html
+
+from core.curves.plan import STAGES, StagePlan
+from core.workshop.prediction import Prediction, StagePrediction
+
+from ..predictions import Predicted
+from ..tables import swatch
+from ..text import factor_text, macs_text, percent, plural, seconds_text
+from ..theme import STAGE_COLOURS
+
+MACS_HINT = "Multiply-accumulates: the multiplications of a run, whatever the device."
+ERROR_HINT = (
+    "How far the output of a pruned layer is from the unpruned layer's, squared and relative,"
+    " averaged over layers and steps. It says little about pictures: Compare measures those."
+)
+
+
+def outcome(found: Predicted, held: str = "") -> str:
+    """Write the strip; `held` says what stays the same while a boundary moves."""
+    prediction, (low, high) = found.prediction, found.plan.boundaries
+    kind = "exact" if prediction.exact else "estimate"
+    rows = "".join(_stage_row(found, stage) for stage in reversed(range(3)))
+    lock = f'<p class="held">{html.escape(held)}</p>' if held else ""
+    return (
+        f'<section class="outcome" data-boundaries="{low},{high}" data-kind="{kind}">'
+        '<h2 class="panel-title">Predicted outcome</h2>'
+        f'<dl class="figures">{_figures(found)}</dl>'
+        '<table class="outcome-stages"><thead><tr><th scope="col">Stage</th>'
+        f'<th scope="col">Steps</th><th scope="col">Removed</th><th scope="col">{_macs_word()}'
+        f"</th></tr></thead><tbody>{rows}</tbody></table>{lock}</section>"
+    )
+
+
+def _macs_word() -> str:
+    return f'<abbr title="{MACS_HINT}">Share of MACs</abbr>'
+
+
+def _figures(found: Predicted) -> str:
+    """Write the three figures of the whole run: against the dense model, and what that is."""
+    prediction = found.prediction
+    less = 1 - prediction.macs / prediction.macs_dense if prediction.macs_dense else 0.0
+    work = macs_text(prediction.macs, beside=[prediction.macs_dense])
+    kind = "exact" if prediction.exact else "quick estimate"
+    factor = prediction.speedup_seconds
+    figures = (
+        ("Faster", "–" if factor is None else factor_text(factor), _time(prediction)),
+        (f'Fewer <abbr title="{MACS_HINT}">MACs</abbr>', percent(less), f"{work} an image"),
+        (
+            f'<abbr title="{ERROR_HINT}">Layer error</abbr>',
+            percent(prediction.error, 2),
+            "not known yet" if prediction.error is None else kind,
+        ),
+    )
+    return "".join(
+        f'<div><dt>{name}</dt><dd class="value">{value}</dd><dd class="beside">{beside}</dd></div>'
+        for name, value, beside in figures
+    )
+
+
+def _time(prediction: Prediction) -> str:
+    """Return the time of the batch that is predicted."""
+    if prediction.seconds is None:
+        return "not measured yet"
+    seconds = seconds_text(prediction.seconds, beside=[prediction.seconds_dense])
+    return f"{seconds}, {plural(prediction.batch, 'image')}"
+
+
+def _stage_row(found: Predicted, stage: int) -> str:
+    """Write one stage: its steps, what goes, and its share of the run's work as a bar."""
+    name, part = STAGES[stage], found.prediction.stages[stage]
+    share = part.macs / found.prediction.macs if found.prediction.macs else 0.0
+    bar = f'<i style="width:{100 * share:.1f}%;background:{STAGE_COLOURS[name]}"></i>'
+    return (
+        f'<tr data-stage="{name}"><th scope="row">{swatch(name)}{name}</th><td>{part.steps}</td>'
+        f'<td>{_removed(found.plan, stage, part)}</td><td class="share"><span class="rail">{bar}'
+        f"</span>{percent(share)}</td></tr>"
+    )
+
+
+def _removed(plan: StagePlan, stage: int, part: StagePrediction) -> str:
+    """Return the stage's sparsity; under one budget what is really removed."""
+    share = part.achieved if plan.scope == "run" else plan.sparsity[stage]
+    return percent(share, 1) if part.steps else "–"
+
+
+def spoken(before: StagePlan, found: Predicted) -> str:
+    """Return what an edit did, for people who hear the page: one or two short sentences."""
+    moved = [
+        f"Boundary {i} is at timestep {now}."
+        for i, (was, now) in enumerate(
+            zip(before.boundaries, found.plan.boundaries, strict=True), start=1
+        )
+        if was != now
+    ]
+    prediction = found.prediction
+    steps = ", ".join(f"{part.stage} {part.steps}" for part in reversed(prediction.stages))
+    less = percent(1 - prediction.macs / prediction.macs_dense) if prediction.macs_dense else "0 %"
+    words = f"Steps: {steps}. Predicted: {less} fewer multiply-accumulates"
+    if prediction.speedup_seconds is not None:
+        words += f", {factor_text(prediction.speedup_seconds)} faster"
+    if prediction.error is not None:
+        words += f", layer error {percent(prediction.error, 2)}"
+    return " ".join([*moved, f"{words}."])

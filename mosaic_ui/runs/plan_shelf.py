@@ -1,0 +1,201 @@
+"""The shelf of kept plans: keep the plan in hand under a name, and take a kept one in hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from core.curves.plan import StagePlan
+from core.errors import StudioError
+from core.runs.differences import plan_words
+from core.runs.run import KeptPlan
+
+from .. import jobs
+from ..events import EDIT, QUIET, Event, Views, next_edit
+from ..input_checks import plain_errors
+from ..page_state import Shared
+from ..predictions import Asked
+from ..remedies import page_sentence
+from ..tables import message
+from .record import store
+from .table import plan_rows
+
+CHOSEN = (
+    "(...given) => [document.querySelector('#kept-plans input:checked')?.value ?? '',"
+    " ...given.slice(1)]"
+)
+NONE = (
+    "<p>No plan is kept yet. Keep the plan in hand here, or in 2 Prune beside the plan as a file;"
+    " kept plans stay after a restart.</p>"
+)
+CHOOSE = "Choose a kept plan from the list first."
+PLAN: Event = {**EDIT, "js": CHOSEN}
+
+
+class KeepBox:
+    """A box for a name and the button that keeps the plan in hand under it."""
+
+    def __init__(self, shared: Shared, label: str = "Name for this plan"):
+        self.shared = shared
+        with gr.Row(elem_classes="keep-row"):
+            self.title = gr.Textbox(
+                shared.opening.name,
+                label=label,
+                placeholder="Up to 200 characters",
+                scale=2,
+                min_width=180,
+            )
+            self.keep = gr.Button("Keep this plan", scale=0, min_width=140)
+        self.said = gr.HTML("")
+
+    def wire(self) -> None:
+        """Connect the button."""
+        gr.on(
+            [self.keep.click, self.title.submit],
+            self.on_keep,
+            [self.title, self.shared.plan],
+            self.said,
+            **EDIT,
+        )
+
+    @plain_errors
+    def on_keep(self, title: Any, plan: StagePlan) -> Views:
+        """Keep the plan in hand, or say why it cannot be."""
+        return {self.said: kept_words(self.shared, title, plan)}
+
+
+def kept_words(shared: Shared, title: Any, plan: StagePlan) -> str:
+    """Keep a plan and return the sentence that says under which name, or why not."""
+    workshop = shared.workshop
+    try:
+        kept = store().keep_plan(title or "", plan, workshop.model_key, workshop.name)
+    except StudioError as error:
+        return message(page_sentence(error), "bad")
+    return message(f"Kept as “{kept.name}”: it is listed in 4 Runs.", "good")
+
+
+class PlanShelf:
+    """The list of kept plans in the Runs tab, and what is done with one of them."""
+
+    def __init__(self, shared: Shared):
+        self.shared = shared
+        with gr.Column(elem_classes="card", elem_id="plan-shelf"):
+            gr.HTML('<h3 class="panel-title">Kept plans</h3>')
+            self.list = gr.HTML(f'<div class="plans">{NONE}</div>', elem_id="kept-plans")
+            self.chosen = gr.Textbox(visible="hidden")  # its value comes from CHOSEN
+            self.gone = gr.State("")  # id of the plan that was deleted last
+            with gr.Row(elem_classes="runs-actions"):
+                self.take = gr.Button("Take as the plan in hand", size="sm")
+                self.rename = gr.Button("Rename to the name below", size="sm")
+                self.delete = gr.Button("Delete", size="sm")
+                self.undelete = gr.Button("Undo delete", size="sm", visible=False)
+            with gr.Row(elem_classes="keep-row"):
+                self.title = gr.Textbox(
+                    label="Name", placeholder="Up to 200 characters", scale=2, min_width=180
+                )
+                self.keep = gr.Button("Keep the plan in hand", scale=0, min_width=180)
+            self.said = gr.HTML("", elem_id="plans-said")
+
+    @property
+    def views(self) -> list[Any]:
+        """Return the components that `show` sets."""
+        return [self.list]
+
+    def show(self) -> Views:
+        """Return the list as it is now. Raises StudioError."""
+        kept = store().plans()
+        if not kept:
+            return {self.list: f'<div class="plans">{NONE}</div>'}
+        head = "<th></th><th>Name</th><th>Model</th><th>Plan</th>"
+        rows = plan_rows(kept, _words)
+        return {
+            self.list: f'<div class="plans"><table><thead><tr>{head}</tr></thead>'
+            f"<tbody>{rows}</tbody></table></div>"
+        }
+
+    def wire(self) -> None:
+        """Connect the buttons."""
+        shared = self.shared
+        taken = [shared.plan, shared.edited, self.said]
+        self.take.click(self.on_take, [self.chosen, shared.plan, *shared.sampler], taken, **PLAN)
+        listed = [self.list, self.said]
+        self.rename.click(self.on_rename, [self.chosen, self.title], listed, **PLAN)
+        bin_views = [*listed, self.gone, self.undelete]
+        self.delete.click(self.on_delete, [self.chosen], bin_views, **PLAN)
+        self.undelete.click(self.on_undelete, [self.gone], bin_views, **EDIT)
+        self.keep.click(self.on_keep, [self.title, shared.plan], listed, **QUIET)
+
+    @plain_errors
+    def on_keep(self, title: Any, plan: StagePlan) -> Views:
+        """Keep the plan in hand."""
+        said = kept_words(self.shared, title, plan)
+        return {**self.show(), self.said: said}
+
+    @plain_errors
+    def on_take(self, chosen_plan: str, asked: Asked, request: gr.Request) -> Views:
+        """Take a kept plan in hand, or say why this model cannot use it."""
+        try:
+            kept = self._kept(chosen_plan)
+            plan = replace(kept.plan, stage_steps=None)  # the page has a sampler of its own
+            found = asked._replace(plan=plan)
+            self.shared.predictions.predict(*found)
+        except StudioError as error:
+            return {self.said: message(f"{page_sentence(error)} The plan in hand stays.", "bad")}
+        jobs.visit(request.session_hash).mark_latest(found)
+        return {
+            self.shared.plan: plan.to_json(),
+            self.shared.edited: next_edit(),
+            self.said: message(f"“{kept.name}” is the plan in hand now, on every tab.", "good"),
+        }
+
+    @plain_errors
+    def on_rename(self, chosen_plan: str, title: Any) -> Views:
+        """Give the chosen plan the typed name."""
+        try:
+            kept = store().rename_plan(self._kept(chosen_plan).id, title or "")
+        except StudioError as error:
+            return {self.said: message(page_sentence(error), "bad")}
+        return {**self.show(), self.said: message(f"It is called “{kept.name}” now.", "good")}
+
+    @plain_errors
+    def on_delete(self, chosen_plan: str) -> Views:
+        """Delete the chosen plan; it can be had back."""
+        try:
+            kept = self._kept(chosen_plan)
+            store().delete_plan(kept.id)
+        except StudioError as error:
+            return {self.said: message(page_sentence(error), "bad")}
+        said = message(f"Deleted “{kept.name}”. Undo has it back for a day.")
+        return {
+            **self.show(),
+            self.said: said,
+            self.gone: kept.id,
+            self.undelete: gr.update(visible=True),
+        }
+
+    @plain_errors
+    def on_undelete(self, lost: str) -> Views:
+        """Have the plan back that was deleted last."""
+        back = store().undelete_plan(lost)
+        said = "The plan is back." if back else "There was nothing to have back."
+        hidden: Views = {self.gone: "", self.undelete: gr.update(visible=False)}
+        return {**self.show(), self.said: message(said), **hidden}
+
+    def _kept(self, id: str) -> KeptPlan:
+        """Return a kept plan. Raises StudioError where none is chosen or it is gone."""
+        if not id:
+            raise StudioError(CHOOSE)
+        found = next((kept for kept in store().plans() if kept.id == id), None)
+        if found is None:
+            raise StudioError("This kept plan is gone: it was deleted, perhaps in another window.")
+        return found
+
+
+def _words(kept: KeptPlan) -> str:
+    """Return what a kept plan does, or why it cannot be read."""
+    try:
+        return plan_words(kept.plan)
+    except StudioError as error:
+        return str(error)

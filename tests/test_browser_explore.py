@@ -1,0 +1,156 @@
+"""The first minute of Explore in a real browser: what is in sight, and what hands and keys do."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from browser import SLOW, boundaries, serve, settled, visitor
+from playwright.sync_api import expect
+
+
+@pytest.fixture(scope="module")
+def studio(workshop):
+    with serve(workshop) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser, studio):
+    """Open the page on a projector of 1280 x 720; its console must stay clean."""
+    opened, watch = visitor(browser, studio)
+    opened.set_viewport_size({"width": 1280, "height": 720})
+    expect(opened.locator('#stage-table table[data-exact="true"]')).to_have_count(1, timeout=SLOW)
+    yield opened
+    opened.context.close()
+    assert watch.hosts <= {"127.0.0.1"} and not watch.errors, watch.errors
+
+
+def grab(page, name: str) -> tuple[float, float]:
+    """Press the mouse on a boundary's line and return where."""
+    box = page.get_by_role("slider", name=name).bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    return x, y
+
+
+def in_sight(page, selector: str) -> bool:
+    box, view = page.locator(selector).first.bounding_box(), page.viewport_size
+    return box["y"] >= 0 and box["y"] + box["height"] <= view["height"]
+
+
+def test_the_effect_of_a_drag_is_in_sight_while_it_is_held(page):
+    parts = ("#stage-chart .plot", "#outcome .outcome", ".thumbnails", ".boundaries-card")
+    assert page.evaluate("scrollY") == 0 and all(in_sight(page, part) for part in parts)
+    before = page.locator("#outcome").inner_text()
+    headline = page.locator(".headline").inner_text()
+    x, y = grab(page, "Stage boundary 2")
+    page.mouse.move(x + 80, y, steps=6)
+    expect(page.locator("#outcome .outcome")).not_to_have_attribute(
+        "data-boundaries", "93,550", timeout=SLOW
+    )
+    expect(page.locator(".headline")).not_to_have_text(headline, timeout=SLOW)
+    assert page.locator("#outcome").inner_text() != before  # the mouse is still down
+    page.mouse.up()
+    assert settled(page)[1] > 600
+
+
+@pytest.mark.parametrize("width, height", [(390, 844), (768, 1024)])
+def test_on_a_narrow_screen_the_outcome_stays_at_the_bottom(page, width, height):
+    page.set_viewport_size({"width": width, "height": height})
+    page.locator("#stage-chart").evaluate("e => e.scrollIntoView({block: 'start'})")
+    assert in_sight(page, "#outcome .outcome") and in_sight(page, "#stage-chart .handle")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_esc_puts_a_line_back_and_a_double_click_goes_to_the_suggestion(page):
+    x, y = grab(page, "Stage boundary 2")
+    page.mouse.move(x + 80, y, steps=4)
+    page.keyboard.press("Escape")
+    page.mouse.move(x + 120, y, steps=2)  # let go: the pointer moves nothing any more
+    page.mouse.up()
+    assert settled(page) == [93, 550]
+    handle = page.get_by_role("slider", name="Stage boundary 2")
+    for _ in range(3):
+        handle.press("PageUp")
+    expect(page.locator('#stage-table table[data-boundaries="93,580"]')).to_be_visible(timeout=SLOW)
+    handle.dblclick()
+    expect(page.locator('#stage-table table[data-boundaries="93,550"]')).to_be_visible(timeout=SLOW)
+
+
+def test_the_work_is_held_in_a_drag_and_the_way_back_gives_the_suggestion(page):
+    page.get_by_label("hold the work").check()
+    x, y = grab(page, "Stage boundary 2")
+    page.mouse.move(x + 80, y, steps=4)
+    expect(page.locator("#outcome .held")).to_contain_text("Work held at", timeout=SLOW)
+    page.mouse.up()
+    settled(page)
+    expect(page.locator("#places")).to_contain_text("if boundary 2 moves", timeout=SLOW)
+    page.get_by_role("button", name="Reset to the suggestion").click()
+    expect(page.locator('#stage-table table[data-boundaries="93,550"]')).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("where the score comes up to", exact=False)).to_be_visible()
+    assert page.locator("#stage-chart .steps path").count() == 3
+
+
+def test_the_button_goes_to_the_best_place(page):
+    x, y = grab(page, "Stage boundary 2")
+    page.mouse.move(x + 230, y, steps=4)
+    page.mouse.up()
+    high = settled(page)[1]
+    expect(page.locator(f'#places [data-here="{high}"]')).to_be_visible(timeout=SLOW)
+    go = page.get_by_role("button", name="Go to the best place")
+    expect(go).to_be_visible(timeout=SLOW)
+    best = page.locator("#places .places").get_attribute("data-best")
+    go.click()
+    expect(page.locator(f'#stage-table table[data-boundaries="93,{best}"]')).to_be_visible(
+        timeout=SLOW
+    )
+    assert boundaries(page) == [93, int(best)]
+
+
+def test_a_threshold_shows_at_once_in_every_view(page):
+    box = page.get_by_label("Threshold M")
+    for view, m in (("MSE", "0.8"), ("Score", "0.9")):
+        page.get_by_text(view, exact=True).first.click()
+        box.fill(m)
+        legend = page.locator("#stage-chart .legendtext").filter(has_text="suggested:")
+        expect(legend).not_to_have_text("suggested: 93 and 550", timeout=SLOW)
+        box.fill("0.55")
+        expect(legend).to_have_text("suggested: 93 and 550", timeout=SLOW)
+    assert boundaries(page) == [93, 550]
+
+
+def test_arrow_keys_go_through_radios_and_tabs(page):
+    page.get_by_role("radio", name="Score").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("radio", name="ln SNR")).to_be_checked(timeout=SLOW)
+    expect(page.locator("#stage-chart .ytitle")).to_contain_text("nats", timeout=SLOW)
+    page.keyboard.press("Tab")  # one stop for the four
+    assert page.evaluate("document.activeElement.name") != page.get_by_role(
+        "radio", name="MSE"
+    ).get_attribute("name")
+    page.get_by_role("tab", name="1 Explore").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="2 Prune")).to_be_focused()
+    expect(page.get_by_role("tab", name="2 Prune")).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("tab", name="1 Explore")).to_have_attribute("aria-selected", "true")
+
+
+def test_what_a_key_did_is_said_and_no_letter_is_tiny(page):
+    page.get_by_role("slider", name="Stage boundary 1").press("ArrowRight")
+    said = page.locator(".only-heard[role=status]")
+    expect(said).to_contain_text("Boundary 1 is at timestep 94.", timeout=SLOW)
+    assert page.evaluate(
+        "e => getComputedStyle(e).display !== 'none' && e.ariaLive === 'polite'",
+        said.element_handle(),
+    )
+    sizes = page.evaluate(
+        """() => [...document.querySelectorAll('.tabitem *')].filter(e => e.checkVisibility()
+          && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
+          .map(e => parseFloat(getComputedStyle(e).fontSize))"""
+    )
+    assert len(sizes) > 50 and min(sizes) >= 12
+    order = re.findall("early|middle|late", page.locator("#outcome tbody").inner_text())
+    assert order == ["early", "middle", "late"]

@@ -1,0 +1,210 @@
+"""What the studio remembers, as a visitor meets it: undo, links, drafts, kept runs and plans."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+from browser import SLOW, boundaries, drag, serve, settled, visitor
+from playwright.sync_api import Page, expect
+from run_cases import tiny
+
+from core.curves.plan import StagePlan
+from mosaic_ui.runs import record
+
+OTHER = StagePlan((200, 700), (0.3, 0.1, 0.4), name="the other")
+
+
+@pytest.fixture(scope="module")
+def studio(workshop, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOSAIC_DATA", str(tmp_path_factory.mktemp("runs") / "data"))
+        with serve(workshop) as url:
+            yield url
+
+
+@pytest.fixture
+def page(browser, studio):
+    """Open the page for a fresh visitor; the console stays clean but for what a reload breaks."""
+    opened, watch = visitor(browser, studio)
+    opened.wait_for_url("**tab=explore**")
+    yield opened
+    opened.context.close()
+    assert watch.hosts <= {"127.0.0.1"}
+    reload = re.compile("AbortError|Connection errored out|Failed to fetch")
+    assert [words for words in watch.errors if not reload.search(words)] == []
+
+
+def chosen_tab(page: Page):
+    return page.locator("#studio-tabs [role=tab][aria-selected=true]").first
+
+
+def open_runs(page: Page) -> None:
+    page.get_by_role("tab", name="4 Runs").click()
+    expect(page.locator("#runs-table")).to_be_visible()
+
+
+def moved(page: Page, which: int, by: int) -> list[int]:
+    drag(page, f"Stage boundary {which}", by)
+    now = settled(page)
+    expect(page).to_have_url(re.compile(f"{now[0]}%2C{now[1]}"), timeout=SLOW)
+    return now
+
+
+def stands_at(page: Page, pair: list[int]) -> None:
+    words = ",".join(map(str, pair))
+    table = page.locator(f'#stage-table table[data-boundaries="{words}"]')
+    expect(table).to_be_visible(timeout=SLOW)
+    expect(page.get_by_role("slider", name="Stage boundary 1")).to_have_attribute(
+        "aria-valuenow", str(pair[0]), timeout=SLOW
+    )
+
+
+def test_one_drag_and_one_series_of_keys_are_one_step_each(page):
+    start = boundaries(page)
+    dragged = moved(page, 2, 60)
+    handle = page.get_by_role("slider", name="Stage boundary 1")
+    handle.focus()
+    for _ in range(4):
+        handle.press("ArrowRight")
+    pressed = [start[0] + 4, dragged[1]]
+    stands_at(page, pressed)
+    expect(page).to_have_url(re.compile(f"{pressed[0]}%2C{pressed[1]}"), timeout=SLOW)
+    page.keyboard.press("Control+z")
+    stands_at(page, dragged)
+    page.keyboard.press("Control+z")
+    stands_at(page, start)
+    expect(page.locator("#page-undo")).to_be_disabled(timeout=SLOW)
+    page.keyboard.press("Control+Shift+z")
+    stands_at(page, dragged)
+    page.keyboard.press("Control+y")
+    stands_at(page, pressed)
+    box = page.get_by_label("Boundary 1 (late | middle)")
+    box.click()
+    page.keyboard.press("Control+z")  # in a text box the keys belong to the text
+    page.wait_for_timeout(800)
+    stands_at(page, pressed)
+    page.locator("#page-undo").click()
+    stands_at(page, dragged)
+
+
+def test_a_link_restores_plan_sampler_and_tab_in_a_fresh_browser(browser, page):
+    now = moved(page, 2, 80)
+    page.get_by_label("Sampling steps").first.fill("20")
+    page.get_by_label("Sampling steps").first.press("Enter")
+    expect(page).to_have_url(re.compile("steps=20"), timeout=SLOW)
+    page.get_by_role("tab", name="2 Prune").click()
+    expect(page).to_have_url(re.compile("tab=prune"))
+    link = page.url
+    fresh = browser.new_context(viewport={"width": 1280, "height": 720}).new_page()
+    fresh.goto(link)
+    expect(chosen_tab(fresh)).to_have_text("2 Prune", timeout=SLOW)
+    fresh.get_by_role("tab", name="1 Explore").click()
+    stands_at(fresh, now)
+    expect(fresh.get_by_label("Sampling steps").first).to_have_value("20")
+    expect(fresh.locator("#page-undo")).to_be_disabled()
+    fresh.context.close()
+
+
+def test_an_impossible_link_is_one_sentence_and_the_page_stands(browser, studio):
+    fresh = browser.new_context().new_page()
+    fresh.goto(f"{studio}?plan=%7B%22boundaries%22%3A5&tab=nowhere")
+    expect(fresh.locator("#model-said .note")).to_have_count(1, timeout=SLOW)
+    expect(fresh.locator("#model-said")).to_contain_text("was not taken over")
+    assert boundaries(fresh) == [93, 550]
+    fresh.context.close()
+
+
+def test_back_goes_to_the_tab_before_and_stays_in_the_studio(page):
+    for name in ("2 Prune", "4 Runs"):
+        page.get_by_role("tab", name=name).click()
+        expect(chosen_tab(page)).to_have_text(name)
+        page.wait_for_timeout(300)
+    for name in ("2 Prune", "1 Explore"):
+        page.go_back()
+        expect(chosen_tab(page)).to_have_text(name)
+        page.wait_for_timeout(300)
+    page.go_forward()
+    expect(chosen_tab(page)).to_have_text("2 Prune")
+
+
+def test_the_plan_in_hand_is_there_after_the_address_was_opened_again(page, studio):
+    now = moved(page, 1, 50)
+    again = page.context.new_page()
+    again.goto(studio)  # the bare address: the draft counts
+    expect(again.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+    stands_at(again, now)
+    again.close()
+    page.reload()
+    expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+    stands_at(page, now)
+
+
+def test_copy_link_copies_what_restores_the_state(page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    now = moved(page, 1, 30)
+    page.locator("#page-copy").click()
+    expect(page.locator("#page-copy")).to_have_text("Link copied")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert f"{now[0]}%2C{now[1]}" in link and "tab=explore" in link and link.startswith("http")
+
+
+def test_a_comparison_outlives_a_reload_and_is_found_with_its_progress(page):
+    page.get_by_role("tab", name="3 Compare").click()
+    for name, value in (("Images", "16"), ("Sampling steps", "400")):
+        box = page.get_by_label(f"number input for {name}").last
+        box.fill(value)
+        box.press("Tab")
+    page.locator("#cmp-start").click()
+    expect(page.locator("#cmp-live .cmp-progress")).to_be_visible(timeout=SLOW)
+    page.wait_for_function("/^[1-9][0-9]* %/.test(document.title)", timeout=SLOW)
+    page.reload()
+    expect(page.locator("#ongoing")).to_contain_text("A comparison goes on", timeout=SLOW)
+    page.wait_for_function("/ % · MosaicDiff Studio$/.test(document.title)", timeout=SLOW)
+    page.locator("#ongoing-stop").click()
+    expect(page.locator("#ongoing")).to_contain_text("It is kept in 4 Runs", timeout=SLOW)
+    page.wait_for_function("document.title === 'MosaicDiff Studio'", timeout=SLOW)
+    open_runs(page)
+    expect(page.locator("#runs-table tbody tr").first).to_contain_text("stopped", timeout=SLOW)
+
+
+def test_runs_are_sorted_filtered_ticked_and_opened(page, workshop):
+    for i, name in enumerate(("slow", "<b>quick</b>")):
+        record.store().add(tiny(), workshop.model_key, name=name, notes=f"note {i}")
+    open_runs(page)
+    rows = page.locator("#runs-table tbody tr")
+    expect(rows.filter(has_text="<b>quick</b>")).to_be_visible(timeout=SLOW)
+    page.locator("#runs-table th").get_by_role("button", name="Name").click()
+    expect(rows.first).to_contain_text("<b>quick</b>")
+    expect(page.locator('#runs-table th[aria-sort="ascending"]')).to_have_text("Name")
+    page.get_by_label("Filter the runs").fill("note tiny")
+    expect(page.locator("#runs-table tbody tr:visible")).to_have_count(2)
+    expect(page.locator("#runs-table tbody img").first).to_be_visible(timeout=SLOW)
+    page.get_by_label("Tick all that are shown").check()
+    expect(page.locator("#runs-several")).to_contain_text("Nothing differs", timeout=SLOW)
+    point = page.locator("#runs-front .point").first
+    expect(point).to_be_visible(timeout=SLOW)
+    page.get_by_role("button", name="Delete 2 runs").click()
+    expect(page.locator("#runs-said")).to_contain_text("Deleted 2 runs", timeout=SLOW)
+    expect(page.locator("#runs-table tbody tr:visible")).to_have_count(0)
+    page.get_by_role("button", name="Undo delete").first.click()
+    expect(page.locator("#runs-table tbody tr:visible")).to_have_count(2, timeout=SLOW)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="JSON", exact=True).click()
+    assert saved.value.suggested_filename == "mosaic-runs-2.json"
+    assert len(json.loads(saved.value.path().read_text())) == 2
+
+
+def test_a_kept_plan_is_taken_in_hand(page, workshop):
+    record.store().keep_plan("for the talk", OTHER, workshop.model_key, workshop.name)
+    open_runs(page)
+    page.get_by_label("for the talk").check()
+    page.get_by_role("button", name="Take as the plan in hand").click()
+    expect(page.locator("#plans-said")).to_contain_text("is the plan in hand now", timeout=SLOW)
+    began = time.monotonic()
+    expect(page).to_have_url(re.compile("200%2C700"), timeout=SLOW)
+    assert time.monotonic() - began < 5
+    page.get_by_role("tab", name="1 Explore").click()
+    stands_at(page, [200, 700])
