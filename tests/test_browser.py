@@ -91,8 +91,8 @@ def calls_of(page) -> list[str]:
     return called
 
 
-def test_one_drop_asks_for_the_exact_prediction_once_in_seven_calls(browser, workshop):
-    """The table by the short way, the drop, the other tabs' views in two, what is remembered, the
+def test_one_drop_asks_for_the_exact_prediction_once_in_eight_calls(browser, workshop):
+    """The table by the short way, the drop, the other tabs' views in three, what is remembered, the
     exact prediction, and last the curve of the best place.
     """
     counted, exact = copy.copy(workshop), []
@@ -123,6 +123,7 @@ def test_one_drop_asks_for_the_exact_prediction_once_in_seven_calls(browser, wor
         assert sorted(calls) == [
             "describe",
             "follow",
+            "foresee",
             "on_drag",
             "on_drop",
             "on_places",

@@ -154,9 +154,9 @@ def test_copy_link_copies_what_restores_the_state(page):
 def test_a_comparison_outlives_a_reload_and_is_found_with_its_progress(page):
     page.get_by_role("tab", name="3 Compare").click()
     for name, value in (("Images", "16"), ("Sampling steps", "400")):
-        box = page.get_by_label(f"number input for {name}").last
+        box = page.locator(".cmp-controls").get_by_label(name, exact=True)
         box.fill(value)
-        box.press("Tab")
+        box.press("Enter")
     page.locator("#cmp-start").click()
     expect(page.locator("#cmp-live .cmp-progress")).to_be_visible(timeout=SLOW)
     page.wait_for_function("/^[1-9][0-9]* %/.test(document.title)", timeout=SLOW)

@@ -100,28 +100,11 @@ def test_the_evaluation_of_the_grey_model_meets_its_bars():
     assert found["class_variance_ratio"] >= 0.7
 
 
-def test_the_evaluation_of_the_colour_model_meets_its_bars():
-    """What the card quotes; `train.py evaluate` measures it again."""
-    found = json.loads((BUNDLED / "evaluation.json").read_text())
-    assert found["n"] == 2000 and found["n_reference"] == 10_000
-    assert found["vae_test_mse"] <= 0.005 and found["class_variance_ratio"] >= 0.75
-    draws = found["fid_of_2000"]
-    assert found["fid"] <= 4 * max(draws["test_through_vae"][0], draws["real"][0])
-    assert found["fid_unipc_10"] <= 1.3 * found["fid"]
-
-
 def test_the_feature_network_of_the_colour_model_sees_details():
-    """Real pictures are nearer than the VAE's, those than blurred ones, those than half-trained."""
-    found = json.loads((BUNDLED / "evaluation.json").read_text())
-    draws = found["fid_of_2000"]
-    spread = max(max(values) - min(values) for values in draws.values())
-    assert {len(values) for values in draws.values()} == {5}
-    assert max(draws["real"]) + spread < min(draws["vae"])
-    assert max(draws["vae"]) + spread < min(draws["blur"])
-    assert max(draws["vae"]) + spread < found["fid_at_half_the_training"]
-    assert found["fid"] + spread < found["fid_at_half_the_training"]
+    """It answers what the maker knows of a picture, far above the commonest answer."""
     sees = json.loads((BUNDLED / "features" / "sees.json").read_text())
-    assert sees["attribute_accuracy"] > sees["attribute_accuracy_of_the_most_common_value"] + 0.1
+    assert sees["n"] == 10_000 and sees["class_accuracy"] > 0.99
+    assert sees["attribute_accuracy"] > sees["attribute_accuracy_of_the_most_common_value"] + 0.5
 
 
 def test_embedders_are_one_and_the_schedule_is_the_check_value(workshop, facts):
