@@ -30,7 +30,7 @@ def test_the_script_prunes_and_samples(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "early: 4 of 10 steps" in out and "fewer multiply-accumulates" in out
     for name in ("dense", "pruned"):
-        assert Image.open(tmp_path / "pictures" / f"{name}.png").size == (640, 64)
+        assert Image.open(tmp_path / "pictures" / f"{name}.png").size == (1280, 128)
 
 
 def test_the_notebook_runs_cell_by_cell(monkeypatch, capsys):

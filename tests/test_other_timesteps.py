@@ -92,7 +92,7 @@ def test_handles_axes_and_steps_end_where_the_model_ends(other, studio, page):
         plan = StagePlan((1, total - 1), (0.4, 0.1, 0.5), num_train_timesteps=total).to_json()
         curves = studio.explore.curves
         assert f"t = {total - 1}" in curves.on_numbers(plan, beta, 0.02)[curves.numbers]
-    found = studio.explore.on_boxes(total, None, plan, "DDIM", 20, False, VISITOR)
+    found = studio.explore.on_boxes(total, None, plan, "DDIM", 20, False, False, plan, VISITOR)
     assert f"both between 0 and {total}" in found[studio.explore.boxes_said]
 
 
