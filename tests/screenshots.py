@@ -31,7 +31,7 @@ def main(folder: Path, readme: bool) -> None:
                     page.get_by_role("tab", name=tab).click()
                     page.wait_for_timeout(4000)
                     path = folder / (f"{name}.png" if readme else f"{name}-{width}-{theme}.png")
-                    page.screenshot(path=path, full_page=True)
+                    page.screenshot(path=path, full_page=not readme)
                 if not readme:
                     opener = page.get_by_text("Is pruning better", exact=False)
                     if opener.count():
