@@ -29,6 +29,7 @@ from .figures import VIEWS
 from .remedies import page_sentence
 from .schedules import LABELS
 
+# half a pair is no text that can be stored
 SURROGATE = re.compile("[\ud800-\udfff]")
 LONGEST = 200  # characters of a choice; the longest on offer are names of presets and sizes
 AXES = ("linear", "log")
@@ -37,13 +38,8 @@ MOST_COUNTED = 10**9  # of what the page counts up itself
 Reader = Callable[[Any, str], Any]  # (value, words) -> the value that the handler gets
 
 
-def _is_text(value: Any) -> bool:
-    """Say whether a value is a text that can be stored: half a surrogate pair cannot."""
-    return isinstance(value, str) and not SURROGATE.search(value)
-
-
 def _text(value: Any, what: str) -> str:
-    if not _is_text(value) or len(value) > LONGEST:
+    if not isinstance(value, str) or len(value) > LONGEST or SURROGATE.search(value):
         raise StudioError(f"{what} must be one of the listed texts, not {short(value)}.")
     return value
 
@@ -59,7 +55,7 @@ def _one_of(*offered: str) -> Reader:
 
 def _page_text(value: Any, what: str) -> str | None:
     """Read what the page shows in a place of its own; pictures make it long."""
-    if value is not None and not _is_text(value):
+    if value is not None and not isinstance(value, str):
         raise StudioError(f"{what} must be a text, not {short(value)}.")
     return value
 

@@ -17,8 +17,8 @@ const ticked = new Set(), pictures = new Map(), wanted = new Set();
 function read(row) {
   const cells = [...row.cells].slice(2);
   const keys = cells.map(cell => {
-    const key = cell.dataset.v;
-    return key === undefined ? null : cell.className === 'num' || cell === cells[14] ? Number(key) : key;
+    const { n, v } = cell.dataset; // a number, or a text
+    return n === undefined ? v ?? null : Number(n);
   });
   return { row, box: row.querySelector('input'), words: row.textContent.toLowerCase(), keys };
 }
@@ -71,40 +71,6 @@ function show() {
   for (const one of now) one.row.hidden = false;
   if (now.some((one, i) => one !== before[i])) body.prepend(...now.map(one => one.row));
   more.hidden = fitting.length <= most;
-  tell();
-}
-
-function again() { // another order, or other words: from the top
-  most = STEP;
-  frame.scrollTop = 0;
-  show();
-}
-
-function add() { most += STEP; show(); }
-
-function mark(one) { one.row.classList.toggle('is-ticked', one.box.checked); }
-
-// Unknown values stay last, whichever way; equal ones keep their order.
-function sort() {
-  const { column, way } = sorted;
-  rows.sort((a, b) => {
-    const x = a.keys[column], y = b.keys[column];
-    if (x === null || y === null) return (x === null) - (y === null);
-    return x < y ? -way : x > y ? way : 0;
-  });
-  heads.forEach((head, i) => head.parentElement.setAttribute('aria-sort', i !== column ? 'none' : way > 0 ? 'ascending' : 'descending'));
-}
-
-function show() {
-  const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0;
-  for (const one of rows) {
-    one.fits = words.every(word => one.words.includes(word));
-    shown += one.fits;
-    const hidden = !one.fits || shown > most;
-    if (one.row.hidden !== hidden) one.row.hidden = hidden;
-  }
-  more.hidden = shown <= most;
   tell();
 }
 

@@ -121,8 +121,10 @@ def _row(run: Run, kept: Sequence[Column]) -> str:
 
 
 def _sorted_by(key: Sortable) -> str:
-    """Write what a cell is sorted by; nothing where it is not known."""
-    return "" if key is None else f' data-v="{escape(str(key))}"'
+    """Write what a cell is sorted by, a number or a text; nothing where it is not known."""
+    if key is None:
+        return ""
+    return f' data-{"v" if isinstance(key, str) else "n"}="{escape(str(key))}"'
 
 
 def _about(words: str) -> str:
