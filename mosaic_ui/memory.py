@@ -16,8 +16,7 @@ import gradio as gr
 from core.curves.plan import StagePlan
 from core.errors import PlanError, StudioError
 
-from . import jobs
-from .events import EDIT, NOTHING, QUIET, Event, Views, next_edit
+from .events import EDIT, NOTHING, QUIET, Event, Views
 from .input_checks import plain_errors
 from .page_state import Shared
 from .predictions import Asked
@@ -149,13 +148,8 @@ class Memory:
             return NOTHING
         found = asked._replace(plan=_plan_at(after))
         self.shared.predictions.predict(*found)  # another sampler may not allow it: refused
-        jobs.visit(request.session_hash).mark_latest(found)
-        return {
-            self.history: after,
-            **self._buttons(after),
-            self.shared.plan: found.plan.to_json(),
-            self.shared.edited: next_edit(),
-        }
+        taken = self.shared.in_hand(found, request)
+        return {self.history: after, **self._buttons(after), **taken}
 
     def _buttons(self, history: History) -> Views:
         last = len(history["plans"]) - 1

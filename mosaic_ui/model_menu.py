@@ -21,16 +21,17 @@ from core.errors import StudioError
 from core.models.bundled import bundled_name
 from core.workshop.workshop import Workshop
 
-from . import jobs, tables
-from .events import EDIT, NOTHING, QUIET, Views, next_edit
+from . import tables
+from .events import EDIT, NOTHING, QUIET, Views
 from .input_checks import plain_errors
 from .inputs import read_upload
-from .memory import ARRIVED, read_draft
+from .memory import ARRIVED, link_of, read_draft
 from .page_state import Shared
 from .predictions import Asked, Predictions
 from .remedies import page_sentence
 
 PLACES = ("explore", "prune", "compare", "runs")
+MOST_DIGITS = 9  # of a number of steps in an address
 MOST_DRAFT = 60_000  # characters
 GO = "(address) => { if (address) window.location.assign(address); }"
 
@@ -85,9 +86,7 @@ def menu_of(workshops: Sequence[Workshop], unavailable: Sequence[str] = ()) -> M
 class Carried:
     """What a page takes over from another model's page, and what it has to say about that."""
 
-    plan: StagePlan
-    scheduler: str
-    steps: int
+    asked: Asked
     changes: tuple[str, ...]  # one sentence for everything that could not stay
 
 
@@ -113,7 +112,7 @@ def carried(predictions: Predictions, shared: Shared, query: dict[str, str]) -> 
         plan = StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=total)
         predictions.predict(plan, scheduler, steps)
         changes.append(f"Every layer of a stage loses the same share now: {page_sentence(error)}")
-    return Carried(plan, scheduler, steps, tuple(changes))
+    return Carried(Asked(plan, scheduler, steps), tuple(changes))
 
 
 def _named(predictions: Predictions, plan: StagePlan, scheduler: str, steps: int) -> StagePlan:
@@ -131,7 +130,9 @@ def _sampler(
     own = shared.opening_sampler
     scheduler, typed = query.get("scheduler", own[0]), query.get("steps", str(own[1]))
     try:
-        steps = predictions.whole_steps(int(typed) if typed.isdecimal() else typed)
+        steps = predictions.whole_steps(
+            int(typed) if typed.isdecimal() and len(typed) <= MOST_DIGITS else typed
+        )
         predictions.visited(scheduler, steps)
     except StudioError as error:
         return *own, [f"{own[0]} with {own[1]} steps here: {page_sentence(error)}"]
@@ -186,10 +187,10 @@ class ModelMenu:
         if entry.gone:
             said = f"The folder of {entry.title} is gone: restore it, then start the studio again."
             return {self.menu: self.own.path, self.address: "", self.said: tables.notes([said])}
-        steps = self.shared.predictions.whole_steps(steps)
-        query = {"plan": plan.dumps_short(), "scheduler": scheduler, "steps": str(steps)}
-        query["from"] = self.own.path or "first"
-        return {self.menu: self.own.path, self.address: f"./{entry.path}?{urlencode(query)}"}
+        asked = Asked(plan, scheduler, self.shared.predictions.whole_steps(steps))
+        origin = urlencode({"from": self.own.path or "first"})
+        address = f"./{entry.path}?{link_of(asked)}&{origin}"
+        return {self.menu: self.own.path, self.address: address}
 
     @plain_errors
     def on_open(self, draft: str | None, request: gr.Request) -> Views:
@@ -197,18 +198,10 @@ class ModelMenu:
         query = dict(request.query_params or {})
         views = self._place(query)
         if "plan" in query:
-            views |= self.on_arrive(request)
+            views |= self._take(query, request, "The plan in the address")
         elif draft and len(draft) <= MOST_DRAFT:
             views |= self._take(dict(parse_qsl(draft)), request, "The draft of your last visit")
         return views or NOTHING
-
-    @plain_errors
-    def on_arrive(self, request: gr.Request) -> Views:
-        """Take over what the address brings; without a plan the page stays as it opened."""
-        query = dict(request.query_params or {})
-        if "plan" not in query:
-            return NOTHING
-        return self._take(query, request, "The plan in the address")
 
     def _place(self, query: dict[str, str]) -> Views:
         """Open the place that an address asks for."""
@@ -229,19 +222,11 @@ class ModelMenu:
         except StudioError as error:
             said = f"{what} was not taken over: {page_sentence(error)}"
             return {self.said: self.unavailable + tables.notes([said])}
-        asked = Asked(found.plan, found.scheduler, found.steps)
-        jobs.visit(request.session_hash).mark_latest(asked)
         words = list(found.changes)
         if "from" in query:  # another model's page: what came along is said, and what could not
-            low, high = found.plan.boundaries
+            low, high = found.asked.plan.boundaries
             words.insert(0, f"The plan came along: boundaries {low} and {high}.")
-        views: Views = {
-            shared.plan: found.plan.to_json(),
-            shared.edited: next_edit(),
-            shared.scheduler: found.scheduler,
-            shared.steps: found.steps,
-            shared.steps_box: found.steps,
-        }
+        views = shared.in_hand_with_sampler(found.asked, request)
         if words:
             views[self.said] = self.unavailable + tables.notes(words)
         return views

@@ -9,7 +9,9 @@ import gradio as gr
 from core.curves.plan import StagePlan
 from core.workshop.workshop import Workshop
 
-from .predictions import Predictions
+from . import jobs
+from .events import Views, next_edit
+from .predictions import Asked, Predictions
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,22 @@ class Shared:
     def sampler(self) -> list[gr.components.Component]:
         """Return the inputs `scheduler, steps` of a handler."""
         return [self.scheduler, self.steps]
+
+    def in_hand(self, asked: Asked, request: gr.Request) -> Views:
+        """Return what takes a plan in hand, which is then what the visitor asked for last.
+
+        The other tabs follow `edited`.
+        """
+        jobs.visit(request.session_hash).mark_latest(asked)
+        return {self.plan: asked.plan.to_json(), self.edited: next_edit()}
+
+    def in_hand_with_sampler(self, asked: Asked, request: gr.Request) -> Views:
+        """Return what takes a plan in hand together with its scheduler and steps."""
+        return self.in_hand(asked, request) | {
+            self.scheduler: asked.scheduler,
+            self.steps: asked.steps,
+            self.steps_box: asked.steps,
+        }
 
     @property
     def opening_sampler(self) -> tuple[str, int]:

@@ -67,7 +67,7 @@ def test_a_choice_leads_to_that_models_page_with_the_plan(pages):
 
 def test_a_plan_arrives_whole_where_it_fits(pages):
     first, _ = pages
-    found = first.models.on_arrive(visit(go(first, "")))
+    found = first.models.on_open("", visit(go(first, "")))
     shared = first.shared
     assert found[shared.plan] == PLAN.to_json()
     assert (found[shared.scheduler], found[shared.steps], found[shared.steps_box]) == (
@@ -82,7 +82,7 @@ def test_a_plan_arrives_whole_where_it_fits(pages):
 
 def test_boundaries_keep_their_place_on_other_timesteps(pages):
     first, second = pages
-    found = second.models.on_arrive(visit(go(first, "model-1")))
+    found = second.models.on_open("", visit(go(first, "model-1")))
     plan = StagePlan.from_json(found[second.shared.plan])
     assert plan.num_train_timesteps == 500 and plan.sparsity == PLAN.sparsity
     assert plan.boundaries == (46, 275)
@@ -93,7 +93,7 @@ def test_boundaries_keep_their_place_on_other_timesteps(pages):
 def test_a_way_of_sharing_that_needs_a_calibration_is_left_behind_and_said(pages):
     first, second = pages
     shared_out = StagePlan((93, 550), (0.5, 0.25, 0.5), allocation="lagrangian")
-    found = second.models.on_arrive(visit(go(first, "model-1", shared_out)))
+    found = second.models.on_open("", visit(go(first, "model-1", shared_out)))
     plan = StagePlan.from_json(found[second.shared.plan])
     assert plan.plain and plan.sparsity == shared_out.sparsity
     assert "Every layer of a stage loses the same share now" in found[second.models.said]
@@ -101,9 +101,18 @@ def test_a_way_of_sharing_that_needs_a_calibration_is_left_behind_and_said(pages
 
 def test_steps_that_the_model_does_not_have_are_its_own(pages):
     first, second = pages
-    found = second.models.on_arrive(visit(go(first, "model-1", steps=800)))
+    found = second.models.on_open("", visit(go(first, "model-1", steps=800)))
     assert found[second.shared.steps] == second.shared.opening_sampler[1]
     assert "Sampling steps must be a whole number" in found[second.models.said]
+
+
+@pytest.mark.parametrize("steps", ["9" * 5000, "²", "-3", "2.5", ""])
+def test_steps_of_an_address_that_are_no_number_are_the_pages_own(pages, steps):
+    first, _ = pages
+    query = visit(go(first, "")).query_params | {"steps": steps}
+    found = first.models.on_open("", SimpleNamespace(session_hash="menu", query_params=query))
+    assert found[first.shared.steps] == first.shared.opening_sampler[1]
+    assert "Sampling steps must be a whole number" in found[first.models.said]
 
 
 def test_a_preset_of_another_schedule_loses_its_name(pages):
@@ -113,7 +122,7 @@ def test_a_preset_of_another_schedule_loses_its_name(pages):
     preset = next(iter(presets(shared.workshop.schedule, 0.33, timesteps).values()))
     moved = preset.with_boundaries(preset.boundaries[0] + 7, preset.boundaries[1])
     for plan, name in ((preset, preset.name), (moved, "")):
-        found = first.models.on_arrive(visit(go(first, "", plan, steps=50)))
+        found = first.models.on_open("", visit(go(first, "", plan, steps=50)))
         assert StagePlan.from_json(found[shared.plan]).name == name
 
 
@@ -121,7 +130,7 @@ def test_a_preset_of_another_schedule_loses_its_name(pages):
 def test_a_broken_plan_in_the_address_is_a_sentence(pages, text):
     first, _ = pages
     request = SimpleNamespace(session_hash="menu", query_params={"plan": text})
-    found = first.models.on_arrive(request)
+    found = first.models.on_open("", request)
     assert set(found) == {first.models.said}
     assert "The plan in the address was not taken over: " in found[first.models.said]
 

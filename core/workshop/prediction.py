@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -64,13 +65,7 @@ class Prediction:
 
     def _over_steps(self, errors: list[float | None]) -> float | None:
         """Return the mean of the stages' errors, weighted by steps; None where one is missing."""
-        total, steps = 0.0, sum(stage.steps for stage in self.stages)
-        for stage, error in zip(self.stages, errors, strict=True):
-            if stage.steps:
-                if error is None:
-                    return None
-                total += error * stage.steps
-        return total / steps if steps else None
+        return over_steps([stage.steps for stage in self.stages], errors)
 
     @property
     def speedup_macs(self) -> float:
@@ -82,6 +77,20 @@ class Prediction:
         """Return how many times less time the plan takes than the dense model, or None."""
         seconds, dense = self.seconds, self.seconds_dense
         return dense / seconds if seconds and dense is not None else None
+
+
+def over_steps(steps: Sequence[int], errors: Iterable[float | None]) -> float | None:
+    """Return the mean of the stages' errors, weighted by steps; None where one is missing.
+
+    A stage without steps counts for nothing, and its error may be missing.
+    """
+    total = 0.0
+    for count, error in zip(steps, errors, strict=True):
+        if count:
+            if error is None:
+                return None
+            total += error * count
+    return total / sum(steps) if sum(steps) else None
 
 
 def _sum(values: list[float | None]) -> float | None:

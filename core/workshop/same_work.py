@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -22,7 +22,8 @@ def uniform_of_same_work(workshop: Workshop, plan: StagePlan, timesteps: list[fl
     As near as whole heads and neurons allow. One pooled calibration, equal shares in every layer.
     Raises StudioError where the plan's own widths are not known.
     """
-    target = workshop.predict(plan.counted(timesteps), timesteps).macs
+    workshop.predictor.check(plan)
+    target = run_macs(workshop, plan, timesteps)
 
     def uniform(sparsity: float) -> StagePlan:
         return StagePlan(
@@ -34,7 +35,7 @@ def uniform_of_same_work(workshop: Workshop, plan: StagePlan, timesteps: list[fl
         )
 
     def off(sparsity: float) -> float:
-        return workshop.predict(uniform(sparsity), timesteps).macs - target
+        return run_macs(workshop, uniform(sparsity), timesteps) - target
 
     low, high = 0.0, MAX_SPARSITY
     for _ in range(HALVINGS):
@@ -88,11 +89,13 @@ def dense_steps(
     return min((below, steps), key=lambda n: abs(calls_of(n) - wanted))
 
 
-def run_macs(workshop: Workshop, plan: StagePlan | None, timesteps: list[float]) -> float:
+def run_macs(workshop: Workshop, plan: StagePlan | None, timesteps: Sequence[float]) -> float:
     """Return the MACs of one image over a run, one row per call; a plan of None is dense.
 
     Raises StudioError where the plan's widths are not known.
     """
-    counted = plan and plan.counted(timesteps)
-    macs = workshop.stage_macs(counted)
-    return sum(macs[-1 if counted is None else counted.stage_of(t)] for t in timesteps)
+    if plan is None:
+        return workshop.stage_macs(None)[-1] * len(timesteps)
+    counted = plan.counted(timesteps)
+    steps = counted.steps_per_stage(timesteps).values()
+    return sum(m * n for m, n in zip(workshop.stage_macs(counted), steps, strict=False))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from core.curves.plan import STAGES
+from core.sampling.metrics import psnr
 from core.workshop.closeness import closeness
 from core.workshop.comparison import Comparison, Side
 
@@ -181,11 +182,10 @@ def _step_decibels(comparison: Comparison) -> list[list[float]]:
     a, b = comparison.a, comparison.b
     if a.film_timesteps != b.film_timesteps or not a.film:
         return []
-    rows = []
-    for one, other in zip(a.film, b.film, strict=True):
-        error = (one[:MAX_SHOWN] - other[:MAX_SHOWN]).double().square().flatten(1).mean(1)
-        rows.append([10 * math.log10(4 / e) if e else math.inf for e in error.tolist()])
-    return rows
+    return [
+        psnr(one[:MAX_SHOWN], other[:MAX_SHOWN]).tolist()
+        for one, other in zip(a.film, b.film, strict=True)
+    ]
 
 
 def _facts(comparison: Comparison) -> str:

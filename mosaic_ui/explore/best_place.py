@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import gradio as gr
 import numpy as np
 
-from core.curves.plan import STAGES, StagePlan
+from core.curves.plan import StagePlan
 from core.errors import StudioError
+from core.workshop.prediction import over_steps
 
 from ..events import LIVE, Event, Views
 from ..input_checks import plain_errors
@@ -104,15 +105,10 @@ def _error_at(
 
 def _error(predictions: Predictions, plan: StagePlan, timesteps: list[float]) -> float | None:
     """Return `Prediction.error` without the costs, which are not drawn."""
-    predictor, total = predictions.workshop.predictor, 0.0
-    steps = plan.steps_per_stage(timesteps)
-    for i, stage in enumerate(STAGES):
-        if steps[stage]:
-            error = predictor.estimate(plan, i)
-            if error is None:
-                return None
-            total += error * steps[stage]
-    return total / len(timesteps)
+    predictor = predictions.workshop.predictor
+    steps = [*plan.steps_per_stage(timesteps).values()]
+    errors = [predictor.estimate(plan, i) if count else None for i, count in enumerate(steps)]
+    return over_steps(steps, errors)
 
 
 def places_html(places: Places | None) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.curves.plan import STAGES, StagePlan
+from core.curves.plan import StagePlan
 from core.errors import PlanError, StudioError
+from core.workshop.same_work import run_macs
 from core.workshop.workshop import Workshop
 
 from ..text import macs_text, percent
@@ -19,14 +20,6 @@ from ..text import macs_text, percent
 CLOSE = 5e-4  # of the work; nearer than this is not looked for
 TRIES = 4
 PLACES = 4  # decimals of a sparsity that follows
-
-
-def run_macs(workshop: Workshop, plan: StagePlan, timesteps: Sequence[float]) -> float:
-    """Return the MACs of one row of the denoiser over a run. Raises StudioError."""
-    counted = plan.counted(timesteps)
-    *stages, _ = workshop.predictor.stage_macs(counted)
-    steps = counted.steps_per_stage(timesteps)
-    return sum(macs * steps[name] for macs, name in zip(stages, STAGES, strict=True))
 
 
 def with_same_work(

@@ -12,8 +12,7 @@ from core.errors import StudioError
 from core.runs.differences import plan_words
 from core.runs.run import KeptPlan
 
-from .. import jobs
-from ..events import EDIT, QUIET, Event, Views, next_edit
+from ..events import EDIT, QUIET, Event, Views
 from ..input_checks import plain_errors
 from ..page_state import Shared
 from ..predictions import Asked
@@ -143,12 +142,8 @@ class PlanShelf:
             self.shared.predictions.predict(*found)
         except StudioError as error:
             return {self.said: message(f"{page_sentence(error)} The plan in hand stays.", "bad")}
-        jobs.visit(request.session_hash).mark_latest(found)
-        return {
-            self.shared.plan: plan.to_json(),
-            self.shared.edited: next_edit(),
-            self.said: message(f"“{kept.name}” is the plan in hand now, on every tab.", "good"),
-        }
+        said = message(f"“{kept.name}” is the plan in hand now, on every tab.", "good")
+        return self.shared.in_hand(found, request) | {self.said: said}
 
     @plain_errors
     def on_rename(self, chosen_plan: str, title: Any) -> Views:

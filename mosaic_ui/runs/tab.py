@@ -12,10 +12,9 @@ from core.errors import StudioError
 from core.runs.export import export
 from core.runs.run import Run
 
-from .. import jobs
 from ..compare.run import result_views
 from ..compare.tab import CompareTab
-from ..events import EDIT, QUIET, Event, Views, next_edit
+from ..events import EDIT, QUIET, Event, Views
 from ..input_checks import plain_errors
 from ..page_state import Shared
 from ..predictions import Asked
@@ -267,16 +266,11 @@ class RunsTab:
             self.shared.predictions.predict(*found)
         except StudioError as error:
             return {self.said: message(page_sentence(error), "bad")}
-        jobs.visit(request.session_hash).mark_latest(found)
         shared, compare = self.shared, self.compare
         origin = f"A kept run, {title_of(run)}: measured on {run.device}, {run.when}."
         places = compare.result.places
         return {
-            shared.plan: plan.to_json(),
-            shared.edited: next_edit(),
-            shared.scheduler: run.scheduler,
-            shared.steps: run.steps,
-            shared.steps_box: run.steps,
+            **shared.in_hand_with_sampler(found, request),
             self.said: "",
             self.tabs: gr.Tabs(selected="compare"),
             compare.live: gr.update(value="", visible=False),

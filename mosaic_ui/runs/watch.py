@@ -138,9 +138,9 @@ class RunsWatch:
     @plain_errors
     def on_stop(self, ids: list[str]) -> Views:
         """Stop the comparison that is shown."""
-        if not ids or not background.stop_ongoing(ids[0]):
-            return NOTHING
-        return {self.stop: gr.update(interactive=True)}
+        if ids:
+            background.stop_ongoing(ids[0])
+        return NOTHING
 
     def _listed(self) -> Views:
         try:
