@@ -60,6 +60,27 @@ AXIS = {
 }
 
 
+SMALL = {"size": 12}
+# the layout of a plot beside the curves: its legend below, its labels dark on white
+BESIDE: dict[str, Any] = {
+    "legend": {
+        "orientation": "h",
+        "x": 0.5,
+        "xanchor": "center",
+        "y": 0,
+        "yref": "container",
+        "yanchor": "bottom",
+    },
+    "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
+}
+
+
+def plot_axis(title: str) -> dict[str, Any]:
+    """Return an axis of a plot beside the curves."""
+    quiet = {"zeroline": False, "gridcolor": GRID_COLOUR, "linecolor": GRID_COLOUR}
+    return {**quiet, "fixedrange": True, "title": {"text": title, "font": SMALL}}
+
+
 def _plain(values: np.ndarray) -> list[float]:
     """Round to five significant digits: finer than a pixel, a third of the bytes."""
     return [float(f"{v:.5g}") for v in np.asarray(values, dtype=np.float64)]

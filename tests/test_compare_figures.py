@@ -19,7 +19,7 @@ from core.errors import PlanError, StudioError
 from core.workshop.comparison import Comparison, SampleSettings, Side
 from core.workshop.estimate import Estimate
 from core.workshop.same_work import run_macs
-from mosaic_ui import text
+from mosaic_ui import png, text
 from mosaic_ui.compare import between, downloads, figures, pictures, sides, viewer
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
@@ -130,9 +130,9 @@ def test_difference_does_not_wrap_around():
 
 def test_png_is_lossless():
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    assert (decoded(pictures.data_address(pictures.png_bytes(picture))) == picture).all()
+    assert (decoded(png.data_address(png.png_bytes(picture))) == picture).all()
     grey = np.repeat(picture[..., :1], 3, axis=2)
-    assert (decoded(pictures.data_address(pictures.png_bytes(grey))) == grey[..., 0]).all()
+    assert (decoded(png.data_address(png.png_bytes(grey))) == grey[..., 0]).all()
 
 
 @pytest.mark.parametrize(

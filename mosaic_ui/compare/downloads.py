@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core.workshop.comparison import Comparison
 
+from ..png import data_address, png_bytes
 from .figures import film_html, metrics_html, settings_line, sheets, verdict_html
-from .pictures import data_address, download_sheet, png_bytes, to_uint8
+from .pictures import download_sheet, to_uint8
 from .timing import timing_html, timing_rows
 from .viewer import SCRIPT, STYLE, difference_words, viewer_html
 

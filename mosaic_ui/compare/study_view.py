@@ -10,7 +10,7 @@ from typing import Any
 
 from core.workshop.study import Finding, verdicts
 
-from ..theme import GRID_COLOUR
+from ..figures import BESIDE, plot_axis
 
 # Okabe-Ito, apart from the stages
 SHOWN = {
@@ -24,7 +24,6 @@ WORDS = {
     "uniform OBS": "uniform pruning",
 }
 TICKS = [5, 7, 10, 15, 20, 30, 50, 70, 100]
-AXIS = {"zeroline": False, "gridcolor": GRID_COLOUR, "linecolor": GRID_COLOUR, "fixedrange": True}
 
 
 def study_sentences(found: list[Finding]) -> str:
@@ -62,25 +61,13 @@ def study_figure(found: list[Finding]) -> dict[str, Any]:
     most = max(f.base_steps for f in found)
     layout = {
         "margin": {"l": 58, "r": 16, "t": 20, "b": 96},
-        "legend": {
-            "orientation": "h",
-            "x": 0.5,
-            "xanchor": "center",
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-        },
         "xaxis": {
-            **AXIS,
+            **plot_axis(f"work per image, % of dense at {most} steps (MACs)"),
             "type": "log",
-            "title": {
-                "text": f"work per image, % of dense at {most} steps (MACs)",
-                "font": {"size": 12},
-            },
             "tickvals": TICKS,
         },
-        "yaxis": {**AXIS, "title": {"text": "FID (lower is better)", "font": {"size": 12}}},
-        "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
+        "yaxis": plot_axis("FID (lower is better)"),
+        **BESIDE,
     }
     return {"data": data, "layout": layout}
 

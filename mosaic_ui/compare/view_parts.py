@@ -11,8 +11,8 @@ import numpy as np
 
 from core.curves.plan import STAGES
 
+from ..png import data_address, png_bytes
 from ..theme import DENSE_COLOUR, STAGE_COLOURS
-from .pictures import data_address, png_bytes
 
 SAMPLING_ORDER = (2, 1, 0)  # early is sampled first
 

@@ -19,6 +19,7 @@ from core.sampling.metrics import psnr
 from core.workshop.closeness import closeness
 from core.workshop.comparison import Comparison, Side
 
+from ..png import data_address, png_bytes
 from ..text import plural
 from .pictures import (
     MAX_SHOWN,
@@ -26,8 +27,6 @@ from .pictures import (
     SAMPLE_PIXELS,
     amplified_difference,
     contact_sheet,
-    data_address,
-    png_bytes,
     sheet_columns,
     shrunk,
     to_uint8,

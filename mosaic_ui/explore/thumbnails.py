@@ -6,10 +6,9 @@ ships no latents has no thumbnails.
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -17,6 +16,8 @@ from core.errors import StudioError, plain_memory_errors
 from core.sampling.denoise import decode
 from core.workshop.picture_arrays import pictures
 from core.workshop.workshop import Workshop
+
+from ..png import data_address, png_bytes
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +67,7 @@ def _address(picture) -> str:
     image = Image.fromarray(picture)
     if max(image.size) > LARGEST:
         image.thumbnail((LARGEST, LARGEST))
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_address(png_bytes(np.asarray(image)))
 
 
 def thumbnails_html(workshop: Workshop) -> str:

@@ -5,7 +5,6 @@ Pure functions; every text of a user is escaped.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -15,18 +14,18 @@ from core.runs.differences import differences
 from core.runs.pareto import pareto
 from core.runs.run import Run
 
-from ..theme import GRID_COLOUR
+from ..figures import BESIDE, plot_axis
+from ..png import data_address
 from .table import title_of
 
 MOST_COMPARED = 12  # runs whose differences and pictures have room
 AXES = ("PSNR", "FID")
-AXIS = {"zeroline": False, "gridcolor": GRID_COLOUR, "linecolor": GRID_COLOUR, "fixedrange": True}
-EMPTY: dict[str, Any] = {"data": [], "layout": {"xaxis": AXIS, "yaxis": AXIS}}
+EMPTY: dict[str, Any] = {"data": [], "layout": {"xaxis": plot_axis(""), "yaxis": plot_axis("")}}
 
 
 def picture_address(content: bytes | None) -> str:
     """Return a PNG as a data address, or nothing where there is none."""
-    return "" if content is None else f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return "" if content is None else data_address(content)
 
 
 def differences_html(runs: Sequence[Run]) -> str:
@@ -97,22 +96,11 @@ def front_figure(runs: Sequence[Run], axis: str) -> dict[str, Any]:
     layout = {
         "margin": {"l": 62, "r": 16, "t": 16, "b": 78},
         "showlegend": True,
-        "legend": {
-            "orientation": "h",
-            "x": 0.5,
-            "xanchor": "center",
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-        },
-        "xaxis": {**AXIS, "title": {"text": "time of B per image, ms, measured", "font": SMALL}},
-        "yaxis": {**AXIS, "title": {"text": title, "font": SMALL}},
-        "hoverlabel": {"font": {"color": "#18181b"}, "bgcolor": "#ffffff"},
+        "xaxis": plot_axis("time of B per image, ms, measured"),
+        "yaxis": plot_axis(title),
+        **BESIDE,
     }
     return {"data": [trace for trace in data if trace["x"]], "layout": layout}
-
-
-SMALL = {"size": 12}
 
 
 def _trace(runs: Sequence[Run], places: Sequence[int], axis: str, best: bool) -> dict[str, Any]:
