@@ -21,7 +21,7 @@ from typing import Any
 
 from core.errors import OutOfMemory, Stopped, StudioError, out_of_memory
 
-from .background import others_first
+from .background import LOOK_SECONDS, others_first
 from .remedies import page_sentence
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}
 
 # place of its Stop: who reloads the page finds the run again (background.py)
 COMPARISON = "compare"
+STOPPING = "Stopping …"
 WITHDRAWN = "Stopped while it was waiting: nothing was started."
 
 
@@ -141,12 +142,18 @@ def failure(error: Exception, what: str) -> str:
     )
 
 
-def run_job(work: Callable[[Progress], Any]) -> Iterator[JobReport | Any]:
+def run_job(
+    work: Callable[[Progress], Any], stop: threading.Event | None = None
+) -> Iterator[JobReport | Any]:
     """Run `work(progress)` in a thread; yield a `JobReport` per report and, last, its result.
 
-    Its exception is raised here. It waits for comparisons that go on without a page.
+    Its exception is raised here. It waits for comparisons that go on without a page. A `stop` that
+    is set is said here, in order with the reports: said by the handler of the Stop button, it could
+    reach the page after the job's last words.
     """
     for _ in others_first():
+        if stop is not None and stop.is_set():
+            raise Stopped(WITHDRAWN)
         yield JobReport(0, 0, "Waiting for a comparison that goes on")
     sent: queue.Queue[tuple[str, Any]] = queue.Queue()
 
@@ -160,20 +167,29 @@ def run_job(work: Callable[[Progress], Any]) -> Iterator[JobReport | Any]:
             sent.put(("error", error))
 
     threading.Thread(target=body, daemon=True).start()
+    said = False
     while True:
-        kind, item = sent.get()
+        try:
+            kind, item = sent.get(timeout=LOOK_SECONDS if stop is not None and not said else None)
+        except queue.Empty:
+            kind, item = "report", None
         # the page needs the newest report, not each of them
         while kind == "report" and not sent.empty():
             kind, item = sent.get()
         if kind == "error":
             raise item
-        yield item
+        if kind == "report" and stop is not None and stop.is_set():
+            item, said = (None if said else JobReport(0, 0, STOPPING)), True
+        if item is not None or kind == "result":
+            yield item
         if kind == "result":
             return
 
 
-def reports(work: Callable[[Progress], Any]) -> Iterator[JobReport]:
+def reports(
+    work: Callable[[Progress], Any], stop: threading.Event | None = None
+) -> Iterator[JobReport]:
     """Run `work(progress)` as `run_job` does; yield its reports only."""
-    for item in run_job(work):
+    for item in run_job(work, stop):
         if isinstance(item, JobReport):
             yield item

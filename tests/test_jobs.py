@@ -74,6 +74,25 @@ def test_stop_reaches_a_running_job_in_its_thread():
     assert where[0] is not threading.current_thread()
 
 
+def test_a_stop_is_said_once_in_order_and_nothing_after_it():
+    stop, go_on = threading.Event(), threading.Event()
+
+    def work(report):
+        report(1, 3, "one")
+        assert go_on.wait(10)
+        report(2, 3, "two")
+        report(3, 3, "three")
+        raise Stopped("stopped")
+
+    steps = jobs.run_job(work, stop)
+    assert next(steps) == jobs.JobReport(1, 3, "one")
+    stop.set()
+    assert next(steps) == jobs.JobReport(0, 0, jobs.STOPPING)  # while the work has no report
+    go_on.set()
+    with pytest.raises(Stopped):
+        next(steps)
+
+
 def test_what_waits_is_taken_once_the_newest_counts_and_it_can_be_withdrawn():
     me, you = jobs.visit("me"), jobs.visit("you")
     me.ask("prune", "old")

@@ -160,7 +160,7 @@ class PruneJobs:
         visit = jobs.visit(request.session_hash)
         waited = visit.withdraw(*KINDS)
         if visit.request_stop():
-            return {self.job: tables.message("Stopping …")}
+            return NOTHING  # the job itself says that it is stopping
         if waited:
             return {self.job: tables.message(jobs.WITHDRAWN), **self._buttons(busy=False)}
         return NOTHING
@@ -183,12 +183,13 @@ class PruneJobs:
         yield {self.job: tables.progress(0, 0, "Starting"), **busy}
         with jobs.visit(request.session_hash).stoppable() as stop:
             try:
-                for report in jobs.reports(_work(job, stop)):
+                for report in jobs.reports(_work(job, stop), stop):
                     words = model_facts.without_paths(self.workshop, report.text)
                     yield {self.job: tables.progress(report.done, report.total, words), **busy}
                 said = tables.message(job.done(time.perf_counter() - began), "good")
-            except Stopped:
-                said = tables.message(STOPPED)
+            except Stopped as stopped:
+                withdrawn = str(stopped) == jobs.WITHDRAWN
+                said = tables.message(jobs.WITHDRAWN if withdrawn else STOPPED)
             except Exception as error:  # whatever it is, the buttons come back
                 said = tables.message(jobs.failure(error, job.name), "bad")
         yield {
