@@ -169,21 +169,33 @@ def run_job(
     threading.Thread(target=body, daemon=True).start()
     said = False
     while True:
-        try:
-            kind, item = sent.get(timeout=LOOK_SECONDS if stop is not None and not said else None)
-        except queue.Empty:
-            kind, item = "report", None
-        # the page needs the newest report, not each of them
-        while kind == "report" and not sent.empty():
-            kind, item = sent.get()
+        kind, item = _newest(sent, None if said else stop)
         if kind == "error":
             raise item
-        if kind == "report" and stop is not None and stop.is_set():
-            item, said = (None if said else JobReport(0, 0, STOPPING)), True
-        if item is not None or kind == "result":
-            yield item
         if kind == "result":
+            yield item
             return
+        if stop is None or not stop.is_set():
+            yield item
+        elif not said:
+            said = True
+            yield JobReport(0, 0, STOPPING)
+
+
+def _newest(sent: queue.Queue, stop: threading.Event | None) -> tuple[str, Any]:
+    """Wait for the next report or the end; a set `stop` ends the waiting.
+
+    The page needs the newest report, not each of them.
+    """
+    kind, item = "", None
+    while not kind:
+        try:
+            kind, item = sent.get(timeout=None if stop is None else LOOK_SECONDS)
+        except queue.Empty:
+            kind = "report" if stop is not None and stop.is_set() else ""
+    while kind == "report" and not sent.empty():
+        kind, item = sent.get()
+    return kind, item
 
 
 def reports(
