@@ -548,7 +548,8 @@ def test_hostile_names_are_text_in_compare():
         "film": compare_figures.film_html(result),
         "metrics": compare_figures.metrics_html(result),
         "timing": compare_timing.timing_html(rows, result),
-        "downloads": compare_downloads.downloads_html(result),
+        "downloads": compare_downloads.downloads_html(result, "id"),
+        "carried": compare_downloads.carried_html(result),
         "picker": compare_live.plan_note(plan),
         "refusal": compare_live.plan_note(None, HOSTILE),
         "live": compare_live.live_html(

@@ -269,16 +269,14 @@ class RunsTab:
         shared, compare = self.shared, self.compare
         origin = f"A kept run, {title_of(run)}: measured on {run.device}, {run.when}."
         places = compare.result.places
+        views = result_views(shared.workshop, comparison, run.id, origin)
         return {
             **shared.in_hand_with_sampler(found, request),
             self.said: "",
             self.tabs: gr.Tabs(selected="compare"),
             compare.live: gr.update(value="", visible=False),
             places["results"]: gr.update(visible=True),
-            **{
-                places[name]: value
-                for name, value in result_views(shared.workshop, comparison, origin).items()
-            },
+            **{places[name]: value for name, value in views.items()},
             places["about"]: "",
             places["made"]: None,
         }
