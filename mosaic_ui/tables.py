@@ -256,7 +256,7 @@ def first_step(workshop: Workshop) -> str:
     """Write what to do with an unmeasured model, and what the page shows until then."""
     body = "".join(f"<p>{html.escape(s)}</p>" for s in model_facts.calibration_sentences(workshop))
     return (
-        '<h3 class="panel-title">First step: let the studio measure this model</h3><p>What you see'
+        '<h2 class="panel-title">First step: let the studio measure this model</h2><p>What you see'
         " now is theory: curves, boundaries, sparsities and MACs need no measurement. The"
         f" predicted error and pruning need one.</p>{body}"
     )
@@ -287,7 +287,7 @@ def cost_cards(plan: StagePlan, prediction: Prediction, timesteps: list[float]) 
         ("Layer error, predicted", percent(prediction.error, 2), kind),
     ]
     body = "".join(
-        f"<div><dt>{name}</dt><dd>{value}</dd><small>{note}</small></div>"
+        f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
         for name, value, note in cards
     )
     return f'<dl class="cards" data-testid="cost">{body}</dl>'
@@ -358,7 +358,7 @@ def boundary_numbers(
         values = (theory.mse[t], theory.gradient[t], theory.log_snr[t], theory.score[t])
         cells = _cells((name, f"{v:.4g}") for name, v in zip(VIEWS, values, strict=True))
         rows += f'<tr><th scope="row">Boundary {i}, t = {t}</th>{cells}</tr>'
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *VIEWS))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("At", *VIEWS))
     return (
         '<table class="stage-table'
         f' plain"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'

@@ -203,8 +203,8 @@ def film_html(comparison: Comparison) -> str:
     )
     return (
         f'<div class="cmp"><h2 class="cmp-title">Film strip</h2><p class="cmp-sub">{words}</p><p'
-        f' class="cmp-note">{legend}</p><div class="cmp-film" tabindex="0" aria-label="Film'
-        f' strip">{strips}</div></div>'
+        f' class="cmp-note">{legend}</p><div class="cmp-film" role="group" tabindex="0"'
+        f' aria-label="Film strip">{strips}</div></div>'
     )
 
 

@@ -69,7 +69,7 @@ def viewer_html(
     return (
         f'<section class="cmp cmp-viewer{_photo(comparison)}" data-mode="side"'
         f' data-id="{escape(id)}" aria-label="Pictures of A and B"'
-        f' style="--columns:{columns}">{_bar()}<div class="cmp-panes"'
+        f' style="--columns:{columns}">{_bar()}<div class="cmp-panes" role="group"'
         f' tabindex="0" aria-label="Samples">{"".join(panes)}</div><p class="cmp-sub cmp-scale">'
         f'{escape(scale)}</p><p class="cmp-sub cmp-help">{_help(comparison)}</p>'
         f'<span class="cmp-facts" hidden>{escape(_facts(comparison))}</span>'

@@ -125,10 +125,10 @@ class RunsTab:
             self.differ = gr.HTML("")
             with gr.Row(equal_height=False, elem_classes="main-row"):
                 with gr.Column(scale=1, min_width=300, elem_classes="card"):
-                    gr.HTML('<h3 class="panel-title">Pictures</h3>')
+                    gr.HTML('<h2 class="panel-title">Pictures</h2>')
                     self.pictures = gr.HTML("")
                 with gr.Column(scale=1, min_width=300, elem_classes="card"):
-                    gr.HTML('<h3 class="panel-title">Time against distance</h3>')
+                    gr.HTML('<h2 class="panel-title">Time against distance</h2>')
                     self.axis = gr.Radio(
                         list(chosen.AXES),
                         value=chosen.AXES[0],
