@@ -15,6 +15,7 @@ from core.workshop.workshop import Workshop
 
 from . import model_facts
 from .figures import VIEWS
+from .hover import explained
 from .methods import METHOD_WORDS
 from .text import factor_text, macs_text, percent, plural, seconds_text
 from .theme import STAGE_COLOURS, STAGE_MEANING
@@ -358,11 +359,12 @@ def boundary_numbers(
         values = (theory.mse[t], theory.gradient[t], theory.log_snr[t], theory.score[t])
         cells = _cells((name, f"{v:.4g}") for name, v in zip(VIEWS, values, strict=True))
         rows += f'<tr><th scope="row">Boundary {i}, t = {t}</th>{cells}</tr>'
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("At", *VIEWS))
+    head = "".join(f'<th scope="col">{explained(name)}</th>' for name in ("At", *VIEWS))
     return (
         '<table class="stage-table'
         f' plain"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-        '<p class="fine">MSE(t) = (1 − a)² v + s² for x_t = a x_0 + s e, per latent value.'
+        '<p class="fine">MSE(t) = (1 − a)² v + s² for x_t = a x_0 + s e, per'
+        f" {explained('latent')} value."
         " Gradient = MSE(t) − MSE(t − 1). "
         f"Score = gradient / max gradient + λ ln SNR, λ = {lam:g}. t is the scheduler's timestep,"
         f" counted from 0. {agreement}</p>"
