@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from core.workshop.comparison import Comparison
+
 T = TypeVar("T")
 LOOK_SECONDS = 0.05  # how often a page that waits for the next view looks at its Stop
 PATIENCE_SECONDS = 5.0  # after which a page that asks for nothing counts as left
@@ -32,6 +34,7 @@ class Ongoing:
     stop: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)  # no page listens any more
     thread: threading.Thread | None = None
+    found: Comparison | None = None  # the pictures, while their times are measured
 
 
 _ongoing: list[Ongoing] = []

@@ -4,7 +4,7 @@
     build_studio(get_workshop()).launch(**launch_options())
 
 Every chart, slider and box is a view of `Shared.plan`. A tab's own edits answer with the tab's
-views and the new plan; the other tabs follow (following.py).
+views and the new plan; the other tabs follow (plan_updates.py).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from .runs.watch import RunsWatch
 from .schedules import choices, own_beta
 from .steps_box import StepsBox, steps_box
 from .theme import CSS, KEYS, make_theme
+from .theme_switch import HEAD, theme_switch
 
 TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
@@ -82,6 +83,7 @@ class Studio:
             with gr.Row(elem_classes="masthead-row"):
                 gr.HTML(HEADER)
                 self.models = ModelMenu(menu)
+                theme_switch()
             self.shared.status.render()
             self.models.said.render()
             self.models.address.render()
@@ -214,6 +216,7 @@ def launch_options() -> dict[str, Any]:
         "theme": make_theme(),
         "css": CSS,
         "js": KEYS,
+        "head": HEAD,  # runs before the page is drawn
         "footer_links": [],
         "run_history": False,  # the default keeps every run in the visitor's browser
         "max_file_size": "1mb",  # the one upload is a plan, a few hundred bytes

@@ -15,6 +15,7 @@ from core.workshop.workshop import Workshop
 
 from . import model_facts
 from .figures import VIEWS
+from .hover import explained
 from .methods import METHOD_WORDS
 from .text import factor_text, macs_text, percent, plural, seconds_text
 from .theme import STAGE_COLOURS, STAGE_MEANING
@@ -256,7 +257,7 @@ def first_step(workshop: Workshop) -> str:
     """Write what to do with an unmeasured model, and what the page shows until then."""
     body = "".join(f"<p>{html.escape(s)}</p>" for s in model_facts.calibration_sentences(workshop))
     return (
-        '<h3 class="panel-title">First step: let the studio measure this model</h3><p>What you see'
+        '<h2 class="panel-title">First step: let the studio measure this model</h2><p>What you see'
         " now is theory: curves, boundaries, sparsities and MACs need no measurement. The"
         f" predicted error and pruning need one.</p>{body}"
     )
@@ -287,7 +288,7 @@ def cost_cards(plan: StagePlan, prediction: Prediction, timesteps: list[float]) 
         ("Layer error, predicted", percent(prediction.error, 2), kind),
     ]
     body = "".join(
-        f"<div><dt>{name}</dt><dd>{value}</dd><small>{note}</small></div>"
+        f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
         for name, value, note in cards
     )
     return f'<dl class="cards" data-testid="cost">{body}</dl>'
@@ -358,11 +359,12 @@ def boundary_numbers(
         values = (theory.mse[t], theory.gradient[t], theory.log_snr[t], theory.score[t])
         cells = _cells((name, f"{v:.4g}") for name, v in zip(VIEWS, values, strict=True))
         rows += f'<tr><th scope="row">Boundary {i}, t = {t}</th>{cells}</tr>'
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *VIEWS))
+    head = "".join(f'<th scope="col">{explained(name)}</th>' for name in ("At", *VIEWS))
     return (
         '<table class="stage-table'
         f' plain"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-        '<p class="fine">MSE(t) = (1 − a)² v + s² for x_t = a x_0 + s e, per latent value.'
+        '<p class="fine">MSE(t) = (1 − a)² v + s² for x_t = a x_0 + s e, per'
+        f" {explained('latent')} value."
         " Gradient = MSE(t) − MSE(t − 1). "
         f"Score = gradient / max gradient + λ ln SNR, λ = {lam:g}. t is the scheduler's timestep,"
         f" counted from 0. {agreement}</p>"

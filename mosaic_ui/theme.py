@@ -68,6 +68,8 @@ def make_theme() -> gr.themes.Base:
         block_shadow_dark="none",
         block_label_background_fill="transparent",
         block_label_background_fill_dark="transparent",
+        block_title_text_color="#63636b",  # the theme's own is too pale on the page's grey
+        block_label_text_color="#63636b",
         block_title_text_weight="500",
         block_title_text_size="*text_sm",
         block_info_text_size="12px",  # the theme's own would be 10 px

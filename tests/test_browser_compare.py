@@ -90,10 +90,16 @@ def test_one_sample_is_enlarged_and_gives_the_focus_back(page):
     large = page.get_by_role("dialog")
     expect(large.get_by_role("heading", level=2)).to_contain_text("Sample 3")
     expect(large.locator(".cmp-three img")).to_have_count(3)
-    expect(large.locator(".cmp-strip-one img")).to_have_count(2)
+    strips = large.locator(".cmp-strip-one img[src^='data:image/png']")  # they come when asked for
+    expect(strips).to_have_count(2)
+    sizes = (
+        "all => all.map(one => [one.naturalWidth > 2 * one.naturalHeight, one.clientHeight > 9])"
+    )
+    assert strips.evaluate_all(sizes) == [[True, True]] * 2
     expect(large).to_contain_text("dB")
     page.keyboard.press("ArrowRight")
     expect(large.get_by_role("heading", level=2)).to_contain_text("Sample 4")
+    expect(strips).to_have_count(2)
     page.keyboard.press("Escape")
     expect(large).to_be_hidden()
     expect(page.locator(".cmp-pane[data-side=a] li button").nth(3)).to_be_focused()
@@ -132,8 +138,30 @@ def test_the_page_to_mail_opens_without_a_network(page, tmp_path):
     expect(opened.locator(".cmp-verdict h2")).to_be_visible()
     opened.locator(".cmp-pane[data-side=a] li button").first.click()
     expect(opened.get_by_role("dialog")).to_be_visible()
+    expect(opened.locator(".cmp-strip-one img[src^='data:image/png']")).to_have_count(2)
     assert watch.hosts == set() and not watch.errors
     context.close()
+
+
+def test_files_are_made_on_request_and_named_by_keyboard_too(page, tmp_path):
+    assert "data:" not in page.locator(".cmp-downloads").inner_html()
+    for name, end, begins in (
+        ("A, B and difference", "-seed0-6steps.png", b"\x89PNG"),
+        ("B: grid", "-seed0-6steps-B.png", b"\x89PNG"),
+        ("Result", "-seed0-6steps.json", b"{"),
+    ):
+        button = page.get_by_role("button", name=name)
+        button.focus()
+        with page.expect_download() as download:
+            page.keyboard.press("Enter")
+        assert download.value.suggested_filename.endswith(end)
+        download.value.save_as(tmp_path / end)
+        assert (tmp_path / end).read_bytes().startswith(begins)
+        expect(button).to_be_focused()
+        expect(page.locator(".cmp-made")).to_have_text("")
+    page.locator(".cmp-downloads").evaluate("group => { group.dataset.id = '../secret'; }")
+    page.get_by_role("button", name="A: grid").press(" ")
+    expect(page.locator(".cmp-made")).to_contain_text("is not there")
 
 
 def test_sides_swap_and_a_stopped_run_leaves_the_result(page):

@@ -347,11 +347,16 @@ def test_a_doubtful_measurement_looks_doubtful():
         assert "Measured, doubtful" in figures.verdict_html(timed(ratios))
 
 
+STEM = "mosaicdiff-tiny-dense-vs-b-mine-b-seed7-4steps"
+
+
 def test_downloads_are_named_after_what_they_hold():
-    page = downloads.downloads_html(comparison())
-    names = [part.split('"', 1)[0] for part in page.split('download="')[1:]]
-    stem = "mosaicdiff-tiny-dense-vs-b-mine-b-seed7-4steps"
-    assert names == [f"{stem}{end}" for end in (".html", ".png", "-A.png", "-B.png", ".json")]
+    names = [f"{STEM}{end}" for end in (".html", ".png", "-A.png", "-B.png", ".json")]
+    asked = downloads.downloads_html(comparison(), "20261010-101010-0a1b2c3d")
+    assert re.findall(r'data-name="([^"]*)"', asked) == names
+    assert re.findall(r'data-file="([^"]*)"', asked) == list(downloads.FILES)
+    assert 'data-id="20261010-101010-0a1b2c3d"' in asked and asked.count("<button type=") == 5
+    assert re.findall(r'download="([^"]*)"', downloads.carried_html(comparison())) == names
     c = comparison(model="../../x y", settings=replace(SETTINGS, side_steps=(4, 3)))
     c.a.name = "Ünïform " * 40
     assert downloads.file_stem(c).startswith("mosaicdiff-x-y-uniform-uniform")
@@ -360,8 +365,15 @@ def test_downloads_are_named_after_what_they_hold():
     )
 
 
+def test_the_page_carries_no_file_until_somebody_asks():
+    asked = downloads.downloads_html(comparison(), "example")
+    assert "data:" not in asked and "base64" not in asked and len(asked) < 2_000
+    view = viewer.viewer_html(comparison(), {}, "example")
+    assert "data-film" not in view and 'data-id="example"' in view and view.count("<img") == 6
+
+
 def test_downloads_carry_both_grids_and_the_result():
-    page = downloads.downloads_html(comparison())
+    page = downloads.carried_html(comparison())
     addresses = [part.split('"', 1)[0] for part in page.split('href="')[1:]]
     assert [a.split(";")[0] for a in addresses] == [
         "data:text/html",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import html
 import importlib
 import json
 import weakref
@@ -32,12 +33,14 @@ from mosaic_ui.compare import timing as compare_timing
 from mosaic_ui.compare import viewer as compare_viewer
 from mosaic_ui.explore.curve_panel import meaning
 from mosaic_ui.figures import BELOW_NAMES, VIEWS, curve_figure
+from mosaic_ui.hover import MEANINGS, explained
 from mosaic_ui.input_checks import plain_errors
 from mosaic_ui.predictions import Predictions, idle_stages
 from mosaic_ui.prune import views as prune_views
 from mosaic_ui.prune.mosaic_figure import mosaic_figure
 from mosaic_ui.studio import build_studio, launch_options
 from mosaic_ui.theme import STAGE_COLOURS, STAGE_INK
+from mosaic_ui.theme_switch import switch_html
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
 NAN, INF = float("nan"), float("inf")
@@ -548,7 +551,8 @@ def test_hostile_names_are_text_in_compare():
         "film": compare_figures.film_html(result),
         "metrics": compare_figures.metrics_html(result),
         "timing": compare_timing.timing_html(rows, result),
-        "downloads": compare_downloads.downloads_html(result),
+        "downloads": compare_downloads.downloads_html(result, "id"),
+        "carried": compare_downloads.carried_html(result),
         "picker": compare_live.plan_note(plan),
         "refusal": compare_live.plan_note(None, HOSTILE),
         "live": compare_live.live_html(
@@ -564,6 +568,19 @@ def test_hostile_names_are_text_in_compare():
         "&lt;img" in views[name]
         for name in ("verdict", "pair", "film", "metrics", "timing", "live", "viewer", "stale")
     )
+
+
+def test_words_of_the_trade_are_explained_once_where_they_stand():
+    said = explained("Latent MSE of latents; ln SNR, PSNR and the SNR")
+    assert said.startswith(f'<abbr title="{MEANINGS["latent"]}">Latent</abbr> MSE of latents; ln <')
+    assert said.count("<abbr") == 2 and said.endswith("</abbr>, PSNR and the SNR")
+    assert "<abbr" in meaning("ln SNR") and harmless(explained(html.escape(HOSTILE)))
+
+
+def test_the_theme_switch_runs_before_the_page_is_drawn_and_asks_for_nothing():
+    head = launch_options()["head"]
+    assert head.startswith("<script>") and head.count("</script>") == 1 and "http" not in head
+    assert switch_html().count('type="radio" name="page-theme"') == 3
 
 
 def test_what_a_page_computed_goes_with_the_page(workshop):

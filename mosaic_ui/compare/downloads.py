@@ -1,7 +1,8 @@
 """Offer a comparison to take along: grids, one picture, a page that can be mailed, the facts.
 
-Pure functions, no Gradio. Every file is named after what it holds, and the links carry the files
-themselves.
+Pure functions, no Gradio. Every file is named after what it holds. The page carries the names, and
+a file is made when somebody asks for it (at_hand.py, downloads.js). Where a result is kept nowhere,
+links carry the files themselves.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -50,6 +53,24 @@ h1 { font-size: 24px; margin: 0; }
 """
 
 
+@dataclass(frozen=True)
+class File:
+    """A kind of file: what its button says, how its name ends, its media type."""
+
+    title: str
+    end: str
+    mime: str
+
+
+FILES = {
+    "page": File("Page to mail (HTML)", ".html", "text/html"),
+    "picture": File("A, B and difference (PNG)", ".png", "image/png"),
+    "a": File("A: grid (PNG)", "-A.png", "image/png"),
+    "b": File("B: grid (PNG)", "-B.png", "image/png"),
+    "facts": File("Result (JSON)", ".json", "application/json"),
+}
+
+
 def file_stem(comparison: Comparison) -> str:
     """Return what the files of a comparison are called: model, sides, seed, steps."""
     settings = comparison.settings
@@ -71,35 +92,55 @@ def result_json(comparison: Comparison) -> str:
     return json.dumps(comparison.to_json(), indent=2)
 
 
-def downloads_html(
+def downloads_html(comparison: Comparison, id: str) -> str:
+    """Write a button per file, which asks the server for the file of the comparison `id`."""
+    buttons = (
+        f'<button type="button" class="cmp-get" data-file="{kind}"'
+        f' data-name="{_name(comparison, file)}">↓ {escape(file.title)}</button>'
+        for kind, file in FILES.items()
+    )
+    return _group(buttons, f' data-id="{escape(id)}"')
+
+
+def carried_html(
     comparison: Comparison, class_names: dict[int, str] | None = None, judged: bool = True
 ) -> str:
-    """Write links that carry their files: a page, one picture, both grids, the result."""
-    stem = file_stem(comparison)
-    page = report_html(comparison, class_names, judged)
-    files = [
-        ("Page to mail (HTML)", f"{stem}.html", data_address(page.encode(), "text/html")),
-        (
-            "A, B and difference (PNG)",
-            f"{stem}.png",
-            data_address(png_bytes(one_picture(comparison))),
-        ),
-    ]
-    files += [
-        (
-            f"{letter}: grid (PNG)",
-            f"{stem}-{letter}.png",
-            data_address(png_bytes(download_sheet(to_uint8(side.images)))),
-        )
-        for letter, side in (("A", comparison.a), ("B", comparison.b))
-    ]
-    facts = data_address(result_json(comparison).encode(), "application/json")
-    files.append(("Result (JSON)", f"{stem}.json", facts))
-    links = "".join(
-        f'<a class="cmp-get" download="{escape(name)}" href="{href}">↓ {escape(title)}</a>'
-        for title, name, href in files
+    """Write a link per file, which carries the file itself."""
+    return _group(
+        f'<a class="cmp-get" download="{_name(comparison, file)}" href="'
+        f'{data_address(file_bytes(comparison, kind, class_names, judged), file.mime)}">'
+        f"↓ {escape(file.title)}</a>"
+        for kind, file in FILES.items()
     )
-    return f'<div class="cmp cmp-downloads" role="group" aria-label="Downloads">{links}</div>'
+
+
+def _group(files: Iterable[str], facts: str = "") -> str:
+    return (
+        f'<div class="cmp cmp-downloads" role="group" aria-label="Downloads"{facts}>'
+        f"{''.join(files)}"
+        '<span class="cmp-sub cmp-made" role="status"></span></div>'
+    )
+
+
+def _name(comparison: Comparison, file: File) -> str:
+    return escape(f"{file_stem(comparison)}{file.end}")
+
+
+def file_bytes(
+    comparison: Comparison,
+    kind: str,
+    class_names: dict[int, str] | None = None,
+    judged: bool = True,
+) -> bytes:
+    """Return the content of one of `FILES`."""
+    if kind == "page":
+        return report_html(comparison, class_names, judged).encode()
+    if kind == "facts":
+        return result_json(comparison).encode()
+    if kind == "picture":
+        return png_bytes(one_picture(comparison))
+    side = {"a": comparison.a, "b": comparison.b}[kind]
+    return png_bytes(download_sheet(to_uint8(side.images)))
 
 
 def report_html(
@@ -120,7 +161,7 @@ def report_html(
         f' content="width=device-width, initial-scale=1"><title>{escape(title)}</title><style>'
         f'{VARIABLES}{TAB_STYLE}{STYLE}</style></head><body><main class="cmp-tab"><header><h1>'
         f'{escape(title)}</h1><p class="cmp-sub">{escape(made)}</p></header>{"".join(body)}</main>'
-        f"<script>((element) => {{{SCRIPT}}})(document.body);</script></body></html>"
+        f"<script>((element, server) => {{{SCRIPT}}})(document.body, null);</script></body></html>"
     )
 
 

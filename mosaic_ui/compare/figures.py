@@ -17,6 +17,7 @@ from core.workshop.closeness import SCALE_WORDS
 from core.workshop.compare import IN_STEP
 from core.workshop.comparison import Comparison, SampleSettings, Side
 
+from ..hover import explained
 from ..text import factor_text, macs_text, percent, plural, seconds_text
 from .between import differences_html, result_unequal
 from .pictures import (
@@ -203,8 +204,8 @@ def film_html(comparison: Comparison) -> str:
     )
     return (
         f'<div class="cmp"><h2 class="cmp-title">Film strip</h2><p class="cmp-sub">{words}</p><p'
-        f' class="cmp-note">{legend}</p><div class="cmp-film" tabindex="0" aria-label="Film'
-        f' strip">{strips}</div></div>'
+        f' class="cmp-note">{legend}</p><div class="cmp-film" role="group" tabindex="0"'
+        f' aria-label="Film strip">{strips}</div></div>'
     )
 
 
@@ -268,7 +269,8 @@ def metrics_html(comparison: Comparison, judged: bool = True) -> str:
     if not judged:
         both += f'<tr><th scope="row">Quality</th><td colspan="2">{UNJUDGED}</td></tr>'
     pair = "".join(
-        f'<tr><th scope="row">{name}<small>{e(note)}</small></th><td colspan="2">{e(x)}</td></tr>'
+        f'<tr><th scope="row">{explained(name)}<small>{e(note)}</small></th>'
+        f'<td colspan="2">{e(x)}</td></tr>'
         for name, x, note in _pair_rows(comparison)
     )
     repeats = plural(comparison.timed_runs, "timing repeat")

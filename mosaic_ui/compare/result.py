@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gradio as gr
 from gradio.blocks import Block
 
+from core.workshop.workshop import Workshop
+
+from . import at_hand
 from .run import Named
 from .viewer import SCRIPT
+
+DOWNLOADS = (Path(__file__).parent / "downloads.js").read_text(encoding="utf-8")
 
 
 class ResultPanel:
     """The components of a result, hidden until there is one; `first` are their opening values."""
 
-    def __init__(self, first: Named):
+    def __init__(self, first: Named, workshop: Workshop):
+        asked = at_hand.server_functions(workshop)
         with gr.Column(visible=bool(first), elem_id="cmp-results") as self.results:
             self.about = gr.HTML("", elem_id="cmp-about")
             with gr.Row(elem_classes="cmp-top"):
                 self.viewer = gr.HTML(
                     first.get("viewer", ""),
                     js_on_load=SCRIPT,
+                    server_functions=asked,
                     apply_default_css=False,
                     elem_id="cmp-viewer",
                 )
@@ -29,7 +38,12 @@ class ResultPanel:
                     self.timing = gr.HTML(first.get("timing", ""))
                 with gr.Tab("All figures"):
                     self.metrics = gr.HTML(first.get("metrics", ""))
-            self.downloads = gr.HTML(first.get("downloads", ""))
+            self.downloads = gr.HTML(
+                first.get("downloads", ""),
+                js_on_load=DOWNLOADS,
+                server_functions=asked,
+                apply_default_css=False,
+            )
             self.earlier = gr.HTML("", elem_id="cmp-earlier")
         self.made = gr.State(None)  # see `run.made_facts`
         self.past = gr.State(first.get("past"))  # see `run.remembered`

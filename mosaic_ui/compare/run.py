@@ -26,7 +26,8 @@ from ..text import about_seconds
 from . import figures
 from . import live as live_views
 from . import timing as timing_views
-from .downloads import downloads_html
+from .at_hand import EXAMPLE
+from .downloads import carried_html, downloads_html
 from .inputs import Request
 from .viewer import viewer_html
 
@@ -35,16 +36,21 @@ KEPT = 4  # results that the tab remembers, the one in sight included
 PREVIEW_SECONDS = 0.15  # fastest rate of live pictures; more would only load the page
 
 
-def result_views(workshop: Workshop, comparison: Comparison, provenance: str = "") -> Named:
-    """Return the values of the result's components by their names."""
+def result_views(
+    workshop: Workshop, comparison: Comparison, id: str, provenance: str = ""
+) -> Named:
+    """Return the values of the result's components by their names.
+
+    id: by which `at_hand` finds the comparison; empty where it is kept nowhere.
+    """
     return {
-        **timed_views(workshop, comparison, provenance),
-        "viewer": viewer_html(comparison, workshop.class_names),
+        **timed_views(workshop, comparison, id, provenance),
+        "viewer": viewer_html(comparison, workshop.class_names, id),
         "film": figures.film_html(comparison),
     }
 
 
-def timed_views(workshop: Workshop, comparison: Comparison, provenance: str = "") -> Named:
+def timed_views(workshop: Workshop, comparison: Comparison, id: str, provenance: str = "") -> Named:
     """Return the values of those components that change when the times are known."""
     judged = workshop.judge is not None
     rows = timing_views.timing_rows(comparison.a, comparison.b)
@@ -52,8 +58,16 @@ def timed_views(workshop: Workshop, comparison: Comparison, provenance: str = ""
         "verdict": figures.verdict_html(comparison, provenance),
         "timing": timing_views.timing_html(rows, comparison),
         "metrics": figures.metrics_html(comparison, judged),
-        "downloads": downloads_html(comparison, workshop.class_names, judged),
+        "downloads": downloads_html(comparison, id)
+        if id
+        else carried_html(comparison, workshop.class_names, judged),
     }
+
+
+def carried_views(workshop: Workshop, comparison: Comparison) -> Named:
+    """Return those components of a result that carry more where it is kept nowhere."""
+    views = result_views(workshop, comparison, "")
+    return {name: views[name] for name in ("viewer", "downloads")}
 
 
 def remembered(comparison: Comparison) -> dict[str, str]:
@@ -200,7 +214,8 @@ class Run:
         """Return what a run that was stopped leaves: nothing that was there is taken away."""
         if self.untimed is not None:
             said = self.record.finish(self.untimed, "stopped", STOPPED_TIMING)
-            return {"live": live_views.message(f"{STOPPED_TIMING} {said}".strip())}
+            live = live_views.message(f"{STOPPED_TIMING} {said}".strip())
+            return {"live": live, **self._carried(self.untimed, said)}
         self.record.end("stopped", sentence)
         earlier = bool(self.past)
         view = _stopped_view(sentence, self.seen, self.last, self.request, earlier)
@@ -229,20 +244,27 @@ class Run:
         self.untimed = None
         said = self.record.finish(comparison)
         shown = live_views.message(said, bad=True) if said else ""
-        return views | {"live": gr.update(value=shown, visible=bool(said))}
+        live = gr.update(value=shown, visible=bool(said))
+        return {**views, **self._carried(comparison, said), "live": live}
+
+    def _carried(self, comparison: Comparison, said: str) -> Named:
+        """Return the views that carry all files, if the result could not be kept (`said`)."""
+        return carried_views(self.workshop, comparison) if said and self.record.id else {}
 
     def _result(self, comparison: Comparison) -> Named:
         """Return the views of a result, only what is new in it where its pictures stand already."""
         comparison.a.name, comparison.b.name = self.names
+        self.one.found = comparison
         if self.untimed is not None:
             self.past = [remembered(comparison), *self.past[1:]]
-            return {**timed_views(self.workshop, comparison), "past": self.past}
+            views = timed_views(self.workshop, comparison, self.record.id)
+            return {**views, "past": self.past}
         self.untimed = comparison
         self.past = [remembered(comparison), *self.past][:KEPT]
         in_hand = self.request.in_hand
         return {
             "results": gr.update(visible=True),
-            **result_views(self.workshop, comparison),
+            **result_views(self.workshop, comparison, self.record.id),
             "past": self.past,
             "earlier": earlier_html(self.past),
             "about": "",
@@ -317,4 +339,5 @@ def opening(workshop: Workshop) -> tuple[str, Named]:
         f"A finished example, {example.model}: measured on {example.device}, {example.when}. Press"
         " Compare to measure on this machine."
     )
-    return "", result_views(workshop, example, origin) | {"past": [remembered(example)]}
+    views = result_views(workshop, example, EXAMPLE, origin)
+    return "", views | {"past": [remembered(example)]}

@@ -11,6 +11,7 @@ from typing import Any
 from core.workshop.study import Finding, verdicts
 
 from ..figures import BESIDE, plot_axis
+from ..hover import explained
 
 # Okabe-Ito, apart from the stages
 SHOWN = {
@@ -75,7 +76,7 @@ def study_figure(found: list[Finding]) -> dict[str, Any]:
 def study_table(found: list[Finding]) -> str:
     """Write every row of the study."""
     head = "".join(
-        f"<th>{h}</th>"
+        f"<th>{explained(h)}</th>"
         for h in (
             "steps",
             "method",

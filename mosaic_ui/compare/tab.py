@@ -81,7 +81,7 @@ class CompareTab:
                 self._build_controls()
             with gr.Column(elem_classes="cmp-outcome"):
                 self.live = gr.HTML(live, elem_id="cmp-live", visible=not first)
-                self.result = ResultPanel(first)
+                self.result = ResultPanel(first, self.workshop)
         with gr.Column(elem_classes="cmp-tab"):
             _build_study(self.workshop)
 

@@ -1,6 +1,8 @@
 // The pictures of a comparison: view, order, zoom, full screen, one sample enlarged. `element` holds the markup of viewer.py,
 // which may be replaced at any time, so all events are taken at `element`. The wheel is never taken: it scrolls the page.
+// `server` gives the film strips of a sample that is enlarged; in a file there is none, as the markup carries them.
 const ZOOMS = [1, 1.5, 2, 3, 4, 6];
+const BLANK = 'data:image/gif;base64,R0lGODlhAQABAIAAAAAAAAAAACH5BAEAAAAALAAAAAABAAEAAAICRAEAOw=='; // one clear pixel
 let zoom = 0, mode = 'side', flipped = false, sorted = false, opened = null;
 const one = (selector, root = element) => root.querySelector(selector);
 const all = (selector, root = element) => [...root.querySelectorAll(selector)];
@@ -58,8 +60,10 @@ function picture(letter, name, source) {
 function strip(letter, told, cell, decibels) {
   const box = make('div', 'cmp-strip-one'), title = make('h3');
   title.append(make('b', '', letter), ` ${told.name}`);
-  const image = make('img');
-  image.src = cell.dataset.film;
+  const image = make('img'), { naturalWidth, naturalHeight } = cell.querySelector('img');
+  image.style.aspectRatio = `${told.frames.length * (naturalWidth || 1)} / ${naturalHeight || 1}`; // before the strip is there
+  image.src = cell.dataset.film ?? BLANK;
+  image.dataset.side = letter;
   image.alt = `Film strip of ${letter}: ${told.frames.map(f => `t ${f.t}, ${f.word}`).join('; ')}`;
   const heads = make('ol');
   told.frames.forEach((frame, k) => {
@@ -94,7 +98,7 @@ function enlarge(i) {
   const pair = make('div', 'cmp-three');
   pair.append(picture('A', told.a.name, a), picture('B', told.b.name, b), picture('', 'Difference', d));
   const parts = [head, make('p', 'cmp-far', `A and B: ${a.dataset.words}`), pair];
-  if (a.dataset.film && b.dataset.film) {
+  if (told.a.frames.length && told.b.frames.length) {
     const steps = a.dataset.steps ? a.dataset.steps.split(' ') : [];
     parts.push(strip('A', told.a, a, []), strip('B', told.b, b, steps));
     parts.push(make('p', 'cmp-sub', 'The finished picture as each side foresees it at timestep t, in sampling order'
@@ -102,6 +106,33 @@ function enlarge(i) {
   }
   dialog.replaceChildren(...parts);
   if (!dialog.open) dialog.showModal();
+  if (told.a.frames.length && !a.dataset.film) fetchStrips(i);
+}
+
+async function fetchStrips(i) { // the one in sight first, then the others, for the arrow keys
+  const view = viewer(), { id } = view.dataset;
+  const ask = async samples => {
+    const { strips = {}, said } = await server.film_strips([id, samples]).catch(() => ({ said: 'The film strip could not be had: the studio does not answer.' }));
+    if (viewer() !== view) return false; // another comparison has taken its place
+    for (const [k, [a, b]] of Object.entries(strips)) { sample(k).a.dataset.film = a; sample(k).b.dataset.film = b; }
+    if (one('.cmp-large').open) fill(said);
+    return !said;
+  };
+  if (await ask([+i]) && !view.dataset.asked) {
+    view.dataset.asked = 'yes';
+    const missing = all('.cmp-pane[data-side="a"] li', view).filter(li => !li.dataset.film);
+    if (missing.length) ask(missing.map(li => +li.dataset.i));
+  }
+}
+
+function fill(said) { // the strips of the sample in sight, or why they are not there
+  const { a, b } = sample(opened);
+  all('.cmp-strip-one img').forEach(image => {
+    const address = (image.dataset.side === 'A' ? a : b).dataset.film;
+    if (address && image.getAttribute('src') !== address) image.src = address;
+  });
+  const note = one('.cmp-large > .cmp-sub');
+  if (said && note && !a.dataset.film) note.textContent = said;
 }
 
 function turn(by) {

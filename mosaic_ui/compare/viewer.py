@@ -1,7 +1,9 @@
 """Write the pictures of a comparison as a view that can be slid, flipped, sorted and enlarged.
 
-Pure functions, no Gradio. The markup carries all pictures itself, so the same view stands in a file
-that opens without a server; its style and script are the files of the same name.
+Pure functions, no Gradio. The markup carries its pictures itself. The film strips, most of
+its size, are seen only where a sample is enlarged: the page asks for them then (at_hand.py). A file
+that opens without a server carries them too. All pictures are PNG, nothing is lossy. Style and
+script are the files of the same name.
 """
 
 from __future__ import annotations
@@ -45,22 +47,29 @@ MODES = (
 )
 
 
-def viewer_html(comparison: Comparison, class_names: dict[int, str] | None = None) -> str:
-    """Write A, B and their difference, sample by sample, with the film strip of each sample."""
+def viewer_html(
+    comparison: Comparison, class_names: dict[int, str] | None = None, id: str = ""
+) -> str:
+    """Write A, B and their difference, sample by sample, with the film strip of each sample.
+
+    id: by which the page asks for the film strips; without it the markup carries them.
+    """
     a, b = (to_uint8(side.images)[:MAX_SHOWN] for side in (comparison.a, comparison.b))
     difference, factor, mean = amplified_difference(a, b)
     columns = sheet_columns(len(a))
     a, b, difference = (shrunk(x, PAGE_PIXELS // columns) for x in (a, b, difference))
     asked = asked_words(comparison, class_names or {})
     scale = difference_words(comparison, factor, mean)
+    carried = not id
     panes = (
-        _pane("a", comparison.a.name, _cells(comparison, "A", a, asked)),
-        _pane("b", comparison.b.name, _cells(comparison, "B", b, asked)),
-        _pane("d", "Difference", _cells(comparison, "D", difference, asked)),
+        _pane("a", comparison.a.name, _cells(comparison, "A", a, asked, carried)),
+        _pane("b", comparison.b.name, _cells(comparison, "B", b, asked, carried)),
+        _pane("d", "Difference", _cells(comparison, "D", difference, asked, carried)),
     )
     return (
-        f'<section class="cmp cmp-viewer{_photo(comparison)}" data-mode="side" aria-label="Pictures'
-        f' of A and B" style="--columns:{columns}">{_bar()}<div class="cmp-panes"'
+        f'<section class="cmp cmp-viewer{_photo(comparison)}" data-mode="side"'
+        f' data-id="{escape(id)}" aria-label="Pictures of A and B"'
+        f' style="--columns:{columns}">{_bar()}<div class="cmp-panes" role="group"'
         f' tabindex="0" aria-label="Samples">{"".join(panes)}</div><p class="cmp-sub cmp-scale">'
         f'{escape(scale)}</p><p class="cmp-sub cmp-help">{_help(comparison)}</p>'
         f'<span class="cmp-facts" hidden>{escape(_facts(comparison))}</span>'
@@ -139,7 +148,9 @@ def _pane(letter: str, name: str, cells: str) -> str:
     )
 
 
-def _cells(comparison: Comparison, letter: str, pictures: np.ndarray, asked: Sequence[str]) -> str:
+def _cells(
+    comparison: Comparison, letter: str, pictures: np.ndarray, asked: Sequence[str], carried: bool
+) -> str:
     """Write one button per sample, with its picture, what it shows and how far it moved."""
     side = {"A": comparison.a, "B": comparison.b}.get(letter)
     steps = _step_decibels(comparison) if letter == "A" else []
@@ -151,8 +162,8 @@ def _cells(comparison: Comparison, letter: str, pictures: np.ndarray, asked: Seq
         if letter == "A":
             facts += f' data-what="{what}" data-words="{decibel_words(decibel)}"'
             facts += f' data-steps="{" ".join(f"{row[i]:.0f}" for row in steps)}"'
-        if side is not None and side.film:
-            facts += f' data-film="{_strip(side, i, comparison)}"'
+        if carried and side is not None and side.film:
+            facts += f' data-film="{film_strip(side, i, comparison)}"'
         name = "Difference" if side is None else letter
         cells += (
             f'<li{facts}><button type="button" aria-label="Enlarge sample {i + 1}, {what},'
@@ -168,7 +179,7 @@ def _enlarged(picture: np.ndarray) -> np.ndarray:
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
-def _strip(side: Side, i: int, comparison: Comparison) -> str:
+def film_strip(side: Side, i: int, comparison: Comparison) -> str:
     """Return the address of one sample's film strip, all frames in one picture."""
     frames = np.concatenate([to_uint8(frame[i : i + 1]) for frame in side.film])
     if _photo(comparison):

@@ -19,6 +19,7 @@ from core.workshop.workshop import Workshop
 from .. import jobs, model_facts, tables
 from ..events import LIVE, NOTHING, QUIET, Event, Views
 from ..figures import ALWAYS_LINEAR, FALLBACK_SCORE, MEANING, VIEWS
+from ..hover import explained
 from ..input_checks import plain_errors
 from ..inputs import constants
 from ..page_state import Shared
@@ -59,7 +60,8 @@ def meaning(view: str, fallback: bool = False) -> str:
         return ""
     words = FALLBACK_SCORE if view == "Score" and fallback else MEANING[view]
     axis = " (Axis always linear.)" if view in ALWAYS_LINEAR else ""
-    return f'<p class="meaning"><b>{view}:</b> {words}{axis}</p>'
+    said = explained(f"<b>{view}:</b> {words}{axis}")
+    return f'<p class="meaning">{said}</p>'
 
 
 def walk_of(workshop: Workshop) -> tuple[int, int, float]:

@@ -130,7 +130,7 @@ class PruneTab:
         self.jobs = PruneJobs(shared, self.job, self.calibrate, self.prune, self.stop)
 
     def _build_sliders(self, plan: StagePlan, timesteps: list[float]) -> None:
-        gr.HTML('<h3 class="panel-title">How much to remove</h3>')
+        gr.HTML('<h2 class="panel-title">How much to remove</h2>')
         self.master = _slider(
             plan.mean_sparsity(timesteps),
             MASTER,
@@ -143,7 +143,7 @@ class PruneTab:
         self.effect = gr.HTML("")
 
     def _build_buttons(self) -> None:
-        gr.HTML('<h3 class="panel-title">Calibrate and prune</h3>')
+        gr.HTML('<h2 class="panel-title">Calibrate and prune</h2>')
         with gr.Row(elem_classes="buttons"):
             self.calibrate = gr.Button("Calibrate", min_width=76)
             self.prune = gr.Button("Prune", variant="primary", min_width=76)
@@ -151,7 +151,7 @@ class PruneTab:
         self.job = gr.HTML(ready(self.workshop))
 
     def _build_mosaic(self, plan: StagePlan, timesteps: list[float]) -> None:
-        gr.HTML('<h3 class="panel-title">What runs when: blocks × sampling steps</h3>')
+        gr.HTML('<h2 class="panel-title">What runs when: blocks × sampling steps</h2>')
         self.mosaic = plot_panel(
             picture(self.workshop, plan, timesteps),
             label="Share of each block that runs at each sampling step",

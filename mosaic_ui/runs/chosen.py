@@ -65,7 +65,11 @@ def _pictures(run: Run, thumbnail: Callable[[str, str], bytes | None]) -> str:
     for letter, side in (("a", run.a), ("b", run.b)):
         address = picture_address(thumbnail(run.id, letter))
         name = f"{letter.upper()} {escape(side.name)}"
-        shown = f'<img src="{address}" alt="{name}">' if address else "no pictures were kept"
+        shown = (
+            f'<img src="{address}" alt="Pictures of {name}">'
+            if address
+            else "no pictures were kept"
+        )
         sides += f"<p><span>{name}</span>{shown}</p>"
     head = f"<figcaption><b>{escape(title_of(run))}</b></figcaption>"
     return f"<figure>{head}<div>{sides}</div></figure>"

@@ -81,7 +81,7 @@ class PlanShelf:
     def __init__(self, shared: Shared):
         self.shared = shared
         with gr.Column(elem_classes="card", elem_id="plan-shelf"):
-            gr.HTML('<h3 class="panel-title">Kept plans</h3>')
+            gr.HTML('<h2 class="panel-title">Kept plans</h2>')
             self.list = gr.HTML(f'<div class="plans">{NONE}</div>', elem_id="kept-plans")
             self.chosen = gr.Textbox(visible="hidden")  # its value comes from CHOSEN
             self.gone = gr.State("")  # id of the plan that was deleted last

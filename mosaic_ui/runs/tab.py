@@ -125,10 +125,10 @@ class RunsTab:
             self.differ = gr.HTML("")
             with gr.Row(equal_height=False, elem_classes="main-row"):
                 with gr.Column(scale=1, min_width=300, elem_classes="card"):
-                    gr.HTML('<h3 class="panel-title">Pictures</h3>')
+                    gr.HTML('<h2 class="panel-title">Pictures</h2>')
                     self.pictures = gr.HTML("")
                 with gr.Column(scale=1, min_width=300, elem_classes="card"):
-                    gr.HTML('<h3 class="panel-title">Time against distance</h3>')
+                    gr.HTML('<h2 class="panel-title">Time against distance</h2>')
                     self.axis = gr.Radio(
                         list(chosen.AXES),
                         value=chosen.AXES[0],
@@ -269,16 +269,14 @@ class RunsTab:
         shared, compare = self.shared, self.compare
         origin = f"A kept run, {title_of(run)}: measured on {run.device}, {run.when}."
         places = compare.result.places
+        views = result_views(shared.workshop, comparison, run.id, origin)
         return {
             **shared.in_hand_with_sampler(found, request),
             self.said: "",
             self.tabs: gr.Tabs(selected="compare"),
             compare.live: gr.update(value="", visible=False),
             places["results"]: gr.update(visible=True),
-            **{
-                places[name]: value
-                for name, value in result_views(shared.workshop, comparison, origin).items()
-            },
+            **{places[name]: value for name, value in views.items()},
             places["about"]: "",
             places["made"]: None,
         }
