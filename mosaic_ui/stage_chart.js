@@ -1,5 +1,5 @@
 // One Plotly chart with stage bands and draggable boundaries above it. `props.value` is what Python sees: the boundaries,
-// low then high (an empty list: a chart without handles). `props.figure` is {data, layout}, and for a chart with handles
+// low then high (an empty list: a chart without handles). `props.figure` is the JSON text of {data, layout}, and for a chart with handles
 // `steps`, the timesteps that the sampler visits, and `suggested`, where a double click takes a line. Python fills in the options.
 const { lower, upper, label, names, colours } = OPTIONS;
 const SEND_EVERY_MS = 80; // at most about 12 'input' events a second
@@ -18,8 +18,17 @@ let grab = null; // {id, x, i, by, from, moved}: the pointer, where it went down
 let lastSent = 0, timer = null;
 let axisEnds = ''; // as what stands below the chart knows them
 let extra = 0; // pixels that the legend's further rows add to the chart
+let read = null, parsed = null; // the text of the figure that was read last, and what it says
 
 chart.setAttribute('aria-label', label);
+
+function figure() {
+  if (props.figure !== read) {
+    read = props.figure;
+    parsed = read ? JSON.parse(read) : null;
+  }
+  return parsed;
+}
 
 function clamp(value, i) {
   const low = (i > 0 ? boundaries[i - 1] : lower) + 1;
@@ -79,7 +88,7 @@ function placeSteps(at) {
   const left = at.toPixel(lower), width = at.toPixel(upper) - left;
   Object.assign(ticks.style, { left: left + 'px', top: at.top + at.height + 'px', width: width + 'px' });
   const lines = names.map(() => '');
-  for (const t of (props.figure && props.figure.steps) || []) {
+  for (const t of figure()?.steps || []) {
     lines[boundaries.filter(b => t >= b).length] += `M${(at.toPixel(t) - left).toFixed(1)} 2v7`;
   }
   [...ticks.children].forEach((path, i) => path.setAttribute('d', lines[i]));
@@ -179,7 +188,7 @@ function makeHandle(i) {
 
 // Puts one line where the rule suggests it; the other stays.
 function suggest(i) {
-  const places = props.figure && props.figure.suggested;
+  const places = figure()?.suggested;
   if (!places || clamp(places[i], i) === boundaries[i]) return;
   boundaries[i] = clamp(places[i], i);
   place();
@@ -216,9 +225,9 @@ function build() {
 }
 
 // Colours follow light and dark, sizes follow the width: 'INK' in a figure stands for the page's text colour.
-function themed(figure) {
+function themed(text) {
   const ink = getComputedStyle(element).getPropertyValue('--body-text-color').trim() || '#222';
-  const { data, layout } = JSON.parse(JSON.stringify(figure).replaceAll('"INK"', JSON.stringify(ink)));
+  const { data, layout } = JSON.parse(text.replaceAll('"INK"', JSON.stringify(ink)));
   const narrow = plot.clientWidth < 560, margin = { b: 48, ...layout.margin, ...(narrow ? { l: 46, r: 10 } : {}) };
   return { data, layout: { ...layout, autosize: true, dragmode: false, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
     font: { family: getComputedStyle(element).fontFamily, size: narrow ? 12 : 13, color: ink }, margin: { ...margin, b: margin.b + extra } } };
@@ -226,7 +235,7 @@ function themed(figure) {
 
 // A legend of several rows makes the chart taller by what they need, so that it neither covers the axis nor shrinks the curves.
 function makeRoom() {
-  const legend = props.figure && props.figure.layout.legend && plot.querySelector('.legend .bg');
+  const legend = figure()?.layout.legend && plot.querySelector('.legend .bg');
   const rows = legend ? Math.ceil(legend.getBoundingClientRect().height) : 0;
   const needed = Math.max(0, rows - ONE_ROW_PX);
   if (!plot.clientWidth || needed === extra) return false;
@@ -238,7 +247,7 @@ function makeRoom() {
 function draw() {
   if (!window.Plotly) { setTimeout(draw, 40); return; } // the script of a second chart may still be on its way
   const show = () => {
-    const { data, layout } = themed(props.figure || { data: [], layout: {} });
+    const { data, layout } = themed(props.figure || '{"data": [], "layout": {}}');
     Plotly.react(plot, data, layout, { responsive: true, displaylogo: false, displayModeBar: false });
   };
   show();

@@ -2,8 +2,9 @@
 
 `stage_chart(...)` is a `gr.HTML` with two events: `input` while a line moves (throttled) and
 `release` when it is let go or the arrow keys rest. Its value is the list `[low, high]` of 0-based
-scheduler timesteps, its one property `figure` the Plotly JSON. The markup, style and script are the
-files of the same name.
+scheduler timesteps, its one property `figure` the Plotly JSON as text: Gradio copies a component's
+values one by one whenever its state changes, and one drag copied 450,000 numbers. The markup, style
+and script are the files of the same name.
 
 Plain functions on purpose: a subclass of a Gradio component writes a `.pyi` file beside its source
 at import. And one property only: an update of one property of a chart in a tab not yet opened drops
@@ -19,6 +20,7 @@ from typing import Any
 
 import gradio as gr
 import plotly
+from plotly.io.json import to_json_plotly
 
 from core.curves.betas import NUM_TRAIN_TIMESTEPS
 from core.curves.plan import STAGES
@@ -31,6 +33,11 @@ HERE = Path(__file__).parent
 
 def _read(suffix: str) -> str:
     return (HERE / f"stage_chart.{suffix}").read_text(encoding="utf-8")
+
+
+def figure_text(figure: dict[str, Any]) -> str:
+    """Return a figure as the text that a chart takes; what is not finite becomes null."""
+    return to_json_plotly(figure)
 
 
 def stage_chart(
@@ -58,7 +65,7 @@ def stage_chart(
     }
     return gr.HTML(
         value=value,
-        figure=figure,
+        figure=figure_text(figure),
         html_template=_read("html"),
         css_template=_read("css").replace("0HEIGHT", str(height)),
         js_on_load=_read("js").replace("OPTIONS;", json.dumps(options) + ";", 1),
@@ -72,6 +79,6 @@ def stage_chart(
 def plot_panel(figure: dict[str, Any], *, label: str, height: int = 320, **kwargs: Any) -> gr.HTML:
     """Draw the same chart without boundaries, for pictures that are only looked at.
 
-    Update it with `gr.update(figure=...)`.
+    Update it with `gr.update(figure=figure_text(...))`.
     """
     return stage_chart([], figure, label=label, height=height, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import json
 import re
 from types import SimpleNamespace
 
@@ -202,7 +203,7 @@ def test_the_chart_knows_the_steps_of_the_sampler_and_the_suggested_lines(studio
 
     def figure(m, steps, beta="linear"):
         found = curves_panel.on_curve("MSE", "linear", beta, m, 0.026, False, "DDIM", steps)
-        return found[curves_panel.chart]["figure"]
+        return json.loads(found[curves_panel.chart]["figure"])
 
     usual = figure(0.55, 20)
     assert usual["steps"] == studio.shared.predictions.visited("DDIM", 20)
@@ -227,7 +228,7 @@ def test_another_threshold_moves_the_dashed_lines_in_every_view(predictions, vie
 def test_the_page_opens_on_the_score_with_its_threshold_and_both_crossings(studio, workshop):
     panel = studio.explore.curves
     assert panel.view.value == "Score" and not panel.scale.interactive
-    figure = panel.chart.props["figure"]
+    figure = json.loads(panel.chart.props["figure"])
     assert figure["layout"]["shapes"][0]["line"]["dash"] == "dot"
     (marks,) = [trace for trace in figure["data"] if trace["name"] == "crossings"]
     score = curves(workshop.schedule).score

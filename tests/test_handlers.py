@@ -393,7 +393,7 @@ def test_a_constant_that_is_none_leaves_the_curve_that_was_chosen(studio, worksh
     found = curves.on_curve(
         "Gradient", "linear", schedules.own_beta(workshop), None, 0.026, False, "DDIM", 50
     )
-    title = found[curves.chart]["figure"]["layout"]["yaxis"]["title"]["text"]
+    title = json.loads(found[curves.chart]["figure"])["layout"]["yaxis"]["title"]["text"]
     assert "Gradient" in found[curves.meaning] and "Threshold M must be" in found[curves.note]
     assert title == VIEWS["Gradient"][1]
 

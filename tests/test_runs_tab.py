@@ -204,7 +204,7 @@ def test_two_ticked_runs_show_only_what_differs_and_the_front(workshop, store, s
     assert two[tab.several]["visible"] and not two[tab.open]["interactive"]
     assert "seed" in two[tab.differ] and "solver" not in two[tab.differ]
     assert two[tab.pictures].count("<img") == 4
-    figure = two[tab.front]["figure"]
+    figure = json.loads(two[tab.front]["figure"])
     assert figure["data"][0]["customdata"] == [ids[1]] and figure["data"][0]["y"] == [27.5]
     assert figure["data"][1]["customdata"] == [ids[0]]
     assert f'data-show-run="{ids[1]}"' in two[tab.front_words]

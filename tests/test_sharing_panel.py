@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -84,7 +85,7 @@ def test_views_follow_a_choice_at_once(workshop, sharing, method, run):
     assert after.boundaries == PLAN.boundaries and after.sparsity == PLAN.sparsity
     kept = workshop.kept_share(after)
     assert (kept[:, [0, -1]] == 1).all() and (kept[:, 1:-1] < 1).all()
-    mosaic = found[sharing.studio.prune.mosaic]["figure"]
+    mosaic = json.loads(found[sharing.studio.prune.mosaic]["figure"])
     assert mosaic["data"][0]["z"][0][-1] == 1.0
     assert ("The sliders show" in note) == run and tables.shared_words(
         after

@@ -25,7 +25,7 @@ from ..inputs import constants
 from ..page_state import Shared
 from ..remedies import page_sentence
 from ..schedules import curve_schedule, own_beta, schedule_note, shown_proposal, uses_fallback
-from ..stage_chart import stage_chart
+from ..stage_chart import figure_text, stage_chart
 from .thumbnails import thumbnails_html
 
 CAPTION = (
@@ -311,7 +311,7 @@ class CurvePanel:
         figure = self.shared.predictions.figure(view, scale, beta, m, lam, walked)
         figure |= self._beside(curve.scheduler, curve.steps, beta, m, lam)
         return {
-            self.chart: gr.update(figure=figure),
+            self.chart: gr.update(figure=figure_text(figure)),
             self.meaning: meaning(view, fallback),
             self.note: note,
         }

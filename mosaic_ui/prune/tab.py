@@ -24,7 +24,7 @@ from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
 from ..runs.plan_shelf import KeepBox
-from ..stage_chart import plot_panel
+from ..stage_chart import figure_text, plot_panel
 from ..theme import STAGE_MEANING
 from .jobs import PruneJobs
 from .mosaic_figure import mosaic_height
@@ -326,7 +326,7 @@ class PruneTab:
             self.shown: plan.to_json(),
             self.master: round(plan.mean_sparsity(timesteps), 3),
             self.cost: tables.cost_cards(run, found, timesteps),
-            self.mosaic: gr.update(figure=picture(self.workshop, run, timesteps)),
+            self.mosaic: gr.update(figure=figure_text(picture(self.workshop, run, timesteps))),
             self.effect: "",
             self.code: plan.dumps(),
             self.download: download_link(plan),

@@ -19,7 +19,7 @@ from ..input_checks import plain_errors
 from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
-from ..stage_chart import plot_panel
+from ..stage_chart import figure_text, plot_panel
 from ..tables import message, notes
 from ..text import plural
 from . import chosen
@@ -207,7 +207,7 @@ class RunsTab:
         return {
             self.differ: said + chosen.differences_html(shown),
             self.pictures: chosen.pictures_html(shown, store().thumbnail),
-            self.front: gr.update(figure=chosen.front_figure(runs, axis)),
+            self.front: gr.update(figure=figure_text(chosen.front_figure(runs, axis))),
             self.front_words: chosen.front_words(runs, axis),
         }
 
