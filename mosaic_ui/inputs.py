@@ -9,6 +9,7 @@ from core.curves.plan_checks import MAX_STEPS, MIN_STEPS, short
 from core.errors import PlanError, StudioError
 
 MOST_ASKED = 0.9  # of the box "Suggest for mean sparsity"
+MOST_SEED = 2**31 - 1
 UPLOAD_LIMIT = 64_000  # bytes; a plan has a few hundred
 
 
@@ -42,6 +43,11 @@ def number_within(value: object, low: float, high: float, what: str, low_text: s
 def whole_steps(steps: object, total: int = MAX_STEPS) -> int:
     """Return a box's number of sampling steps, at most `total` timesteps. Raises StudioError."""
     return whole_number(steps, MIN_STEPS, min(MAX_STEPS, total), "Sampling steps")
+
+
+def whole_seed(seed: object) -> int:
+    """Return a box's seed. Raises StudioError."""
+    return whole_number(seed, 0, MOST_SEED, "Seed")
 
 
 def share_of(target: object) -> float:

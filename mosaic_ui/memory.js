@@ -1,6 +1,7 @@
 // What the whole page does in the browser: the address follows the plan and the tab, a draft is kept, keys undo, the
 // title tells progress. `mark` numbers what a hand does: all edits of one drag or of one series of keys have one number.
-const OWN = ['plan', 'scheduler', 'steps', 'tab', 'from']; // of the address; all else in it stays
+const OWN = ['plan', 'scheduler', 'steps', 'seed', 'tab', 'from']; // of the address; all else in it stays
+const MOST_SEED = 2 ** 31 - 1;
 const SERIES_MS = 900; // keys that follow each other sooner are one edit
 const SETTLE_MS = 400; // in which Gradio opens the tab that an address asks for
 const opening = OPENING;
@@ -36,6 +37,13 @@ window.mosaic = {
     link = query;
     write();
     try { localStorage.setItem(place, JSON.stringify({ opening, link })); } catch { /* a private window keeps none */ }
+  },
+  seed(value) { // at once; the server, which may be busy, says the same of the whole query
+    if (!ready) return;
+    const own = new URLSearchParams(link ?? opening);
+    if (Number.isInteger(value) && value >= 0 && value <= MOST_SEED) own.set('seed', value);
+    else own.delete('seed');
+    this.follow(String(own));
   },
   tab(name) {
     const chosen = ready && !back && name !== tab;

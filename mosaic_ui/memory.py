@@ -1,12 +1,14 @@
 """Remember what a visitor does: undo and redo, the address that follows, and a draft.
 
-The plan in hand with its sampler is written as a query, the same that a model's page takes over
-when it opens (model_menu.py). The browser puts it into the address and keeps it as a draft.
+The plan in hand with its sampler and the seed of Compare is written as a query, the same that a
+model's page takes over when it opens (model_menu.py). The browser puts it into the address and
+keeps it as a draft.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -18,6 +20,7 @@ from core.errors import PlanError, StudioError
 
 from .events import EDIT, NOTHING, QUIET, Event, Views
 from .input_checks import plain_errors
+from .inputs import whole_seed
 from .page_state import Shared
 from .predictions import Asked
 
@@ -43,21 +46,31 @@ ARRIVED = """() => {
   const tell = () => window.mosaic ? window.mosaic.arrived(place()) : setTimeout(tell, 100);
   setTimeout(tell, 100);
 }"""
+SEED = "(seed) => { window.mosaic?.seed(seed); }"
 COPY = "() => { window.mosaic?.copy(); }"
 
 History = dict[str, Any]  # {"plans": plans as JSON, "at": the one in hand, "mark": of its edit}
 
 
-def link_of(asked: Asked) -> str:
-    """Return a plan and its sampler as the query of an address."""
+def link_of(asked: Asked, seed: object) -> str:
+    """Return a plan, its sampler and a seed as the query of an address.
+
+    What is no seed, as while one is typed, is left out.
+    """
     query = {"plan": asked.plan.dumps_short(), "scheduler": asked.scheduler, "steps": asked.steps}
+    with suppress(StudioError):
+        query["seed"] = whole_seed(seed)
     return urlencode(query)
+
+
+def opening_link(shared: Shared) -> str:
+    """Return the query of what a page opens with."""
+    return link_of(Asked(shared.opening, *shared.opening_sampler), shared.seed.value)
 
 
 def read_draft(shared: Shared) -> str:
     """Return the script that reads the draft of a page."""
-    opening = link_of(Asked(shared.opening, *shared.opening_sampler))
-    return DRAFT.replace("OPENING", json.dumps(opening))
+    return DRAFT.replace("OPENING", json.dumps(opening_link(shared)))
 
 
 def begun(plan: StagePlan) -> History:
@@ -93,7 +106,7 @@ class Memory:
 
     def __init__(self, shared: Shared):
         self.shared = shared
-        opening = link_of(Asked(shared.opening, *shared.opening_sampler))
+        opening = opening_link(shared)
         self.history = gr.State(begun(shared.opening))
         self.mark = gr.Textbox(visible="hidden")  # its value comes from MARKED
         self.link = gr.Textbox(opening, visible="hidden")
@@ -110,27 +123,29 @@ class Memory:
 
     def wire(self) -> None:
         """Connect every edit and the three buttons."""
-        shared = self.shared
+        shared, seed = self.shared, self.shared.seed
         asked = [shared.plan, *shared.sampler]
         buttons = [self.history, self.undo, self.redo]
         gr.on(
-            [shared.edited.change, shared.scheduler.change, shared.steps.change],
+            [shared.edited.change, shared.scheduler.change, shared.steps.change, seed.change],
             self.remember,
-            [self.history, self.mark, *asked],
+            [self.history, self.mark, *asked, seed],
             [*buttons, self.link],
             js=MARKED,
             **AT_ONCE,
         ).then(None, self.link, None, js=FOLLOW, **QUIET)
+        seed.change(None, seed, None, js=SEED, **QUIET)
         steps = [*buttons, shared.plan, shared.edited]
         self.undo.click(self.on_undo, [self.history, *asked], steps, **EACH)
         self.redo.click(self.on_redo, [self.history, *asked], steps, **EACH)
         self.copy.click(None, None, None, js=COPY, **QUIET)
 
     @plain_errors
-    def remember(self, history: History, mark: int, asked: Asked) -> Views:
+    def remember(self, history: History, mark: int, asked: Asked, seed: Any) -> Views:
         """Note the plan in hand, and write the address that brings it back."""
         history = after_edit(history, asked.plan, mark)
-        return {self.history: history, **self._buttons(history), self.link: link_of(asked)}
+        link = link_of(asked, seed)
+        return {self.history: history, **self._buttons(history), self.link: link}
 
     @plain_errors
     def on_undo(self, history: History, asked: Asked, request: gr.Request) -> Views:

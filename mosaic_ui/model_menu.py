@@ -1,8 +1,8 @@
 """The menu of models: each has a page of its own, and the plan in hand comes along.
 
 A page is built for one loaded model, at an address of its own; the menu goes there with the plan,
-the sampler and the steps in the address. Only models that were loaded at the start are listed, so
-no visitor can open another.
+the sampler, the steps and Compare's seed in the address. Only models that were loaded at the start
+are listed, so no visitor can open another.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from core.workshop.workshop import Workshop
 from . import tables
 from .events import EDIT, NOTHING, QUIET, Views
 from .input_checks import plain_errors
-from .inputs import read_upload
+from .inputs import read_upload, whole_seed
 from .memory import ARRIVED, link_of, read_draft
 from .page_state import Shared
 from .predictions import Asked, Predictions
 from .remedies import page_sentence
 
 PLACES = ("explore", "prune", "compare", "runs")
-MOST_DIGITS = 9  # of a number of steps in an address
+MOST_DIGITS = 10  # of a number in an address
 MOST_DRAFT = 60_000  # characters
 GO = "(address) => { if (address) window.location.assign(address); }"
 
@@ -128,15 +128,18 @@ def _sampler(
 ) -> tuple[str, int, list[str]]:
     """Return scheduler and steps of an address, or the page's own with the reason."""
     own = shared.opening_sampler
-    scheduler, typed = query.get("scheduler", own[0]), query.get("steps", str(own[1]))
+    scheduler = query.get("scheduler", own[0])
     try:
-        steps = predictions.whole_steps(
-            int(typed) if typed.isdecimal() and len(typed) <= MOST_DIGITS else typed
-        )
+        steps = predictions.whole_steps(_number(query.get("steps", str(own[1]))))
         predictions.visited(scheduler, steps)
     except StudioError as error:
         return *own, [f"{own[0]} with {own[1]} steps here: {page_sentence(error)}"]
     return scheduler, steps, []
+
+
+def _number(typed: str) -> int | str:
+    """Return the whole number that an address has in words, or the words where it is none."""
+    return int(typed) if typed.isdecimal() and len(typed) <= MOST_DIGITS else typed
 
 
 class ModelMenu:
@@ -165,7 +168,7 @@ class ModelMenu:
         sampler = shared.sampler
         self.menu.input(
             self.on_choose,
-            [self.menu, shared.plan, *sampler],
+            [self.menu, shared.plan, *sampler, shared.seed],
             [self.menu, self.address, self.said],
             queue=False,
             **QUIET,
@@ -173,13 +176,15 @@ class ModelMenu:
         shared.page.load(
             self.on_open,
             self.draft,
-            [shared.plan, shared.edited, *sampler, shared.steps_box, self.said, tabs],
+            [shared.plan, shared.edited, *sampler, shared.steps_box, shared.seed, self.said, tabs],
             js=read_draft(shared),
             **EDIT,
         ).then(None, None, None, js=ARRIVED, **QUIET)
 
     @plain_errors
-    def on_choose(self, chosen: Any, plan: StagePlan, scheduler: str, steps: Any) -> Views:
+    def on_choose(
+        self, chosen: Any, plan: StagePlan, scheduler: str, steps: Any, seed: Any
+    ) -> Views:
         """Go to the chosen model's page with the plan, or say why it cannot be opened."""
         entry = next((e for e in self.entries if e.path == chosen), None)
         if entry is None:
@@ -189,7 +194,7 @@ class ModelMenu:
             return {self.menu: self.own.path, self.address: "", self.said: tables.notes([said])}
         asked = Asked(plan, scheduler, self.shared.predictions.whole_steps(steps))
         origin = urlencode({"from": self.own.path or "first"})
-        address = f"./{entry.path}?{link_of(asked)}&{origin}"
+        address = f"./{entry.path}?{link_of(asked, seed)}&{origin}"
         return {self.menu: self.own.path, self.address: address}
 
     @plain_errors
@@ -200,7 +205,11 @@ class ModelMenu:
         if "plan" in query:
             views |= self._take(query, request, "The plan in the address")
         elif draft and len(draft) <= MOST_DRAFT:
-            views |= self._take(dict(parse_qsl(draft)), request, "The draft of your last visit")
+            drafted = dict(parse_qsl(draft))
+            views |= self._take(drafted, request, "The draft of your last visit")
+            query = drafted | query
+        if "seed" in query:
+            views |= self._seed(query["seed"], views.get(self.said, self.unavailable))
         return views or NOTHING
 
     def _place(self, query: dict[str, str]) -> Views:
@@ -211,6 +220,15 @@ class ModelMenu:
             return {self.tabs: gr.Tabs(selected=query["tab"])}
         said = "The link asks for a place that is not here: the page opens on Explore."
         return {self.said: self.unavailable + tables.notes([said])}
+
+    def _seed(self, typed: str, said: str) -> Views:
+        """Set the seed of Compare, or say behind what is said already why not."""
+        box = self.shared.seed
+        try:
+            return {box: whole_seed(_number(typed))}
+        except StudioError as error:
+            why = f"The seed in the address was not taken over, so it is {box.value}: {error}"
+            return {self.said: said + tables.notes([why])}
 
     def _take(self, query: dict[str, str], request: gr.Request, what: str) -> Views:
         """Take a plan with its sampler in hand, or say why not. Nothing is run."""

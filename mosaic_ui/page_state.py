@@ -33,6 +33,7 @@ class Shared:
     steps: gr.State  # int: sampling steps as last accepted, which every view and job goes by
     steps_box: gr.Number  # where they are typed
     steps_said: gr.HTML  # why the box was refused
+    seed: gr.Number  # of a comparison
     target: gr.Number  # target mean sparsity of suggestions and presets
     status: gr.HTML  # the device and calibration line under the title
     measured: gr.State  # int: counts up when this device's speed has been measured

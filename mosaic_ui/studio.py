@@ -107,8 +107,10 @@ class Studio:
     def _wire(self) -> None:
         for part in (self.steps, self.explore, self.prune, self.compare, self.following):
             part.wire()
-        self.runs.wire(self.places[-1], self.tabs)
+        changed = self.runs.wire(self.places[-1], self.tabs)
         self.watch.wire(self.compare, self.runs)
+        looks = [self.places[2].select, self.watch.going.change]
+        self.compare.pair.offer_on(looks, [*changed, self.prune.kept, *self.compare.ended])
         self.memory.wire()
         for place in self.places:  # the address follows, and Back goes to the place before
             place.select(None, None, None, js=_opened(str(place.id)), **QUIET)
@@ -183,6 +185,7 @@ def _make_shared(predictions: Predictions, page: gr.Blocks, plan: StagePlan) -> 
         steps=gr.State(steps),
         steps_box=steps_box(steps),
         steps_said=gr.HTML("", render=False),
+        seed=gr.Number(0, label="Seed", step=1, min_width=70, render=False),
         target=gr.Number(
             DEFAULT_TARGET, label="Suggest for mean sparsity", step=0.01, render=False
         ),

@@ -88,6 +88,15 @@ def factor_text(value: float | None, width: float | None = None) -> str:
     return f"×{value:.2f}" + ("" if width is None else f" ± {width:.2f}")
 
 
+def cut(text: str, most: int, tail: int = 8) -> str:
+    """Write a visitor's text on one line of at most `most` characters, cut before its end.
+
+    The end stays, as it may be all that tells two texts apart.
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - tail - 1]}…{line[-tail:]}"
+
+
 def plural(count: int, word: str) -> str:
     """Write a count with its noun: 1 image, 16 images."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"

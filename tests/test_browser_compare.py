@@ -5,6 +5,8 @@ On a tiny model; what the pictures show does not matter here.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytest.importorskip("playwright")
@@ -179,3 +181,4 @@ def test_sides_swap_and_a_stopped_run_leaves_the_result(page):
     expect(page.locator("#cmp-live")).to_contain_text("The result below is the earlier one")
     assert page.locator(".cmp-verdict h2").inner_text() == said
     expect(controls.get_by_label("Seed", exact=True)).to_have_value("1")
+    expect(page).to_have_url(re.compile("seed=1&"))

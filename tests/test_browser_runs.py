@@ -90,11 +90,14 @@ def test_one_drag_and_one_series_of_keys_are_one_step_each(page):
     stands_at(page, dragged)
 
 
-def test_a_link_restores_plan_sampler_and_tab_in_a_fresh_browser(browser, page):
+def test_a_link_restores_plan_sampler_seed_and_tab_in_a_fresh_browser(browser, page):
     now = moved(page, 2, 80)
     page.get_by_label("Sampling steps").first.fill("20")
     page.get_by_label("Sampling steps").first.press("Enter")
     expect(page).to_have_url(re.compile("steps=20"), timeout=SLOW)
+    page.get_by_role("tab", name="3 Compare").click()
+    page.get_by_label("Seed", exact=True).fill("17")
+    expect(page).to_have_url(re.compile("seed=17"), timeout=SLOW)
     page.get_by_role("tab", name="2 Prune").click()
     expect(page).to_have_url(re.compile("tab=prune"))
     link = page.url
@@ -105,14 +108,19 @@ def test_a_link_restores_plan_sampler_and_tab_in_a_fresh_browser(browser, page):
     stands_at(fresh, now)
     expect(fresh.get_by_label("Sampling steps").first).to_have_value("20")
     expect(fresh.locator("#page-undo")).to_be_disabled()
+    moved(fresh, 2, -40)
+    expect(fresh).to_have_url(re.compile("seed=17"))
+    fresh.get_by_role("tab", name="3 Compare").click()
+    expect(fresh.get_by_label("Seed", exact=True)).to_have_value("17")
     fresh.context.close()
 
 
 def test_an_impossible_link_is_one_sentence_and_the_page_stands(browser, studio):
     fresh = browser.new_context().new_page()
-    fresh.goto(f"{studio}?plan=%7B%22boundaries%22%3A5&tab=nowhere")
-    expect(fresh.locator("#model-said .note")).to_have_count(1, timeout=SLOW)
-    expect(fresh.locator("#model-said")).to_contain_text("was not taken over")
+    fresh.goto(f"{studio}?plan=%7B%22boundaries%22%3A5&tab=nowhere&seed=abc")
+    expect(fresh.locator("#model-said .note")).to_have_count(2, timeout=SLOW)
+    expect(fresh.locator("#model-said")).to_contain_text("The plan in the address was not taken")
+    expect(fresh.locator("#model-said")).to_contain_text("The seed in the address was not taken")
     assert boundaries(fresh) == [93, 550]
     fresh.context.close()
 
@@ -153,7 +161,8 @@ def test_copy_link_copies_what_restores_the_state(page):
 
 def test_a_comparison_outlives_a_reload_and_is_found_with_its_progress(page):
     page.get_by_role("tab", name="3 Compare").click()
-    for name, value in (("Images", "16"), ("Sampling steps", "400")):
+    # long, as the page has to be there again before it ends
+    for name, value in (("Images", "16"), ("Sampling steps", "1000")):
         box = page.locator(".cmp-controls").get_by_label(name, exact=True)
         box.fill(value)
         box.press("Enter")
@@ -211,3 +220,38 @@ def test_a_kept_plan_is_taken_in_hand(page, workshop):
     assert time.monotonic() - began < 5
     page.get_by_role("tab", name="1 Explore").click()
     stands_at(page, [200, 700])
+
+
+def chosen_side(page: Page, label: str, words: str):
+    """Choose what a side runs, and return its picker."""
+    page.get_by_role("tab", name="3 Compare").click()
+    page.get_by_label(label).click()
+    page.get_by_role("option", name=words).click()
+    picker = page.locator(".cmp-picker").filter(has=page.get_by_label(label))
+    expect(page.get_by_label(label)).to_have_value(words)
+    expect(picker).to_contain_text("late", timeout=SLOW)
+    return picker
+
+
+def test_a_plan_that_is_kept_is_a_side_for_all_until_it_is_deleted(browser, page, studio):
+    other, watch = visitor(browser, studio)
+    page.get_by_role("tab", name="3 Compare").click()  # the list was shown before
+    words, mine = "Kept plan: <b>mine</b>", "<b>mine</b>"
+    open_runs(page)
+    page.get_by_label("Name", exact=True).last.fill(mine)
+    page.get_by_role("button", name="Keep the plan in hand").click()
+    expect(page.locator("#plans-said")).to_contain_text(mine, timeout=SLOW)
+    picker = chosen_side(page, "B runs", words)
+    chosen_side(other, "A runs", words)
+    open_runs(page)
+    page.get_by_label(mine, exact=True).check()
+    page.locator("#plan-shelf").get_by_role("button", name="Delete", exact=True).click()
+    expect(page.locator("#plans-said")).to_contain_text("Deleted", timeout=SLOW)
+    page.get_by_role("tab", name="3 Compare").click()
+    expect(picker).to_contain_text("it was deleted: choose another one", timeout=SLOW)
+    expect(page.get_by_label("B runs")).to_have_value("Kept plan: deleted")
+    other.locator("#cmp-start").click()  # a page that has not heard of it
+    expect(other.locator("#cmp-live")).to_contain_text("it was deleted", timeout=SLOW)
+    expect(other.get_by_label("A runs")).to_have_value(words)
+    other.context.close()
+    assert watch.errors == []

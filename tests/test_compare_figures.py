@@ -490,10 +490,11 @@ def test_sides_resolve_to_plans(workshop):
             resolve(bad)
 
 
-def test_every_choice_of_a_picker_can_be_resolved(workshop):
+def test_every_choice_of_a_picker_can_be_resolved(workshop, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOSAIC_DATA", str(tmp_path / "data"))
     predictions = Predictions(workshop)
     workshop.measure_latency(workshop.usual_images, 2)
-    for choice in sides.picker_choices(workshop):
+    for _, choice in sides.picker_choices(workshop):
         run = sides.resolve_side(choice, PLAN, Asked(PLAN, "DDIM", 20), predictions)
         assert 1 <= run.steps <= 20 and (run.plan is None) == choice.startswith("Dense")
 

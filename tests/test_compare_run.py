@@ -17,6 +17,7 @@ from core.workshop.compare import compare
 from core.workshop.comparison import Preview, SampleSettings
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import run as compare_run
+from mosaic_ui.compare import sides
 from mosaic_ui.predictions import Predictions
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
@@ -168,18 +169,18 @@ def test_a_refusal_or_an_early_stop_leaves_the_earlier_results_in_sight(workshop
 def test_an_upload_that_no_network_can_be_made_of_is_refused_at_once(workshop):
     timesteps = Predictions(workshop).visited("DDIM", 50)
     with pytest.raises(StudioError, match="can lose at most"):
-        compare_inputs.checked_plan(
+        sides.checked_plan(
             workshop,
             StagePlan((93, 550), (0.9, 0.9, 0.9), allocation="lagrangian", protect=1.0),
             timesteps,
         )
     with pytest.raises(StudioError, match="100 training timesteps"):
-        compare_inputs.checked_plan(
+        sides.checked_plan(
             workshop, StagePlan((9, 55), (0.5, 0.5, 0.5), num_train_timesteps=100), timesteps
         )
     timed = StagePlan((93, 550), (0.5, 0.5, 0.5), allocation="lagrangian", costs="latency")
     # a run times the layers first
-    assert compare_inputs.checked_plan(workshop, timed, timesteps) is timed
+    assert sides.checked_plan(workshop, timed, timesteps) is timed
 
 
 def test_one_budget_is_judged_by_the_steps_it_will_run_with(workshop):
@@ -189,9 +190,9 @@ def test_one_budget_is_judged_by_the_steps_it_will_run_with(workshop):
     """
     plan = StagePlan((93, 550), (0.1, 0.9, 0.1), scope="run", protect=0.5, stage_steps=(0, 1, 0))
     # the file's own steps do not count
-    assert compare_inputs.checked_plan(workshop, plan, [50.0] * 3 + [300.0]) is plan
+    assert sides.checked_plan(workshop, plan, [50.0] * 3 + [300.0]) is plan
     with pytest.raises(StudioError, match="can lose at most"):
-        compare_inputs.checked_plan(workshop, plan, [50.0] + [300.0] * 3)
+        sides.checked_plan(workshop, plan, [50.0] + [300.0] * 3)
 
 
 def test_a_table_on_both_sides_changes_rounding_only(workshop, monkeypatch):

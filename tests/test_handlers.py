@@ -575,8 +575,8 @@ def test_lambda_outlives_leaving_the_list_of_schedules(page):
 
 def noted(studio, choice, plan, steps):
     """Return what Compare writes below the picker of side A."""
-    compare = studio.compare
-    return compare.describe(choice, None, "Dense", None, plan, "DDIM", steps)[compare.a.note]
+    pair = studio.compare.pair
+    return pair.describe(choice, None, "Dense", None, plan, "DDIM", steps)[pair.a.note]
 
 
 def test_a_preset_in_compare_removes_as_much_as_the_current_plan(studio, workshop, predictions):

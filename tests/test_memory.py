@@ -90,20 +90,42 @@ def test_what_is_no_history_is_refused(studio, history):
 
 def test_a_link_brings_plan_sampler_and_tab_back(studio):
     shared, models = studio.shared, studio.models
-    link = dict(parse_qsl(link_of(Asked(plan(200), "Euler", 20))))
+    link = dict(parse_qsl(link_of(Asked(plan(200), "Euler", 20), 7)))
     found = arrive(studio, tab="runs", **link)
     assert StagePlan.from_json(found[shared.plan]).boundaries == (200, 550)
     assert (found[shared.scheduler], found[shared.steps]) == ("Euler", 20)
     assert found[models.tabs].selected == "runs" and models.said not in found
+    assert found[shared.seed] == 7
 
 
 def test_the_link_wins_over_the_draft_and_the_draft_over_the_opening(studio):
     shared = studio.shared
-    draft, link = (link_of(Asked(plan(low), "DDIM", 20)) for low in (300, 200))
+    draft, link = (link_of(Asked(plan(low), "DDIM", 20), low) for low in (300, 200))
     for query, low in ((dict(parse_qsl(link)), 200), ({}, 300), ({"tab": "prune"}, 300)):
         found = arrive(studio, draft, **query)
         assert StagePlan.from_json(found[shared.plan]).boundaries == (low, 550)
+        assert found[shared.seed] == low
+    assert arrive(studio, draft, seed="5")[shared.seed] == 5
     assert arrive(studio) == gr.skip()
+
+
+@pytest.mark.parametrize("seed", ["", "abc", "-1", "1.5", "2147483648", "9" * 5000, "²", "<b>"])
+def test_a_nonsense_seed_is_one_sentence_and_the_default_stands(studio, seed):
+    found = arrive(studio, seed=seed)
+    assert set(found) == {studio.models.said}
+    said = found[studio.models.said]
+    assert "The seed in the address was not taken over, so it is 0: Seed must be a whole" in said
+    assert said.count("<p") == 1 and "<b>" not in said
+    both = arrive(studio, seed=seed, plan="{")[studio.models.said]
+    assert both.count("<p") == 2 and "The plan in the address" in both
+
+
+def test_the_address_follows_the_seed_and_has_none_while_none_is_typed(studio):
+    page, history = studio.memory, begun(PLAN)
+    for seed, kept in ((2147483647, "2147483647"), (3.0, "3"), (None, None), (-1, None)):
+        found = page.remember(history, 1, PLAN.to_json(), "DDIM", 50, seed)
+        assert dict(parse_qsl(found[page.link])).get("seed") == kept
+        assert found[page.history] == history  # a seed is no step of undo
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def visit(address: str) -> SimpleNamespace:
 
 
 def go(studio, path, plan=PLAN, steps=20) -> str:
-    return studio.models.on_choose(path, plan.to_json(), "DDIM", steps)[studio.models.address]
+    return studio.models.on_choose(path, plan.to_json(), "DDIM", steps, 9)[studio.models.address]
 
 
 def test_a_choice_leads_to_that_models_page_with_the_plan(pages):
@@ -62,6 +62,7 @@ def test_a_choice_leads_to_that_models_page_with_the_plan(pages):
     assert address.startswith("./model-1?") and urlsplit(address).path == "./model-1"
     query = visit(address).query_params
     assert StagePlan.from_json(query["plan"]) == PLAN and query["steps"] == "20"
+    assert query["seed"] == "9"
     assert urlsplit(go(second, "")).path == "./"
 
 
@@ -146,7 +147,7 @@ def test_a_model_whose_folder_is_gone_stays_closed(pages, short):
     folder = short.checkpoint.folder
     shutil.move(folder / "model_index.json", folder / "elsewhere.json")
     try:
-        found = first.models.on_choose("model-1", PLAN.to_json(), "DDIM", 20)
+        found = first.models.on_choose("model-1", PLAN.to_json(), "DDIM", 20, 0)
     finally:
         shutil.move(folder / "elsewhere.json", folder / "model_index.json")
     assert found[first.models.address] == "" and found[first.models.menu] == ""

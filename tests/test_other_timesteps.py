@@ -48,8 +48,8 @@ def page(studio):
 
 def noted(studio, choice, plan):
     """Return what Compare writes below the picker of side A."""
-    compare = studio.compare
-    return compare.describe(choice, None, "Dense", None, plan, "DDIM", 20)[compare.a.note]
+    pair = studio.compare.pair
+    return pair.describe(choice, None, "Dense", None, plan, "DDIM", 20)[pair.a.note]
 
 
 def labelled(page, label: str):
@@ -116,7 +116,7 @@ def test_a_plan_for_another_number_of_timesteps_is_refused_in_a_sentence(other, 
     plan = StagePlan((93, 550), (0.4, 0.1, 0.5))
     with pytest.raises(gr.Error, match="make a plan for this model"):
         studio.prune.on_upload(plan.dumps().encode(), "DDIM", 20)
-    side = studio.compare.a
+    side = studio.compare.pair.a
     found = side.upload(plan.dumps().encode(), "DDIM", 20)
     assert "make a plan for this model" in found[side.note] and set(found) == {side.note}
     with pytest.raises(StudioError, match="make a plan for this model"):

@@ -247,6 +247,27 @@ def test_names_of_kept_plans_are_unique(store):
     assert store.keep_plan(" ", PLAN, "key").name == "mine"
 
 
+def test_one_kept_plan_is_found_by_its_id_until_it_is_deleted(store):
+    kept = store.keep_plan("eye", PLAN, "key", "tiny")
+    assert store.plan(kept.id) == kept == store.plans()[0]
+    store.delete_plan(kept.id)
+    for id in (kept.id, "nothing", ""):
+        with pytest.raises(StudioError, match="deleted: choose another one"):
+            store.plan(id)
+
+
+def test_the_pruned_sides_of_a_run_are_those_with_a_plan_and_two_equal_ones_are_one(store):
+    moved = replace(PLAN, boundaries=(200, 600))
+    found = []
+    for plans in ((None, PLAN), (PLAN, moved), (PLAN, PLAN), (PLAN, None), (None, None)):
+        run = store.begin(plans, ("one", "two"), SETTINGS, **BEGUN)
+        found.append([(letter, side.plan) for letter, side in run.pruned.items()])
+    assert found == [[("b", PLAN)], [("a", PLAN), ("b", moved)], [("b", PLAN)], [("a", PLAN)], []]
+    run = store.get(store.add(tiny(), "key").id)
+    both = replace(run, a=replace(run.b, calls=9))  # the same plan in other steps
+    assert list(both.pruned) == ["a", "b"]
+
+
 def test_a_deleted_plan_comes_back_under_a_free_name(store):
     kept = store.keep_plan("eye", PLAN, "key")
     assert store.delete_plan(kept.id) and not store.delete_plan(kept.id)

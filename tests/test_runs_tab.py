@@ -274,7 +274,7 @@ def test_a_kept_plan_is_renamed_deleted_and_had_back(store, studio):
     assert "two" in shelf.on_rename(plan.id, "two")[shelf.list]
     gone = shelf.on_delete(plan.id)
     assert not store.plans() and gone[shelf.gone] == plan.id
-    assert "gone" in shelf.on_delete(plan.id)[shelf.said]
+    assert "was deleted" in shelf.on_delete(plan.id)[shelf.said]
     shelf.on_undelete(plan.id)
     assert [kept.name for kept in store.plans()] == ["two"]
 

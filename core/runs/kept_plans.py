@@ -15,7 +15,7 @@ from .run import PLAN_COLUMNS, KeptPlan
 from .texts import MAX_NAME, checked_name, storable
 
 KEEP_SECONDS = 24 * 3600.0  # how long what was deleted can be had back
-GONE = "There is no such kept plan any more; it was deleted."
+GONE = "There is no such kept plan any more; it was deleted: choose another one."
 
 
 class KeptPlans:
@@ -32,6 +32,14 @@ class KeptPlans:
         """Return the kept plans, newest first."""
         query = f"SELECT {quoted(PLAN_COLUMNS)} FROM plans WHERE deleted IS NULL ORDER BY row DESC"
         return [KeptPlan(*row) for row in self.database.rows(query)]
+
+    def plan(self, id: str) -> KeptPlan:
+        """Return one kept plan. Raises StudioError where it is not there or was deleted."""
+        query = f"SELECT {quoted(PLAN_COLUMNS)} FROM plans WHERE id = ? AND deleted IS NULL"
+        rows = self.database.rows(query, [id])
+        if not rows:
+            raise StudioError(GONE)
+        return KeptPlan(*rows[0])
 
     def keep_plan(
         self, name: str, plan: StagePlan, model_key: str, model_name: str = ""

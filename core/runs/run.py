@@ -92,6 +92,14 @@ class Run:
     a: RunSide
     b: RunSide
 
+    @property
+    def pruned(self) -> dict[str, RunSide]:
+        """Return the sides that ran a plan, by their letters; two equal ones are B alone."""
+        sides = {"a": self.a, "b": self.b}
+        if (self.a.plan_json, self.a.calls) == (self.b.plan_json, self.b.calls):
+            del sides["a"]
+        return {letter: side for letter, side in sides.items() if side.plan_json is not None}
+
 
 @dataclass(frozen=True)
 class KeptPlan:

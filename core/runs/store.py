@@ -21,7 +21,7 @@ from .run import COLUMNS, Run, Status, from_rows
 from .run_files import RunFiles
 from .texts import MAX_SENTENCE, checked_name, checked_notes, storable
 
-GONE = "There is no such run any more; it was deleted."
+GONE = "There is no such run any more; it was deleted: choose another one."
 
 
 class RunStore(KeptPlans):

@@ -16,10 +16,10 @@ from core.workshop.comparison import SampleSettings
 from core.workshop.workshop import Workshop
 
 from .. import model_facts
-from ..inputs import number_within, whole_number, whole_steps
+from ..inputs import number_within, whole_number, whole_seed, whole_steps
 from ..predictions import Asked, Predictions
 from ..text import plural
-from .sides import SideRun, follows_plan, resolve_side, side_names
+from .sides import SideRun, checked_plan, follows_plan, resolve_side, side_names
 
 CHOOSE_CLASSES = "Choose classes from the list."
 
@@ -137,21 +137,6 @@ def chosen_size(choice: Any, workshop: Workshop) -> tuple[int, int] | None:
     return offered[choice]
 
 
-def checked_plan(workshop: Workshop, plan: StagePlan, timesteps: list[float]) -> StagePlan:
-    """Return the plan if networks of this model can be made of it for a run of these timesteps.
-
-    Raises StudioError for what is known now.
-    How layers share a cut cannot be known before a calibration or, counted in time, before the
-    layers were timed; a run does both first.
-    """
-    unknown = model_facts.unmeasured(workshop) or (
-        plan.costs == "latency" and workshop.layer_times is None
-    )
-    plain = StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=plan.num_train_timesteps)
-    workshop.predict(plain if unknown else plan.counted(timesteps), timesteps)
-    return plan
-
-
 def both_sides(predictions: Predictions, sides: Sides, asked: Asked) -> tuple[SideRun, SideRun]:
     """Return what A and B run. Raises StudioError."""
     a = resolve_side(sides.choice_a, sides.uploaded_a, asked, predictions)
@@ -196,7 +181,7 @@ def checked_settings(workshop: Workshop, wish: Wish) -> SampleSettings:
         **what,
         steps=whole_steps(wish.steps, len(workshop.schedule)),
         guidance=guidance,
-        seed=whole_number(wish.seed, 0, 2**31 - 1, "Seed"),
+        seed=whole_seed(wish.seed),
         scheduler=wish.scheduler,
         repeats=whole_number(wish.repeats, 0, 10, "Timing repeats"),
         tabulate=wish.tabulate,

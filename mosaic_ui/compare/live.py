@@ -48,7 +48,8 @@ def plan_note(plan: StagePlan | None, error: str = "", steps: int | None = None)
     )
     # one budget takes it where it hurts least
     said = "Removed" if plan.scope == "stage" else "Asked for"
-    return f'<p class="cmp-note"><span>{said}:</span>{parts}{shared}</p>'
+    own = "" if steps is None else f'<span class="cmp-part"><small>{steps} steps</small></span>'
+    return f'<p class="cmp-note"><span>{said}:</span>{parts}{own}{shared}</p>'
 
 
 def stage_chip(stage: int | str | None) -> str:

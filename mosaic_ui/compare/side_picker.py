@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -14,20 +15,24 @@ from ..inputs import read_upload
 from ..page_state import Shared
 from ..remedies import page_sentence
 from . import live as live_views
-from .inputs import checked_plan
-from .sides import UPLOADED
+from .sides import UPLOADED, checked_plan
 
 
 class SidePicker:
     """The picker of one side, and the handler of its upload."""
 
     def __init__(
-        self, shared: Shared, letter: str, offered: tuple[str, ...], default: str, note: str
+        self,
+        shared: Shared,
+        letter: str,
+        offered: Sequence[tuple[str, str]],
+        default: str,
+        note: str,
     ):
         self.shared = shared
         with gr.Column(elem_classes="cmp-picker"):
             self.choice = gr.Dropdown(
-                list(offered), value=default, label=f"{letter} runs", filterable=False
+                offered, value=default, label=f"{letter} runs", filterable=False
             )
             with gr.Row(elem_classes="cmp-under"):
                 self.note = gr.HTML(note)

@@ -1,8 +1,8 @@
 """The Compare tab: two configurations from the same noise, judged by measured time and distance.
 
-A side is a choice by name plus, perhaps, an uploaded plan; it becomes a `StagePlan` (None is the
-dense model) only when something is shown or run. The job itself is in run.py; each visitor's Stop
-reaches only their own run.
+A side is a choice by name, or by the id of a kept plan or run, plus, perhaps, an uploaded plan; it
+becomes a `StagePlan` (None is the dense model) only when something is shown or run. The pickers are
+in side_pair.py, the job itself in run.py; each visitor's Stop reaches only their own run.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.events import Dependency
 
 from core.curves.plan import StagePlan
 from core.curves.scheduler_tables import SCHEDULERS
 from core.errors import StudioError
 from core.workshop.compare import sampler
 from core.workshop.estimate import estimate
-from core.workshop.same_work import run_macs
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts, tables
 from ..events import ASK, NOTHING, QUIET, Event, Views
 from ..input_checks import plain_errors
-from ..inputs import whole_number
+from ..inputs import MOST_SEED, whole_seed
 from ..page_state import Shared
-from ..predictions import Asked
 from ..remedies import page_sentence
 from ..stage_chart import plot_panel
 from . import live as live_views
 from . import study_view
-from .between import between_html, stale_html
+from .between import stale_html
 from .boxes import classes_box, images_info, prompts_box
 from .inputs import (
     Sides,
@@ -44,8 +43,7 @@ from .inputs import (
 )
 from .result import ResultPanel
 from .run import opening, stream
-from .side_picker import SidePicker
-from .sides import CURRENT, DENSE, SideRun, picker_choices, resolve_side
+from .side_pair import NEWEST, SidePair
 
 TABULATE = (
     "Computed once for all steps: faster for few images, and the pictures are the same except for"
@@ -53,7 +51,6 @@ TABULATE = (
 )
 # a place of its own: a waiting Compare must not take over the Stop of another running job
 KIND = jobs.COMPARISON
-MOST_SEED = 2**31 - 1
 SKIP = "compare-skip"  # the place of Skip timing
 CSS = "".join(
     (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("tab.css", "viewer.css")
@@ -65,7 +62,6 @@ TO_START = """() => {
   if (lost || at.disabled || at.id === 'cmp-stop' || at.id === 'cmp-skip')
     document.querySelector('#cmp-start')?.focus();
 }"""
-NEWEST: Event = {**QUIET, "trigger_mode": "always_last"}
 
 
 class CompareTab:
@@ -86,12 +82,8 @@ class CompareTab:
             _build_study(self.workshop)
 
     def _build_controls(self) -> None:
-        offered, words = picker_choices(self.workshop), model_facts.asks_words(self.workshop)
-        note = live_views.plan_note
-        self.a = SidePicker(self.shared, "A", offered, DENSE, note(None))
-        self.swap = gr.Button("⇅ Swap with A", size="sm", elem_id="cmp-swap")
-        self.b = SidePicker(self.shared, "B", offered, CURRENT, note(self.shared.opening))
-        self.between = gr.HTML(self._between_opening())
+        words = model_facts.asks_words(self.workshop)
+        self.pair = SidePair(self.shared)
         self._build_asked()
         self.asked.render()
         with gr.Row(elem_classes="cmp-numbers"):
@@ -110,10 +102,6 @@ class CompareTab:
         self.next = gr.Button("Next seed", elem_id="cmp-next")
         self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="cmp-stop")
         self.skip = gr.Button("Skip timing", visible=False, elem_id="cmp-skip")
-
-    def _between_opening(self) -> str:
-        steps, plan = self.shared.steps.value, self.shared.opening
-        return between_html(SideRun(None, steps, DENSE), SideRun(plan, steps, CURRENT), None)
 
     def _build_asked(self) -> None:
         """Make what the pictures shall show: classes, or prompts, and what they shall not."""
@@ -144,7 +132,7 @@ class CompareTab:
         first, _ = model_facts.images_offered(self.workshop)
         self.images = _number(first, "Images")
         self.steps = _number(self.shared.steps.value, "Sampling steps")
-        self.seed = _number(0, "Seed")
+        self.shared.seed.render()
 
     def _build_details(self) -> None:
         gr.HTML(f'<p class="cmp-note">{images_info(self.workshop)}.</p>')
@@ -179,63 +167,43 @@ class CompareTab:
 
     def wire(self) -> None:
         """Connect the pickers, what follows Explore's sampler, and the run."""
-        shared, a, b = self.shared, self.a, self.b
-        a.wire()
-        b.wire()
-        pickers = [a.choice, a.uploaded, b.choice, b.uploaded, shared.plan]
-        wish: list[Block] = [self.asked, self.images, self.seed, self.steps, self.guidance]
+        shared = self.shared
+        wish: list[Block] = [self.asked, self.images, shared.seed, self.steps, self.guidance]
         wish += [self.scheduler, self.repeats, self.negative, self.size, self.tabulate, self.dtype]
-        describe: Event = {
-            "fn": self.describe,
-            "inputs": [*pickers, self.scheduler, self.steps],
-            "outputs": [a.note, b.note, self.between],
-            **NEWEST,
-        }
+        asked = [*self.pair.inputs, *wish]
         foresee: Event = {
             "fn": self.foresee,
-            "inputs": [*pickers, *wish, self.result.made],
+            "inputs": [*asked, self.result.made],
             "outputs": [self.ahead, self.result.about],
             **NEWEST,
         }
-        sides = [a.choice.input, b.choice.input, a.uploaded.change, b.uploaded.change]
-        changes = [*sides, shared.plan.change, self.steps.change, self.scheduler.change]
-        gr.on(changes, **describe).then(**foresee)
+        self.pair.wire(self.scheduler, self.steps).then(**foresee)
         costs = [self.images.change, self.repeats.change, self.guidance.change]
         gr.on([*costs, shared.page.load, shared.measured.change], **foresee)
-        swapped = [a.choice, a.uploaded, b.choice, b.uploaded]
-        self.swap.click(self.swap_sides, pickers, swapped, **QUIET).then(**describe)
         if not model_facts.asks_words(self.workshop):
             self.asked.input(self.tidy, self.asked, self.asked, **NEWEST)
         shared.steps.change(self.follow_steps, shared.steps, self.steps, **NEWEST)
         shared.scheduler.change(self.follow_scheduler, shared.scheduler, self.scheduler, **NEWEST)
-        self._wire_run([*pickers, *wish], foresee)
+        self.ended = self._wire_run(asked, foresee)  # what ends a run of this page
 
-    def _wire_run(self, asked: list[Block], foresee: Event) -> None:
-        """Connect Compare, Next seed, Skip timing and Stop."""
-        states = [self.start, self.next, self.stop, self.skip]
+    def _wire_run(self, asked: list[Block], foresee: Event) -> list[Dependency]:
+        """Connect Compare, Next seed, Skip timing and Stop; return what ends a run."""
+        states, seed = [self.start, self.next, self.stop, self.skip], self.shared.seed
         ask: Event = {"fn": self.ask, "inputs": asked, "outputs": [*states, self.live], **ASK}
-        again = self.next.click(self.next_seed, self.seed, self.seed, **QUIET)
+        again = self.next.click(self.next_seed, seed, seed, **QUIET)
         views = [self.live, self.skip, *self.result.places.values()]
+        ends = []
         for begun in (self.start.click(**ask), again.success(**ask)):
             begun.then(None, None, None, js=TO_STOP, queue=False)
             done = begun.then(self.run, self.result.past, views, **jobs.MODEL_JOB, **QUIET)
             ended = [*states, self.shared.status]
             back = done.then(self.ready, None, ended, queue=False, **QUIET)
             back.then(None, None, None, js=TO_START, queue=False).then(**foresee)
+            ends.append(back)
         self.stop.click(self.stop_run, None, [*states, self.live], queue=False, **QUIET)
         self.skip.click(self.skip_timing, None, self.skip, queue=False, **QUIET)
         self.shared.status.change(self.on_status, self.live, self.live, queue=False, **QUIET)
-
-    @plain_errors
-    def describe(self, sides: Sides, scheduler: str, steps: Any) -> Views:
-        """Write below the pickers what each side runs, or why it cannot, and what differs."""
-        asked = Asked(sides.current, scheduler, steps)
-        a, note_a = self._side(sides.choice_a, sides.uploaded_a, asked)
-        b, note_b = self._side(sides.choice_b, sides.uploaded_b, asked)
-        between = ""
-        if a is not None and b is not None:
-            between = between_html(a, b, self._work(a, b, scheduler))
-        return {self.a.note: note_a, self.b.note: note_b, self.between: between}
+        return ends
 
     @plain_errors
     def foresee(self, sides: Sides, wish: Wish, made: Any) -> Views:
@@ -254,20 +222,9 @@ class CompareTab:
         return {self.ahead: ahead, self.result.about: about}
 
     @plain_errors
-    def swap_sides(self, sides: Sides) -> Views:
-        """Let A run what B ran, and B what A ran."""
-        a, b = self.a, self.b
-        return {
-            a.choice: sides.choice_b,
-            b.choice: sides.choice_a,
-            a.uploaded: sides.uploaded_b and sides.uploaded_b.to_json(),
-            b.uploaded: sides.uploaded_a and sides.uploaded_a.to_json(),
-        }
-
-    @plain_errors
     def next_seed(self, seed: Any) -> Views:
         """Go on to the next seed; the first follows the last."""
-        return {self.seed: (whole_number(seed, 0, MOST_SEED, "Seed") + 1) % (MOST_SEED + 1)}
+        return {self.shared.seed: (whole_seed(seed) + 1) % (MOST_SEED + 1)}
 
     @plain_errors
     def tidy(self, chosen: Any) -> Views:
@@ -356,28 +313,6 @@ class CompareTab:
             self.stop: gr.update(interactive=busy),
             self.skip: gr.update(visible=False),
         }
-
-    def _side(
-        self, choice: str, uploaded: StagePlan | None, asked: Asked
-    ) -> tuple[SideRun | None, str]:
-        """Return what a side runs, if it can, and the note below its picker."""
-        try:
-            run = resolve_side(choice, uploaded, asked, self.predictions)
-        except StudioError as error:
-            return None, live_views.plan_note(None, page_sentence(error))
-        shared = self.predictions.whole_steps(asked.steps)
-        return run, live_views.plan_note(run.plan, steps=None if run.steps == shared else run.steps)
-
-    def _work(self, a: SideRun, b: SideRun, scheduler: str) -> tuple[float, float] | None:
-        """Return the MACs of both sides, None where they are not known before a calibration."""
-        try:
-            work_a, work_b = (
-                run_macs(self.workshop, s.plan, self.predictions.visited(scheduler, s.steps))
-                for s in (a, b)
-            )
-        except StudioError:
-            return None
-        return work_a, work_b
 
 
 def _number(value: int, label: str, info: str | None = None) -> gr.Number:

@@ -202,7 +202,7 @@ class PruneTab:
             [*self.sharing.controls, *asked],
             **edit,
         )
-        self.keep.wire()
+        self.kept = self.keep.wire()
         uploaded = [shared.plan, shared.edited, self.keep.title]
         self.upload.upload(self.on_upload, [self.upload, *shared.sampler], uploaded, **EDIT | FILE)
         shared.status.change(self.on_status, self.job, self.job, **LIVE)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
@@ -49,9 +50,9 @@ class KeepBox:
             self.keep = gr.Button("Keep this plan", scale=0, min_width=140)
         self.said = gr.HTML("")
 
-    def wire(self) -> None:
-        """Connect the button."""
-        gr.on(
+    def wire(self) -> Dependency:
+        """Connect the button; return what changes the kept plans."""
+        return gr.on(
             [self.keep.click, self.title.submit],
             self.on_keep,
             [self.title, self.shared.plan],
@@ -114,17 +115,19 @@ class PlanShelf:
             f"<tbody>{rows}</tbody></table></div>"
         }
 
-    def wire(self) -> None:
-        """Connect the buttons."""
+    def wire(self) -> list[Dependency]:
+        """Connect the buttons; return what changes the kept plans."""
         shared = self.shared
         taken = [shared.plan, shared.edited, self.said]
         self.take.click(self.on_take, [self.chosen, shared.plan, *shared.sampler], taken, **PLAN)
         listed = [self.list, self.said]
-        self.rename.click(self.on_rename, [self.chosen, self.title], listed, **PLAN)
         bin_views = [*listed, self.gone, self.undelete]
-        self.delete.click(self.on_delete, [self.chosen], bin_views, **PLAN)
-        self.undelete.click(self.on_undelete, [self.gone], bin_views, **EDIT)
-        self.keep.click(self.on_keep, [self.title, shared.plan], listed, **QUIET)
+        return [
+            self.rename.click(self.on_rename, [self.chosen, self.title], listed, **PLAN),
+            self.delete.click(self.on_delete, [self.chosen], bin_views, **PLAN),
+            self.undelete.click(self.on_undelete, [self.gone], bin_views, **EDIT),
+            self.keep.click(self.on_keep, [self.title, shared.plan], listed, **QUIET),
+        ]
 
     @plain_errors
     def on_keep(self, title: Any, plan: StagePlan) -> Views:
@@ -182,10 +185,7 @@ class PlanShelf:
         """Return a kept plan. Raises StudioError where none is chosen or it is gone."""
         if not id:
             raise StudioError(CHOOSE)
-        found = next((kept for kept in store().plans() if kept.id == id), None)
-        if found is None:
-            raise StudioError("This kept plan is gone: it was deleted, perhaps in another window.")
-        return found
+        return store().plan(id)
 
 
 def _words(kept: KeptPlan) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.events import Dependency
 
 from core.errors import StudioError
 from core.runs.export import export
@@ -143,8 +144,11 @@ class RunsTab:
                     )
                     self.front_words = gr.HTML("")
 
-    def wire(self, tab: gr.Tab, tabs: gr.Tabs) -> None:
-        """Connect the table, what is done with ticked runs, and the shelf of plans."""
+    def wire(self, tab: gr.Tab, tabs: gr.Tabs) -> list[Dependency]:
+        """Connect the table, what is done with ticked runs, and the shelf of plans.
+
+        Return what changes the kept runs and plans.
+        """
         self.tabs = tabs
         ticked: Event = {"js": TICKED, **NEWEST}
         panel = [
@@ -156,12 +160,11 @@ class RunsTab:
         self.table.input(self.on_tick, [self.ids, self.axis], panel, **ticked)
         self.axis.input(self.on_tick, [self.ids, self.axis], panel, **ticked)
         words = [self.ids, self.title, self.remark]
-        self.save.click(self.on_save, words, [self.table, self.said], **ticked)
+        saved = self.save.click(self.on_save, words, [self.table, self.said], **ticked)
         bin_views = [self.table, self.gone, self.undelete, self.said]
-        self.delete.click(self.on_delete, [self.ids], bin_views, **ticked).then(
-            self.on_tick, [self.ids, self.axis], panel, **ticked
-        )
-        self.undelete.click(self.on_undelete, [self.gone], bin_views, **NEWEST)
+        deleted = self.delete.click(self.on_delete, [self.ids], bin_views, **ticked)
+        deleted.then(self.on_tick, [self.ids, self.axis], panel, **ticked)
+        back = self.undelete.click(self.on_undelete, [self.gone], bin_views, **NEWEST)
         shared = self.shared
         opened = [shared.plan, shared.edited, *shared.sampler, shared.steps_box, self.said, tabs]
         result = [self.compare.live, *self.compare.result.places.values()]
@@ -172,7 +175,7 @@ class RunsTab:
             js=TICKED,
             **EDIT,
         )
-        self.shelf.wire()
+        return [saved, deleted, back, *self.shelf.wire()]
 
     @plain_errors
     def refresh(self) -> Views:

@@ -89,6 +89,7 @@ class RunsWatch:
                 "Stop", variant="stop", size="sm", scale=0, min_width=80, elem_id="ongoing-stop"
             )
         self.timer = gr.Timer(LOOK_SECONDS, active=False)
+        self.going = gr.Textbox(visible="hidden")  # changes when a run begins or ends anywhere
         self.ids = gr.State([])  # runs that went on at the last look
         self.idle = gr.State(0)  # looks without one
 
@@ -96,6 +97,7 @@ class RunsWatch:
         """Connect the timer, which ticks only while a comparison waits or goes on."""
         self.table = runs.table
         views = [self.row, self.strip, self.stop, self.timer, self.ids, self.idle, self.table]
+        views.append(self.going)
         seen = [self.ids, self.idle]
         gr.on([self.shared.page.load, self.timer.tick], self.on_look, seen, views, **LOOK)
         compare.start.click(self.on_start, None, [self.timer, self.idle], **LOOK)
@@ -132,7 +134,7 @@ class RunsWatch:
                 self.idle: 0,
             }
         if set(ids) != set(now):
-            views |= self._listed()
+            views |= {self.going: " ".join(now), **self._listed()}
         return views
 
     @plain_errors

@@ -1,0 +1,135 @@
+"""List the kept plans and the sides of kept runs that a side can run, and read one of them.
+
+A choice names what was kept by its id, so it outlives a new name. Pure functions, no Gradio.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+from typing import NamedTuple
+
+from core.curves.plan import StagePlan
+from core.errors import StudioError
+from core.runs.run import KeptPlan, Run
+from core.workshop.workshop import Workshop
+
+from ..runs.record import store
+from ..runs.table import title_of
+from ..text import cut
+
+PLAN, RUN = "plan:", "run:"  # what a choice begins with
+MOST_RUNS = 20  # that a picker lists, the newest
+SHOWN = 40  # characters of a name
+LOST = {PLAN: "Kept plan: deleted", RUN: "Run: deleted"}
+
+
+class KeptSide(NamedTuple):
+    """What was kept: a plan, the sampling steps of its own if it has some, and its name."""
+
+    plan: StagePlan
+    steps: int | None
+    name: str
+
+
+def is_kept(choice: object) -> bool:
+    """Say whether a choice is a kept plan or a side of a kept run."""
+    return isinstance(choice, str) and choice.startswith((PLAN, RUN))
+
+
+def kept_choices(workshop: Workshop, chosen: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Return the words and the value of every kept plan, then of the pruned sides of kept runs.
+
+    Those of this model come first. `chosen` are choices that stay listed: an older run, and what
+    was deleted since.
+    """
+    try:
+        plans, runs = store().plans(), [run for run in store().runs() if run.status != "running"]
+    except StudioError:  # 4 Runs says it
+        plans, runs = [], []
+    plans.sort(key=lambda kept: kept.model_key != workshop.model_key)
+    runs.sort(key=lambda run: run.model_key != workshop.model_key)
+    found = [(_plan_words(kept, workshop), PLAN + kept.id) for kept in plans]
+    found += _run_choices([run for run in runs if run.pruned], workshop, chosen)
+    values = {value for _, value in found}
+    lost = sorted(choice for choice in chosen if is_kept(choice) and choice not in values)
+    return found + [(LOST[PLAN if one.startswith(PLAN) else RUN], one) for one in lost]
+
+
+def kept_side(choice: str, workshop: Workshop) -> KeptSide:
+    """Return what a kept choice runs.
+
+    Raises StudioError for what was deleted, cannot be read, or is of another model.
+    """
+    if choice.startswith(PLAN):
+        kept = store().plan(choice.removeprefix(PLAN))
+        _checked_model(kept, kept.name, workshop)
+        return KeptSide(_uncounted(kept.plan), None, cut(kept.name, SHOWN))
+    id, _, letter = choice.removeprefix(RUN).rpartition(":")
+    run = store().get(id)
+    side = {"a": run.a, "b": run.b}.get(letter)
+    plan = None if side is None else side.plan
+    if plan is None:
+        raise StudioError("This side of the kept run has no plan: choose another entry.")
+    _checked_model(run, title_of(run), workshop)
+    steps = store().settings(id).steps_of("ab".index(letter))
+    own = run.name.strip() or f"Run of {run.when}"
+    name = plan.name or f"{cut(own, SHOWN)}, side {letter.upper()}"
+    return KeptSide(_uncounted(plan), steps, cut(name, SHOWN + len(", side A")))
+
+
+def _run_choices(
+    runs: list[Run], workshop: Workshop, chosen: Collection[str]
+) -> list[tuple[str, str]]:
+    """Return the words and the value of each side; equal words get the time of their run."""
+    sides = [
+        (run, letter, f"{RUN}{run.id}:{letter}")
+        for place, run in enumerate(runs)
+        for letter in run.pruned
+        if place < MOST_RUNS or f"{RUN}{run.id}:{letter}" in chosen
+    ]
+    words = [_run_words(run, letter, workshop) for run, letter, _ in sides]
+    count = Counter(words)
+    return [
+        (f"{said}, {_moment(run)}" if count[said] > 1 else said, value)
+        for said, (run, _, value) in zip(words, sides, strict=True)
+    ]
+
+
+def _plan_words(kept: KeptPlan, workshop: Workshop) -> str:
+    return f"Kept plan: {cut(kept.name, SHOWN)}{_of_model(kept, workshop)}"
+
+
+def _run_words(run: Run, letter: str, workshop: Workshop) -> str:
+    title = cut(title_of(run), SHOWN)
+    return f"Run: {title}, side {letter.upper()}{_of_model(run, workshop)}"
+
+
+def _moment(run: Run) -> str:
+    """Return when a run began, to the second: month, day and local time."""
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(run.created))
+
+
+def _of_model(kept: KeptPlan | Run, workshop: Workshop) -> str:
+    """Name the model of what was kept where it is another one."""
+    return "" if kept.model_key == workshop.model_key else f" ({_model_words(kept)})"
+
+
+def _model_words(kept: KeptPlan | Run) -> str:
+    return cut(kept.model.removesuffix(" (bundled)"), SHOWN) or "another model"
+
+
+def _checked_model(kept: KeptPlan | Run, name: str, workshop: Workshop) -> None:
+    """Refuse what was kept of another model. Raises StudioError."""
+    if kept.model_key != workshop.model_key:
+        raise StudioError(
+            f"“{cut(name, SHOWN)}” is of {_model_words(kept)}, not of {workshop.name}: choose that"
+            " model in the menu, or another entry here."
+        )
+
+
+def _uncounted(plan: StagePlan) -> StagePlan:
+    """Return the plan without the steps per stage of an earlier run: the next counts its own."""
+    return replace(plan, stage_steps=None)
