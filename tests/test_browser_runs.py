@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from playwright.sync_api import Page, expect
 from run_cases import tiny
 
 from core.curves.plan import StagePlan
+from mosaic_ui.compare import run
 from mosaic_ui.runs import record
 
 OTHER = StagePlan((200, 700), (0.3, 0.1, 0.4), name="the other")
@@ -126,16 +128,18 @@ def test_an_impossible_link_is_one_sentence_and_the_page_stands(browser, studio)
 
 
 def test_back_goes_to_the_tab_before_and_stays_in_the_studio(page):
+    def stands_in(name: str) -> None:
+        expect(chosen_tab(page)).to_have_text(name, timeout=SLOW)
+        expect(page).to_have_url(re.compile(f"tab={name[2:].lower()}"), timeout=SLOW)
+
     for name in ("2 Prune", "4 Runs"):
         page.get_by_role("tab", name=name).click()
-        expect(chosen_tab(page)).to_have_text(name)
-        page.wait_for_timeout(300)
+        stands_in(name)
     for name in ("2 Prune", "1 Explore"):
         page.go_back()
-        expect(chosen_tab(page)).to_have_text(name)
-        page.wait_for_timeout(300)
+        stands_in(name)
     page.go_forward()
-    expect(chosen_tab(page)).to_have_text("2 Prune")
+    stands_in("2 Prune")
 
 
 def test_the_plan_in_hand_is_there_after_the_address_was_opened_again(page, studio):
@@ -159,13 +163,17 @@ def test_copy_link_copies_what_restores_the_state(page):
     assert f"{now[0]}%2C{now[1]}" in link and "tab=explore" in link and link.startswith("http")
 
 
-def test_a_comparison_outlives_a_reload_and_is_found_with_its_progress(page):
+def test_a_comparison_outlives_a_reload_and_is_found_with_its_progress(page, monkeypatch):
+    compare, end = run.compare, threading.Event()
+
+    def slowly(*sides, stop, **settings):  # the page has to be there again before it ends
+        for k, item in enumerate(compare(*sides, stop=stop, **settings)):
+            yield item
+            while k == 5 and not stop.is_set():
+                assert not end.wait(0.1)
+
+    monkeypatch.setattr(run, "compare", slowly)
     page.get_by_role("tab", name="3 Compare").click()
-    # long, as the page has to be there again before it ends
-    for name, value in (("Images", "16"), ("Sampling steps", "1000")):
-        box = page.locator(".cmp-controls").get_by_label(name, exact=True)
-        box.fill(value)
-        box.press("Enter")
     page.locator("#cmp-start").click()
     expect(page.locator("#cmp-live .cmp-progress")).to_be_visible(timeout=SLOW)
     page.wait_for_function("/^[1-9][0-9]* %/.test(document.title)", timeout=SLOW)
