@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install test lint types clean
+.PHONY: run install test lint types pictures clean
 
 run: install
 	$(BIN)/python app.py $(ARGS)
@@ -30,6 +30,11 @@ lint: $(VENV)/.tested
 
 types: $(VENV)/.tested
 	$(BIN)/mypy
+
+pictures: $(VENV)/.tested
+	$(BIN)/python tests/make_pair.py
+	$(BIN)/python tests/screenshots.py assets/screenshots readme
+	$(BIN)/python tests/make_gif.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist mosaicdiff.egg-info
