@@ -112,3 +112,12 @@ def drag(page: Page, name: str, pixels: int, steps: int = 12) -> None:
     page.mouse.down()
     page.mouse.move(x + pixels, y + 25, steps=steps)  # upwards or downwards must not matter
     page.mouse.up()
+
+
+@contextmanager
+def alone(browser, workshop):
+    """Open a page on a workshop of its own, for what the shared one cannot show."""
+    with serve(workshop) as url:
+        page, _ = visitor(browser, url)
+        yield page
+        page.context.close()

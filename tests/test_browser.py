@@ -6,14 +6,10 @@ import copy
 import json
 import re
 import time
-from contextlib import contextmanager
 
 import pytest
-from browser import SLOW, boundaries, drag, serve, settled, visitor
+from browser import SLOW, alone, boundaries, drag, serve, settled, visitor
 from playwright.sync_api import expect
-
-from core.models.checkpoints import load_checkpoint
-from core.workshop.workshop import Workshop
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +29,6 @@ def page(browser, studio):
     opened.context.close()
     assert watch.hosts <= {"127.0.0.1"}, watch.hosts
     assert not watch.errors, watch.errors
-
-
-@contextmanager
-def alone(browser, workshop):
-    """Open a page on a workshop of its own, for what the shared one cannot show."""
-    with serve(workshop) as url:
-        page, _ = visitor(browser, url)
-        yield page
-        page.context.close()
 
 
 def slowed(workshop, seconds: float):
@@ -428,131 +415,3 @@ def test_other_kinds_of_model_are_for_looking_only(page, name, sigma):
     assert boundaries(page) == [93, 550]
     drag(page, "Stage boundary 2", 60)  # the handles stay the model's own, on the same timesteps
     assert 560 < settled(page)[1] < 800
-
-
-def test_prune_says_what_it_built_and_other_tabs_follow(page):
-    drag(page, "Stage boundary 2", -50)
-    high = settled(page)[1]
-    page.get_by_role("tab", name="2 Prune").click()
-    box = page.get_by_label("number input for Early stage sparsity")
-    box.fill("0.7")
-    box.press("Enter")
-    expect(page.get_by_test_id("cost").first).to_contain_text("fewer", timeout=SLOW)
-    page.get_by_role("button", name="Prune", exact=True).click()
-    expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)
-    page.get_by_text("The plan as a file").click()
-    expect(page.get_by_role("link", name="Download plan")).to_have_attribute(
-        "href", re.compile(f"{high}.*0.7"), timeout=SLOW
-    )
-    page.get_by_role("tab", name="1 Explore").click()
-    expect(page.locator('#stage-table tr[data-stage="early"]')).to_contain_text(
-        "70.0 %", timeout=SLOW
-    )
-    assert boundaries(page)[1] == high
-
-
-def compare_with(page, images: str, steps: str) -> None:
-    page.get_by_role("tab", name="3 Compare").click()
-    for name, value in (("Images", images), ("Sampling steps", steps)):
-        box = page.locator(".cmp-controls").get_by_label(name, exact=True)
-        box.fill(value)
-        box.press("Enter")
-    page.locator("#cmp-start").click()
-
-
-def test_compare_ends_in_a_sentence_with_measured_and_predicted(page):
-    compare_with(page, "4", "6")
-    verdict = page.locator(".cmp-verdict")
-    expect(verdict).to_contain_text("median of 3 timed runs", timeout=SLOW)
-    expect(verdict).to_contain_text("multiply-accumulates")
-    results = page.locator("#cmp-results")
-    expect(results).to_contain_text("measured")
-    expect(results).to_contain_text("predicted")
-    page.get_by_role("tab", name="All figures").click()
-    # rather than an FID that no number of images would bring
-    expect(results).to_contain_text("without a feature network that could judge")
-
-
-def test_stop_stops_a_comparison_and_the_next_one_runs(page):
-    compare_with(page, "64", "100")
-    live = page.locator("#cmp-live")
-    expect(live).to_contain_text(re.compile(r"step \d+ of 100", re.I), timeout=SLOW)
-    page.locator("#cmp-stop").click()
-    expect(live).to_contain_text("Stopped", timeout=SLOW)
-    expect(page.locator("#cmp-start")).to_be_enabled(timeout=SLOW)
-    compare_with(page, "2", "5")
-    expect(page.locator(".cmp-verdict")).to_contain_text("timed runs", timeout=SLOW)
-
-
-def test_a_broken_plan_is_refused_in_one_sentence(page):
-    page.get_by_role("tab", name="2 Prune").click()
-    page.get_by_text("The plan as a file").click()
-    with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Upload plan").first.click()
-    crossed = b'{"boundaries": [550, 93], "sparsity": {"late": 0.1, "middle": 0.1, "early": 0.1}}'
-    chooser.value.set_files(
-        {"name": "plan.json", "mimeType": "application/json", "buffer": crossed}
-    )
-    expect(page.get_by_text("boundaries must satisfy", exact=False)).to_be_visible(timeout=SLOW)
-    page.get_by_role("tab", name="1 Explore").click()
-    assert boundaries(page) == [93, 550]
-
-
-def test_calibrate_from_nothing_can_be_stopped_and_goes_on(
-    browser, model_folder, small_settings, tmp_path
-):
-    fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
-    calibrate = fresh.calibrate
-
-    def slowly(progress=None, stop=None):  # the tiny model is done before a hand could reach Stop
-        calibrate(lambda *report: (time.sleep(0.3), progress and progress(*report)), stop)
-
-    fresh.calibrate = slowly
-    with serve(fresh) as url:
-        context = browser.new_context()
-        page = context.new_page()
-        page.set_default_timeout(SLOW)
-        page.goto(url)
-        expect(page.get_by_test_id("status")).to_contain_text("not calibrated", timeout=SLOW)
-        page.get_by_role("tab", name="2 Prune").click()
-        page.get_by_role("button", name="Calibrate", exact=True).click()
-        stop = page.get_by_role("button", name="Stop", exact=True).and_(
-            page.locator(":not(#cmp-stop)")
-        )
-        expect(stop).to_be_enabled(timeout=SLOW)
-        stop.click()
-        expect(page.get_by_text(re.compile("Stopped|Calibrated"))).not_to_have_count(
-            0, timeout=SLOW
-        )
-        expect(page.get_by_role("button", name="Prune", exact=True)).to_be_enabled(timeout=SLOW)
-        page.get_by_role("button", name="Prune", exact=True).click()
-        expect(page.get_by_text("Pruned in", exact=False)).to_be_visible(timeout=SLOW)
-        assert fresh.calibrated and not list(tmp_path.rglob("*.part"))
-        context.close()
-
-
-def test_a_comparison_that_calibrates_says_so_everywhere(
-    browser, model_folder, small_settings, tmp_path
-):
-    fresh = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
-    with alone(browser, fresh) as page:
-        expect(page.get_by_test_id("status")).to_contain_text("not calibrated", timeout=SLOW)
-        compare_with(page, "2", "5")
-        expect(page.locator(".cmp-verdict")).to_contain_text("timed runs", timeout=SLOW)
-        expect(page.get_by_test_id("status")).not_to_contain_text("not calibrated", timeout=SLOW)
-        page.get_by_role("tab", name="2 Prune").click()
-        expect(page.get_by_text("Calibrated: any plan", exact=False)).to_be_visible(timeout=SLOW)
-        expect(page.get_by_test_id("cost")).to_contain_text("exact", timeout=SLOW)
-        page.get_by_role("tab", name="1 Explore").click()
-        expect(page.locator("#stage-table table")).to_have_attribute(
-            "data-exact", "true", timeout=SLOW
-        )
-
-
-def test_two_visitors_do_not_share_a_plan(browser, studio):
-    pages = [visitor(browser, studio)[0] for _ in range(2)]
-    drag(pages[0], "Stage boundary 2", 80)
-    assert settled(pages[0])[1] > 560
-    assert boundaries(pages[1]) == [93, 550]
-    for page in pages:
-        page.context.close()
