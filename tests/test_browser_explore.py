@@ -59,8 +59,13 @@ def test_the_effect_of_a_drag_is_in_sight_while_it_is_held(page):
 @pytest.mark.parametrize("width, height", [(390, 844), (768, 1024)])
 def test_on_a_narrow_screen_the_outcome_stays_at_the_bottom(page, width, height):
     page.set_viewport_size({"width": width, "height": height})
-    page.locator("#stage-chart").evaluate("e => e.scrollIntoView({block: 'start'})")
-    assert in_sight(page, "#outcome .outcome") and in_sight(page, "#stage-chart .handle")
+    parts = ("#outcome .outcome", "#stage-chart .handle")
+    for _ in range(100):  # the chart is drawn anew for the width, and the page grows with it
+        page.locator("#stage-chart").evaluate("e => e.scrollIntoView({block: 'start'})")
+        if all(in_sight(page, part) for part in parts):
+            break
+        page.wait_for_timeout(100)
+    assert all(in_sight(page, part) for part in parts)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
