@@ -105,7 +105,7 @@ def _plans(a: StagePlan | None, b: StagePlan | None) -> list[Difference]:
         found.append(Difference("boundaries (timesteps)", *map(_boundaries, (a, b))))
     for stage, one, other in zip(STAGES, a.sparsity, b.sparsity, strict=True):
         if one != other:
-            found.append(Difference(f"removed in the {stage} stage", _share(one), _share(other)))
+            found.append(Difference(f"removed in the {stage} stage", *_shares(one, other)))
     for field, what in PLAN_WORDS.items():
         one, other = getattr(a, field), getattr(b, field)
         # a plan that counts no steps takes those of its run
@@ -138,8 +138,14 @@ def _boundaries(plan: StagePlan) -> str:
     return f"{plan.boundaries[0]} and {plan.boundaries[1]}"
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.6g} %"
+def _share(value: float, digits: int = 3) -> str:
+    return f"{100 * value:.{digits}g} %"
+
+
+def _shares(a: float, b: float) -> tuple[str, str]:
+    """Write two shares with as few digits as tell them apart."""
+    digits = next((n for n in (3, 4) if _share(a, n) != _share(b, n)), 6)
+    return _share(a, digits), _share(b, digits)
 
 
 def _said(value: object) -> str:
