@@ -20,7 +20,6 @@ from .table import rows_html
 
 LOOK_SECONDS = 1.0
 PATIENCE = 3  # looks without a run after which nobody looks any more
-STANDS = 20  # looks more for which the line on a run that has ended stands
 LOOK: Event = {**QUIET, "queue": False}
 
 
@@ -125,14 +124,14 @@ class RunsWatch:
             }
         elif not ids:
             waits = jobs.visit(request.session_hash).waits(jobs.COMPARISON)
-            if idle > PATIENCE and not waits:  # the line of what has ended goes, too
-                return {self.timer: gr.Timer(active=False), self.row: gr.update(visible=False)}
+            if idle > PATIENCE and not waits:
+                return {self.timer: gr.Timer(active=False)}
             return {self.idle: 0 if waits else idle + 1}
         else:
             views |= {
                 self.strip: ENDED.format(_end_of(ids[0])),
                 self.stop: gr.update(visible=False),
-                self.idle: -STANDS,
+                self.idle: 0,
             }
         if set(ids) != set(now):
             views |= {self.going: " ".join(now), **self._listed()}
