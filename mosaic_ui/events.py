@@ -17,16 +17,13 @@ RAW: Event = {"preprocess": False}
 # an upload, whose file Gradio fetches; after the others, which it overrides
 FILE: Event = {"preprocess": True}
 QUIET: Event = {"show_progress": "hidden", "api_visibility": "private", **RAW}
-# while something is dragged: the newest wins, nothing queues
-LIVE: Event = {**QUIET, "queue": False, "trigger_mode": "always_last"}
+# of what is asked while the answer before is on its way, the newest is answered
+NEWEST: Event = {**QUIET, "trigger_mode": "always_last"}
+# while something is dragged: nothing queues
+LIVE: Event = {**NEWEST, "queue": False}
 # sets the plan; queued, as State.change needs the queue's answer, and one at a time in the order of
 # asking, so that no edit is made to an old plan
-EDIT: Event = {
-    **QUIET,
-    "concurrency_limit": 1,
-    "concurrency_id": "plan",
-    "trigger_mode": "always_last",
-}
+EDIT: Event = {**NEWEST, "concurrency_limit": 1, "concurrency_id": "plan"}
 # asks for a job: behind the edits that were made before, and once however often it is pressed
 ASK: Event = {**EDIT, "trigger_mode": "once"}
 

@@ -37,6 +37,10 @@ STOPPING = "Stopping …"
 WITHDRAWN = "Stopped while it was waiting: nothing was started."
 
 
+class Withdrawn(Stopped):
+    """The job was stopped while it waited, so nothing was started."""
+
+
 @dataclass(frozen=True)
 class JobReport:
     """One report of a running job: `done` of `total`, in words."""
@@ -153,7 +157,7 @@ def run_job(
     """
     for _ in others_first():
         if stop is not None and stop.is_set():
-            raise Stopped(WITHDRAWN)
+            raise Withdrawn(WITHDRAWN)
         yield JobReport(0, 0, "Waiting for a comparison that goes on")
     sent: queue.Queue[tuple[str, Any]] = queue.Queue()
 

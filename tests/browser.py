@@ -72,9 +72,9 @@ def chromium() -> Iterator:
             browser.close()
 
 
-def visitor(browser: Browser, url: str) -> tuple[Page, Watch]:
-    """One visitor more, in a context of their own, with the first screen open."""
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+def visitor(browser: Browser, url: str, **options) -> tuple[Page, Watch]:
+    """One visitor more, in a context of their own with `options`, with the first screen open."""
+    page = browser.new_context(viewport={"width": 1280, "height": 900}, **options).new_page()
     page.set_default_timeout(SLOW)
     watch = Watch(page)
     page.goto(url)

@@ -114,3 +114,27 @@ def browser():
 
     with chromium() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def studio(workshop):
+    """The address of a studio on the tiny calibrated model."""
+    from browser import serve
+
+    with serve(workshop) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser, studio):
+    """Open the page for a fresh visitor.
+
+    Whatever the test does, nothing may leave the machine and the console must stay clean.
+    """
+    from browser import visitor
+
+    opened, watch = visitor(browser, studio)
+    yield opened
+    opened.context.close()
+    assert watch.hosts <= {"127.0.0.1"}, watch.hosts
+    assert not watch.errors, watch.errors

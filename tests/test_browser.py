@@ -8,27 +8,8 @@ import re
 import time
 
 import pytest
-from browser import SLOW, alone, boundaries, drag, serve, settled, visitor
+from browser import SLOW, alone, boundaries, drag, settled
 from playwright.sync_api import expect
-
-
-@pytest.fixture(scope="module")
-def studio(workshop):
-    with serve(workshop) as url:
-        yield url
-
-
-@pytest.fixture
-def page(browser, studio):
-    """Open the page for a fresh visitor.
-
-    Whatever the test does, nothing may leave the machine and the console must stay clean.
-    """
-    opened, watch = visitor(browser, studio)
-    yield opened
-    opened.context.close()
-    assert watch.hosts <= {"127.0.0.1"}, watch.hosts
-    assert not watch.errors, watch.errors
 
 
 def slowed(workshop, seconds: float):

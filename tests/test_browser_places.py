@@ -5,31 +5,11 @@ from __future__ import annotations
 import re
 import time
 
-import pytest
 from browser import SLOW, alone, boundaries, drag, serve, settled, visitor
 from playwright.sync_api import expect
 
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
-
-
-@pytest.fixture(scope="module")
-def studio(workshop):
-    with serve(workshop) as url:
-        yield url
-
-
-@pytest.fixture
-def page(browser, studio):
-    """Open the page for a fresh visitor.
-
-    Whatever the test does, nothing may leave the machine and the console must stay clean.
-    """
-    opened, watch = visitor(browser, studio)
-    yield opened
-    opened.context.close()
-    assert watch.hosts <= {"127.0.0.1"}, watch.hosts
-    assert not watch.errors, watch.errors
 
 
 def test_prune_says_what_it_built_and_other_tabs_follow(page):

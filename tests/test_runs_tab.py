@@ -123,6 +123,12 @@ def test_a_run_goes_on_when_its_page_leaves_and_any_page_can_stop_it(workshop, s
     until(lambda: one.done > before)
     waiting = jobs.run_job(lambda progress: "done")
     assert next(waiting).text == "Waiting for a comparison that goes on"
+    stop = threading.Event()
+    withdrawn = jobs.run_job(lambda progress: "never", stop)
+    assert next(withdrawn).text == "Waiting for a comparison that goes on"
+    stop.set()
+    with pytest.raises(jobs.Withdrawn):
+        next(withdrawn)
     assert background.stop_ongoing(run.id) and not background.stop_ongoing(run.id)
     assert list(waiting)[-1] == "done"
     until(lambda: store.get(run.id).status != "running")

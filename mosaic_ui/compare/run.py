@@ -66,8 +66,11 @@ def timed_views(workshop: Workshop, comparison: Comparison, id: str, provenance:
 
 def carried_views(workshop: Workshop, comparison: Comparison) -> Named:
     """Return those components of a result that carry more where it is kept nowhere."""
-    views = result_views(workshop, comparison, "")
-    return {name: views[name] for name in ("viewer", "downloads")}
+    names = workshop.class_names
+    return {
+        "viewer": viewer_html(comparison, names),
+        "downloads": carried_html(comparison, names, workshop.judge is not None),
+    }
 
 
 def remembered(comparison: Comparison) -> dict[str, str]:

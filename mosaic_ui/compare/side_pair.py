@@ -13,7 +13,7 @@ from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.workshop.same_work import run_macs
 
-from ..events import LIVE, QUIET, Event, Views
+from ..events import LIVE, NEWEST, QUIET, Event, Views
 from ..input_checks import plain_errors
 from ..page_state import Shared
 from ..predictions import Asked
@@ -24,8 +24,6 @@ from .inputs import Sides
 from .kept_sides import is_kept
 from .side_picker import SidePicker
 from .sides import CURRENT, DENSE, SideRun, picker_choices, resolve_side
-
-NEWEST: Event = {**QUIET, "trigger_mode": "always_last"}
 
 
 class SidePair:

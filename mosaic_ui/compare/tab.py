@@ -23,7 +23,7 @@ from core.workshop.estimate import estimate
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts, tables
-from ..events import ASK, NOTHING, QUIET, Event, Views
+from ..events import ASK, NEWEST, NOTHING, QUIET, Event, Views
 from ..input_checks import plain_errors
 from ..inputs import MOST_SEED, whole_seed
 from ..page_state import Shared
@@ -43,7 +43,7 @@ from .inputs import (
 )
 from .result import ResultPanel
 from .run import opening, stream
-from .side_pair import NEWEST, SidePair
+from .side_pair import SidePair
 
 TABULATE = (
     "Computed once for all steps: faster for few images, and the pictures are the same except for"

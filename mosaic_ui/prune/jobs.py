@@ -188,7 +188,7 @@ class PruneJobs:
                     yield {self.job: tables.progress(report.done, report.total, words), **busy}
                 said = tables.message(job.done(time.perf_counter() - began), "good")
             except Stopped as stopped:
-                withdrawn = str(stopped) == jobs.WITHDRAWN
+                withdrawn = isinstance(stopped, jobs.Withdrawn)
                 said = tables.message(jobs.WITHDRAWN if withdrawn else STOPPED)
             except Exception as error:  # whatever it is, the buttons come back
                 said = tables.message(jobs.failure(error, job.name), "bad")

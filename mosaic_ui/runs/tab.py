@@ -15,7 +15,7 @@ from core.runs.run import Run
 
 from ..compare.run import result_views
 from ..compare.tab import CompareTab
-from ..events import EDIT, QUIET, Event, Views
+from ..events import EDIT, NEWEST, Event, Views
 from ..input_checks import plain_errors
 from ..page_state import Shared
 from ..predictions import Asked
@@ -35,7 +35,6 @@ TICKED = (
     ".map(box => box.value), ...given.slice(1)]"
 )
 MOST_PICTURES = 64  # thumbnails that one call of the page may ask for
-NEWEST: Event = {**QUIET, "trigger_mode": "always_last"}
 
 
 def _read(name: str) -> str:
