@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlparse
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -33,7 +33,15 @@ class Watch:
             ),
         )
         page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        page.on("response", self._look)
         page.on("pageerror", lambda e: self.errors.append(str(e)))
+
+
+    def _look(self, response: Response) -> None:
+        """Note what a failed call asked for: the console only says that one failed."""
+        if response.status >= 500:
+            request = response.request
+            self.errors.append(f"{response.status} {request.url} {(request.post_data or '')[:300]}")
 
 
 @contextmanager

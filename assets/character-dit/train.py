@@ -177,16 +177,18 @@ def look_at_vae(vae: AutoencoderKL, args, step: int, what: str = "vae") -> None:
 
 @torch.no_grad()
 def make_latents(args) -> None:
-    """Whiten and store the VAE, then store the latents of the training pictures in --work."""
-    vae = new_vae(args.vae)
-    tensors = load_file(args.work / f"vae-{args.vae}.safetensors")
-    vae.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("weights/")})
-    vae = vae.eval().to(args.device)
+    """Whiten and store a VAE trained in --work, then store the latents of the training pictures."""
     images, labels = pictures.load_split(args.work / "data", "train")
-    some = encode(vae, images[:10_000], args.device)
-    whiten(vae, some.mean((0, 2, 3)), some.std((0, 2, 3)))
-    vae.half().cpu().save_pretrained(HERE / "vae")
-    strip_path(HERE / "vae" / "config.json")
+    trained = args.work / f"vae-{args.vae}.safetensors"
+    if trained.exists():  # else the VAE in this folder stays as it is
+        vae = new_vae(args.vae)
+        tensors = load_file(trained)
+        vae.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("weights/")})
+        vae = vae.eval().to(args.device)
+        some = encode(vae, images[:10_000], args.device)
+        whiten(vae, some.mean((0, 2, 3)), some.std((0, 2, 3)))
+        vae.half().cpu().save_pretrained(HERE / "vae")
+        strip_path(HERE / "vae" / "config.json")
     vae = AutoencoderKL.from_pretrained(HERE / "vae").eval().to(args.device)
     images, labels = images[: args.encode], labels[: args.encode]
     latents = encode(vae, images, args.device, say=True)

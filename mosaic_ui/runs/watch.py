@@ -19,7 +19,8 @@ from .tab import RunsTab
 from .table import rows_html
 
 LOOK_SECONDS = 1.0
-PATIENCE = 3  # looks without a run after which nobody looks any more
+PATIENCE = 20  # looks without a run, for which the line on the last one stands
+AT_FIRST = PATIENCE - 3  # a page that opens finds a run at once or not at all
 LOOK: Event = {**QUIET, "queue": False}
 
 
@@ -91,7 +92,7 @@ class RunsWatch:
         self.timer = gr.Timer(LOOK_SECONDS, active=False)
         self.going = gr.Textbox(visible="hidden")  # changes when a run begins or ends anywhere
         self.ids = gr.State([])  # runs that went on at the last look
-        self.idle = gr.State(0)  # looks without one
+        self.idle = gr.State(AT_FIRST)  # looks without one
 
     def wire(self, compare: CompareTab, runs: RunsTab) -> None:
         """Connect the timer, which ticks only while a comparison waits or goes on."""
@@ -124,8 +125,8 @@ class RunsWatch:
             }
         elif not ids:
             waits = jobs.visit(request.session_hash).waits(jobs.COMPARISON)
-            if idle > PATIENCE and not waits:
-                return {self.timer: gr.Timer(active=False)}
+            if idle > PATIENCE and not waits:  # the line of what has ended goes, too
+                return {self.timer: gr.Timer(active=False), self.row: gr.update(visible=False)}
             return {self.idle: 0 if waits else idle + 1}
         else:
             views |= {
