@@ -36,7 +36,6 @@ class Watch:
         page.on("response", self._look)
         page.on("pageerror", lambda e: self.errors.append(str(e)))
 
-
     def _look(self, response: Response) -> None:
         """Note what a failed call asked for: the console only says that one failed."""
         if response.status >= 500:
