@@ -94,7 +94,13 @@ def run(environment: Path, folder: Path, program: str, *arguments: str) -> tuple
 def test_the_wheel_holds_one_name_and_no_work_files(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"mosaicdiff"}
-    for name in ("app.py", "__main__.py", "studio/studio.py", "studio/stage_chart.js"):
+    for name in (
+        "app.py",
+        "__main__.py",
+        "studio/studio.py",
+        "studio/stage_chart.js",
+        "studio/plotly-cartesian.min.js",
+    ):
         assert f"mosaicdiff/{name}" in names
     assert "mosaicdiff/assets/fashion-dit/model_index.json" in names
     assert "mosaicdiff/assets/plans/paper.json" in names

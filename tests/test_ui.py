@@ -7,7 +7,9 @@ import gc
 import html
 import importlib
 import json
+import re
 import weakref
+from pathlib import Path
 from urllib.parse import unquote
 
 import gradio as gr
@@ -38,6 +40,7 @@ from mosaic_ui.input_checks import plain_errors
 from mosaic_ui.predictions import Predictions, idle_stages
 from mosaic_ui.prune import views as prune_views
 from mosaic_ui.prune.mosaic_figure import mosaic_figure
+from mosaic_ui.stage_chart import PLOTLY_JS
 from mosaic_ui.studio import build_studio, launch_options
 from mosaic_ui.theme import STAGE_COLOURS, STAGE_INK
 from mosaic_ui.theme_switch import switch_html
@@ -602,3 +605,14 @@ def test_launch_options_limit_uploads_and_keep_everything_here():
         False,
     )
     assert "http" not in options["css"] and inputs.UPLOAD_LIMIT <= 64_000
+
+
+def test_plotly_js_is_the_version_that_the_plotly_package_has():
+    import plotly
+
+    version = re.compile(r"plotly\.js (?:\(cartesian - minified\) )?v(\d+)\.")
+    whole = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    ours, theirs = (
+        version.search(path.read_text(encoding="utf-8")[:200])[1] for path in (PLOTLY_JS, whole)
+    )
+    assert ours == theirs  # else: npm pack plotly.js-cartesian-dist-min
