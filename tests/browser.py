@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlparse
 
-from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Response, ViewportSize, expect, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -16,6 +16,7 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+FIRST_SIZE: ViewportSize = {"width": 1280, "height": 900}
 SLOW = 60_000  # ms; a machine that runs other things must not fail a test
 # the shell draws no window round the page: a quarter less work per page
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -82,7 +83,7 @@ def chromium() -> Iterator:
 
 def visitor(browser: Browser, url: str, **options) -> tuple[Page, Watch]:
     """One visitor more, in a context of their own with `options`, with the first screen open."""
-    page = browser.new_context(viewport={"width": 1280, "height": 900}, **options).new_page()
+    page = browser.new_context(viewport=FIRST_SIZE, **options).new_page()
     page.set_default_timeout(SLOW)
     watch = Watch(page)
     page.goto(url)
@@ -108,6 +109,19 @@ def settled(page: Page) -> list[int]:
         "data-boundaries", ",".join(now), timeout=SLOW
     )
     return [int(b) for b in now]
+
+
+def back_to_suggestion(page: Page) -> None:
+    """Go to the first screen at its first size, and take the suggested plan again."""
+    page.set_viewport_size(FIRST_SIZE)
+    page.get_by_role("tab", name="1 Explore").click()
+    page.get_by_role("button", name="Reset to the suggestion").click()
+    expect(page.locator('#stage-table table[data-boundaries="93,550"]')).to_be_visible(timeout=SLOW)
+    expect(page.get_by_role("slider", name="Stage boundary 1")).to_have_attribute(
+        "aria-valuenow", "93", timeout=SLOW
+    )
+    expect(page.locator('#stage-table table[data-exact="true"]')).to_have_count(1, timeout=SLOW)
+    page.evaluate("scrollTo(0, 0)")
 
 
 def drag(page: Page, name: str, pixels: int, steps: int = 12) -> None:

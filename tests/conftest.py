@@ -10,10 +10,15 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 def make_pipeline(
@@ -125,8 +130,8 @@ def studio(workshop):
         yield url
 
 
-@pytest.fixture
-def page(browser, studio):
+@contextmanager
+def quiet_visitor(browser, studio) -> Iterator[Page]:
     """Open the page for a fresh visitor.
 
     Whatever the test does, nothing may leave the machine and the console must stay clean.
@@ -138,3 +143,26 @@ def page(browser, studio):
     opened.context.close()
     assert watch.hosts <= {"127.0.0.1"}, watch.hosts
     assert not watch.errors, watch.errors
+
+
+@pytest.fixture
+def page(browser, studio):
+    """Open the page for a fresh visitor."""
+    with quiet_visitor(browser, studio) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def one_page(browser, studio):
+    """Open the page once for the tests of a file that take `same_page`."""
+    with quiet_visitor(browser, studio) as opened:
+        yield opened
+
+
+@pytest.fixture
+def same_page(one_page):
+    """Put the plan back: for tests that move boundaries only, as a load takes longer than they."""
+    from browser import back_to_suggestion
+
+    back_to_suggestion(one_page)
+    return one_page

@@ -33,16 +33,20 @@ def test_the_first_screen_explains_itself(page):
     assert page.locator("#stage-chart .js-plotly-plot").count() == 1
 
 
-def test_dragging_a_boundary_moves_only_sideways_and_the_table_follows(page):
-    drag(page, "Stage boundary 2", 60)
-    low, high = settled(page)
+def test_dragging_a_boundary_moves_only_sideways_and_the_table_follows(same_page):
+    drag(same_page, "Stage boundary 2", 60)
+    low, high = settled(same_page)
     assert low == 93 and 560 < high < 800
-    handle = page.get_by_role("slider", name="Stage boundary 2")
+    handle = same_page.get_by_role("slider", name="Stage boundary 2")
     assert int(handle.get_attribute("aria-valuenow")) == high
-    expect(page.get_by_label("Boundary 2 (middle | early)")).to_have_value(str(high))
-    expect(page.locator('#stage-table tr[data-stage="early"]')).to_contain_text(f"{high} to 999")
+    expect(same_page.get_by_label("Boundary 2 (middle | early)")).to_have_value(str(high))
+    expect(same_page.locator('#stage-table tr[data-stage="early"]')).to_contain_text(
+        f"{high} to 999"
+    )
     # the estimate is replaced
-    expect(page.locator("#stage-table table")).to_have_attribute("data-exact", "true", timeout=SLOW)
+    expect(same_page.locator("#stage-table table")).to_have_attribute(
+        "data-exact", "true", timeout=SLOW
+    )
 
 
 def calls_of(page) -> list[str]:
@@ -101,36 +105,36 @@ def test_one_drop_asks_for_the_exact_prediction_once_in_eight_calls(browser, wor
         assert exact.count(True) == 1
 
 
-def test_a_line_dropped_where_it_was_has_its_exact_prediction_again(page):
-    table = page.locator('#stage-table table[data-boundaries="93,550"][data-exact="true"]')
+def test_a_line_dropped_where_it_was_has_its_exact_prediction_again(same_page):
+    table = same_page.locator('#stage-table table[data-boundaries="93,550"][data-exact="true"]')
     expect(table).to_be_visible(timeout=SLOW)
-    handle = page.get_by_role("slider", name="Stage boundary 2").bounding_box()
+    handle = same_page.get_by_role("slider", name="Stage boundary 2").bounding_box()
     x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 40, y, steps=4)
-    expect(page.locator('#stage-table table[data-exact="false"]')).to_be_visible(timeout=SLOW)
-    page.mouse.move(x, y, steps=4)
-    page.mouse.up()
+    same_page.mouse.move(x, y)
+    same_page.mouse.down()
+    same_page.mouse.move(x + 40, y, steps=4)
+    expect(same_page.locator('#stage-table table[data-exact="false"]')).to_be_visible(timeout=SLOW)
+    same_page.mouse.move(x, y, steps=4)
+    same_page.mouse.up()
     expect(table).to_be_visible(timeout=SLOW)
 
 
-def test_keyboard_and_number_box_move_a_boundary_exactly(page):
-    handle = page.get_by_role("slider", name="Stage boundary 1")
+def test_keyboard_and_number_box_move_a_boundary_exactly(same_page):
+    handle = same_page.get_by_role("slider", name="Stage boundary 1")
     handle.focus()
     handle.press("ArrowRight")
     handle.press("Shift+ArrowRight")
     expect(
-        page.locator('#stage-table table[data-boundaries="104,550"][data-exact="true"]')
+        same_page.locator('#stage-table table[data-boundaries="104,550"][data-exact="true"]')
     ).to_be_visible(timeout=SLOW)
-    page.wait_for_timeout(500)  # every answer to the keys is in; typing starts after that
-    box = page.get_by_label("Boundary 2 (middle | early)")
+    same_page.wait_for_timeout(500)  # every answer to the keys is in; typing starts after that
+    box = same_page.get_by_label("Boundary 2 (middle | early)")
     box.fill("700")
     box.press("Enter")
-    expect(page.get_by_role("slider", name="Stage boundary 2")).to_have_attribute(
+    expect(same_page.get_by_role("slider", name="Stage boundary 2")).to_have_attribute(
         "aria-valuenow", "700", timeout=SLOW
     )
-    assert boundaries(page) == [104, 700]
+    assert boundaries(same_page) == [104, 700]
 
 
 def test_typing_right_after_a_drop_outlives_the_late_answers(browser, workshop):
@@ -197,45 +201,45 @@ def test_two_sliders_moved_in_a_row_both_count(browser, workshop):
             expect(boxes[name]).to_have_value(value)
 
 
-def test_boundaries_cannot_cross(page):
-    drag(page, "Stage boundary 1", 900)
-    low, high = settled(page)
+def test_boundaries_cannot_cross(same_page):
+    drag(same_page, "Stage boundary 1", 900)
+    low, high = settled(same_page)
     assert 93 < low < high == 550
 
 
 @pytest.mark.parametrize("by, moved", [(-60, 0), (60, 1)])
-def test_of_two_lines_that_touch_the_drag_takes_the_one_it_pulls(page, by, moved):
-    box = page.get_by_label("Boundary 1 (late | middle)")
+def test_of_two_lines_that_touch_the_drag_takes_the_one_it_pulls(same_page, by, moved):
+    box = same_page.get_by_label("Boundary 1 (late | middle)")
     box.fill("549")
     box.press("Enter")
-    expect(page.locator('#stage-table table[data-boundaries="549,550"]')).to_be_visible(
+    expect(same_page.locator('#stage-table table[data-boundaries="549,550"]')).to_be_visible(
         timeout=SLOW
     )
-    drag(page, "Stage boundary 2", by)  # wherever it was grabbed
-    now = settled(page)
+    drag(same_page, "Stage boundary 2", by)  # wherever it was grabbed
+    now = settled(same_page)
     assert (now[0] < 540 and now[1] == 550) if moved == 0 else (now[0] == 549 and now[1] > 560)
 
 
-def test_a_tag_beside_its_line_moves_that_line_and_by_as_much_as_the_hand(page):
+def test_a_tag_beside_its_line_moves_that_line_and_by_as_much_as_the_hand(same_page):
     for name, value in (
         ("Boundary 2 (middle | early)", "999"),
         ("Boundary 1 (late | middle)", "940"),
     ):
-        page.get_by_label(name).fill(value)
-        page.get_by_label(name).press("Enter")
-    expect(page.locator('#stage-table table[data-boundaries="940,999"]')).to_be_visible(
+        same_page.get_by_label(name).fill(value)
+        same_page.get_by_label(name).press("Enter")
+    expect(same_page.locator('#stage-table table[data-boundaries="940,999"]')).to_be_visible(
         timeout=SLOW
     )
     tag, plot = (
-        page.locator(f"#stage-chart {name}").bounding_box()
+        same_page.locator(f"#stage-chart {name}").bounding_box()
         for name in (".handle:last-child .tag", ".plot .nsewdrag")
     )
     x, y = tag["x"] + 6, tag["y"] + tag["height"] / 2  # nearer to the other line, perhaps
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x - 12, y, steps=4)
-    page.mouse.up()
-    low, high = settled(page)
+    same_page.mouse.move(x, y)
+    same_page.mouse.down()
+    same_page.mouse.move(x - 12, y, steps=4)
+    same_page.mouse.up()
+    low, high = settled(same_page)
     assert low == 940 and high == pytest.approx(999 - 12 * 1000 / plot["width"], abs=3)
 
 
@@ -374,21 +378,18 @@ def test_the_models_own_path_joins_the_chart(page):
     expect(page.locator("#stage-chart .ytitle")).to_contain_text("gained")
 
 
-@pytest.mark.parametrize(
-    "name, sigma",
-    [
+def test_other_kinds_of_model_are_for_looking_only(page):
+    for name, sigma in (
         ("Flow matching", "σ = 0.001 at t = 0 to 1 at t = 999"),
         ("EDM (Karras)", "σ = 0.002 at t = 0 to 80 at t = 999"),
-    ],
-)
-def test_other_kinds_of_model_are_for_looking_only(page, name, sigma):
-    page.get_by_label("Curves of noise schedule").click()
-    page.get_by_role("option", name=name).click()
-    expect(page.get_by_text(sigma, exact=False)).to_be_visible(timeout=SLOW)
-    expect(page.get_by_text("are only to look at", exact=False)).to_be_visible()
-    expect(
-        page.locator("#stage-chart .legendtext").filter(has_text="proposed for this schedule")
-    ).to_have_count(1, timeout=SLOW)
+    ):
+        page.get_by_label("Curves of noise schedule").click()
+        page.get_by_role("option", name=name).click()
+        expect(page.get_by_text(sigma, exact=False)).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text("are only to look at", exact=False)).to_be_visible()
+        expect(
+            page.locator("#stage-chart .legendtext").filter(has_text="proposed for this schedule")
+        ).to_have_count(1, timeout=SLOW)
     page.get_by_role("button", name="Suggest", exact=True).click()
     expect(
         page.get_by_text("was trained with linear: choose those curves", exact=False)
