@@ -24,6 +24,7 @@ from mosaic_ui.compare import between, downloads, figures, pictures, sides, view
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.compare import timing as compare_timing
+from mosaic_ui.compare.pace import Foreseen
 from mosaic_ui.inputs import read_upload
 from mosaic_ui.predictions import Asked, Predictions
 from mosaic_ui.theme import STAGE_COLOURS
@@ -552,10 +553,14 @@ def test_a_result_whose_plan_has_moved_on_says_so():
 
 
 def test_the_time_is_said_before_the_start():
-    known = compare_live.ahead_html(Estimate(8.4, 25.0, True), True, False)
-    assert "Pictures in about 8 s, then about 25 s of timing." in known
-    scaled = compare_live.ahead_html(Estimate(200.0, 0.0, False), True, True)
-    assert "Calibrates first" in scaled and "about 3 min, no timing (scaled from" in scaled
+    found = Estimate(8.4, 25.0, True, "2026-10-03 14:22")
+    known = compare_live.ahead_html(Foreseen(found, False), True, False)
+    assert "Pictures in about 8 s, then about 25 s of timing. Predicted" in known
+    assert "this device's speed, measured 2026-10-03 14:22; decoding" in known
+    assert "the last comparison took" in compare_live.ahead_html(Foreseen(found, True), True, False)
+    scaled = compare_live.ahead_html(Foreseen(Estimate(200.0, 0.0, False), False), True, True)
+    assert "Calibrates first" in scaled and "about 3 min, no timing. Predicted" in scaled
+    assert "speed, scaled from another number of images;" in scaled
     assert "known once this device" in compare_live.ahead_html(None, True, False)
 
 

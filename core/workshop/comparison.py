@@ -121,7 +121,10 @@ class Preview:
     step: int | None = None
     timestep: float | None = None
     stage: int = -1  # of side B at this step, else of A
+    drawing: bool = False  # a report of the pictures, not of what is measured before them
     timing: bool = False  # a report of the timing, which comes after the pictures
+    # seconds of the denoiser up to this step, both sides; None where they are not counted
+    denoiser: float | None = None
     # what is known once the pictures are finished, before anything is timed
     found: Comparison | None = None
 
