@@ -15,6 +15,7 @@ from run_cases import BEGUN, tiny
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
+from core.runs.run import Run
 from core.runs.store import RunStore
 from core.workshop.compare import compare
 from core.workshop.comparison import SampleSettings
@@ -217,6 +218,40 @@ def test_two_ticked_runs_show_only_what_differs_and_the_front(workshop, store, s
     assert "FID needs 200" in tab.on_tick(ids, "FID")[tab.front_words]
     with pytest.raises(gr.Error):
         tab.on_tick("all", "PSNR")
+
+
+def ran(store, workshop, seconds: float, spread: float, psnr: float) -> Run:
+    """Return a run whose B took so many seconds for its two images, in three timed rounds."""
+    run = kept(store, workshop, psnr=psnr)
+    return replace(run, b=replace(run.b, seconds=seconds, seconds_spread=spread))
+
+
+def test_a_difference_below_the_spread_is_neither_drawn_large_nor_decided(workshop, store):
+    near = ran(store, workshop, 1.0, 0.05, 29.2)
+    runs = [near, ran(store, workshop, 1.001, 0.05, 29.1)]  # 0.5 ms per image apart
+    figure = chosen.front_figure(runs, "PSNR")
+    assert [trace["name"] for trace in figure["data"]] == [
+        "nobody beats these",
+        "within the spread",
+    ]
+    assert figure["data"][0]["error_x"]["array"] == [pytest.approx(25.0)]
+    low, high = figure["layout"]["xaxis"]["range"]
+    assert high - low >= 8 * 25 and low < 475 and high > 525
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert high - low >= 2
+    assert "1 of 2 within the spread" in chosen.front_words(runs, "PSNR")
+    slower = [near, ran(store, workshop, 1.3, 0.05, 29.1)]
+    assert chosen.front_figure(slower, "PSNR")["data"][1]["name"] == "beaten in both"
+    assert "within the spread" not in chosen.front_words(slower, "PSNR")
+
+
+def test_one_timed_run_has_no_bar_and_decides_from_ten_per_cent_on(workshop, store):
+    runs = [ran(store, workshop, 1.0, None, 30.0), ran(store, workshop, 1.09, None, 29.0)]
+    assert chosen.standing(runs, "PSNR") == ["front", "within"]
+    assert chosen.front_figure(runs, "PSNR")["data"][0]["error_x"]["array"] == [None]
+    assert "One timed run has no spread" in chosen.front_words(runs, "PSNR")
+    runs[1] = ran(store, workshop, 1.2, None, 29.0)
+    assert chosen.standing(runs, "PSNR") == ["front", "beaten"]
 
 
 def test_a_name_is_kept_or_refused_in_a_sentence(workshop, store, studio):
