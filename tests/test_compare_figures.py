@@ -512,6 +512,54 @@ def test_uniform_of_the_same_work_follows_the_plan_in_hand(workshop):
     assert found[1] > found[0]
 
 
+def with_times(a: list[float], b: list[float], foreseen: tuple[float, float] = (8.0, 4.0)):
+    """Return a comparison of four steps, with the seconds of every timed run and the predicted."""
+    found = comparison()
+    sides = [
+        replace(
+            side,
+            step_seconds=[[t / 4] * 4 for t in times],
+            predicted_seconds=[seconds / 4] * 4,
+        )
+        for side, times, seconds in zip((found.a, found.b), (a, b), foreseen, strict=True)
+    ]
+    return replace(found, a=sides[0], b=sides[1])
+
+
+def test_a_ratio_that_is_not_that_of_the_two_times_says_why():
+    found = with_times([10.0, 12.0, 20.0], [8.0, 10.0, 15.0])  # 1.25, 1.2, 1.33
+    why = "×1.25 is the median of the ratios of 3 rounds; the two medians alone give ×1.20"
+    rows = compare_timing.timing_rows(found.a, found.b)
+    assert why in compare_timing.timing_html(rows, found)
+    assert why in figures.metrics_html(found)
+    even = with_times([10.0, 12.0, 20.0], [8.0, 9.6, 16.0])
+    rows = compare_timing.timing_rows(even.a, even.b)
+    for page in (compare_timing.timing_html(rows, even), figures.metrics_html(even)):
+        assert "alone give" not in page
+    assert "time A / time B, median of 3" in figures.metrics_html(even)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        (14.0, 7.0, "1.75 × the predicted time: the machine was slower than"),
+        (14.0, 7.5, "1.79 × the predicted time"),
+        (4.0, 2.0, "0.50 × the predicted time: the machine was faster than"),
+        (9.0, 4.5, ""),  # 1.125: near enough
+        (14.0, 4.2, ""),  # one side alone
+        (14.0, 9.0, ""),  # the ratio is off, too
+    ],
+)
+def test_both_sides_off_their_prediction_alike_is_said_in_a_sentence(a, b, said):
+    found = with_times([a] * 3, [b] * 3)
+    words = compare_timing.off_words(found)
+    assert said in words and bool(said) == bool(words)
+    html = compare_timing.timing_html(compare_timing.timing_rows(found.a, found.b), found)
+    assert ("cmp-off" in html) == bool(said)
+    untimed = replace(found, a=replace(found.a, step_seconds=[]))
+    assert compare_timing.off_words(untimed) == ""
+
+
 def side(plan, name="mine", steps=20) -> sides.SideRun:
     return sides.SideRun(plan, steps, name)
 

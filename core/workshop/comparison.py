@@ -161,6 +161,15 @@ class Comparison:
         return spread_of(self.pair_ratios)
 
     @property
+    def speedup_of_medians(self) -> float | None:
+        """Return the median seconds of A / those of B, or None where nothing was timed.
+
+        It differs from `speedup_measured` where the machine was slower in some rounds.
+        """
+        a, b = self.a.seconds, self.b.seconds
+        return None if a is None or b is None else a / b
+
+    @property
     def speedup_macs(self) -> float:
         """Return MACs of A / MACs of B."""
         return self.a.macs / self.b.macs

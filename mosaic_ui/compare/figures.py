@@ -30,7 +30,14 @@ from .pictures import (
     shrunk,
     to_uint8,
 )
-from .view_parts import SAMPLING_ORDER, halves_words, picture_html, runs_words, stage_colour
+from .view_parts import (
+    SAMPLING_ORDER,
+    halves_words,
+    picture_html,
+    ratio_words,
+    runs_words,
+    stage_colour,
+)
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 FRAME_PIXELS = 96  # side of one of them
@@ -116,7 +123,9 @@ def _measured_card(comparison: Comparison) -> tuple[str, str, str, str]:
     if judged.ratio is None:
         return "is-measured is-doubtful", "Measured", "not timed", "pictures only"
     runs = (
-        "one run, no spread" if off is None else f"± {off:.2f}, median of {comparison.timed_runs}"
+        "one run, no spread"
+        if off is None
+        else f"median of {comparison.timed_runs} rounds, ± {off:.2f} is their spread"
     )
     if judged.doubtful:
         return "is-measured is-doubtful", "Measured, doubtful", factor_text(judged.ratio), runs
@@ -341,7 +350,7 @@ def _pair_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
             "not timed"
             if c.speedup_measured is None
             else factor_text(c.speedup_measured, c.speedup_spread),
-            f"time A / time B, {runs_words(c.timed_runs)}",
+            ratio_words(c) or f"time A / time B, {runs_words(c.timed_runs)}",
         ),
         ("Speed-up, by MACs", factor_text(c.speedup_macs), "work A / work B, counted"),
         (

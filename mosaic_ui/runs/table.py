@@ -50,7 +50,7 @@ def columns() -> list[Column]:
         Column("n", lambda r: str(r.n), lambda r: r.n, True, "images of each side"),
         Column("Time A", lambda r: _time(r, "a"), lambda r: r.a.seconds, True, TIME),
         Column("Time B", lambda r: _time(r, "b"), lambda r: r.b.seconds, True, TIME),
-        Column("Speed-up", _speedup, lambda r: r.speedup, True, "measured, A / B", True),
+        Column("Speed-up", _speedup, lambda r: r.speedup, True, RATIO, True),
         Column("MACs", _macs, lambda r: r.speedup_macs, True, "counted, A / B", True),
         Column("PSNR", _psnr, _psnr_key, True, "of B to A, dB; higher is nearer", True),
         Column("FID B", lambda r: _number(r.b.fid), lambda r: r.b.fid, True, "lower is better"),
@@ -59,7 +59,8 @@ def columns() -> list[Column]:
     ]
 
 
-TIME = "measured, denoiser only, all images, median ± spread"
+TIME = "measured, denoiser only, all images, median ± spread of the timed rounds"
+RATIO = "measured: median of A / B of each round, ± their spread"
 
 
 def rows_html(runs: Sequence[Run]) -> str:
