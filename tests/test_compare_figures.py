@@ -19,8 +19,9 @@ from core.errors import PlanError, StudioError
 from core.workshop.comparison import Comparison, SampleSettings, Side
 from core.workshop.estimate import Estimate
 from core.workshop.same_work import run_macs
+from core.workshop.study import findings
 from mosaic_ui import png, text
-from mosaic_ui.compare import between, downloads, figures, pictures, sides, viewer
+from mosaic_ui.compare import between, downloads, figures, pictures, rival, sides, viewer
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.compare import timing as compare_timing
@@ -554,10 +555,53 @@ def test_both_sides_off_their_prediction_alike_is_said_in_a_sentence(a, b, said)
     found = with_times([a] * 3, [b] * 3)
     words = compare_timing.off_words(found)
     assert said in words and bool(said) == bool(words)
-    html = compare_timing.timing_html(compare_timing.timing_rows(found.a, found.b), found)
-    assert ("cmp-off" in html) == bool(said)
+    page = compare_timing.timing_html(compare_timing.timing_rows(found.a, found.b), found)
+    assert ("cmp-off" in page) == bool(said)
     untimed = replace(found, a=replace(found.a, step_seconds=[]))
     assert compare_timing.off_words(untimed) == ""
+
+
+def against_fewer_steps(both_dense: bool, **changes) -> Comparison:
+    """A runs 50 steps, dense or pruned; B is the dense model in 26 of them."""
+    found = comparison(psnr=55.8, settings=replace(SETTINGS, side_steps=(50, 26), **changes))
+    a = found.a if both_dense else found.b
+    a = replace(a, name="A side", timesteps=[1.0] * 50, macs=50 if both_dense else 26)
+    return replace(found, a=a, b=replace(found.a, name="D", timesteps=[1.0] * 26, macs=26))
+
+
+def studied(steps: int = 50):
+    rows = [
+        {"method": method, "base_steps": steps, "steps": own, "macs": macs, "fid": fid}
+        | {"latent_mse": mse, "class_accuracy": 0.9, "n": 100, "seed": 0}
+        for method, own, macs, fid, mse in (
+            ("dense", steps, 50, 26.2, 0.0),
+            ("MosaicDiff 0.5", steps, 26, 29.3, 0.046),
+            ("dense, 26 steps (work of 0.5)", 26, 26, 28.9, 0.0009),
+        )
+    ]
+    return findings(rows)
+
+
+def test_fewer_dense_steps_get_an_answer_on_what_distance_says():
+    copies = rival.rival_html(against_fewer_steps(both_dense=True), studied())
+    assert "D copies A side: 55.8 dB. That is so by construction" in copies
+    assert "not whose pictures are better. The study of this model" in copies
+    assert "FID 29.3 pruned, 28.9 with 26 dense steps" in copies and "n = 100, 1 seed" in copies
+    race = rival.rival_html(against_fewer_steps(both_dense=False), studied())
+    assert "to the dense model in 50 steps is not measured here" in race and "FID 29.3" in race
+    assert race in figures.verdict_html(against_fewer_steps(both_dense=False), "", studied())
+    assert rival.rival_html(comparison(), studied()) == ""
+
+
+def test_nothing_is_said_of_quality_that_was_not_measured():
+    race = against_fewer_steps(both_dense=False)
+    for said in (rival.rival_html(race), rival.rival_html(race, studied(20))):
+        assert "study of this model" not in said and "at least 200 images" in said
+    noisy = against_fewer_steps(both_dense=True, scheduler="DDPM")
+    said = rival.rival_html(noisy, studied())
+    assert "by construction" not in said and "study of this model" not in said
+    judged = replace(race, a=replace(race.a, fid=29.04), b=replace(race.b, fid=28.0))
+    assert "28.0 for D, 29.0 for A side, n = 2, one seed" in rival.rival_html(judged)
 
 
 def side(plan, name="mine", steps=20) -> sides.SideRun:

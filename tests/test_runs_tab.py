@@ -245,6 +245,18 @@ def test_a_difference_below_the_spread_is_neither_drawn_large_nor_decided(worksh
     assert "within the spread" not in chosen.front_words(slower, "PSNR")
 
 
+def test_fewer_dense_steps_that_stay_nearer_say_what_distance_means(workshop, store):
+    pruned = ran(store, workshop, 1.0, 0.05, 29.2)
+    copy = ran(store, workshop, 1.04, 0.05, 55.8)
+    copy = replace(copy, b=replace(copy.b, name="Dense, 1 step", plan_json=None, calls=1))
+    said = chosen.front_words([pruned, copy], "PSNR")
+    assert "“Dense, 1 step” takes no more time than" in said
+    assert "pictures, 55.8 against 29.2 dB. Distance says who copies" in said
+    slower = replace(copy, b=replace(copy.b, seconds=1.4))
+    for other in (slower, replace(copy, seed=8), replace(copy, psnr=20.0)):
+        assert "Distance says" not in chosen.front_words([pruned, other], "PSNR")
+
+
 def test_one_timed_run_has_no_bar_and_decides_from_ten_per_cent_on(workshop, store):
     runs = [ran(store, workshop, 1.0, None, 30.0), ran(store, workshop, 1.09, None, 29.0)]
     assert chosen.standing(runs, "PSNR") == ["front", "within"]

@@ -7,6 +7,7 @@ Every text that came from outside (plan names above all) is escaped here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -16,6 +17,7 @@ from core.sampling.metrics import MIN_IMAGES_FOR_FID
 from core.workshop.closeness import SCALE_WORDS
 from core.workshop.compare import IN_STEP
 from core.workshop.comparison import Comparison, SampleSettings, Side
+from core.workshop.study import Finding
 
 from ..hover import explained
 from ..text import factor_text, macs_text, percent, plural, seconds_text
@@ -30,6 +32,7 @@ from .pictures import (
     shrunk,
     to_uint8,
 )
+from .rival import rival_html
 from .view_parts import (
     SAMPLING_ORDER,
     halves_words,
@@ -82,11 +85,13 @@ def _side_words(side: Side) -> str:
     return f"{escape(side.name)} (heads and neurons removed: {removed})"
 
 
-def verdict_html(comparison: Comparison, provenance: str = "") -> str:
+def verdict_html(
+    comparison: Comparison, provenance: str = "", study: Sequence[Finding] = ()
+) -> str:
     """Write how fast and how far in two sentences, then three speed-ups.
 
     They are measured (solid), counted, and predicted (dashed); a measured one that is no number to
-    go by is dashed too.
+    go by is dashed too. study: of this model, for what it says of fewer dense steps.
     """
     cards = (
         _measured_card(comparison),
@@ -109,6 +114,7 @@ def verdict_html(comparison: Comparison, provenance: str = "") -> str:
         '<section class="cmp cmp-verdict" role="status"><div'
         f' class="cmp-say"><h2>{escape(comparison.verdict)}</h2><p class="cmp-distance"'
         f' title="{SCALE_WORDS}">{escape(comparison.distance)}</p>{result_unequal(comparison)}'
+        f"{rival_html(comparison, study)}"
         '</div><div class="cmp-tiles" role="group" aria-label="Speed-up of B over A">'
         f'{tiles}</div>{origin}<details class="cmp-ran"><summary>What ran, and what differs'
         f'</summary><p class="cmp-sub">A is {_side_words(comparison.a)}, B is'

@@ -55,7 +55,7 @@ def timed_views(workshop: Workshop, comparison: Comparison, id: str, provenance:
     judged = workshop.judge is not None
     rows = timing_views.timing_rows(comparison.a, comparison.b)
     return {
-        "verdict": figures.verdict_html(comparison, provenance),
+        "verdict": figures.verdict_html(comparison, provenance, workshop.study()),
         "timing": timing_views.timing_html(rows, comparison),
         "metrics": figures.metrics_html(comparison, judged),
         "downloads": downloads_html(comparison, id)

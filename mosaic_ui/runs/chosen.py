@@ -15,6 +15,7 @@ from core.runs.pareto import Point, Standing, standings
 from core.runs.run import Run
 from core.workshop.verdict import ONE_RUN_DOUBT
 
+from ..compare.rival import NOT_BETTER
 from ..figures import BESIDE, plot_axis
 from ..png import data_address
 from .table import title_of
@@ -196,6 +197,36 @@ def _hover(run: Run) -> str:
     return f"{1e3 * run.b.seconds / run.n:.1f} ms ({one})"
 
 
+def _copy_words(runs: Sequence[Run]) -> str:
+    """Say what it means where fewer dense steps stay nearer to dense than a pruned side as quick.
+
+    Both runs have the dense model in the same steps as A, and the same noise and images.
+    """
+    fewer = [r for r in runs if r.b.plan_json is None and (r.b.calls or 0) < (r.a.calls or 0)]
+    for copy in fewer:
+        for run in runs:
+            if _same_race(copy, run) and run.b.plan_json is not None and run.psnr is not None:
+                ours, theirs = _point(run, "PSNR"), _point(copy, "PSNR")
+                if ours.cost is None or theirs.cost is None or copy.psnr is None:
+                    continue
+                if theirs.cost <= ours.cost + ours.doubt + theirs.doubt and copy.psnr > run.psnr:
+                    return (
+                        f"“{title_of(copy)}” takes no more time than “{title_of(run)}” and is"
+                        f" nearer to the dense pictures, {copy.psnr:.1f} against"
+                        f" {run.psnr:.1f} dB."
+                        f" {NOT_BETTER} For that, compare them by FID."
+                    )
+    return ""
+
+
+def _same_race(one: Run, other: Run) -> bool:
+    """Say whether two runs held their B against the same dense pictures."""
+    dense = one.a.plan_json is None and other.a.plan_json is None
+    shared = ("model_key", "images_key", "seed", "scheduler", "guidance", "dtype", "device")
+    same = all(getattr(one, name) == getattr(other, name) for name in shared)
+    return dense and same and one.a.calls == other.a.calls
+
+
 def front_words(runs: Sequence[Run], axis: str) -> str:
     """Name the runs on the front as buttons, and say what the plot cannot show."""
     found = standing(runs, axis)
@@ -208,6 +239,9 @@ def front_words(runs: Sequence[Run], axis: str) -> str:
         )
     if any(s is not None and r.b.seconds_spread is None for s, r in zip(found, runs, strict=True)):
         remarks.append("One timed run has no spread: times under 10 % apart are not told apart.")
+    copies = _copy_words(runs) if axis == "PSNR" else ""
+    if copies:
+        remarks.append(copies)
     if missing:
         why = {"FID": "FID needs 200 images", "PSNR": "no result, or equal pictures"}[axis]
         remarks.append(f"{missing} of {len(runs)} are not in the plot ({why}).")
