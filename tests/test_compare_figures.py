@@ -284,7 +284,7 @@ def test_metrics_say_n_seed_and_device():
         "0.012",
         "50.0 %",
         "not available",
-        "×1.50",
+        "1.50 × fewer MACs",
         "×2.00 ± 0.00",
     ):
         assert words in page
@@ -602,6 +602,23 @@ def test_nothing_is_said_of_quality_that_was_not_measured():
     assert "by construction" not in said and "study of this model" not in said
     judged = replace(race, a=replace(race.a, fid=29.04), b=replace(race.b, fid=28.0))
     assert "28.0 for D, 29.0 for A side, n = 2, one seed" in rival.rival_html(judged)
+
+
+def test_work_has_a_direction():
+    assert text.fewer_text(1.31, "MACs") == "1.31 × fewer MACs"
+    assert text.fewer_text(1 / 1.31, "MACs") == "1.31 × more MACs"
+    assert text.fewer_text(1.001) == "as many"
+    found = comparison()
+    assert "B does 1.50 × fewer MACs" in figures.verdict_html(found)
+    assert "1.50 × fewer MACs" in figures.metrics_html(found)
+
+
+def test_the_grid_says_that_classes_come_in_turn_and_how_high_it_is():
+    turns = comparison(5, settings=replace(SETTINGS, labels=(0, 1, 2, 0, 1)))
+    page = viewer.viewer_html(turns)
+    assert "5 samples, 3 classes in turn; the same place" in page
+    assert "--columns:3;--rows:2" in page  # five squares
+    assert "in turn" not in viewer.viewer_html(comparison())
 
 
 def side(plan, name="mine", steps=20) -> sides.SideRun:

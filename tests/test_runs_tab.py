@@ -25,7 +25,7 @@ from mosaic_ui.compare import run as compare_run
 from mosaic_ui.prune.views import download_link
 from mosaic_ui.runs import chosen, record
 from mosaic_ui.runs.tab import files, thumbnails
-from mosaic_ui.runs.table import plan_rows, rows_html
+from mosaic_ui.runs.table import columns, plan_rows, rows_html
 from mosaic_ui.runs.watch import going_on, strip_html
 from mosaic_ui.studio import Studio
 
@@ -169,6 +169,21 @@ def test_the_table_has_one_row_per_run_and_none_when_empty(workshop, store):
     assert rows.count("<tr ") == rows.count("</tr>") == 3
     assert f'data-id="{begun.id}"' in rows and "running" in rows
     assert rows.count(" data-pictures") == 2 and "×2.00" in rows and "27.5 dB" in rows
+
+
+def test_a_row_shows_the_steps_of_each_side(workshop, store):
+    def shown(calls_a: int, calls_b: int, scheduler: str = "DDIM") -> str:
+        run = kept(store, workshop)
+        run = replace(run, steps=50, scheduler=scheduler)
+        sides = (replace(s, calls=n) for s, n in ((run.a, calls_a), (run.b, calls_b)))
+        a, b = sides
+        (column,) = (c for c in columns() if c.title == "Steps")
+        return column.cell(replace(run, a=a, b=b))
+
+    assert shown(50, 50) == "50" and shown(42, 42) == "42"
+    assert shown(50, 42) == "A 50<small>B 42</small>"
+    assert shown(99, 99, "Heun") == "50"
+    assert shown(99, 83, "Heun") == "50<small>calls: A 99, B 83</small>"
 
 
 def test_every_text_of_a_user_is_escaped(workshop, store):

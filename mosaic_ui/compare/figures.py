@@ -20,7 +20,7 @@ from core.workshop.comparison import Comparison, SampleSettings, Side
 from core.workshop.study import Finding
 
 from ..hover import explained
-from ..text import factor_text, macs_text, percent, plural, seconds_text
+from ..text import factor_text, fewer_text, macs_text, percent, plural, seconds_text
 from .between import differences_html, result_unequal
 from .pictures import (
     MAX_SHOWN,
@@ -95,7 +95,12 @@ def verdict_html(
     """
     cards = (
         _measured_card(comparison),
-        ("is-counted", "By MACs", factor_text(comparison.speedup_macs), "counted, not timed"),
+        (
+            "is-counted",
+            "By MACs",
+            factor_text(comparison.speedup_macs),
+            f"B does {fewer_text(comparison.speedup_macs, 'MACs')}: counted, not timed",
+        ),
         (
             "is-predicted",
             "Predicted",
@@ -358,7 +363,7 @@ def _pair_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
             else factor_text(c.speedup_measured, c.speedup_spread),
             ratio_words(c) or f"time A / time B, {runs_words(c.timed_runs)}",
         ),
-        ("Speed-up, by MACs", factor_text(c.speedup_macs), "work A / work B, counted"),
+        ("Work of B", fewer_text(c.speedup_macs, "MACs"), "than A, counted"),
         (
             "Speed-up, predicted",
             factor_text(c.speedup_predicted),
