@@ -88,6 +88,15 @@ def factor_text(value: float | None, width: float | None = None) -> str:
     return f"×{value:.2f}" + ("" if width is None else f" ± {width:.2f}")
 
 
+def fewer_text(ratio: float, what: str = "") -> str:
+    """Write work of A / work of B with its direction: 1.31 × fewer MACs; `what` stands behind."""
+    end = f" {what}" if what else ""
+    if abs(ratio - 1) < 0.005:
+        return f"as many{end}"
+    more = "fewer" if ratio > 1 else "more"
+    return f"{max(ratio, 1 / ratio):.2f} × {more}{end}"
+
+
 def cut(text: str, most: int, tail: int = 8) -> str:
     """Write a visitor's text on one line of at most `most` characters, cut before its end.
 

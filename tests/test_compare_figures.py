@@ -19,11 +19,13 @@ from core.errors import PlanError, StudioError
 from core.workshop.comparison import Comparison, SampleSettings, Side
 from core.workshop.estimate import Estimate
 from core.workshop.same_work import run_macs
+from core.workshop.study import findings
 from mosaic_ui import png, text
-from mosaic_ui.compare import between, downloads, figures, pictures, sides, viewer
+from mosaic_ui.compare import between, downloads, figures, pictures, rival, sides, viewer
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import live as compare_live
 from mosaic_ui.compare import timing as compare_timing
+from mosaic_ui.compare.pace import Foreseen
 from mosaic_ui.inputs import read_upload
 from mosaic_ui.predictions import Asked, Predictions
 from mosaic_ui.theme import STAGE_COLOURS
@@ -282,7 +284,7 @@ def test_metrics_say_n_seed_and_device():
         "0.012",
         "50.0 %",
         "not available",
-        "×1.50",
+        "1.50 × fewer MACs",
         "×2.00 ± 0.00",
     ):
         assert words in page
@@ -511,6 +513,114 @@ def test_uniform_of_the_same_work_follows_the_plan_in_hand(workshop):
     assert found[1] > found[0]
 
 
+def with_times(a: list[float], b: list[float], foreseen: tuple[float, float] = (8.0, 4.0)):
+    """Return a comparison of four steps, with the seconds of every timed run and the predicted."""
+    found = comparison()
+    sides = [
+        replace(
+            side,
+            step_seconds=[[t / 4] * 4 for t in times],
+            predicted_seconds=[seconds / 4] * 4,
+        )
+        for side, times, seconds in zip((found.a, found.b), (a, b), foreseen, strict=True)
+    ]
+    return replace(found, a=sides[0], b=sides[1])
+
+
+def test_a_ratio_that_is_not_that_of_the_two_times_says_why():
+    found = with_times([10.0, 12.0, 20.0], [8.0, 10.0, 15.0])  # 1.25, 1.2, 1.33
+    why = "×1.25 is the median of the ratios of 3 rounds; the two medians alone give ×1.20"
+    rows = compare_timing.timing_rows(found.a, found.b)
+    assert why in compare_timing.timing_html(rows, found)
+    assert why in figures.metrics_html(found)
+    even = with_times([10.0, 12.0, 20.0], [8.0, 9.6, 16.0])
+    rows = compare_timing.timing_rows(even.a, even.b)
+    for page in (compare_timing.timing_html(rows, even), figures.metrics_html(even)):
+        assert "alone give" not in page
+    assert "time A / time B, median of 3" in figures.metrics_html(even)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        (14.0, 7.0, "1.75 × the predicted time: the machine was slower than"),
+        (14.0, 7.5, "1.79 × the predicted time"),
+        (4.0, 2.0, "0.50 × the predicted time: the machine was faster than"),
+        (9.0, 4.5, ""),  # 1.125: near enough
+        (14.0, 4.2, ""),  # one side alone
+        (14.0, 9.0, ""),  # the ratio is off, too
+    ],
+)
+def test_both_sides_off_their_prediction_alike_is_said_in_a_sentence(a, b, said):
+    found = with_times([a] * 3, [b] * 3)
+    words = compare_timing.off_words(found)
+    assert said in words and bool(said) == bool(words)
+    page = compare_timing.timing_html(compare_timing.timing_rows(found.a, found.b), found)
+    assert ("cmp-off" in page) == bool(said)
+    untimed = replace(found, a=replace(found.a, step_seconds=[]))
+    assert compare_timing.off_words(untimed) == ""
+
+
+def against_fewer_steps(both_dense: bool, **changes) -> Comparison:
+    """A runs 50 steps, dense or pruned; B is the dense model in 26 of them."""
+    found = comparison(psnr=55.8, settings=replace(SETTINGS, side_steps=(50, 26), **changes))
+    a = found.a if both_dense else found.b
+    a = replace(a, name="A side", timesteps=[1.0] * 50, macs=50 if both_dense else 26)
+    return replace(found, a=a, b=replace(found.a, name="D", timesteps=[1.0] * 26, macs=26))
+
+
+def studied(steps: int = 50):
+    rows = [
+        {"method": method, "base_steps": steps, "steps": own, "macs": macs, "fid": fid}
+        | {"latent_mse": mse, "class_accuracy": 0.9, "n": 100, "seed": 0}
+        for method, own, macs, fid, mse in (
+            ("dense", steps, 50, 26.2, 0.0),
+            ("MosaicDiff 0.5", steps, 26, 29.3, 0.046),
+            ("dense, 26 steps (work of 0.5)", 26, 26, 28.9, 0.0009),
+        )
+    ]
+    return findings(rows)
+
+
+def test_fewer_dense_steps_get_an_answer_on_what_distance_says():
+    copies = rival.rival_html(against_fewer_steps(both_dense=True), studied())
+    assert "D copies A side: 55.8 dB. That is so by construction" in copies
+    assert "not whose pictures are better. The study of this model" in copies
+    assert "FID 29.3 pruned, 28.9 with 26 dense steps" in copies and "n = 100, 1 seed" in copies
+    race = rival.rival_html(against_fewer_steps(both_dense=False), studied())
+    assert "to the dense model in 50 steps is not measured here" in race and "FID 29.3" in race
+    assert race in figures.verdict_html(against_fewer_steps(both_dense=False), "", studied())
+    assert rival.rival_html(comparison(), studied()) == ""
+
+
+def test_nothing_is_said_of_quality_that_was_not_measured():
+    race = against_fewer_steps(both_dense=False)
+    for said in (rival.rival_html(race), rival.rival_html(race, studied(20))):
+        assert "study of this model" not in said and "at least 200 images" in said
+    noisy = against_fewer_steps(both_dense=True, scheduler="DDPM")
+    said = rival.rival_html(noisy, studied())
+    assert "by construction" not in said and "study of this model" not in said
+    judged = replace(race, a=replace(race.a, fid=29.04), b=replace(race.b, fid=28.0))
+    assert "28.0 for D, 29.0 for A side, n = 2, one seed" in rival.rival_html(judged)
+
+
+def test_work_has_a_direction():
+    assert text.fewer_text(1.31, "MACs") == "1.31 × fewer MACs"
+    assert text.fewer_text(1 / 1.31, "MACs") == "1.31 × more MACs"
+    assert text.fewer_text(1.001) == "as many"
+    found = comparison()
+    assert "B does 1.50 × fewer MACs" in figures.verdict_html(found)
+    assert "1.50 × fewer MACs" in figures.metrics_html(found)
+
+
+def test_the_grid_says_that_classes_come_in_turn_and_how_high_it_is():
+    turns = comparison(5, settings=replace(SETTINGS, labels=(0, 1, 2, 0, 1)))
+    page = viewer.viewer_html(turns)
+    assert "5 samples, 3 classes in turn; the same place" in page
+    assert "--columns:3;--rows:2" in page  # five squares
+    assert "in turn" not in viewer.viewer_html(comparison())
+
+
 def side(plan, name="mine", steps=20) -> sides.SideRun:
     return sides.SideRun(plan, steps, name)
 
@@ -552,10 +662,14 @@ def test_a_result_whose_plan_has_moved_on_says_so():
 
 
 def test_the_time_is_said_before_the_start():
-    known = compare_live.ahead_html(Estimate(8.4, 25.0, True), True, False)
-    assert "Pictures in about 8 s, then about 25 s of timing." in known
-    scaled = compare_live.ahead_html(Estimate(200.0, 0.0, False), True, True)
-    assert "Calibrates first" in scaled and "about 3 min, no timing (scaled from" in scaled
+    found = Estimate(8.4, 25.0, True, "2026-10-03 14:22")
+    known = compare_live.ahead_html(Foreseen(found, False), True, False)
+    assert "Pictures in about 8 s, then about 25 s of timing. Predicted" in known
+    assert "this device's speed, measured 2026-10-03 14:22; decoding" in known
+    assert "the last comparison took" in compare_live.ahead_html(Foreseen(found, True), True, False)
+    scaled = compare_live.ahead_html(Foreseen(Estimate(200.0, 0.0, False), False), True, True)
+    assert "Calibrates first" in scaled and "about 3 min, no timing. Predicted" in scaled
+    assert "speed, scaled from another number of images;" in scaled
     assert "known once this device" in compare_live.ahead_html(None, True, False)
 
 

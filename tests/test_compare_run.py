@@ -16,8 +16,8 @@ from core.mosaic import transformer as mosaic
 from core.workshop.compare import compare
 from core.workshop.comparison import Preview, SampleSettings
 from mosaic_ui.compare import inputs as compare_inputs
+from mosaic_ui.compare import pace, sides
 from mosaic_ui.compare import run as compare_run
-from mosaic_ui.compare import sides
 from mosaic_ui.predictions import Predictions
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
@@ -25,15 +25,19 @@ PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
 
 def test_progress_runs_once_from_nothing_to_all():
     settings = SampleSettings(labels=(0,) * 4, steps=10, repeats=2)
-    walk = compare_run.overall(Preview("step", 5, 10, step=4), settings, True)
-    timing = compare_run.overall(Preview("timing", 1, 2), settings, True)
+    walk = pace.overall(Preview("step", 5, 10, step=4, drawing=True), settings)
+    timing = pace.overall(Preview("timing", 1, 2, timing=True), settings)
     assert walk[0] / walk[1] == pytest.approx(0.5 / 3) and timing[0] / timing[1] == pytest.approx(
         2 / 3
     )
-    assert compare_run.overall(Preview("measuring", 0, 1), settings, False)[0] == 0
-    assert compare_run.overall(
-        Preview("batch", 3, 4), SampleSettings(labels=(0,) * 400), False
-    ) == (3, 4)
+    assert pace.overall(Preview("measuring", 0, 1), settings)[0] == 0
+    assert pace.overall(Preview("batch", 3, 4), SampleSettings(labels=(0,) * 400)) == (3, 4)
+    one_batch = replace(settings, labels=(0,) * 80)  # drawn whole, then timed
+    done = [
+        pace.overall(item, one_batch)[0]
+        for item in (Preview("batch", 1, 1, drawing=True), Preview("timing", 0, 2, timing=True))
+    ]
+    assert done == [1, 1]
 
 
 def last_live(updates) -> dict:
@@ -128,9 +132,63 @@ def test_the_timing_can_be_skipped_and_left_out(workshop):
         assert said in update["verdict"] and "is-doubtful" in update["verdict"]
 
 
-def test_a_run_says_how_long_it_goes_on():
-    assert compare_run.left_words(10, 1, 4) == "; about 30 s left"
-    assert compare_run.left_words(0.2, 1, 4) == compare_run.left_words(10, 4, 4) == ""
+def walked(done: int, denoiser: float) -> Preview:
+    return Preview("step", done, 10, step=done - 1, drawing=True, denoiser=denoiser)
+
+
+def timed(done: int) -> Preview:
+    return Preview("timing", done, 3, timing=True)
+
+
+SETTINGS_OF_TEN = SampleSettings(labels=(0,) * 4, steps=10, repeats=3)
+
+
+def test_drawing_and_timing_are_foreseen_each_by_its_own_pace():
+    """Ten steps of 2 s, half of it for the denoiser: 18 s of drawing, then three rounds of 10 s."""
+    count = pace.Countdown(SETTINGS_OF_TEN, said=50.0)
+    assert count.words(Preview("measuring", 0, 1), 80.0) == ""
+    assert count.words(walked(1, 1.0), 100.0) == ""
+    assert count.words(walked(2, 2.0), 102.0) == "; about 46 s left"  # 8 x 2 + 3 x 10
+    assert count.words(walked(10, 10.0), 118.0) == "; about 30 s left"
+    assert count.walk == pytest.approx(20.0)
+    assert count.words(timed(0), 120.0) == "; about 30 s left"
+    assert count.words(timed(1), 129.0) == "; about 18 s left"  # its own pace: 9 s a round
+
+
+def test_the_time_that_is_left_grows_only_with_a_word():
+    count = pace.Countdown(SETTINGS_OF_TEN, said=20.0)
+    count.words(walked(1, 1.0), 0.0)
+    assert count.words(walked(2, 2.0), 1.0) == "; longer than predicted: about 38 s left"
+    slow = pace.Countdown(SETTINGS_OF_TEN)  # nothing was said before
+    slow.words(walked(1, 1.0), 0.0)
+    assert slow.words(walked(2, 2.0), 1.0) == "; about 38 s left"
+    assert slow.words(walked(3, 3.3), 2.2) == "; about 38 s left"  # 41 by the pace
+    assert "longer than predicted: about 72 s" in slow.words(walked(4, 8.0), 6.0)
+
+
+def test_a_large_set_is_foreseen_by_its_batches():
+    count = pace.Countdown(SampleSettings(labels=(0,) * 400, steps=10))
+    batches = [(0, 0), (0, 5), (1, 10), (1, 15), (2, 20)]
+    said = [count.words(Preview("b", done, 4, drawing=True), now) for done, now in batches]
+    assert said == ["", "", *(f"; about {left} s left" for left in (30, 25, 20))]
+
+
+def test_what_the_last_comparison_took_corrects_the_next_prediction(workshop):
+    settings = SampleSettings(labels=(0,) * 4, steps=5, repeats=2)
+    plans = (None, PLAN)
+    *_, last = compare(workshop, *plans, settings)
+    before = pace.foreseen(workshop, plans, settings)
+    assert not before.learned and before.found.when.startswith("20")
+    for side in (last.a, last.b):  # 1 s was predicted, 2 s were measured
+        side.predicted_seconds, side.step_seconds = [0.2] * 5, [[0.4] * 5] * 2
+    try:
+        pace.learn(workshop, last, walk=6.0)
+        after = pace.foreseen(workshop, plans, settings)
+    finally:
+        pace.forget(workshop)
+    assert after.learned
+    assert after.found.pictures == pytest.approx(3 * before.found.pictures)
+    assert after.found.timing == pytest.approx(2 * before.found.timing)
 
 
 def test_an_earlier_result_stays_when_a_newer_one_comes(workshop):

@@ -150,11 +150,12 @@ def test_a_choice_that_was_never_kept_is_refused(store, studio, choice):
         resolved(studio, choice)
 
 
-def test_what_does_not_fit_this_model_is_refused_in_a_sentence(workshop, store, studio):
+def test_what_another_model_was_pruned_by_is_a_side_where_it_fits(workshop, store, studio):
     foreign = store.keep_plan("theirs", OTHER, "another key", "Tiny painter (bundled)")
     run = store.begin((None, OTHER), ("A", "B"), SETTINGS, **BEGUN)
     store.end(run.id, "failed", "Broken.")
     short = StagePlan((9, 55), (0.3, 0.1, 0.4), num_train_timesteps=100)
+    smaller = store.keep_plan("small", short, "another key", "Tiny painter (bundled)")
     fewer = store.keep_plan("short", short, workshop.model_key)
     whole = StagePlan((93, 550), (0.9,) * 3, allocation="lagrangian", protect=1.0)
     hopeless = store.keep_plan("hopeless", whole, workshop.model_key)
@@ -162,10 +163,20 @@ def test_what_does_not_fit_this_model_is_refused_in_a_sentence(workshop, store, 
     words = offered(workshop)
     assert words[f"plan:{foreign.id}"] == "Kept plan: theirs (Tiny painter)"
     assert words[f"run:{run.id}:b"].endswith("side B (tiny)")
-    assert list(words)[2] == f"plan:{foreign.id}"  # behind those of this model
+    assert set(list(words)[2:4]) == {
+        f"plan:{foreign.id}",
+        f"plan:{smaller.id}",
+    }  # behind those of this model
+    for choice, name, model in (
+        (f"plan:{foreign.id}", "theirs (made on Tiny painter)", "Tiny painter"),
+        (f"run:{run.id}:b", "side B (made on tiny)", "tiny"),
+    ):
+        fits = resolved(studio, choice)
+        assert fits.plan.sparsity == OTHER.sparsity and fits.name.endswith(name)
+        assert f"Made on {model}, which" in note(studio, choice)
+    assert "Made on" not in note(studio, f"run:{ended(store, workshop).id}:b")
     for choice, why in (
-        (f"plan:{foreign.id}", f"“theirs” is of Tiny painter, not of {workshop.name}: choose that"),
-        (f"run:{run.id}:b", "is of tiny, not of"),
+        (f"plan:{smaller.id}", "100 training timesteps"),
         (f"plan:{fewer.id}", "100 training timesteps"),
         (f"plan:{hopeless.id}", "can lose at most"),
         (f"run:{dense.id}:a", "has no plan: choose another entry"),

@@ -18,7 +18,7 @@ from run_cases import BEGUN, PLAN, SETTINGS, child, tiny
 from core import __version__
 from core.errors import StudioError
 from core.paths import data_folder
-from core.runs.pareto import pareto
+from core.runs.pareto import Point, standings
 from core.runs.run import COLUMNS
 from core.runs.store import RunStore
 from core.workshop.comparison import SampleSettings
@@ -363,12 +363,19 @@ def test_two_thousand_runs_are_listed_and_sorted(store):
 # ------------------------------------------------------------ the front
 
 
+def front(points: list[tuple[float | None, float | None]]) -> set[int]:
+    """Return the front of exact costs."""
+    found = standings([Point(cost, 0.0, loss) for cost, loss in points])
+    return {i for i, stands in enumerate(found) if stands == "front"}
+
+
 def test_the_front_has_the_points_that_nothing_beats():
     nan = float("nan")
     points = [(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (2.0, 2.5), (3.0, 2.0), (2.0, 2.0)]
-    assert pareto(points) == [1, 2, 5, 0]
-    assert pareto([(nan, 1.0), (1.0, nan), (None, 0.0), (0.0, None), (5.0, 5.0)]) == [4]
-    assert pareto([]) == [] and pareto([(1.0, 2.0), (1.0, 1.0), (0.5, 2.0)]) == [2, 1]
+    assert front(points) == {1, 2, 5, 0}
+    assert front([(nan, 1.0), (1.0, nan), (None, 0.0), (0.0, None), (5.0, 5.0)]) == {4}
+    assert standings([Point(None, 0.0, 1.0)]) == [None] and standings([]) == []
+    assert front([(1.0, 2.0), (1.0, 1.0), (0.5, 2.0)]) == {2, 1}
 
 
 def test_the_front_is_that_of_the_definition():
@@ -377,8 +384,18 @@ def test_the_front_is_that_of_the_definition():
     def beaten(p: tuple, q: tuple) -> bool:
         return q[0] <= p[0] and q[1] <= p[1] and q != p
 
-    expected = {i for i, p in enumerate(points) if not any(beaten(p, q) for q in points)}
-    assert set(pareto(points)) == expected
+    assert front(points) == {
+        i for i, p in enumerate(points) if not any(beaten(p, q) for q in points)
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stands"),
+    [(10.0, "within"), (9.2, "within"), (10.8, "within"), (11.2, "beaten"), (8.8, "front")],
+)
+def test_a_time_within_the_spread_of_both_decides_nothing(seconds, stands):
+    """The other one took 10 s and is nearer; both spreads are 0.5 s."""
+    assert standings([Point(10.0, 0.5, 1.0), Point(seconds, 0.5, 2.0)]) == ["front", stands]
 
 
 def test_nothing_of_the_page_is_loaded(tmp_path):

@@ -15,6 +15,7 @@ from run_cases import BEGUN, tiny
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
+from core.runs.run import Run
 from core.runs.store import RunStore
 from core.workshop.compare import compare
 from core.workshop.comparison import SampleSettings
@@ -24,7 +25,7 @@ from mosaic_ui.compare import run as compare_run
 from mosaic_ui.prune.views import download_link
 from mosaic_ui.runs import chosen, record
 from mosaic_ui.runs.tab import files, thumbnails
-from mosaic_ui.runs.table import plan_rows, rows_html
+from mosaic_ui.runs.table import columns, plan_rows, rows_html
 from mosaic_ui.runs.watch import going_on, strip_html
 from mosaic_ui.studio import Studio
 
@@ -170,6 +171,21 @@ def test_the_table_has_one_row_per_run_and_none_when_empty(workshop, store):
     assert rows.count(" data-pictures") == 2 and "×2.00" in rows and "27.5 dB" in rows
 
 
+def test_a_row_shows_the_steps_of_each_side(workshop, store):
+    def shown(calls_a: int, calls_b: int, scheduler: str = "DDIM") -> str:
+        run = kept(store, workshop)
+        run = replace(run, steps=50, scheduler=scheduler)
+        sides = (replace(s, calls=n) for s, n in ((run.a, calls_a), (run.b, calls_b)))
+        a, b = sides
+        (column,) = (c for c in columns() if c.title == "Steps")
+        return column.cell(replace(run, a=a, b=b))
+
+    assert shown(50, 50) == "50" and shown(42, 42) == "42"
+    assert shown(50, 42) == "A 50<small>B 42</small>"
+    assert shown(99, 99, "Heun") == "50"
+    assert shown(99, 83, "Heun") == "50<small>calls: A 99, B 83</small>"
+
+
 def test_every_text_of_a_user_is_escaped(workshop, store):
     run = kept(store, workshop, name=HOSTILE_NAME[:40])
     store.rename(run.id, HOSTILE_NAME)
@@ -217,6 +233,52 @@ def test_two_ticked_runs_show_only_what_differs_and_the_front(workshop, store, s
     assert "FID needs 200" in tab.on_tick(ids, "FID")[tab.front_words]
     with pytest.raises(gr.Error):
         tab.on_tick("all", "PSNR")
+
+
+def ran(store, workshop, seconds: float, spread: float, psnr: float) -> Run:
+    """Return a run whose B took so many seconds for its two images, in three timed rounds."""
+    run = kept(store, workshop, psnr=psnr)
+    return replace(run, b=replace(run.b, seconds=seconds, seconds_spread=spread))
+
+
+def test_a_difference_below_the_spread_is_neither_drawn_large_nor_decided(workshop, store):
+    near = ran(store, workshop, 1.0, 0.05, 29.2)
+    runs = [near, ran(store, workshop, 1.001, 0.05, 29.1)]  # 0.5 ms per image apart
+    figure = chosen.front_figure(runs, "PSNR")
+    assert [trace["name"] for trace in figure["data"]] == [
+        "nobody beats these",
+        "within the spread",
+    ]
+    assert figure["data"][0]["error_x"]["array"] == [pytest.approx(25.0)]
+    low, high = figure["layout"]["xaxis"]["range"]
+    assert high - low >= 8 * 25 and low < 475 and high > 525
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert high - low >= 2
+    assert "1 of 2 within the spread" in chosen.front_words(runs, "PSNR")
+    slower = [near, ran(store, workshop, 1.3, 0.05, 29.1)]
+    assert chosen.front_figure(slower, "PSNR")["data"][1]["name"] == "beaten in both"
+    assert "within the spread" not in chosen.front_words(slower, "PSNR")
+
+
+def test_fewer_dense_steps_that_stay_nearer_say_what_distance_means(workshop, store):
+    pruned = ran(store, workshop, 1.0, 0.05, 29.2)
+    copy = ran(store, workshop, 1.04, 0.05, 55.8)
+    copy = replace(copy, b=replace(copy.b, name="Dense, 1 step", plan_json=None, calls=1))
+    said = chosen.front_words([pruned, copy], "PSNR")
+    assert "“Dense, 1 step” takes no more time than" in said
+    assert "pictures, 55.8 against 29.2 dB. Distance says who copies" in said
+    slower = replace(copy, b=replace(copy.b, seconds=1.4))
+    for other in (slower, replace(copy, seed=8), replace(copy, psnr=20.0)):
+        assert "Distance says" not in chosen.front_words([pruned, other], "PSNR")
+
+
+def test_one_timed_run_has_no_bar_and_decides_from_ten_per_cent_on(workshop, store):
+    runs = [ran(store, workshop, 1.0, None, 30.0), ran(store, workshop, 1.09, None, 29.0)]
+    assert chosen.standing(runs, "PSNR") == ["front", "within"]
+    assert chosen.front_figure(runs, "PSNR")["data"][0]["error_x"]["array"] == [None]
+    assert "One timed run has no spread" in chosen.front_words(runs, "PSNR")
+    runs[1] = ran(store, workshop, 1.2, None, 29.0)
+    assert chosen.standing(runs, "PSNR") == ["front", "beaten"]
 
 
 def test_a_name_is_kept_or_refused_in_a_sentence(workshop, store, studio):

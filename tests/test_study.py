@@ -7,7 +7,7 @@ import json
 import pytest
 
 from core.errors import StudioError
-from core.workshop.study import findings, load_study, markdown, verdicts
+from core.workshop.study import findings, load_study, markdown, nearest_verdict, verdicts
 from mosaic_ui.compare.study_view import study_figure, study_sentences, study_table
 
 
@@ -76,6 +76,15 @@ def test_sentences_name_the_winner_and_admit_a_draw():
         and "20.0 pruned, 20.1 with 5 dense steps (no clear difference)" in few
     )
     assert "0.0400 against 0.0500 (pruning is better)" in few
+
+
+def test_the_sentence_nearest_to_a_comparison_is_found_or_none():
+    found = findings(ROWS)
+    many, few = verdicts(found)
+    assert nearest_verdict(found, 50, 0.47) == f"{many[:-1]}; n = 100, 2 seeds."
+    assert nearest_verdict(found, 10, 0.5) == f"{few[:-1]}; n = 100, 1 seed."
+    assert nearest_verdict(found, 50, 0.3) is None and nearest_verdict(found, 20, 0.5) is None
+    assert nearest_verdict([], 50, 0.5) is None
 
 
 def test_views_hold_every_row():

@@ -4,7 +4,9 @@ arithmetic, not forwards.
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -466,6 +468,16 @@ def test_a_broken_latency_table_is_measured_again(tmp_path):
     assert LatencyTable.load(path) is None
     path.write_text('{"device": "x", "rows": 2')
     assert LatencyTable.load(path) is None
+
+
+def test_a_latency_table_keeps_when_it_was_measured(tmp_path):
+    path = tmp_path / "latency.json"
+    table = LatencyTable("x", 1, (1.0, 2.0), (10.0, 12.0), "2026-10-03 14:22")
+    table.save(path)
+    assert LatencyTable.load(path) == table
+    path.write_text('{"device": "x", "rows": 1, "macs": [1, 2], "seconds": [10, 12]}')
+    os.utime(path, (0, time.mktime((2026, 10, 2, 7, 8, 9, 0, 0, -1))))
+    assert LatencyTable.load(path).when == "2026-10-02 07:08"  # an older file has none
 
 
 def test_spread():

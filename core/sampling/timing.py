@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ from ..errors import Stopped
 from ..files import write_whole
 from ..models.families import Arguments, Conditions, each_tensor, family_of, first_parameter
 from ..mosaic.slimming import shapes_only
+
+
+def clock_text(seconds: float) -> str:
+    """Return a time, in seconds since 1970, as local date and time to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def synchronise(device: torch.device) -> None:
@@ -88,6 +93,7 @@ class LatencyTable:
     rows: int  # rows of the batch, both guidance halves
     macs: tuple[float, ...]  # of one row, ascending
     seconds: tuple[float, ...]  # of the whole batch
+    when: str = ""  # local time of the measurement, to the minute; empty where it is not known
 
     def at(self, macs: float) -> float:
         """Return the seconds of one forward of so many MACs.
@@ -100,10 +106,7 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write the table, whole or not at all. Raises OSError."""
-        text = json.dumps(
-            {"device": self.device, "rows": self.rows, "macs": self.macs, "seconds": self.seconds},
-            indent=2,
-        )
+        text = json.dumps(asdict(self), indent=2)
         write_whole(path, lambda part: part.write_text(text))
 
     @classmethod
@@ -119,6 +122,8 @@ class LatencyTable:
                 int(d["rows"]),
                 tuple(map(float, d["macs"])),
                 tuple(map(float, d["seconds"])),
+                # an older file has no time of its own
+                str(d.get("when") or clock_text(path.stat().st_mtime)),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None

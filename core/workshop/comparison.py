@@ -121,7 +121,10 @@ class Preview:
     step: int | None = None
     timestep: float | None = None
     stage: int = -1  # of side B at this step, else of A
+    drawing: bool = False  # a report of the pictures, not of what is measured before them
     timing: bool = False  # a report of the timing, which comes after the pictures
+    # seconds of the denoiser up to this step, both sides; None where they are not counted
+    denoiser: float | None = None
     # what is known once the pictures are finished, before anything is timed
     found: Comparison | None = None
 
@@ -156,6 +159,15 @@ class Comparison:
     def speedup_spread(self) -> float | None:
         """Return the spread of `pair_ratios`, or None for one pair."""
         return spread_of(self.pair_ratios)
+
+    @property
+    def speedup_of_medians(self) -> float | None:
+        """Return the median seconds of A / those of B, or None where nothing was timed.
+
+        It differs from `speedup_measured` where the machine was slower in some rounds.
+        """
+        a, b = self.a.seconds, self.b.seconds
+        return None if a is None or b is None else a / b
 
     @property
     def speedup_macs(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..pruning.cuts import Cut
 from ..sampling.layer_times import LayerTimes, measure_layers
-from ..sampling.timing import LatencyTable, forward_call, measure_alternating
+from ..sampling.timing import LatencyTable, clock_text, forward_call, measure_alternating
 from .model_macs import ModelMacs, Shape
 
 LATENCY_SPARSITIES = (0.7, 0.45, 0.2, 0.0)
@@ -168,7 +169,8 @@ def measure_forwards(
         repeats = min(LATENCY_ROUNDS, rounds - 1)
         seconds = measure_alternating(calls, times.device, repeats=repeats, warm_up=1, stop=stop)
     medians = tuple(float(np.median(t)) for t in seconds)
-    return LatencyTable(times.device_text, rows, tuple(counts), medians)
+    when = clock_text(time.time())
+    return LatencyTable(times.device_text, rows, tuple(counts), medians, when)
 
 
 def _narrow(dense: MosaicTransformer, macs: ModelMacs, sparsity: float) -> Callable:

@@ -15,11 +15,16 @@ from .workshop import Workshop
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of the denoiser that a comparison will take: first the pictures, then the timing."""
+    """Seconds of the denoiser that a comparison will take: first the pictures, then the timing.
+
+    It is a prediction from forwards that were timed at another moment. Decoding of pictures is not
+    in it.
+    """
 
     pictures: float
     timing: float
     measured: bool  # for this very batch; else scaled from the usual one
+    when: str = ""  # when the forwards were timed; empty where that is not known
 
     @property
     def seconds(self) -> float:
@@ -53,4 +58,4 @@ def estimate(
         run += scale * sum(table.at(macs[stage]) for stage in stages)
     run *= settings.n / batch
     repeats = 0 if settings.n >= BATCH else settings.repeats
-    return Estimate(run, run * repeats, measured)
+    return Estimate(run, run * repeats, measured, table.when)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..curves.plan import STAGES
 from ..errors import Stopped, StudioError
 from ..models.families import Conditions
-from ..sampling.denoise import Denoiser, SamplingStep, batch_seed, decode
+from ..sampling.denoise import Denoiser, SamplingStep, StepClock, batch_seed, decode
 from .comparison import Preview, side_name
 from .picture_arrays import pictures
 from .sample_settings import SampleSettings
@@ -136,6 +136,12 @@ class _Walker:
         )
         self.frames = _spread(self.total, frames)
         self.step: SamplingStep | None = None
+        self.clocks: list[StepClock] = []  # of the denoiser, a clock per step
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of the denoiser so far; waits for the device."""
+        return sum(clock.seconds for clock in self.clocks)
 
     @property
     def latest(self) -> SamplingStep:
@@ -152,6 +158,7 @@ class _Walker:
         done = 0 if self.step is None else self.step.index + 1
         for _ in range(done, due):
             self.step = next(self.steps)
+            self.clocks.append(self.step.clock)
         return due > done
 
 
@@ -178,7 +185,8 @@ def _walk(pair: Pair, vae: Any, previews: bool, runs: PairedRuns) -> Iterator[Pr
                 runs.film[k].append(images[k])
                 runs.film_timesteps[k].append(steps[k].timestep)
         if i in shown:
-            yield _step_preview(i, total, steps[0], steps[1], images)
+            seconds = sum(walker.seconds for walker in walkers)
+            yield _step_preview(i, total, steps, images, seconds)
         if pair.stopped:
             raise Stopped(f"Stopped at step {i + 1} of {total}, before anything was timed.")
     runs.latents = [walker.latest.latents.clone() for walker in walkers]
@@ -190,9 +198,13 @@ def _spread(total: int, most: int) -> set[int]:
 
 
 def _step_preview(
-    i: int, total: int, a: SamplingStep, b: SamplingStep, images: list[Tensor]
+    i: int, total: int, steps: list[SamplingStep], images: list[Tensor], seconds: float
 ) -> Preview:
-    """Return what to show of step i: its place in the run, and pictures where they are decoded."""
+    """Return what to show of step i: its place in the run, and pictures where they are decoded.
+
+    seconds: of the denoiser so far, both sides.
+    """
+    a, b = steps
     stage = b.stage if b.stage >= 0 else a.stage
     where = f", {STAGES[stage]} stage" if stage >= 0 else ""
     text = f"step {i + 1} of {total} (timestep {a.timestep:.0f}{where})"
@@ -206,6 +218,8 @@ def _step_preview(
         step=i,
         timestep=a.timestep,
         stage=stage,
+        drawing=True,
+        denoiser=seconds,
     )
 
 
@@ -226,7 +240,8 @@ def run_in_batches(pair: Pair, vae: Any, previews: bool) -> Iterator[Preview | P
         rows = slice(k * size, (k + 1) * size)
         seed = settings.seed if batches == 1 else batch_seed(settings.seed, k)
         for j in in_turn(k):
-            yield Preview(f"drawing batch {k + 1} of {batches}, side {'AB'[j]}", k, batches)
+            said = f"drawing batch {k + 1} of {batches}, side {'AB'[j]}"
+            yield Preview(said, k, batches, drawing=True)
             final, seconds = pair.sides[j].run(
                 noise[rows], conditions.rows(rows), settings.guidance, seed, pair.stop
             )
@@ -235,7 +250,8 @@ def run_in_batches(pair: Pair, vae: Any, previews: bool) -> Iterator[Preview | P
                 runs.times[j].append(seconds)
         done = min(n, (k + 1) * size)
         text = f"batch {k + 1} of {batches}, {done} of {n} images of each side"
-        yield Preview(text, k + 1, batches, *_first_pictures(latents, vae if previews else None))
+        a, b = _first_pictures(latents, vae if previews else None)
+        yield Preview(text, k + 1, batches, image_a=a, image_b=b, drawing=True)
     runs.latents = [torch.cat(parts) for parts in latents]
     refuse_broken(runs.latents, pair.sides)
     if not runs.times[0]:  # 65 to 99 images: the one batch is not full
@@ -246,10 +262,10 @@ def run_in_batches(pair: Pair, vae: Any, previews: bool) -> Iterator[Preview | P
 
 def _first_pictures(
     latents: tuple[list[Tensor], list[Tensor]], vae: Any
-) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
-    """Return the first pictures of both sides, nothing without a VAE."""
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the first pictures of both sides, None without a VAE."""
     if vae is None:
-        return ()
+        return None, None
     a, b = (pictures(decode(vae, parts[0][:FIRST])) for parts in latents)
     return a, b
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ..sampling.timing import spread
 
 # a relative difference below this, or below the spread over seeds, is called no clear difference
 CLEAR = 0.02
+# of the work saved, by which a comparison may differ from a row of the study that speaks of it
+NEAR = 0.08
 
 
 @dataclass(frozen=True)
@@ -107,15 +110,38 @@ def verdicts(found: list[Finding]) -> list[str]:
 
     Each compares MosaicDiff with the dense model at as few steps as the same work pays for.
     """
-    sentences = []
+    return [_sentence(pruned, fewer) for pruned, fewer in _rivals(found)]
+
+
+def nearest_verdict(found: Sequence[Finding], steps: int, saved: float) -> str | None:
+    """Return the sentence of `verdicts` for so many steps and nearest to the share of work saved.
+
+    With the images and seeds that it rests on. None where nothing near was measured: the steps must
+    be the same, and the share may differ by NEAR.
+    """
+    rivals = [
+        (abs(pruned.saved - saved), pruned, fewer)
+        for pruned, fewer in _rivals(found)
+        if pruned.base_steps == steps and abs(pruned.saved - saved) <= NEAR
+    ]
+    if not rivals:
+        return None
+    _, pruned, fewer = min(rivals, key=lambda one: one[0])
+    of = f"n = {pruned.n}, {pruned.seeds} seed{'' if pruned.seeds == 1 else 's'}"
+    return f"{_sentence(pruned, fewer).removesuffix('.')}; {of}."
+
+
+def _rivals(found: Sequence[Finding]) -> list[tuple[Finding, Finding]]:
+    """Return the pairs of MosaicDiff and dense in fewer steps, per step count and target."""
+    pairs = []
     for base in sorted({f.base_steps for f in found}, reverse=True):
         here = [f for f in found if f.base_steps == base]
         for target in sorted({f.target for f in here if f.target is not None}):
             pruned = _one(here, "MosaicDiff", target)
             fewer = _one(here, "dense", target)
             if pruned is not None and fewer is not None:
-                sentences.append(_sentence(pruned, fewer))
-    return sentences
+                pairs.append((pruned, fewer))
+    return pairs
 
 
 def _one(found: list[Finding], family: str, target: float) -> Finding | None:

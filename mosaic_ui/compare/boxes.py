@@ -33,6 +33,7 @@ def classes_box(workshop: Workshop) -> gr.Dropdown:
         value=[everything],
         multiselect=True,
         label="Classes",
+        info="One per image, in turn",
         scale=2,
         min_width=220,
         render=False,

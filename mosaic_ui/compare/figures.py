@@ -7,6 +7,7 @@ Every text that came from outside (plan names above all) is escaped here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -16,9 +17,10 @@ from core.sampling.metrics import MIN_IMAGES_FOR_FID
 from core.workshop.closeness import SCALE_WORDS
 from core.workshop.compare import IN_STEP
 from core.workshop.comparison import Comparison, SampleSettings, Side
+from core.workshop.study import Finding
 
 from ..hover import explained
-from ..text import factor_text, macs_text, percent, plural, seconds_text
+from ..text import factor_text, fewer_text, macs_text, percent, plural, seconds_text
 from .between import differences_html, result_unequal
 from .pictures import (
     MAX_SHOWN,
@@ -30,7 +32,15 @@ from .pictures import (
     shrunk,
     to_uint8,
 )
-from .view_parts import SAMPLING_ORDER, halves_words, picture_html, runs_words, stage_colour
+from .rival import rival_html
+from .view_parts import (
+    SAMPLING_ORDER,
+    halves_words,
+    picture_html,
+    ratio_words,
+    runs_words,
+    stage_colour,
+)
 
 FILM_SAMPLES = 2  # samples shown in each frame of the film strip
 FRAME_PIXELS = 96  # side of one of them
@@ -75,15 +85,22 @@ def _side_words(side: Side) -> str:
     return f"{escape(side.name)} (heads and neurons removed: {removed})"
 
 
-def verdict_html(comparison: Comparison, provenance: str = "") -> str:
+def verdict_html(
+    comparison: Comparison, provenance: str = "", study: Sequence[Finding] = ()
+) -> str:
     """Write how fast and how far in two sentences, then three speed-ups.
 
     They are measured (solid), counted, and predicted (dashed); a measured one that is no number to
-    go by is dashed too.
+    go by is dashed too. study: of this model, for what it says of fewer dense steps.
     """
     cards = (
         _measured_card(comparison),
-        ("is-counted", "By MACs", factor_text(comparison.speedup_macs), "counted, not timed"),
+        (
+            "is-counted",
+            "By MACs",
+            factor_text(comparison.speedup_macs),
+            f"B does {fewer_text(comparison.speedup_macs, 'MACs')}: counted, not timed",
+        ),
         (
             "is-predicted",
             "Predicted",
@@ -102,6 +119,7 @@ def verdict_html(comparison: Comparison, provenance: str = "") -> str:
         '<section class="cmp cmp-verdict" role="status"><div'
         f' class="cmp-say"><h2>{escape(comparison.verdict)}</h2><p class="cmp-distance"'
         f' title="{SCALE_WORDS}">{escape(comparison.distance)}</p>{result_unequal(comparison)}'
+        f"{rival_html(comparison, study)}"
         '</div><div class="cmp-tiles" role="group" aria-label="Speed-up of B over A">'
         f'{tiles}</div>{origin}<details class="cmp-ran"><summary>What ran, and what differs'
         f'</summary><p class="cmp-sub">A is {_side_words(comparison.a)}, B is'
@@ -116,7 +134,9 @@ def _measured_card(comparison: Comparison) -> tuple[str, str, str, str]:
     if judged.ratio is None:
         return "is-measured is-doubtful", "Measured", "not timed", "pictures only"
     runs = (
-        "one run, no spread" if off is None else f"± {off:.2f}, median of {comparison.timed_runs}"
+        "one run, no spread"
+        if off is None
+        else f"median of {comparison.timed_runs} rounds, ± {off:.2f} is their spread"
     )
     if judged.doubtful:
         return "is-measured is-doubtful", "Measured, doubtful", factor_text(judged.ratio), runs
@@ -341,9 +361,9 @@ def _pair_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
             "not timed"
             if c.speedup_measured is None
             else factor_text(c.speedup_measured, c.speedup_spread),
-            f"time A / time B, {runs_words(c.timed_runs)}",
+            ratio_words(c) or f"time A / time B, {runs_words(c.timed_runs)}",
         ),
-        ("Speed-up, by MACs", factor_text(c.speedup_macs), "work A / work B, counted"),
+        ("Work of B", fewer_text(c.speedup_macs, "MACs"), "than A, counted"),
         (
             "Speed-up, predicted",
             factor_text(c.speedup_predicted),

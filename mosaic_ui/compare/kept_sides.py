@@ -61,23 +61,37 @@ def kept_choices(workshop: Workshop, chosen: Collection[str] = ()) -> list[tuple
 def kept_side(choice: str, workshop: Workshop) -> KeptSide:
     """Return what a kept choice runs.
 
-    Raises StudioError for what was deleted, cannot be read, or is of another model.
+    A plan that was made on another model says so in its name; whether it fits is for the caller.
+    Raises StudioError for what was deleted or cannot be read.
     """
     if choice.startswith(PLAN):
         kept = store().plan(choice.removeprefix(PLAN))
-        _checked_model(kept, kept.name, workshop)
-        return KeptSide(_uncounted(kept.plan), None, cut(kept.name, SHOWN))
+        name = _made_on(kept, cut(kept.name, SHOWN), workshop)
+        return KeptSide(_uncounted(kept.plan), None, name)
     id, _, letter = choice.removeprefix(RUN).rpartition(":")
     run = store().get(id)
     side = {"a": run.a, "b": run.b}.get(letter)
     plan = None if side is None else side.plan
     if plan is None:
         raise StudioError("This side of the kept run has no plan: choose another entry.")
-    _checked_model(run, title_of(run), workshop)
     steps = store().settings(id).steps_of("ab".index(letter))
     own = run.name.strip() or f"Run of {run.when}"
     name = plan.name or f"{cut(own, SHOWN)}, side {letter.upper()}"
-    return KeptSide(_uncounted(plan), steps, cut(name, SHOWN + len(", side A")))
+    name = _made_on(run, cut(name, SHOWN + len(", side A")), workshop)
+    return KeptSide(_uncounted(plan), steps, name)
+
+
+def foreign_model(choice: str, workshop: Workshop) -> str:
+    """Return the name of the other model that a kept choice was made on, or nothing.
+
+    Raises StudioError for what was deleted.
+    """
+    kept: KeptPlan | Run
+    if choice.startswith(PLAN):
+        kept = store().plan(choice.removeprefix(PLAN))
+    else:
+        kept = store().get(choice.removeprefix(RUN).rpartition(":")[0])
+    return "" if kept.model_key == workshop.model_key else _model_words(kept)
 
 
 def _run_choices(
@@ -121,13 +135,11 @@ def _model_words(kept: KeptPlan | Run) -> str:
     return cut(kept.model.removesuffix(" (bundled)"), SHOWN) or "another model"
 
 
-def _checked_model(kept: KeptPlan | Run, name: str, workshop: Workshop) -> None:
-    """Refuse what was kept of another model. Raises StudioError."""
-    if kept.model_key != workshop.model_key:
-        raise StudioError(
-            f"“{cut(name, SHOWN)}” is of {_model_words(kept)}, not of {workshop.name}: choose that"
-            " model in the menu, or another entry here."
-        )
+def _made_on(kept: KeptPlan | Run, name: str, workshop: Workshop) -> str:
+    """Return the name, and on which model it was made where that is another one."""
+    if kept.model_key == workshop.model_key:
+        return name
+    return f"{name} (made on {_model_words(kept)})"
 
 
 def _uncounted(plan: StagePlan) -> StagePlan:

@@ -11,11 +11,11 @@ from html import escape
 import numpy as np
 
 from core.curves.plan import STAGES, StagePlan
-from core.workshop.estimate import Estimate
 
 from .. import tables
 from ..text import about_seconds
 from ..theme import DENSE_COLOUR
+from .pace import Foreseen
 from .pictures import LIVE_PIXELS, MAX_SHOWN, contact_sheet, sheet_columns, shrunk
 from .view_parts import SAMPLING_ORDER, picture_html, stage_colour
 
@@ -125,18 +125,26 @@ def timing_html(text: str, done: float, total: float) -> str:
     )
 
 
-def ahead_html(found: Estimate | None, measures: bool, calibrates: bool) -> str:
-    """Say how long a comparison will take before it starts.
+def ahead_html(foreseen: Foreseen | None, measures: bool, calibrates: bool) -> str:
+    """Say how long a comparison will take before it starts, and what that is predicted from.
 
     measures: this device's speed is measured first. calibrates: the model is calibrated first.
     """
     first = "Calibrates first, once per model. " if calibrates else ""
-    if found is None:
+    if foreseen is None:
         said = "How long it takes is known once this device's speed is measured, as the run begins."
         return f'<p class="cmp-note">{first}{said}</p>' if measures else ""
+    found = foreseen.found
     timing = f", then {about_seconds(found.timing)} of timing" if found.timing else ", no timing"
-    scaled = "" if found.measured else " (scaled from another number of images)"
-    words = f"Pictures in {about_seconds(found.pictures)}{timing}{scaled}."
+    scaled = "" if found.measured else ", scaled from another number of images"
+    when = f", measured {found.when}" if found.when else ""
+    beyond = "; decoding the pictures and other work of the machine come on top"
+    if foreseen.learned:
+        beyond = ", and from how long the last comparison took"
+    words = (
+        f"Pictures in {about_seconds(found.pictures)}{timing}. Predicted from this device's"
+        f" speed{when}{scaled}{beyond}."
+    )
     return f'<p class="cmp-note">{first}{words}</p>'
 
 

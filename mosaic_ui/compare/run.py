@@ -22,13 +22,13 @@ from .. import jobs, model_facts
 from ..background import Ongoing, followed
 from ..remedies import page_sentence
 from ..runs.record import Record
-from ..text import about_seconds
 from . import figures
 from . import live as live_views
 from . import timing as timing_views
 from .at_hand import EXAMPLE
 from .downloads import carried_html, downloads_html
 from .inputs import Request
+from .pace import Countdown, learn, overall, promise
 from .viewer import viewer_html
 
 Named = dict[str, Any]  # name of a component -> its value or `gr.update`
@@ -55,7 +55,7 @@ def timed_views(workshop: Workshop, comparison: Comparison, id: str, provenance:
     judged = workshop.judge is not None
     rows = timing_views.timing_rows(comparison.a, comparison.b)
     return {
-        "verdict": figures.verdict_html(comparison, provenance),
+        "verdict": figures.verdict_html(comparison, provenance, workshop.study()),
         "timing": timing_views.timing_html(rows, comparison),
         "metrics": figures.metrics_html(comparison, judged),
         "downloads": downloads_html(comparison, id)
@@ -93,21 +93,6 @@ def earlier_html(past: list[dict[str, str]]) -> str:
     return f'<section class="cmp cmp-older"><h2 class="cmp-title">Earlier</h2>{folded}</section>'
 
 
-def overall(item: Preview, settings: SampleSettings, walked: bool) -> tuple[float, float]:
-    """Return (done, total) of the whole job.
-
-    A small set is walked once and then timed `repeats` times, and each part counts its own steps.
-    """
-    if settings.n > IN_STEP:
-        return item.done, item.total
-    # a timing run after the walk, or the walk itself
-    before = 1 if walked and item.step is None else 0
-    return (
-        before + item.done / max(1, item.total) * (settings.repeats if before else 1),
-        1 + settings.repeats,
-    )
-
-
 def _stopped_view(
     sentence: str,
     seen: Preview | None,
@@ -131,7 +116,7 @@ def _stopped_view(
         sentence += " The pictures are unfinished, so no time and no distance is given for them."
     pictures = live_views.live_html(
         "Stopped here",
-        *overall(seen, settings, True),
+        *overall(seen, settings),
         request.names,
         (seen.image_a, seen.image_b),
         seen.stage if seen.step is not None else None,
@@ -193,7 +178,8 @@ class Run:
         self.seen: Preview | None = None
         self.last: Preview | None = None
         self.shown_at = 0.0  # seconds, of the last live view
-        self.began = 0.0  # seconds, when the first step was reported
+        said = promise(workshop, request.plans, request.settings)
+        self.countdown = Countdown(request.settings, said)
 
     def views(self) -> Iterator[Named]:
         """Run; yield the views to the end. Raises Stopped and whatever the comparison raises."""
@@ -245,6 +231,7 @@ class Run:
         """Return the views of the whole result, which is kept."""
         views = self._result(comparison)
         self.untimed = None
+        learn(self.workshop, comparison, self.countdown.walk)
         said = self.record.finish(comparison)
         shown = live_views.message(said, bad=True) if said else ""
         live = gr.update(value=shown, visible=bool(said))
@@ -276,7 +263,7 @@ class Run:
 
     def _tell(self, item: Preview) -> None:
         """Tell how far the run is, to every page that looks."""
-        done, total = overall(item, self.settings, self.seen is not None)
+        done, total = overall(item, self.settings)
         self.one.done, self.one.total, self.one.said = done, total, item.text
         self.record.beat(done / max(total, 1e-9), item.text)
 
@@ -285,15 +272,14 @@ class Run:
         self.last = item
         self._tell(item)
         now = time.monotonic()
+        text = item.text + self.countdown.words(item, now)
         if item.image_a is not None:
             self.seen = item
-            self.began = self.began or now
             if now - self.shown_at < PREVIEW_SECONDS:
                 return
         self.shown_at = now
         seen = None if self.untimed is not None else self.seen
-        done, total = overall(item, self.settings, self.seen is not None)
-        text = item.text + left_words(now - self.began if self.began else 0.0, done, total)
+        done, total = overall(item, self.settings)
         if self.untimed is not None:
             yield {"live": live_views.timing_html(text, done, total)}
             return
@@ -306,13 +292,6 @@ class Run:
             stage=None if item.step is None else item.stage,
         )
         yield {"live": view}
-
-
-def left_words(elapsed: float, done: float, total: float) -> str:
-    """Say how long a run will go on at its present pace; nothing before there is a pace."""
-    if elapsed < 1 or not 0 < done < total:
-        return ""
-    return f"; {about_seconds(elapsed * (total - done) / done)} left"
 
 
 def stream(

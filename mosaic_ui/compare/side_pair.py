@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -21,9 +22,14 @@ from ..remedies import page_sentence
 from . import live as live_views
 from .between import between_html
 from .inputs import Sides
-from .kept_sides import is_kept
+from .kept_sides import foreign_model, is_kept
 from .side_picker import SidePicker
 from .sides import CURRENT, DENSE, SideRun, picker_choices, resolve_side
+
+FOREIGN = (
+    "Made on {}, which its boundaries and sparsities were chosen for. It fits this model, as both"
+    " have as many timesteps."
+)
 
 
 class SidePair:
@@ -111,7 +117,12 @@ class SidePair:
         except StudioError as error:
             return None, live_views.plan_note(None, page_sentence(error))
         shared = self.predictions.whole_steps(asked.steps)
-        return run, live_views.plan_note(run.plan, steps=None if run.steps == shared else run.steps)
+        own = None if run.steps == shared else run.steps
+        note = live_views.plan_note(run.plan, steps=own)
+        origin = foreign_model(choice, self.shared.workshop) if is_kept(choice) else ""
+        if origin:
+            note += f'<p class="cmp-note">{escape(FOREIGN.format(origin))}</p>'
+        return run, note
 
     def _work(self, a: SideRun, b: SideRun, scheduler: str) -> tuple[float, float] | None:
         """Return the MACs of both sides, None where they are not known before a calibration."""

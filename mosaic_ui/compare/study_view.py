@@ -35,7 +35,8 @@ def study_sentences(found: list[Finding]) -> str:
     return (
         f'<ul class="study-list">{items}</ul><p class="fine">Measured on the bundled model: {note}.'
         " FID, a distance to real pictures (lower is better), on its own small feature network."
-        " Latent MSE: distance to what the dense model draws from the same noise.</p>"
+        " ± of FID: half the range over the seeds. Latent MSE: distance to what the dense model"
+        " draws from the same noise.</p>"
     )
 
 

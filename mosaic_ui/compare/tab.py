@@ -19,7 +19,6 @@ from core.curves.plan import StagePlan
 from core.curves.scheduler_tables import SCHEDULERS
 from core.errors import StudioError
 from core.workshop.compare import sampler
-from core.workshop.estimate import estimate
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts, tables
@@ -41,6 +40,7 @@ from .inputs import (
     checked_request,
     tidy_classes,
 )
+from .pace import foreseen
 from .result import ResultPanel
 from .run import opening, stream
 from .side_pair import SidePair
@@ -213,7 +213,7 @@ class CompareTab:
             about = stale_html(StagePlan.from_json(made["plan"]), made["when"], sides.current)
         try:
             wanted = checked_request(self.predictions, sides, wish)
-            found = estimate(self.workshop, wanted.plans, wanted.settings)
+            found = foreseen(self.workshop, wanted.plans, wanted.settings)
         except StudioError:  # Compare will say it
             return {self.ahead: "", self.result.about: about}
         measures = not wanted.settings.tabulate and wanted.settings.dtype is None

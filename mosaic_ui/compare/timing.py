@@ -13,7 +13,10 @@ from core.curves.plan import STAGES
 from core.workshop.comparison import Comparison, Side
 
 from ..text import plural, seconds_text
-from .view_parts import SAMPLING_ORDER, halves_words, runs_words, stage_colour
+from .view_parts import SAMPLING_ORDER, halves_words, ratio_words, runs_words, stage_colour
+
+OFF = 1.2  # times a prediction, from which on a measured time is called off
+ALIKE = 0.1  # share by which the sides may differ in that and still be off alike
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,32 @@ def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
         f" images{halves_words(comparison.settings.halves)}; on {comparison.device}, A and B in"
         " turns."
     )
+    ratio = ratio_words(comparison)
+    if ratio:
+        foot += f" Speed-up of the whole run: {ratio}."
+    off = off_words(comparison)
+    said = f'<p class="cmp-note cmp-off">{escape(off)}</p>' if off else ""
     return (
-        f'<div class="cmp">{key}<div class="cmp-stages">{blocks}</div><p'
+        f'<div class="cmp">{key}{said}<div class="cmp-stages">{blocks}</div><p'
         f' class="cmp-sub">{escape(foot)}</p></div>'
+    )
+
+
+def off_words(comparison: Comparison) -> str:
+    """Say where both sides took the same multiple of their predicted time; else nothing."""
+    a, b = comparison.a, comparison.b
+    if not (a.seconds and b.seconds and a.predicted_seconds and b.predicted_seconds):
+        return ""
+    predicted = sum(a.predicted_seconds), sum(b.predicted_seconds)
+    off_a, off_b = a.seconds / predicted[0], b.seconds / predicted[1]
+    lower, upper = sorted((off_a, off_b))
+    if upper > lower * (1 + ALIKE) or (1 / OFF < upper and lower < OFF):
+        return ""
+    slower = "slower" if lower > 1 else "faster"
+    factor = (a.seconds + b.seconds) / sum(predicted)
+    return (
+        f"Both sides took {factor:.2f} × the predicted time: the machine was {slower} than when its"
+        " speed was measured. The ratio of A and B is not touched by that."
     )
 
 

@@ -10,8 +10,10 @@ from html import escape
 import numpy as np
 
 from core.curves.plan import STAGES
+from core.workshop.comparison import Comparison
 
 from ..png import data_address, png_bytes
+from ..text import factor_text
 from ..theme import DENSE_COLOUR, STAGE_COLOURS
 
 SAMPLING_ORDER = (2, 1, 0)  # early is sampled first
@@ -26,6 +28,17 @@ def runs_words(repeats: int) -> str:
     return (
         f"median of {repeats} ±"
         f" {'half the range' if repeats < 4 else 'half the distance between the quartiles'}"
+    )
+
+
+def ratio_words(comparison: Comparison) -> str:
+    """Say why the measured ratio is not that of the two times beside it; nothing where it is."""
+    ratio, plain = comparison.speedup_measured, comparison.speedup_of_medians
+    if ratio is None or plain is None or factor_text(ratio) == factor_text(plain):
+        return ""
+    return (
+        f"{factor_text(ratio)} is the median of the ratios of {comparison.timed_runs} rounds; the"
+        f" two medians alone give {factor_text(plain)}"
     )
 
 

@@ -69,12 +69,19 @@ def viewer_html(
     return (
         f'<section class="cmp cmp-viewer{_photo(comparison)}" data-mode="side"'
         f' data-id="{escape(id)}" aria-label="Pictures of A and B"'
-        f' style="--columns:{columns}">{_bar()}<div class="cmp-panes" role="group"'
-        f' tabindex="0" aria-label="Samples">{"".join(panes)}</div><p class="cmp-sub cmp-scale">'
+        f' style="--columns:{columns};--rows:{_rows(a, columns):.4g}">{_bar()}'
+        f'<div class="cmp-panes" role="group" tabindex="0" aria-label="Samples">'
+        f'{"".join(panes)}</div><p class="cmp-sub cmp-scale">'
         f'{escape(scale)}</p><p class="cmp-sub cmp-help">{_help(comparison)}</p>'
         f'<span class="cmp-facts" hidden>{escape(_facts(comparison))}</span>'
         '<dialog class="cmp-large" aria-label="One sample"></dialog></section>'
     )
+
+
+def _rows(pictures: np.ndarray, columns: int) -> float:
+    """Return the rows of the grid, counted in widths of one picture (n, h, w, 3)."""
+    n, height, width, _ = pictures.shape
+    return math.ceil(n / columns) * height / width
 
 
 def asked_words(comparison: Comparison, class_names: dict[int, str]) -> list[str]:
@@ -228,6 +235,9 @@ def _help(comparison: Comparison) -> str:
         else f"the first {shown} of {comparison.n} samples"
     )
     what = "prompt" if comparison.settings.prompts else "class"
+    different = len(set(comparison.settings.labels))
+    if 1 < different < comparison.n:
+        count += f", {different} classes in turn"
     words = (
         f"{count.capitalize()}; the same place in A and B means the same noise and {what}. Click a"
         " sample to enlarge it; <kbd>F</kbd> flips between A and B."

@@ -14,7 +14,7 @@ from core.curves.plan import StagePlan
 from core.errors import PlanError
 from core.runs.run import KeptPlan, Run
 
-from ..text import factor_text, number, seconds_text
+from ..text import factor_text, fewer_text, number, seconds_text
 
 Sortable = str | float | None
 NONE = '<span class="runs-none">–</span>'
@@ -44,14 +44,14 @@ def columns() -> list[Column]:
         ),
         Column("A", lambda r: _text(r.a.name), lambda r: r.a.name.lower()),
         Column("B", lambda r: _text(r.b.name), lambda r: r.b.name.lower()),
-        Column("Steps", lambda r: str(r.steps), lambda r: r.steps, True),
+        Column("Steps", _steps, _steps_key, True, "sampling steps, of each side where they differ"),
         Column("Solver", lambda r: _text(r.scheduler), lambda r: r.scheduler.lower()),
         Column("Seed", lambda r: str(r.seed), lambda r: r.seed, True),
         Column("n", lambda r: str(r.n), lambda r: r.n, True, "images of each side"),
         Column("Time A", lambda r: _time(r, "a"), lambda r: r.a.seconds, True, TIME),
         Column("Time B", lambda r: _time(r, "b"), lambda r: r.b.seconds, True, TIME),
-        Column("Speed-up", _speedup, lambda r: r.speedup, True, "measured, A / B", True),
-        Column("MACs", _macs, lambda r: r.speedup_macs, True, "counted, A / B", True),
+        Column("Speed-up", _speedup, lambda r: r.speedup, True, RATIO, True),
+        Column("MACs", _macs, lambda r: r.speedup_macs, True, "counted, of B beside A", True),
         Column("PSNR", _psnr, _psnr_key, True, "of B to A, dB; higher is nearer", True),
         Column("FID B", lambda r: _number(r.b.fid), lambda r: r.b.fid, True, "lower is better"),
         Column("When", _when, lambda r: r.created, False, "", True),
@@ -59,7 +59,10 @@ def columns() -> list[Column]:
     ]
 
 
-TIME = "measured, denoiser only, all images, median ± spread"
+# schedulers whose calls of the network are not their steps
+MORE_CALLS = ("PNDM", "Heun", "DPM2", "DPM2 ancestral")
+TIME = "measured, denoiser only, all images, median ± spread of the timed rounds"
+RATIO = "measured: median of A / B of each round, ± their spread"
 
 
 def rows_html(runs: Sequence[Run]) -> str:
@@ -143,6 +146,22 @@ def _name(run: Run) -> str:
     return f"<b>{_text(title_of(run))}</b>{state}{note}"
 
 
+def _steps(run: Run) -> str:
+    """Write the steps; those of each side where it ran its own."""
+    a, b = run.a.calls, run.b.calls
+    if a is None or b is None or (a == b and (a == run.steps or run.scheduler in MORE_CALLS)):
+        return str(run.steps)
+    if run.scheduler in MORE_CALLS:
+        return f"{run.steps}<small>calls: A {a}, B {b}</small>"
+    return str(a) if a == b else f"A {a}<small>B {b}</small>"
+
+
+def _steps_key(run: Run) -> int:
+    """Return the steps of B, which name a run."""
+    own = run.b.calls
+    return run.steps if own is None or run.scheduler in MORE_CALLS else own
+
+
 def _time(run: Run, letter: str) -> str:
     side, other = (run.a, run.b) if letter == "a" else (run.b, run.a)
     if side.seconds is None:
@@ -169,7 +188,7 @@ def _speedup(run: Run) -> str:
 
 
 def _macs(run: Run) -> str:
-    return NONE if run.speedup_macs is None else factor_text(run.speedup_macs)
+    return NONE if run.speedup_macs is None else fewer_text(run.speedup_macs)
 
 
 def _psnr(run: Run) -> str:
