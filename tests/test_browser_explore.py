@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import time
 
 import pytest
-from browser import SLOW, boundaries, settled
+from browser import SLOW, alone, boundaries, settled
 from playwright.sync_api import expect
 
 
@@ -103,6 +105,39 @@ def test_the_button_goes_to_the_best_place(page):
         timeout=SLOW
     )
     assert boundaries(page) == [93, int(best)]
+
+
+def test_the_curve_of_an_old_plan_is_marked_at_once_and_until_the_next_one(browser, workshop):
+    slow = copy.copy(workshop)
+
+    def later(*arguments, **options):
+        if not options.get("exact"):
+            time.sleep(0.7)
+        return workshop.predict(*arguments, **options)
+
+    slow.predict = later
+    with alone(browser, slow) as page:
+        drawn = page.locator("#places .places")
+        expect(drawn.locator(".here")).to_be_visible(timeout=SLOW)
+        x, y = grab(page, "Stage boundary 2")
+        page.mouse.move(x + 80, y, steps=2)
+        old = "document.querySelector('#places .is-old') !== null"
+        assert page.evaluate(f"new Promise(r => requestAnimationFrame(() => r({old})))")
+        assert (
+            page.locator("#places .updating").is_visible()
+            and not page.locator("#places .here").is_visible()
+        )
+        page.mouse.up()
+        high = settled(page)[1]
+        expect(page.locator(f'#places .places:not(.is-old)[data-here="{high}"]')).to_be_visible(
+            timeout=SLOW
+        )
+        # the boundaries stay and the plan moves
+        page.get_by_label("Suggest for mean sparsity").fill("0.2")
+        page.get_by_role("button", name="Reset to the suggestion").click()
+        expect(page.locator("#places .places:not(.is-old)")).to_have_attribute(
+            "data-boundaries", "93,550", timeout=SLOW
+        )
 
 
 def test_a_threshold_shows_at_once_in_every_view(page):
