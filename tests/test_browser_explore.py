@@ -62,6 +62,28 @@ def test_on_a_narrow_screen_the_outcome_stays_at_the_bottom(page, width, height)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_on_a_phone_the_outcome_leaves_the_chart_in_sight(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.locator("#stage-chart").evaluate("e => e.scrollIntoView({block: 'start'})")
+    page.wait_for_timeout(500)
+    panel, chart = (
+        page.locator(part).bounding_box() for part in (".outcome-card", "#stage-chart .plot")
+    )
+    assert panel["height"] <= 120 and panel["y"] >= chart["y"] + 200
+    assert page.locator("#outcome .beside").last.is_visible()  # which kind of error it is
+
+
+def test_prune_and_what_it_costs_stand_on_the_first_screen(page):
+    page.get_by_role("tab", name="2 Prune").click()
+    expect(page.get_by_role("button", name="Prune", exact=True)).to_be_visible(timeout=SLOW)
+    box = page.get_by_role("button", name="Prune", exact=True).bounding_box()
+    assert page.evaluate("scrollY") == 0 and box["y"] + box["height"] <= 720
+    assert in_sight(page, "[data-testid=cost]")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 720})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_esc_puts_a_line_back_and_a_double_click_goes_to_the_suggestion(page):
     x, y = grab(page, "Stage boundary 2")
     page.mouse.move(x + 80, y, steps=4)
