@@ -2,7 +2,7 @@
 
 An edit sets the plan, the views of its own tab and `Shared.edited`. That starts `follow` and, when
 it has answered, `refine`: so one edit asks for the exact prediction once, and never before the
-estimates that it replaces.
+estimates that it replaces. The curve of the best place is drawn meanwhile.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ class Following:
         }
         curves = explore.curves
         shown = [explore.shown, prune.shown, explore.ruled, shared.beta, curves.lam]
-        shared.edited.change(
+        sampler = [shared.scheduler.change, shared.steps.change]
+        explore.places.mark_old_on([shared.edited.change, *sampler])
+        edited = shared.edited.change(
             self.follow,
             [*shown, *asked],
             [*views, explore.boxes_said, explore.rule, curves.numbers, prune.shape],
             **LIVE,
-        ).then(**exactly).then(**explore.places.event)
-        gr.on(
-            [shared.scheduler.change, shared.steps.change],
-            self.on_sampler,
-            asked,
-            views,
-            **LIVE,
-        ).then(**exactly).then(**explore.places.event)
-        # a calibration or a measurement has just ended: the same plan can be predicted better
-        gr.on([shared.page.load, shared.status.change, shared.measured.change], **exactly).then(
-            **explore.places.event
         )
+        resampled = gr.on(sampler, self.on_sampler, asked, views, **LIVE)
+        for answered in (edited, resampled):
+            # beside each other: the exact prediction takes seconds, the curve a tenth of one
+            answered.then(**explore.places.event)
+            answered.then(**exactly)
+        # a calibration or a measurement has just ended: the same plan can be predicted better
+        known = [shared.page.load, shared.status.change, shared.measured.change]
+        gr.on(known, **explore.places.event)
+        gr.on(known, **exactly)
 
     @plain_errors
     def follow(

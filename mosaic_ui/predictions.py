@@ -45,6 +45,7 @@ class Predicted:
     timesteps: list[float]  # that the sampler visits, first one first
     asked: int  # sampling steps; second-order samplers run the network more often
     prediction: Prediction
+    estimated: float | None = None  # the quick estimate of an error that is known exactly
 
 
 class Predictions:
@@ -88,7 +89,8 @@ class Predictions:
         timesteps = self.visited(scheduler, steps)
         counted = plan.counted(timesteps)
         prediction = self.predict_run(counted, timesteps, exact)
-        return Predicted(counted, timesteps, self.whole_steps(steps), prediction)
+        estimated = self.predict_run(counted, timesteps).error if exact else None
+        return Predicted(counted, timesteps, self.whole_steps(steps), prediction, estimated)
 
     def predict_run(
         self, counted: StagePlan, timesteps: list[float], exact: bool = False

@@ -80,6 +80,13 @@ function place() {
   });
   placeTags(edges.slice(1, -1));
   placeSteps(at);
+  tellLines();
+}
+
+// What stands below the chart in the same card is drawn for some boundaries, and learns here that the lines are elsewhere.
+function tellLines() {
+  const card = element.closest('.axis-card'), now = boundaries.join(',');
+  if (card && card.dataset.boundaries !== now) card.dataset.boundaries = now;
 }
 
 // A tick under the axis for each run of the network, in the colour of the stage that it falls into now. What stands below the chart in

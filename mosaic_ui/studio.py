@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from core.curves.plan import StagePlan
 from core.curves.proposals import propose_plan
@@ -31,6 +32,7 @@ from . import jobs, model_facts, tables
 from .compare.tab import CompareTab
 from .events import QUIET, Views
 from .explore.tab import ExploreTab
+from .first_paint import FirstPaint
 from .input_checks import plain_errors
 from .memory import Memory
 from .model_menu import Menu, ModelMenu, menu_of
@@ -219,7 +221,8 @@ def launch_options() -> dict[str, Any]:
         "theme": make_theme(),
         "css": CSS,
         "js": KEYS,
-        "head": HEAD,  # runs before the page is drawn
+        "head": HEAD,  # where the page is mounted in another app, which has no such middleware
+        "app_kwargs": {"middleware": [Middleware(FirstPaint, script=HEAD)]},
         "footer_links": [],
         "run_history": False,  # the default keeps every run in the visitor's browser
         "max_file_size": "1mb",  # the one upload is a plan, a few hundred bytes

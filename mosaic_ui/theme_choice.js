@@ -1,5 +1,6 @@
 // Light, dark, or as the system: the choice is kept in this browser and stands before the page is drawn. Gradio itself follows the
-// system, or `__theme` in the address; a choice goes before both. The class `dark` of the body is all that page and charts look at.
+// system, or `__theme` in the address; a choice goes before both. The class `dark` of the body is all that page and charts look at. Before
+// Gradio's script runs there is only the body's own colour, which looks at `data-theme` (first_paint.py writes both into the page's head).
 (() => {
   if (window.mosaicTheme) return;
   const KEY = 'mosaic-theme', system = matchMedia('(prefers-color-scheme: dark)');
@@ -9,7 +10,14 @@
   let choice = known(read()) ? read() : 'system';
   function apply() {
     const wanted = known(choice) ? choice : known(asked) ? asked : system.matches ? 'dark' : 'light';
-    document.body.classList.toggle('dark', wanted === 'dark');
+    document.documentElement.dataset.theme = wanted;
+    document.body?.classList.toggle('dark', wanted === 'dark');
+  }
+  function follow() { // Gradio, which knows of no choice, sets the class when it starts and when the system's colour changes
+    if (!document.body) return false;
+    new MutationObserver(apply).observe(document.body, { attributeFilter: ['class'] });
+    apply();
+    return true;
   }
   window.mosaicTheme = {
     get choice() { return choice; },
@@ -27,4 +35,8 @@
     dispatchEvent(new Event('mosaic-theme'));
   });
   apply();
+  if (!follow()) {
+    const until = new MutationObserver(() => { if (follow()) until.disconnect(); });
+    until.observe(document.documentElement, { childList: true });
+  }
 })();

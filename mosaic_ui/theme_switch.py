@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 CHOICE = (Path(__file__).parent / "theme_choice.js").read_text(encoding="utf-8")
-HEAD = f"<script>{CHOICE}</script>"  # for `launch`
+HEAD = f"<script>{CHOICE}</script>"  # for the head of the page
 SIGNS = {  # paths in a square of 16
     "light": (
         "Light",

@@ -17,6 +17,7 @@ from mosaic_ui.compare import at_hand, downloads, figures, viewer
 from mosaic_ui.compare import inputs as compare_inputs
 from mosaic_ui.compare import run as compare_run
 from mosaic_ui.runs import record
+from mosaic_ui.studio import Studio
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55))
 
@@ -99,6 +100,22 @@ def test_the_example_of_a_model_is_at_hand(workshop, monkeypatch):
     assert live == "" and 'data-id="example"' in first["downloads"]
     assert at_hand.find(workshop, at_hand.EXAMPLE) is example
     assert sum(map(len, (first["downloads"], first["viewer"]))) < 20_000
+
+
+def test_the_page_says_of_an_example_whether_it_is_the_plan_in_hand(workshop, monkeypatch):
+    example = with_film()
+    monkeypatch.setattr(type(workshop), "example", lambda self: example)
+    own = example.b.plan
+    page = Studio(workshop, own)
+    compare = page.compare
+    assert "It is the plan in hand" in compare.result.about.value
+    made, plan = compare.result.made.value, own.with_boundaries(200, 550)
+    wish = [["thing 0"], 2, 0, 4, 1.5, "DDIM", 0, "", None, False, None]
+    sides = ["Dense", None, "Current plan", None]
+    moved = compare.foresee(*sides, plan.to_json(), *wish, made)[compare.result.about]
+    assert "Not the plan in hand" in moved
+    # a run or a kept run took its place
+    assert compare.foresee(*sides, plan.to_json(), *wish, None)[compare.result.about] == ""
 
 
 def test_the_example_of_the_colour_model_is_light():

@@ -397,3 +397,19 @@ def test_other_kinds_of_model_are_for_looking_only(page):
     assert boundaries(page) == [93, 550]
     drag(page, "Stage boundary 2", 60)  # the handles stay the model's own, on the same timesteps
     assert 560 < settled(page)[1] < 800
+
+
+@pytest.mark.parametrize("width, height", [(1280, 720), (390, 844)])
+def test_the_list_of_a_side_opens_below_its_box_with_the_chosen_entry_in_sight(page, width, height):
+    page.set_viewport_size({"width": width, "height": height})
+    page.get_by_role("tab", name="3 Compare").click()
+    box = page.get_by_label("B runs")
+    page.wait_for_timeout(500)  # what is kept is listed anew
+    box.click()
+    chosen, frame = page.get_by_role("option", selected=True), page.locator(".cmp-picker .options")
+    expect(chosen).to_be_visible(timeout=SLOW)
+    page.wait_for_timeout(500)  # it slides in
+    inner, outer = chosen.bounding_box(), frame.bounding_box()
+    assert outer["y"] >= box.bounding_box()["y"] + box.bounding_box()["height"]
+    assert outer["y"] - 1 <= inner["y"]
+    assert inner["y"] + inner["height"] <= min(outer["y"] + outer["height"], height) + 1

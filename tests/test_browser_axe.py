@@ -106,13 +106,17 @@ def test_the_theme_is_kept_and_stands_before_the_page_is_drawn(page):
     ink = "getComputedStyle(document.querySelector('.stage-chart text.xtitle')).fill"
     page.wait_for_function(f"{ink} === 'rgb(39, 39, 42)' && !document.body.matches('.dark')")
     page.add_init_script("""
-        window.seen = [];
+        window.seen = []; window.ground = [];
         new MutationObserver(() => {
           if (document.querySelector('.masthead')) seen.push(document.body.matches('.dark'));
+          if (document.body) ground.push(getComputedStyle(document.body).backgroundColor);
         }).observe(document, { subtree: true, childList: true, attributes: true });""")
     page.reload()
     ready(page)
     assert page.evaluate("seen.length > 0 && seen.every(dark => !dark)")
+    # also before Gradio's script runs, in a system that is dark
+    assert page.evaluate("ground.every(colour => colour === 'rgb(246, 246, 247)')")
+    assert page.evaluate("ground.length > 0")
     expect(page.get_by_role("radio", name="Light")).to_be_checked()
     for scheme in ("light", "dark"):  # a choice goes before the system
         page.emulate_media(color_scheme=scheme)

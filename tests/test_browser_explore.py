@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import time
 
 import pytest
-from browser import SLOW, boundaries, settled
+from browser import SLOW, alone, boundaries, settled
 from playwright.sync_api import expect
 
 
@@ -59,6 +61,28 @@ def test_on_a_narrow_screen_the_outcome_stays_at_the_bottom(page, width, height)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_on_a_phone_the_outcome_leaves_the_chart_in_sight(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.locator("#stage-chart").evaluate("e => e.scrollIntoView({block: 'start'})")
+    page.wait_for_timeout(500)
+    panel, chart = (
+        page.locator(part).bounding_box() for part in (".outcome-card", "#stage-chart .plot")
+    )
+    assert panel["height"] <= 120 and panel["y"] >= chart["y"] + 200
+    assert page.locator("#outcome .beside").last.is_visible()  # which kind of error it is
+
+
+def test_prune_and_what_it_costs_stand_on_the_first_screen(page):
+    page.get_by_role("tab", name="2 Prune").click()
+    expect(page.get_by_role("button", name="Prune", exact=True)).to_be_visible(timeout=SLOW)
+    box = page.get_by_role("button", name="Prune", exact=True).bounding_box()
+    assert page.evaluate("scrollY") == 0 and box["y"] + box["height"] <= 720
+    assert in_sight(page, "[data-testid=cost]")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 720})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_esc_puts_a_line_back_and_a_double_click_goes_to_the_suggestion(page):
     x, y = grab(page, "Stage boundary 2")
     page.mouse.move(x + 80, y, steps=4)
@@ -103,6 +127,39 @@ def test_the_button_goes_to_the_best_place(page):
         timeout=SLOW
     )
     assert boundaries(page) == [93, int(best)]
+
+
+def test_the_curve_of_an_old_plan_is_marked_at_once_and_until_the_next_one(browser, workshop):
+    slow = copy.copy(workshop)
+
+    def later(*arguments, **options):
+        if not options.get("exact"):
+            time.sleep(0.7)
+        return workshop.predict(*arguments, **options)
+
+    slow.predict = later
+    with alone(browser, slow) as page:
+        drawn = page.locator("#places .places")
+        expect(drawn.locator(".here")).to_be_visible(timeout=SLOW)
+        x, y = grab(page, "Stage boundary 2")
+        page.mouse.move(x + 80, y, steps=2)
+        old = "document.querySelector('#places .is-old') !== null"
+        assert page.evaluate(f"new Promise(r => requestAnimationFrame(() => r({old})))")
+        assert (
+            page.locator("#places .updating").is_visible()
+            and not page.locator("#places .here").is_visible()
+        )
+        page.mouse.up()
+        high = settled(page)[1]
+        expect(page.locator(f'#places .places:not(.is-old)[data-here="{high}"]')).to_be_visible(
+            timeout=SLOW
+        )
+        # the boundaries stay and the plan moves
+        page.get_by_label("Suggest for mean sparsity").fill("0.2")
+        page.get_by_role("button", name="Reset to the suggestion").click()
+        expect(page.locator("#places .places:not(.is-old)")).to_have_attribute(
+            "data-boundaries", "93,550", timeout=SLOW
+        )
 
 
 def test_arrow_keys_go_through_radios_and_tabs(page):

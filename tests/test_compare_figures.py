@@ -656,9 +656,20 @@ def test_unequal_budgets_are_said_loudly_before_and_after():
 def test_a_result_whose_plan_has_moved_on_says_so():
     said = between.stale_html(PLAN, "14:02", PLAN.with_boundaries(200, 550))
     assert "made with the plan as it was at 14:02: boundaries 93 and 550" in said
-    assert "removed late 40 %, middle 10 %, early 55 %" in said
+    assert "removed early 55 %, middle 10 %, late 40 %" in said
     assert "Changed since: boundaries (timesteps)." in said
     assert between.stale_html(PLAN, "14:02", replace(PLAN, name="renamed")) == ""
+
+
+def test_an_example_says_which_plan_it_ran_and_whether_that_is_the_plan_in_hand():
+    named = replace(PLAN, name="<b>")
+    same = between.example_html(named, PLAN)
+    assert "“&lt;b&gt;”, boundaries 93 and 550; removed early 55 %, middle 10 %, late 40 %" in same
+    assert "It is the plan in hand" in same
+    other = between.example_html(named, PLAN.with_boundaries(200, 550))
+    assert "Not the plan in hand" in other and "boundaries 93 and 550" in other
+    assert "Yours differs: boundaries (timesteps)." in other
+    assert between.example_html(None, PLAN) == ""
 
 
 def test_the_time_is_said_before_the_start():

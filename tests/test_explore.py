@@ -20,10 +20,12 @@ from core.curves.proposals import propose_plan
 from core.errors import StudioError
 from mosaic_ui.explore.best_place import find_places, places_html
 from mosaic_ui.explore.held_work import anchor_of, held_sentence, run_macs, with_same_work
+from mosaic_ui.explore.outcome import outcome
 from mosaic_ui.explore.suggestion import rule_html
 from mosaic_ui.explore.thumbnails import COUNT, levels, noised, thumbnails_html
 from mosaic_ui.figures import VIEWS
-from mosaic_ui.predictions import Predictions
+from mosaic_ui.jobs import visit
+from mosaic_ui.predictions import Asked, Predictions
 from mosaic_ui.studio import Studio
 
 PLAN = StagePlan((93, 550), (0.5, 0.25, 0.5))
@@ -49,6 +51,12 @@ def studio(workshop):
 
 def drop(studio, pair, hold, anchor=PLAIN, plan=PLAIN):
     return studio.explore.on_drop(pair, plan, "DDIM", 50, False, hold, anchor, VISITOR)
+
+
+def drawn_places(studio, plan):
+    """Return the answer of the curve for the plan that was asked for last."""
+    visit(VISITOR.session_hash).mark_latest(Asked(plan, "DDIM", 50))
+    return studio.explore.places.on_places(1, plan.to_json(), "DDIM", 50, VISITOR)
 
 
 # ------------------------------------------------------------------ held work
@@ -121,7 +129,7 @@ def test_the_curve_has_the_errors_of_plans_of_the_same_work(workshop, prediction
     assert places.errors[i] == predictions.predict(held, "DDIM", 50).prediction.error
     assert places.errors[places.at.index(places.best)] == min(places.errors)
     drawn = places_html(places)
-    assert f'data-best="{places.best}"' in drawn and "quick estimate" in drawn
+    assert f'data-best="{places.best}"' in drawn and "about 12 % low" in drawn
     assert f"boundary {boundary + 1} moves" in drawn
 
 
@@ -132,7 +140,7 @@ def test_the_curve_is_of_the_boundary_moved_last_and_going_there_holds_the_work(
     assert drop(studio, [200, 550], hold=False)[explore.places.moved] == 0
     assert explore.places.moved not in drop(studio, [93, 550], hold=False)
     plan = StagePlan((93, 950), (0.6, 0.1, 0.3))
-    found = explore.places.on_places(1, plan.to_json(), "DDIM", 50)
+    found = drawn_places(studio, plan)
     assert found[explore.places.go]["visible"] and "at t = " in found[explore.places.drawn]
     best = int(re.search(r'data-best="(\d+)"', found[explore.places.drawn]).group(1))
     gone = explore.on_best(1, plan.to_json(), "DDIM", 50, False, False, PLAIN, VISITOR)
@@ -148,19 +156,39 @@ def test_no_curve_where_no_errors_are_known(studio, predictions, steps):
     for plan in (shared_by_error, magnitude, PLAN.with_sparsity(0, 0, 0)):
         assert find_places(predictions, plan, 1, steps) is None
     places = studio.explore.places
-    found = places.on_places(1, magnitude.to_json(), "DDIM", 50)
+    found = drawn_places(studio, magnitude)
     assert found == {places.drawn: "", places.go: gr.update(visible=False)}
     assert studio.explore.on_best(
         1, magnitude.to_json(), "DDIM", 50, False, False, PLAIN, VISITOR
     ) == (gr.skip())
 
 
-def test_the_curve_comes_after_the_exact_prediction_and_never_in_a_drag(studio):
-    drawn = [f for f in studio.page.fns.values() if f.name == "on_places"]
-    first = {f._id: f for f in studio.page.fns.values()}
-    assert len(drawn) == 3
-    for f in drawn:
-        assert first[f.trigger_after].name == "refine"
+def test_the_curve_is_drawn_beside_the_exact_prediction_and_never_in_a_drag(studio):
+    handlers = {f._id: f for f in studio.page.fns.values()}
+    drawn, exact = (
+        [handlers.get(f.trigger_after) for f in handlers.values() if f.name == name]
+        for name in ("on_places", "refine")
+    )
+    assert {f and f.name for f in drawn} == {"follow", "on_sampler", None}  # None: as it opens
+    assert drawn == exact  # neither waits for the other
+
+
+def test_a_late_curve_of_an_old_plan_is_dropped_and_equal_answers_are_drawn_anew(studio):
+    places = studio.explore.places
+    first, again = drawn_places(studio, PLAN), drawn_places(studio, PLAN)
+    assert 'data-boundaries="93,550"' in first[places.drawn]
+    assert first[places.drawn] != again[places.drawn]  # else the page would leave it marked as old
+    drop(studio, [93, 700], hold=False)
+    assert places.on_places(1, PLAIN, "DDIM", 50, VISITOR) == gr.skip()
+
+
+def test_an_estimate_and_an_exact_error_on_one_page_say_what_they_are(predictions, steps):
+    exact, quick = (predictions.predict(PLAN, "DDIM", 50, exact=exact) for exact in (True, False))
+    estimate = f"{100 * quick.prediction.error:.2f} %"
+    assert f"exact; estimate {estimate}" in outcome(exact)
+    assert "quick estimate" in outcome(quick) and "exact" not in outcome(quick)
+    strip = places_html(find_places(predictions, PLAN, 1, steps))
+    assert "estimate, about 12 % low" in strip and f"{estimate} here" in strip
 
 
 # ------------------------------------------------------------------ below the axis

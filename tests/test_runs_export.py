@@ -162,7 +162,7 @@ def test_models_and_images_of_one_name_are_told_apart(store):
 
 def test_dense_beside_a_plan_is_one_difference(runs):
     a, b = runs[0].a, runs[0].b
-    words = "boundaries 93 and 550; removed late 40 %, middle 10 %, early 55 %"
+    words = "boundaries 93 and 550; removed early 55 %, middle 10 %, late 40 %"
     assert differences(a, b) == [Difference("plan", "dense", words)]
     assert differences(None, None) == [] and differences(None, PLAN)[0].b == words
     rich = replace(PLAN, scope="run", multiple=16)

@@ -353,6 +353,18 @@ def test_a_name_that_cannot_be_is_refused_in_a_sentence(store, studio, name, wor
     assert words in keep.on_keep(name, OTHER.to_json())[keep.said] and not store.plans()
 
 
+def test_what_needs_a_kept_plan_is_switched_off_without_one_and_says_why(store, studio):
+    shelf = studio.runs.shelf
+    buttons = [shelf.take, shelf.rename, shelf.delete]
+    assert all(not b.interactive and "(no plan is kept)" in b.value for b in buttons)
+    shelf.on_keep("one", OTHER.to_json())
+    (plan,) = store.plans()
+    kept, gone = studio.runs.refresh(), shelf.on_delete(plan.id)
+    for button in buttons:
+        assert kept[button]["interactive"] and "no plan" not in kept[button]["value"]
+        assert not gone[button]["interactive"] and "no plan" in gone[button]["value"]
+
+
 def test_a_plan_that_this_model_cannot_use_stays_on_the_shelf(store, studio):
     shelf = studio.runs.shelf
     other = StagePlan((9, 55), (0.5, 0.5, 0.5), num_train_timesteps=100)

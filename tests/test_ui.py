@@ -9,10 +9,12 @@ import importlib
 import json
 import re
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from core.curves.dynamics import DEFAULT_THRESHOLD, SampledCurves, curves, defau
 from core.curves.plan import STAGES, StagePlan
 from core.errors import PlanError, StudioError
 from core.models.checkpoints import load_checkpoint
+from core.runs.differences import differences, plan_words
 from core.workshop.comparison import Comparison, SampleSettings, Side
 from core.workshop.prediction import Prediction, StagePrediction
 from core.workshop.workshop import Workshop
@@ -38,6 +41,7 @@ from mosaic_ui.figures import BELOW_NAMES, VIEWS, curve_figure
 from mosaic_ui.hover import MEANINGS, explained
 from mosaic_ui.input_checks import plain_errors
 from mosaic_ui.predictions import Predictions, idle_stages
+from mosaic_ui.prune import sharing_panel
 from mosaic_ui.prune import views as prune_views
 from mosaic_ui.prune.mosaic_figure import mosaic_figure
 from mosaic_ui.stage_chart import PLOTLY_JS
@@ -584,6 +588,44 @@ def test_the_theme_switch_runs_before_the_page_is_drawn_and_asks_for_nothing():
     head = launch_options()["head"]
     assert head.startswith("<script>") and head.count("</script>") == 1 and "http" not in head
     assert switch_html().count('type="radio" name="page-theme"') == 3
+
+
+def test_the_theme_choice_stands_in_the_head_of_every_page_that_is_served(workshop):
+    page = build_studio(workshop)
+    _, url, _ = page.launch(
+        server_name="127.0.0.1",
+        prevent_thread_lock=True,
+        quiet=True,
+        inbrowser=False,
+        **launch_options(),
+    )
+    try:
+        served = httpx.get(url, trust_env=False)
+        config = httpx.get(f"{url}config", trust_env=False)
+    finally:
+        page.close(verbose=False)
+    head = served.text.split("</head>")[0]
+    assert served.status_code == 200 and "<gradio-app" in served.text
+    assert head.index("mosaic-theme") < head.index("<meta charset")  # before anything is painted
+    assert "html[data-theme=dark] body { background: var(--bg-dark)" in head
+    assert config.json()["title"]  # what is no page passes as it is
+
+
+def test_stages_are_listed_early_middle_late_wherever_they_are_written(workshop):
+    """The order of sampling; only the axis of timesteps, and what is drawn on it, goes up in t."""
+    shared = replace(PLAN, allocation="lagrangian", scope="run", stage_steps=(5, 23, 22))
+    texts = [
+        prune_views.pruned_sentence(workshop, PLAN, 0.25),
+        plan_words(PLAN),
+        compare_between.stale_html(PLAN, "14:02", PLAN.with_boundaries(1, 2)),
+        sharing_panel.note(workshop, shared).partition("Removed per stage")[2],
+        tables.stage_legend(),
+        " ".join(dict.fromkeys(row[1] for row in prune_views.layer_rows(workshop, PLAN))),
+        " ".join(row.what for row in differences(PLAN, PLAN.with_sparsity(0.1, 0.2, 0.3))),
+    ]
+    for said in texts:
+        assert re.findall(r"early|middle|late\b", said)[:3] == ["early", "middle", "late"], said
+    assert "steps of the early, middle and late stage 22, 23, 5" in plan_words(shared)
 
 
 def test_what_a_page_computed_goes_with_the_page(workshop):

@@ -53,9 +53,9 @@ def curves(args: argparse.Namespace) -> int:
     }
     low, high = plan.boundaries
     text = [proposal.rule, f"boundaries {low} and {high}"]
+    stages = list(zip(STAGES, result["steps_per_stage"].values(), plan.sparsity, strict=True))
     text += [
-        f"{s}: {n} of {len(timesteps)} steps, sparsity {v:.2f}"
-        for s, n, v in zip(STAGES, result["steps_per_stage"].values(), plan.sparsity, strict=True)
+        f"{s}: {n} of {len(timesteps)} steps, sparsity {v:.2f}" for s, n, v in reversed(stages)
     ]
     return write_result(args, result, text)
 

@@ -20,7 +20,7 @@ PLAN_WORDS = {
     "costs": "costs counted in",
     "min_heads": "heads kept at least",
     "protect": "kept of the first and last block",
-    "stage_steps": "steps of the late, middle and early stage",
+    "stage_steps": "steps of the early, middle and late stage",
 }
 
 
@@ -103,14 +103,14 @@ def _plans(a: StagePlan | None, b: StagePlan | None) -> list[Difference]:
     found = []
     if a.boundaries != b.boundaries:
         found.append(Difference("boundaries (timesteps)", *map(_boundaries, (a, b))))
-    for stage, one, other in zip(STAGES, a.sparsity, b.sparsity, strict=True):
+    for (stage, one), (_, other) in zip(_sampled(a), _sampled(b), strict=True):
         if one != other:
             found.append(Difference(f"removed in the {stage} stage", *_shares(one, other)))
     for field, what in PLAN_WORDS.items():
         one, other = getattr(a, field), getattr(b, field)
         # a plan that counts no steps takes those of its run
         if one != other and not (field == "stage_steps" and None in (one, other)):
-            found.append(Difference(what, _said(one), _said(other)))
+            found.append(Difference(what, _said_of(field, one), _said_of(field, other)))
     return found
 
 
@@ -118,13 +118,18 @@ def plan_words(plan: StagePlan | None) -> str:
     """Return a plan on one line: boundaries, what each stage loses, and what is not the default."""
     if plan is None:
         return "dense"
-    removed = ", ".join(f"{s} {_share(x)}" for s, x in zip(STAGES, plan.sparsity, strict=True))
+    removed = ", ".join(f"{s} {_share(x)}" for s, x in _sampled(plan))
     extra = [
-        f"{PLAN_WORDS[f.name]} {_said(getattr(plan, f.name))}"
+        f"{PLAN_WORDS[f.name]} {_said_of(f.name, getattr(plan, f.name))}"
         for f in fields(plan)
         if f.name in PLAN_WORDS and getattr(plan, f.name) != f.default
     ]
     return "; ".join([f"boundaries {_boundaries(plan)}", f"removed {removed}", *extra])
+
+
+def _sampled(plan: StagePlan) -> list[tuple[str, float]]:
+    """Return stage and sparsity in the order of sampling, early first."""
+    return list(zip(STAGES, plan.sparsity, strict=True))[::-1]
 
 
 def _told_apart(what: str, a: tuple[str, str], b: tuple[str, str]) -> Difference:
@@ -146,6 +151,13 @@ def _shares(a: float, b: float) -> tuple[str, str]:
     """Write two shares with as few digits as tell them apart."""
     digits = next((n for n in (3, 4) if _share(a, n) != _share(b, n)), 6)
     return _share(a, digits), _share(b, digits)
+
+
+def _said_of(field: str, value: object) -> str:
+    """Return the value of a plan's field in words; what is per stage goes by sampling order."""
+    if field == "stage_steps" and isinstance(value, tuple):
+        value = value[::-1]
+    return _said(value)
 
 
 def _said(value: object) -> str:

@@ -13,6 +13,7 @@ from core.workshop.comparison import Comparison
 
 from ..text import percent
 from .sides import SideRun
+from .view_parts import SAMPLING_ORDER
 
 UNEQUAL = 0.03  # share of the work from which on two budgets are called unequal
 INERT = (
@@ -101,10 +102,25 @@ def stale_html(then: StagePlan, when: str, now: StagePlan) -> str:
     )
 
 
+def example_html(example: StagePlan | None, now: StagePlan) -> str:
+    """Say which plan the example that ships with a model ran, and whether it is the one in hand."""
+    if example is None:
+        return ""
+    moved = [row.what for row in differences(example, now)]
+    name = f"“{escape(example.name)}”, " if example.name else ""
+    what = f"This finished example ran the plan {name}{escape(_plan_words(example))}."
+    if not moved:
+        return f'<p class="cmp-note cmp-example">{what} <b>It is the plan in hand.</b></p>'
+    return (
+        f'<p class="cmp-loud cmp-example" role="status"><b>Not the plan in hand.</b> {what} Yours'
+        f" differs: {escape(', '.join(moved))}. Press Compare to see it.</p>"
+    )
+
+
 def _plan_words(plan: StagePlan) -> str:
     """Write a plan's boundaries and what each stage loses, in whole per cent."""
     low, high = plan.boundaries
-    removed = (f"{s} {percent(x)}" for s, x in zip(STAGES, plan.sparsity, strict=True))
+    removed = (f"{STAGES[i]} {percent(plan.sparsity[i])}" for i in SAMPLING_ORDER)
     return f"boundaries {low} and {high}; removed {', '.join(removed)}"
 
 

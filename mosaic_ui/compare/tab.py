@@ -30,7 +30,7 @@ from ..remedies import page_sentence
 from ..stage_chart import plot_panel
 from . import live as live_views
 from . import study_view
-from .between import stale_html
+from .between import example_html, stale_html
 from .boxes import classes_box, images_info, prompts_box
 from .inputs import (
     Sides,
@@ -45,6 +45,7 @@ from .result import ResultPanel
 from .run import opening, stream
 from .side_pair import SidePair
 
+EXAMPLE_MADE = {"example": True}  # see `run.Run`, which says what a result of the page was made of
 TABULATE = (
     "Computed once for all steps: faster for few images, and the pictures are the same except for"
     " rounding. Times are then not predicted."
@@ -71,6 +72,7 @@ class CompareTab:
         self.shared = shared
         self.workshop, self.predictions = shared.workshop, shared.predictions
         live, first = opening(self.workshop)
+        self.example = _plan_of_example(self.workshop)
         gr.HTML(f"<style>{CSS}</style>", elem_classes="cmp-style")
         with gr.Row(elem_classes="cmp-tab cmp-desk"):
             with gr.Column(elem_classes="cmp-controls"):
@@ -78,6 +80,10 @@ class CompareTab:
             with gr.Column(elem_classes="cmp-outcome"):
                 self.live = gr.HTML(live, elem_id="cmp-live", visible=not first)
                 self.result = ResultPanel(first, self.workshop)
+            if self.example is not None:
+                # a result is of the example until another one takes its place
+                self.result.made.value = EXAMPLE_MADE
+                self.result.about.value = example_html(self.example, shared.opening)
         with gr.Column(elem_classes="cmp-tab"):
             _build_study(self.workshop)
 
@@ -209,7 +215,9 @@ class CompareTab:
     def foresee(self, sides: Sides, wish: Wish, made: Any) -> Views:
         """Say how long a run will take, and whether the result is of a plan that has moved on."""
         about = ""
-        if made:
+        if made == EXAMPLE_MADE:
+            about = example_html(self.example, sides.current)
+        elif made:
             about = stale_html(StagePlan.from_json(made["plan"]), made["when"], sides.current)
         try:
             wanted = checked_request(self.predictions, sides, wish)
@@ -313,6 +321,12 @@ class CompareTab:
             self.stop: gr.update(interactive=busy),
             self.skip: gr.update(visible=False),
         }
+
+
+def _plan_of_example(workshop: Workshop) -> StagePlan | None:
+    """Return the plan that the example beside a model ran, None where there is no example."""
+    example = workshop.example()
+    return None if example is None else example.b.plan or example.a.plan
 
 
 def _number(value: int, label: str, info: str | None = None) -> gr.Number:

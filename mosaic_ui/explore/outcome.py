@@ -48,7 +48,6 @@ def _figures(found: Predicted) -> str:
     prediction = found.prediction
     less = 1 - prediction.macs / prediction.macs_dense if prediction.macs_dense else 0.0
     work = macs_text(prediction.macs, beside=[prediction.macs_dense])
-    kind = "exact" if prediction.exact else "quick estimate"
     factor = prediction.speedup_seconds
     figures = (
         ("Faster", "–" if factor is None else factor_text(factor), _time(prediction)),
@@ -56,13 +55,25 @@ def _figures(found: Predicted) -> str:
         (
             f'<abbr title="{ERROR_HINT}">Layer error</abbr>',
             percent(prediction.error, 2),
-            "not known yet" if prediction.error is None else kind,
+            _error_kind(found),
         ),
     )
     return "".join(
         f'<div><dt>{name}</dt><dd class="value">{value}</dd><dd class="beside">{beside}</dd></div>'
         for name, value, beside in figures
     )
+
+
+def _error_kind(found: Predicted) -> str:
+    """Say how good the error is; beside an exact one stands what the estimate of it was.
+
+    The curve below the chart is estimated, and shows that value for the same plan.
+    """
+    if found.prediction.error is None:
+        return "not known yet"
+    if not found.prediction.exact:
+        return "quick estimate"
+    return f"exact; estimate {percent(found.estimated, 2)}"
 
 
 def _time(prediction: Prediction) -> str:

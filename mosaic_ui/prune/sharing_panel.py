@@ -96,8 +96,7 @@ def note(workshop: Workshop, plan: StagePlan) -> str:
             sentences[-1] += f" No other choice has a smaller sum of errors{left}."
         if plan.scope == "run":
             parts = ", ".join(
-                f"{stage} {percent(share)}"
-                for stage, share in zip(STAGES, found.sparsity, strict=True)
+                f"{STAGES[i]} {percent(found.sparsity[i])}" for i in reversed(range(len(STAGES)))
             )
             sentences.append(
                 f"Removed per stage: {parts}. The sliders show what equal shares would remove."

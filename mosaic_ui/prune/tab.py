@@ -41,8 +41,8 @@ from .views import (
 
 MASTER = "Target mean sparsity"
 INTRO = (
-    "Sparsity is the share of attention heads and of MLP neurons that is removed. What is left is"
-    " adjusted so that each layer's output changes as little as possible, without any training."
+    "Sparsity is the share of attention heads and MLP neurons that is removed. The rest is adjusted"
+    " so that each layer's output changes as little as possible, without any training."
 )
 
 
@@ -108,9 +108,11 @@ class PruneTab:
             with gr.Column(scale=2, min_width=300, elem_classes="side"):
                 with gr.Column(elem_classes="card"):
                     self._build_sliders(plan, found.timesteps)
-                    self.sharing = SharingPanel(self.workshop, found.plan)
                 with gr.Column(elem_classes="card"):
                     self._build_buttons()
+                # below the buttons, which would leave the first screen when it opens
+                with gr.Column(elem_classes="card"):
+                    self.sharing = SharingPanel(self.workshop, found.plan)
             with gr.Column(scale=5, min_width=300, elem_classes="card"):
                 self.cost = gr.HTML(
                     tables.cost_cards(found.plan, found.prediction, found.timesteps)
@@ -134,7 +136,7 @@ class PruneTab:
         self.master = _slider(
             plan.mean_sparsity(timesteps),
             MASTER,
-            "Scales the three below, keeping their proportions; weighted by sampling steps.",
+            "Scales the three below in their proportions, weighted by steps.",
         )
         # shown as sampling meets the stages, kept in the order of STAGES
         shown = [StageSlider(self, i, plan.sparsity[i]) for i in reversed(range(len(STAGES)))]

@@ -47,7 +47,8 @@ def picture(workshop: Workshop, plan: StagePlan, timesteps: list[float]) -> dict
 def layer_rows(workshop: Workshop, plan: StagePlan) -> list[list[Any]]:
     """Return the per-layer table, dense against pruned, one row per layer and stage.
 
-    Columns as LAYER_HEADERS; errors where they come in time.
+    The early stage comes first, as it is sampled first. Columns as LAYER_HEADERS; errors where they
+    come in time.
     """
     return [
         [
@@ -61,7 +62,10 @@ def layer_rows(workshop: Workshop, plan: StagePlan) -> list[list[Any]]:
             round(row["macs_pruned"] / 1e6, 3),
             None if row["error"] is None else round(100 * row["error"], 2),
         ]
-        for row in workshop.layer_table(plan, exact=model_facts.exact_in_time(workshop))
+        for row in sorted(
+            workshop.layer_table(plan, exact=model_facts.exact_in_time(workshop)),
+            key=lambda row: -STAGES.index(row["stage"]),
+        )
     ]
 
 
@@ -111,9 +115,7 @@ def pruned_sentence(
     sentence follows where a layer of the built `mosaic` needed more damping than asked.
     """
     kept = workshop.kept_share(plan).mean(1)  # (stages,)
-    parts = ", ".join(
-        f"{stage} {percent(share)}" for stage, share in zip(STAGES, kept, strict=True)
-    )
+    parts = ", ".join(f"{STAGES[i]} {percent(kept[i])}" for i in reversed(range(len(STAGES))))
     how = (
         "Ready, nothing had to be built"
         if seconds is None

@@ -30,6 +30,8 @@ NONE = (
     "<p>No plan is kept yet. Keep the plan in hand here, or in 2 Prune beside the plan as a file;"
     " kept plans stay after a restart.</p>"
 )
+# what can be done with one kept plan
+OF_ONE = ("Take as the plan in hand", "Rename to the name below", "Delete")
 CHOOSE = "Choose a kept plan from the list first."
 PLAN: Event = {**EDIT, "js": CHOSEN}
 
@@ -87,9 +89,10 @@ class PlanShelf:
             self.chosen = gr.Textbox(visible="hidden")  # its value comes from CHOSEN
             self.gone = gr.State("")  # id of the plan that was deleted last
             with gr.Row(elem_classes="runs-actions"):
-                self.take = gr.Button("Take as the plan in hand", size="sm")
-                self.rename = gr.Button("Rename to the name below", size="sm")
-                self.delete = gr.Button("Delete", size="sm")
+                self.take, self.rename, self.delete = (
+                    gr.Button(_label(words, False), size="sm", interactive=False)
+                    for words in OF_ONE
+                )
                 self.undelete = gr.Button("Undo delete", size="sm", visible=False)
             with gr.Row(elem_classes="keep-row"):
                 self.title = gr.Textbox(
@@ -101,18 +104,24 @@ class PlanShelf:
     @property
     def views(self) -> list[Any]:
         """Return the components that `show` sets."""
-        return [self.list]
+        return [self.list, self.take, self.rename, self.delete]
 
     def show(self) -> Views:
         """Return the list as it is now. Raises StudioError."""
         kept = store().plans()
+        any_kept = bool(kept)
+        buttons: Views = {
+            button: gr.update(value=_label(words, any_kept), interactive=any_kept)
+            for button, words in zip(self.views[1:], OF_ONE, strict=True)
+        }
         if not kept:
-            return {self.list: f'<div class="plans">{NONE}</div>'}
+            return {self.list: f'<div class="plans">{NONE}</div>', **buttons}
         head = "<th></th><th>Name</th><th>Model</th><th>Plan</th>"
         rows = plan_rows(kept, _words)
         return {
             self.list: f'<div class="plans"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>"
+            f"<tbody>{rows}</tbody></table></div>",
+            **buttons,
         }
 
     def wire(self) -> list[Dependency]:
@@ -120,7 +129,7 @@ class PlanShelf:
         shared = self.shared
         taken = [shared.plan, shared.edited, self.said]
         self.take.click(self.on_take, [self.chosen, shared.plan, *shared.sampler], taken, **PLAN)
-        listed = [self.list, self.said]
+        listed = [*self.views, self.said]
         bin_views = [*listed, self.gone, self.undelete]
         return [
             self.rename.click(self.on_rename, [self.chosen, self.title], listed, **PLAN),
@@ -186,6 +195,11 @@ class PlanShelf:
         if not id:
             raise StudioError(CHOOSE)
         return store().plan(id)
+
+
+def _label(words: str, any_kept: bool) -> str:
+    """Return the words of a button; where no plan is kept they say why it is switched off."""
+    return words if any_kept else f"{words} (no plan is kept)"
 
 
 def _words(kept: KeptPlan) -> str:

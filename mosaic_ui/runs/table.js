@@ -177,5 +177,13 @@ setInterval(() => {
   plot.on('plotly_click', event => window.mosaicShowRun(event.points[0].customdata));
 }, 500);
 
+// A table that is cut at the right says that more columns follow.
+function sideways() {
+  frame.classList.toggle('has-more', frame.scrollWidth - frame.clientWidth - frame.scrollLeft > 2);
+}
+frame.addEventListener('scroll', sideways);
+const sizes = new ResizeObserver(sideways);
+for (const part of [frame, frame.querySelector('table')]) sizes.observe(part);
+
 draw();
 watch('value', draw);

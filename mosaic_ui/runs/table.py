@@ -88,14 +88,14 @@ def title_of(run: Run) -> str:
 
 @lru_cache(maxsize=4096)
 def _removed(plan_json: str | None) -> str:
-    """Write what a plan removes in the late, middle and early stage."""
+    """Write what a plan removes in the early, middle and late stage."""
     if plan_json is None:
         return ""
     try:
         sparsity = StagePlan.from_json(plan_json).sparsity
     except PlanError:  # of a newer version
         return ""
-    return f" {'/'.join(f'{100 * s:.0f}' for s in sparsity)} %"
+    return f" {'/'.join(f'{100 * s:.0f}' for s in reversed(sparsity))} %"
 
 
 def plan_rows(plans: Sequence[KeptPlan], words: Callable[[KeptPlan], str]) -> str:

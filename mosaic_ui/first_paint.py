@@ -1,0 +1,63 @@
+"""Put the theme choice into the head of the page itself, so that it holds from the first paint.
+
+What `launch` takes as `head` is put there by Gradio's own script, after the page has been painted
+in the colour of the system.
+"""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEAD, PAGE = b"<head>", b"<gradio-app"
+# the colours are Gradio's own for the body before its script runs
+STYLE = (
+    "<style>html[data-theme=light] body { background: var(--bg); color: var(--col); }"
+    " html[data-theme=dark] body { background: var(--bg-dark); color: var(--col-dark);"
+    " color-scheme: dark; }</style>"
+)
+
+
+class FirstPaint:
+    """Write a script and the colours of the body into the head of the studio's pages."""
+
+    def __init__(self, app: ASGIApp, script: str):
+        self.app, self.head = app, (STYLE + script).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; everything but the studio's own pages passes as it is."""
+        if scope["type"] != "http" or scope["method"] != "GET":
+            await self.app(scope, receive, send)
+            return
+        begun: Message | None = None  # the start of a page, held back until its length is known
+        body = b""
+
+        async def pass_on(message: Message) -> None:
+            nonlocal begun, body
+            if message["type"] == "http.response.start" and _is_page(message):
+                begun = message
+            elif begun is None:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    whole = self._with_head(body)
+                    await send(_of_length(begun, len(whole)))
+                    await send({**message, "body": whole})
+
+        await self.app(scope, receive, pass_on)
+
+    def _with_head(self, body: bytes) -> bytes:
+        return body.replace(HEAD, HEAD + self.head, 1) if PAGE in body else body
+
+
+def _is_page(start: Message) -> bool:
+    """Say whether an answer is HTML that is not compressed."""
+    names = {name.lower(): value for name, value in start["headers"]}
+    kind = names.get(b"content-type", b"")
+    return kind.startswith(b"text/html") and b"content-encoding" not in names
+
+
+def _of_length(start: Message, length: int) -> Message:
+    """Return the start of an answer with another length."""
+    kept = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+    return {**start, "headers": [*kept, (b"content-length", str(length).encode())]}
