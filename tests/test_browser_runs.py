@@ -263,3 +263,14 @@ def test_a_plan_that_is_kept_is_a_side_for_all_until_it_is_deleted(browser, page
     expect(other.get_by_label("A runs")).to_have_value(words)
     other.context.close()
     assert watch.errors == []
+
+
+def test_a_table_of_runs_that_is_cut_says_that_it_scrolls(page, workshop):
+    record.store().add(tiny(), workshop.model_key)
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_runs(page)
+    hint, frame = page.locator(".runs-sideways"), page.locator(".runs-frame")
+    expect(hint).to_be_visible(timeout=SLOW)
+    frame.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+    expect(hint).to_be_hidden(timeout=SLOW)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
