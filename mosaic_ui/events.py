@@ -16,7 +16,14 @@ NOTHING: Views = gr.skip()  # the answer that changes no component; Gradio takes
 RAW: Event = {"preprocess": False}
 # an upload, whose file Gradio fetches; after the others, which it overrides
 FILE: Event = {"preprocess": True}
-QUIET: Event = {"show_progress": "hidden", "api_visibility": "private", **RAW}
+# no component shows progress: Gradio would copy every component that ever was an output, value by
+# value, at each beginning and end of a call
+QUIET: Event = {
+    "show_progress": "hidden",
+    "show_progress_on": [],
+    "api_visibility": "private",
+    **RAW,
+}
 # of what is asked while the answer before is on its way, the newest is answered
 NEWEST: Event = {**QUIET, "trigger_mode": "always_last"}
 # while something is dragged: nothing queues
