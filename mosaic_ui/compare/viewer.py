@@ -70,9 +70,10 @@ def viewer_html(
         f'<section class="cmp cmp-viewer{_photo(comparison)}" data-mode="side"'
         f' data-id="{escape(id)}" aria-label="Pictures of A and B"'
         f' style="--columns:{columns};--rows:{_rows(a, columns):.4g}">{_bar()}'
-        f'<div class="cmp-panes" role="group" tabindex="0" aria-label="Samples">'
+        f'<div class="cmp-shown"><div class="cmp-panes" role="group" tabindex="0"'
+        f' aria-label="Samples">'
         f'{"".join(panes)}</div><p class="cmp-sub cmp-scale">'
-        f'{escape(scale)}</p><p class="cmp-sub cmp-help">{_help(comparison)}</p>'
+        f'{escape(scale)}</p><p class="cmp-sub cmp-help">{_help(comparison)}</p></div>'
         f'<span class="cmp-facts" hidden>{escape(_facts(comparison))}</span>'
         '<dialog class="cmp-large" aria-label="One sample"></dialog></section>'
     )
