@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlparse
 
-from playwright.sync_api import Browser, Page, Response, ViewportSize, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    FloatRect,
+    Locator,
+    Page,
+    Response,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
 FLAGS = [
     "--no-sandbox",
@@ -124,11 +133,22 @@ def back_to_suggestion(page: Page) -> None:
     page.evaluate("scrollTo(0, 0)")
 
 
+def steady(handle: Locator) -> FloatRect:
+    """Return where a handle is once it stays there: after a change of size the chart is redrawn."""
+    box = handle.bounding_box()
+    for _ in range(100):
+        handle.page.wait_for_timeout(100)
+        before, box = box, handle.bounding_box()
+        if box == before:
+            break
+    return box
+
+
 def drag(page: Page, name: str, pixels: int, steps: int = 12) -> None:
     """Drag a boundary handle sideways with the mouse."""
     handle = page.get_by_role("slider", name=name)
     handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
+    box = steady(handle)
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()

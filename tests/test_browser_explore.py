@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from browser import SLOW, alone, boundaries, settled
+from browser import SLOW, alone, boundaries, settled, steady
 from playwright.sync_api import expect
 
 
@@ -20,7 +20,7 @@ def page(same_page):
 
 def grab(page, name: str) -> tuple[float, float]:
     """Press the mouse on a boundary's line and return where."""
-    box = page.get_by_role("slider", name=name).bounding_box()
+    box = steady(page.get_by_role("slider", name=name))
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
