@@ -591,19 +591,11 @@ def test_the_theme_switch_runs_before_the_page_is_drawn_and_asks_for_nothing():
 
 
 def test_the_theme_choice_stands_in_the_head_of_every_page_that_is_served(workshop):
-    page = build_studio(workshop)
-    _, url, _ = page.launch(
-        server_name="127.0.0.1",
-        prevent_thread_lock=True,
-        quiet=True,
-        inbrowser=False,
-        **launch_options(),
-    )
-    try:
+    from browser import serve
+
+    with serve(workshop) as url:
         served = httpx.get(url, trust_env=False)
         config = httpx.get(f"{url}config", trust_env=False)
-    finally:
-        page.close(verbose=False)
     head = served.text.split("</head>")[0]
     assert served.status_code == 200 and "<gradio-app" in served.text
     assert head.index("mosaic-theme") < head.index("<meta charset")  # before anything is painted
