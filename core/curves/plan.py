@@ -55,6 +55,14 @@ CHOICES = {  # field -> what it may be
 __getattr__ = forward(__name__, "proposals")
 
 
+def as_sampled(per_stage: Sequence[float]) -> list[tuple[str, float]]:
+    """Return (stage, value) in the order of sampling, early first, as people read it.
+
+    per_stage: late, middle, early, as in STAGES.
+    """
+    return list(zip(STAGES, per_stage, strict=True))[::-1]
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """The share of heads and neurons that is removed in each stage of the trajectory.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from ..curves.plan import STAGES, StagePlan
+from ..curves.plan import StagePlan, as_sampled
 from ..errors import StudioError
 from .run import Run, RunSide
 
@@ -103,7 +103,9 @@ def _plans(a: StagePlan | None, b: StagePlan | None) -> list[Difference]:
     found = []
     if a.boundaries != b.boundaries:
         found.append(Difference("boundaries (timesteps)", *map(_boundaries, (a, b))))
-    for (stage, one), (_, other) in zip(_sampled(a), _sampled(b), strict=True):
+    for (stage, one), (_, other) in zip(
+        as_sampled(a.sparsity), as_sampled(b.sparsity), strict=True
+    ):
         if one != other:
             found.append(Difference(f"removed in the {stage} stage", *_shares(one, other)))
     for field, what in PLAN_WORDS.items():
@@ -118,18 +120,13 @@ def plan_words(plan: StagePlan | None) -> str:
     """Return a plan on one line: boundaries, what each stage loses, and what is not the default."""
     if plan is None:
         return "dense"
-    removed = ", ".join(f"{s} {_share(x)}" for s, x in _sampled(plan))
+    removed = ", ".join(f"{s} {_share(x)}" for s, x in as_sampled(plan.sparsity))
     extra = [
         f"{PLAN_WORDS[f.name]} {_said_of(f.name, getattr(plan, f.name))}"
         for f in fields(plan)
         if f.name in PLAN_WORDS and getattr(plan, f.name) != f.default
     ]
     return "; ".join([f"boundaries {_boundaries(plan)}", f"removed {removed}", *extra])
-
-
-def _sampled(plan: StagePlan) -> list[tuple[str, float]]:
-    """Return stage and sparsity in the order of sampling, early first."""
-    return list(zip(STAGES, plan.sparsity, strict=True))[::-1]
 
 
 def _told_apart(what: str, a: tuple[str, str], b: tuple[str, str]) -> Difference:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from html import escape
 
-from core.curves.plan import STAGES, StagePlan
+from core.curves.plan import StagePlan, as_sampled
 from core.runs.differences import Difference, differences
 from core.workshop.comparison import Comparison
 
 from ..text import percent
 from .sides import SideRun
-from .view_parts import SAMPLING_ORDER
 
 UNEQUAL = 0.03  # share of the work from which on two budgets are called unequal
 INERT = (
@@ -120,7 +119,7 @@ def example_html(example: StagePlan | None, now: StagePlan) -> str:
 def _plan_words(plan: StagePlan) -> str:
     """Write a plan's boundaries and what each stage loses, in whole per cent."""
     low, high = plan.boundaries
-    removed = (f"{STAGES[i]} {percent(plan.sparsity[i])}" for i in SAMPLING_ORDER)
+    removed = (f"{s} {percent(x)}" for s, x in as_sampled(plan.sparsity))
     return f"boundaries {low} and {high}; removed {', '.join(removed)}"
 
 

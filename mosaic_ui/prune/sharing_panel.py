@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from core.allocation.sentences import METHOD_TITLES
-from core.curves.plan import MULTIPLES, STAGES, StagePlan
+from core.curves.plan import MULTIPLES, StagePlan, as_sampled
 from core.workshop.workshop import Workshop
 
 from .. import tables
@@ -96,7 +96,7 @@ def note(workshop: Workshop, plan: StagePlan) -> str:
             sentences[-1] += f" No other choice has a smaller sum of errors{left}."
         if plan.scope == "run":
             parts = ", ".join(
-                f"{STAGES[i]} {percent(found.sparsity[i])}" for i in reversed(range(len(STAGES)))
+                f"{stage} {percent(share)}" for stage, share in as_sampled(found.sparsity)
             )
             sentences.append(
                 f"Removed per stage: {parts}. The sliders show what equal shares would remove."

@@ -9,7 +9,7 @@ import re
 import urllib.parse
 from typing import Any
 
-from core.curves.plan import STAGES, StagePlan
+from core.curves.plan import STAGES, StagePlan, as_sampled
 from core.mosaic.damping_report import damping_sentence
 from core.mosaic.transformer import MosaicTransformer
 from core.workshop.workshop import Workshop
@@ -115,7 +115,7 @@ def pruned_sentence(
     sentence follows where a layer of the built `mosaic` needed more damping than asked.
     """
     kept = workshop.kept_share(plan).mean(1)  # (stages,)
-    parts = ", ".join(f"{STAGES[i]} {percent(kept[i])}" for i in reversed(range(len(STAGES))))
+    parts = ", ".join(f"{stage} {percent(share)}" for stage, share in as_sampled(kept))
     how = (
         "Ready, nothing had to be built"
         if seconds is None
