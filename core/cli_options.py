@@ -177,7 +177,7 @@ def _add_calibration_data(options: _Options) -> None:
     )
     options.add(
         "--calibration-guidance",
-        "guidance of own samples and of --weigh guidance (default: 1.5 for DiT, 5 for SDXL)",
+        "guidance of own samples and of --weigh guidance (default: the model's own)",
         data,
         type=float,
         metavar="G",
@@ -321,7 +321,9 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
     )
     verb.add_argument("--steps", type=int, default=50)
     verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--guidance", type=float, help="default 1.5, or 5 for SDXL")
+    verb.add_argument(
+        "--guidance", type=float, help="default: the model's own, 1.5 for DiT and 5 for SDXL"
+    )
     verb.add_argument("--scheduler", default="DDIM")
     verb.add_argument(
         "--repeats",

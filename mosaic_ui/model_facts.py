@@ -63,8 +63,8 @@ def path_images(workshop: Workshop) -> int:
 
 
 def default_guidance(workshop: Workshop) -> float:
-    """Return the guidance that this kind of model is usually sampled with."""
-    return workshop.family.guidance
+    """Return the guidance that this model is usually sampled with."""
+    return workshop.guidance
 
 
 def default_sampler(workshop: Workshop) -> tuple[str, int]:

@@ -63,6 +63,9 @@ class Perfect:
     def stage_of(self, t: float) -> int:
         return -1
 
+    def scales(self, guidance: float) -> tuple[float, ...]:
+        return (guidance,) * 4
+
     def network(self, t: float):
         s = self.schedule.at(t)[1]
         return lambda x, times, **_: s * x

@@ -235,6 +235,9 @@ class Routes:
 
     device, dtype, stage_of = torch.device("cpu"), torch.float64, staticmethod(PLAN.stage_of)
 
+    def scales(self, guidance):
+        return (guidance,) * 4
+
     def network(self, timestep):
         def run(x, t, **conditions):
             return x

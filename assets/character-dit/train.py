@@ -240,12 +240,13 @@ def stable_then_decay(step: int, total: int, warm_up: int = 500, decay: float = 
 
 
 def train_dit(args) -> None:
-    """Epsilon loss, uniform timesteps, EMA; bf16 autocast."""
+    """Epsilon loss with min-SNR weights (Hang et al. 2023, equation 5), EMA; bf16 autocast."""
     torch.manual_seed(args.seed)
     data = load_file(latents_file(args))
     latents, labels = data["latents"], data["labels"]
     scheduler = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
     alphas = scheduler.alphas_cumprod.to(args.device)
+    weights_of_t = (args.min_snr * (1 - alphas) / alphas).clamp(max=1.0)
     model = new_transformer(args.vae).to(args.device)
     batch, total, first = args.batch, args.dit_steps, 0
     optimiser = torch.optim.AdamW(
@@ -282,7 +283,8 @@ def train_dit(args) -> None:
         noisy = a.sqrt() * x0 + (1 - a).sqrt() * noise
         with autocast(args.device):
             predicted = forward(noisy, timestep=t, class_labels=y, return_dict=False)[0]
-        loss = (predicted.float() - noise).square().mean()
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        loss = (weights_of_t[t] * error).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -435,6 +437,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="pictures per step of the DiT")
     parser.add_argument("--compile", action="store_true", help="compile the DiT (twice as fast)")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--min-snr", type=float, default=5.0, help="inf: every timestep alike")
     parser.add_argument("--ema", type=float, default=0.9995)
     parser.add_argument("--from-ema", type=int, metavar="STEP", help="resume as step STEP")
     parser.add_argument(

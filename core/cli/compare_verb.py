@@ -42,7 +42,7 @@ def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     settings = SampleSettings(
         **asked(args, workshop, size),
         steps=args.steps,
-        guidance=workshop.family.guidance if args.guidance is None else args.guidance,
+        guidance=workshop.guidance if args.guidance is None else args.guidance,
         seed=args.seed,
         scheduler=args.scheduler,
         repeats=args.repeats,

@@ -18,6 +18,7 @@ import numpy as np
 
 from .._old_paths import forward
 from ..errors import PlanError, StudioError
+from ..guidance import rows_of
 from ..paths import given_path
 from .betas import NUM_TRAIN_TIMESTEPS
 from .plan_checks import (
@@ -25,6 +26,7 @@ from .plan_checks import (
     check_keys,
     check_name,
     checked_boundaries,
+    checked_guidance,
     checked_sparsity,
     number_within,
     parse,
@@ -91,6 +93,9 @@ class StagePlan:
     # sampling steps, in STAGES order, that one budget weighs its stages by; None: evenly spaced
     # ones
     stage_steps: tuple[int, int, int] | None = None
+    # classifier-free guidance of each stage, in STAGES order; None: the run's own. 1 runs the
+    # conditional half alone, so half the work (arXiv 2404.07724). A mapping by stage may be given.
+    guidance: tuple[float | None, float | None, float | None] = (None, None, None)
 
     def __post_init__(self) -> None:
         total = whole(self.num_train_timesteps, "num_train_timesteps")
@@ -125,6 +130,7 @@ class StagePlan:
             "multiple": multiple,
             "min_heads": min_heads,
             "protect": protect,
+            "guidance": checked_guidance(self.guidance, STAGES),
         }
         if self.stage_steps is not None:
             checked["stage_steps"] = stage_counts(self.stage_steps)
@@ -186,6 +192,35 @@ class StagePlan:
             and self.min_heads == 1
             and self.protect == 0.0
         )
+
+    # --- guidance
+
+    @property
+    def sets_guidance(self) -> bool:
+        """Say whether a stage has a guidance of its own."""
+        return any(scale is not None for scale in self.guidance)
+
+    def halves(self, run: int) -> tuple[int, int, int]:
+        """Return the denoiser rows per image in the late, middle and early stage.
+
+        run: rows per image where the run's own guidance holds, 2 with guidance, else 1.
+        """
+        late, middle, early = (run if g is None else rows_of(g) for g in self.guidance)
+        return late, middle, early
+
+    def with_guidance(
+        self,
+        late: float | None = None,
+        middle: float | None = None,
+        early: float | None = None,
+    ) -> StagePlan:
+        """Return the same plan with other guidance of its stages; None: the run's own."""
+        return replace(self, guidance=(late, middle, early))
+
+    @property
+    def cut(self) -> StagePlan:
+        """Return the plan without name and guidance, which its networks do not depend on."""
+        return replace(self, name="", guidance=(None, None, None))
 
     # --- edits
 
@@ -272,6 +307,12 @@ class StagePlan:
         }
         if self.stage_steps is not None:
             optional["stage_steps"] = dict(zip(STAGES, self.stage_steps, strict=True))
+        if self.sets_guidance:
+            optional["guidance"] = {
+                stage: int(scale) if scale.is_integer() else scale
+                for stage, scale in zip(STAGES, self.guidance, strict=True)
+                if scale is not None
+            }
         return plain | optional
 
     def dumps(self) -> str:

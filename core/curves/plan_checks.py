@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlanError, StudioError
+from ..guidance import MAX_GUIDANCE, is_guidance
 
 MAX_SPARSITY = 0.95  # a layer keeps at least a head and some neurons
 MIN_STEPS, MAX_STEPS = 1, 1000  # sampling steps of a run, for the page, the verbs and `compare`
@@ -74,7 +75,8 @@ def _within(value: Any, lowest: float, highest: float) -> bool:
 def check_keys(value: Any, what: str, known: Sequence[str], required: Sequence[str]) -> None:
     """Refuse anything but an object with all of `required` and nothing but `known` keys."""
     if not isinstance(value, dict):
-        raise PlanError(f"{what} must be an object with {', '.join(required)}, not {short(value)}.")
+        keys = ", ".join(required or known)
+        raise PlanError(f"{what} must be an object with {keys}, not {short(value)}.")
     if unknown := [key for key in value if key not in known]:
         raise PlanError(
             f"{what} has the unknown key {short(unknown[0])}; allowed are {', '.join(known)}."
@@ -130,6 +132,38 @@ def checked_sparsity(value: Any, stages: Sequence[str]) -> tuple[float, float, f
         for s, stage in zip(value, stages, strict=True)
     )
     return late, middle, early
+
+
+def checked_guidance(value: Any, stages: Sequence[str]) -> tuple[float | None, ...]:
+    """Return the guidance of the late, middle and early stage, None where the run's own holds.
+
+    value: None, three numbers or None, or an object with some of the stages. Raises PlanError.
+    """
+    if value is None:
+        return (None,) * len(stages)
+    if isinstance(value, dict):
+        check_keys(value, "guidance", stages, required=())
+        for stage, scale in value.items():
+            _check_scale(scale, stage)
+        value = [value.get(stage) for stage in stages]
+    if not isinstance(value, (list, tuple)) or len(value) != len(stages):
+        raise PlanError(
+            'guidance must be an object with some of the stages, such as {"early": 1}, not'
+            f" {short(value)}."
+        )
+    for scale, stage in zip(value, stages, strict=True):
+        if scale is not None:
+            _check_scale(scale, stage)
+    return tuple(None if scale is None else float(scale) for scale in value)
+
+
+def _check_scale(value: Any, stage: str) -> None:
+    """Raise PlanError for what is no guidance scale."""
+    if not is_guidance(value):
+        raise PlanError(
+            f"The guidance of the {stage} stage must be a number from 0 to {MAX_GUIDANCE:g}, not"
+            f" {short(value)}; leave it out for the run's own."
+        )
 
 
 def check_name(value: Any) -> None:

@@ -5,6 +5,7 @@ Only safetensors weights are opened.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import StudioError, plain_memory_errors
+from ..guidance import MAX_GUIDANCE, is_guidance
 from ..paths import given_path
 from .bundled import BUNDLED, BUNDLED_MODELS, bundled_folder, bundled_name
 from .devices import pick_device, pick_dtype
-from .families import FAMILIES, Family
+from .families import FAMILIES, Family, family_of
 from .weights import is_network, load_parts, no_safetensors, variants
 
 FAMILY_OF_PIPELINE: dict[str, Family] = {family.pipeline: family for family in FAMILIES}
@@ -38,6 +40,15 @@ class Checkpoint:
     labels: Tensor | None  # (n,)
     # every class with a name that no other has; empty for a model that is asked in words
     class_names: dict[int, str]
+    # that suits this very model, where its folder says so
+    own_guidance: float | None = None
+
+    @property
+    def guidance(self) -> float:
+        """Return the guidance to sample with where none is asked for."""
+        if self.own_guidance is not None:
+            return self.own_guidance
+        return family_of(self.denoiser).guidance
 
     @property
     def denoiser(self) -> nn.Module:
@@ -92,6 +103,7 @@ def load_checkpoint(
         latents=latents,
         labels=labels,
         class_names=names,
+        own_guidance=shipped_guidance(folder),
     )
 
 
@@ -189,6 +201,26 @@ def shipped_latents(folder: Path | None) -> tuple[Tensor | None, Tensor | None]:
             f"{path.name} in {path.parent.name}/ cannot be read ({type(err).__name__}); restore it"
             " from the repository."
         ) from err
+
+
+def shipped_guidance(folder: Path | None) -> float | None:
+    """Read the guidance that suits a model from `sampling.json` in its folder: {"guidance": 2.5}.
+
+    None where the file is not there. Raises StudioError for a damaged file.
+    """
+    path = folder / "sampling.json" if folder else None
+    if path is None or not path.exists():
+        return None
+    try:
+        guidance = json.loads(path.read_text())["guidance"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        guidance = None
+    if not is_guidance(guidance):
+        raise StudioError(
+            f"{path.name} in {path.parent.name}/ must hold a guidance from 0 to {MAX_GUIDANCE:g},"
+            ' as in {"guidance": 1.5}; correct or restore it.'
+        )
+    return float(guidance)
 
 
 def _display_name(model: str | Path, folder: Path | None) -> str:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..guidance import Half
+
 Arguments = dict[str, Any]  # keyword arguments of a forward; tensors, or dictionaries of tensors
 
 
@@ -79,12 +81,18 @@ class Conditions:
             each_tensor(self.negative, lambda v: v[which]),
         )
 
-    def pair(self, device: torch.device, dtype: torch.dtype, guided: bool = True) -> Arguments:
-        """Return one batch to run: conditional rows, then (if `guided`) the unconditional ones.
+    def batch(self, half: Half, device: torch.device, dtype: torch.dtype) -> Arguments:
+        """Return one batch to run; of both halves the conditional rows come first.
 
         Floating tensors get `dtype`; labels stay whole numbers.
         """
-        rows = concat_arguments(self.positive, self.negative) if guided else self.positive
+        rows = self.positive if half == "conditional" else self.negative
+        if half == "both":
+            rows = concat_arguments(self.positive, self.negative)
         return each_tensor(
             rows, lambda v: v.to(device, dtype) if v.is_floating_point() else v.to(device)
         )
+
+    def pair(self, device: torch.device, dtype: torch.dtype, guided: bool = True) -> Arguments:
+        """Return one `batch`: both halves if `guided`, else the conditional rows."""
+        return self.batch("both" if guided else "conditional", device, dtype)

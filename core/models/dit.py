@@ -29,6 +29,7 @@ class DiT:
     # where no other is asked for: DiT-XL/2's best FID is reported at it (Peebles & Xie 2023),
     # show pieces are sampled at 4
     guidance = 1.5
+    conditional_first = True  # of the two halves that its stock pipeline runs with guidance
     any_size = False  # positions are a table of the model's own size
     asks_words = False  # images are asked for by class
     has_adaln = True  # the vectors of its blocks can be computed before sampling

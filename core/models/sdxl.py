@@ -37,6 +37,7 @@ class SDXL:
     pipeline = "StableDiffusionXLPipeline"
     denoiser = "unet"  # its part of the pipeline
     guidance = 5.0  # its pipeline's default; it needs about as much to paint what it is asked for
+    conditional_first = False  # of the two halves that its stock pipeline runs with guidance
     any_size = True
     asks_words = True  # images are asked for by prompt
     has_adaln = False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from torch import nn
 
 from ..curves.plan import StagePlan
 from ..models.layers import PrunableLayer
+from .guided_pairs import PipelineScale
 from .slimming import shallow, unique_bytes
 from .transformer import MosaicTransformer
 
@@ -68,8 +68,8 @@ class NetworkCache:
     def find(self, plan: StagePlan, masked: bool) -> MosaicTransformer | None:
         """Return the mosaic that was built for a plan, or None.
 
-        For the same plan under another name it is a second object over the same networks, and the
-        first object keeps its own name.
+        For the same plan under another name or guidance it is a second object over the same
+        networks, and the first object keeps its own.
         """
         key = _key(plan, masked)
         if key not in self._kept:
@@ -81,6 +81,7 @@ class NetworkCache:
             assert isinstance(twin, MosaicTransformer)
             twin.plan = plan
             twin.enabled = True  # the first object may be disabled
+            twin.pipeline_scale = PipelineScale()  # the first object may be bound to a pipeline
             self._kept[key] = twin, size
             return twin
         return mosaic
@@ -101,5 +102,5 @@ class NetworkCache:
 
 
 def _key(plan: StagePlan, masked: bool) -> tuple[StagePlan, bool]:
-    """Return the key of a plan's networks, which its name does not change."""
-    return replace(plan, name=""), masked
+    """Return the key of a plan's networks, which its name and guidance do not change."""
+    return plan.cut, masked

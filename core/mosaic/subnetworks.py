@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
+from ..guidance import scales_of
 from ..models.families import first_parameter
 from ..models.layers import PrunableLayer
 from ..pruning.cuts import Cut, consumer_of
@@ -61,6 +62,14 @@ class Subnetworks(nn.Module):
     def stage_of(self, timestep: float) -> int:
         """Return the index into STAGES of the subnetwork for this timestep; -1: the dense model."""
         return self.plan.stage_of(timestep) if self.enabled and self.plan is not None else -1
+
+    def scales(self, guidance: float) -> tuple[float, ...]:
+        """Return the guidance scale of each stage, and of the dense model last.
+
+        guidance: of the run; a plan may set another one for a stage. `stage_of` gives the index.
+        """
+        own = self.plan.guidance if self.enabled and self.plan is not None else None
+        return scales_of(own, guidance)
 
     def kept(self, stage: int) -> list[int]:
         """Return the number of groups that each layer keeps in a stage, in `layers` order."""

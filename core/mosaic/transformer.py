@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
+from ..models.families import family_of
 from ..models.layers import PrunableLayer, find_layers
 from ..pruning.cuts import Cut
 from .across_stages import several, watched
@@ -38,6 +39,7 @@ from .adaln import (
     norms_of,
 )
 from .compiling import compiled
+from .guided_pairs import PipelineScale, bound, run_at_scale
 from .serialization import load_mosaic, save_mosaic
 from .slimming import children_of, clone_structure, cut_module, graft, replace_tensors, shallow
 from .stock_methods import (
@@ -101,6 +103,7 @@ class MosaicTransformer(Subnetworks):
         self.plan = plan
         self.enabled = True
         self.facts = {} if facts is None else facts
+        self.pipeline_scale = PipelineScale()
         self.layers = find_layers(dense) if layers is None else layers
         self.once = (
             OnceEmbedder(next(iter(embedders(dense).values()))) if embedders_equal(dense) else None
@@ -254,6 +257,15 @@ class MosaicTransformer(Subnetworks):
             raise StudioError("This MosaicTransformer is already enabled.")
         self.enabled = True
 
+    def bind(self, to: Any) -> MosaicTransformer:
+        """Tell the mosaic the guidance scale of the pipeline that it runs in; return the mosaic.
+
+        to: the number that the pipeline is called with, or a pipeline that says it (SDXL). Needed
+        for stages with guidance other than 0 and 1. Raises StudioError.
+        """
+        self.pipeline_scale = bound(to, self)
+        return self
+
     def network(self, timestep: float) -> Callable[..., Tensor]:
         """Return the forward to call at this timestep: no read of device memory, no branch.
 
@@ -313,7 +325,9 @@ class MosaicTransformer(Subnetworks):
         """Run the network of the timestep, as the dense model's forward does.
 
         DiT: `hidden_states`, UNet: `sample`. Reads `timestep` once per call (a host sync on a GPU).
-        Raises StudioError for a batch whose rows lie in several stages.
+        A guided pair runs with the guidance of its stage, where the plan sets one (see
+        `core.mosaic.guided_pairs`). Raises StudioError for a batch whose rows lie in several
+        stages, and for guidance that cannot be had from a call.
         """
         sample = conditions.pop("hidden_states", sample)
         if timestep is None:
@@ -323,7 +337,19 @@ class MosaicTransformer(Subnetworks):
             raise StudioError(
                 "All rows of a batch must lie in one stage; sample them with one timestep per step."
             )
-        found = self.network(low)(sample, timestep, *args, **conditions)
+        stage = self.stage_of(low)
+        scale = None if stage < 0 or self.plan is None else self.plan.guidance[stage]
+        if scale is None:
+            found = self.network(low)(sample, timestep, *args, **conditions)
+        else:
+            found = run_at_scale(
+                self.network(low),
+                scale,
+                STAGES[stage],
+                family_of(self.stages[0]),
+                self.pipeline_scale,
+                (sample, timestep, args, conditions),
+            )
         return _output(self.stages[0], found) if return_dict else (found,)
 
     def save_pretrained(

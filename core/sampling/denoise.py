@@ -26,6 +26,7 @@ from ..cache import text_hash
 from ..curves.noise import NoiseSchedule
 from ..curves.scheduler_tables import visited_timesteps
 from ..errors import Stopped, StudioError
+from ..guidance import Half, half_of
 from ..models.families import Conditions
 from ..mosaic.transformer import MosaicTransformer
 from ..seeds import SEEDS
@@ -203,33 +204,52 @@ class Denoiser:
     ) -> Callable[[int, Tensor, StepClock], Tensor]:
         """Return `predict(step, scaled input, clock)`, the noise (n, c, h, w) fp32 with guidance.
 
-        Guidance is that of Ho & Salimans 2022 (arXiv 2207.12598): u + g (c - u).
+        Guidance is that of Ho & Salimans 2022 (arXiv 2207.12598): u + g (c - u), with the plan's
+        own g in stages that have one. At 1 only the rows of c run, at 0 only those of u.
         """
         device, dtype = self.model.device, self.model.dtype
-        guided = guidance > 1
-        arguments = conditions.pair(device, dtype, guided)
+        scales = self.scales(guidance)
+        batches = {half: conditions.batch(half, device, dtype) for half in map(half_of, scales)}
         visits = self.visits.to(device)
-        table: Sequence[Any] | None = None
+        tables: dict[Half, dict[int, Any]] = {}
 
         def predict(i: int, scaled: Tensor, clock: StepClock) -> Tensor:
-            nonlocal table
+            scale = scales[i]
+            half = half_of(scale)
+            guided = half == "both"
+            arguments = batches[half]
             rows = (torch.cat([scaled, scaled]) if guided else scaled).to(dtype)
             times = visits[i : i + 1].expand(len(rows))
             clock.mark()
-            if i == 0 and self.tabulate and "class_labels" in arguments:
-                table = self.model.tabulate(visits, arguments["class_labels"])
-            if table is not None:
-                arguments["class_labels"] = table[i]
+            if self.tabulate and "class_labels" in arguments:
+                if half not in tables:  # at the first step that needs it
+                    steps = [k for k, other in enumerate(scales) if half_of(other) == half]
+                    tables[half] = self._table(visits, steps, arguments["class_labels"])
+                if i in tables[half]:
+                    arguments = arguments | {"class_labels": tables[half][i]}
             predicted = self.networks[i](rows, times, **arguments)
             clock.mark()
             # a learned-sigma model gives twice the channels
             eps = predicted[:, : scaled.shape[1]].float()
             if guided:
                 conditional, unconditional = eps.chunk(2)
-                eps = unconditional + guidance * (conditional - unconditional)
+                eps = unconditional + scale * (conditional - unconditional)
             return eps
 
         return predict
+
+    def scales(self, guidance: float) -> list[float]:
+        """Return the guidance scale of every model call of a run with this guidance."""
+        by_stage = self.model.scales(guidance)
+        return [by_stage[stage] for stage in self.stages]
+
+    def _table(self, visits: Tensor, steps: list[int], labels: Tensor) -> dict[int, Any]:
+        """Return step -> its adaLN vectors for these labels (rows,); empty where it is too large.
+
+        steps: the model calls that run rows of these labels.
+        """
+        found = self.model.tabulate(visits[steps], labels)
+        return {} if found is None else dict(zip(steps, found, strict=True))
 
 
 def visits_from(scheduler: Any, start: int) -> Tensor:

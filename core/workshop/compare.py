@@ -93,7 +93,8 @@ def compare(
     shape = workshop.shape_for(settings)
     if _predictable(workshop, settings):
         yield Preview("measuring this device's speed at four widths", 0, 1)
-        workshop.measure_latency(at_once, settings.halves, stop=stop, shape=shape)
+        for rows in sorted({rows for plan in plans for rows in rows_per_image(plan, settings)}):
+            workshop.measure_latency(at_once, rows, stop=stop, shape=shape)
     pair = Pair(
         sides=sides,
         noise=start_noise(n, shape, settings.seed),
@@ -133,6 +134,12 @@ def _sample(
             found = _with_times(found, item)
     assert found is not None  # both ways end with one, or raise
     yield found
+
+
+def rows_per_image(plan: StagePlan | None, settings: SampleSettings) -> list[int]:
+    """Return the denoiser rows per image in each stage, and of the dense model last."""
+    own = (settings.halves,) * 3 if plan is None else plan.halves(settings.halves)
+    return [*own, settings.halves]
 
 
 def _with_times(found: Comparison, runs: PairedRuns) -> Comparison:
@@ -315,12 +322,17 @@ def _side(
     settings, model = pair.settings, pair.sides[k]
     shape = workshop.shape_for(settings)
     macs = workshop.stage_macs(plan, shape)
+    halves = rows_per_image(plan, settings)
     row_macs = [macs[stage] for stage in model.stages]
+    rows = [halves[stage] for stage in model.stages]
     predicted = None
     if _predictable(workshop, settings):
-        table = workshop.latency(batch * settings.halves, shape)
-        if table is not None:
-            predicted = [table.at(m) * settings.n / batch for m in row_macs]
+        tables = {r: workshop.latency(batch * r, shape) for r in set(rows)}
+        known = {r: table for r, table in tables.items() if table is not None}
+        if len(known) == len(tables):
+            predicted = [
+                known[r].at(m) * settings.n / batch for m, r in zip(row_macs, rows, strict=True)
+            ]
     latents = runs.latents[k]
     images = decode(workshop.vae, latents)
     _refuse_broken_pictures(images, workshop.vae, side_name(plan))
@@ -333,7 +345,7 @@ def _side(
         scale=runs.scale,
         timesteps=model.timesteps,
         stages=model.stages,
-        macs=int(sum(row_macs) * settings.halves * settings.n),
+        macs=int(sum(m * r for m, r in zip(row_macs, rows, strict=True)) * settings.n),
         predicted_seconds=predicted,
         film=runs.film[k],
         film_timesteps=runs.film_timesteps[k],

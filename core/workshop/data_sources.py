@@ -195,7 +195,7 @@ def own_samples(
     Its own scheduler, classes or built-in prompts in turn; nothing but the checkpoint is needed.
     """
     pipeline, count = checkpoint.pipeline, options.count or max(needed, FEWEST)
-    guidance = family.guidance if options.guidance is None else float(options.guidance)
+    guidance = checkpoint.guidance if options.guidance is None else float(options.guidance)
     text = f"{count} of the model's own samples ({options.steps} steps each, guidance {guidance:g})"
     recipe = [
         "own samples",

@@ -82,6 +82,16 @@ class DeviceTimes:
             self._tables[key] = table
         return self._tables[key]
 
+    def share_of(self, rows: int, whole: int, macs: float, shape: Shape | None = None) -> float:
+        """Return the time of a forward of `rows` rows over that of `whole` rows, both of `macs`.
+
+        From the tables of both where they were measured, else in proportion to the rows.
+        """
+        part, full = self.latency(rows, shape), self.latency(whole, shape)
+        if rows == whole or part is None or full is None:
+            return rows / whole
+        return part.at(macs) / full.at(macs)
+
     def keep_latency(self, table: LatencyTable, shape: Shape | None = None) -> None:
         """Keep a latency table, in memory and on disk."""
         with suppress(OSError):

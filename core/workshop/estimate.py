@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..curves.plan import StagePlan
 from ..curves.samplers import sampling_timesteps
-from .compare import IN_STEP, sampler
+from .compare import IN_STEP, rows_per_image, sampler
 from .comparison import BATCH
 from .sample_settings import SampleSettings
 from .workshop import Workshop
@@ -41,21 +41,24 @@ def estimate(
     """
     shape = workshop.shape_for(settings)
     batch = min(settings.n, settings.n if settings.n <= IN_STEP else BATCH)
-    rows = batch * settings.halves
-    usual = workshop.usual_images * 2
-    table, scale = workshop.latency(rows, shape), 1.0
-    measured = table is not None
-    if table is None:
-        table, scale = workshop.latency(usual), rows / usual
-    if table is None:
-        return None
+    usual = workshop.latency(workshop.usual_images * 2)
+    measured, when = True, ""
     run = 0.0
     for k, plan in enumerate(plans):
         timesteps = sampling_timesteps(sampler(workshop, settings.scheduler), settings.steps_of(k))
         counted = plan and plan.counted(timesteps)
         macs = workshop.stage_macs(counted, shape)
+        halves = rows_per_image(counted, settings)
         stages = [-1 if counted is None else counted.stage_of(t) for t in timesteps]
-        run += scale * sum(table.at(macs[stage]) for stage in stages)
+        for stage in sorted(set(stages)):
+            rows = batch * halves[stage]
+            table, scale = workshop.latency(rows, shape), 1.0
+            if table is None:
+                if usual is None:
+                    return None
+                table, scale, measured = usual, rows / usual.rows, False
+            when = table.when
+            run += scale * table.at(macs[stage]) * stages.count(stage)
     run *= settings.n / batch
     repeats = 0 if settings.n >= BATCH else settings.repeats
-    return Estimate(run, run * repeats, measured, table.when)
+    return Estimate(run, run * repeats, measured, when)

@@ -7,7 +7,6 @@ stage's own Grams.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +87,7 @@ class PlanPredictor:
                 raise NotTimed(
                     f"This plan shares out time, and the layers of {self.name} were not timed here"
                 )
-        key = (None if costs is None else costs.digest, replace(plan, name=""))
+        key = (None if costs is None else costs.digest, plan.cut)
         allocation = self._allocations.find(key)
         if allocation is None:
             allocation = share(self.layers, orders, self.calibration.bank, plan, costs)
@@ -118,13 +117,15 @@ class PlanPredictor:
     ) -> Prediction:
         """Predict cost and error of a plan over these sampling timesteps.
 
-        batch: images; halves: denoiser rows per image (2 with guidance); shape: latents (c, h, w).
+        batch: images; halves: denoiser rows per image (2 with guidance), of the dense model and of
+        stages that set no guidance of their own; shape: latents (c, h, w).
         exact: read the stage's Grams, which needs a calibration. Raises StudioError.
         """
         self.check(plan)
         counts, widths = plan.steps_per_stage(timesteps), self.widths(plan)
         seconds_of = self._seconds_of(plan, batch * halves, shape)
         *stage_macs, dense = self.stage_macs(plan, shape)
+        rows = plan.halves(halves)
         weights = sum(x.weights_per_group * x.groups for x in self.layers)
         stages = []
         for i, (stage, macs) in enumerate(zip(STAGES, stage_macs, strict=True)):
@@ -144,12 +145,16 @@ class PlanPredictor:
                     steps=steps,
                     sparsity=plan.sparsity[i],
                     achieved=removed / weights,
-                    macs=macs * halves * steps,
+                    macs=macs * rows[i] * steps,
                     macs_dense=dense * halves * steps,
-                    seconds=seconds_of and seconds_of(widths[i]) * steps,
+                    seconds=seconds_of
+                    and seconds_of(widths[i])
+                    * self.times.share_of(batch * rows[i], batch * halves, macs, shape)
+                    * steps,
                     seconds_dense=seconds_of and seconds_of(None) * steps,
                     error=error,
                     error_held_out=held_out,
+                    rows=rows[i],
                 )
             )
         return Prediction(tuple(stages), batch, exact)

@@ -15,7 +15,7 @@ class StagePrediction:
     sparsity: float  # asked for
     # share of prunable weights that goes, after whole heads and multiples of 16 neurons
     achieved: float
-    # one image, linear and convolution layers, both guidance halves, all steps of the stage
+    # one image, linear and convolution layers, all rows (guidance halves), all steps of the stage
     macs: float
     macs_dense: float
     # the whole batch, all steps of the stage; None until the device's latency table is measured
@@ -23,6 +23,7 @@ class StagePrediction:
     seconds_dense: float | None
     error: float | None  # mean over layers of ||W'X - WX||^2 / ||WX||^2 on calibration tokens
     error_held_out: float | None = None  # the same on held-out tokens, in exact predictions only
+    rows: int = 2  # denoiser rows per image: 1 where the stage needs no guided pair
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..curves.plan_checks import checked_steps, short
 from ..errors import StudioError
+from ..guidance import is_guidance, rows_of, run_scale
 from ..models.devices import DTYPES
 from ..seeds import SEEDS
 
@@ -86,8 +87,7 @@ class SampleSettings:
     def _check_numbers(self) -> None:
         """Raise StudioError for numbers outside their range."""
         checked_steps(self.steps)
-        # a NaN is in no range
-        if not isinstance(self.guidance, (int, float)) or not 0 <= self.guidance <= 20:
+        if not is_guidance(self.guidance):
             raise StudioError(
                 f"Guidance must be a number from 0 to 20, not {short(self.guidance)}."
             )
@@ -108,7 +108,7 @@ class SampleSettings:
     @property
     def halves(self) -> int:
         """Return the denoiser rows per image: 2 with classifier-free guidance, else 1."""
-        return 2 if self.guidance > 1 else 1
+        return rows_of(run_scale(self.guidance))
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain data."""

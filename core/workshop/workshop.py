@@ -122,9 +122,9 @@ class Workshop(PlanAnswers):
         self._known_now = self._known_from(nothing, networks)
 
     def _settings_for(self, settings: CalibrationSettings) -> CalibrationSettings:
-        """Return calibration settings on the model's own schedule, with its family's guidance."""
+        """Return calibration settings on the model's own schedule, with its guidance."""
         own = settings.on(len(self.schedule))
-        return own if own.guidance is not None else replace(own, guidance=self.family.guidance)
+        return own if own.guidance is not None else replace(own, guidance=self.guidance)
 
     def _check_model(self) -> None:
         """Raise StudioError for a model that cannot be pruned, as far as that costs nothing."""
@@ -204,6 +204,11 @@ class Workshop(PlanAnswers):
         self.study()
 
     # ------------------------------------------------------------ what is sampled
+
+    @property
+    def guidance(self) -> float:
+        """Return the guidance that this model is sampled with where none is asked for."""
+        return self.checkpoint.guidance
 
     def check_settings(self, settings: SampleSettings) -> None:
         """Raise StudioError for what this model cannot sample."""
