@@ -66,6 +66,9 @@ class Perfect:
     def scales(self, guidance: float) -> tuple[float, ...]:
         return (guidance,) * 4
 
+    def full_steps(self, stages: list[int]) -> list[bool]:
+        return [True] * len(stages)
+
     def network(self, t: float):
         s = self.schedule.at(t)[1]
         return lambda x, times, **_: s * x

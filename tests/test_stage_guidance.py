@@ -375,9 +375,11 @@ def test_a_mosaic_is_bound_to_a_scale_or_its_own_pipeline(pipelines, wrong):
         mosaic.bind(wrong)
     with pytest.raises(StudioError, match="Give the guidance scale"):
         mosaic.bind(pipelines["dit"])  # runs its dense transformer
-    stand_in, _ = drawn(pipelines["dit"], mosaic, 4.0)
-    with pytest.raises(StudioError, match="does not say its guidance scale"):
-        mosaic.bind(stand_in)
+    stand_in, run = drawn(pipelines["dit"], mosaic, 4.0)
+    mosaic.bind(stand_in)  # a DiT pipeline does not say its scale
+    with pytest.raises(StudioError, match="own scale is not known"):
+        run()
+    assert mosaic.bind(stand_in, guidance_scale=4.0).pipeline_scale.now() == 4.0
 
 
 def test_a_disabled_mosaic_keeps_the_runs_guidance(workshop):

@@ -238,6 +238,9 @@ class Routes:
     def scales(self, guidance):
         return (guidance,) * 4
 
+    def full_steps(self, stages):
+        return [True] * len(stages)
+
     def network(self, timestep):
         def run(x, t, **conditions):
             return x

@@ -23,10 +23,12 @@ from ..paths import given_path
 from .betas import NUM_TRAIN_TIMESTEPS
 from .plan_checks import (
     MAX_SPARSITY,
+    REUSE_ORDERS,
     check_keys,
     check_name,
     checked_boundaries,
     checked_guidance,
+    checked_reuse,
     checked_sparsity,
     number_within,
     parse,
@@ -96,6 +98,10 @@ class StagePlan:
     # classifier-free guidance of each stage, in STAGES order; None: the run's own. 1 runs the
     # conditional half alone, so half the work (arXiv 2404.07724). A mapping by stage may be given.
     guidance: tuple[float | None, float | None, float | None] = (None, None, None)
+    # every k-th step of a stage runs in full, in STAGES order; between them attentions and MLPs
+    # give what they gave (see core.mosaic.reuse). A mapping by stage may be given.
+    reuse: tuple[int, int, int] = (1, 1, 1)
+    reuse_order: int = 0  # degree of the polynomial that continues it; 0: the last one again
 
     def __post_init__(self) -> None:
         total = whole(self.num_train_timesteps, "num_train_timesteps")
@@ -131,7 +137,11 @@ class StagePlan:
             "min_heads": min_heads,
             "protect": protect,
             "guidance": checked_guidance(self.guidance, STAGES),
+            "reuse": checked_reuse(self.reuse, STAGES),
+            "reuse_order": whole(self.reuse_order, "reuse_order"),
         }
+        if checked["reuse_order"] not in REUSE_ORDERS:
+            raise PlanError(f"reuse_order must be 0, 1 or 2, not {short(self.reuse_order)}.")
         if self.stage_steps is not None:
             checked["stage_steps"] = stage_counts(self.stage_steps)
         for field, value in checked.items():
@@ -217,10 +227,29 @@ class StagePlan:
         """Return the same plan with other guidance of its stages; None: the run's own."""
         return replace(self, guidance=(late, middle, early))
 
+    # --- reuse
+
+    @property
+    def reuses(self) -> bool:
+        """Say whether a stage reuses what its full steps gave."""
+        return max(self.reuse) > 1
+
+    def full_steps(self, stages: Iterable[int]) -> list[bool]:
+        """Return which model calls of a run run in full: the first of a stage, and every k-th.
+
+        stages: of every model call in turn, as `stages_of` gives them; -1 always runs in full.
+        """
+        full, last, count = [], None, 0
+        for stage in stages:
+            count = count + 1 if stage == last else 0
+            last = stage
+            full.append(stage < 0 or count % self.reuse[stage] == 0)
+        return full
+
     @property
     def cut(self) -> StagePlan:
-        """Return the plan without name and guidance, which its networks do not depend on."""
-        return replace(self, name="", guidance=(None, None, None))
+        """Return the plan without what its networks do not depend on: name, guidance, reuse."""
+        return replace(self, name="", guidance=(None, None, None), reuse=(1, 1, 1), reuse_order=0)
 
     # --- edits
 
@@ -312,6 +341,10 @@ class StagePlan:
                 stage: int(scale) if scale.is_integer() else scale
                 for stage, scale in zip(STAGES, self.guidance, strict=True)
                 if scale is not None
+            }
+        if self.reuses:
+            optional["reuse"] = {
+                stage: k for stage, k in zip(STAGES, self.reuse, strict=True) if k > 1
             }
         return plain | optional
 

@@ -16,6 +16,8 @@ from ..errors import PlanError, StudioError
 from ..guidance import MAX_GUIDANCE, is_guidance
 
 MAX_SPARSITY = 0.95  # a layer keeps at least a head and some neurons
+MAX_REUSE = 10  # steps of which one runs in full
+REUSE_ORDERS = (0, 1, 2)  # degree of the polynomial that continues what is reused
 MIN_STEPS, MAX_STEPS = 1, 1000  # sampling steps of a run, for the page, the verbs and `compare`
 
 
@@ -164,6 +166,28 @@ def _check_scale(value: Any, stage: str) -> None:
             f"The guidance of the {stage} stage must be a number from 0 to {MAX_GUIDANCE:g}, not"
             f" {short(value)}; leave it out for the run's own."
         )
+
+
+def checked_reuse(value: Any, stages: Sequence[str]) -> tuple[int, int, int]:
+    """Return the k of the late, middle and early stage, of which every k-th step runs in full.
+
+    value: three whole numbers, or an object with some of the stages; 1 elsewhere. Raises PlanError.
+    """
+    if isinstance(value, dict):
+        check_keys(value, "reuse", stages, required=())
+        value = [value.get(stage, 1) for stage in stages]
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        raise PlanError(
+            'reuse must be an object with some of the stages, such as {"middle": 2}, not'
+            f" {short(value)}."
+        )
+    late, middle, early = (whole(k, "reuse") for k in value)
+    if not all(1 <= k <= MAX_REUSE for k in (late, middle, early)):
+        raise PlanError(
+            f"reuse must lie between 1 (every step in full) and {MAX_REUSE}, not at"
+            f" {short(next(k for k in (late, middle, early) if not 1 <= k <= MAX_REUSE))}."
+        )
+    return late, middle, early
 
 
 def check_name(value: Any) -> None:

@@ -22,13 +22,27 @@ Forward = Callable[..., Tensor]
 
 
 class PipelineScale:
-    """The guidance scale of the pipeline that a mosaic runs in: a number, or read off a pipeline.
+    """The pipeline that a mosaic runs in, as far as it is known, and its guidance scale.
 
-    pipeline: a stock pipeline that says its scale while it runs, as SDXL's does, or None.
+    scale: that it is called with, for a pipeline that does not say it. SDXL's says it while it
+    runs.
     """
 
     def __init__(self, scale: float | None = None, pipeline: Any = None):
         self.scale, self.pipeline = scale, pipeline
+
+    @property
+    def says(self) -> bool:
+        """Say whether the pipeline says its scale."""
+        return hasattr(type(self.pipeline), "guidance_scale")
+
+    @property
+    def run(self) -> object:
+        """Return the timesteps of the pipeline's present run, None without a pipeline.
+
+        Each run sets them anew, so another object is another run.
+        """
+        return None if self.pipeline is None else self.pipeline.scheduler.timesteps
 
     def __reduce__(self) -> Any:
         """Copy and pickle without the pipeline, which holds the mosaic itself."""
@@ -36,37 +50,29 @@ class PipelineScale:
 
     def now(self) -> float | None:
         """Return the scale, None where it is not known."""
-        if self.pipeline is None:
-            return self.scale
-        return float(self.pipeline.guidance_scale)
+        return float(self.pipeline.guidance_scale) if self.says else self.scale
 
     @property
     def paired(self) -> bool | None:
         """Say whether the pipeline doubles its batch, None where it does not say."""
-        if self.pipeline is None:
-            return None
-        return bool(self.pipeline.do_classifier_free_guidance)
+        return bool(self.pipeline.do_classifier_free_guidance) if self.says else None
 
 
-def bound(to: Any, denoiser: Any) -> PipelineScale:
-    """Return the scale of a pipeline, or of a number that stands for it.
+def bound(to: Any, denoiser: Any, scale: float | None = None) -> PipelineScale:
+    """Return what is known of a pipeline, or of a guidance scale that stands for it.
 
-    denoiser: the mosaic, which must be the pipeline's own. Raises StudioError.
+    denoiser: the mosaic, which must be the pipeline's own. scale: that the pipeline is called with.
+    Raises StudioError.
     """
-    if is_guidance(to):
+    if is_guidance(to) and scale is None:
         return PipelineScale(float(to))
     own = getattr(to, "unet", None) or getattr(to, "transformer", None)
-    if own is not denoiser:
+    if own is not denoiser or not (scale is None or is_guidance(scale)):
         raise StudioError(
             "Give the guidance scale that the pipeline is called with, from 0 to 20, or the"
             " pipeline whose denoiser this mosaic is."
         )
-    if not hasattr(type(to), "guidance_scale"):
-        raise StudioError(
-            f"{type(to).__name__} does not say its guidance scale: give the number that it is"
-            " called with."
-        )
-    return PipelineScale(pipeline=to)
+    return PipelineScale(None if scale is None else float(scale), to)
 
 
 def run_at_scale(
@@ -99,7 +105,8 @@ def run_at_scale(
     if own is None:
         raise StudioError(
             f"The plan sets guidance {scale:g} in the {stage} stage, and the pipeline's own scale"
-            " is not known: call bind(scale) or bind(pipeline) on the mosaic first."
+            " is not known: call bind(scale) on the mosaic first, or bind(pipeline) for one that"
+            " says its scale."
         )
     halves = forward(sample, timestep, *args, **conditions).chunk(2)
     conditional, unconditional = halves if first else halves[::-1]

@@ -9,7 +9,6 @@ from torch import nn
 
 from ..curves.plan import StagePlan
 from ..models.layers import PrunableLayer
-from .guided_pairs import PipelineScale
 from .slimming import shallow, unique_bytes
 from .transformer import MosaicTransformer
 
@@ -81,7 +80,7 @@ class NetworkCache:
             assert isinstance(twin, MosaicTransformer)
             twin.plan = plan
             twin.enabled = True  # the first object may be disabled
-            twin.pipeline_scale = PipelineScale()  # the first object may be bound to a pipeline
+            twin.unbind()  # the first object may be bound to a pipeline
             self._kept[key] = twin, size
             return twin
         return mosaic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -70,6 +71,15 @@ class Subnetworks(nn.Module):
         """
         own = self.plan.guidance if self.enabled and self.plan is not None else None
         return scales_of(own, guidance)
+
+    def full_steps(self, stages: Sequence[int]) -> list[bool]:
+        """Return which model calls of a run compute every layer; the others reuse what they gave.
+
+        stages: of every call in turn, as `stage_of` gives them.
+        """
+        if self.plan is None:
+            return [True] * len(stages)
+        return self.plan.full_steps(stages)
 
     def kept(self, stage: int) -> list[int]:
         """Return the number of groups that each layer keeps in a stage, in `layers` order."""

@@ -40,6 +40,7 @@ from .adaln import (
 )
 from .compiling import compiled
 from .guided_pairs import PipelineScale, bound, run_at_scale
+from .reuse import PipelineWalk, reusing
 from .serialization import load_mosaic, save_mosaic
 from .slimming import children_of, clone_structure, cut_module, graft, replace_tensors, shallow
 from .stock_methods import (
@@ -104,6 +105,8 @@ class MosaicTransformer(Subnetworks):
         self.enabled = True
         self.facts = {} if facts is None else facts
         self.pipeline_scale = PipelineScale()
+        self._walks: dict[int, PipelineWalk] = {}  # thread -> its run in a stock pipeline
+        self._reusing: dict[int, nn.Module] = {}  # stage -> its network with reusable parts
         self.layers = find_layers(dense) if layers is None else layers
         self.once = (
             OnceEmbedder(next(iter(embedders(dense).values()))) if embedders_equal(dense) else None
@@ -164,7 +167,7 @@ class MosaicTransformer(Subnetworks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without compiled forwards, which belong to their own networks."""
-        return self.__dict__ | {"_compiled": {}}
+        return self.__dict__ | {"_compiled": {}, "_walks": {}, "_reusing": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -181,6 +184,7 @@ class MosaicTransformer(Subnetworks):
         """
         with torch.no_grad():
             replace_tensors(self, fn)
+        self._reusing = {}  # their own tensors, if any, were not replaced
         return self
 
     def release_dense(self) -> None:
@@ -212,6 +216,11 @@ class MosaicTransformer(Subnetworks):
         holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. It
         is not carried over to deep copies.
         """
+        if self.plan is not None and self.plan.reuses:
+            raise StudioError(
+                "Stages that reuse what their steps gave do not run compiled: leave reuse out of"
+                " the plan, or the compiling."
+            )
         if watched(self.networks()):
             raise StudioError(
                 "Blocks of this model run forwards put in their place by hand; build it anew to "
@@ -257,14 +266,52 @@ class MosaicTransformer(Subnetworks):
             raise StudioError("This MosaicTransformer is already enabled.")
         self.enabled = True
 
-    def bind(self, to: Any) -> MosaicTransformer:
-        """Tell the mosaic the guidance scale of the pipeline that it runs in; return the mosaic.
+    def bind(self, to: Any, guidance_scale: float | None = None) -> MosaicTransformer:
+        """Tell the mosaic the pipeline that it runs in; return the mosaic.
 
-        to: the number that the pipeline is called with, or a pipeline that says it (SDXL). Needed
-        for stages with guidance other than 0 and 1. Raises StudioError.
+        to: the pipeline, or the guidance scale that it is called with. guidance_scale: beside a
+        pipeline that does not say its own (DiT). The scale is needed for stages with guidance other
+        than 0 and 1, the pipeline for stages that reuse what their steps gave: its scheduler tells
+        one run from the next. Raises StudioError.
         """
-        self.pipeline_scale = bound(to, self)
+        self.pipeline_scale = bound(to, self, guidance_scale)
         return self
+
+    def unbind(self) -> None:
+        """Forget the pipeline that the mosaic ran in, and what its run left."""
+        self.pipeline_scale, self._walks = PipelineScale(), {}
+
+    def reusable(self, stage: int) -> Callable[..., Tensor]:
+        """Return the forward of a stage whose attentions and MLPs a `core.mosaic.reuse.Walk` keeps.
+
+        It runs as it stands, not compiled, and returns the bare prediction tensor.
+        """
+        if stage not in self._reusing:
+            self._reusing[stage] = reusing(self.stages[stage], self.layers)
+        return partial(self._run, self._reusing[stage])
+
+    def _in_turn(self, stage: int, timestep: float, sample: Tensor) -> Callable[..., Tensor]:
+        """Return the forward for a stock pipeline's next call: in full, or from what is kept.
+
+        Raises StudioError where the pipeline is not known.
+        """
+        assert self.plan is not None  # a stage has a plan
+        every = self.plan.reuse[stage]
+        walks = self._walks.setdefault(threading.get_ident(), PipelineWalk())
+        run = self.pipeline_scale.run
+        if run is None:
+            raise StudioError(
+                f"The plan reuses what steps of the {STAGES[stage]} stage gave, so the mosaic must"
+                " tell one run from the next: call bind(pipeline) on it first."
+            )
+        full = walks.full(run, stage, sample.shape, every, self.plan.reuse_order)
+        forward = self.reusable(stage)
+
+        def step(*args: Any, **conditions: Any) -> Tensor:
+            with walks.walk.step(timestep, full):
+                return forward(*args, **conditions)
+
+        return step
 
     def network(self, timestep: float) -> Callable[..., Tensor]:
         """Return the forward to call at this timestep: no read of device memory, no branch.
@@ -337,13 +384,16 @@ class MosaicTransformer(Subnetworks):
             raise StudioError(
                 "All rows of a batch must lie in one stage; sample them with one timestep per step."
             )
-        stage = self.stage_of(low)
-        scale = None if stage < 0 or self.plan is None else self.plan.guidance[stage]
+        stage, scale, forward = self.stage_of(low), None, self.network(low)
+        if stage >= 0 and self.plan is not None:
+            scale = self.plan.guidance[stage]
+            if self.plan.reuse[stage] > 1:
+                forward = self._in_turn(stage, low, cast(Tensor, sample))
         if scale is None:
-            found = self.network(low)(sample, timestep, *args, **conditions)
+            found = forward(sample, timestep, *args, **conditions)
         else:
             found = run_at_scale(
-                self.network(low),
+                forward,
                 scale,
                 STAGES[stage],
                 family_of(self.stages[0]),

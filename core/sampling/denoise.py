@@ -15,6 +15,7 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -28,6 +29,7 @@ from ..curves.scheduler_tables import visited_timesteps
 from ..errors import Stopped, StudioError
 from ..guidance import Half, half_of
 from ..models.families import Conditions
+from ..mosaic.reuse import Walk
 from ..mosaic.transformer import MosaicTransformer
 from ..seeds import SEEDS
 
@@ -111,6 +113,7 @@ class Denoiser:
         self.timesteps = [float(t) for t in self.visits]
         self.networks = [model.network(t) for t in self.timesteps]
         self.stages = [model.stage_of(t) for t in self.timesteps]
+        self.full = model.full_steps(self.stages)
         self.coefficients = [schedule.at(t) for t in self.timesteps]
         options = inspect.signature(self.scheduler.step).parameters
         self.takes_generator = "generator" in options
@@ -212,6 +215,7 @@ class Denoiser:
         batches = {half: conditions.batch(half, device, dtype) for half in map(half_of, scales)}
         visits = self.visits.to(device)
         tables: dict[Half, dict[int, Any]] = {}
+        turn = self._reuse()
 
         def predict(i: int, scaled: Tensor, clock: StepClock) -> Tensor:
             scale = scales[i]
@@ -227,7 +231,8 @@ class Denoiser:
                     tables[half] = self._table(visits, steps, arguments["class_labels"])
                 if i in tables[half]:
                     arguments = arguments | {"class_labels": tables[half][i]}
-            predicted = self.networks[i](rows, times, **arguments)
+            with turn(i) as network:
+                predicted = network(rows, times, **arguments)
             clock.mark()
             # a learned-sigma model gives twice the channels
             eps = predicted[:, : scaled.shape[1]].float()
@@ -237,6 +242,30 @@ class Denoiser:
             return eps
 
         return predict
+
+    def _reuse(self) -> Callable[[int], AbstractContextManager[Callable[..., Tensor]]]:
+        """Return what gives the forward of every model call of one run, with what is kept so far.
+
+        A stage starts anew, whatever came before it.
+        """
+        if all(self.full):
+            return lambda i: nullcontext(self.networks[i])
+        plan = self.model.plan
+        assert plan is not None  # a step that is not full has a plan
+        walk = Walk(plan.reuse_order)
+
+        @contextmanager
+        def turn(i: int) -> Iterator[Callable[..., Tensor]]:
+            stage = self.stages[i]
+            if stage < 0 or plan.reuse[stage] == 1:
+                yield self.networks[i]
+                return
+            if not i or self.stages[i - 1] != stage:
+                walk.restart()
+            with walk.step(self.timesteps[i], self.full[i]):
+                yield self.model.reusable(stage)
+
+        return turn
 
     def scales(self, guidance: float) -> list[float]:
         """Return the guidance scale of every model call of a run with this guidance."""

@@ -321,18 +321,13 @@ def _side(
     """Return one side's pictures, times, MACs and scores. Raises StudioError for NaN pictures."""
     settings, model = pair.settings, pair.sides[k]
     shape = workshop.shape_for(settings)
-    macs = workshop.stage_macs(plan, shape)
-    halves = rows_per_image(plan, settings)
-    row_macs = [macs[stage] for stage in model.stages]
-    rows = [halves[stage] for stage in model.stages]
+    work = workshop.work(plan, model.timesteps, settings.halves, shape)
     predicted = None
     if _predictable(workshop, settings):
-        tables = {r: workshop.latency(batch * r, shape) for r in set(rows)}
-        known = {r: table for r, table in tables.items() if table is not None}
+        tables = {step.rows: workshop.latency(batch * step.rows, shape) for step in work}
+        known = {rows: table for rows, table in tables.items() if table is not None}
         if len(known) == len(tables):
-            predicted = [
-                known[r].at(m) * settings.n / batch for m, r in zip(row_macs, rows, strict=True)
-            ]
+            predicted = [known[step.rows].at(step.macs) * settings.n / batch for step in work]
     latents = runs.latents[k]
     images = decode(workshop.vae, latents)
     _refuse_broken_pictures(images, workshop.vae, side_name(plan))
@@ -345,7 +340,7 @@ def _side(
         scale=runs.scale,
         timesteps=model.timesteps,
         stages=model.stages,
-        macs=int(sum(m * r for m, r in zip(row_macs, rows, strict=True)) * settings.n),
+        macs=int(sum(step.rows * step.macs for step in work) * settings.n),
         predicted_seconds=predicted,
         film=runs.film[k],
         film_timesteps=runs.film_timesteps[k],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..curves.plan import StagePlan
 from ..curves.samplers import sampling_timesteps
-from .compare import IN_STEP, rows_per_image, sampler
+from .compare import IN_STEP, sampler
 from .comparison import BATCH
 from .sample_settings import SampleSettings
 from .workshop import Workshop
@@ -47,18 +48,17 @@ def estimate(
     for k, plan in enumerate(plans):
         timesteps = sampling_timesteps(sampler(workshop, settings.scheduler), settings.steps_of(k))
         counted = plan and plan.counted(timesteps)
-        macs = workshop.stage_macs(counted, shape)
-        halves = rows_per_image(counted, settings)
-        stages = [-1 if counted is None else counted.stage_of(t) for t in timesteps]
-        for stage in sorted(set(stages)):
-            rows = batch * halves[stage]
+        for step, count in Counter(
+            workshop.work(counted, timesteps, settings.halves, shape)
+        ).items():
+            rows = batch * step.rows
             table, scale = workshop.latency(rows, shape), 1.0
             if table is None:
                 if usual is None:
                     return None
                 table, scale, measured = usual, rows / usual.rows, False
             when = table.when
-            run += scale * table.at(macs[stage]) * stages.count(stage)
+            run += scale * table.at(step.macs) * count
     run *= settings.n / batch
     repeats = 0 if settings.n >= BATCH else settings.repeats
     return Estimate(run, run * repeats, measured, when)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..allocation.allocate import Allocation
 from ..curves.plan import StagePlan
 from .model_macs import Shape
 from .predict import PlanPredictor
-from .prediction import Prediction
+from .prediction import Prediction, StepWork
 
 
 class PlanAnswers(ABC):
@@ -60,6 +61,16 @@ class PlanAnswers(ABC):
     def kept_share(self, plan: StagePlan) -> np.ndarray:
         """Return `PlanPredictor.kept_share`: (3 stages, blocks)."""
         return self.predictor.kept_share(plan)
+
+    def work(
+        self,
+        plan: StagePlan | None,
+        timesteps: Sequence[float],
+        halves: int = 2,
+        shape: Shape | None = None,
+    ) -> list[StepWork]:
+        """Return `PlanPredictor.work`: what every model call of a run costs, in turn."""
+        return self.predictor.work(plan, timesteps, halves, shape)
 
     def stage_macs(self, plan: StagePlan | None, shape: Shape | None = None) -> list[float]:
         """Return `PlanPredictor.stage_macs`: late, middle, early stage and the dense model."""

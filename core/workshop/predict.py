@@ -6,7 +6,7 @@ stage's own Grams.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..sampling.timing import LatencyTable
 from .calibration import Calibration
 from .device_times import DeviceTimes, usual_images
 from .model_macs import ModelMacs, Shape
-from .prediction import Prediction, StagePrediction
+from .prediction import Prediction, StagePrediction, StepWork
 
 __all__ = ["PlanPredictor", "usual_images"]
 
@@ -106,6 +106,30 @@ class PlanPredictor:
             return [dense] * 4
         return [*(self.macs.row(widths, shape) for widths in self.widths(plan)), dense]
 
+    def reused_macs(self, shape: Shape | None = None) -> float:
+        """Return the MACs of one row in a step that reuses what attentions and MLPs gave."""
+        return self.macs.row([layer.groups for layer in self.layers], shape)
+
+    def work(
+        self,
+        plan: StagePlan | None,
+        timesteps: Sequence[float],
+        halves: int = 2,
+        shape: Shape | None = None,
+    ) -> list[StepWork]:
+        """Return what every model call of a run costs, in turn. A plan of None is the dense model.
+
+        halves: denoiser rows per image where the run's own guidance holds. Raises as `widths`.
+        """
+        macs, reused = self.stage_macs(plan, shape), self.reused_macs(shape)
+        stages = [-1] * len(timesteps) if plan is None else plan.stages_of(timesteps)
+        rows = [*((halves,) * 3 if plan is None else plan.halves(halves)), halves]
+        full = [True] * len(stages) if plan is None else plan.full_steps(stages)
+        return [
+            StepWork(stage, rows[stage], macs[stage] if whole else reused)
+            for stage, whole in zip(stages, full, strict=True)
+        ]
+
     def predict(
         self,
         plan: StagePlan,
@@ -123,6 +147,8 @@ class PlanPredictor:
         """
         self.check(plan)
         counts, widths = plan.steps_per_stage(timesteps), self.widths(plan)
+        work = self.work(plan, timesteps, halves, shape)
+        everything = [layer.groups for layer in self.layers]
         seconds_of = self._seconds_of(plan, batch * halves, shape)
         *stage_macs, dense = self.stage_macs(plan, shape)
         rows = plan.halves(halves)
@@ -136,6 +162,8 @@ class PlanPredictor:
                 error, held_out = self.exact_error(plan, i)
             else:
                 error = self.estimate(plan, i)
+            own = [step for step in work if step.stage == i]
+            whole = sum(step.macs == macs for step in own)
             removed = sum(
                 x.weights_per_group * lost for x, lost in zip(self.layers, widths[i], strict=True)
             )
@@ -145,16 +173,16 @@ class PlanPredictor:
                     steps=steps,
                     sparsity=plan.sparsity[i],
                     achieved=removed / weights,
-                    macs=macs * rows[i] * steps,
+                    macs=sum(step.rows * step.macs for step in own),
                     macs_dense=dense * halves * steps,
                     seconds=seconds_of
-                    and seconds_of(widths[i])
-                    * self.times.share_of(batch * rows[i], batch * halves, macs, shape)
-                    * steps,
+                    and (seconds_of(widths[i]) * whole + seconds_of(everything) * (steps - whole))
+                    * self.times.share_of(batch * rows[i], batch * halves, macs, shape),
                     seconds_dense=seconds_of and seconds_of(None) * steps,
                     error=error,
                     error_held_out=held_out,
                     rows=rows[i],
+                    full_steps=whole,
                 )
             )
         return Prediction(tuple(stages), batch, exact)

@@ -7,6 +7,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class StepWork:
+    """What one model call of a run costs for one image."""
+
+    stage: int  # index into STAGES, -1 dense
+    rows: int  # denoiser rows per image
+    macs: float  # of one row, linear and convolution layers
+
+
+@dataclass(frozen=True)
 class StagePrediction:
     """What one stage costs and loses, before anything was measured on its networks."""
 
@@ -24,6 +33,7 @@ class StagePrediction:
     error: float | None  # mean over layers of ||W'X - WX||^2 / ||WX||^2 on calibration tokens
     error_held_out: float | None = None  # the same on held-out tokens, in exact predictions only
     rows: int = 2  # denoiser rows per image: 1 where the stage needs no guided pair
+    full_steps: int = 0  # steps that compute every layer; the others reuse what those gave
 
 
 @dataclass(frozen=True)
