@@ -33,6 +33,7 @@ UNUSED: dict[str | None, tuple[str, ...]] = {
     "curves": ("dtype", *CALIBRATION, *PAGE, "plan"),
     "prune": PAGE,
     "compare": PAGE,
+    "tune": (*PAGE, "plan"),
     "bench": (*CALIBRATION, *PAGE, "plan"),
 }
 PATHS = ("model", "plan", "against", "out", "calibration_images")
@@ -211,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs: Verbs = root.add_subparsers(
         dest="verb",
-        metavar="curves|prune|compare|bench",
+        metavar="curves|prune|compare|tune|bench",
         title="without a browser",
         parser_class=Parser,
     )
@@ -343,6 +344,88 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
     return verb
 
 
+def _add_tune(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the verb that searches for a plan."""
+    verb = verbs.add_parser(
+        "tune",
+        parents=[common],
+        help="search for steps, solver and plan with the best pictures within a budget",
+    )
+    goal = verb.add_mutually_exclusive_group(required=True)
+    goal.add_argument(
+        "--speedup", type=float, metavar="X", help="so many times faster than the dense reference"
+    )
+    goal.add_argument(
+        "--run-seconds",
+        type=float,
+        metavar="S",
+        help="at most so many seconds of the denoiser for the usual images, as predicted",
+    )
+    goal.add_argument(
+        "--match-dense",
+        action="store_true",
+        help="no worse than the dense reference on held-out noises, as fast as possible",
+    )
+    verb.add_argument(
+        "--cost",
+        choices=["macs", "seconds"],
+        default="macs",
+        help="what --speedup and --match-dense count (default macs)",
+    )
+    verb.add_argument(
+        "--steps",
+        type=int,
+        help="of the dense reference, and then of the plan too (default: 50, and open)",
+    )
+    verb.add_argument(
+        "--scheduler",
+        help="of the dense reference, and then of the plan too (default: DDIM, and open)",
+    )
+    verb.add_argument("--guidance", type=float, help="of the reference; default: the model's own")
+    verb.add_argument(
+        "--seconds",
+        type=float,
+        default=300.0,
+        metavar="BUDGET",
+        help="for everything but the calibration (default 300)",
+    )
+    verb.add_argument(
+        "--evaluations", type=int, default=60, metavar="N", help="at most so many (default 60)"
+    )
+    verb.add_argument(
+        "--images", type=int, default=256, metavar="N", help="of one evaluation (default 256)"
+    )
+    verb.add_argument(
+        "--held-out",
+        type=int,
+        default=500,
+        metavar="N",
+        help="images from other noise, by which the best is chosen in the end (default 500)",
+    )
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument(
+        "--quality",
+        choices=["auto", "features", "latents"],
+        default="auto",
+        help=(
+            "features: Fréchet distance on the model's own feature network; latents: distance to"
+            " dense, with the guidance as it is; auto: features where the model has a network"
+        ),
+    )
+    verb.add_argument(
+        "--encoder",
+        metavar="FOLDER|ID",
+        help="judge by the features of this transformers image encoder instead",
+    )
+    verb.add_argument(
+        "--out",
+        metavar="DIR",
+        required=True,
+        help="folder for the plan and every evaluation; the same command goes on from it",
+    )
+    return verb
+
+
 def _add_bench(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the verb that measures the engine."""
     verb = verbs.add_parser(
@@ -368,6 +451,7 @@ VERBS: dict[str, Callable[[Verbs, argparse.ArgumentParser], argparse.ArgumentPar
     "curves": _add_curves,
     "prune": _add_prune,
     "compare": _add_compare,
+    "tune": _add_tune,
     "bench": _add_bench,
 }
 

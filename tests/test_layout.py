@@ -21,6 +21,7 @@ RANK = {
     "sampling": 5,
     "workshop": 6,
     "runs": 7,
+    "tuner": 7,
     "bench": 8,
     "cli": 9,
 }

@@ -109,6 +109,13 @@ def compare(args: argparse.Namespace) -> int:
     return run(args, _workshop)
 
 
+def tune(args: argparse.Namespace) -> int:
+    """Search for steps, solver and plan with the best pictures within a budget."""
+    from .tune_verb import tune as run
+
+    return run(args, _workshop)
+
+
 def bench(args: argparse.Namespace) -> int:
     """Measure ratios of the engine on this machine: all, or the one part that --only names."""
     from ..bench.suite import Suite, run_all, run_part

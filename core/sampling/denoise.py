@@ -34,8 +34,8 @@ from ..mosaic.transformer import MosaicTransformer
 from ..seeds import SEEDS
 
 # in one call of the VAE: one picture of 1024 x 1024, whose activations are what counts in SDXL's
-# decoder
-DECODE_PIXELS = 1 << 20
+# decoder; on a CPU 16 of 64 x 64, whose activations the caches hold (twice as fast as 100)
+DECODE_PIXELS = {"cuda": 1 << 20, "cpu": 1 << 16}
 
 
 class StepClock:
@@ -345,8 +345,8 @@ def batch_seed(seed: int, batch: int) -> int:
 def decode(vae: Any, latents: Tensor, batch: int = 100) -> Tensor:
     """Decode latents (n, c, h, w) to pictures (n, channels, H, W) in [-1, 1], fp32 on the CPU.
 
-    At most `batch` pictures and, above one picture, DECODE_PIXELS pixels go through the VAE at a
-    time.
+    At most `batch` pictures and, above one picture, DECODE_PIXELS pixels of the device go through
+    the VAE at a time.
     """
     weight = next(vae.parameters())
     config = vae.config
@@ -358,7 +358,8 @@ def decode(vae: Any, latents: Tensor, batch: int = 100) -> Tensor:
         scaled = scaled * std + mean
     scaled = scaled + (getattr(config, "shift_factor", None) or 0.0)
     scaled = scaled.to(weight.device, weight.dtype)
-    size = max(1, min(batch, DECODE_PIXELS // pixels))
+    most = DECODE_PIXELS.get(weight.device.type, DECODE_PIXELS["cuda"])
+    size = max(1, min(batch, most // pixels))
     return torch.cat(
         [vae.decode(part).sample.float().clamp(-1, 1).cpu() for part in scaled.split(size)]
     )

@@ -1,0 +1,189 @@
+"""Find a plan for a budget from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..curves.plan import StagePlan
+from ..errors import Stopped
+from ..output import note
+from ..tuner.configuration import Configuration
+from ..tuner.goal import Effort, Goal, checked_fixed
+from ..tuner.quality import usual_quality
+from ..tuner.record import Evaluation
+from ..tuner.search import Report, Tune, Tuned
+from ..tuner.space import Space
+from ..workshop.workshop import Workshop
+from .output import finite, report_progress, warn_of_scarcity, write_result, write_text
+
+OpenWorkshop = Callable[[argparse.Namespace], Workshop]
+
+
+def tune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
+    """Search for steps, solver and plan with the best pictures within a budget."""
+    goal = Goal(
+        speedup=args.speedup,
+        run_seconds=args.run_seconds,
+        match_dense=args.match_dense,
+        cost=args.cost,
+    )
+    effort = Effort(
+        seconds=args.seconds,
+        evaluations=args.evaluations,
+        images=args.images,
+        held_out=args.held_out,
+        seed=args.seed,
+    )
+    workshop = open_workshop(args)
+    checked_fixed(args.steps, args.scheduler, len(workshop.schedule))
+    calibrating = _prepared(workshop, goal)
+    guidance = workshop.guidance if args.guidance is None else args.guidance
+    steps = 50 if args.steps is None else args.steps
+    reference = Configuration(None, args.scheduler or "DDIM", steps, guidance, label="dense")
+    quality = usual_quality(workshop, reference, args.quality, args.encoder)
+    space = Space(
+        workshop,
+        reference,
+        cost=goal.counts,
+        steps=args.steps,
+        scheduler=args.scheduler,
+        moves=quality.moves,
+        batch=workshop.usual_images,
+    )
+    stop = threading.Event()
+    search = Tune(workshop, goal, space, quality, effort, Path(args.out), stop)
+    try:
+        with stopped_by_interrupt(stop):
+            found = _run(search)
+    except Stopped as end:
+        note(f"app.py: {end} What was evaluated is kept in {args.out}.")
+        return 130
+    result = tune_report(workshop, found, space.batch) | {"seconds_calibration": calibrating}
+    write_text(Path(args.out) / "result.json", json.dumps(finite(result), indent=2) + "\n")
+    write_text(Path(args.out) / "plan.json", as_plan(workshop, found.best).dumps())
+    return write_result(args, result, _text(found, args.out))
+
+
+@contextmanager
+def stopped_by_interrupt(stop: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C set `stop` within, so that the best so far is kept; a second one ends at once."""
+
+    def on_interrupt(number: int, frame: Any) -> None:
+        if stop.is_set():
+            signal.default_int_handler(number, frame)
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _prepared(workshop: Workshop, goal: Goal) -> float:
+    """Calibrate and time what a tune needs; return the seconds that this took."""
+    start = time.perf_counter()
+    if not workshop.calibrated:
+        workshop.calibrate(report_progress)
+    warn_of_scarcity(workshop.calibration_warnings)
+    if goal.counts == "seconds" or workshop.latency(2 * workshop.usual_images) is None:
+        for halves in (2, 1):
+            workshop.measure_latency(workshop.usual_images, halves, report_progress)
+    return time.perf_counter() - start
+
+
+def _run(search: Tune) -> Tuned:
+    """Run a search to its end, or to Ctrl-C, which keeps the best so far."""
+    found: Tuned | None = None
+    for item in search.run():
+        if isinstance(item, Report):
+            report_progress(item.done, item.total, item.text)
+        else:
+            found = item
+    assert found is not None  # `run` ends with one, or raises
+    return found
+
+
+def as_plan(workshop: Workshop, one: Evaluation) -> StagePlan:
+    """Return the plan of an evaluation; for the dense model one that removes nothing."""
+    if one.configuration.plan is not None:
+        return one.configuration.plan
+    total = len(workshop.schedule)
+    return StagePlan((1, 2), (0.0, 0.0, 0.0), name="dense", num_train_timesteps=total)
+
+
+def tune_report(workshop: Workshop, found: Tuned, batch: int) -> dict[str, Any]:
+    """Return what `tune` reports as plain data."""
+    best = found.best.configuration
+    return {
+        "plan": as_plan(workshop, found.best).to_json(),
+        "steps": best.steps,
+        "scheduler": best.scheduler,
+        "guidance": best.guidance,
+        "speedup_macs": found.speedup_macs,
+        "speedup_measured": None if found.speedup is None else found.speedup[0],
+        "speedup_measured_spread": None if found.speedup is None else found.speedup[1],
+        "evaluations": len({e.configuration for e in found.evaluations}),
+        "front": [_point(workshop, e) for e in found.front],
+        "contenders": [_point(workshop, e) for e in found.evaluations if e.configuration.label],
+        "reference": _point(workshop, found.reference),
+        "best": _point(workshop, found.best),
+        "goal": found.goal.text,
+        "quality": found.quality,
+        "quality_n": found.best.n,
+        "macs_unit": "one image, the whole run, all rows, linear and convolution layers",
+        "seconds_unit": f"denoiser of {batch} images, predicted from forwards timed on this device",
+        "model": workshop.name,
+        "device": workshop.device_text,
+        "seconds_tuning": found.seconds,
+        "stopped": found.stopped,
+        "notes": list(found.notes),
+    }
+
+
+def _point(workshop: Workshop, one: Evaluation) -> dict[str, Any]:
+    """Return one evaluation as a point of the front."""
+    return {
+        "plan": as_plan(workshop, one).to_json(),
+        "steps": one.configuration.steps,
+        "scheduler": one.configuration.scheduler,
+        "guidance": one.configuration.guidance,
+        "label": one.configuration.label,
+        "macs": one.macs,
+        "seconds": one.seconds,
+        "quality": one.quality,
+        "quality_held_out": one.held_out,
+    }
+
+
+def _text(found: Tuned, out: str) -> list[str]:
+    """Return the lines that sum a tune up."""
+    best, reference = found.best, found.reference
+    lines = [
+        f"{best.configuration.text}: ×{found.speedup_macs:.2f} fewer MACs than"
+        f" {reference.configuration.text}",
+        f"{found.quality}: {best.quality:.2f} against {reference.quality:.2f}, n = {best.n}, one"
+        f" seed{_held_out(best)}",
+        f"{len(found.front)} configurations on the front of {len(found.evaluations)}; plan in"
+        f" {out}/plan.json",
+    ]
+    if found.speedup is not None:
+        middle, around = found.speedup
+        lines.insert(1, f"measured ×{middle:.2f} ± {around:.2f} faster, whole runs in turn")
+    return [*lines, *found.notes]
+
+
+def _held_out(one: Evaluation) -> str:
+    """Return what held-out noises say, in words."""
+    return "" if one.held_out is None else f"; {one.held_out:.2f} on held-out noises"

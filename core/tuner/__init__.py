@@ -1,0 +1,1 @@
+"""Find plans: steps, solver, boundaries, sparsities, guidance and reuse for a budget of work."""

@@ -1,0 +1,173 @@
+"""Draw the pictures of a configuration and say how good they are: one number, lower is better."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import StudioError
+from ..mosaic.precision import in_precision
+from ..sampling.denoise import Denoiser, decode, start_noise
+from ..sampling.metrics import MIN_IMAGES_FOR_FID, Judge, frechet_distance, gaussian, latent_mse
+from ..sampling.timing import measure_alternating
+from ..workshop.compare import sampler
+from ..workshop.workshop import Workshop
+from .configuration import Configuration
+from .encoder import ImageEncoder
+
+BATCH = 128  # images that are drawn together
+QUICKER = 1.3  # times that a precision must be faster to be worth it
+
+
+@dataclass
+class Drawn:
+    """Final latents of one configuration, and their pictures once somebody asked for them."""
+
+    latents: Tensor  # (n, c, h, w) fp32 on the CPU
+    workshop: Workshop
+    dtype: torch.dtype | None = None  # that the VAE computes in where it can; None: its own
+    _images: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def images(self) -> Tensor:
+        """Return the pictures (n, channels, H, W) in [-1, 1]."""
+        if self._images is None:
+            kind = self.workshop.device.type
+            with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
+                self._images = decode(self.workshop.vae, self.latents)
+        return self._images
+
+
+def draw(
+    workshop: Workshop,
+    what: Configuration,
+    n: int,
+    seed: int,
+    stop: threading.Event | None = None,
+    dtype: torch.dtype | None = None,
+) -> Drawn:
+    """Draw n seeded pictures, classes (or built-in prompts) in turn. Raises Stopped, StudioError.
+
+    Every configuration starts from the same noise. dtype: of the denoiser, where it is another
+    than the model's.
+    """
+    timesteps = what.timesteps(workshop)
+    plan = what.plan and what.plan.counted(timesteps)
+    model = workshop.dense if plan is None else workshop.build(plan, None, stop)
+    if dtype is not None and dtype != workshop.dtype:
+        (model,) = in_precision([model], dtype)
+    side = Denoiser(model, sampler(workshop, what.scheduler), workshop.schedule, what.steps)
+    noise, conditions = start_noise(n, workshop.latent_shape, seed), workshop.some_conditions(n)
+    parts = []
+    for first in range(0, n, BATCH):
+        rows = slice(first, first + BATCH)
+        final, _ = side.run(noise[rows], conditions.rows(rows), what.guidance, seed, stop)
+        parts.append(final.float().cpu())
+    latents = torch.cat(parts)
+    if not torch.isfinite(latents).all():
+        raise StudioError(f"{what.text}: final latents are NaN or infinite.")
+    return Drawn(latents, workshop, dtype)
+
+
+def quick_dtype(workshop: Workshop) -> torch.dtype | None:
+    """Return bfloat16 where it clearly beats the model's fp32 on this device, else None.
+
+    By a matrix product of both, timed in turn: a processor may have no units for it.
+    """
+    if workshop.dtype != torch.float32:
+        return None
+    random = torch.randn(1024, 1024, device=workshop.device)
+    both = [random, random.bfloat16()]
+    calls = [lambda x=x: x @ x for x in both]
+    full, half = measure_alternating(calls, workshop.device, repeats=5)
+    return torch.bfloat16 if min(full) > QUICKER * min(half) else None
+
+
+class Quality(ABC):
+    """How good drawn pictures are. Lower is better; numbers of one n and seed compare."""
+
+    name: str  # in words, with what it is a distance to
+    moves: bool  # whether pictures may move: guidance other than the reference's makes sense
+    least = 1  # images that it needs
+
+    @abstractmethod
+    def score(self, drawn: Drawn, seed: int) -> float:
+        """Return the number for pictures of `draw` with this seed."""
+
+
+class FeatureQuality(Quality):
+    """Fréchet distance of the model's own feature network to its reference pictures."""
+
+    moves, least = True, MIN_IMAGES_FOR_FID
+
+    def __init__(self, judge: Judge):
+        self.judge = judge
+        self.name = "FID on the model's own feature network"
+
+    def score(self, drawn: Drawn, seed: int) -> float:
+        """Return the Fréchet distance to the reference statistics."""
+        del seed
+        found = self.judge.fid(drawn.images)
+        assert found is not None  # there are `least` pictures
+        return found
+
+
+class EncoderQuality(Quality):
+    """Fréchet distance, in the features of a named encoder, to calibration pictures."""
+
+    moves, least = True, MIN_IMAGES_FOR_FID
+
+    def __init__(self, encoder: ImageEncoder, workshop: Workshop, reference: int = 2000):
+        self.encoder = encoder
+        latents = workshop.data().latents[:reference]
+        self.mean, self.covariance = gaussian(encoder.features(decode(workshop.vae, latents)))
+        self.name = f"Fréchet distance on {encoder.name}, to {len(latents)} calibration pictures"
+
+    def score(self, drawn: Drawn, seed: int) -> float:
+        """Return the Fréchet distance to the calibration pictures through the VAE."""
+        del seed
+        mean, covariance = gaussian(self.encoder.features(drawn.images))
+        return frechet_distance(mean, covariance, self.mean, self.covariance)
+
+
+class LatentQuality(Quality):
+    """Mean squared distance of the final latents to the reference's from the same noise."""
+
+    moves = False
+
+    def __init__(self, workshop: Workshop, reference: Configuration):
+        self.workshop, self.reference = workshop, reference
+        self.name = f"distance of the final latents to {reference.text}"
+        self._drawn: dict[tuple[int, int], Tensor] = {}
+
+    def score(self, drawn: Drawn, seed: int) -> float:
+        """Return the mean squared difference of final latents; 2 means unrelated."""
+        n = len(drawn.latents)
+        if (n, seed) not in self._drawn:
+            self._drawn[n, seed] = draw(self.workshop, self.reference, n, seed).latents
+        return float(latent_mse(drawn.latents, self._drawn[n, seed]).mean())
+
+
+def usual_quality(
+    workshop: Workshop, reference: Configuration, kind: str = "auto", encoder: str | None = None
+) -> Quality:
+    """Return how pictures of this model are judged.
+
+    kind: "features", "latents", or "auto": features where the model ships a feature network.
+    encoder: folder or hub id of an image encoder, which makes it features of that. Raises
+    StudioError.
+    """
+    if encoder is not None:
+        return EncoderQuality(ImageEncoder.load(encoder), workshop)
+    judge = workshop.judge
+    if kind == "features" and judge is None:
+        raise StudioError(
+            f"{workshop.name} ships no feature network: name an image encoder, or judge by latents."
+        )
+    if kind == "latents" or judge is None:
+        return LatentQuality(workshop, reference)
+    return FeatureQuality(judge)

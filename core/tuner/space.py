@@ -1,0 +1,296 @@
+"""Turn the numbers of a search into configurations that keep a budget of work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..curves.plan import StagePlan
+from ..curves.proposals import propose_plan
+from ..errors import StudioError
+from ..workshop.workshop import Workshop
+from .configuration import Configuration
+from .record import Cost
+
+SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
+FEWEST, MOST = 3, 50  # sampling steps
+MOST_REMOVED = 0.8  # of a stage
+HALVINGS = 12  # of the factor on the sparsities
+LOW, HIGH = (0.02, 0.45), (0.3, 0.97)  # where the boundaries may lie, as a share of the timesteps
+NARROWEST = 0.05  # middle stage, as a share of the timesteps
+SCALES = (0.7, 1.8)  # of the run's guidance
+SAME = 0.03  # a scale so near to 1 is the run's own
+REUSE_FROM = 12  # steps below which nothing is reused
+MOST_REUSE = 3
+SHAPES = 48  # shapes of sparsity among which the error curves choose
+OVER = 1.0005  # rounding of a budget
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that one number of a search may take: from low to high, or one of `choices`."""
+
+    low: float = 0.0
+    high: float = 1.0
+    whole: bool = False
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search may change, and how a budget is kept.
+
+    reference: the dense configuration that budgets are shares of. steps, scheduler: fixed, or None.
+    moves: whether guidance may differ from the reference's. batch: images of predicted seconds.
+    """
+
+    workshop: Workshop
+    reference: Configuration
+    cost: Cost = "macs"
+    steps: int | None = None
+    scheduler: str | None = None
+    moves: bool = True
+    batch: int = 16
+
+    # ------------------------------------------------------------ numbers of the search
+
+    @property
+    def guided(self) -> bool:
+        """Say whether the reference runs with guidance that a stage may change."""
+        return self.moves and self.reference.halves == 2
+
+    def ranges(self) -> dict[str, Range]:
+        """Return the range of every number of the search, by name."""
+        found = {
+            "scheduler": Range(choices=(self.scheduler,) if self.scheduler else SOLVERS),
+            "steps": Range(self.steps or FEWEST, self.steps or MOST, whole=True, log=True),
+            "low": Range(*LOW),
+            "high": Range(*HIGH),
+            "late": Range(),
+            "middle": Range(),
+            "early": Range(),
+        }
+        if self.guided:
+            found |= {
+                "off early": Range(choices=(False, True)),
+                "off late": Range(choices=(False, True)),
+                "scale": Range(*SCALES),
+            }
+        if self._curves_known:
+            found["dynamic"] = Range(choices=(False, True))
+        if (self.steps or MOST) >= REUSE_FROM:
+            found |= {
+                f"reuse {stage}": Range(1, MOST_REUSE, whole=True)
+                for stage in ("late", "middle", "early")
+            }
+        return found
+
+    @property
+    def _curves_known(self) -> bool:
+        """Say whether there are error curves to share a cut over layers by."""
+        try:
+            _ = self.workshop.orders
+        except StudioError:
+            return False
+        return True
+
+    # ------------------------------------------------------------ configurations
+
+    def spend(self, what: Configuration) -> float:
+        """Return the cost of a configuration: MACs of an image, or predicted seconds of a batch.
+
+        Raises StudioError for seconds before this device was timed.
+        """
+        if self.cost == "macs":
+            return what.macs(self.workshop)
+        seconds = what.seconds(self.workshop, self.batch)
+        if seconds is None:
+            raise StudioError("How long a forward takes on this device was not measured.")
+        return seconds
+
+    def configuration(self, params: Params, budget: float, label: str = "") -> Configuration | None:
+        """Return the configuration of some numbers whose sparsities just keep a budget.
+
+        budget: MACs or seconds. label: what it is, where it was not found by the search. None where
+        the budget cannot be kept with these numbers.
+        """
+        steps = int(params["steps"])
+        shape = np.array([params["late"], params["middle"], params["early"]], dtype=float)
+        bare = self._bare(params, steps)
+        try:
+            plan = self._within(bare, params["scheduler"], steps, shape, budget)
+        except StudioError:  # a solver that cannot do these steps
+            return None
+        if plan is None:
+            return None
+        if params.get("dynamic") and any(plan.sparsity):
+            shared = replace(plan, allocation="dynamic")
+            try:  # one that rounds to more than was asked for stays uniform
+                own = self._named(shared, params["scheduler"], steps)
+                plan = shared if self.spend(own) <= budget * OVER else plan
+            except StudioError:
+                pass
+        return self._named(plan, params["scheduler"], steps, label)
+
+    def _bare(self, params: Params, steps: int) -> StagePlan:
+        """Return the plan of some numbers before anything is removed."""
+        total = len(self.workshop.schedule)
+        low = round(params["low"] * total)
+        high = max(round(params["high"] * total), low + round(NARROWEST * total))
+        late = middle = early = None
+        if self.guided:
+            scale = params["scale"]
+            own = None if abs(scale - 1) < SAME else round(scale * self.reference.guidance, 2)
+            middle = own
+            late = 1.0 if params["off late"] else own
+            early = 1.0 if params["off early"] else own
+        reuse = (1, 1, 1)
+        if steps >= REUSE_FROM and "reuse late" in params:
+            reuse = (
+                int(params["reuse late"]),
+                int(params["reuse middle"]),
+                int(params["reuse early"]),
+            )
+        return StagePlan(
+            (max(1, low), min(high, total - 1)),
+            (0.0, 0.0, 0.0),
+            num_train_timesteps=total,
+            guidance=(late, middle, early),
+            reuse=reuse,
+        )
+
+    def _named(self, plan: StagePlan, scheduler: str, steps: int, label: str = "") -> Configuration:
+        """Return the configuration of a plan."""
+        return Configuration(plan, scheduler, steps, self.reference.guidance, label)
+
+    def _within(
+        self, bare: StagePlan, scheduler: str, steps: int, shape: np.ndarray, budget: float
+    ) -> StagePlan | None:
+        """Return the plan with as little removed, in this shape, as a budget asks for, or None."""
+
+        def removed(factor: float) -> StagePlan:
+            late, middle, early = np.minimum(MOST_REMOVED, factor * shape).round(4).tolist()
+            return bare.with_sparsity(late, middle, early)
+
+        def over(factor: float) -> bool:
+            own = self._named(removed(factor), scheduler, steps)
+            return self.spend(own) > budget * OVER
+
+        if not over(0.0):
+            return removed(0.0)
+        most = MOST_REMOVED / max(float(shape[shape > 0].min(initial=1.0)), 0.05)
+        if not shape.any() or over(most):
+            return None
+        low, high = 0.0, most
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if over(middle) else (low, middle)
+        return removed(high)
+
+    # ------------------------------------------------------------ where a search begins
+
+    def formula(self, steps: int, scheduler: str, target: float) -> StagePlan:
+        """Return the paper's plan for a run of so many steps."""
+        own = Configuration(None, scheduler, steps, self.reference.guidance)
+        return propose_plan(self.workshop.schedule, target, own.timesteps(self.workshop)).plan
+
+    def seeds(self, budget: float) -> Iterator[tuple[str, Params]]:
+        """Yield labels and numbers to begin a search with: dense in fewer steps, formula, uniform.
+
+        Each with and without guidance in the early stage, where it may change; beside them the
+        shape of sparsity and the boundaries that the error curves like best.
+        """
+        plan = self.formula(10, SOLVERS[0], 0.33)
+        total = len(self.workshop.schedule)
+        low, high = (b / total for b in plan.boundaries)
+        late, middle, early = (s / max(plan.sparsity) for s in plan.sparsity)
+        base: Params = {"scheduler": self.scheduler or SOLVERS[0], "low": low, "high": high}
+        base |= {"scale": 1.0, "off late": False, "dynamic": False}
+        base |= {f"reuse {stage}": 1 for stage in ("late", "middle", "early")}
+        formula: Params = {"late": late, "middle": middle, "early": early}
+        dense: Params = {"late": 0.0, "middle": 0.0, "early": 0.0}
+        for off in (True, False) if self.guided else (False,):
+            start = base | {"off early": off}
+            guided = ", guidance off early" if off else ""
+            for removed, shape in ((0.33, formula), (0.5, formula), (0.0, dense)):
+                steps = self._steps_for(start | shape, budget / (1 - removed))
+                if steps is None:
+                    continue
+                what = f"formula {removed:g}" if removed else "dense, fewer steps"
+                yield what + guided, start | shape | {"steps": steps}
+                if removed == 0.33:
+                    found = self._by_curves(start | {"steps": steps}, budget)
+                    if found is not None:
+                        yield "", found
+        uniform = base | {"off early": False, "late": 1.0, "middle": 1.0, "early": 1.0}
+        steps = self._steps_for(uniform, budget / 0.67)
+        if steps is not None:
+            yield "uniform", uniform | {"steps": steps}
+
+    def _steps_for(self, params: Params, budget: float) -> int | None:
+        """Return the steps in which the dense model, guided as these numbers say, costs a budget.
+
+        None where even the fewest cost more.
+        """
+        if self.steps is not None:
+            return self.steps
+
+        def cost(steps: int) -> float:
+            bare = self._bare(params, steps)
+            return self.spend(self._named(bare, params["scheduler"], steps))
+
+        fits = [n for n in range(FEWEST, MOST + 1) if _tried(cost, n) <= budget * OVER]
+        return max(fits, default=None)
+
+    def _by_curves(self, params: Params, budget: float) -> Params | None:
+        """Return the numbers with the shape whose layers lose least by the error curves, or None.
+
+        Shapes and boundaries are drawn at random, always the same ones; nothing is sampled.
+        """
+        random = np.random.default_rng(0)
+        best: tuple[float, Params] | None = None
+        timesteps: Sequence[float] | None = None
+        for _ in range(SHAPES):
+            shape = random.uniform(0.05, 1, 3)
+            tried = params | dict(zip(("late", "middle", "early"), shape.tolist(), strict=True))
+            tried |= {"low": random.uniform(*LOW), "high": random.uniform(*HIGH)}
+            found = self.configuration(tried, budget)
+            if found is None or found.plan is None or not any(found.plan.sparsity):
+                continue
+            if timesteps is None:
+                timesteps = found.timesteps(self.workshop)
+            error = self.workshop.predict(found.plan, list(timesteps)).error
+            if error is not None and (best is None or error < best[0]):
+                best = error, tried
+        return None if best is None else best[1]
+
+    def cheapest(self) -> Configuration:
+        """Return the cheapest configuration of the space, which says whether a budget can be met.
+
+        Raises StudioError for a scheduler that cannot do the steps.
+        """
+        steps = self.steps or FEWEST
+        k = MOST_REUSE if steps >= REUSE_FROM else 1
+        plan = StagePlan(
+            (1, 2),
+            (MOST_REMOVED,) * 3,
+            reuse=(k, k, k),
+            num_train_timesteps=len(self.workshop.schedule),
+            guidance=(1.0, 1.0, 1.0) if self.guided else (None, None, None),
+        )
+        first = SOLVERS[0] if self.scheduler is None else self.scheduler
+        return self._named(plan, first, steps)
+
+
+def _tried(cost: Callable[[int], float], steps: int) -> float:
+    """Return a cost, infinite where the solver cannot do so many steps."""
+    try:
+        return cost(steps)
+    except StudioError:
+        return float("inf")
