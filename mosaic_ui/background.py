@@ -1,4 +1,4 @@
-"""Let a comparison go on when the page that started it is reloaded, closed or opened again.
+"""Let a comparison or a tune go on when its page is reloaded, closed or opened again.
 
 It runs in a thread of its own. While its page listens, both go in step, as a generator and its
 reader do; when the page leaves, the thread goes on alone. Any page can look at it and stop it.
@@ -19,11 +19,12 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.05  # how often a page that waits for the next view looks at its Stop
 PATIENCE_SECONDS = 5.0  # after which a page that asks for nothing counts as left
 TURN_SECONDS = 0.2
+TUNE = "tune-"  # what the id of a tune begins with
 
 
 @dataclass(eq=False)
 class Ongoing:
-    """One comparison that goes on in this process."""
+    """One comparison that goes on in this process, or one job of another kind."""
 
     title: str  # what is compared, in words
     model: str
@@ -35,14 +36,15 @@ class Ongoing:
     left: threading.Event = field(default_factory=threading.Event)  # no page listens any more
     thread: threading.Thread | None = None
     found: Comparison | None = None  # the pictures, while their times are measured
+    kind: str = "comparison"
 
 
 _ongoing: list[Ongoing] = []
-_turn = threading.Lock()  # one comparison at a time, also of those whose page has left
+_turn = threading.Lock()  # one at a time, also of those whose page has left
 
 
 def ongoing() -> list[Ongoing]:
-    """Return the comparisons that wait or run in this process, the oldest first."""
+    """Return the comparisons and tunes that wait or run in this process, the oldest first."""
     return list(_ongoing)
 
 
@@ -54,14 +56,17 @@ def stop_ongoing(id: str) -> bool:
     return bool(found)
 
 
-def others_first() -> Iterator[None]:
-    """Yield again and again while a comparison whose page has left has the model.
+def others_first() -> Iterator[str]:
+    """Yield a kind again and again while one of that kind whose page has left has the model.
 
     The queue of the page knows nothing of it any more. A comparison does not wait for itself.
     """
     me, pause = threading.current_thread(), threading.Event()
-    while any(one.left.is_set() and one.thread is not me for one in ongoing()):
-        yield
+    while True:
+        others = [one for one in ongoing() if one.left.is_set() and one.thread is not me]
+        if not others:
+            return
+        yield others[0].kind
         pause.wait(TURN_SECONDS)
 
 

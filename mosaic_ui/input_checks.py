@@ -141,6 +141,10 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     **dict.fromkeys(("ids", "gone"), ("The ticked runs", _ids)),
     **dict.fromkeys(("chosen_plan", "lost"), ("The chosen plan", _text)),
     "axis": ("The distance", _one_of("PSNR", "FID")),
+    "goal": ("The goal", _one_of("faster", "seconds", "dense")),
+    "counted": ("What is counted", _one_of("macs", "seconds")),
+    "keep": ("Keeping solver and steps", _switch),
+    **dict.fromkeys(("point", "shown"), ("The point of a tune", _text)),
     **dict.fromkeys(("title", "remark"), ("A text", _page_text)),
     **dict.fromkeys(
         (
@@ -163,6 +167,9 @@ CHECKS: dict[str, tuple[str, Reader]] = {
             "size",
             "tabulate",
             "dtype",  # `compare.inputs`
+            "speedup",
+            "run_seconds",
+            "allowed",  # `tune.inputs`
             "made",
             "past",  # the server's own, in a `gr.State`
         ),

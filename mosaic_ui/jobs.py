@@ -31,8 +31,8 @@ WAITING = "Waiting for the model: another run, yours or another visitor's, may c
 # one model, so one heavy job at a time
 MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}
 
-# place of its Stop: who reloads the page finds the run again (background.py)
-COMPARISON = "compare"
+# places of their Stops: who reloads the page finds the run again (background.py)
+COMPARISON, TUNE = "compare", "tune"
 STOPPING = "Stopping …"
 WITHDRAWN = "Stopped while it was waiting: nothing was started."
 
@@ -69,6 +69,10 @@ class Visit:
     def waits(self, kind: str) -> bool:
         """Say whether something of this kind waits for its turn."""
         return kind in self._waiting
+
+    def runs(self, place: str) -> bool:
+        """Say whether a job runs whose Stop is at this place."""
+        return place in self._stops
 
     def withdraw(self, *kinds: str) -> bool:
         """Withdraw what waits of these kinds; False when nothing waited."""
@@ -107,10 +111,13 @@ class Visit:
         return self._latest in ([], [question])
 
     def leave(self) -> None:
-        """Stop what runs, and drop what waits, as the visitor has left; a comparison goes on."""
+        """Stop what runs, and drop what waits, as the visitor has left.
+
+        A comparison and a tune go on.
+        """
         self._waiting.clear()
         for place in list(self._stops):
-            if place != COMPARISON:
+            if place not in (COMPARISON, TUNE):
                 self.request_stop(place)
 
 
@@ -151,14 +158,14 @@ def run_job(
 ) -> Iterator[JobReport | Any]:
     """Run `work(progress)` in a thread; yield a `JobReport` per report and, last, its result.
 
-    Its exception is raised here. It waits for comparisons that go on without a page. A `stop` that
+    Its exception is raised here. It waits for what goes on without a page. A `stop` that
     is set is said here, in order with the reports: said by the handler of the Stop button, it could
     reach the page after the job's last words.
     """
-    for _ in others_first():
+    for kind in others_first():
         if stop is not None and stop.is_set():
             raise Withdrawn(WITHDRAWN)
-        yield JobReport(0, 0, "Waiting for a comparison that goes on")
+        yield JobReport(0, 0, f"Waiting for a {kind} that goes on")
     sent: queue.Queue[tuple[str, Any]] = queue.Queue()
 
     def report(done: int, total: int, text: str) -> None:

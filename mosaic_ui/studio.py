@@ -46,6 +46,7 @@ from .schedules import choices, own_beta
 from .steps_box import StepsBox, steps_box
 from .theme import CSS, KEYS, make_theme
 from .theme_switch import HEAD, theme_switch
+from .tune.tab import TuneTab
 
 TITLE = "MosaicDiff Studio"
 DEFAULT_TARGET = 0.33  # the paper's main setting
@@ -101,7 +102,9 @@ class Studio:
                     self.compare = CompareTab(self.shared)
                 with gr.Tab("4 Runs", id="runs") as runs:
                     self.runs = RunsTab(self.shared, self.compare)
-            self.places = (explore, prune, compare, runs)
+                with gr.Tab("5 Tune", id="tune") as tune:
+                    self.tune = TuneTab(self.shared, self.compare)
+            self.places = (explore, prune, compare, runs, tune)
             self.steps = StepsBox(self.shared)
             self.following = Following(self.shared, self.explore, self.prune)
             self._wire()
@@ -109,8 +112,9 @@ class Studio:
     def _wire(self) -> None:
         for part in (self.steps, self.explore, self.prune, self.compare, self.following):
             part.wire()
-        changed = self.runs.wire(self.places[-1], self.tabs)
-        self.watch.wire(self.compare, self.runs)
+        changed = self.runs.wire(self.places[3], self.tabs)
+        self.tune.wire(self.places[4], self.tabs)
+        self.watch.wire([self.compare.start, self.tune.start], self.runs)
         looks = [self.places[2].select, self.watch.going.change]
         self.compare.pair.offer_on(looks, [*changed, self.prune.kept, *self.compare.ended])
         self.memory.wire()

@@ -14,6 +14,7 @@ from ..files import why_not_written
 from .configuration import Configuration
 
 Cost = Literal["macs", "seconds"]
+HEAD, LINES = "tune.json", "evaluations.jsonl"  # files of a journal
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,20 @@ def front(evaluations: Sequence[Evaluation], cost: Cost = "macs") -> list[Evalua
     return found
 
 
+def read_lines(text: str) -> list[tuple[str, Evaluation]]:
+    """Return the lines of a journal that can be read, each with its evaluation.
+
+    A line that was cut off by a kill is passed over.
+    """
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append((line, Evaluation.from_json(json.loads(line))))
+        except (ValueError, KeyError, TypeError, AttributeError, StudioError):
+            continue
+    return found
+
+
 class Journal:
     """A folder with the evaluations of one tune, one line of JSON each, and what was asked.
 
@@ -70,8 +85,8 @@ class Journal:
         self.evaluations: list[Evaluation] = []
         if folder is None:
             return
-        self._lines = folder / "evaluations.jsonl"
-        head = folder / "tune.json"
+        self._lines = folder / LINES
+        head = folder / HEAD
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if head.exists():
@@ -104,15 +119,10 @@ class Journal:
         """Read the evaluations that are there; a line that was cut off by a kill is dropped."""
         if not self._lines.exists():
             return
-        kept = []
-        for line in self._lines.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                self.evaluations.append(Evaluation.from_json(json.loads(line)))
-                kept.append(line)
-            except (ValueError, KeyError, TypeError, StudioError):
-                continue
+        kept = read_lines(self._lines.read_text(encoding="utf-8", errors="replace"))
+        self.evaluations = [one for _, one in kept]
         part = self._lines.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        part.write_text("".join(f"{line}\n" for line, _ in kept), encoding="utf-8")
         part.replace(self._lines)
 
     @property

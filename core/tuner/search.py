@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import Stopped, StudioError
 from ..sampling.timing import measure_alternating, spread
 from ..workshop.workshop import Workshop
 from .configuration import Configuration
+from .found import Report, Tuned
 from .goal import Effort, Goal
+from .kept import question
 from .quality import Quality, draw, quick_dtype
 from .record import Evaluation, Journal, front
 from .sampler import Asker
@@ -36,43 +37,6 @@ TRIES = 6  # evaluations at one budget before `match_dense` takes another
 SEEDS = 12  # at most so many numbers are not the sampler's own
 REFUSED = 40  # numbers in a row that keep no budget, after which the search ends
 HELD_OUT_SEED = 104_729  # beside the seed of the search
-
-
-@dataclass(frozen=True)
-class Report:
-    """How far a tune is, with everything that was evaluated so far."""
-
-    text: str
-    done: int
-    total: int
-    evaluations: tuple[Evaluation, ...]
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What a tune found. Quality numbers of one n and seed compare, others do not."""
-
-    goal: Goal
-    reference: Evaluation
-    best: Evaluation
-    evaluations: tuple[Evaluation, ...]
-    quality: str  # in words
-    seconds: float
-    speedup: tuple[float, float] | None = None  # measured: median and spread over rounds
-    notes: tuple[str, ...] = ()
-    stopped: bool = False
-
-    @property
-    def front(self) -> list[Evaluation]:
-        """Return every evaluation of the search that no other one beats, cheapest first."""
-        return front(
-            list({e.configuration: e for e in self.evaluations}.values()), self.goal.counts
-        )
-
-    @property
-    def speedup_macs(self) -> float:
-        """Return the reference's MACs over the plan's."""
-        return self.reference.macs / self.best.macs
 
 
 @dataclass
@@ -97,7 +61,9 @@ class Tune:
                 "As good as dense takes a feature network or an image encoder: by the distance to"
                 " dense nothing but the dense model itself is as good."
             )
-        self.journal = Journal(self.folder, self._asked())
+        self.journal = Journal(
+            self.folder, question(self.goal, self.space, self.quality, self.effort)
+        )
         self._start = time.monotonic() - self.journal.spent
         self._seen = {e.configuration: e for e in self.journal.evaluations}
         self._dtype = quick_dtype(self.workshop)
@@ -106,18 +72,6 @@ class Tune:
                 f"{self.quality.name} needs at least {self.quality.least} images of a"
                 " configuration."
             )
-
-    def _asked(self) -> dict[str, Any]:
-        """Return what the folder of a tune is known by."""
-        fixed = {"steps": self.space.steps, "scheduler": self.space.scheduler}
-        return {
-            "model": self.workshop.model_key,
-            "goal": vars(self.goal) | {},
-            "reference": self.reference.to_json(),
-            "fixed": fixed,
-            "quality": self.quality.name,
-            "effort": self.effort.to_json(),
-        }
 
     # ------------------------------------------------------------ time
 
@@ -221,7 +175,7 @@ class Tune:
         Stop keeps the best so far. Raises StudioError for a goal that nothing can meet, and Stopped
         where nothing within the budget was evaluated before the stop.
         """
-        self._check_reachable()
+        self.space.check_reachable(self.goal)
         stopped = False
         try:
             yield self._report(f"drawing the reference, {self.reference.text}")
@@ -233,27 +187,6 @@ class Tune:
         if self.reference not in self._seen:
             raise Stopped("Stopped before the reference was drawn.")
         yield from self._finish(self._seen[self.reference], stopped)
-
-    def _check_reachable(self) -> None:
-        """Raise StudioError, with the nearest that can be, for a budget that nothing keeps."""
-        cheapest = self.space.cheapest()
-        least, whole = self.space.spend(cheapest), self.space.spend(self.reference)
-        budget = self.goal.budget(whole)
-        if budget >= least:
-            return
-        assert cheapest.plan is not None  # it removes what it can
-        binds = [f"{cheapest.scheduler} in {cheapest.steps} steps"]
-        binds.append(f"{100 * cheapest.plan.sparsity[0]:.0f} % removed")
-        if self.space.guided:
-            binds.append("no guidance")
-        if cheapest.plan.reuses:
-            binds.append(f"every {cheapest.plan.reuse[0]}rd step in full")
-        nearest = f"×{whole / least:.1f}" if self.goal.speedup is not None else f"{least:.3g} s"
-        raise StudioError(
-            f"{self.goal.text} cannot be had: the nearest is {nearest}, with"
-            f" {', '.join(binds)}. Ask for less"
-            f"{', or leave the steps open' if self.space.steps is not None else ''}."
-        )
 
     def _search(self, reference: Evaluation) -> Iterator[Report]:
         """Yield reports while configurations are tried, at one budget or along a ladder of them."""

@@ -13,6 +13,7 @@ from ..curves.proposals import propose_plan
 from ..errors import StudioError
 from ..workshop.workshop import Workshop
 from .configuration import Configuration
+from .goal import Goal
 from .record import Cost
 
 SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
@@ -286,6 +287,27 @@ class Space:
         )
         first = SOLVERS[0] if self.scheduler is None else self.scheduler
         return self._named(plan, first, steps)
+
+    def check_reachable(self, goal: Goal) -> None:
+        """Raise StudioError, with the nearest that can be, for a budget that nothing keeps."""
+        cheapest = self.cheapest()
+        least, whole = self.spend(cheapest), self.spend(self.reference)
+        budget = goal.budget(whole)
+        if budget >= least:
+            return
+        assert cheapest.plan is not None  # it removes what it can
+        binds = [f"{cheapest.scheduler} in {cheapest.steps} steps"]
+        binds.append(f"{100 * cheapest.plan.sparsity[0]:.0f} % removed")
+        if self.guided:
+            binds.append("no guidance")
+        if cheapest.plan.reuses:
+            binds.append(f"every {cheapest.plan.reuse[0]}rd step in full")
+        nearest = f"×{whole / least:.1f}" if goal.speedup is not None else f"{least:.3g} s"
+        raise StudioError(
+            f"{goal.text} cannot be had: the nearest is {nearest}, with"
+            f" {', '.join(binds)}. Ask for less"
+            f"{', or leave the steps open' if self.steps is not None else ''}."
+        )
 
 
 def _tried(cost: Callable[[int], float], steps: int) -> float:

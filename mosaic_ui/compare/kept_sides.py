@@ -1,4 +1,4 @@
-"""List the kept plans and the sides of kept runs that a side can run, and read one of them.
+"""List kept plans, sides of kept runs and points of tunes that a side can run, and read one.
 
 A choice names what was kept by its id, so it outlives a new name. Pure functions, no Gradio.
 """
@@ -8,22 +8,24 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.runs.run import KeptPlan, Run
+from core.tuner.kept import TuneShelf
 from core.workshop.workshop import Workshop
 
 from ..runs.record import store
 from ..runs.table import title_of
-from ..text import cut
+from ..text import cut, plural
 
-PLAN, RUN = "plan:", "run:"  # what a choice begins with
+PLAN, RUN, TUNE = "plan:", "run:", "tune:"  # what a choice begins with
 MOST_RUNS = 20  # that a picker lists, the newest
 SHOWN = 40  # characters of a name
-LOST = {PLAN: "Kept plan: deleted", RUN: "Run: deleted"}
+LOST = {PLAN: "Kept plan: deleted", RUN: "Run: deleted", TUNE: "Tuned: deleted"}
 
 
 class KeptSide(NamedTuple):
@@ -35,8 +37,8 @@ class KeptSide(NamedTuple):
 
 
 def is_kept(choice: object) -> bool:
-    """Say whether a choice is a kept plan or a side of a kept run."""
-    return isinstance(choice, str) and choice.startswith((PLAN, RUN))
+    """Say whether a choice is a kept plan, a side of a kept run or a point of a tune."""
+    return isinstance(choice, str) and choice.startswith((PLAN, RUN, TUNE))
 
 
 def kept_choices(workshop: Workshop, chosen: Collection[str] = ()) -> list[tuple[str, str]]:
@@ -53,9 +55,10 @@ def kept_choices(workshop: Workshop, chosen: Collection[str] = ()) -> list[tuple
     runs.sort(key=lambda run: run.model_key != workshop.model_key)
     found = [(_plan_words(kept, workshop), PLAN + kept.id) for kept in plans]
     found += _run_choices([run for run in runs if run.pruned], workshop, chosen)
+    found += _tuned_choices(chosen)
     values = {value for _, value in found}
     lost = sorted(choice for choice in chosen if is_kept(choice) and choice not in values)
-    return found + [(LOST[PLAN if one.startswith(PLAN) else RUN], one) for one in lost]
+    return found + [(LOST[one[: one.index(":") + 1]], one) for one in lost]
 
 
 def kept_side(choice: str, workshop: Workshop) -> KeptSide:
@@ -68,6 +71,8 @@ def kept_side(choice: str, workshop: Workshop) -> KeptSide:
         kept = store().plan(choice.removeprefix(PLAN))
         name = _made_on(kept, cut(kept.name, SHOWN), workshop)
         return KeptSide(_uncounted(kept.plan), None, name)
+    if choice.startswith(TUNE):
+        return _tuned_side(choice)
     id, _, letter = choice.removeprefix(RUN).rpartition(":")
     run = store().get(id)
     side = {"a": run.a, "b": run.b}.get(letter)
@@ -86,6 +91,9 @@ def foreign_model(choice: str, workshop: Workshop) -> str:
 
     Raises StudioError for what was deleted.
     """
+    if choice.startswith(TUNE):
+        tune = TuneShelf().get(choice.removeprefix(TUNE).partition(":")[0])
+        return "" if tune.model_key == workshop.model_key else "another model"
     kept: KeptPlan | Run
     if choice.startswith(PLAN):
         kept = store().plan(choice.removeprefix(PLAN))
@@ -110,6 +118,26 @@ def _run_choices(
         (f"{said}, {_moment(run)}" if count[said] > 1 else said, value)
         for said, (run, _, value) in zip(words, sides, strict=True)
     ]
+
+
+def _tuned_choices(chosen: Collection[str]) -> list[tuple[str, str]]:
+    """Return the words and the value of those points of tunes that the pickers show."""
+    found = []
+    for choice in sorted(set(chosen)):
+        if isinstance(choice, str) and choice.startswith(TUNE):
+            with suppress(StudioError):
+                found.append((_tuned_side(choice).name, choice))
+    return found
+
+
+def _tuned_side(choice: str) -> KeptSide:
+    """Return the plan of a point of a tune with its steps. Raises StudioError."""
+    what = TuneShelf().point(choice.removeprefix(TUNE)).configuration
+    if what.plan is None:
+        raise StudioError("This point is the dense model itself: choose another entry.")
+    name = f"{what.label}, " if what.label else ""
+    name = f"Tuned: {name}{what.scheduler}, {plural(what.steps, 'step')}"
+    return KeptSide(_uncounted(what.plan), what.steps, name)
 
 
 def _plan_words(kept: KeptPlan, workshop: Workshop) -> str:

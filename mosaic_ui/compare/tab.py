@@ -191,6 +191,7 @@ class CompareTab:
         shared.steps.change(self.follow_steps, shared.steps, self.steps, **NEWEST)
         shared.scheduler.change(self.follow_scheduler, shared.scheduler, self.scheduler, **NEWEST)
         self.ended = self._wire_run(asked, foresee)  # what ends a run of this page
+        self.foreseeing = foresee  # for what sets the controls from elsewhere
 
     def _wire_run(self, asked: list[Block], foresee: Event) -> list[Dependency]:
         """Connect Compare, Next seed, Skip timing and Stop; return what ends a run."""

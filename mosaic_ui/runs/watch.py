@@ -1,4 +1,4 @@
-"""Show on every page which comparison goes on, also one whose page was reloaded, and stop it."""
+"""Show on every page which comparison or tune goes on, also after a reload, and stop it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import gradio as gr
 from core.errors import StudioError
 
 from .. import background, jobs
-from ..compare.tab import CompareTab
 from ..events import NOTHING, QUIET, Event, Views
 from ..input_checks import plain_errors
 from ..page_state import Shared
@@ -26,20 +25,22 @@ LOOK: Event = {**QUIET, "queue": False}
 
 @dataclass(frozen=True)
 class Seen:
-    """A comparison that goes on, as the page shows it."""
+    """A comparison or a tune that goes on, as the page shows it."""
 
     id: str
     title: str
     share: float
     said: str
     here: bool  # in this program, so that it can be stopped
+    kind: str = "comparison"
 
 
 def going_on() -> list[Seen]:
-    """Return the comparisons that go on in this program, then those of others."""
+    """Return what goes on in this program, then the comparisons of others."""
     own = background.ongoing()
     found = [
-        Seen(o.id, f"{o.title}, {o.model}", o.done / (o.total or 1), o.said, True) for o in own
+        Seen(o.id, f"{o.title}, {o.model}", o.done / (o.total or 1), o.said, True, o.kind)
+        for o in own
     ]
     known = {one.id for one in own}
     try:
@@ -69,18 +70,18 @@ def strip_html(found: list[Seen]) -> str:
     said = first.said[:1].upper() + first.said[1:]
     return (
         f'<div class="job ongoing" role="progressbar" aria-valuemin="0" aria-valuemax="100"'
-        f' aria-valuenow="{percent}" aria-label="A comparison goes on"><p><span><b>A comparison'
+        f' aria-valuenow="{percent}" aria-label="A {first.kind} goes on"><p><span><b>A {first.kind}'
         f" goes on</b>: {escape(first.title)}. {escape(said)}.{others}{where}</span>"
         f' <span>{percent}&nbsp;%</span></p><div class="rail"><div style="width:{percent}%"></div>'
         "</div></div>"
     )
 
 
-ENDED = '<p class="job-message ongoing-ended" role="status">{} It is kept in 4 Runs.</p>'
+ENDED = '<p class="job-message ongoing-ended" role="status">{} It is kept in {}.</p>'
 
 
 class RunsWatch:
-    """The line about the comparison that goes on, its Stop, and the timer behind it."""
+    """The line about what goes on, its Stop, and the timer behind it."""
 
     def __init__(self, shared: Shared):
         self.shared = shared
@@ -94,14 +95,17 @@ class RunsWatch:
         self.ids = gr.State([])  # runs that went on at the last look
         self.idle = gr.State(AT_FIRST)  # looks without one
 
-    def wire(self, compare: CompareTab, runs: RunsTab) -> None:
-        """Connect the timer, which ticks only while a comparison waits or goes on."""
+    def wire(self, starts: list[gr.Button], runs: RunsTab) -> None:
+        """Connect the timer, which ticks only while something waits or goes on.
+
+        starts: the buttons that begin something.
+        """
         self.table = runs.table
         views = [self.row, self.strip, self.stop, self.timer, self.ids, self.idle, self.table]
         views.append(self.going)
         seen = [self.ids, self.idle]
         gr.on([self.shared.page.load, self.timer.tick], self.on_look, seen, views, **LOOK)
-        compare.start.click(self.on_start, None, [self.timer, self.idle], **LOOK)
+        gr.on([b.click for b in starts], self.on_start, None, [self.timer, self.idle], **LOOK)
         self.stop.click(self.on_stop, self.ids, self.stop, **LOOK)
 
     @plain_errors
@@ -111,7 +115,7 @@ class RunsWatch:
 
     @plain_errors
     def on_look(self, ids: list[str], idle: int, request: gr.Request) -> Views:
-        """Show how far the comparison is; when it has ended, say so and list it in Runs."""
+        """Show how far it is; when it has ended, say so and list it in Runs."""
         found = going_on()
         now = [one.id for one in found]
         views: Views = {self.ids: now}
@@ -124,13 +128,14 @@ class RunsWatch:
                 self.idle: 0,
             }
         elif not ids:
-            waits = jobs.visit(request.session_hash).waits(jobs.COMPARISON)
+            visit = jobs.visit(request.session_hash)
+            waits = visit.waits(jobs.COMPARISON) or visit.waits(jobs.TUNE)
             if idle > PATIENCE and not waits:  # the line of what has ended goes, too
                 return {self.timer: gr.Timer(active=False), self.row: gr.update(visible=False)}
             return {self.idle: 0 if waits else idle + 1}
         else:
             views |= {
-                self.strip: ENDED.format(_end_of(ids[0])),
+                self.strip: ENDED.format(*_end_of(ids[0])),
                 self.stop: gr.update(visible=False),
                 self.idle: 0,
             }
@@ -140,7 +145,7 @@ class RunsWatch:
 
     @plain_errors
     def on_stop(self, ids: list[str]) -> Views:
-        """Stop the comparison that is shown."""
+        """Stop what is shown."""
         if ids:
             background.stop_ongoing(ids[0])
         return NOTHING
@@ -152,12 +157,13 @@ class RunsWatch:
             return {}
 
 
-def _end_of(id: str) -> str:
-    """Say how a run ended."""
+def _end_of(id: str) -> tuple[str, str]:
+    """Say how something ended, and where it is kept."""
+    if id.startswith(background.TUNE):
+        return "The tune has ended.", "Tune"
     try:
         run = store().get(id)
     except StudioError:
-        return "The comparison has ended."
-    if run.status == "finished":
-        return f"The comparison has ended: {escape(run.verdict)}"
-    return f"The comparison has ended: {escape(run.sentence)}"
+        return "The comparison has ended.", "4 Runs"
+    why = run.verdict if run.status == "finished" else run.sentence
+    return f"The comparison has ended: {escape(why)}", "4 Runs"

@@ -1,0 +1,1 @@
+"""The tab Tune: one search for a plan, and the front that it finds."""

@@ -1,0 +1,240 @@
+"""Run a tune and stream its views, from the calibration to the best; it outlives its page."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from core.errors import Stopped
+from core.tuner.found import Report, Tuned
+from core.tuner.kept import End, KeptTune, TuneShelf
+from core.tuner.search import Tune
+from core.workshop.workshop import Workshop
+
+from .. import background, jobs, model_facts, tables
+from ..background import Ongoing, followed
+from ..remedies import page_sentence
+from ..stage_chart import figure_text
+from ..text import plural, seconds_text
+from .figure import front_figure
+from .inputs import Wanted
+from .table import points_html, verdict_html
+
+T = TypeVar("T")
+Named = dict[str, Any]  # name of a component -> its value or `gr.update`
+TICK_SECONDS = 1.0  # how often the time is told while nothing else is
+KEPT = "What was evaluated is kept: the same question goes on from it."
+ALREADY = "The same was asked before and had its time: here is what it found. Allow more to go on."
+
+
+@dataclass(eq=False)
+class OngoingTune(Ongoing):
+    """One tune that goes on in this process, with what any page may show of it."""
+
+    kind: str = "tune"
+    model_key: str = ""
+    tune: KeptTune | None = None
+
+
+def ongoing(workshop: Workshop) -> OngoingTune | None:
+    """Return the tune of a model that runs in this process, None where none does."""
+    own = [one for one in background.ongoing() if isinstance(one, OngoingTune)]
+    return next((one for one in own if one.model_key == workshop.model_key), None)
+
+
+def board_views(workshop: Workshop, tune: KeptTune) -> Named:
+    """Return the views of what a tune evaluated, whether it goes on or not."""
+    images = workshop.usual_images
+    return {
+        "results": gr.update(visible=bool(tune.evaluations)),
+        "empty": gr.update(visible=not tune.evaluations),
+        "verdict": verdict_html(tune, images),
+        "plot": gr.update(figure=figure_text(front_figure(tune, images))),
+        "points": points_html(tune, images),
+    }
+
+
+def progress_html(one: OngoingTune) -> str:
+    """Write how far a tune is."""
+    return tables.progress(int(100 * one.done), int(100 * one.total), one.said)
+
+
+def ended_sentence(tune: KeptTune) -> str:
+    """Say how a kept tune stands."""
+    count = plural(len(tune.evaluations), "configuration")
+    if tune.end is None:
+        return f"This tune was not finished: {count} evaluated. {KEPT}"
+    if tune.end.stopped:
+        return f"Stopped: this is the best of {count} until then. {KEPT}"
+    return f"Done in {seconds_text(tune.end.seconds)}: {count} evaluated."
+
+
+class Run:
+    """One tune while it runs: what it is at, and what is in sight."""
+
+    def __init__(self, workshop: Workshop, wanted: Wanted, one: OngoingTune):
+        self.workshop, self.wanted, self.one = workshop, wanted, one
+        self.shelf = TuneShelf()
+        self.id = self.shelf.id_of(wanted.question, workshop.device_text)
+        one.id = f"{background.TUNE}{self.id}"
+
+    def all_views(self) -> Iterator[Named]:
+        """Run; yield the views to the end, whatever the end is."""
+        try:
+            yield from self._views()
+        except Stopped as stopped:
+            said = page_sentence(stopped) or "Stopped."
+            kept = "" if self.one.tune is None or not self.one.tune.evaluations else f" {KEPT}"
+            yield {"job": tables.message(f"{said}{kept}")}
+        except Exception as error:  # whatever it is, what was found stays
+            yield {"job": tables.message(jobs.failure(error, "The tune"), "bad")}
+
+    def _views(self) -> Iterator[Named]:
+        if self.one.stop.is_set():
+            raise Stopped("Stopped before it began.")
+        allowed = self.wanted.effort.seconds
+        before = self._kept()
+        if before is not None and before.has_ended(allowed):
+            yield board_views(self.workshop, before) | {"job": tables.message(ALREADY)}
+            return
+        yield from self._prepare()
+        search = Tune(
+            self.workshop,
+            self.wanted.goal,
+            self.wanted.space,
+            self.wanted.quality,
+            self.wanted.effort,
+            self.shelf.folder_of(self.id),
+            self.one.stop,
+        )
+        yield from self._search(search)
+
+    def _kept(self) -> KeptTune | None:
+        """Return what is kept of the same question, None where nothing is."""
+        found = self.shelf.tunes(self.workshop.model_key)
+        return next((tune for tune in found if tune.id == self.id), None)
+
+    def _prepare(self) -> Iterator[Named]:
+        """Calibrate and time what is not known yet; yield how far that is."""
+        workshop, stop = self.workshop, self.one.stop
+        if not workshop.calibrated:
+            yield from self._told(
+                "Calibrating first, once per model and not counted",
+                lambda progress: workshop.calibrate(progress, stop),
+            )
+        for halves in (2, 1):
+            if workshop.latency(halves * workshop.usual_images) is None:
+                yield from self._told(
+                    "Measuring this device's speed first, once and not counted",
+                    partial(self._measure, halves),
+                )
+
+    def _measure(self, halves: int, progress: jobs.Progress) -> None:
+        workshop = self.workshop
+        workshop.measure_latency(workshop.usual_images, halves, progress, self.one.stop)
+
+    def _told(self, what: str, work: Callable[[jobs.Progress], object]) -> Iterator[Named]:
+        """Do something before the tune; yield its progress."""
+
+        def body(put: Callable[[tuple[int, int, str]], None]) -> None:
+            work(lambda done, total, text: put((done, total, text)))
+
+        last = (0, 0, "")
+        for told in ticking(body):
+            last = last if told is None else told
+            done, total, text = last
+            words = model_facts.without_paths(self.workshop, text)
+            self._say(f"{what}: {words}" if words else what, done, total or 1)
+            yield {"job": progress_html(self.one)}
+
+    def _search(self, search: Tune) -> Iterator[Named]:
+        """Search; yield every new point, and the time between them."""
+        said = "begins"
+
+        def body(put: Callable[[Report | Tuned], None]) -> None:
+            for item in search.run():
+                put(item)
+
+        if self._show(search, None).evaluations:
+            yield self._board()
+        for item in ticking(body):
+            if isinstance(item, Tuned):
+                yield self._finished(search, item)
+                return
+            if item is not None:
+                said = item.text
+                self._show(search, None)
+            stopping = self.one.stop.is_set()
+            self._tell(search, jobs.STOPPING if stopping else said)
+            job = {"job": progress_html(self.one)}
+            yield job if item is None else {**self._board(), **job}
+
+    def _finished(self, search: Tune, found: Tuned) -> Named:
+        """Keep the end of a tune and return its views."""
+        end = End.of(found, self.wanted.effort.seconds, self.workshop.device_text)
+        end = self.shelf.keep_end(self.id, end)
+        tune = self._show(search, end)
+        kind = "" if found.stopped else "good"
+        return {**self._board(), "job": tables.message(ended_sentence(tune), kind)}
+
+    def _show(self, search: Tune, end: End | None) -> KeptTune:
+        """Take what a tune knows as what is in sight."""
+        evaluations = search.journal.evaluations
+        self.one.tune = KeptTune.asked(self.id, self.wanted.question, evaluations, end)
+        return self.one.tune
+
+    def _board(self) -> Named:
+        assert self.one.tune is not None  # shown before
+        return board_views(self.workshop, self.one.tune)
+
+    def _tell(self, search: Tune, said: str) -> None:
+        """Tell every page how far the tune is, in the time that it is allowed."""
+        allowed = self.wanted.effort.seconds
+        spent = min(search.spent, allowed)
+        count = len(self.one.tune.evaluations) if self.one.tune else 0
+        words = f"{spent:.0f} of {allowed:.0f} s, {count} evaluated; {said}"
+        self._say(words, spent, allowed)
+
+    def _say(self, said: str, done: float, total: float) -> None:
+        self.one.said, self.one.done, self.one.total = said, done, total
+
+
+def stream(workshop: Workshop, wanted: Wanted, stop: threading.Event) -> Iterator[Named]:
+    """Run a tune; yield its views as it goes. It goes on where the reader leaves."""
+    one = OngoingTune(wanted.goal.text, workshop.name, model_key=workshop.model_key)
+    return followed(one, Run(workshop, wanted, one).all_views, stop)
+
+
+def ticking(
+    work: Callable[[Callable[[T], None]], object], every: float = TICK_SECONDS
+) -> Iterator[T | None]:
+    """Run `work(put)` in a thread; yield what it puts, and None where nothing comes for a while.
+
+    Its exception is raised here.
+    """
+    sent: queue.Queue[tuple[str, Any]] = queue.Queue()
+
+    def body() -> None:
+        try:
+            work(lambda item: sent.put(("item", item)))
+            sent.put(("end", None))
+        except BaseException as error:  # handed to the reader, whatever it is
+            sent.put(("error", error))
+
+    threading.Thread(target=body, daemon=True).start()
+    while True:
+        try:
+            kind, item = sent.get(timeout=every)
+        except queue.Empty:
+            kind, item = "item", None
+        if kind == "error":
+            raise item
+        if kind == "end":
+            return
+        yield item
