@@ -98,6 +98,10 @@ class Quality(ABC):
     def score(self, drawn: Drawn, seed: int) -> float:
         """Return the number for pictures of `draw` with this seed."""
 
+    def keep(self, drawn: Drawn, seed: int) -> None:
+        """Take pictures of the reference, where they are drawn before they are needed."""
+        del drawn, seed
+
 
 class FeatureQuality(Quality):
     """Fréchet distance of the model's own feature network to its reference pictures."""
@@ -143,6 +147,10 @@ class LatentQuality(Quality):
         self.workshop, self.reference = workshop, reference
         self.name = f"distance of the final latents to {reference.text}"
         self._drawn: dict[tuple[int, int], Tensor] = {}
+
+    def keep(self, drawn: Drawn, seed: int) -> None:
+        """Take the latents of the reference, which need not be drawn again."""
+        self._drawn[len(drawn.latents), seed] = drawn.latents
 
     def score(self, drawn: Drawn, seed: int) -> float:
         """Return the mean squared difference of final latents; 2 means unrelated."""

@@ -128,6 +128,8 @@ class Tune:
         start = time.monotonic()
         effort = self.effort
         drawn = draw(self.workshop, what, effort.images, effort.seed, self.stop, self._dtype)
+        if what == self.reference:
+            self.quality.keep(drawn, effort.seed)
         found = Evaluation(
             configuration=what,
             macs=what.macs(self.workshop),

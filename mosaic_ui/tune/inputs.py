@@ -130,30 +130,25 @@ def kept_before(workshop: Workshop, wanted: Wanted) -> KeptTune | None:
 def ahead(workshop: Workshop, wanted: Wanted) -> list[str]:
     """Say what a press will do and how long, one sentence each."""
     space, effort = wanted.space, wanted.effort
-    tried = f"solvers ({', '.join(SOLVERS)}), {FEWEST} to {MOST} steps and plans"
+    tried = f"plans in {FEWEST} to {MOST} steps of {', '.join(SOLVERS[:-1])} and {SOLVERS[-1]}"
     if space.steps is not None:
         tried = f"plans in {sampler_words(space.reference)}"
+    name = wanted.quality.name
     said = [
-        f"Tries {tried}, each {_judged_words(wanted)}, for {_span(effort.seconds)}; the last of it"
-        f" judges the best {FINALISTS} on {plural(effort.held_out, 'image')} of other noise and"
-        " times the best against dense."
+        f"For {_span(effort.seconds)} it tries {tried}. Each is judged by"
+        f" {plural(effort.images, 'image')}: {name}, lower is better. Within that time the best"
+        f" {FINALISTS} are judged again on {plural(effort.held_out, 'image')} of other noise, and"
+        " the best is timed against dense."
     ]
     said.append(f"Dense is {sampler_words(space.reference)}{_dense_words(workshop, wanted)}.")
-    first = []
-    if not workshop.calibrated:
-        first.append("calibrates the model, once")
-    if not timed(workshop):
-        first.append("measures this device's speed, once")
+    first = [] if workshop.calibrated else ["calibrates the model"]
+    first += [] if timed(workshop) else ["measures this device's speed"]
     if first:
-        said.append(f"First it {' and '.join(first)}; that is not counted in the time.")
+        said.append(f"First it {' and '.join(first)}, once; that is not counted in the time.")
     kept = kept_before(workshop, wanted)
     if kept is not None:
         said.append(_kept_words(kept, effort.seconds))
     return said
-
-
-def _judged_words(wanted: Wanted) -> str:
-    return f"by {plural(wanted.effort.images, 'image')} and their {_lower(wanted.quality.name)}"
 
 
 def _dense_words(workshop: Workshop, wanted: Wanted) -> str:
@@ -184,11 +179,6 @@ def _span(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:g} s"
     return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
-
-
-def _lower(text: str) -> str:
-    """Write a name inside a sentence; an abbreviation stays as it is."""
-    return text if text[:2].isupper() else text[:1].lower() + text[1:]
 
 
 def _number(value: Any) -> Any:

@@ -80,6 +80,7 @@ class Run:
 
     def __init__(self, workshop: Workshop, wanted: Wanted, one: OngoingTune):
         self.workshop, self.wanted, self.one = workshop, wanted, one
+        self.search: Tune | None = None
         self.shelf = TuneShelf()
         self.id = self.shelf.id_of(wanted.question, workshop.device_text)
         one.id = f"{background.TUNE}{self.id}"
@@ -89,11 +90,15 @@ class Run:
         try:
             yield from self._views()
         except Stopped as stopped:
-            said = page_sentence(stopped) or "Stopped."
-            kept = "" if self.one.tune is None or not self.one.tune.evaluations else f" {KEPT}"
-            yield {"job": tables.message(f"{said}{kept}")}
+            yield self._broken_off(tables.message(page_sentence(stopped) or "Stopped."))
         except Exception as error:  # whatever it is, what was found stays
-            yield {"job": tables.message(jobs.failure(error, "The tune"), "bad")}
+            yield self._broken_off(tables.message(jobs.failure(error, "The tune"), "bad"))
+
+    def _broken_off(self, job: str) -> Named:
+        """Return the views of a tune that ended without a best, with what it evaluated."""
+        if self.search is None or not self._show(self.search, None).evaluations:
+            return {"job": job}
+        return {**self._board(), "job": f"{job}{tables.message(KEPT)}"}
 
     def _views(self) -> Iterator[Named]:
         if self.one.stop.is_set():
@@ -104,7 +109,7 @@ class Run:
             yield board_views(self.workshop, before) | {"job": tables.message(ALREADY)}
             return
         yield from self._prepare()
-        search = Tune(
+        self.search = search = Tune(
             self.workshop,
             self.wanted.goal,
             self.wanted.space,
