@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 
     legend: str
     symbol: str
-    colour: str  # Okabe-Ito, apart from the stages
+    colour: str  # as in the chart of the study, apart from the stages
     size: int = 10
 
 
@@ -33,9 +33,9 @@ KINDS = {
     "front": Kind("found, nobody beats it", "circle", "INK"),
     "tried": Kind("tried", "circle-open", QUIET, 8),
     "dense": Kind("dense, the reference", "star", "INK", 14),
-    "fewer": Kind("dense, fewer steps", "triangle-up", "#56B4E9", 11),
+    "fewer": Kind("dense, fewer steps", "triangle-up-open", "INK", 11),
     "formula": Kind("the paper's formula", "diamond", "#CC79A7", 11),
-    "uniform": Kind("uniform", "square", "#E69F00"),
+    "uniform": Kind("uniform", "square", "#56B4E9"),
 }
 STARTS = {"dense, fewer": "fewer", "formula": "formula", "uniform": "uniform"}  # of a label
 
@@ -67,13 +67,11 @@ def front_figure(tune: KeptTune, images: int) -> dict[str, Any]:
             data.append(_points(own, tune, KINDS[kind], unit, images))
     if tune.best is not None:
         data.insert(1, _ring(tune.best, tune, unit))
-    n = tune.images
-    quality = f"{tune.quality}, n = {n}"
     layout = {
         "margin": {"l": 64, "r": 16, "t": 26, "b": 92},
         "showlegend": True,
         "xaxis": plot_axis(title) | _cost_axis(tune, unit),
-        "yaxis": plot_axis(f"{_wrapped(quality)}<br>lower is better") | _quality_axis(tune),
+        "yaxis": _quality_axis(tune),
         "hovermode": "closest",
         **BESIDE,
         **_budget(tune, unit),
@@ -189,15 +187,18 @@ def _cost_axis(tune: KeptTune, unit: float) -> dict[str, Any]:
 
 
 def _quality_axis(tune: KeptTune) -> dict[str, Any]:
-    """Return a logarithmic axis where the numbers lie far apart, else a plain one.
+    """Return the axis of quality: logarithmic where the numbers lie far apart, else plain.
 
     By distance dense itself is at 0, which a logarithm cannot show.
     """
     values = [e.quality for e in tune.evaluations]
+    title = f"{_wrapped(tune.quality)}<br>n = {tune.images}, lower is better"
+    axis = {**plot_axis(title), "automargin": True, "exponentformat": "none"}
+    axis["title"] |= {"standoff": 8}
     if min(values) > 0 and max(values) > LOG_FROM * min(values):
-        return _log_axis(values)
+        return axis | _log_axis(values)
     room = ROOM * (max(values) - min(values)) or 0.1 * max(values) or 1.0
-    return {"range": [min(values) - room, max(values) + room], "exponentformat": "none"}
+    return axis | {"range": [min(values) - room, max(values) + room]}
 
 
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:
@@ -226,4 +227,4 @@ def _wrapped(text: str, most: int = 44) -> str:
         if lines[-1] and len(lines[-1]) + len(word) >= most:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    return "<br>".join(map(escape, lines))
+    return "<br>".join(escape(line, quote=False) for line in lines)

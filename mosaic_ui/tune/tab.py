@@ -81,7 +81,7 @@ class TuneTab:
             inputs.goals(self.workshop),
             value=inputs.FASTER,
             label="Goal",
-            elem_classes=["segmented", "tune-goal"],
+            elem_classes="stacked",
         )
         self.speedup = gr.Number(inputs.USUAL_SPEEDUP, label="Times faster", min_width=110)
         images = self.workshop.usual_images

@@ -10,7 +10,7 @@ from html import escape
 from core.tuner.kept import KeptTune
 from core.tuner.record import Evaluation
 
-from ..text import factor_text, macs_text, number, plural, seconds_text
+from ..text import factor_text, fewer_text, macs_text, number, plural, seconds_text
 from . import words
 
 NOT_CLAIMED = (
@@ -123,7 +123,11 @@ def _row(one: Evaluation, tune: KeptTune) -> str:
     name = f"<b>{escape(words.sampler_words(what))}</b>"
     name += "".join(f"<small>{escape(mark)}</small>" for mark in marks)
     beside = [None if dense is None else dense.macs]
-    ratio = "" if dense is None or dense == one else f"<small>÷ {dense.macs / one.macs:.1f}</small>"
+    ratio = (
+        ""
+        if dense is None or dense == one
+        else f"<small>{fewer_text(dense.macs / one.macs)}</small>"
+    )
     cells = [
         ("Work", f"{macs_text(one.macs, beside)}{ratio}"),
         ("Time, predicted", seconds_text(one.seconds)),
