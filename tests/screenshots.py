@@ -14,6 +14,7 @@ from browser import chromium, serve  # noqa: E402
 from core.workshop.workshop import get_workshop  # noqa: E402
 
 TABS = {"explore": "1 Explore", "prune": "2 Prune", "compare": "3 Compare"}
+MORE = {"tune": "5 Tune"}  # shows the last tune of the data folder
 
 
 def main(folder: Path, readme: bool) -> None:
@@ -27,7 +28,7 @@ def main(folder: Path, readme: bool) -> None:
                 page = browser.new_page(viewport={"width": width, "height": 900})
                 page.goto(f"{url}?__theme={theme}")
                 page.get_by_role("slider", name="Stage boundary 2").wait_for()
-                for name, tab in TABS.items():
+                for name, tab in (TABS if readme else TABS | MORE).items():
                     page.get_by_role("tab", name=tab).click()
                     page.wait_for_timeout(4000)
                     path = folder / (f"{name}.png" if readme else f"{name}-{width}-{theme}.png")

@@ -11,8 +11,10 @@ pytest.importorskip("axe_playwright_python")
 from axe_playwright_python.base import AXE_SCRIPT
 from browser import SLOW, serve, visitor
 from playwright.sync_api import Page, expect
+from tune_cases import put
 
 from core.curves.plan import StagePlan
+from core.tuner.kept import TuneShelf
 from core.workshop.compare import compare
 from core.workshop.comparison import SampleSettings
 from mosaic_ui.runs.record import store
@@ -32,6 +34,7 @@ TABS = {  # what has to be there before a tab is looked at
     "2 Prune": ".cm-line",
     "3 Compare": ".cmp-film img",
     "4 Runs": "#runs-table tbody tr",
+    "5 Tune": "#tune-points tr",
 }
 RUN_AXE = """async ([context, dark]) => {
   const only = dark ? { runOnly: ['color-contrast'] } : {};  // nothing else depends on the theme
@@ -43,13 +46,14 @@ RUN_AXE = """async ([context, dark]) => {
 
 @pytest.fixture(scope="module")
 def page(browser, workshop, tmp_path_factory):
-    """A page of a calibrated tiny model, with a finished comparison in Compare and two in Runs."""
+    """A page of a calibrated tiny model with a comparison in Compare, two in Runs, and a tune."""
     *_, found = compare(workshop, None, PLAN, SampleSettings(labels=(0, 1), steps=4, repeats=2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOSAIC_DATA", str(tmp_path_factory.mktemp("axe")))
         patch.setattr(type(workshop), "example", lambda self: found)
         for name in ("one", "two"):
             store().add(found, workshop.model_key, name=name)
+        put(TuneShelf(), workshop.model_key)
         with serve(workshop) as url:
             opened, watch = visitor(browser, url, color_scheme="dark")
             ready(opened)

@@ -99,7 +99,7 @@ def _table(own: list[Evaluation], tune: KeptTune, images: int) -> str:
         ("Solver, steps", ""),
         ("Work", "per image"),
         ("Time", time),
-        (words.short_quality(tune), f"n = {tune.images}"),
+        (words.short_quality(tune), f"n\u00a0=\u00a0{tune.images}"),
         ("Held-out", f"n = {tune.held_out}"),
         ("Plan", ""),
         ("Open", ""),
@@ -133,7 +133,7 @@ def _row(one: Evaluation, tune: KeptTune) -> str:
         ("Time, predicted", seconds_text(one.seconds)),
         (f"{words.short_quality(tune)}, n = {one.n}", number(one.quality)),
         (f"Held-out, n = {tune.held_out}", "–" if one.held_out is None else number(one.held_out)),
-        ("Plan", "<br>".join(map(escape, words.plan_parts(what)))),
+        ("Plan", "<br>".join(map(escape, words.plan_parts(what))).replace(" %", "&nbsp;%")),
         ("Open", _buttons(one, tune)),
     ]
     body = "".join(f'<td data-label="{escape(label)}">{cell}</td>' for label, cell in cells)
