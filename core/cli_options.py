@@ -247,7 +247,7 @@ def _page() -> argparse.ArgumentParser:
 
 def _add_stage_guidance(verb: argparse.ArgumentParser) -> None:
     """Add the guidance of single stages; without it what was given before the verb stays."""
-    more = {"metavar": "STAGE=G,...", "help": STAGE_GUIDANCE}
+    more: dict[str, Any] = {"metavar": "STAGE=G,...", "help": STAGE_GUIDANCE}
     verb.add_argument("--stage-guidance", default=argparse.SUPPRESS, **more)
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import gradio as gr
 
 from core.curves.plan import StagePlan
-from core.curves.proposals import presets
+from core.curves.proposals import INTERVAL, presets
 from core.errors import StudioError
 from core.models.bundled import bundled_name
 from core.workshop.workshop import Workshop
@@ -109,7 +109,9 @@ def carried(predictions: Predictions, shared: Shared, query: dict[str, str]) -> 
     try:
         predictions.predict(plan, scheduler, steps)
     except StudioError as error:
-        plan = StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=total)
+        plan = StagePlan(
+            plan.boundaries, plan.sparsity, num_train_timesteps=total, guidance=plan.guidance
+        )
         predictions.predict(plan, scheduler, steps)
         changes.append(f"Every layer of a stage loses the same share now: {page_sentence(error)}")
     return Carried(Asked(plan, scheduler, steps), tuple(changes))
@@ -117,9 +119,12 @@ def carried(predictions: Predictions, shared: Shared, query: dict[str, str]) -> 
 
 def _named(predictions: Predictions, plan: StagePlan, scheduler: str, steps: int) -> StagePlan:
     """Return the plan without its name where this model's preset of that name is another plan."""
+    schedule = predictions.workshop.schedule
     timesteps = predictions.visited(scheduler, steps)
     mean = round(plan.mean_sparsity(timesteps), 3)
-    own = presets(predictions.workshop.schedule, mean, timesteps).get(plan.name)
+    own = presets(schedule, mean, timesteps).get(plan.name)
+    if own is None and plan.name == INTERVAL:  # a schedule that has no such interval
+        return replace(plan, name="")
     return plan if own is None or own.boundaries == plan.boundaries else replace(plan, name="")
 
 

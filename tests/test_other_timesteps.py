@@ -49,7 +49,7 @@ def page(studio):
 def noted(studio, choice, plan):
     """Return what Compare writes below the picker of side A."""
     pair = studio.compare.pair
-    return pair.describe(choice, None, "Dense", None, plan, "DDIM", 20)[pair.a.note]
+    return pair.describe(choice, None, "Dense", None, plan, "DDIM", 20, 1.5)[pair.a.note]
 
 
 def labelled(page, label: str):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from html import escape
 
+from core.curves.guidance_words import own_guidance
 from core.curves.plan import StagePlan, as_sampled
 from core.runs.differences import Difference, differences
 from core.workshop.comparison import Comparison
@@ -117,10 +118,11 @@ def example_html(example: StagePlan | None, now: StagePlan) -> str:
 
 
 def _plan_words(plan: StagePlan) -> str:
-    """Write a plan's boundaries and what each stage loses, in whole per cent."""
+    """Write a plan's boundaries, what each stage loses in whole per cent, and its guidance."""
     low, high = plan.boundaries
     removed = (f"{s} {percent(x)}" for s, x in as_sampled(plan.sparsity))
-    return f"boundaries {low} and {high}; removed {', '.join(removed)}"
+    words = f"boundaries {low} and {high}; removed {', '.join(removed)}"
+    return f"{words}; guidance {own_guidance(plan)}" if plan.sets_guidance else words
 
 
 def _short(a: SideRun, b: SideRun, found: list[Difference]) -> str:

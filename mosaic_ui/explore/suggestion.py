@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from core.curves.plan import StagePlan
-from core.curves.proposals import Proposal, presets
+from core.curves.proposals import INTERVAL, INTERVAL_RULE, Proposal, preset, preset_names
 from core.errors import StudioError
 
 from .. import tables
@@ -25,6 +25,7 @@ from ..text import percent, plural
 
 CUSTOM = "Your own"
 SIGNS = ((">=", "≥"), ("lambda", "λ"), ("1 - mean", "1 − mean"), ("M max", "M · max"))
+INTERVAL_WORDS = INTERVAL_RULE.replace("sigma = s / a", "σ = s / a")
 
 
 def rule_sentence(proposal: Proposal, timesteps: Sequence[float]) -> str:
@@ -62,7 +63,7 @@ class SuggestionCard:
     def __init__(self, shared: Shared, lam: gr.Number):
         self.shared, self.predictions = shared, shared.predictions
         self.workshop, plan = shared.workshop, shared.opening
-        self.names = list(presets(self.workshop.schedule))
+        self.names = preset_names(len(self.workshop.schedule))
         # the plan that the sentence of the rule is about
         self.ruled = gr.State(plan.to_json())
         with gr.Column(elem_classes="card"):
@@ -90,6 +91,8 @@ class SuggestionCard:
         proposal = self.predictions.rule_of(asked.plan, timesteps)
         if proposal is not None:
             return rule_html(proposal, timesteps)
+        if asked.plan.name == INTERVAL:
+            return tables.notes([INTERVAL_WORDS])
         named = f"This plan is “{asked.plan.name}”." if asked.plan.name else OWN
         return tables.notes([named])
 
@@ -107,11 +110,21 @@ class SuggestionCard:
         if name == CUSTOM:
             return replace(asked.plan, name=""), OWN
         visited = self.predictions.visited(asked.scheduler, asked.steps)
-        offered = presets(self.workshop.schedule, share_of(target), visited)
-        if name not in offered:
-            raise StudioError("Choose one of the listed presets.")
+        schedule = self.workshop.schedule
+        if name == INTERVAL:  # whatever stands in the box of the target
+            return preset(schedule, name), f"Preset “{name}”: {INTERVAL_WORDS}"
+        plan = preset(schedule, name, share_of(target), visited)
         about = (
             f"Preset “{name}”: {percent(share_of(target))} of heads and neurons goes, on average of"
             f" {plural(len(visited), 'step')}."
         )
-        return offered[name], about
+        return plan, about
+
+    def on_bins(self, plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
+        """Return the plan, on bin edges if asked, and the sentence that says so."""
+        after = self.workshop.snap(plan) if snap else plan
+        if after.boundaries == plan.boundaries:
+            return plan, []
+        low, high = after.boundaries
+        words = f"Then snapped to {low} and {high}, the nearest edges of calibration bins."
+        return replace(after, name=f"{plan.name}, snapped"), [words]

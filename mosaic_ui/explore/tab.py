@@ -29,6 +29,7 @@ from .boundaries import BoundariesCard, Moving
 from .boundary_boxes import follow_chart, send_typed
 from .curve_panel import CurvePanel
 from .device_speed import DeviceSpeed
+from .guidance import GuidanceCard
 from .held_work import anchor_of, held_sentence, with_same_work
 from .outcome import outcome, spoken
 from .suggestion import CUSTOM, SuggestionCard, rule_html
@@ -60,6 +61,7 @@ class ExploreTab:
                 self.suggestion = SuggestionCard(shared, self.curves.lam)
             with gr.Column(scale=1, min_width=300, elem_classes="side"):
                 self._build_sampler()
+                self.guidance = GuidanceCard(self)
         with gr.Column(elem_classes="card"):
             self.table = gr.HTML(self.predictions.table(found), elem_id="stage-table")
             self.speed = DeviceSpeed(shared, self.table)
@@ -104,7 +106,7 @@ class ExploreTab:
     def plan_views(self) -> list[Any]:
         """Return the components that show the plan; `follow` and `on_sampler` set them."""
         views = [*self.predicted_views, self.preset, self.curves.chart, self.said]
-        return [self.shown, *views]
+        return [self.shown, *views, *self.guidance.views]
 
     @property
     def predicted_views(self) -> list[Any]:
@@ -120,7 +122,7 @@ class ExploreTab:
         }
 
     @property
-    def _edited(self) -> list[Any]:
+    def edited(self) -> list[Any]:
         """Return the outputs of every edit of this tab."""
         shared = self.shared
         own = [self.boxes_said, self.rule, self.boundaries.anchor, self.places.moved]
@@ -130,7 +132,7 @@ class ExploreTab:
         """Connect the tab's own edits and its measurement; each edit is answered at once."""
         shared, card = self.shared, self.suggestion
         self._wire_boundaries()
-        edit: Event = {"outputs": [*self._edited, self.ruled], **EDIT}
+        edit: Event = {"outputs": [*self.edited, self.ruled], **EDIT}
         rule = [shared.target, self.curves.threshold, self.curves.lam, shared.beta]
         asked, snap = [shared.plan, *shared.sampler], self.boundaries.snap
         gr.on(
@@ -144,6 +146,7 @@ class ExploreTab:
         self.preset.select(self.on_picked, preset, **edit)
         shared.beta.change(self.on_beta, asked, [self.rule, self.ruled], **LIVE)
         shared.status.change(self.on_status, None, self.first, **QUIET, queue=False)
+        self.guidance.wire()
         self.speed.wire()
         self.curves.wire()
 
@@ -157,7 +160,7 @@ class ExploreTab:
         chart.input(**live, outputs=self.predicted_views, **LIVE)
         # the numbers follow by the short way; the plan itself goes through the queue
         chart.release(**live, outputs=self.predicted_views, **LIVE)
-        edit: Event = {"outputs": self._edited, **EDIT}
+        edit: Event = {"outputs": self.edited, **EDIT}
         chart.release(self.on_drop, [chart, *how], **edit)
         opening = list(shared.opening.boundaries)
         typed = gr.on(
@@ -235,7 +238,7 @@ class ExploreTab:
             proposal, visited = self.suggestion.proposed(target, m, lam, beta, asked)
         except StudioError as error:
             return self._not_proposed(error, asked.plan)
-        after, words = self._on_bins(proposal.plan, snap)
+        after, words = self.suggestion.on_bins(proposal.plan, snap)
         return self._proposed(after, rule_html(proposal, visited, words), asked, request)
 
     @plain_errors
@@ -302,9 +305,10 @@ class ExploreTab:
             self.shown: asked.plan.to_json(),
             self.preset: self.suggestion.name_of(asked.plan),
             self.said: spoken(before or asked.plan, found),
+            **self.guidance.follow(asked.plan, before),
         }
 
-    def _take(self, after: StagePlan, asked: Asked, request: gr.Request, held: str = "") -> Views:
+    def take(self, after: StagePlan, asked: Asked, request: gr.Request, held: str = "") -> Views:
         """Return what an edit of this tab sets: the plan `after` and the tab's views of it."""
         shown = self._show(asked._replace(plan=after), request, asked.plan, held)
         return shown | {self.shared.plan: after.to_json(), self.shared.edited: next_edit()}
@@ -345,10 +349,10 @@ class ExploreTab:
             if typed:
                 low, high = typed_boundaries(low, high, before.num_train_timesteps)
             after, held, anchor = self._moved(asked, how, low, high)
-            views = self._take(after, asked, request, held)
+            views = self.take(after, asked, request, held)
         except StudioError as error:
             after, anchor, chart = before, how.anchor, None
-            views = self._take(after, asked, request)
+            views = self.take(after, asked, request)
             said = tables.notes([f"{page_sentence(error)} The boundaries stay as they were."])
         if list(after.boundaries) != chart:
             views[self.curves.chart] = list(after.boundaries)
@@ -360,18 +364,9 @@ class ExploreTab:
             views[self.rule] = self.suggestion.about(asked._replace(plan=after))
         return views | {self.boxes_said: said, self.boundaries.anchor: anchor.to_json()}
 
-    def _on_bins(self, plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
-        """Return the plan, on bin edges if asked, and the sentence that says so."""
-        after = self.workshop.snap(plan) if snap else plan
-        if after.boundaries == plan.boundaries:
-            return plan, []
-        low, high = after.boundaries
-        words = f"Then snapped to {low} and {high}, the nearest edges of calibration bins."
-        return replace(after, name=f"{plan.name}, snapped"), [words]
-
     def _proposed(self, after: StagePlan, about: str, asked: Asked, request: gr.Request) -> Views:
         """Take a proposed plan, with what is said about it."""
-        views = self._take(after, asked, request)
+        views = self.take(after, asked, request)
         views |= {
             self.curves.chart: list(after.boundaries),
             self.rule: about,
@@ -395,5 +390,5 @@ class ExploreTab:
             plan, about = self.suggestion.picked(name, target, asked)
         except StudioError as error:
             return self._not_proposed(error, asked.plan)
-        after, words = (plan, []) if name == CUSTOM else self._on_bins(plan, snap)
+        after, words = (plan, []) if name == CUSTOM else self.suggestion.on_bins(plan, snap)
         return self._proposed(after, tables.notes([about, *words]), asked, request)

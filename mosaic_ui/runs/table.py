@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 
+from core.curves.guidance_words import with_own_guidance
 from core.curves.plan import StagePlan
 from core.errors import PlanError
 from core.runs.run import KeptPlan, Run
@@ -88,14 +89,15 @@ def title_of(run: Run) -> str:
 
 @lru_cache(maxsize=4096)
 def _removed(plan_json: str | None) -> str:
-    """Write what a plan removes in the early, middle and late stage."""
+    """Write what a plan removes in the early, middle and late stage, and its guidance."""
     if plan_json is None:
         return ""
     try:
-        sparsity = StagePlan.from_json(plan_json).sparsity
+        plan = StagePlan.from_json(plan_json)
     except PlanError:  # of a newer version
         return ""
-    return f" {'/'.join(f'{100 * s:.0f}' for s in reversed(sparsity))} %"
+    removed = f" {'/'.join(f'{100 * s:.0f}' for s in reversed(plan.sparsity))} %"
+    return with_own_guidance(removed, plan)
 
 
 def plan_rows(plans: Sequence[KeptPlan], words: Callable[[KeptPlan], str]) -> str:
