@@ -53,8 +53,10 @@ def guidance_sentence(plan: StagePlan, prediction: Prediction) -> str:
     if not own:
         return ""
     count = half_steps(prediction)
-    saved = f": {count} of {sum(part.steps for part in prediction.stages)} steps run one half of the guided pair"
-    return f"Guidance is {own}{saved if count else ''}."
+    if not count:
+        return f"Guidance is {own}."
+    steps = sum(part.steps for part in prediction.stages)
+    return f"Guidance is {own}: {count} of {steps} steps run one half of the guided pair."
 
 
 def guidance_mark(scale: float | None, rows: int) -> str:

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, urlencode
 import gradio as gr
 
 from core.curves.plan import StagePlan
-from core.curves.proposals import INTERVAL, presets
-from core.errors import StudioError
+from core.curves.proposals import preset, preset_names
+from core.errors import PlanError, StudioError
 from core.models.bundled import bundled_name
 from core.workshop.workshop import Workshop
 
@@ -121,11 +121,13 @@ def _named(predictions: Predictions, plan: StagePlan, scheduler: str, steps: int
     """Return the plan without its name where this model's preset of that name is another plan."""
     schedule = predictions.workshop.schedule
     timesteps = predictions.visited(scheduler, steps)
-    mean = round(plan.mean_sparsity(timesteps), 3)
-    own = presets(schedule, mean, timesteps).get(plan.name)
-    if own is None and plan.name == INTERVAL:  # a schedule that has no such interval
+    if plan.name not in preset_names(len(schedule)):
+        return plan
+    try:
+        own = preset(schedule, plan.name, round(plan.mean_sparsity(timesteps), 3), timesteps)
+    except PlanError:  # no such preset here, or none that removes as much
         return replace(plan, name="")
-    return plan if own is None or own.boundaries == plan.boundaries else replace(plan, name="")
+    return plan if own.boundaries == plan.boundaries else replace(plan, name="")
 
 
 def _sampler(

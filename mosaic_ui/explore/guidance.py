@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
 
@@ -13,11 +14,12 @@ from .. import tables
 from ..events import EDIT, Views
 from ..guidance_boxes import WHY, GuidanceBox, box_views
 from ..input_checks import plain_errors
+from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
 
-if TYPE_CHECKING:
-    from .tab import ExploreTab
+# (plan, what was asked before, the visitor) -> all that an edit sets
+Take = Callable[[StagePlan, Asked, gr.Request], Views]
 
 
 class StageGuidance:
@@ -33,7 +35,7 @@ class StageGuidance:
         Where it cannot be, the box goes back and the reason stands below. "1.50" is as good as
         "1.5", and shown in one way.
         """
-        tab, own = self.card.tab, [self.guidance]
+        own = [self.guidance]
         try:
             after = self.guidance.changed(asked.plan, guidance)
         except StudioError as error:
@@ -41,16 +43,16 @@ class StageGuidance:
             return box_views(own, asked.plan) | {self.card.said: said}
         if after == asked.plan:
             return box_views(own, asked.plan)
-        views = tab.take(after, asked, request) | box_views(own, after)
-        return views | {tab.rule: tab.suggestion.about(asked._replace(plan=after))}
+        return self.card.take(after, asked, request) | box_views(own, after)
 
 
 class GuidanceCard:
     """The three boxes in sampling order, with one line on what they are for."""
 
-    def __init__(self, tab: ExploreTab):
-        self.tab = tab
-        plan = tab.shared.opening
+    take: Take  # the tab's own, from `wire`
+
+    def __init__(self, shared: Shared):
+        self.shared, plan = shared, shared.opening
         with gr.Column(elem_classes="card", elem_id="guidance"):
             gr.HTML('<h2 class="panel-title">Guidance of each stage</h2>')
             with gr.Row(elem_classes="knobs"):
@@ -68,13 +70,13 @@ class GuidanceCard:
         """Return what the card shows for a plan, as `box_views`."""
         return box_views(self.boxes, plan, before) | {self.said: ""}
 
-    def wire(self) -> None:
-        """Connect the boxes; each is an edit of the plan."""
-        shared = self.tab.shared
+    def wire(self, take: Take, outputs: list[Any]) -> None:
+        """Connect the boxes; each is an edit of the plan, which `take` takes in hand."""
+        self.take, shared = take, self.shared
         for one in self.stages:
             one.guidance.box.input(
                 one.on_guidance,
                 [one.guidance.box, shared.plan, *shared.sampler],
-                self.tab.edited,
+                outputs,
                 **EDIT,
             )

@@ -61,7 +61,7 @@ class ExploreTab:
                 self.suggestion = SuggestionCard(shared, self.curves.lam)
             with gr.Column(scale=1, min_width=300, elem_classes="side"):
                 self._build_sampler()
-                self.guidance = GuidanceCard(self)
+                self.guidance = GuidanceCard(shared)
         with gr.Column(elem_classes="card"):
             self.table = gr.HTML(self.predictions.table(found), elem_id="stage-table")
             self.speed = DeviceSpeed(shared, self.table)
@@ -122,7 +122,7 @@ class ExploreTab:
         }
 
     @property
-    def edited(self) -> list[Any]:
+    def _edited(self) -> list[Any]:
         """Return the outputs of every edit of this tab."""
         shared = self.shared
         own = [self.boxes_said, self.rule, self.boundaries.anchor, self.places.moved]
@@ -132,7 +132,7 @@ class ExploreTab:
         """Connect the tab's own edits and its measurement; each edit is answered at once."""
         shared, card = self.shared, self.suggestion
         self._wire_boundaries()
-        edit: Event = {"outputs": [*self.edited, self.ruled], **EDIT}
+        edit: Event = {"outputs": [*self._edited, self.ruled], **EDIT}
         rule = [shared.target, self.curves.threshold, self.curves.lam, shared.beta]
         asked, snap = [shared.plan, *shared.sampler], self.boundaries.snap
         gr.on(
@@ -146,7 +146,7 @@ class ExploreTab:
         self.preset.select(self.on_picked, preset, **edit)
         shared.beta.change(self.on_beta, asked, [self.rule, self.ruled], **LIVE)
         shared.status.change(self.on_status, None, self.first, **QUIET, queue=False)
-        self.guidance.wire()
+        self.guidance.wire(self._guided, self._edited)
         self.speed.wire()
         self.curves.wire()
 
@@ -160,7 +160,7 @@ class ExploreTab:
         chart.input(**live, outputs=self.predicted_views, **LIVE)
         # the numbers follow by the short way; the plan itself goes through the queue
         chart.release(**live, outputs=self.predicted_views, **LIVE)
-        edit: Event = {"outputs": self.edited, **EDIT}
+        edit: Event = {"outputs": self._edited, **EDIT}
         chart.release(self.on_drop, [chart, *how], **edit)
         opening = list(shared.opening.boundaries)
         typed = gr.on(
@@ -308,10 +308,15 @@ class ExploreTab:
             **self.guidance.follow(asked.plan, before),
         }
 
-    def take(self, after: StagePlan, asked: Asked, request: gr.Request, held: str = "") -> Views:
+    def _take(self, after: StagePlan, asked: Asked, request: gr.Request, held: str = "") -> Views:
         """Return what an edit of this tab sets: the plan `after` and the tab's views of it."""
         shown = self._show(asked._replace(plan=after), request, asked.plan, held)
         return shown | {self.shared.plan: after.to_json(), self.shared.edited: next_edit()}
+
+    def _guided(self, after: StagePlan, asked: Asked, request: gr.Request) -> Views:
+        """Take a plan with other guidance in hand; no rule has made it."""
+        about = self.suggestion.about(asked._replace(plan=after))
+        return self._take(after, asked, request) | {self.rule: about}
 
     def _moved(
         self, asked: Asked, how: Moving, low: Any, high: Any
@@ -349,10 +354,10 @@ class ExploreTab:
             if typed:
                 low, high = typed_boundaries(low, high, before.num_train_timesteps)
             after, held, anchor = self._moved(asked, how, low, high)
-            views = self.take(after, asked, request, held)
+            views = self._take(after, asked, request, held)
         except StudioError as error:
             after, anchor, chart = before, how.anchor, None
-            views = self.take(after, asked, request)
+            views = self._take(after, asked, request)
             said = tables.notes([f"{page_sentence(error)} The boundaries stay as they were."])
         if list(after.boundaries) != chart:
             views[self.curves.chart] = list(after.boundaries)
@@ -366,7 +371,7 @@ class ExploreTab:
 
     def _proposed(self, after: StagePlan, about: str, asked: Asked, request: gr.Request) -> Views:
         """Take a proposed plan, with what is said about it."""
-        views = self.take(after, asked, request)
+        views = self._take(after, asked, request)
         views |= {
             self.curves.chart: list(after.boundaries),
             self.rule: about,

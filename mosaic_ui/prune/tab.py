@@ -308,8 +308,8 @@ class PruneTab:
     ) -> Views:
         """Take the plan that `make` makes for the run's timesteps, moved by the slider `held`.
 
-        The held slider is never set. Where the plan cannot be, every slider and box goes back and
-        the reason stands below them.
+        The held slider is never set. Where the plan cannot be, every slider goes back and the
+        reason stands below them.
         """
         plan, timesteps = asked.plan, self.predictions.visited(asked.scheduler, asked.steps)
         try:
@@ -366,10 +366,9 @@ class PruneTab:
         return views | self.sharing.follow(run, before)
 
     def _refused(self, error: StudioError, plan: StagePlan, timesteps: list[float]) -> Views:
-        """Put every slider and box back to the plan, with the reason below them."""
+        """Put every slider back to the plan, with the reason below them."""
         views: Views = {
             slider: round(s, 3) for slider, s in zip(self.sliders, plan.sparsity, strict=True)
         }
-        views |= box_views(self.guidance, plan)
         said = tables.notes([f"{page_sentence(error)} The plan stays as it was."])
         return views | {self.master: round(plan.mean_sparsity(timesteps), 3), self.effect: said}
