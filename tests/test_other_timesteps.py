@@ -60,7 +60,8 @@ def test_presets_go_by_one_name_everywhere(other, studio, page):
     total = len(other.schedule)
     eye = f"Paper's eye [{total // 5}, {3 * total // 5}]"
     names = list(presets(other.schedule))
-    assert [*names, INTERVAL] == list(preset_names(total)) and eye in names  # its noise ends below
+    without = [] if total > 100 else [INTERVAL]  # the noise of the shortest ends below it
+    assert [*names, *without] == list(preset_names(total)) and eye in names
     offered = [
         [value for _, value in labelled(page, label)[0].choices]
         for label in ("Preset", "A runs", "B runs")
