@@ -24,7 +24,7 @@ from core.workshop.comparison import side_name
 from core.workshop.device_times import DeviceTimes
 from core.workshop.same_work import dense_steps, run_macs, uniform_of_same_work
 from mosaic_ui import tables
-from mosaic_ui.compare.between import differing, example_html
+from mosaic_ui.compare.between import between_html, differing, example_html
 from mosaic_ui.compare.figures import verdict_html
 from mosaic_ui.compare.live import plan_note
 from mosaic_ui.compare.sides import SideRun, checked_plan, resolve_side
@@ -204,6 +204,12 @@ def test_guidance_is_a_difference_of_plans_and_of_sides():
         ("guidance in the early stage", "off", "3")
     ]
     assert "guidance off early" in example_html(HALF, PLAN)
+    dense, alone = SideRun(None, 50, "Dense"), HALF.with_sparsity(0, 0, 0)
+    between = [between_html(dense, SideRun(p, 50, "b"), None) for p in (PLAN, HALF, alone)]
+    for html, words in zip(
+        between, ("pruned;", "pruned, guidance off early;", "guidance"), strict=True
+    ):
+        assert f"plan none → {words}" in html
 
 
 def test_exports_have_a_column_per_stage():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import gradio as gr
 
 from core.curves.plan import StagePlan
 from core.curves.proposals import INTERVAL, INTERVAL_RULE, Proposal, preset, preset_names
-from core.errors import StudioError
+from core.errors import PlanError, StudioError
 
 from .. import tables
 from ..inputs import constants, share_of
@@ -91,10 +92,22 @@ class SuggestionCard:
         proposal = self.predictions.rule_of(asked.plan, timesteps)
         if proposal is not None:
             return rule_html(proposal, timesteps)
-        if asked.plan.name == INTERVAL:
+        if self._is_interval(asked.plan):
             return tables.notes([INTERVAL_WORDS])
         named = f"This plan is “{asked.plan.name}”." if asked.plan.name else OWN
         return tables.notes([named])
+
+    def about_followed(self, plan: StagePlan) -> str:
+        """Write what a plan of another tab or of an address is; its name may be anybody's."""
+        return tables.notes([INTERVAL_WORDS if self._is_interval(plan) else OWN])
+
+    def _is_interval(self, plan: StagePlan) -> bool:
+        """Say whether a plan is this model's guidance interval."""
+        if plan.name != INTERVAL:
+            return False
+        with suppress(PlanError):  # none on this schedule
+            return plan == preset(self.workshop.schedule, INTERVAL)
+        return False
 
     def proposed(
         self, target: Any, m: Any, lam: Any, beta: str, asked: Asked

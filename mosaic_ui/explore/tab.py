@@ -22,7 +22,7 @@ from ..events import EDIT, LIVE, NOTHING, QUIET, Event, Views, next_edit
 from ..input_checks import plain_errors
 from ..inputs import two_boundaries, typed_boundaries
 from ..page_state import Shared
-from ..predictions import OWN, Asked, Predicted
+from ..predictions import Asked, Predicted
 from ..remedies import page_sentence
 from .best_place import PlacesView, moved_to
 from .boundaries import BoundariesCard, Moving
@@ -274,7 +274,7 @@ class ExploreTab:
         views = self._show(asked, request)
         views |= {self.curves.chart: list(asked.plan.boundaries), self.boxes_said: ""}
         if asked.plan != about:
-            views[self.rule] = tables.notes([OWN])
+            views[self.rule] = self.suggestion.about_followed(asked.plan)
         return views
 
     def on_sampler(self, asked: Asked) -> Views:
