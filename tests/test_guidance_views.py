@@ -40,7 +40,8 @@ from mosaic_ui.model_menu import carried
 from mosaic_ui.predictions import Asked, Predictions
 from mosaic_ui.prune.mosaic_figure import mosaic_figure
 from mosaic_ui.prune.views import file_name, picture_key
-from mosaic_ui.runs.table import _removed
+from mosaic_ui.runs.table import columns as run_columns
+from mosaic_ui.runs.table import title_of
 from mosaic_ui.studio import Studio
 from mosaic_ui.text import macs_text
 
@@ -153,11 +154,11 @@ def test_the_preset_is_the_published_interval_and_says_so(studio):
     )
     taken = StagePlan.from_json(found[studio.shared.plan])
     assert taken.guidance == (1, None, 1) and taken.boundaries == (82, 579)
-    words = "published for other models, SDXL among them (Kynkäänniemi et al. 2024"
-    assert (
-        words in found[studio.explore.rule]
-        and "not measured on this one" in words + found[studio.explore.rule]
-    )
+    said, words = found[studio.explore.rule], "SDXL among them (Kynkäänniemi et al. 2024"
+    assert f"published for other models, {words}" in said and "not measured on this one" in said
+    for plan, own in ((taken, False), (replace(HALF, name=taken.name), True)):
+        views = studio.explore.follow(Asked(plan, "DDIM", 50), PLAN, VISITOR)
+        assert ("plan is your own" in views[studio.explore.rule]) is own
 
 
 def test_guidance_goes_to_another_models_page_and_through_undo(studio, predictions):
@@ -193,7 +194,14 @@ def test_names_of_plans_say_their_guidance():
     assert side_name(nameless) == "MosaicDiff, guidance off early"
     assert file_name(nameless) == "plan-93-550-50-25-50-guidance-off-early.json"
     assert file_name(replace(PLAN, name="")) == "plan-93-550-50-25-50.json"
-    assert _removed(HALF.dumps_short()) == " 50/25/50 %, guidance off early"
+    run = SimpleNamespace(
+        name="", notes="", status="finished", b=RunSide("B", HALF.dumps_short(), *[None] * 7)
+    )
+    assert title_of(run) == "B 50/25/50 %, guidance off early"
+    named = SimpleNamespace(**{**vars(run), "name": "night"})
+    for one, title in ((run, "B 50/25/50 %"), (named, "night")):
+        cell = run_columns()[0].cell(one)
+        assert cell == f"<b>{title}</b><small>guidance off early</small>"
     assert "guidance off early" in plan_words(HALF) and "guidance" not in plan_words(PLAN)
 
 
