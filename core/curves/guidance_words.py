@@ -1,4 +1,4 @@
-"""Say in words which guidance a plan sets in its stages, and which rows its figures count."""
+"""Say in words which guidance and reuse a plan sets, and which rows its figures count."""
 
 from __future__ import annotations
 
@@ -36,10 +36,23 @@ def listed(stages: Sequence[str]) -> str:
     return " and ".join(stages)
 
 
+def own_reuse(plan: StagePlan | None) -> str:
+    """Return where a plan reuses what its steps gave: "1 of 2 steps in full early and middle".
+
+    Empty where it does not, as for the dense model (None).
+    """
+    stages: dict[int, list[str]] = {}
+    for stage, k in as_sampled((1, 1, 1) if plan is None else plan.reuse):
+        if k > 1:
+            stages.setdefault(k, []).append(stage)
+    return ", ".join(f"1 of {k} steps in full {listed(names)}" for k, names in stages.items())
+
+
 def with_own_guidance(words: str, plan: StagePlan | None) -> str:
-    """Return words about a plan, followed by the guidance that it sets, if it sets some."""
-    own = own_guidance(plan)
-    return f"{words}, guidance {own}" if own else words
+    """Return words about a plan, followed by the guidance and reuse that it sets, if any."""
+    guidance, reuse = own_guidance(plan), own_reuse(plan)
+    parts = [words, f"guidance {guidance}" if guidance else "", reuse]
+    return ", ".join(part for part in parts if part)
 
 
 def rows_words(rows: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ def uniform_of_same_work(workshop: Workshop, plan: StagePlan, timesteps: list[fl
     """Return one network for all timesteps whose run has the MACs of this plan's run.
 
     As near as whole heads and neurons allow. One pooled calibration, equal shares in every layer.
-    The stages keep the plan's guidance, so that the two differ in what is pruned alone.
+    The stages keep the plan's guidance and reuse, so that the two differ in what is pruned alone.
     Raises StudioError where the plan's own widths are not known.
     """
     workshop.predictor.check(plan)
@@ -34,6 +34,8 @@ def uniform_of_same_work(workshop: Workshop, plan: StagePlan, timesteps: list[fl
             num_train_timesteps=plan.num_train_timesteps,
             name="Uniform, same work",
             guidance=plan.guidance,
+            reuse=plan.reuse,
+            reuse_order=plan.reuse_order,
         )
 
     def off(sparsity: float) -> float:
@@ -99,9 +101,5 @@ def run_macs(
     halves: denoiser rows per image where the run's own guidance holds, 2 with guidance. Raises
     StudioError where the plan's widths are not known.
     """
-    if plan is None:
-        return workshop.stage_macs(None)[-1] * halves * len(timesteps)
-    counted = plan.counted(timesteps)
-    steps = counted.steps_per_stage(timesteps).values()
-    *macs, _ = workshop.stage_macs(counted)
-    return sum(m * rows * n for m, rows, n in zip(macs, counted.halves(halves), steps, strict=True))
+    work = workshop.work(plan and plan.counted(timesteps), timesteps, halves)
+    return sum(step.rows * step.macs for step in work)
