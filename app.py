@@ -117,13 +117,12 @@ def check_address(host: str, port: int | None) -> None:
 
 def open_studio(args: argparse.Namespace) -> int:
     """Build the page and serve it until Ctrl-C."""
-    from core.curves.plan import StagePlan
     from core.output import note
 
     port = environment_port() if args.port is None else args.port
 
     # a bad plan is refused before anything heavy is loaded
-    plan = StagePlan.load(args.plan) if args.plan else None
+    plan = opening_plan(args)
     from core.errors import OutOfMemory, StudioError
 
     workshop, others, unavailable = open_models(args)
@@ -152,6 +151,22 @@ def open_studio(args: argparse.Namespace) -> int:
     except (OSError, ValueError, ImportError) as err:
         raise StudioError(why_no_page(err)) from err
     return 0
+
+
+def opening_plan(args: argparse.Namespace) -> StagePlan | None:
+    """Return the plan that the page opens with, None for its own. Raises StudioError."""
+    from core.curves.plan import StagePlan
+    from core.errors import StudioError
+
+    if args.stage_guidance is not None:
+        from core.cli.plan_options import named_plan
+
+        if args.plan:
+            return named_plan(args)
+        raise StudioError(
+            "--stage-guidance changes the plan of --plan: name one, or set guidance in the page."
+        )
+    return StagePlan.load(args.plan) if args.plan else None
 
 
 def open_models(args: argparse.Namespace) -> tuple[Workshop, list[Workshop], list[str]]:
@@ -203,21 +218,25 @@ def measure_device(workshop: Workshop, plan: StagePlan | None) -> None:
     from mosaic_ui.model_facts import large
 
     try:
-        measure_speed(workshop)
+        measure_speed(workshop, plan)
     except OutOfMemory as err:
         note(f"app.py: the device's speed was not measured. {err}")
     if plan is not None and plan.costs == "latency" and not plan.plain and large(workshop):
         workshop.measure_layers()
 
 
-def measure_speed(workshop: Workshop) -> None:
-    """Time whole networks and single layers, unless that takes long. Raises OutOfMemory."""
+def measure_speed(workshop: Workshop, plan: StagePlan | None = None) -> None:
+    """Time whole networks and single layers, unless that takes long. Raises OutOfMemory.
+
+    Where the plan sets guidance, the half batch is timed too.
+    """
     from core.errors import plain_memory_errors
-    from mosaic_ui.model_facts import batch, large
+    from mosaic_ui.model_facts import batch, large, rows_timed
 
     if not large(workshop) or workshop.device.type == "cuda":
         with plain_memory_errors():
-            workshop.measure_latency(batch(workshop))
+            for rows in rows_timed(plan):
+                workshop.measure_latency(batch(workshop), rows)
             workshop.measure_layers()
 
 

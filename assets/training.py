@@ -131,7 +131,8 @@ def make_example(folder: Path, seed: int) -> None:
     orders.save(folder / "calibration")
     timesteps = [float(t) for t in range(0, 1000, 20)]
     plan = propose_plan(workshop.schedule, 0.33, timesteps).plan
-    settings = SampleSettings(tuple(range(10)) * 2, seed=seed, repeats=5)
+    labels, guidance = tuple(range(10)) * 2, workshop.guidance
+    settings = SampleSettings(labels, seed=seed, guidance=guidance, repeats=5)
     for item in compare(workshop, None, plan, settings):
         if isinstance(item, Preview):
             print(item.text, flush=True)

@@ -33,10 +33,14 @@ UNUSED: dict[str | None, tuple[str, ...]] = {
     "curves": ("dtype", *CALIBRATION, *PAGE, "plan"),
     "prune": PAGE,
     "compare": PAGE,
-    "tune": (*PAGE, "plan"),
-    "bench": (*CALIBRATION, *PAGE, "plan"),
+    "tune": (*PAGE, "plan", "stage_guidance"),
+    "bench": (*CALIBRATION, *PAGE, "plan", "stage_guidance"),
 }
 PATHS = ("model", "plan", "against", "out", "calibration_images")
+STAGE_GUIDANCE = (
+    "guidance of stages in the plan, such as early=1,late=1: 1 runs the conditional half alone,"
+    " half the work; own takes back what the plan sets"
+)
 REMEDIES: dict[type[Unmet], str] = {
     LatentsShipped: "add --self-calibrate or --calibration-images to use others",
 }
@@ -237,7 +241,14 @@ def _page() -> argparse.ArgumentParser:
         help="public link through Gradio's tunnel: leaves this machine, never the default",
     )
     page.add_argument("--plan", metavar="FILE", help="plan file to open with")
+    page.add_argument("--stage-guidance", metavar="STAGE=G,...", help=STAGE_GUIDANCE)
     return page
+
+
+def _add_stage_guidance(verb: argparse.ArgumentParser) -> None:
+    """Add the guidance of single stages; without it what was given before the verb stays."""
+    more: dict[str, Any] = {"metavar": "STAGE=G,...", "help": STAGE_GUIDANCE}
+    verb.add_argument("--stage-guidance", default=argparse.SUPPRESS, **more)
 
 
 def _add_curves(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -269,6 +280,13 @@ def _add_curves(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argum
     )
     verb.add_argument("--steps", type=int, default=50, help="sampling steps (default 50)")
     verb.add_argument(
+        "--preset",
+        choices=["formula", "interval"],
+        default="formula",
+        help="the paper's formula (default), or nothing pruned and guidance in an interval only",
+    )
+    _add_stage_guidance(verb)
+    verb.add_argument(
         "--variance", type=float, default=1.0, help="mean square of a latent value (default 1)"
     )
     return verb
@@ -293,6 +311,7 @@ def _add_prune(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argume
             " (default 50)"
         ),
     )
+    _add_stage_guidance(verb)
     return verb
 
 
@@ -304,6 +323,7 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
         help="sample dense and a plan from the same noise, timed in turn",
     )
     verb.add_argument("--plan", metavar="FILE", required=True)
+    _add_stage_guidance(verb)
     verb.add_argument("--against", metavar="FILE", help="a plan in dense's place")
     verb.add_argument(
         "--images", type=int, help="how many (default 16, or one for each prompt); FID from 200"

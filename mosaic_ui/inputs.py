@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
+from core.curves.guidance_words import RUNS_OWN
 from core.curves.plan import StagePlan
 from core.curves.plan_checks import MAX_STEPS, MIN_STEPS, short
 from core.errors import PlanError, StudioError
+from core.guidance import MAX_GUIDANCE, is_guidance
 
 MOST_ASKED = 0.9  # of the box "Suggest for mean sparsity"
+OWN_GUIDANCE = "own"  # what a guidance box sends where it leaves the run's own
 MOST_SEED = 2**31 - 1
 UPLOAD_LIMIT = 64_000  # bytes; a plan has a few hundred
 
@@ -38,6 +41,25 @@ def number_within(value: object, low: float, high: float, what: str, low_text: s
     if not is_number(value) or not low <= value <= high:
         raise StudioError(f"{what} must be a number from {low_text or f'{low:g}'} to {high:g}.")
     return float(value)
+
+
+def stage_guidance(value: object, what: str) -> float | None:
+    """Return a stage's guidance from its box, None for the run's own. Raises StudioError."""
+    typed = value.strip().lower() if isinstance(value, str) else value
+    if typed in (None, "", OWN_GUIDANCE, RUNS_OWN):
+        return None
+    scale = {"off": 1.0}.get(typed, typed) if isinstance(typed, str) else typed
+    if isinstance(scale, str):
+        try:
+            scale = float(scale.replace(",", "."))
+        except ValueError:
+            scale = None
+    if not is_number(scale) or not is_guidance(scale):
+        raise StudioError(
+            f"{what} must be a number from 0 to {MAX_GUIDANCE:g}, off, or the run's own, not"
+            f" {short(value)}."
+        )
+    return float(scale)
 
 
 def whole_steps(steps: object, total: int = MAX_STEPS) -> int:

@@ -6,6 +6,7 @@ No components here, so it is tested without a browser.
 from __future__ import annotations
 
 from core.calibration.preflight import calibration_disk
+from core.curves.plan import StagePlan
 from core.curves.scheduler_tables import SCHEDULERS
 from core.errors import StudioError
 from core.models.devices import DTYPES
@@ -44,6 +45,14 @@ def batch(workshop: Workshop) -> int:
     They are 16, or fewer where one forward of 16 would take minutes.
     """
     return usual_images(workshop.device, workshop.forward_macs[0])
+
+
+def rows_timed(plan: StagePlan | None) -> list[int]:
+    """Return the rows per image that a plan's predicted times are of, the dense model's last.
+
+    The page predicts runs with guidance: two rows, one where a stage needs one half alone.
+    """
+    return sorted({2} if plan is None else {2, *plan.halves(2)})
 
 
 def exact_in_time(workshop: Workshop) -> bool:

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, urlencode
 import gradio as gr
 
 from core.curves.plan import StagePlan
-from core.curves.proposals import presets
-from core.errors import StudioError
+from core.curves.proposals import preset, preset_names
+from core.errors import PlanError, StudioError
 from core.models.bundled import bundled_name
 from core.workshop.workshop import Workshop
 
@@ -109,7 +109,9 @@ def carried(predictions: Predictions, shared: Shared, query: dict[str, str]) -> 
     try:
         predictions.predict(plan, scheduler, steps)
     except StudioError as error:
-        plan = StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=total)
+        plan = StagePlan(
+            plan.boundaries, plan.sparsity, num_train_timesteps=total, guidance=plan.guidance
+        )
         predictions.predict(plan, scheduler, steps)
         changes.append(f"Every layer of a stage loses the same share now: {page_sentence(error)}")
     return Carried(Asked(plan, scheduler, steps), tuple(changes))
@@ -117,10 +119,15 @@ def carried(predictions: Predictions, shared: Shared, query: dict[str, str]) -> 
 
 def _named(predictions: Predictions, plan: StagePlan, scheduler: str, steps: int) -> StagePlan:
     """Return the plan without its name where this model's preset of that name is another plan."""
+    schedule = predictions.workshop.schedule
     timesteps = predictions.visited(scheduler, steps)
-    mean = round(plan.mean_sparsity(timesteps), 3)
-    own = presets(predictions.workshop.schedule, mean, timesteps).get(plan.name)
-    return plan if own is None or own.boundaries == plan.boundaries else replace(plan, name="")
+    if plan.name not in preset_names(len(schedule)):
+        return plan
+    try:
+        own = preset(schedule, plan.name, round(plan.mean_sparsity(timesteps), 3), timesteps)
+    except PlanError:  # no such preset here, or none that removes as much
+        return replace(plan, name="")
+    return plan if own.boundaries == plan.boundaries else replace(plan, name="")
 
 
 def _sampler(

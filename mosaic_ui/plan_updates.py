@@ -37,7 +37,12 @@ class Following:
         exactly: Event = {
             "fn": self.refine,
             "inputs": [*asked, prune.layers_open],
-            "outputs": [*explore.predicted_views, prune.cost, prune.layers],
+            "outputs": [
+                *explore.predicted_views,
+                explore.speed.measure,
+                prune.cost,
+                prune.layers,
+            ],
             **QUIET,
             "trigger_mode": "always_last",
         }
@@ -104,6 +109,7 @@ class Following:
         found = predictions.predict(*asked, exact=model_facts.exact_in_time(workshop))
         views: Views = {
             **self.explore.predicted(found),
+            **self.explore.speed.offer(found.plan),
             self.prune.cost: tables.cost_cards(found.plan, found.prediction, found.timesteps),
         }
         if is_open:

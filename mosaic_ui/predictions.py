@@ -99,6 +99,12 @@ class Predictions:
         batch = model_facts.batch(self.workshop)
         return self.workshop.predict(counted, timesteps, batch=batch, exact=exact)
 
+    def knows_time(self, plan: StagePlan) -> bool:
+        """Say whether all was timed that the predicted times of a plan come from."""
+        batch, workshop = model_facts.batch(self.workshop), self.workshop
+        tables = [workshop.latency(batch * rows) for rows in model_facts.rows_timed(plan)]
+        return workshop.layer_times is not None and None not in tables
+
     def table(self, found: Predicted) -> str:
         """Return the stage table as HTML."""
         return tables.stage_table(
@@ -107,6 +113,7 @@ class Predictions:
             found.timesteps,
             device=self.workshop.device_text,
             asked=found.asked,
+            half_timed=self.workshop.latency(found.prediction.batch) is not None,
         )
 
     def headline(self, found: Predicted) -> str:

@@ -15,6 +15,14 @@ from core.workshop.workshop import Workshop
 
 from . import model_facts
 from .figures import VIEWS
+from .guidance_words import (
+    guidance_cell,
+    guidance_sentence,
+    half_cell,
+    half_note,
+    half_time_words,
+    macs_words,
+)
 from .hover import explained
 from .methods import METHOD_WORDS
 from .text import factor_text, macs_text, percent, plural, seconds_text
@@ -72,12 +80,18 @@ def _stage_row(
         ("Timesteps", f"{low} to {high - 1}"),
         (steps_label, str(part.steps)),
         ("Sparsity", _sparsity_cell(plan.sparsity[stage], part.achieved, plan.scope == "run")),
+        *_guidance(plan, guidance_cell(plan.guidance[stage], part.rows)),
         ("MACs, predicted", _macs_cell(part, prediction.macs_dense) if runs else "–"),
         ("Time, predicted", _time_cell(part, known_time) if runs else "–"),
         ("Error, predicted", _error_cell(part.error) if runs else "–"),
     ]
     head = f"<span>{swatch(name)}<b>{name}</b></span><small>{STAGE_MEANING[name]}</small>"
     return f'<tr data-stage="{name}"><th scope="row">{head}</th>{_cells(cells)}</tr>'
+
+
+def _guidance(plan: StagePlan, cell: str) -> list[tuple[str, str]]:
+    """Return the cell of the column that only plans with their own guidance have."""
+    return [("Guidance", cell)] if plan.sets_guidance else []
 
 
 def _saved(prediction: Prediction) -> float:
@@ -93,6 +107,7 @@ def _total_row(
         ("Timesteps", f"0 to {plan.num_train_timesteps - 1}"),
         (steps_label, str(len(timesteps))),
         ("Mean sparsity", percent(plan.mean_sparsity(timesteps), 1)),
+        *_guidance(plan, half_cell(prediction)),
         ("MACs, predicted", _macs_cell(prediction, prediction.macs_dense)),
         ("Time, predicted", _time_cell(prediction, known=True)),
         ("Error, predicted", _error_cell(prediction.error)),
@@ -106,8 +121,9 @@ def _total_row(
     )
 
 
-def _table_head(steps_label: str, batch: int) -> str:
-    names = ("Stage", "Timesteps", steps_label, "Sparsity")
+def _table_head(plan: StagePlan, steps_label: str, batch: int) -> str:
+    own = [name for name, _ in _guidance(plan, "")]
+    names = ("Stage", "Timesteps", steps_label, "Sparsity", *own)
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     for what, unit in (
         ("MACs", "per image"),
@@ -131,10 +147,12 @@ def stage_table(
     timesteps: list[float],
     device: str,
     asked: int | None = None,
+    half_timed: bool = False,
 ) -> str:
     """Write per stage what runs and what it is predicted to cost; the last row is the whole run.
 
-    Stages stand in the order of sampling: early, middle, late.
+    Stages stand in the order of sampling: early, middle, late. `half_timed`: the batch of one
+    guidance half was timed on this device.
     `asked` are the sampler's steps, of which second-order samplers make more runs. The table's
     `data-boundaries` and `data-exact` tell which plan and which prediction it shows.
     """
@@ -147,7 +165,8 @@ def stage_table(
     foot = (
         "Sparsity: share of attention heads and MLP neurons"
         f" removed{BUDGET_WORDS if plan.scope == 'run' else ''}. MACs: multiply-accumulates of the"
-        f" denoiser, both guidance halves. Time: on {html.escape(device)}, from its latency table."
+        f" denoiser, {macs_words(plan, prediction)}. Time: on {html.escape(device)}, from its"
+        f" latency table.{half_time_words(plan, half_timed)}"
         " Error: how far the outputs of pruned layers are from the unpruned ones, squared and"
         " relative, mean over layers on calibration data. It does not say how far the pictures"
         f" move: Compare measures that.{extra_runs_words(timesteps, asked)}"
@@ -157,7 +176,7 @@ def stage_table(
         f' data-testid="prediction-kind">{words}</span></p>'
         f'<table class="stage-table" data-boundaries="{low},{high}"'
         f' data-exact="{str(prediction.exact).lower()}">'
-        f"<thead><tr>{_table_head(steps_label, prediction.batch)}</tr></thead>"
+        f"<thead><tr>{_table_head(plan, steps_label, prediction.batch)}</tr></thead>"
         f"<tbody>{rows}</tbody><tfoot>{_total_row(plan, prediction, timesteps, steps_label)}"
         f'</tfoot></table><p class="fine">{foot}</p></div>'
     )
@@ -206,7 +225,8 @@ def headline(
     `asked` as in `stage_table`; `steepest` is the timestep at which the model's own curve rises
     fastest, where that is known.
     """
-    if not any(plan.sparsity):
+    own = guidance_sentence(plan, prediction)
+    if not any(plan.sparsity) and not own:
         return (
             '<p class="headline">Nothing is pruned yet: every step runs the whole network. Raise a'
             " sparsity or press Suggest.</p>"
@@ -218,10 +238,14 @@ def headline(
     over = f"{len(timesteps)} sampling steps"
     if asked not in (None, len(timesteps)):
         over = f"{asked} sampling steps ({len(timesteps)} runs of the network)"
+    removes = (
+        f"This plan removes <b>{percent(plan.mean_sparsity(timesteps))}</b> of the network's"
+        f" attention heads and neurons on average{_gentlest_words(plan, prediction, steepest)}."
+    )
+    if not any(plan.sparsity):
+        removes = "This plan prunes nothing."
     return (
-        f'<p class="headline">This plan removes <b>{percent(plan.mean_sparsity(timesteps))}</b> of'
-        " the network's attention heads and neurons on average"
-        f"{_gentlest_words(plan, prediction, steepest)}. Over {over} it is"
+        f'<p class="headline">{f"{removes} {own}".strip()} Over {over} it is'
         f" predicted to need <b>{percent(1 - prediction.macs / prediction.macs_dense)}</b> less"
         f" computation{faster}.{shared_words(plan)}</p>"
     )
@@ -282,7 +306,8 @@ def cost_cards(plan: StagePlan, prediction: Prediction, timesteps: list[float]) 
         (
             "MACs, predicted",
             f"{percent(_saved(prediction))} fewer",
-            f"{macs_text(prediction.macs)} of {macs_text(prediction.macs_dense)} per image",
+            f"{macs_text(prediction.macs)} of {macs_text(prediction.macs_dense)} per image"
+            + half_note(prediction),
         ),
         ("Time, predicted", time_main, time_note),
         ("Layer error, predicted", percent(prediction.error, 2), kind),

@@ -486,7 +486,7 @@ def test_sides_resolve_to_plans(workshop):
     assert resolve("Dense").plan is None and resolve("Current plan").plan == PLAN
     assert resolve("Uploaded plan", PLAN).plan == PLAN
     assert resolve("Paper's eye [200, 600]").plan.boundaries == (200, 600)
-    assert len({resolve(name).plan for name in sides.PRESETS}) == 4
+    assert len({resolve(name).plan for name in sides.PRESETS}) == 5
     for bad in ("Uploaded plan", "../etc", None):
         with pytest.raises(StudioError):
             resolve(bad)

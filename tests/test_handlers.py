@@ -58,7 +58,7 @@ def suggest(studio, target=0.33, m=0.55, lam=0.026, beta="linear"):
 
 
 def slide(studio, value, plan=PLAIN, stage=2):
-    return studio.prune.stage_sliders[stage].on_slide(value, plan, "DDIM", 50, VISITOR)
+    return studio.prune.stage_controls[stage].on_slide(value, plan, "DDIM", 50, VISITOR)
 
 
 def refine(studio, plan, scheduler="DDIM", steps=50, layers=False):
@@ -576,7 +576,7 @@ def test_lambda_outlives_leaving_the_list_of_schedules(page):
 def noted(studio, choice, plan, steps):
     """Return what Compare writes below the picker of side A."""
     pair = studio.compare.pair
-    return pair.describe(choice, None, "Dense", None, plan, "DDIM", steps)[pair.a.note]
+    return pair.describe(choice, None, "Dense", None, plan, "DDIM", steps, 1.5)[pair.a.note]
 
 
 def test_a_preset_in_compare_removes_as_much_as_the_current_plan(studio, workshop, predictions):

@@ -66,12 +66,12 @@ def resolved(studio, choice: str) -> sides.SideRun:
 
 def listing(studio, choice_a: str, choice_b: str) -> dict:
     pair = studio.compare.pair
-    return pair.offer(choice_a, None, choice_b, None, PLAN.to_json(), "DDIM", 20)
+    return pair.offer(choice_a, None, choice_b, None, PLAN.to_json(), "DDIM", 20, 1.5)
 
 
 def note(studio, choice: str) -> str:
     pair = studio.compare.pair
-    return pair.describe(choice, None, "Dense", None, PLAN.to_json(), "DDIM", 20)[pair.a.note]
+    return pair.describe(choice, None, "Dense", None, PLAN.to_json(), "DDIM", 20, 1.5)[pair.a.note]
 
 
 def test_kept_plans_and_both_pruned_sides_of_runs_are_offered(workshop, store, studio):

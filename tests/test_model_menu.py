@@ -127,6 +127,13 @@ def test_a_preset_of_another_schedule_loses_its_name(pages):
         assert StagePlan.from_json(found[shared.plan]).name == name
 
 
+def test_a_plan_that_removes_more_than_a_preset_can_comes_along(pages):
+    first, _ = pages
+    much = PLAN.with_sparsity(0.9, 0.9, 0.9)
+    found = first.models.on_open("", visit(go(first, "", much, steps=50)))
+    assert StagePlan.from_json(found[first.shared.plan]).sparsity == (0.9, 0.9, 0.9)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"boundaries":[5,5]}', "x" * 70_000, "\0"])
 def test_a_broken_plan_in_the_address_is_a_sentence(pages, text):
     first, _ = pages

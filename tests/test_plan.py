@@ -10,7 +10,7 @@ import pytest
 from core.curves.betas import BETA_SCHEDULES
 from core.curves.noise import NoiseSchedule
 from core.curves.plan import STAGES, StagePlan
-from core.curves.proposals import presets, propose_plan
+from core.curves.proposals import INTERVAL, interval_plan, preset, presets, propose_plan
 from core.curves.samplers import make_scheduler, sampling_timesteps
 from core.errors import PlanError
 
@@ -82,7 +82,9 @@ def test_the_step_weighted_mean_is_the_target(beta_schedule, steps, target):
         NoiseSchedule.from_betas(beta_schedule),
         sampling_timesteps(make_scheduler("DDIM", beta_schedule), steps),
     )
-    for plan in presets(schedule, target, visited).values():
+    plans = presets(schedule, target, visited)
+    assert plans.pop(INTERVAL).mean_sparsity(visited) == 0
+    for plan in plans.values():
         assert plan.mean_sparsity(visited) == pytest.approx(target, abs=1e-12)
         assert all(0 <= s <= 0.7 + 1e-12 for s in plan.sparsity)
     flat = presets(schedule, target, visited)["Formula, flatter"].sparsity
@@ -102,10 +104,34 @@ def test_a_stage_without_steps_has_no_weight():
 
 def test_presets_are_named_and_differ():
     plans = presets(LINEAR, 0.33, DDIM_50)
-    assert list(plans) == ["Formula", "Formula, flatter", "Paper's eye [200, 600]", "Uniform"]
+    formulas = ["Formula", "Formula, flatter", "Paper's eye [200, 600]", "Uniform"]
+    assert list(plans) == [*formulas, "Guidance interval"]
     assert plans["Paper's eye [200, 600]"].boundaries == (200, 600)
     assert plans["Uniform"].sparsity == (0.33,) * 3 and plans["Uniform"].calibration == "pooled"
     assert all(plan.name == name for name, plan in plans.items())
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, SCALED, FLOW, EDM])
+def test_the_interval_guides_between_the_published_noise_levels(schedule):
+    plan = interval_plan(schedule)
+    with np.errstate(divide="ignore"):
+        sigma = schedule.s / schedule.a
+    low, high = plan.boundaries
+    assert sigma[low - 1] <= 0.28 < sigma[low] and sigma[high - 1] <= 5.42 < sigma[high]
+    assert plan.guidance == (1, None, 1) and plan.halves(2) == (1, 2, 1)
+    assert plan.sparsity == (0, 0, 0) and plan == preset(schedule, INTERVAL, target=0.9)
+
+
+def test_an_interval_that_a_schedule_does_not_have_is_refused_in_one_sentence():
+    ends_below = NoiseSchedule.from_betas("linear", num=100)
+    assert INTERVAL not in presets(ends_below)
+    with pytest.raises(PlanError, match="the 100 timesteps of this schedule go from") as refused:
+        preset(ends_below, INTERVAL)
+    assert "\n" not in str(refused.value)
+    to_nothing = NoiseSchedule(
+        "zero terminal", "vp", np.linspace(1, 0, 50), np.linspace(0.01, 1, 50)
+    )
+    assert interval_plan(to_nothing).guidance == (1, None, 1)  # a = 0 at the last timestep
 
 
 def test_a_shorter_schedule_has_its_own_boundaries():

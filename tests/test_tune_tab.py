@@ -118,7 +118,7 @@ def test_hover_names_all_that_a_point_runs():
         "<b>UniPC, 9 steps</b>",
         "early 40 %, middle 0 %, late 10 % removed, shared by dynamic programming",
         "guidance off early, 2.1 middle",
-        "every 2nd step in full early and late",
+        "1 of 2 steps in full early and late",
         "stages meet at 93 and 550",
         "FID 12.0 (n = 256), 12.5 on held-out noises (n = 500)",
         "9.60 GMACs per image, 4.17 × fewer MACs than dense",
@@ -178,9 +178,9 @@ def test_plans_in_words():
     uniform = PLAN.with_sparsity(0.3, 0.3, 0.3)
     assert words.removed_words(None) == "nothing removed"
     assert words.removed_words(uniform).startswith("30 % removed in every stage")
-    assert words.guidance_words(PLAN) == "" and words.boundary_words(None) == ""
-    assert words.reuse_words(replace(PLAN, reuse=(3, 3, 3))).startswith(
-        "every 3rd step in full in every stage"
+    assert words.boundary_words(None) == ""
+    assert "1 of 3 steps in full in every stage" in words.plan_parts(
+        what(plan=replace(PLAN, reuse=(3, 3, 3)))
     )
 
 

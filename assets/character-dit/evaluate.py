@@ -23,14 +23,13 @@ from core.workshop.workshop import Workshop
 
 HERE = Path(__file__).resolve().parent
 CLASSES = [style.name for style in pictures.STYLES]
-GUIDANCE = 1.5
 
 
 def sample(
     n: int,
     seed: int,
     steps: int = 50,
-    guidance: float = GUIDANCE,
+    guidance: float | None = None,
     batch: int = 250,
     scheduler: str = "DDIM",
     weights: Path | None = None,
@@ -38,8 +37,8 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """Pictures (n, 3, 64, 64) in [-1, 1] and labels, classes in turn.
 
-    The denoiser runs in `dtype`, the VAE in fp32. weights: of the DiT at another step of its
-    training, in place of the shipped ones.
+    guidance: None for the model's own (sampling.json). The denoiser runs in `dtype`, the VAE in
+    fp32. weights: of the DiT at another step of its training, in place of the shipped ones.
     """
     checkpoint = load_checkpoint(HERE, "cpu")
     if weights is not None:
@@ -48,10 +47,10 @@ def sample(
     model = copy.deepcopy(workshop.dense).to(dtype)
     side = Denoiser(model, sampler(workshop, scheduler), workshop.schedule, steps)
     conditions, noise = workshop.some_conditions(n), start_noise(n, workshop.latent_shape, seed)
-    parts = []
+    scale, parts = workshop.guidance if guidance is None else guidance, []
     for first in range(0, n, batch):
         rows = slice(first, first + batch)
-        latents = side.run(noise[rows], conditions.rows(rows), guidance)[0]
+        latents = side.run(noise[rows], conditions.rows(rows), scale)[0]
         parts.append(decode(workshop.vae, latents.float()))
     return torch.cat(parts), torch.arange(n) % len(CLASSES)
 
@@ -116,7 +115,7 @@ def evaluate(args) -> None:
         "seed": args.seed,
         "steps": 50,
         "scheduler": "DDIM",
-        "guidance": GUIDANCE,
+        "guidance": load_checkpoint(HERE, "cpu").guidance,
         "device": "cpu, denoiser in bf16",
     }
     (HERE / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -1,4 +1,7 @@
-"""Run `python -m core.bench`: speed, studies and their table; `sources` for calibration data."""
+"""Run `python -m core.bench`: speed, studies and their table.
+
+`sources` is for calibration data, `front` for solvers, guidance and reuse.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,10 @@ import sys
 if __name__ == "__main__":
     if sys.argv[1:2] == ["sources"]:
         from .sources import main
+
+        del sys.argv[1]
+    elif sys.argv[1:2] == ["front"]:
+        from .front import main
 
         del sys.argv[1]
     else:

@@ -6,12 +6,13 @@ Whole sampling runs of a model, and single forwards of DiT-XL/2's width.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..curves.plan import StagePlan
 from ..curves.proposals import propose_plan
+from ..guidance import scales_of
 from ..models.families import first_parameter
 from ..models.layers import PrunableLayer
 from ..mosaic.transformer import MosaicTransformer
@@ -28,7 +29,6 @@ TARGETS = (0.33, 0.5)
 GOAL = 0.95
 GOAL_BATCH = 16
 STEPS = 50
-GUIDANCE = 1.5
 EFFORT = Effort(200)
 
 
@@ -47,6 +47,14 @@ class Stock:
     def network(self, timestep: float) -> Callable[..., Any]:  # noqa: ARG002
         """Return the stock forward."""
         return self.forward
+
+    def scales(self, guidance: float) -> tuple[float, ...]:
+        """Return the run's guidance."""
+        return scales_of(None, guidance)
+
+    def full_steps(self, stages: Sequence[int]) -> list[bool]:
+        """Return that every step runs in full."""
+        return [True] * len(stages)
 
 
 def sampling_seconds(
@@ -70,7 +78,8 @@ def sampling_seconds(
     own: dict[str, list[float]] = {name: [] for name in models}
 
     def run(name: str, side: Denoiser) -> Callable[[], None]:
-        return lambda: own[name].append(sum(side.run(noise, conditions, GUIDANCE, stop=stop)[1]))
+        guidance = workshop.guidance
+        return lambda: own[name].append(sum(side.run(noise, conditions, guidance, stop=stop)[1]))
 
     sides = {
         n: Denoiser(m, scheduler, workshop.schedule, steps, tabulate=n in tabulated)

@@ -77,7 +77,7 @@ def calibration_sources(
         "n": n,
         "steps": steps,
         "seed": seed,
-        "guidance": 1.5,
+        "guidance": workshop.guidance,
         "model": workshop.name,
         "settings": {
             "images": workshop.settings.images,

@@ -42,7 +42,6 @@ from ..workshop.study import findings, load_study, markdown, verdicts
 from ..workshop.workshop import Workshop, get_workshop
 from .realised import TARGETS, speed_benchmark, timesteps_of
 
-GUIDANCE = 1.5
 SHARING_RUNS = ((10, 2000, (0, 1, 2)),)
 # steps, images, seeds
 RUNS = ((50, 2000, (0, 1, 2)), (10, 2000, (0, 1, 2)), (20, 1000, (0,)), (7, 1000, (0,)))
@@ -107,7 +106,7 @@ def weighers(workshop: Workshop, steps: int, _seed: int) -> Iterator[Contender]:
     """
     yield Contender("dense", None, steps, workshop)
     for weighting in WEIGHTINGS:
-        settings = replace(workshop.settings, weighting=weighting, guidance=GUIDANCE)
+        settings = replace(workshop.settings, weighting=weighting, guidance=workshop.guidance)
         own = Workshop(workshop.checkpoint, settings, workshop.cache)
         own.calibrate(print_progress)
         name = "even rows" if weighting == "even" else f"rows weighed by {weighting}"
@@ -146,6 +145,7 @@ def quality(args: argparse.Namespace) -> None:
                 | {"seed": seed, "n": n}
                 | scores(workshop, samples, dense)
                 | {
+                    "guidance": workshop.guidance,
                     "dtype": args.dtype,
                     "device": workshop.device_text,
                     "plan": None if plan is None else plan.to_json(),
@@ -244,7 +244,7 @@ def draw_samples(
     dtype: torch.dtype,
     batch: int = 250,
 ) -> Samples:
-    """Draw n seeded samples, classes in turn, DDIM, guidance 1.5."""
+    """Draw n seeded samples, classes in turn, DDIM, with the model's own guidance."""
     model = workshop.dense if plan is None else workshop.build(plan)
     model = copy.deepcopy(model).to(dtype) if dtype != workshop.dtype else model
     side = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, steps)
@@ -253,10 +253,9 @@ def draw_samples(
     parts = []
     for first in range(0, n, batch):
         rows = slice(first, first + batch)
-        parts.append(side.run(noise[rows], conditions.rows(rows), GUIDANCE)[0])
+        parts.append(side.run(noise[rows], conditions.rows(rows), workshop.guidance)[0])
     latents = torch.cat(parts).float().cpu()
-    row_macs = workshop.stage_macs(plan)
-    macs = sum(row_macs[s] for s in side.stages) * 2 * n
+    macs = sum(step.rows * step.macs for step in workshop.work(plan, side.timesteps)) * n
     return Samples(latents, decode(workshop.vae, latents), macs)
 
 

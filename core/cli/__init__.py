@@ -20,9 +20,11 @@ def curves(args: argparse.Namespace) -> int:
     The model's own schedule where a model is given and no other one is asked for.
     """
     from ..curves.dynamics import curves as theory
+    from ..curves.guidance_words import own_guidance, rows_words
     from ..curves.plan import STAGES
-    from ..curves.proposals import propose_plan
+    from ..curves.proposals import INTERVAL_RULE, interval_plan, propose_plan
     from ..curves.samplers import sampling_timesteps
+    from .plan_options import guided
     from .settings import check_steps
 
     if not math.isfinite(args.variance) or args.variance <= 0:
@@ -32,7 +34,10 @@ def curves(args: argparse.Namespace) -> int:
     timesteps = sampling_timesteps(scheduler, args.steps)
     proposal = propose_plan(schedule, args.target, timesteps, variance=args.variance)
     found = theory(schedule, args.variance)
-    plan = proposal.plan
+    plan, rule = proposal.plan, proposal.rule
+    if args.preset == "interval":
+        plan, rule = interval_plan(schedule), INTERVAL_RULE
+    plan = guided(plan, args.stage_guidance)
     result = {
         "timesteps": [int(t) for t in found.timesteps],
         "mse": found.mse.tolist(),
@@ -42,7 +47,11 @@ def curves(args: argparse.Namespace) -> int:
         "boundaries": list(plan.boundaries),
         "sparsity": dict(zip(STAGES, plan.sparsity, strict=True)),
         "steps_per_stage": plan.steps_per_stage(timesteps),
-        "rule": proposal.rule,
+        "guidance": dict(zip(STAGES, plan.guidance, strict=True)),
+        "rows": dict(zip(STAGES, plan.halves(2), strict=True)),
+        "plan": plan.to_json(),
+        "preset": args.preset,
+        "rule": rule,
         "threshold": proposal.threshold,
         "lambda": proposal.lam,
         "fallback": proposal.fallback,
@@ -52,11 +61,13 @@ def curves(args: argparse.Namespace) -> int:
         "target": args.target,
     }
     low, high = plan.boundaries
-    text = [proposal.rule, f"boundaries {low} and {high}"]
+    text = [rule, f"boundaries {low} and {high}"]
     stages = list(zip(STAGES, result["steps_per_stage"].values(), plan.sparsity, strict=True))
     text += [
         f"{s}: {n} of {len(timesteps)} steps, sparsity {v:.2f}" for s, n, v in reversed(stages)
     ]
+    if plan.sets_guidance:
+        text.append(f"guidance {own_guidance(plan)}: {rows_words(plan.halves(2))}")
     return write_result(args, result, text)
 
 

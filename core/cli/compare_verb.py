@@ -25,6 +25,7 @@ from .output import (
     write_result,
     write_text,
 )
+from .plan_options import named_plan
 from .settings import asked, check_steps, pixels
 
 OpenWorkshop = Callable[[argparse.Namespace], Workshop]
@@ -32,7 +33,7 @@ OpenWorkshop = Callable[[argparse.Namespace], Workshop]
 
 def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     """Sample the dense model (or --against) and a plan from the same noise, and time both."""
-    plan = StagePlan.load(args.plan)
+    plan = named_plan(args)
     against = StagePlan.load(args.against) if args.against else None
     if args.images is not None and not 1 <= args.images <= 10_000:
         raise StudioError(f"--images must lie between 1 and 10000, not {args.images}.")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..curves.guidance_words import rows_words, scale_words
 from ..curves.plan import STAGES, StagePlan
 from ..curves.samplers import sampling_timesteps
 from ..mosaic.damping_report import damping_facts, damping_sentence, with_dampings
@@ -14,6 +15,7 @@ from ..mosaic.transformer import MosaicTransformer
 from ..workshop.prediction import Prediction
 from ..workshop.workshop import Workshop
 from .output import finite, fresh_folder, report_progress, warn_of_scarcity, write_result
+from .plan_options import named_plan
 from .settings import check_steps
 
 OpenWorkshop = Callable[[argparse.Namespace], Workshop]
@@ -24,7 +26,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
 
     `MosaicTransformer.from_pretrained` reads them.
     """
-    plan = StagePlan.load(args.plan)
+    plan = named_plan(args)
     check_steps(args.steps)
     out = fresh_folder(args.out)
     workshop = open_workshop(args)
@@ -47,8 +49,8 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     result |= {"out": str(args.out), "files": files}
     text = [
         f"{s.stage}: {s.steps} steps, {s.macs / 1e9:.2f} of {s.macs_dense / 1e9:.2f} GMACs, layer"
-        f" error {s.error:.4f}"
-        for s in prediction.stages
+        f" error {s.error:.4f}{_guidance_words(scale)}"
+        for s, scale in zip(prediction.stages, plan.guidance, strict=True)
     ]
     dampings = damping_sentence(mosaic)
     if dampings is not None:
@@ -58,6 +60,11 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         f" in {args.out}"
     )
     return write_result(args, result, text)
+
+
+def _guidance_words(scale: float | None) -> str:
+    """Return the end of a stage's line where the plan sets its guidance."""
+    return "" if scale is None else f", guidance {scale_words(scale)}"
 
 
 def _prune_report(
@@ -70,12 +77,19 @@ def _prune_report(
         "device": workshop.device_text,
         "calibration": workshop.calibration_text,
         "macs": {
-            s.stage: {"steps": s.steps, "dense": s.macs_dense, "pruned": s.macs}
+            s.stage: {
+                "steps": s.steps,
+                "rows": s.rows,
+                "dense": s.macs_dense,
+                "pruned": s.macs,
+            }
             for s in prediction.stages
         },
         "macs_unit": (
-            f"one image, {steps} steps, both guidance halves, linear and convolution layers"
+            f"one image, {steps} steps, linear and convolution layers; dense: both guidance"
+            f" halves, pruned: {rows_words([s.rows for s in prediction.stages])}"
         ),
+        "guidance": dict(zip(STAGES, plan.guidance, strict=True)),
         "speedup_macs": prediction.speedup_macs,
         "error": {s.stage: s.error for s in prediction.stages},
         "error_held_out": {s.stage: s.error_held_out for s in prediction.stages},

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from .plan_checks import (
     whole,
 )
 
+T = TypeVar("T")
 STAGES = ("late", "middle", "early")
 MAX_FILE_BYTES = 1_000_000
 METHODS = ("obs", "magnitude")
@@ -59,7 +60,7 @@ CHOICES = {  # field -> what it may be
 __getattr__ = forward(__name__, "proposals")
 
 
-def as_sampled(per_stage: Sequence[float]) -> list[tuple[str, float]]:
+def as_sampled(per_stage: Sequence[T]) -> list[tuple[str, T]]:
     """Return (stage, value) in the order of sampling, early first, as people read it.
 
     per_stage: late, middle, early, as in STAGES.

@@ -1,5 +1,7 @@
 """Propose stage plans: boundaries by the paper's threshold rule, sparsities by its score.
 
+One more plan prunes nothing and leaves guidance out at both ends of the trajectory.
+
 Boundaries are scheduler timesteps counted from 0, as in `core.curves.plan`.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Real
 
@@ -22,6 +25,15 @@ from .plan_checks import number_within, share_out
 PROPOSAL_CLIP = 0.7  # the formula never proposes more than this for a stage
 PAPER_EYE = (0.2, 0.6)  # the paper's Fig. 3: fast learning for t in (200, 600) of 1000
 FLAT_SPAN = 0.15  # the flatter preset stays within target +- this
+# sigma = s / a that guidance is kept in: above the first, up to the second. Published for other
+# models, SDXL among them (Kynkäänniemi et al. 2024, arXiv 2404.07724)
+INTERVAL_SIGMA = (0.28, 5.42)
+INTERVAL = "Guidance interval"
+INTERVAL_RULE = (
+    "Guidance only where sigma = s / a lies above 0.28 and up to 5.42, nothing pruned: published"
+    " for other models, SDXL among them (Kynkäänniemi et al. 2024, arXiv 2404.07724), not measured"
+    " on this one."
+)
 MIN_STAGE_SHARE = 0.02  # a smaller proposed stage is not worth a subnetwork: fall back
 
 
@@ -76,10 +88,10 @@ def propose_plan(
     return Proposal(plan=plan, rule=rule, fallback=fallback, threshold=float(m), lam=c.lam)
 
 
-def preset_names(total: int = NUM_TRAIN_TIMESTEPS) -> tuple[str, str, str, str]:
+def preset_names(total: int = NUM_TRAIN_TIMESTEPS) -> tuple[str, str, str, str, str]:
     """Return the names of the presets of a model of `total` timesteps, in their order."""
     low, high = _eye(total)
-    return "Formula", "Formula, flatter", f"Paper's eye [{low}, {high}]", "Uniform"
+    return "Formula", "Formula, flatter", f"Paper's eye [{low}, {high}]", "Uniform", INTERVAL
 
 
 def _eye(total: int) -> tuple[int, int]:
@@ -92,16 +104,17 @@ def _eye(total: int) -> tuple[int, int]:
 def presets(
     schedule: NoiseSchedule, target: float = 0.33, timesteps: Sequence[float] | None = None
 ) -> dict[str, StagePlan]:
-    """Return plans to start from, by name, all with a step-weighted mean sparsity of `target`.
+    """Return plans to start from, by name, with a step-weighted mean sparsity of `target`.
 
     Uniform is the baseline of one network for all timesteps: equal sparsities and one pooled
-    calibration.
+    calibration. The guidance interval removes nothing, whatever the target; it is left out where
+    the schedule does not have it.
     """
     target = number_within(target, "The target sparsity")
     c = curves(schedule)
     formula = propose_plan(schedule, target, timesteps).plan
     flatter = propose_plan(schedule, target, timesteps, flat=True).plan
-    *_, eye_name, uniform_name = preset_names(len(schedule))
+    *_, eye_name, uniform_name, _ = preset_names(len(schedule))
     eye = _eye(len(schedule))
     plans = (
         formula,
@@ -109,7 +122,50 @@ def presets(
         _plan(c, eye, _formula(c, eye, target, timesteps, flat=False), name=eye_name),
         replace(formula, sparsity=(target,) * 3, calibration="pooled", name=uniform_name),
     )
-    return {plan.name: plan for plan in plans}
+    found = {plan.name: plan for plan in plans}
+    with suppress(PlanError):
+        found[INTERVAL] = interval_plan(schedule)
+    return found
+
+
+def preset(
+    schedule: NoiseSchedule,
+    name: str,
+    target: float = 0.33,
+    timesteps: Sequence[float] | None = None,
+) -> StagePlan:
+    """Return the preset of a name. Raises PlanError where there is none, or it cannot be."""
+    if name == INTERVAL:
+        return interval_plan(schedule)  # no target bears on it
+    offered = presets(schedule, target, timesteps)
+    if name not in offered:
+        raise PlanError("Choose one of the listed presets.")
+    return offered[name]
+
+
+def interval_plan(schedule: NoiseSchedule) -> StagePlan:
+    """Return the plan that guides only where sigma = s / a lies in `INTERVAL_SIGMA`.
+
+    Nothing is pruned; early and late run the conditional half alone. Raises PlanError for a
+    schedule that does not begin below the interval and end above it.
+    """
+    lowest, highest = INTERVAL_SIGMA
+    with np.errstate(divide="ignore"):  # a is 0 where nothing but noise is left
+        sigma = schedule.s / schedule.a
+    low, high = (int(i) for i in np.searchsorted(sigma, INTERVAL_SIGMA, side="right"))
+    if not 0 < low < high < len(sigma):
+        raise PlanError(
+            f"Guidance in an interval needs noise levels below {lowest:g}, between and above"
+            f" {highest:g}; the {len(sigma)} timesteps of this schedule go from"
+            f" {sigma[0]:.3g} to {sigma[-1]:.3g}."
+        )
+    return StagePlan(
+        (low, high),
+        (0.0, 0.0, 0.0),
+        name=INTERVAL,
+        num_train_timesteps=len(sigma),
+        guidance=(1.0, None, 1.0),
+    )
 
 
 def _boundaries(c: Curves, m: float) -> tuple[tuple[int, int], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+from ..curves.guidance_words import own_guidance, scale_words
 from ..curves.plan import StagePlan, as_sampled
 from ..errors import StudioError
 from .run import Run, RunSide
@@ -108,6 +109,10 @@ def _plans(a: StagePlan | None, b: StagePlan | None) -> list[Difference]:
     ):
         if one != other:
             found.append(Difference(f"removed in the {stage} stage", *_shares(one, other)))
+    for (stage, own), (_, its) in zip(as_sampled(a.guidance), as_sampled(b.guidance), strict=True):
+        if own != its:
+            words = scale_words(own), scale_words(its)
+            found.append(Difference(f"guidance in the {stage} stage", *words))
     for field, what in PLAN_WORDS.items():
         one, other = getattr(a, field), getattr(b, field)
         # a plan that counts no steps takes those of its run
@@ -126,7 +131,8 @@ def plan_words(plan: StagePlan | None) -> str:
         for f in fields(plan)
         if f.name in PLAN_WORDS and getattr(plan, f.name) != f.default
     ]
-    return "; ".join([f"boundaries {_boundaries(plan)}", f"removed {removed}", *extra])
+    own = [f"guidance {own_guidance(plan)}"] if plan.sets_guidance else []
+    return "; ".join([f"boundaries {_boundaries(plan)}", f"removed {removed}", *own, *extra])
 
 
 def _told_apart(what: str, a: tuple[str, str], b: tuple[str, str]) -> Difference:

@@ -119,6 +119,7 @@ def _side_columns(letter: str) -> list[Column]:
         of("boundary_low_t", "", _boundary(0)),
         of("boundary_high_t", "", _boundary(1)),
         *(of(f"removed_{s}_share", "", _removed(i)) for i, s in enumerate(STAGES)),
+        *(of(f"guidance_{s}", "", _guidance(i)) for i, s in enumerate(STAGES)),
         of("plan_json", "", lambda s: s.plan_json),
     ]
 
@@ -129,6 +130,11 @@ def _boundary(i: int) -> Callable[[RunSide], Value]:
 
 def _removed(i: int) -> Callable[[RunSide], Value]:
     return _of_plan(lambda plan: plan.sparsity[i])
+
+
+def _guidance(i: int) -> Callable[[RunSide], Value]:
+    """Return the guidance that a plan sets in a stage, None where it leaves the run's own."""
+    return _of_plan(lambda plan: plan.guidance[i])
 
 
 def _of_plan(value: Callable[[StagePlan], Value]) -> Callable[[RunSide], Value]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 
+from ..curves.guidance_words import with_own_guidance
 from ..curves.plan import StagePlan
 from ..errors import StudioError
 from .database import Database, insert, quoted
@@ -47,9 +48,10 @@ class KeptPlans:
         """Keep a plan and return it as kept.
 
         A name that is taken gets " 2" or the next free number; an empty one becomes the plan's own,
-        or "Plan". Raises StudioError for a name of more than 200 characters.
+        or "Plan" with the guidance that it sets. Raises StudioError for a name of more than 200
+        characters.
         """
-        name = checked_name(name) if name.strip() else plan.name or "Plan"
+        name = checked_name(name) if name.strip() else plan.name or with_own_guidance("Plan", plan)
         kept = KeptPlan(
             id=new_id(),
             name=name,

@@ -20,6 +20,7 @@ from .configuration import Configuration
 from .encoder import ImageEncoder
 
 BATCH = 128  # images that are drawn together
+HALF = (torch.bfloat16, torch.float16)
 QUICKER = 1.3  # times that a precision must be faster to be worth it
 
 
@@ -37,7 +38,7 @@ class Drawn:
         """Return the pictures (n, channels, H, W) in [-1, 1]."""
         if self._images is None:
             kind = self.workshop.device.type
-            with torch.autocast(kind, self.dtype, enabled=self.dtype is not None):
+            with torch.autocast(kind, self.dtype, enabled=self.dtype in HALF):
                 self._images = decode(self.workshop.vae, self.latents)
         return self._images
 

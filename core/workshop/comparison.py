@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..curves.guidance_words import with_own_guidance
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
 from ..sampling.metrics import psnr
@@ -68,7 +69,7 @@ class Side:
     scale: float
     timesteps: list[float]
     stages: list[int]  # per step, index into STAGES, -1 dense
-    # denoiser, whole run, all images, both guidance halves; linear and convolution layers
+    # denoiser, whole run, all images, all rows that ran; linear and convolution layers
     macs: int
     # per step, whole run, from the latency table, made before measuring; None for what it does not
     # know
@@ -217,6 +218,11 @@ class Comparison:
         """Return one plain sentence on how far the pictures of B lie from those of A."""
         return distance_sentence(self.psnr, self.decibels, self.settings.seed)
 
+    def rows_of(self, side: Side) -> tuple[int, int, int]:
+        """Return the denoiser rows per image of a side in the late, middle and early stage."""
+        own = self.settings.halves
+        return (own, own, own) if side.plan is None else side.plan.halves(own)
+
     def stage_rows(self) -> list[dict[str, Any]]:
         """Return, per stage, the steps and both sides' median, spread and prediction in seconds.
 
@@ -259,6 +265,7 @@ class Comparison:
                 "fid": s.fid,
                 "class_accuracy": s.class_accuracy,
                 "plan": s.plan and s.plan.to_json(),
+                "rows_per_image": dict(zip(STAGES, self.rows_of(s), strict=True)),
             }
 
         return {
@@ -359,4 +366,4 @@ def _median(values: list[float]) -> float | None:
 
 def side_name(plan: StagePlan | None) -> str:
     """Return the name of a side that runs this plan."""
-    return "Dense" if plan is None else plan.name or "MosaicDiff"
+    return "Dense" if plan is None else plan.name or with_own_guidance("MosaicDiff", plan)

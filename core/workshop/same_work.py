@@ -20,6 +20,7 @@ def uniform_of_same_work(workshop: Workshop, plan: StagePlan, timesteps: list[fl
     """Return one network for all timesteps whose run has the MACs of this plan's run.
 
     As near as whole heads and neurons allow. One pooled calibration, equal shares in every layer.
+    The stages keep the plan's guidance and reuse, so that the two differ in what is pruned alone.
     Raises StudioError where the plan's own widths are not known.
     """
     workshop.predictor.check(plan)
@@ -32,6 +33,9 @@ def uniform_of_same_work(workshop: Workshop, plan: StagePlan, timesteps: list[fl
             calibration="pooled",
             num_train_timesteps=plan.num_train_timesteps,
             name="Uniform, same work",
+            guidance=plan.guidance,
+            reuse=plan.reuse,
+            reuse_order=plan.reuse_order,
         )
 
     def off(sparsity: float) -> float:
@@ -89,13 +93,13 @@ def dense_steps(
     return min((below, steps), key=lambda n: abs(calls_of(n) - wanted))
 
 
-def run_macs(workshop: Workshop, plan: StagePlan | None, timesteps: Sequence[float]) -> float:
-    """Return the MACs of one image over a run, one row per call; a plan of None is dense.
+def run_macs(
+    workshop: Workshop, plan: StagePlan | None, timesteps: Sequence[float], halves: int = 2
+) -> float:
+    """Return the MACs of one image over a run; a plan of None is dense.
 
-    Raises StudioError where the plan's widths are not known.
+    halves: denoiser rows per image where the run's own guidance holds, 2 with guidance. Raises
+    StudioError where the plan's widths are not known.
     """
-    if plan is None:
-        return workshop.stage_macs(None)[-1] * len(timesteps)
-    counted = plan.counted(timesteps)
-    steps = counted.steps_per_stage(timesteps).values()
-    return sum(m * n for m, n in zip(workshop.stage_macs(counted), steps, strict=False))
+    work = workshop.work(plan and plan.counted(timesteps), timesteps, halves)
+    return sum(step.rows * step.macs for step in work)

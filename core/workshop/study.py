@@ -38,6 +38,7 @@ class Finding:
     class_accuracy: float
     n: int  # images per seed
     seeds: int
+    guidance: float = 1.5
 
     @property
     def target(self) -> float | None:
@@ -96,6 +97,7 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
                 class_accuracy=_mean(group, "class_accuracy"),
                 n=group[0]["n"],
                 seeds=len(group),
+                guidance=float(group[0].get("guidance", 1.5)),
             )
         )
     return sorted(found, key=lambda f: -f.base_steps)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from html import escape
 
+from core.curves.guidance_words import own_guidance, with_own_guidance
 from core.curves.plan import StagePlan, as_sampled
 from core.runs.differences import Difference, differences
 from core.workshop.comparison import Comparison
@@ -117,17 +118,25 @@ def example_html(example: StagePlan | None, now: StagePlan) -> str:
 
 
 def _plan_words(plan: StagePlan) -> str:
-    """Write a plan's boundaries and what each stage loses, in whole per cent."""
+    """Write a plan's boundaries, what each stage loses in whole per cent, and its guidance."""
     low, high = plan.boundaries
     removed = (f"{s} {percent(x)}" for s, x in as_sampled(plan.sparsity))
-    return f"boundaries {low} and {high}; removed {', '.join(removed)}"
+    words = f"boundaries {low} and {high}; removed {', '.join(removed)}"
+    return f"{words}; guidance {own_guidance(plan)}" if plan.sets_guidance else words
+
+
+def _kind(plan: StagePlan | None) -> str:
+    """Say what a plan does at all: it prunes, or sets guidance, or both."""
+    if plan is None:
+        return "none"
+    if plan.sets_guidance and not any(plan.sparsity):
+        return f"guidance {own_guidance(plan)}"
+    return with_own_guidance("pruned", plan)
 
 
 def _short(a: SideRun, b: SideRun, found: list[Difference]) -> str:
     """Write the differences on one line."""
     words = [f"{row.what} {row.a} → {row.b}" for row in found if row.what != "plan"]
     if (a.plan is None) != (b.plan is None):
-        words.insert(
-            0, "plan " + " → ".join("none" if s.plan is None else "pruned" for s in (a, b))
-        )
+        words.insert(0, "plan " + " → ".join(_kind(s.plan) for s in (a, b)))
     return f"<b>Differs:</b> {escape('; '.join(words))}; nothing else."

@@ -12,6 +12,7 @@ from html import escape
 
 import numpy as np
 
+from core.curves.guidance_words import with_own_guidance
 from core.curves.plan import STAGES
 from core.sampling.metrics import MIN_IMAGES_FOR_FID
 from core.workshop.closeness import SCALE_WORDS
@@ -80,6 +81,7 @@ def _side_words(side: Side) -> str:
     removed = ", ".join(
         f"{STAGES[i]} {100 * side.plan.sparsity[i]:.0f}&nbsp;%" for i in SAMPLING_ORDER
     )
+    removed = with_own_guidance(removed, side.plan)
     if side.plan.scope == "run":
         return f"{escape(side.name)} (heads and neurons asked for, as one budget: {removed})"
     return f"{escape(side.name)} (heads and neurons removed: {removed})"
@@ -309,7 +311,7 @@ def _cost_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     a, b = comparison.a, comparison.b
     beside = (a.seconds, b.seconds)
     runs = f"denoiser, whole run, {runs_words(comparison.timed_runs)}"
-    halves = halves_words(comparison.settings.halves)
+    halves = halves_words(comparison)
     return [
         (
             "Time, measured",

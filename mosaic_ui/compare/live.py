@@ -10,6 +10,7 @@ from html import escape
 
 import numpy as np
 
+from core.curves.guidance_words import own_guidance
 from core.curves.plan import STAGES, StagePlan
 
 from .. import tables
@@ -49,7 +50,10 @@ def plan_note(plan: StagePlan | None, error: str = "", steps: int | None = None)
     # one budget takes it where it hurts least
     said = "Removed" if plan.scope == "stage" else "Asked for"
     own = "" if steps is None else f'<span class="cmp-part"><small>{steps} steps</small></span>'
-    return f'<p class="cmp-note"><span>{said}:</span>{parts}{own}{shared}</p>'
+    guided = own_guidance(plan)
+    if guided:
+        guided = f'<span class="cmp-part"><small>guidance {escape(guided)}</small></span>'
+    return f'<p class="cmp-note"><span>{said}:</span>{parts}{guided}{own}{shared}</p>'
 
 
 def stage_chip(stage: int | str | None) -> str:

@@ -78,7 +78,8 @@ def _quality(comparison: Comparison, k: int, study: Sequence[Finding]) -> str:
             f" {other.name}, n = {comparison.n}, one seed."
         )
     if found is not None and settings.scheduler == STUDIED:
-        parts.append(f"The study of this model, with MosaicDiff, DDIM and guidance 1.5: {found}")
+        own = f"DDIM and guidance {study[0].guidance:g}"
+        parts.append(f"The study of this model, with MosaicDiff, {own}: {found}")
     if not parts:
         parts.append(
             "That is for FID: compare a pruned side with this one in at least"

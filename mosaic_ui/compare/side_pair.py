@@ -12,6 +12,7 @@ from gradio.events import Dependency
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
+from core.guidance import is_guidance, rows_of, run_scale
 from core.workshop.same_work import run_macs
 
 from ..events import LIVE, NEWEST, QUIET, Event, Views
@@ -51,20 +52,21 @@ class SidePair:
         a, b = self.a, self.b
         return [a.choice, a.uploaded, b.choice, b.uploaded, self.shared.plan]
 
-    def wire(self, scheduler: gr.Dropdown, steps: gr.Number) -> Dependency:
-        """Connect the pickers, Compare's scheduler and steps; return what follows a change."""
+    def wire(self, scheduler: gr.Dropdown, steps: gr.Number, guidance: gr.Number) -> Dependency:
+        """Connect the pickers, Compare's sampler and guidance; return what follows a change."""
         a, b = self.a, self.b
         a.wire()
         b.wire()
         notes = [a.note, b.note, self.between]
-        asked = [*self.inputs, scheduler, steps]
+        asked = [*self.inputs, scheduler, steps, guidance]
         describe: Event = {"fn": self.describe, "inputs": asked, "outputs": notes, **NEWEST}
         listed = [a.choice, b.choice, *notes]
         self.offering: Event = {"fn": self.offer, "inputs": asked, "outputs": listed, **LIVE}
         sides = [a.choice.input, b.choice.input, a.uploaded.change, b.uploaded.change]
         swapped = [a.choice, a.uploaded, b.choice, b.uploaded]
         self.swap.click(self.swap_sides, self.inputs, swapped, **QUIET).then(**describe)
-        return gr.on([*sides, self.shared.plan.change, steps.change, scheduler.change], **describe)
+        numbers = [steps.change, scheduler.change, guidance.change]
+        return gr.on([*sides, self.shared.plan.change, *numbers], **describe)
 
     def offer_on(self, triggers: list[Any], behind: Iterable[Dependency]) -> None:
         """Offer anew what is kept on these triggers, and when these events are done."""
@@ -73,7 +75,7 @@ class SidePair:
             event.then(**self.offering)
 
     @plain_errors
-    def offer(self, sides: Sides, scheduler: str, steps: Any) -> Views:
+    def offer(self, sides: Sides, scheduler: str, steps: Any, guidance: Any) -> Views:
         """List what can be chosen now; both choices stay, also where their plan was deleted.
 
         That is said at once in their notes.
@@ -81,12 +83,14 @@ class SidePair:
         chosen = sides.choice_a, sides.choice_b
         offered = picker_choices(self.shared.workshop, chosen)
         views: Views = {side.choice: gr.update(choices=offered) for side in (self.a, self.b)}
-        return views | self._notes(sides, scheduler, steps) if any(map(is_kept, chosen)) else views
+        if not any(map(is_kept, chosen)):
+            return views
+        return views | self._notes(sides, scheduler, steps, guidance)
 
     @plain_errors
-    def describe(self, sides: Sides, scheduler: str, steps: Any) -> Views:
+    def describe(self, sides: Sides, scheduler: str, steps: Any, guidance: Any) -> Views:
         """Write below the pickers what each side runs, or why it cannot, and what differs."""
-        return self._notes(sides, scheduler, steps)
+        return self._notes(sides, scheduler, steps, guidance)
 
     @plain_errors
     def swap_sides(self, sides: Sides) -> Views:
@@ -99,13 +103,14 @@ class SidePair:
             b.uploaded: sides.uploaded_a and sides.uploaded_a.to_json(),
         }
 
-    def _notes(self, sides: Sides, scheduler: str, steps: Any) -> Views:
+    def _notes(self, sides: Sides, scheduler: str, steps: Any, guidance: Any) -> Views:
         asked = Asked(sides.current, scheduler, steps)
         a, note_a = self._side(sides.choice_a, sides.uploaded_a, asked)
         b, note_b = self._side(sides.choice_b, sides.uploaded_b, asked)
         between = ""
         if a is not None and b is not None:
-            between = between_html(a, b, self._work(a, b, scheduler))
+            halves = rows_of(run_scale(guidance)) if is_guidance(guidance) else 2
+            between = between_html(a, b, self._work(a, b, scheduler, halves))
         return {self.a.note: note_a, self.b.note: note_b, self.between: between}
 
     def _side(
@@ -124,13 +129,19 @@ class SidePair:
             note += f'<p class="cmp-note">{escape(FOREIGN.format(origin))}</p>'
         return run, note
 
-    def _work(self, a: SideRun, b: SideRun, scheduler: str) -> tuple[float, float] | None:
-        """Return the MACs of both sides, None where they are not known before a calibration."""
+    def _work(
+        self, a: SideRun, b: SideRun, scheduler: str, halves: int
+    ) -> tuple[float, float] | None:
+        """Return the MACs of both sides, None where they are not known before a calibration.
+
+        halves: rows per image where the guidance of the comparison holds.
+        """
+
+        def work(side: SideRun) -> float:
+            timesteps = self.predictions.visited(scheduler, side.steps)
+            return run_macs(self.shared.workshop, side.plan, timesteps, halves)
+
         try:
-            work_a, work_b = (
-                run_macs(self.shared.workshop, s.plan, self.predictions.visited(scheduler, s.steps))
-                for s in (a, b)
-            )
+            return work(a), work(b)
         except StudioError:
             return None
-        return work_a, work_b

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from core.curves.plan import StagePlan
-from core.curves.proposals import preset_names, presets
+from core.curves.proposals import INTERVAL, interval_plan, preset, preset_names
 from core.errors import PlanError, StudioError
 from core.workshop.same_work import dense_steps, uniform_of_same_work, without_compensation
 from core.workshop.workshop import Workshop
@@ -109,7 +109,12 @@ def checked_plan(workshop: Workshop, plan: StagePlan, timesteps: list[float]) ->
     unknown = model_facts.unmeasured(workshop) or (
         plan.costs == "latency" and workshop.layer_times is None
     )
-    plain = StagePlan(plan.boundaries, plan.sparsity, num_train_timesteps=plan.num_train_timesteps)
+    plain = StagePlan(
+        plan.boundaries,
+        plan.sparsity,
+        num_train_timesteps=plan.num_train_timesteps,
+        guidance=plan.guidance,
+    )
     workshop.predict(plain if unknown else plan.counted(timesteps), timesteps)
     return plan
 
@@ -126,10 +131,15 @@ def _kept_run(choice: str, steps: int, scheduler: str, predictions: Predictions)
 
 
 def _preset(workshop: Workshop, choice: str, plan: StagePlan, timesteps: list[float]) -> StagePlan:
-    """Return a preset that removes as much as the plan in hand. Raises StudioError."""
+    """Return a preset that removes as much as the plan in hand. Raises StudioError.
+
+    The guidance interval removes nothing, whatever the plan does.
+    """
+    if choice == INTERVAL:
+        return interval_plan(workshop.schedule)
     mean = plan.mean_sparsity(timesteps)
     try:
-        return presets(workshop.schedule, mean, timesteps)[choice]
+        return preset(workshop.schedule, choice, mean, timesteps)
     except PlanError as err:
         raise StudioError(
             f"The current plan removes {percent(mean)}, which is more than a preset can: lower its"

@@ -183,8 +183,8 @@ class CompareTab:
             "outputs": [self.ahead, self.result.about],
             **NEWEST,
         }
-        self.pair.wire(self.scheduler, self.steps).then(**foresee)
-        costs = [self.images.change, self.repeats.change, self.guidance.change]
+        self.pair.wire(self.scheduler, self.steps, self.guidance).then(**foresee)
+        costs = [self.images.change, self.repeats.change]
         gr.on([*costs, shared.page.load, shared.measured.change], **foresee)
         if not model_facts.asks_words(self.workshop):
             self.asked.input(self.tidy, self.asked, self.asked, **NEWEST)

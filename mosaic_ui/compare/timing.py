@@ -102,7 +102,7 @@ def timing_html(rows: list[TimingRow], comparison: Comparison) -> str:
     )
     foot = (
         f"Seconds of the denoiser alone, for all {comparison.n}"
-        f" images{halves_words(comparison.settings.halves)}; on {comparison.device}, A and B in"
+        f" images{halves_words(comparison)}; on {comparison.device}, A and B in"
         " turns."
     )
     ratio = ratio_words(comparison)

@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 
+from core.curves.guidance_words import rows_words
 from core.curves.plan import STAGES
 from core.workshop.comparison import Comparison
 
@@ -42,9 +43,16 @@ def ratio_words(comparison: Comparison) -> str:
     )
 
 
-def halves_words(halves: int) -> str:
-    """Say that figures count both halves where guidance runs the denoiser twice per image."""
-    return ", both guidance halves" if halves == 2 else ""
+def halves_words(comparison: Comparison) -> str:
+    """Say which guidance halves figures count, of each side where they differ.
+
+    Begins with a comma; nothing where neither side ran a guided pair, so that there are no halves.
+    """
+    rows = [comparison.rows_of(side) for side in (comparison.a, comparison.b)]
+    if not any(2 in own for own in rows):
+        return ""
+    a, b = map(rows_words, rows)
+    return f", {a}" if a == b else f", A with {a}, B with {b}"
 
 
 def stage_colour(stage: int | None) -> str:

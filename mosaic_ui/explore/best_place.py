@@ -41,6 +41,10 @@ ESTIMATE_HINT = (
     "From curves of single bins, each compensated for itself: on the bundled models 9 to 15 % below"
     " the exact error of the same plan. All places of the curve are estimated in this way."
 )
+UNEVEN = (
+    '<p class="fine">No best place is drawn while stages differ in their guidance halves: the layer'
+    " error does not tell what guidance does.</p>"
+)
 # what was drawn is of another plan or sampler now, also where the boundaries stayed
 OLD = "() => { window.mosaicOldPlaces?.(); }"
 
@@ -75,8 +79,12 @@ class Places:
 def find_places(
     predictions: Predictions, plan: StagePlan, boundary: int, timesteps: list[float]
 ) -> Places | None:
-    """Return the error at about 40 places, or None where no errors are known of such plans."""
-    if not plan.plain or not any(plan.sparsity):
+    """Return the error at about 40 places, or None where no errors are known of such plans.
+
+    None too where stages differ in their guidance halves: with the work held a longer stage of one
+    half lets the others keep more, and layer errors do not tell what that does to the guidance.
+    """
+    if not plan.plain or not any(plan.sparsity) or uneven_halves(plan):
         return None
     here = _error(predictions, plan, timesteps)
     if here is None:
@@ -90,6 +98,11 @@ def find_places(
         return None
     at, errors = zip(*found, strict=True)
     return Places(boundary, plan.boundaries, at, errors, here, plan.num_train_timesteps)
+
+
+def uneven_halves(plan: StagePlan) -> bool:
+    """Say whether some stages of a plan run the guided pair and others one half of it."""
+    return len(set(plan.halves(2))) > 1
 
 
 def moved_to(plan: StagePlan, boundary: int, place: int) -> tuple[int, int]:
@@ -212,4 +225,5 @@ class PlacesView:
         except StudioError:  # of the plan, which says so itself
             places = None
         go = gr.update(visible=places is not None and places.better)
-        return {self.drawn: places_html(places), self.go: go}
+        drawn = UNEVEN if places is None and uneven_halves(asked.plan) else places_html(places)
+        return {self.drawn: drawn, self.go: go}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import gradio as gr
 
+from core.curves.plan import StagePlan
 from core.errors import StudioError
 
 from .. import jobs, model_facts, tables
@@ -19,7 +20,8 @@ from ..predictions import Asked
 class DeviceSpeed:
     """The button and the progress of the measurement; `table` is the stage table, which has times.
 
-    The button is offered on page load where the device's speed is not known.
+    The button is offered where the device's speed is not known: on page load, and after an edit
+    that sets guidance where the half batch was not timed.
     """
 
     def __init__(self, shared: Shared, table: gr.HTML):
@@ -47,7 +49,11 @@ class DeviceSpeed:
     @plain_errors
     def on_load(self, asked: Asked) -> Views:
         """Offer to measure the device where its speed is not known."""
-        return {self.measure: gr.update(visible=not self._knows_time(asked))}
+        return self.offer(asked.plan)
+
+    def offer(self, plan: StagePlan) -> Views:
+        """Show the button where a plan needs times that are not known."""
+        return {self.measure: gr.update(visible=not self.predictions.knows_time(plan))}
 
     def before_measure(self) -> Views:
         """Announce the measurement, which may have to wait for another visitor's run."""
@@ -59,7 +65,9 @@ class DeviceSpeed:
         """Measure this device's speed; the table then has times."""
         with jobs.visit(request.session_hash).stoppable() as stop:
             try:
-                for report in jobs.reports(lambda progress: self._measure(progress, stop)):
+                for report in jobs.reports(
+                    lambda progress: self._measure(asked.plan, progress, stop)
+                ):
                     yield {self.job: tables.progress(report.done, report.total, report.text)}
             except Exception as error:  # whatever it is, the button comes back
                 said = tables.message(jobs.failure(error, "The measurement"), "bad")
@@ -76,13 +84,12 @@ class DeviceSpeed:
             pass
         yield views
 
-    def _measure(self, progress: jobs.Progress, stop: threading.Event) -> None:
-        """Measure this device at a few widths of the whole model, and of its single layers."""
-        batch = model_facts.batch(self.workshop)
-        self.workshop.measure_latency(batch, progress=progress, stop=stop)
-        self.workshop.measure_layers(progress, stop)
+    def _measure(self, plan: StagePlan, progress: jobs.Progress, stop: threading.Event) -> None:
+        """Measure this device at a few widths of the whole model, and of its single layers.
 
-    def _knows_time(self, asked: Asked) -> bool:
-        if self.workshop.layer_times is None:
-            return False
-        return self.predictions.predict(*asked).prediction.seconds is not None
+        The half batch too, where a stage of the plan runs one guidance half.
+        """
+        batch = model_facts.batch(self.workshop)
+        for rows in model_facts.rows_timed(plan):
+            self.workshop.measure_latency(batch, rows, progress=progress, stop=stop)
+        self.workshop.measure_layers(progress, stop)

@@ -17,6 +17,7 @@ from core.workshop.workshop import Workshop
 
 from ..text import macs_text, percent
 
+FAR = 0.02  # of the work: further off, guidance of its own keeps it from being held
 CLOSE = 5e-4  # of the work; nearer than this is not looked for
 TRIES = 4
 PLACES = 4  # decimals of a sparsity that follows
@@ -32,12 +33,15 @@ def with_same_work(
     """
     moved = plan.with_boundaries(low, high)
     mean = plan.mean_sparsity(timesteps)
-    if moved.boundaries == plan.boundaries or mean == 0:
+    if moved.boundaries == plan.boundaries:
+        return moved
+    if mean == 0:
+        _check_held(workshop, plan, moved, timesteps)
         return moved
     if not plan.plain:
         return _scaled(moved, mean, timesteps)
     goal = run_macs(workshop, plan, timesteps)
-    dense = workshop.forward_macs[0] * len(timesteps)
+    dense = run_macs(workshop, plan.with_sparsity(0, 0, 0), timesteps)
     per_mean = (dense - goal) / mean or 1.0  # work that one unit of mean sparsity saves, nearly
     best, nearest = None, float("inf")
     for _ in range(TRIES):
@@ -54,7 +58,21 @@ def with_same_work(
             break
         mean = max(0.0, mean + off / per_mean)
     assert best is not None
+    _check_held(workshop, plan, best, timesteps)
     return best
+
+
+def _check_held(
+    workshop: Workshop, plan: StagePlan, after: StagePlan, timesteps: Sequence[float]
+) -> None:
+    """Raise PlanError where stages of one guidance half cannot be made up for by sparsities."""
+    if plan.sets_guidance:
+        goal = run_macs(workshop, plan, timesteps)
+        if abs(run_macs(workshop, after, timesteps) - goal) > FAR * goal:
+            raise PlanError(
+                "The sparsities cannot hold the work with the boundaries there, as stages differ in"
+                " their guidance halves."
+            )
 
 
 def _scaled(plan: StagePlan, mean: float, timesteps: Sequence[float]) -> StagePlan:
@@ -92,6 +110,5 @@ def held_sentence(
         return f"Mean sparsity held at {percent(plan.mean_sparsity(timesteps), 1)}."
     goal = run_macs(workshop, anchor, timesteps)
     off = run_macs(workshop, plan, timesteps) / goal - 1
-    rows = 2  # with guidance, as everywhere on the page
     near = "exactly" if abs(off) < 5e-5 else f"within {percent(abs(off), 2)}"
-    return f"Work held at {macs_text(rows * goal)} an image, {near}; the sparsities follow."
+    return f"Work held at {macs_text(goal)} an image, {near}; the sparsities follow."

@@ -11,6 +11,7 @@ import html
 from core.curves.plan import STAGES, StagePlan
 from core.workshop.prediction import Prediction, StagePrediction
 
+from ..guidance_words import guidance_mark, guidance_sentence
 from ..predictions import Predicted
 from ..tables import swatch
 from ..text import factor_text, macs_text, percent, plural, seconds_text
@@ -88,9 +89,11 @@ def _stage_row(found: Predicted, stage: int) -> str:
     """Write one stage: its steps, what goes, and its share of the run's work as a bar."""
     name, part = STAGES[stage], found.prediction.stages[stage]
     share = part.macs / found.prediction.macs if found.prediction.macs else 0.0
+    mark = guidance_mark(found.plan.guidance[stage], part.rows)
     bar = f'<i style="width:{100 * share:.1f}%;background:{STAGE_COLOURS[name]}"></i>'
     return (
-        f'<tr data-stage="{name}"><th scope="row">{swatch(name)}{name}</th><td>{part.steps}</td>'
+        f'<tr data-stage="{name}"><th scope="row">{swatch(name)}{name}{mark}</th>'
+        f"<td>{part.steps}</td>"
         f'<td>{_removed(found.plan, stage, part)}</td><td class="share"><span class="rail">{bar}'
         f"</span>{percent(share)}</td></tr>"
     )
@@ -119,4 +122,5 @@ def spoken(before: StagePlan, found: Predicted) -> str:
         words += f", {factor_text(prediction.speedup_seconds)} faster"
     if prediction.error is not None:
         words += f", layer error {percent(prediction.error, 2)}"
-    return " ".join([*moved, f"{words}."])
+    own = guidance_sentence(found.plan, prediction)
+    return " ".join([*moved, f"{words}.", *([own] if own else [])])

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from core.curves.plan import StagePlan
-from core.curves.proposals import Proposal, presets
-from core.errors import StudioError
+from core.curves.proposals import INTERVAL, INTERVAL_RULE, Proposal, preset, preset_names
+from core.errors import PlanError, StudioError
 
 from .. import tables
 from ..inputs import constants, share_of
@@ -25,6 +26,7 @@ from ..text import percent, plural
 
 CUSTOM = "Your own"
 SIGNS = ((">=", "≥"), ("lambda", "λ"), ("1 - mean", "1 − mean"), ("M max", "M · max"))
+INTERVAL_WORDS = INTERVAL_RULE.replace("sigma = s / a", "σ = s / a")
 
 
 def rule_sentence(proposal: Proposal, timesteps: Sequence[float]) -> str:
@@ -62,7 +64,7 @@ class SuggestionCard:
     def __init__(self, shared: Shared, lam: gr.Number):
         self.shared, self.predictions = shared, shared.predictions
         self.workshop, plan = shared.workshop, shared.opening
-        self.names = list(presets(self.workshop.schedule))
+        self.names = preset_names(len(self.workshop.schedule))
         # the plan that the sentence of the rule is about
         self.ruled = gr.State(plan.to_json())
         with gr.Column(elem_classes="card"):
@@ -90,8 +92,22 @@ class SuggestionCard:
         proposal = self.predictions.rule_of(asked.plan, timesteps)
         if proposal is not None:
             return rule_html(proposal, timesteps)
+        if self._is_interval(asked.plan):
+            return tables.notes([INTERVAL_WORDS])
         named = f"This plan is “{asked.plan.name}”." if asked.plan.name else OWN
         return tables.notes([named])
+
+    def about_followed(self, plan: StagePlan) -> str:
+        """Write what a plan of another tab or of an address is; its name may be anybody's."""
+        return tables.notes([INTERVAL_WORDS if self._is_interval(plan) else OWN])
+
+    def _is_interval(self, plan: StagePlan) -> bool:
+        """Say whether a plan is this model's guidance interval."""
+        if plan.name != INTERVAL:
+            return False
+        with suppress(PlanError):  # none on this schedule
+            return plan == preset(self.workshop.schedule, INTERVAL)
+        return False
 
     def proposed(
         self, target: Any, m: Any, lam: Any, beta: str, asked: Asked
@@ -107,11 +123,21 @@ class SuggestionCard:
         if name == CUSTOM:
             return replace(asked.plan, name=""), OWN
         visited = self.predictions.visited(asked.scheduler, asked.steps)
-        offered = presets(self.workshop.schedule, share_of(target), visited)
-        if name not in offered:
-            raise StudioError("Choose one of the listed presets.")
+        schedule = self.workshop.schedule
+        if name == INTERVAL:  # whatever stands in the box of the target
+            return preset(schedule, name), f"Preset “{name}”: {INTERVAL_WORDS}"
+        plan = preset(schedule, name, share_of(target), visited)
         about = (
             f"Preset “{name}”: {percent(share_of(target))} of heads and neurons goes, on average of"
             f" {plural(len(visited), 'step')}."
         )
-        return offered[name], about
+        return plan, about
+
+    def on_bins(self, plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
+        """Return the plan, on bin edges if asked, and the sentence that says so."""
+        after = self.workshop.snap(plan) if snap else plan
+        if after.boundaries == plan.boundaries:
+            return plan, []
+        low, high = after.boundaries
+        words = f"Then snapped to {low} and {high}, the nearest edges of calibration bins."
+        return replace(after, name=f"{plan.name}, snapped"), [words]

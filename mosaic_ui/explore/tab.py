@@ -22,13 +22,14 @@ from ..events import EDIT, LIVE, NOTHING, QUIET, Event, Views, next_edit
 from ..input_checks import plain_errors
 from ..inputs import two_boundaries, typed_boundaries
 from ..page_state import Shared
-from ..predictions import OWN, Asked, Predicted
+from ..predictions import Asked, Predicted
 from ..remedies import page_sentence
 from .best_place import PlacesView, moved_to
 from .boundaries import BoundariesCard, Moving
 from .boundary_boxes import follow_chart, send_typed
 from .curve_panel import CurvePanel
 from .device_speed import DeviceSpeed
+from .guidance import GuidanceCard
 from .held_work import anchor_of, held_sentence, with_same_work
 from .outcome import outcome, spoken
 from .suggestion import CUSTOM, SuggestionCard, rule_html
@@ -60,6 +61,7 @@ class ExploreTab:
                 self.suggestion = SuggestionCard(shared, self.curves.lam)
             with gr.Column(scale=1, min_width=300, elem_classes="side"):
                 self._build_sampler()
+                self.guidance = GuidanceCard(shared)
         with gr.Column(elem_classes="card"):
             self.table = gr.HTML(self.predictions.table(found), elem_id="stage-table")
             self.speed = DeviceSpeed(shared, self.table)
@@ -104,7 +106,7 @@ class ExploreTab:
     def plan_views(self) -> list[Any]:
         """Return the components that show the plan; `follow` and `on_sampler` set them."""
         views = [*self.predicted_views, self.preset, self.curves.chart, self.said]
-        return [self.shown, *views]
+        return [self.shown, *views, *self.guidance.views]
 
     @property
     def predicted_views(self) -> list[Any]:
@@ -144,6 +146,7 @@ class ExploreTab:
         self.preset.select(self.on_picked, preset, **edit)
         shared.beta.change(self.on_beta, asked, [self.rule, self.ruled], **LIVE)
         shared.status.change(self.on_status, None, self.first, **QUIET, queue=False)
+        self.guidance.wire(self._guided, self._edited)
         self.speed.wire()
         self.curves.wire()
 
@@ -235,7 +238,7 @@ class ExploreTab:
             proposal, visited = self.suggestion.proposed(target, m, lam, beta, asked)
         except StudioError as error:
             return self._not_proposed(error, asked.plan)
-        after, words = self._on_bins(proposal.plan, snap)
+        after, words = self.suggestion.on_bins(proposal.plan, snap)
         return self._proposed(after, rule_html(proposal, visited, words), asked, request)
 
     @plain_errors
@@ -271,7 +274,7 @@ class ExploreTab:
         views = self._show(asked, request)
         views |= {self.curves.chart: list(asked.plan.boundaries), self.boxes_said: ""}
         if asked.plan != about:
-            views[self.rule] = tables.notes([OWN])
+            views[self.rule] = self.suggestion.about_followed(asked.plan)
         return views
 
     def on_sampler(self, asked: Asked) -> Views:
@@ -302,12 +305,18 @@ class ExploreTab:
             self.shown: asked.plan.to_json(),
             self.preset: self.suggestion.name_of(asked.plan),
             self.said: spoken(before or asked.plan, found),
+            **self.guidance.follow(asked.plan, before),
         }
 
     def _take(self, after: StagePlan, asked: Asked, request: gr.Request, held: str = "") -> Views:
         """Return what an edit of this tab sets: the plan `after` and the tab's views of it."""
         shown = self._show(asked._replace(plan=after), request, asked.plan, held)
         return shown | {self.shared.plan: after.to_json(), self.shared.edited: next_edit()}
+
+    def _guided(self, after: StagePlan, asked: Asked, request: gr.Request) -> Views:
+        """Take a plan with other guidance in hand; no rule has made it."""
+        about = self.suggestion.about(asked._replace(plan=after))
+        return self._take(after, asked, request) | {self.rule: about}
 
     def _moved(
         self, asked: Asked, how: Moving, low: Any, high: Any
@@ -360,15 +369,6 @@ class ExploreTab:
             views[self.rule] = self.suggestion.about(asked._replace(plan=after))
         return views | {self.boxes_said: said, self.boundaries.anchor: anchor.to_json()}
 
-    def _on_bins(self, plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
-        """Return the plan, on bin edges if asked, and the sentence that says so."""
-        after = self.workshop.snap(plan) if snap else plan
-        if after.boundaries == plan.boundaries:
-            return plan, []
-        low, high = after.boundaries
-        words = f"Then snapped to {low} and {high}, the nearest edges of calibration bins."
-        return replace(after, name=f"{plan.name}, snapped"), [words]
-
     def _proposed(self, after: StagePlan, about: str, asked: Asked, request: gr.Request) -> Views:
         """Take a proposed plan, with what is said about it."""
         views = self._take(after, asked, request)
@@ -395,5 +395,5 @@ class ExploreTab:
             plan, about = self.suggestion.picked(name, target, asked)
         except StudioError as error:
             return self._not_proposed(error, asked.plan)
-        after, words = (plan, []) if name == CUSTOM else self._on_bins(plan, snap)
+        after, words = (plan, []) if name == CUSTOM else self.suggestion.on_bins(plan, snap)
         return self._proposed(after, tables.notes([about, *words]), asked, request)

@@ -5,11 +5,13 @@ Pure functions, no Plotly import.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from core.curves.plan import STAGES
+from core.guidance import Half, half_of
 
 from ..figures import AXIS
 from ..theme import STAGE_COLOURS, STAGE_INK
@@ -68,11 +70,14 @@ def mosaic_figure(
     stages: list[int],
     timesteps: list[float],
     names: list[str] | None = None,
+    guidance: Sequence[float | None] = (None, None, None),
 ) -> dict[str, Any]:
     """Draw blocks x sampling steps, each tile as strong as the share of the block that runs.
 
     `kept_share` (3 stages, blocks) in 0..1; `stages` and `timesteps` per sampling step, in sampling
     order; `names` of the blocks. A strip above the tiles names the stage of every step.
+    `guidance` that the plan sets in its stages: of a stage that runs one half of the guided pair,
+    half of every tile is drawn, the upper one for the conditional half.
     """
     kept_share = np.asarray(kept_share, dtype=np.float64)
     blocks = kept_share.shape[1]
@@ -80,10 +85,12 @@ def mosaic_figure(
     tiles, strips, annotations = [], [], []
     for i, stage in enumerate(STAGES):
         mine = [s == i for s in stages]
-        words = _tile_words(stage, timesteps, names)
-        tiles.append(_tiles(STAGE_COLOURS[stage], kept_share[i], mine, words))
+        scale = guidance[i]
+        half: Half = "both" if scale is None else half_of(scale)
+        words = _tile_words(stage, timesteps, names, half)
+        tiles.append(_tiles(STAGE_COLOURS[stage], kept_share[i], mine, words, half))
         strips.append(_strip(STAGE_COLOURS[stage], mine))
-        annotations += _stage_label(stage, mine)
+        annotations += _stage_label(stage, mine, half)
     ticks, lines = _block_axis(names)
     layout = {
         "margin": {"l": 46, "r": 8, "t": 8, "b": 48},
@@ -96,12 +103,15 @@ def mosaic_figure(
     return {"data": [*tiles, *strips], "layout": layout}
 
 
-def _tile_words(stage: str, timesteps: list[float], names: list[str]) -> list[list[str]]:
+def _tile_words(
+    stage: str, timesteps: list[float], names: list[str], half: Half
+) -> list[list[str]]:
     """Return what each tile of a stage is, per block and step."""
     steps = len(timesteps)
+    what = f"{stage} stage" if half == "both" else f"{stage} stage, {half} half alone"
     return [
         [
-            f"step {k} of {steps}, t = {t:.0f}, {stage} stage<br>{name}"
+            f"step {k} of {steps}, t = {t:.0f}, {what}<br>{name}"
             for k, t in enumerate(timesteps, start=1)
         ]
         for name in names
@@ -121,14 +131,25 @@ def _heatmap(mine: list[bool]) -> dict[str, Any]:
 
 
 def _tiles(
-    colour: str, kept: np.ndarray, mine: list[bool], words: list[list[str]]
+    colour: str, kept: np.ndarray, mine: list[bool], words: list[list[str]], half: Half
 ) -> dict[str, Any]:
-    """Draw one stage's tiles; `kept` is the share of each block that runs."""
+    """Draw one stage's tiles; `kept` is the share of each block that runs.
+
+    With one guidance half every block has two rows, of which one stays empty.
+    """
     shares = [round(float(share), 4) for share in kept]
+    drawn = [[share if here else None for here in mine] for share in shares]
+    empty: list[Any] = [None] * len(mine)
+    places: list[float] = list(range(1, len(shares) + 1))
+    if half != "both":
+        upper = half == "conditional"
+        drawn = [row for full in drawn for row in ((full, empty) if upper else (empty, full))]
+        words = [row for row in words for _ in range(2)]
+        places = [k + side for k in places for side in (-0.25, 0.25)]
     return {
         **_heatmap(mine),
-        "y": list(range(1, len(shares) + 1)),
-        "z": [[share if here else None for here in mine] for share in shares],
+        "y": places,
+        "z": drawn,
         "ygap": 2 if len(shares) <= MANY_BLOCKS else 0,
         "text": words,
         "colorscale": [[0, _alpha(colour, 0.04)], [1, _alpha(colour, 1)]],
@@ -149,18 +170,24 @@ def _strip(colour: str, mine: list[bool]) -> dict[str, Any]:
     }
 
 
-def _stage_label(stage: str, mine: list[bool]) -> list[dict[str, Any]]:
-    """Return the stage's name and steps in the middle of its strip; none for an empty stage."""
+def _stage_label(stage: str, mine: list[bool], half: Half) -> list[dict[str, Any]]:
+    """Return the stage's name and steps in the middle of its strip; none for an empty stage.
+
+    Steps of one guidance half are marked "× ½".
+    """
     steps = [k for k, here in enumerate(mine, start=1) if here]
     if not steps:
         return []
     wide = len(steps) / len(mine) >= 0.14
+    name = f"{stage} · {len(steps)}" if wide else f"{len(steps)}"
+    if half != "both":
+        name += " × ½"
     return [
         {
             "x": sum(steps) / len(steps),
             "y": 0,
             "yref": "y2",
-            "text": f"<b>{stage} · {len(steps)}</b>" if wide else f"<b>{len(steps)}</b>",
+            "text": f"<b>{name}</b>",
             "showarrow": False,
             "font": {"color": STAGE_INK[stage], "size": 12},
         }

@@ -18,6 +18,7 @@ from core.errors import StudioError
 
 from .. import jobs, tables
 from ..events import EDIT, FILE, LIVE, NOTHING, QUIET, Views, next_edit
+from ..guidance_boxes import WHY, GuidanceBox, box_views
 from ..input_checks import plain_errors
 from ..inputs import number_within, read_upload
 from ..page_state import Shared
@@ -36,6 +37,7 @@ from .views import (
     layer_rows,
     layers_caption,
     picture,
+    picture_key,
     ready,
 )
 
@@ -65,16 +67,17 @@ def _share(value: Any, label: str) -> float:
     return number_within(value, 0, MAX_SPARSITY, label)
 
 
-class StageSlider:
-    """The slider of one stage's sparsity, and its handler."""
+class StageControls:
+    """The slider of one stage's sparsity, the box of its guidance beside it, their handlers."""
 
-    def __init__(self, tab: PruneTab, stage: int, value: float):
+    def __init__(self, tab: PruneTab, stage: int, plan: StagePlan):
         name = STAGES[stage]
         self.tab, self.stage = tab, stage
         self.label = f"{name.capitalize()} stage sparsity"
-        self.slider = _slider(
-            value, self.label, STAGE_MEANING[name], ["stage-slider", f"stage-{name}"]
-        )
+        with gr.Row(elem_classes=["stage-row", f"stage-{name}"]):
+            value = plan.sparsity[stage]
+            self.slider = _slider(value, self.label, STAGE_MEANING[name], ["stage-slider"])
+            self.guidance = GuidanceBox(stage, plan)
 
     @plain_errors
     def on_slide(self, value: Any, asked: Asked, request: gr.Request) -> Views:
@@ -89,6 +92,25 @@ class StageSlider:
         if self.tab.shared.plan in views:
             views[self.tab.shape] = views[self.tab.shared.plan]
         return views
+
+    @plain_errors
+    def on_guidance(self, guidance: Any, asked: Asked, request: gr.Request) -> Views:
+        """Set this stage's guidance; a box that is only left sends its value too.
+
+        "1.50" is as good as "1.5", and shown in one way.
+        """
+
+        def make(_: list[float]) -> StagePlan:
+            return self.guidance.changed(asked.plan, guidance)
+
+        own, same = [self.guidance], box_views([self.guidance], asked.plan)
+        views = self.tab.slide(make, None, asked, request)
+        after = views.get(self.tab.shared.plan)
+        if after is None:
+            return views | same
+        if after == asked.plan.to_json():
+            return same
+        return views | box_views(own, StagePlan.from_json(after))
 
 
 class PruneTab:
@@ -105,7 +127,7 @@ class PruneTab:
         self.layers_open = gr.State(False)
         gr.Markdown(INTRO, elem_classes="intro")
         with gr.Row(equal_height=False, elem_classes="main-row"):
-            with gr.Column(scale=2, min_width=300, elem_classes="side"):
+            with gr.Column(scale=3, min_width=300, elem_classes="side"):
                 with gr.Column(elem_classes="card"):
                     self._build_sliders(plan, found.timesteps)
                 with gr.Column(elem_classes="card"):
@@ -136,12 +158,14 @@ class PruneTab:
         self.master = _slider(
             plan.mean_sparsity(timesteps),
             MASTER,
-            "Scales the three below in their proportions, weighted by steps.",
+            "Scales the three below, weighted by steps.",
         )
         # shown as sampling meets the stages, kept in the order of STAGES
-        shown = [StageSlider(self, i, plan.sparsity[i]) for i in reversed(range(len(STAGES)))]
-        self.stage_sliders = shown[::-1]
-        self.sliders = [one.slider for one in self.stage_sliders]
+        shown = [StageControls(self, i, plan) for i in reversed(range(len(STAGES)))]
+        self.stage_controls = shown[::-1]
+        self.sliders = [one.slider for one in self.stage_controls]
+        self.guidance = [one.guidance for one in self.stage_controls]
+        gr.HTML(WHY)
         self.effect = gr.HTML("")
 
     def _build_buttons(self) -> None:
@@ -161,10 +185,7 @@ class PruneTab:
             height=mosaic_height(self.workshop.blocks),
         )
         gr.HTML(tables.stage_legend())
-        gr.HTML(
-            '<p class="fine">Full colour: the whole block runs. The fainter the tile, the more'
-            " of its heads and neurons are removed.</p>"
-        )
+        self.picture_key = gr.HTML(picture_key(plan))
 
     def _build_file(self, plan: StagePlan) -> None:
         with gr.Row(elem_classes="file-row"):
@@ -181,9 +202,11 @@ class PruneTab:
         return [
             self.shown,
             *self.sliders,
+            *(one.box for one in self.guidance),
             self.master,
             self.cost,
             self.mosaic,
+            self.picture_key,
             self.effect,
             self.code,
             self.download,
@@ -195,8 +218,9 @@ class PruneTab:
         """Connect the tab's own edits, the table per layer and the two jobs."""
         shared, asked = self.shared, [self.shared.plan, *self.shared.sampler]
         edit = {"outputs": [shared.plan, shared.edited, self.shape, *self.plan_views], **EDIT}
-        for one in self.stage_sliders:
+        for one in self.stage_controls:
             one.slider.input(one.on_slide, [one.slider, *asked], **edit)
+            one.guidance.box.input(one.on_guidance, [one.guidance.box, *asked], **edit)
         self.master.input(self.on_master, [self.master, self.shape, *asked], **edit)
         gr.on(
             [control.input for control in self.sharing.controls],
@@ -278,7 +302,7 @@ class PruneTab:
     def slide(
         self,
         make: Callable[[list[float]], StagePlan],
-        held: gr.Slider,
+        held: gr.Slider | None,
         asked: Asked,
         request: gr.Request,
     ) -> Views:
@@ -296,7 +320,8 @@ class PruneTab:
             return self._refused(error, plan, timesteps)
         jobs.visit(request.session_hash).mark_latest(asked._replace(plan=after))
         views |= {self.effect: tables.notes(effects), **self._edit(after)}
-        views.pop(held, None)
+        if held is not None:
+            views.pop(held, None)
         return views
 
     def follow(self, asked: Asked, before: StagePlan) -> Views:
@@ -329,6 +354,7 @@ class PruneTab:
             self.master: round(plan.mean_sparsity(timesteps), 3),
             self.cost: tables.cost_cards(run, found, timesteps),
             self.mosaic: gr.update(figure=figure_text(picture(self.workshop, run, timesteps))),
+            self.picture_key: picture_key(run),
             self.effect: "",
             self.code: plan.dumps(),
             self.download: download_link(plan),
@@ -336,6 +362,7 @@ class PruneTab:
         for slider, new, old in zip(self.sliders, plan.sparsity, before.sparsity, strict=True):
             if new != old:
                 views[slider] = round(new, 3)
+        views |= box_views(self.guidance, plan, before)
         return views | self.sharing.follow(run, before)
 
     def _refused(self, error: StudioError, plan: StagePlan, timesteps: list[float]) -> Views:

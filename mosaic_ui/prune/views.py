@@ -9,6 +9,7 @@ import re
 import urllib.parse
 from typing import Any
 
+from core.curves.guidance_words import listed, own_guidance
 from core.curves.plan import STAGES, StagePlan, as_sampled
 from core.mosaic.damping_report import damping_sentence
 from core.mosaic.transformer import MosaicTransformer
@@ -40,8 +41,27 @@ def block_names(workshop: Workshop) -> list[str]:
 def picture(workshop: Workshop, plan: StagePlan, timesteps: list[float]) -> dict[str, Any]:
     """Draw the mosaic figure of a plan."""
     return mosaic_figure(
-        workshop.kept_share(plan), plan.stages_of(timesteps), timesteps, block_names(workshop)
+        workshop.kept_share(plan),
+        plan.stages_of(timesteps),
+        timesteps,
+        block_names(workshop),
+        plan.guidance,
     )
+
+
+def picture_key(plan: StagePlan) -> str:
+    """Say what a full, a faint and a half tile of the picture mean."""
+    words = (
+        "Full colour: the whole block runs. The fainter the tile, the more of its heads and neurons"
+        " are removed."
+    )
+    one = [stage for stage, rows in as_sampled(plan.halves(2)) if rows == 1]
+    if one:
+        words += (
+            f" Half a tile ({listed(one)}): one half of the guided pair runs alone, which is half"
+            " the work."
+        )
+    return f'<p class="fine" data-testid="mosaic-key">{words}</p>'
 
 
 def layer_rows(workshop: Workshop, plan: StagePlan) -> list[list[Any]]:
@@ -95,11 +115,16 @@ def download_link(plan: StagePlan) -> str:
 
 
 def file_name(plan: StagePlan) -> str:
-    """Return a name for a plan's file: the plan's own, or its boundaries and sparsities."""
+    """Return a name for a plan's file: the plan's own, or its boundaries and sparsities.
+
+    A plan without a name that sets guidance says it: "plan-93-550-40-10-55-guidance-off-early".
+    """
     words = re.findall(r"\w+", plan.name)
     if not words:
         low, high = plan.boundaries
         words = ["plan", f"{low}", f"{high}", *(f"{100 * s:.0f}" for s in plan.sparsity)]
+        if plan.sets_guidance:
+            words += ["guidance", *re.findall(r"[\w.]+", own_guidance(plan))]
     return f"{'-'.join(words)[:MOST_FILE_NAME]}.json"
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 
+from core.curves.guidance_words import own_guidance
 from core.curves.plan import StagePlan
 from core.errors import PlanError
 from core.runs.run import KeptPlan, Run
@@ -83,19 +84,21 @@ def heads_html() -> str:
 
 def title_of(run: Run) -> str:
     """Return the name of a run, or what its B is where it has none."""
-    return run.name.strip() or f"{run.b.name}{_removed(run.b.plan_json)}"
+    removed, guided = _plan_words(run.b.plan_json)
+    return run.name.strip() or ", ".join(filter(None, (f"{run.b.name}{removed}", guided)))
 
 
 @lru_cache(maxsize=4096)
-def _removed(plan_json: str | None) -> str:
-    """Write what a plan removes in the early, middle and late stage."""
+def _plan_words(plan_json: str | None) -> tuple[str, str]:
+    """Write what a plan removes in the early, middle and late stage, and its guidance."""
     if plan_json is None:
-        return ""
+        return "", ""
     try:
-        sparsity = StagePlan.from_json(plan_json).sparsity
+        plan = StagePlan.from_json(plan_json)
     except PlanError:  # of a newer version
-        return ""
-    return f" {'/'.join(f'{100 * s:.0f}' for s in reversed(sparsity))} %"
+        return "", ""
+    guided = f"guidance {own_guidance(plan)}" if plan.sets_guidance else ""
+    return f" {'/'.join(f'{100 * s:.0f}' for s in reversed(plan.sparsity))} %", guided
 
 
 def plan_rows(plans: Sequence[KeptPlan], words: Callable[[KeptPlan], str]) -> str:
@@ -143,7 +146,11 @@ def _name(run: Run) -> str:
     note = f"<small>{_text(run.notes)}</small>" if run.notes.strip() else ""
     # the column of states may stand outside the window
     state = "" if run.status == "finished" else f"<small>{_state(run)}</small>"
-    return f"<b>{_text(title_of(run))}</b>{state}{note}"
+    removed, guided = _plan_words(run.b.plan_json)
+    title = run.name.strip() or f"{run.b.name}{removed}"
+    # on a line of its own, as the column cuts long names
+    guidance = f"<small>{escape(guided)}</small>" if guided else ""
+    return f"<b>{_text(title)}</b>{guidance}{state}{note}"
 
 
 def _steps(run: Run) -> str:

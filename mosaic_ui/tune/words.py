@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from core.curves.plan import STAGES, StagePlan, as_sampled
-from core.guidance import half_of
+from core.curves.guidance_words import own_guidance, own_reuse
+from core.curves.plan import StagePlan, as_sampled
 from core.tuner.configuration import Configuration
 from core.tuner.kept import KeptTune
 from core.tuner.record import Cost, Evaluation
 
 from ..methods import METHOD_WORDS
 from ..text import factor_text, fewer_text, macs_text, number, percent, plural, seconds_text
-
-ORDINALS = {2: "2nd", 3: "3rd"}
 
 
 def sampler_words(what: Configuration) -> str:
@@ -44,35 +42,11 @@ def boundary_words(plan: StagePlan | None) -> str:
     return "" if plan is None else f"stages meet at {plan.boundaries[0]} and {plan.boundaries[1]}"
 
 
-def guidance_words(plan: StagePlan | None) -> str:
-    """Return the guidance that a plan sets: "guidance off early"; empty where it sets none."""
-    stages: dict[str, list[str]] = {}
-    own = (None,) * 3 if plan is None else plan.guidance
-    for stage, scale in list(zip(STAGES, own, strict=True))[::-1]:
-        if scale is not None:
-            off = {"conditional": "off", "unconditional": "0"}.get(half_of(scale), f"{scale:g}")
-            stages.setdefault(off, []).append(stage)
-    said = [f"{words} {_listed(names)}" for words, names in stages.items()]
-    return f"guidance {', '.join(said)}" if said else ""
-
-
-def reuse_words(plan: StagePlan | None) -> str:
-    """Return which steps of a plan run in full; empty where all do."""
-    stages: dict[int, list[str]] = {}
-    for stage, k in as_sampled((1,) * 3 if plan is None else plan.reuse):
-        if k > 1:
-            stages.setdefault(int(k), []).append(stage)
-    said = [
-        f"every {ORDINALS.get(k, f'{k}th')} step in full {_listed(names)}"
-        for k, names in stages.items()
-    ]
-    return f"{', '.join(said)}, reused between" if said else ""
-
-
 def plan_parts(what: Configuration) -> list[str]:
     """Return all that a configuration runs, one part per line, without solver and steps."""
-    plan = what.plan
-    parts = [removed_words(plan), guidance_words(plan), reuse_words(plan), boundary_words(plan)]
+    plan, guidance = what.plan, own_guidance(what.plan)
+    said = f"guidance {guidance}" if guidance else ""
+    parts = [removed_words(plan), said, own_reuse(plan), boundary_words(plan)]
     return [part for part in parts if part]
 
 
@@ -106,7 +80,3 @@ def quality_words(one: Evaluation, tune: KeptTune) -> str:
 def short_quality(tune: KeptTune) -> str:
     """Return the name of the quality as a heading has room for it."""
     return "FID" if tune.quality.startswith("FID") else "Distance"
-
-
-def _listed(stages: list[str]) -> str:
-    return "in every stage" if len(stages) == len(STAGES) else " and ".join(stages)

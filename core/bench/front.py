@@ -1,0 +1,350 @@
+"""Study the front: every contender with every solver, judged by FID against work and time.
+
+Three stages, each of which resumes: `choose` draws few pictures of every contender with several
+guidance scales on one seed; `judge` draws many, on other seeds, of those that the tables quote;
+`time` measures these in turn. `python -m core.bench front --stage choose --out FILE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..curves.plan import StagePlan
+from ..curves.proposals import presets
+from ..errors import StudioError
+from ..files import write_whole
+from ..models.bundled import BUNDLED
+from ..models.checkpoints import local_folder
+from ..sampling.timing import measure_alternating, spread
+from ..tuner.configuration import Configuration
+from ..tuner.quality import draw
+from ..workshop.workshop import Workshop, get_workshop
+from .studies import print_progress
+
+SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
+STEPS = (10, 7, 5, 20, 50)  # in the order of worth
+TARGETS = (0.33, 0.5)
+SCALES = (1.0, 0.8, 1.3)  # of the model's own guidance
+CHOOSING = {"n": 500, "seeds": (7,)}
+JUDGING = {"n": 2000, "seeds": (100, 101, 102)}
+BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)  # of dense UniPC in 10 steps with full guidance
+REUSE_FROM = 10  # sampling steps
+OFF = ", guidance off early"
+ROUNDS, BATCH = 5, 16  # of the timing
+
+Row = dict[str, Any]
+
+
+def contenders(workshop: Workshop, solver: str, steps: int, guidance: float) -> list[Configuration]:
+    """Return every contender of one solver, number of steps and guidance scale."""
+    bare = Configuration(None, solver, steps, guidance)
+    timesteps = bare.timesteps(workshop)
+    plans: dict[str, StagePlan] = {}
+    for target in TARGETS:
+        known = presets(workshop.schedule, target, timesteps)
+        plans[f"formula {target}"] = known["Formula"]
+        plans[f"uniform {target}"] = known["Uniform"]
+    formula = plans["formula 0.33"]
+    plans["dense"] = formula.with_sparsity(0, 0, 0)
+    for name, plan in list(plans.items()):
+        plans[name + OFF] = plan.with_guidance(early=1)
+    if steps >= REUSE_FROM:
+        every_second: dict[str, Any] = {"reuse": (2, 2, 2)}
+        nothing = plans["dense"]
+        plans["reuse 2"] = replace(nothing, **every_second)
+        plans["reuse 2, forecast"] = replace(nothing, **every_second, reuse_order=1)
+        both = replace(formula, **every_second, reuse_order=1).with_guidance(early=1)
+        plans[f"formula 0.33, reuse 2, forecast{OFF}"] = both
+    return [
+        replace(bare, plan=None if name == "dense" else replace(plan, name=""), label=name)
+        for name, plan in plans.items()
+    ]
+
+
+def everything(workshop: Workshop) -> Iterator[Configuration]:
+    """Yield all contenders, the model's own guidance first."""
+    for share in SCALES:
+        guidance = round(share * workshop.guidance, 2)
+        for steps in STEPS:
+            for solver in SOLVERS:
+                yield from contenders(workshop, solver, steps, guidance)
+
+
+class Rows:
+    """The rows of a study in one file, written whole after every row."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self.rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
+        except ValueError as err:
+            raise StudioError(f"{path} is damaged: remove it, or restore it.") from err
+
+    def has(self, stage: str, what: Configuration, seed: int) -> bool:
+        """Say whether a row is there."""
+        return any(
+            r["stage"] == stage and r["seed"] == seed and r["configuration"] == what.to_json()
+            for r in self.rows
+        )
+
+    def add(self, row: Row) -> None:
+        """Add a row and write the file."""
+        self.rows.append(row)
+        text = json.dumps(self.rows, indent=1) + "\n"
+        write_whole(self.path, partial(_write, text))
+
+
+def _write(text: str, part: Path) -> None:
+    """Write text to a file."""
+    part.write_text(text)
+
+
+def measured(
+    workshop: Workshop, what: Configuration, stage: str, n: int, seed: int, dtype: torch.dtype
+) -> Row:
+    """Draw a contender and return its row. Raises StudioError for a model without a judge."""
+    judge = workshop.judge
+    if judge is None:
+        raise StudioError(f"{workshop.name} has no judge to score pictures with.")
+    start = time.perf_counter()
+    drawn = draw(workshop, what, n, seed, dtype=dtype)
+    images = drawn.images
+    labels = torch.arange(n) % len(workshop.class_names)
+    return {
+        "stage": stage,
+        "configuration": what.to_json(),
+        "macs": what.macs(workshop),  # of one image, all rows
+        "fid": judge.fid(images),
+        "class_accuracy": judge.class_accuracy(images, labels),
+        "variance_ratio": judge.variance_ratio(images, labels),
+        "n": n,
+        "seed": seed,
+        "took": time.perf_counter() - start,
+        "dtype": str(dtype).removeprefix("torch."),
+        "model": workshop.name,
+        "device": workshop.device_text,
+        "version": __version__,
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+# ------------------------------------------------------------ what is quoted
+
+
+def _label(row: Row) -> str:
+    """Return the name of a row's contender."""
+    return str(row["configuration"]["label"])
+
+
+def _kind(row: Row) -> tuple[str, str, int]:
+    """Return contender, solver and steps of a row."""
+    what = row["configuration"]
+    return what["label"], what["scheduler"], what["steps"]
+
+
+def at_best_guidance(rows: Sequence[Row]) -> list[Row]:
+    """Return of every contender, solver and steps the row with the lowest FID."""
+    best: dict[tuple[str, str, int], Row] = {}
+    for row in rows:
+        if row["stage"] == "choose" and row["fid"] is not None:
+            known = best.get(_kind(row))
+            best[_kind(row)] = row if known is None or row["fid"] < known["fid"] else known
+    return list(best.values())
+
+
+def quoted(rows: Sequence[Row]) -> list[Configuration]:
+    """Return the contenders that tables quote, by the rows of `choose`.
+
+    Dense DDIM in 50 and UniPC in 10 steps, the front, and for every budget the best dense and the
+    best pruned contender within it.
+    """
+    best = at_best_guidance(rows)
+    anchor = next((r for r in best if _kind(r) == ("dense", "UniPC", 10)), None)
+    if anchor is None:
+        raise StudioError("Dense UniPC in 10 steps was not drawn yet: run the stage choose first.")
+    chosen = [anchor, *(r for r in best if _kind(r) == ("dense", "DDIM", 50)), *_front(best)]
+    for share in BUDGETS:
+        within = [r for r in best if r["macs"] <= 1.001 * share * anchor["macs"]]
+        for dense in (True, False):
+            own = [r for r in within if _label(r).startswith("dense") == dense]
+            chosen += sorted(own, key=lambda r: r["fid"])[:1]
+    unique = {json.dumps(r["configuration"]): r["configuration"] for r in chosen}
+    return [Configuration.from_json(what) for what in unique.values()]
+
+
+def _front(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that no other one beats in work and FID, cheapest first."""
+    found: list[Row] = []
+    for row in sorted(rows, key=lambda r: (r["macs"], r["fid"])):
+        if not found or row["fid"] < found[-1]["fid"]:
+            found.append(row)
+    return found
+
+
+def judged(rows: Sequence[Row]) -> list[Row]:
+    """Return one row for every contender that was judged: mean FID and spread over seeds."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["stage"] == "judge":
+            groups.setdefault(json.dumps(row["configuration"]), []).append(row)
+    times = {json.dumps(r["configuration"]): r for r in rows if r["stage"] == "time"}
+    found = []
+    for key, group in groups.items():
+        fids = [r["fid"] for r in group]
+        timed = times.get(key, {})
+        found.append(
+            group[0]
+            | {"fid": statistics.fmean(fids), "fid_spread": spread(fids), "seeds": len(fids)}
+            | {"fids": {str(r["seed"]): r["fid"] for r in group}}
+            | {"seconds": timed.get("seconds"), "seconds_spread": timed.get("seconds_spread")}
+        )
+    return sorted(found, key=lambda r: r["macs"])
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table of what was judged, and a sentence for every budget."""
+    found = judged(rows)
+    if not found:
+        return "Nothing was judged yet."
+    lines = [
+        "| contender | solver, steps | guidance | GMACs an image | seconds for 16 | FID | n × seeds"
+        " |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in found:
+        what = r["configuration"]
+        seconds = "-" if r["seconds"] is None else f"{r['seconds']:.2f} ± {r['seconds_spread']:.2f}"
+        lines.append(
+            f"| {what['label']} | {what['scheduler']} {what['steps']} | {what['guidance']:g} |"
+            f" {r['macs'] / 1e9:.2f} | {seconds} | {r['fid']:.2f} ± {r['fid_spread']:.2f} |"
+            f" {r['n']} × {r['seeds']} |"
+        )
+    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in budget_sentences(found))])
+
+
+def budget_sentences(found: Sequence[Row]) -> list[str]:
+    """Return for every budget which is ahead, the best pruned or the best dense contender.
+
+    Ahead: a mean FID lower by more than the deviation of the paired difference over seeds.
+    """
+    whole = next((r["macs"] for r in found if _kind(r) == ("dense", "UniPC", 10)), None)
+    if whole is None:
+        return []
+    sentences = []
+    for share in BUDGETS:
+        within = [r for r in found if r["macs"] <= 1.001 * share * whole]
+        dense = [r for r in within if _label(r).startswith("dense")]
+        pruned = [r for r in within if not _label(r).startswith("dense")]
+        if not dense or not pruned:
+            continue
+        a, b = (min(rows, key=lambda r: r["fid"]) for rows in (dense, pruned))
+        seeds = sorted(a["fids"].keys() & b["fids"].keys())
+        differences = [a["fids"][s] - b["fids"][s] for s in seeds]
+        mean = statistics.fmean(differences)
+        around = statistics.stdev(differences) if len(differences) > 1 else float("nan")
+        verdict = "no clear difference"
+        if abs(mean) > around:
+            verdict = "pruned ahead" if mean > 0 else "dense ahead"
+        sentences.append(
+            f"{share:g} of dense UniPC 10: {verdict}, FID {b['fid']:.2f} ({_where(b)}) against"
+            f" {a['fid']:.2f} ({_where(a)}), paired difference {mean:.2f} ± {around:.2f}."
+        )
+    return sentences
+
+
+def _where(row: Row) -> str:
+    """Return a row's contender in a few words."""
+    label, solver, steps = _kind(row)
+    return f"{label}, {solver} {steps}"
+
+
+# ------------------------------------------------------------ running it
+
+
+def run_stage(workshop: Workshop, stage: str, rows: Rows, hours: float, dtype: torch.dtype) -> bool:
+    """Add the missing rows of a stage, for at most so many hours; say whether it is complete."""
+    end = time.monotonic() + 3600 * hours
+    if stage == "time":
+        return _time(workshop, rows)
+    settings: dict[str, Any] = CHOOSING if stage == "choose" else JUDGING
+    wanted = list(everything(workshop)) if stage == "choose" else quoted(rows.rows)
+    for seed in settings["seeds"]:
+        for i, what in enumerate(wanted):
+            if rows.has(stage, what, seed):
+                continue
+            if time.monotonic() > end:
+                return False
+            try:
+                row = measured(workshop, what, stage, settings["n"], seed, dtype)
+            except StudioError as err:  # steps that a solver cannot do
+                print_progress(i, len(wanted), f"{what.text}: {err}")
+                continue
+            rows.add(row)
+            fid = "-" if row["fid"] is None else f"{row['fid']:.2f}"
+            said = f"seed {seed}, {what.text}, guidance {what.guidance:g}: FID {fid}"
+            print_progress(i + 1, len(wanted), said)
+    return True
+
+
+def _time(workshop: Workshop, rows: Rows) -> bool:
+    """Time whole runs of everything that was judged, in turn, and add a row for each."""
+    wanted = [Configuration.from_json(r["configuration"]) for r in judged(rows.rows)]
+    rows.rows = [r for r in rows.rows if r["stage"] != "time"]  # rows of one run compare
+
+    calls = [partial(draw, workshop, what, BATCH, 0) for what in wanted]
+    seconds = measure_alternating(calls, workshop.device, repeats=ROUNDS, warm_up=1)
+    for what, times in zip(wanted, seconds, strict=True):
+        rows.add(
+            {
+                "stage": "time",
+                "configuration": what.to_json(),
+                "macs": what.macs(workshop),
+                "seconds": statistics.median(times),
+                "seconds_spread": spread(times),
+                "rounds": ROUNDS,
+                "images": BATCH,
+                "seed": 0,
+                "fid": None,
+                "dtype": str(workshop.dtype).removeprefix("torch."),
+                "device": workshop.device_text,
+                "version": __version__,
+                "when": time.strftime("%Y-%m-%d %H:%M"),
+            }
+        )
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--stage", choices=["choose", "judge", "time", "table"], default="table")
+    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="the study's file (default: beside the model)")
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--hours", type=float, default=4.0, help="stop after so many, to go on later"
+    )
+    args = parser.parse_args(arguments)
+    folder = local_folder(args.model)
+    if args.out is None and folder is None:
+        raise StudioError(f"{args.model} has no folder on this machine: give --out.")
+    rows = Rows(args.out or folder / "front.json")  # type: ignore[operator]  # not None, see above
+    if args.stage == "table":
+        print(markdown(rows.rows))
+        return
+    workshop = get_workshop(args.model, args.device)
+    workshop.calibrate(print_progress)
+    done = run_stage(workshop, args.stage, rows, args.hours, getattr(torch, args.dtype))
+    print("complete" if done else "stopped by --hours; the same command goes on")

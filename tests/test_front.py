@@ -1,0 +1,152 @@
+"""The study of the front: its contenders, what it quotes, what it says, and that it resumes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import make_pipeline
+
+from core.bench import front as study
+from core.curves.plan import StagePlan
+from core.errors import StudioError
+from core.models.checkpoints import load_checkpoint
+from core.sampling.metrics import (
+    FeatureNetwork,
+    Judge,
+    ReferenceStatistics,
+    class_variance,
+    gaussian,
+)
+from core.tuner.configuration import Configuration
+from core.workshop.workshop import Workshop
+
+
+def row(label, solver, steps, macs, fid, stage="choose", seed=7, guidance=1.5, plan=None):
+    what = Configuration(plan, solver, steps, guidance, label)
+    return {
+        "stage": stage,
+        "configuration": what.to_json(),
+        "macs": macs,
+        "fid": fid,
+        "seed": seed,
+        "n": 500,
+    }
+
+
+PRUNED = StagePlan((93, 550), (0.4, 0.1, 0.5))
+ROWS = [
+    row("dense", "UniPC", 10, 10.0, 20.0),
+    row("dense", "UniPC", 10, 10.0, 18.0, guidance=2.0),
+    row("dense", "DDIM", 50, 50.0, 25.0),
+    row("dense", "UniPC", 7, 7.0, 22.0),
+    row("dense", "UniPC", 5, 5.0, 30.0),
+    row("formula 0.33", "UniPC", 10, 6.7, 19.0, plan=PRUNED),
+    row("formula 0.5", "UniPC", 10, 5.0, 24.0, plan=PRUNED),
+    row("uniform 0.5", "UniPC", 10, 5.0, 28.0, plan=PRUNED),
+]
+
+
+def test_contenders_have_the_work_that_they_name(workshop):
+    found = {c.label: c for c in study.contenders(workshop, "UniPC", 10, 1.5)}
+    whole = found["dense"].macs(workshop)
+    for name, what in found.items():
+        share = what.macs(workshop) / whole
+        assert share <= 1.0 and (name == "dense") == (share == 1.0)
+    early = found["dense" + study.OFF]
+    assert early.plan.guidance == (None, None, 1.0)
+    steps = early.plan.steps_per_stage(early.timesteps(workshop))
+    assert early.macs(workshop) / whole == pytest.approx(1 - steps["early"] / 20)
+    assert found["reuse 2"].plan.reuse == (2, 2, 2)
+    few = {c.label for c in study.contenders(workshop, "DDIM", 5, 1.5)}
+    assert few == {name for name in found if "reuse" not in name}
+
+
+def test_each_contender_is_taken_at_its_best_guidance():
+    best = study.at_best_guidance(ROWS)
+    assert len(best) == 7 and {r["fid"] for r in best if r["configuration"]["steps"] == 10} >= {
+        18.0
+    }
+
+
+def test_what_is_quoted():
+    found = {(c.label, c.scheduler, c.steps) for c in study.quoted(ROWS)}
+    assert found == {
+        ("dense", "UniPC", 10),
+        ("dense", "DDIM", 50),
+        ("dense", "UniPC", 7),
+        ("dense", "UniPC", 5),
+        ("formula 0.33", "UniPC", 10),
+        ("formula 0.5", "UniPC", 10),
+    }
+    with pytest.raises(StudioError, match="run the stage choose first"):
+        study.quoted(ROWS[2:])
+
+
+def test_ahead_is_by_more_than_the_deviation_of_paired_differences():
+    rows = []
+    for seed, noise in ((100, 0.0), (101, 2.0), (102, -2.0)):  # common to all of one seed
+        for what in (ROWS[1], ROWS[3], ROWS[4], ROWS[5], ROWS[6]):
+            rows.append(what | {"stage": "judge", "seed": seed, "fid": what["fid"] + noise})
+    sentences = study.budget_sentences(study.judged(rows))
+    assert len(sentences) == 3  # budgets .7, .6 and .5; nothing is as cheap as .4
+    assert "0.7 of dense UniPC 10: pruned ahead" in sentences[0]
+    assert "paired difference 3.00 ± 0.00" in sentences[0]
+    assert "pruned ahead" in sentences[2] and "24.00" in sentences[2]
+    rows[-1]["fid"] += 40  # formula 0.5 on one seed
+    assert "no clear difference" in study.budget_sentences(study.judged(rows))[2]
+    table = study.markdown(rows)
+    assert table.count("\n|") == 6 and "± 2.00" in table
+    assert study.markdown([]) == "Nothing was judged yet."
+
+
+@pytest.fixture(scope="module")
+def judged_workshop(tmp_path_factory, small_settings):
+    """A tiny model with a random feature network beside it."""
+    folder = make_pipeline(tmp_path_factory.mktemp("front") / "tiny")
+    torch.manual_seed(0)
+    network = FeatureNetwork(width=4, features=8).eval().requires_grad_(False)
+    images = torch.rand(300, 1, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        features = network.features(images)
+    spread = class_variance(features, torch.arange(300) % 10, 10)
+    Judge(network, ReferenceStatistics(*gaussian(features), spread, 300)).save(folder / "features")
+    shop = Workshop(
+        load_checkpoint(folder, "cpu", dtype=torch.float32),
+        small_settings,
+        tmp_path_factory.mktemp("cache"),
+    )
+    shop.calibrate()
+    return shop
+
+
+def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "SOLVERS", ("UniPC",))
+    monkeypatch.setattr(study, "STEPS", (10, 5))
+    monkeypatch.setattr(study, "SCALES", (1.0,))
+    monkeypatch.setattr(study, "CHOOSING", {"n": 200, "seeds": (7,)})
+    monkeypatch.setattr(study, "JUDGING", {"n": 200, "seeds": (100, 101)})
+    monkeypatch.setattr(study, "BATCH", 2)
+    monkeypatch.setattr(study, "ROUNDS", 1)
+    path = tmp_path / "front.json"
+    assert not study.run_stage(judged_workshop, "choose", study.Rows(path), 0.0, torch.float32)
+    assert study.run_stage(judged_workshop, "choose", study.Rows(path), 1.0, torch.float32)
+    rows = json.loads(path.read_text())
+    assert len(rows) == len(list(study.everything(judged_workshop))) == 23
+    # three rows lost: only they are drawn again
+    path.write_text(json.dumps(rows[:-3]))
+    drawn = []
+    real = study.draw
+    monkeypatch.setattr(study, "draw", lambda *a, **k: drawn.append(a[1]) or real(*a, **k))
+    assert study.run_stage(judged_workshop, "choose", study.Rows(path), 1.0, torch.float32)
+    assert len(drawn) == 3
+    again = json.loads(path.read_text())
+    assert [r["fid"] for r in again] == pytest.approx([r["fid"] for r in rows])
+    for stage in ("judge", "time"):
+        assert study.run_stage(judged_workshop, stage, study.Rows(path), 1.0, torch.float32)
+    table = study.markdown(study.Rows(path).rows)
+    assert "| dense | UniPC 10 | 1.5 |" in table and " ± " in table and "- |" not in table
+    path.write_text("[")
+    with pytest.raises(StudioError, match="is damaged"):
+        study.Rows(path)
