@@ -297,7 +297,8 @@ def test_a_tune_outlives_its_page_is_found_by_another_and_goes_on_after_a_stop(
     (found,) = going_on()
     assert found.kind == "tune" and "A tune goes on" in strip_html([found])
     looked = tab.on_look("", other)
-    assert "progressbar" in looked[tab.job] and looked[tab.stop]["interactive"]
+    assert "progressbar" in looked[tab.job] and "waits for it" in looked[tab.job]
+    assert looked[tab.stop]["interactive"] and looked[tab.start]["interactive"]
     assert "tune-best" in looked[tab.verdict] and looked[tab.timer].active
 
     tab.on_stop(other)
@@ -333,7 +334,9 @@ def test_a_withdrawn_tune_does_nothing_and_a_finished_one_is_shown_again(studio,
     id = shelf.id_of(wanted.question, workshop.device_text)
     put(shelf, workshop.model_key, id)
     shelf.keep_end(id, ended())
+    put(shelf, workshop.model_key)  # another one, of later
     (only,) = run.stream(workshop, wanted, threading.Event())
+    assert shelf.latest(workshop.model_key).id == id
     assert "had its time" in only["job"] and "The best, for ×4" in only["verdict"]
 
 

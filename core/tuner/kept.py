@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,11 @@ class TuneShelf:
                 " are, and the tune goes on from them."
             ) from err
         return end
+
+    def touch(self, id: str) -> None:
+        """Make a tune the latest one, as it was asked for again."""
+        with suppress(OSError):
+            os.utime(self.folder_of(id) / LINES)
 
     def get(self, id: str) -> KeptTune:
         """Return one tune. Raises StudioError where it is not there or cannot be read."""

@@ -30,6 +30,7 @@ T = TypeVar("T")
 Named = dict[str, Any]  # name of a component -> its value or `gr.update`
 TICK_SECONDS = 1.0  # how often the time is told while nothing else is
 KEPT = "What was evaluated is kept: the same question goes on from it."
+WAITS = "It goes on; what is asked for meanwhile waits for it."
 ALREADY = "The same was asked before and had its time: here is what it found. Allow more to go on."
 
 
@@ -106,6 +107,7 @@ class Run:
         allowed = self.wanted.effort.seconds
         before = self._kept()
         if before is not None and before.has_ended(allowed):
+            self.shelf.touch(self.id)
             yield board_views(self.workshop, before) | {"job": tables.message(ALREADY)}
             return
         yield from self._prepare()

@@ -35,7 +35,7 @@ from ..stage_chart import plot_panel
 from . import inputs, words
 from .figure import EMPTY
 from .inputs import TuneWish
-from .run import Named, board_views, ended_sentence, ongoing, progress_html, stream
+from .run import WAITS, Named, board_views, ended_sentence, ongoing, progress_html, stream
 
 HERE = Path(__file__).parent
 KIND = jobs.TUNE
@@ -247,9 +247,10 @@ class TuneTab:
         now = _seen(going.tune, running=True)
         views: Views = {
             self.timer: gr.Timer(active=True),
-            self.job: progress_html(going),
+            self.job: progress_html(going) + tables.notes([WAITS]),
             self.shown: now,
-            **self._buttons(busy=True),
+            self.start: gr.update(interactive=True),
+            self.stop: gr.update(interactive=True),
         }
         if going.tune is not None and now != shown:
             views |= self._placed(board_views(self.workshop, going.tune))
