@@ -64,7 +64,8 @@ def test_one_press_tunes_and_what_it_found_opens_in_explore_and_compare(page):
     expect(page.locator("#tune-start")).to_be_enabled(timeout=SLOW)
     best = page.locator("#tune-points tr.is-best")
     named = best.locator("th b").inner_text()  # "UniPC, 9 steps"
-    solver, steps = re.fullmatch(r"(.+), (\d+) steps", named).groups()
+    (steps,) = re.fullmatch(r".+, (\d+) steps", named).groups()
+    tuned = re.compile(f"Tuned: (.*, )?{re.escape(named)}")  # the best may be a contender
     best.get_by_role("button", name="Explore").click()
     expect(page.locator("#stage-table table")).to_be_visible(timeout=SLOW)
     expect(page.get_by_label("Sampling steps").first).to_have_value(steps, timeout=SLOW)
@@ -73,15 +74,16 @@ def test_one_press_tunes_and_what_it_found_opens_in_explore_and_compare(page):
     page.get_by_role("tab", name="5 Tune").click()
     best.get_by_role("button", name="Compare").click()
     controls = page.locator(".cmp-controls")
-    expect(controls.get_by_label("B runs")).to_have_value(f"Tuned: {named}", timeout=SLOW)
+    expect(controls.get_by_label("B runs")).to_have_value(tuned, timeout=SLOW)
     expect(controls.get_by_label("A runs")).to_have_value("Dense")
     expect(controls.get_by_label("Sampling steps")).to_have_value("50")
+    assert page.evaluate("scrollY") == 0
+    page.wait_for_timeout(1500)  # an answer about what B ran before must not come last
     expect(controls.locator(".cmp-picker").last).to_contain_text(f"{steps} steps", timeout=SLOW)
     controls.get_by_label("Images", exact=True).fill("2")
     page.locator("#cmp-start").click()
     expect(page.locator(".cmp-verdict")).to_contain_text("timed runs", timeout=SLOW)
-    expect(page.locator(".cmp-verdict")).to_contain_text(f"Tuned: {named}")
-    assert solver in page.locator(".cmp-verdict").inner_text() + named
+    expect(page.locator(".cmp-verdict")).to_contain_text(tuned)
 
 
 def test_a_click_on_a_point_of_the_plot_opens_it(page):

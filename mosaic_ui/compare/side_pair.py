@@ -61,6 +61,7 @@ class SidePair:
         asked = [*self.inputs, scheduler, steps, guidance]
         describe: Event = {"fn": self.describe, "inputs": asked, "outputs": notes, **NEWEST}
         listed = [a.choice, b.choice, *notes]
+        self.describing = describe  # for what sets the pickers from elsewhere
         self.offering: Event = {"fn": self.offer, "inputs": asked, "outputs": listed, **LIVE}
         sides = [a.choice.input, b.choice.input, a.uploaded.change, b.uploaded.change]
         swapped = [a.choice, a.uploaded, b.choice, b.uploaded]

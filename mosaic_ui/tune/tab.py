@@ -171,7 +171,8 @@ class TuneTab:
         pair = [compare.pair.a.choice, compare.pair.b.choice]
         sides = [*pair, compare.steps, compare.scheduler, compare.guidance, self.tabs, self.said]
         opened = self.points.submit(self.on_compare, self.point, sides, **edit)
-        opened.then(**compare.pair.offering).then(**compare.foreseeing)
+        # in the queue of what the new scheduler and steps start, so that its answer is the last
+        opened.then(**compare.pair.describing).then(**compare.foreseeing)
 
     @plain_errors
     def on_goal(self, goal: str) -> Views:

@@ -12,6 +12,7 @@ function draw() { // while a tune runs rows come again and again: what is open a
 
 function ask(point, to) {
   window.mosaicTunePoint = point;
+  scrollTo({ top: 0, behavior: 'instant' }); // what opens, or why it cannot, begins at the top
   trigger(to === 'compare' ? 'submit' : 'input');
 }
 
