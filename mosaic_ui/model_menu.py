@@ -109,9 +109,7 @@ def carried(predictions: Predictions, shared: Shared, query: dict[str, str]) -> 
     try:
         predictions.predict(plan, scheduler, steps)
     except StudioError as error:
-        plan = StagePlan(
-            plan.boundaries, plan.sparsity, num_train_timesteps=total, guidance=plan.guidance
-        )
+        plan = plan.with_equal_shares()
         predictions.predict(plan, scheduler, steps)
         changes.append(f"Every layer of a stage loses the same share now: {page_sentence(error)}")
     return Carried(Asked(plan, scheduler, steps), tuple(changes))

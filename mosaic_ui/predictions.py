@@ -14,9 +14,8 @@ import numpy as np
 from core.curves.dynamics import Curves, SampledCurves, curves, default_lambda, sample_forward
 from core.curves.plan import STAGES, StagePlan
 from core.curves.proposals import Proposal, presets, propose_plan
-from core.curves.samplers import sampling_timesteps
 from core.errors import PlanError, StudioError
-from core.workshop.compare import sampler
+from core.workshop.compare import visited
 from core.workshop.prediction import Prediction
 from core.workshop.workshop import Workshop
 
@@ -53,11 +52,7 @@ class Predictions:
 
     def __init__(self, workshop: Workshop):
         self.workshop = workshop
-        self._timesteps = lru_cache(maxsize=128)(self._find_timesteps)
         self._sampled = lru_cache(maxsize=16)(self._sample)
-
-    def _find_timesteps(self, scheduler: str, steps: int) -> tuple[float, ...]:
-        return tuple(sampling_timesteps(sampler(self.workshop, scheduler), steps))
 
     def _sample(self, beta: str) -> SampledCurves | None:
         if self.workshop.latents is None:
@@ -71,7 +66,7 @@ class Predictions:
 
     def visited(self, scheduler: str, steps: object) -> list[float]:
         """Return the timesteps that the sampler visits with this model, first one first."""
-        return list(self._timesteps(scheduler, self.whole_steps(steps)))
+        return visited(self.workshop, scheduler, self.whole_steps(steps))
 
     def sampled_curves(self, beta: str) -> SampledCurves | None:
         """Return the curves measured on the model's latents (n = 1024, seed 0), None without."""

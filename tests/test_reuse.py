@@ -323,3 +323,9 @@ def test_reuse_does_not_run_compiled(model_folder, workshop):
     mosaic.plan = replace(mosaic.plan, reuse=(1, 2, 1))
     with pytest.raises(StudioError, match="do not run compiled"):
         mosaic.compile_stages()
+
+
+def test_a_plan_rebuilt_with_equal_shares_keeps_guidance_and_reuse():
+    plan = replace(PLAN, reuse=(1, 2, 1), reuse_order=1).with_guidance(early=1)
+    shared = replace(plan, allocation="dynamic", scope="run", protect=0.5, name="mine")
+    assert shared.with_equal_shares() == plan and plan.plain

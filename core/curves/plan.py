@@ -254,6 +254,17 @@ class StagePlan:
 
     # --- edits
 
+    def with_equal_shares(self) -> StagePlan:
+        """Return the same cut, guidance and reuse with equal shares in every layer, unnamed."""
+        return StagePlan(
+            self.boundaries,
+            self.sparsity,
+            num_train_timesteps=self.num_train_timesteps,
+            guidance=self.guidance,
+            reuse=self.reuse,
+            reuse_order=self.reuse_order,
+        )
+
     def with_boundaries(self, low: int, high: int) -> StagePlan:
         """Return the same plan with other boundaries."""
         return replace(self, boundaries=(low, high), stage_steps=None)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from ..curves.plan import StagePlan
 from ..curves.plan_checks import check_keys, checked_steps
-from ..curves.samplers import sampling_timesteps
 from ..errors import StudioError
 from ..guidance import is_guidance, rows_of, run_scale
-from ..workshop.compare import sampler
+from ..workshop.compare import visited
 from ..workshop.prediction import StepWork
+from ..workshop.same_work import run_macs
 from ..workshop.workshop import Workshop
 
-# model -> (solver, steps) -> timesteps: a search asks for the same ones hundreds of times
-_VISITED: WeakKeyDictionary[Workshop, dict[tuple[str, int], list[float]]] = WeakKeyDictionary()
 KEYS = ("plan", "scheduler", "steps", "guidance", "label")
 
 
@@ -42,11 +39,7 @@ class Configuration:
 
     def timesteps(self, workshop: Workshop) -> list[float]:
         """Return the timesteps of every model call. Raises StudioError for impossible steps."""
-        known = _VISITED.setdefault(workshop, {})
-        key = (self.scheduler, self.steps)
-        if key not in known:
-            known[key] = sampling_timesteps(sampler(workshop, self.scheduler), self.steps)
-        return list(known[key])
+        return visited(workshop, self.scheduler, self.steps)
 
     def work(self, workshop: Workshop) -> list[StepWork]:
         """Return what every model call costs, in turn. Raises StudioError."""
@@ -56,7 +49,7 @@ class Configuration:
 
     def macs(self, workshop: Workshop) -> float:
         """Return the MACs of one image over the whole run, all rows."""
-        return sum(step.rows * step.macs for step in self.work(workshop))
+        return run_macs(workshop, self.plan, self.timesteps(workshop), self.halves)
 
     def seconds(self, workshop: Workshop, batch: int) -> float | None:
         """Return the predicted seconds of the denoiser for `batch` images.

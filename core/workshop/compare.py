@@ -38,6 +38,7 @@ TABULATED = (
     "Both sides took their adaLN vectors from a table made at the first step, whose time is"
     " counted; a stock pipeline works them out step by step."
 )
+VISITED_KEPT = 128  # runs whose timesteps are kept
 IN_STEP = 64  # up to this many images both sides are shown while they run
 # deviation of a picture in [-1, 1] below which it is one colour; a grey step of 8 bits is .008
 FLAT = 1e-3
@@ -204,6 +205,19 @@ def sample_path(
     )
     workshop.paths_walked[key] = found = sample_trajectory(states, final, seed)
     return found
+
+
+def visited(workshop: Workshop, scheduler: str, steps: int) -> list[float]:
+    """Return the timesteps of every denoiser call of a run, in turn. Raises StudioError.
+
+    Kept in `workshop.timesteps_visited`: a page and a search ask for the same ones again and again.
+    """
+    key = (scheduler, steps)
+    found = workshop.timesteps_visited.find(key)
+    if found is None:
+        found = tuple(sampling_timesteps(sampler(workshop, scheduler), steps))
+        workshop.timesteps_visited.keep(key, found, VISITED_KEPT)
+    return list(found)
 
 
 def sampler(workshop: Workshop, name: str) -> Any:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..curves.plan import StagePlan
-from ..curves.samplers import sampling_timesteps
-from .compare import IN_STEP, sampler
+from .compare import IN_STEP, visited
 from .comparison import BATCH
 from .sample_settings import SampleSettings
 from .workshop import Workshop
@@ -46,7 +45,7 @@ def estimate(
     measured, when = True, ""
     run = 0.0
     for k, plan in enumerate(plans):
-        timesteps = sampling_timesteps(sampler(workshop, settings.scheduler), settings.steps_of(k))
+        timesteps = visited(workshop, settings.scheduler, settings.steps_of(k))
         counted = plan and plan.counted(timesteps)
         for step, count in Counter(
             workshop.work(counted, timesteps, settings.halves, shape)

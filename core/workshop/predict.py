@@ -126,7 +126,7 @@ class PlanPredictor:
         rows = [*((halves,) * 3 if plan is None else plan.halves(halves)), halves]
         full = [True] * len(stages) if plan is None else plan.full_steps(stages)
         return [
-            StepWork(stage, rows[stage], macs[stage] if whole else reused)
+            StepWork(stage, rows[stage], macs[stage] if whole else reused, whole)
             for stage, whole in zip(stages, full, strict=True)
         ]
 
@@ -163,7 +163,7 @@ class PlanPredictor:
             else:
                 error = self.estimate(plan, i)
             own = [step for step in work if step.stage == i]
-            whole = sum(step.macs == macs for step in own)
+            whole = sum(step.full for step in own)
             removed = sum(
                 x.weights_per_group * lost for x, lost in zip(self.layers, widths[i], strict=True)
             )

@@ -13,6 +13,7 @@ class StepWork:
     stage: int  # index into STAGES, -1 dense
     rows: int  # denoiser rows per image
     macs: float  # of one row, linear and convolution layers
+    full: bool = True  # every layer is computed, none reused
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,8 @@ def uniform_of_same_work(workshop: Workshop, plan: StagePlan, timesteps: list[fl
     target = run_macs(workshop, plan, timesteps)
 
     def uniform(sparsity: float) -> StagePlan:
-        return StagePlan(
-            plan.boundaries,
-            (sparsity,) * 3,
-            calibration="pooled",
-            num_train_timesteps=plan.num_train_timesteps,
-            name="Uniform, same work",
-            guidance=plan.guidance,
-            reuse=plan.reuse,
-            reuse_order=plan.reuse_order,
-        )
+        same = plan.with_equal_shares().with_sparsity(sparsity, sparsity, sparsity)
+        return replace(same, calibration="pooled", name="Uniform, same work")
 
     def off(sparsity: float) -> float:
         return run_macs(workshop, uniform(sparsity), timesteps) - target

@@ -24,6 +24,7 @@ from ..curves.dynamics import SampledCurves
 from ..curves.noise import NoiseSchedule
 from ..curves.plan import StagePlan
 from ..errors import StudioError
+from ..lru_cache import Recent
 from ..models.bundled import BUNDLED
 from ..models.checkpoints import Checkpoint, load_checkpoint, local_folder
 from ..models.devices import device_text
@@ -113,6 +114,8 @@ class Workshop(PlanAnswers):
         self._calibrating = threading.Lock()
         self.dense = MosaicTransformer(self.transformer, None, [None] * 3, layers=self.layers)
         self.paths_walked: dict[tuple, SampledCurves] = {}  # see core.workshop.compare.sample_path
+        # (scheduler, steps) -> timesteps, see core.workshop.compare.visited
+        self.timesteps_visited: Recent[tuple[str, int], tuple[float, ...]] = Recent()
         self.macs = ModelMacs(self.transformer, self.dense.full, self.layers, self.latent_shape)
         self.times = DeviceTimes(self.folder, self.macs, self.device, self.device_text, self.dtype)
         bank = GramBank(self.folder, self.layers, self.settings)

@@ -109,13 +109,8 @@ def checked_plan(workshop: Workshop, plan: StagePlan, timesteps: list[float]) ->
     unknown = model_facts.unmeasured(workshop) or (
         plan.costs == "latency" and workshop.layer_times is None
     )
-    plain = StagePlan(
-        plan.boundaries,
-        plan.sparsity,
-        num_train_timesteps=plan.num_train_timesteps,
-        guidance=plan.guidance,
-    )
-    workshop.predict(plain if unknown else plan.counted(timesteps), timesteps)
+    known = plan.with_equal_shares() if unknown else plan.counted(timesteps)
+    workshop.predict(known, timesteps)
     return plan
 
 
