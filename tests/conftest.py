@@ -76,6 +76,16 @@ def make_pipeline(
     return folder
 
 
+def calibrated(folder: Path, settings, cache: Path, device: str = "cpu"):
+    """The calibrated workshop of a model folder, fp32."""
+    from core.models.checkpoints import load_checkpoint
+    from core.workshop.workshop import Workshop
+
+    shop = Workshop(load_checkpoint(folder, device, dtype=torch.float32), settings, cache)
+    shop.calibrate()
+    return shop
+
+
 @pytest.fixture(scope="session", autouse=True)
 def data_of_the_tests(tmp_path_factory) -> Iterator[Path]:
     """Keep runs and plans in a temporary folder: no test writes to the home."""
@@ -100,16 +110,7 @@ def small_settings():
 @pytest.fixture(scope="session")
 def workshop(model_folder, small_settings, tmp_path_factory):
     """Calibrated once for the whole run; tests must not change it."""
-    from core.models.checkpoints import load_checkpoint
-    from core.workshop.workshop import Workshop
-
-    shop = Workshop(
-        load_checkpoint(model_folder, "auto", dtype=torch.float32),
-        small_settings,
-        tmp_path_factory.mktemp("cache"),
-    )
-    shop.calibrate()
-    return shop
+    return calibrated(model_folder, small_settings, tmp_path_factory.mktemp("cache"), "auto")
 
 
 @pytest.fixture(scope="module")

@@ -6,21 +6,13 @@ import json
 
 import pytest
 import torch
-from conftest import make_pipeline
+from conftest import calibrated, make_pipeline
+from judges import random_judge
 
 from core.bench import front as study
 from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.models.checkpoints import load_checkpoint
-from core.sampling.metrics import (
-    FeatureNetwork,
-    Judge,
-    ReferenceStatistics,
-    class_variance,
-    gaussian,
-)
 from core.tuner.configuration import Configuration
-from core.workshop.workshop import Workshop
 
 
 def row(label, solver, steps, macs, fid, stage="choose", seed=7, guidance=1.5, plan=None):
@@ -96,6 +88,9 @@ def test_ahead_is_by_more_than_the_deviation_of_paired_differences():
     assert "pruned ahead" in sentences[2] and "24.00" in sentences[2]
     rows[-1]["fid"] += 40  # formula 0.5 on one seed
     assert "no clear difference" in study.budget_sentences(study.judged(rows))[2]
+    reused = row("reuse 2", "UniPC", 10, 5.0, 1.0, "judge", plan=PRUNED.with_sparsity(0, 0, 0))
+    with_reuse = study.judged([*rows, *(reused | {"seed": s} for s in (100, 101, 102))])
+    assert "reuse" not in " ".join(study.budget_sentences(with_reuse))  # it prunes nothing
     table = study.markdown(rows)
     assert table.count("\n|") == 6 and "± 2.00" in table
     assert study.markdown([]) == "Nothing was judged yet."
@@ -105,20 +100,8 @@ def test_ahead_is_by_more_than_the_deviation_of_paired_differences():
 def judged_workshop(tmp_path_factory, small_settings):
     """A tiny model with a random feature network beside it."""
     folder = make_pipeline(tmp_path_factory.mktemp("front") / "tiny")
-    torch.manual_seed(0)
-    network = FeatureNetwork(width=4, features=8).eval().requires_grad_(False)
-    images = torch.rand(300, 1, 32, 32) * 2 - 1
-    with torch.inference_mode():
-        features = network.features(images)
-    spread = class_variance(features, torch.arange(300) % 10, 10)
-    Judge(network, ReferenceStatistics(*gaussian(features), spread, 300)).save(folder / "features")
-    shop = Workshop(
-        load_checkpoint(folder, "cpu", dtype=torch.float32),
-        small_settings,
-        tmp_path_factory.mktemp("cache"),
-    )
-    shop.calibrate()
-    return shop
+    random_judge().save(folder / "features")
+    return calibrated(folder, small_settings, tmp_path_factory.mktemp("cache"))
 
 
 def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monkeypatch):

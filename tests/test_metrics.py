@@ -6,14 +6,13 @@ import math
 
 import pytest
 import torch
+from judges import noise_pictures as pictures
+from judges import random_judge
 
 from core.errors import StudioError
 from core.sampling.metrics import (
     MIN_IMAGES_FOR_FID,
-    FeatureNetwork,
     Judge,
-    ReferenceStatistics,
-    class_variance,
     frechet_distance,
     gaussian,
     latent_mse,
@@ -22,21 +21,9 @@ from core.sampling.metrics import (
 )
 
 
-def pictures(n: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(n, 1, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    torch.manual_seed(0)
-    network = FeatureNetwork(width=4, features=8).eval().requires_grad_(False)
-    images, labels = pictures(300), torch.arange(300) % 10
-    with torch.inference_mode():
-        features = network.features(images)
-    mean, covariance = gaussian(features)
-    return Judge(
-        network, ReferenceStatistics(mean, covariance, class_variance(features, labels, 10), 300)
-    )
+    return random_judge()
 
 
 # ------------------------------------------------------------ Frechet distance

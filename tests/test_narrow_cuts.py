@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_pipeline
+from conftest import calibrated, make_pipeline
 from mosaics import PLAN, cuts_of
 from running import KINDS, denoiser, make_pipelines
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,11 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.models.checkpoints import load_checkpoint
 from core.models.layers import find_layers
 from core.mosaic.transformer import MosaicTransformer
 from core.pruning.cuts import kept_columns
-from core.workshop.workshop import Workshop
 
 
 class FullWidth(TorchDispatchMode):
@@ -51,13 +49,7 @@ class FullWidth(TorchDispatchMode):
 def shop(tmp_path_factory, small_settings):
     """Five blocks, so that one layer's worth and all layers' are far apart."""
     folder = make_pipeline(tmp_path_factory.mktemp("five") / "tiny-dit", blocks=5)
-    shop = Workshop(
-        load_checkpoint(folder, "cpu", dtype=torch.float32),
-        small_settings,
-        tmp_path_factory.mktemp("cache"),
-    )
-    shop.calibrate()
-    return shop
+    return calibrated(folder, small_settings, tmp_path_factory.mktemp("cache"))
 
 
 def mlp(shop):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_pipeline
+from conftest import calibrated, make_pipeline
 from hostile import HOSTILE, harmless
 
 from core.allocation.sentences import METHOD_TITLES
@@ -45,13 +45,7 @@ class Sharing:
 def workshop(small_settings, tmp_path_factory):
     """Five blocks, so that sparing both ends leaves three to cut."""
     folder = make_pipeline(tmp_path_factory.mktemp("five"), blocks=5, heads=4, head_dim=8)
-    shop = Workshop(
-        load_checkpoint(folder, "cpu", dtype=torch.float32),
-        small_settings,
-        tmp_path_factory.mktemp("cache"),
-    )
-    shop.calibrate()
-    return shop
+    return calibrated(folder, small_settings, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

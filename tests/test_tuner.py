@@ -16,16 +16,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from judges import random_judge
 
 from core.curves.plan import StagePlan
 from core.errors import Stopped, StudioError
-from core.sampling.metrics import (
-    FeatureNetwork,
-    Judge,
-    ReferenceStatistics,
-    class_variance,
-    gaussian,
-)
+from core.sampling.metrics import Judge
 from core.tuner import search
 from core.tuner.configuration import Configuration
 from core.tuner.goal import Effort, Goal, checked_fixed
@@ -58,14 +53,7 @@ def finish(tune) -> Tuned:
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    """A random feature network whose reference pictures are noise."""
-    torch.manual_seed(0)
-    network = FeatureNetwork(width=4, features=8).eval().requires_grad_(False)
-    images = torch.rand(300, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.inference_mode():
-        features = network.features(images)
-    spread = class_variance(features, torch.arange(300) % 10, 10)
-    return Judge(network, ReferenceStatistics(*gaussian(features), spread, 300))
+    return random_judge()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from torch import Tensor
 from training import sheet, to_float
 
 from core.models.checkpoints import load_checkpoint
-from core.sampling.denoise import Denoiser, decode, start_noise
+from core.sampling.denoise import decode
 from core.sampling.metrics import Judge
-from core.workshop.compare import sampler
+from core.workshop.drawing import draw_latents
 from core.workshop.workshop import Workshop
 
 HERE = Path(__file__).resolve().parent
@@ -44,15 +43,9 @@ def sample(
     if weights is not None:
         checkpoint.denoiser.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
     workshop = Workshop(checkpoint)
-    model = copy.deepcopy(workshop.dense).to(dtype)
-    side = Denoiser(model, sampler(workshop, scheduler), workshop.schedule, steps)
-    conditions, noise = workshop.some_conditions(n), start_noise(n, workshop.latent_shape, seed)
-    scale, parts = workshop.guidance if guidance is None else guidance, []
-    for first in range(0, n, batch):
-        rows = slice(first, first + batch)
-        latents = side.run(noise[rows], conditions.rows(rows), scale)[0]
-        parts.append(decode(workshop.vae, latents.float()))
-    return torch.cat(parts), torch.arange(n) % len(CLASSES)
+    scale = workshop.guidance if guidance is None else guidance
+    latents = draw_latents(workshop, workshop.dense, scheduler, steps, scale, n, seed, batch, dtype)
+    return decode(workshop.vae, latents), torch.arange(n) % len(CLASSES)
 
 
 def blurred(images: Tensor) -> Tensor:

@@ -29,8 +29,9 @@ from ..models.checkpoints import local_folder
 from ..sampling.timing import measure_alternating, spread
 from ..tuner.configuration import Configuration
 from ..tuner.quality import draw
+from ..tuner.record import TOLERANCE, unbeaten
 from ..workshop.workshop import Workshop, get_workshop
-from .studies import print_progress
+from .studies import picture_scores, print_progress
 
 SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
 STEPS = (10, 7, 5, 20, 50)  # in the order of worth
@@ -102,32 +103,20 @@ class Rows:
         """Add a row and write the file."""
         self.rows.append(row)
         text = json.dumps(self.rows, indent=1) + "\n"
-        write_whole(self.path, partial(_write, text))
-
-
-def _write(text: str, part: Path) -> None:
-    """Write text to a file."""
-    part.write_text(text)
+        write_whole(self.path, lambda part: part.write_text(text))
 
 
 def measured(
     workshop: Workshop, what: Configuration, stage: str, n: int, seed: int, dtype: torch.dtype
 ) -> Row:
     """Draw a contender and return its row. Raises StudioError for a model without a judge."""
-    judge = workshop.judge
-    if judge is None:
-        raise StudioError(f"{workshop.name} has no judge to score pictures with.")
     start = time.perf_counter()
     drawn = draw(workshop, what, n, seed, dtype=dtype)
-    images = drawn.images
-    labels = torch.arange(n) % len(workshop.class_names)
     return {
         "stage": stage,
         "configuration": what.to_json(),
         "macs": what.macs(workshop),  # of one image, all rows
-        "fid": judge.fid(images),
-        "class_accuracy": judge.class_accuracy(images, labels),
-        "variance_ratio": judge.variance_ratio(images, labels),
+        **picture_scores(workshop, drawn.images),
         "n": n,
         "seed": seed,
         "took": time.perf_counter() - start,
@@ -140,11 +129,6 @@ def measured(
 
 
 # ------------------------------------------------------------ what is quoted
-
-
-def _label(row: Row) -> str:
-    """Return the name of a row's contender."""
-    return str(row["configuration"]["label"])
 
 
 def _kind(row: Row) -> tuple[str, str, int]:
@@ -173,23 +157,24 @@ def quoted(rows: Sequence[Row]) -> list[Configuration]:
     anchor = next((r for r in best if _kind(r) == ("dense", "UniPC", 10)), None)
     if anchor is None:
         raise StudioError("Dense UniPC in 10 steps was not drawn yet: run the stage choose first.")
-    chosen = [anchor, *(r for r in best if _kind(r) == ("dense", "DDIM", 50)), *_front(best)]
+    chosen = [anchor, *(r for r in best if _kind(r) == ("dense", "DDIM", 50))]
+    chosen += unbeaten(best, lambda r: r["macs"], lambda r: r["fid"])
     for share in BUDGETS:
-        within = [r for r in best if r["macs"] <= 1.001 * share * anchor["macs"]]
-        for dense in (True, False):
-            own = [r for r in within if _label(r).startswith("dense") == dense]
+        for own in _dense_and_pruned(best, share * anchor["macs"]):
             chosen += sorted(own, key=lambda r: r["fid"])[:1]
     unique = {json.dumps(r["configuration"]): r["configuration"] for r in chosen}
     return [Configuration.from_json(what) for what in unique.values()]
 
 
-def _front(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that no other one beats in work and FID, cheapest first."""
-    found: list[Row] = []
-    for row in sorted(rows, key=lambda r: (r["macs"], r["fid"])):
-        if not found or row["fid"] < found[-1]["fid"]:
-            found.append(row)
-    return found
+def _dense_and_pruned(rows: Sequence[Row], budget: float) -> tuple[list[Row], list[Row]]:
+    """Return the rows within a budget of work that run the dense network, and those that prune.
+
+    Reuse on its own is neither.
+    """
+    own = [row for row in rows if row["macs"] <= TOLERANCE * budget]
+    dense = [row for row in own if row["configuration"]["label"].startswith("dense")]
+    plans = [(row, row["configuration"]["plan"]) for row in own]
+    return dense, [row for row, plan in plans if plan and any(plan["sparsity"].values())]
 
 
 def judged(rows: Sequence[Row]) -> list[Row]:
@@ -243,9 +228,7 @@ def budget_sentences(found: Sequence[Row]) -> list[str]:
         return []
     sentences = []
     for share in BUDGETS:
-        within = [r for r in found if r["macs"] <= 1.001 * share * whole]
-        dense = [r for r in within if _label(r).startswith("dense")]
-        pruned = [r for r in within if not _label(r).startswith("dense")]
+        dense, pruned = _dense_and_pruned(found, share * whole)
         if not dense or not pruned:
             continue
         a, b = (min(rows, key=lambda r: r["fid"]) for rows in (dense, pruned))

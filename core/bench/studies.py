@@ -15,7 +15,6 @@ bench`.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 import time
@@ -35,9 +34,9 @@ from ..errors import StudioError
 from ..files import write_whole
 from ..models.bundled import BUNDLED
 from ..models.checkpoints import local_folder
-from ..sampling.denoise import Denoiser, decode, start_noise
+from ..sampling.denoise import decode
 from ..sampling.metrics import latent_mse, psnr, ssim
-from ..workshop.compare import sampler
+from ..workshop.drawing import draw_latents
 from ..workshop.study import findings, load_study, markdown, verdicts
 from ..workshop.workshop import Workshop, get_workshop
 from .realised import TARGETS, speed_benchmark, timesteps_of
@@ -160,23 +159,33 @@ def quality(args: argparse.Namespace) -> None:
         print(f"latent MSE that {args.dtype} alone causes (dense, 50 steps, n = 200): {floor:.6f}")
 
 
+def picture_scores(workshop: Workshop, images: Tensor) -> dict[str, float | None]:
+    """Return the scores of pictures of the classes in turn, by the model's feature network.
+
+    Raises StudioError for a model without one.
+    """
+    judge = workshop.judge
+    if judge is None:
+        raise StudioError(f"{workshop.name} has no judge to score pictures with.")
+    labels = torch.arange(len(images)) % len(workshop.class_names)
+    return {
+        "fid": judge.fid(images),
+        "class_accuracy": judge.class_accuracy(images, labels),
+        "variance_ratio": judge.variance_ratio(images, labels),
+    }
+
+
 def scores(workshop: Workshop, samples: Samples, dense: Samples) -> dict[str, float | None]:
     """Return the scores of samples, and their distance to the dense model's samples.
 
     Raises StudioError for a model without a judge.
     """
-    judge = workshop.judge
     images = samples.images
-    if judge is None:
-        raise StudioError(f"{workshop.name} has no judge to score pictures with.")
-    labels = torch.arange(len(images)) % len(workshop.class_names)
     decibel = psnr(images, dense.images)
     decibel = decibel[torch.isfinite(decibel)]
     return {
         "macs": samples.macs,
-        "fid": judge.fid(images),
-        "class_accuracy": judge.class_accuracy(images, labels),
-        "variance_ratio": judge.variance_ratio(images, labels),
+        **picture_scores(workshop, images),
         "latent_mse": float(latent_mse(samples.latents, dense.latents).mean()),
         "psnr": float(decibel.mean()) if len(decibel) else None,
         "ssim": float(ssim(images, dense.images).mean()),
@@ -246,16 +255,9 @@ def draw_samples(
 ) -> Samples:
     """Draw n seeded samples, classes in turn, DDIM, with the model's own guidance."""
     model = workshop.dense if plan is None else workshop.build(plan)
-    model = copy.deepcopy(model).to(dtype) if dtype != workshop.dtype else model
-    side = Denoiser(model, sampler(workshop, "DDIM"), workshop.schedule, steps)
-    conditions = workshop.some_conditions(n)
-    noise = start_noise(n, workshop.latent_shape, seed)
-    parts = []
-    for first in range(0, n, batch):
-        rows = slice(first, first + batch)
-        parts.append(side.run(noise[rows], conditions.rows(rows), workshop.guidance)[0])
-    latents = torch.cat(parts).float().cpu()
-    macs = sum(step.rows * step.macs for step in workshop.work(plan, side.timesteps)) * n
+    latents = draw_latents(workshop, model, "DDIM", steps, workshop.guidance, n, seed, batch, dtype)
+    work = workshop.work(plan, timesteps_of(workshop, steps))
+    macs = sum(step.rows * step.macs for step in work) * n
     return Samples(latents, decode(workshop.vae, latents), macs)
 
 

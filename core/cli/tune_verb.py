@@ -16,10 +16,11 @@ from ..curves.plan import StagePlan
 from ..errors import Stopped
 from ..output import note
 from ..tuner.configuration import Configuration
+from ..tuner.found import Report, Tuned
 from ..tuner.goal import Effort, Goal, checked_fixed
 from ..tuner.quality import usual_quality
 from ..tuner.record import Evaluation
-from ..tuner.search import Report, Tune, Tuned
+from ..tuner.search import Tune
 from ..tuner.space import Space
 from ..workshop.workshop import Workshop
 from .output import finite, report_progress, warn_of_scarcity, write_result, write_text
@@ -44,7 +45,7 @@ def tune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     )
     workshop = open_workshop(args)
     checked_fixed(args.steps, args.scheduler, len(workshop.schedule))
-    calibrating = _prepared(workshop, goal)
+    calibrating = _prepared(workshop)
     guidance = workshop.guidance if args.guidance is None else args.guidance
     steps = 50 if args.steps is None else args.steps
     reference = Configuration(None, args.scheduler or "DDIM", steps, guidance, label="dense")
@@ -91,15 +92,13 @@ def stopped_by_interrupt(stop: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _prepared(workshop: Workshop, goal: Goal) -> float:
-    """Calibrate and time what a tune needs; return the seconds that this took."""
+def _prepared(workshop: Workshop) -> float:
+    """Calibrate and time what is not known yet; return the seconds that this took."""
     start = time.perf_counter()
-    if not workshop.calibrated:
-        workshop.calibrate(report_progress)
+    workshop.calibrate(report_progress)
     warn_of_scarcity(workshop.calibration_warnings)
-    if goal.counts == "seconds" or workshop.latency(2 * workshop.usual_images) is None:
-        for halves in (2, 1):
-            workshop.measure_latency(workshop.usual_images, halves, report_progress)
+    for halves in (2, 1):
+        workshop.measure_latency(workshop.usual_images, halves, report_progress)
     return time.perf_counter() - start
 
 
@@ -134,7 +133,7 @@ def tune_report(workshop: Workshop, found: Tuned, batch: int) -> dict[str, Any]:
         "speedup_macs": found.speedup_macs,
         "speedup_measured": None if found.speedup is None else found.speedup[0],
         "speedup_measured_spread": None if found.speedup is None else found.speedup[1],
-        "evaluations": len({e.configuration for e in found.evaluations}),
+        "evaluations": len(found.evaluations),
         "front": [_point(workshop, e) for e in found.front],
         "contenders": [_point(workshop, e) for e in found.evaluations if e.configuration.label],
         "reference": _point(workshop, found.reference),

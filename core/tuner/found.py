@@ -25,7 +25,7 @@ class Tuned:
     goal: Goal
     reference: Evaluation
     best: Evaluation
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[Evaluation, ...]  # one per configuration
     quality: str  # in words
     seconds: float
     speedup: tuple[float, float] | None = None  # measured: median and spread over rounds
@@ -35,9 +35,7 @@ class Tuned:
     @property
     def front(self) -> list[Evaluation]:
         """Return every evaluation of the search that no other one beats, cheapest first."""
-        return front(
-            list({e.configuration: e for e in self.evaluations}.values()), self.goal.counts
-        )
+        return front(self.evaluations, self.goal.counts)
 
     @property
     def speedup_macs(self) -> float:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from .configuration import Configuration
 from .found import Tuned
 from .goal import Effort, Goal
 from .quality import Quality
-from .record import HEAD, LINES, Evaluation, front, read_lines
+from .record import HEAD, LINES, Evaluation, front, read_lines, within
 from .space import Space
 
 ID = re.compile("[0-9a-f]{16}")  # of a kept tune: the name of its folder
@@ -157,11 +157,11 @@ class KeptTune:
     def _best_so_far(self) -> Evaluation | None:
         dense, counts = self.dense, self.goal.counts
         own = [e for e in self.evaluations if e.configuration != self.reference]
-        within = [e for e in own if e.cost(counts) <= self.budget * 1.001]
+        kept = within(own, self.budget, counts)
         if self.goal.match_dense:
-            good = [e for e in within if dense is not None and e.quality <= dense.quality]
+            good = [e for e in kept if dense is not None and e.quality <= dense.quality]
             return min(good, key=lambda e: e.cost(counts), default=None)
-        return min(within, key=lambda e: e.quality, default=None)
+        return min(kept, key=lambda e: e.quality, default=None)
 
     @property
     def front(self) -> list[Evaluation]:
@@ -257,26 +257,21 @@ class TuneShelf:
 
         Folders that cannot be read are passed over.
         """
-        found = []
-        for folder in self._newest_first():
-            try:
-                one = self.get(folder.name)
-            except StudioError:
-                continue
-            if one.model_key == model_key and one.evaluations:
-                found.append(one)
-        return found
+        return list(self._of(model_key))
 
     def latest(self, model_key: str) -> KeptTune | None:
         """Return the tune of a model that was worked on last, None where there is none."""
+        return next(self._of(model_key), None)
+
+    def _of(self, model_key: str) -> Iterator[KeptTune]:
+        """Yield what `tunes` lists; each folder is read when it is its turn."""
         for folder in self._newest_first():
             try:
                 one = self.get(folder.name)
             except StudioError:
                 continue
             if one.model_key == model_key and one.evaluations:
-                return one
-        return None
+                yield one
 
     def _newest_first(self) -> list[Path]:
         dated = []

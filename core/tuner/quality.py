@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import StudioError
-from ..mosaic.precision import in_precision
-from ..sampling.denoise import Denoiser, decode, start_noise
+from ..sampling.denoise import decode
 from ..sampling.metrics import MIN_IMAGES_FOR_FID, Judge, frechet_distance, gaussian, latent_mse
 from ..sampling.timing import measure_alternating
-from ..workshop.compare import sampler
+from ..workshop.drawing import draw_latents
 from ..workshop.workshop import Workshop
 from .configuration import Configuration
 from .encoder import ImageEncoder
@@ -56,19 +55,20 @@ def draw(
     Every configuration starts from the same noise. dtype: of the denoiser, where it is another
     than the model's.
     """
-    timesteps = what.timesteps(workshop)
-    plan = what.plan and what.plan.counted(timesteps)
+    plan = what.plan and what.plan.counted(what.timesteps(workshop))
     model = workshop.dense if plan is None else workshop.build(plan, None, stop)
-    if dtype is not None and dtype != workshop.dtype:
-        (model,) = in_precision([model], dtype)
-    side = Denoiser(model, sampler(workshop, what.scheduler), workshop.schedule, what.steps)
-    noise, conditions = start_noise(n, workshop.latent_shape, seed), workshop.some_conditions(n)
-    parts = []
-    for first in range(0, n, BATCH):
-        rows = slice(first, first + BATCH)
-        final, _ = side.run(noise[rows], conditions.rows(rows), what.guidance, seed, stop)
-        parts.append(final.float().cpu())
-    latents = torch.cat(parts)
+    latents = draw_latents(
+        workshop,
+        model,
+        what.scheduler,
+        what.steps,
+        what.guidance,
+        n,
+        seed,
+        BATCH,
+        dtype,
+        stop,
+    )
     if not torch.isfinite(latents).all():
         raise StudioError(f"{what.text}: final latents are NaN or infinite.")
     return Drawn(latents, workshop, dtype)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ..errors import StudioError
 from ..files import why_not_written
 from .configuration import Configuration
 
+T = TypeVar("T")
 Cost = Literal["macs", "seconds"]
+TOLERANCE = 1.001  # of a budget: what keeps it may round to so much more
 HEAD, LINES = "tune.json", "evaluations.jsonl"  # files of a journal
 
 
@@ -50,13 +52,25 @@ class Evaluation:
         return cls(**{**plain, "configuration": own})
 
 
-def front(evaluations: Sequence[Evaluation], cost: Cost = "macs") -> list[Evaluation]:
-    """Return the evaluations that no other one beats in cost and quality, cheapest first."""
-    found: list[Evaluation] = []
-    for one in sorted(evaluations, key=lambda e: (e.cost(cost), e.quality)):
-        if not found or one.quality < found[-1].quality:
+def unbeaten(
+    things: Iterable[T], cost: Callable[[T], float], loss: Callable[[T], float]
+) -> list[T]:
+    """Return the things that no other one beats in cost and loss, cheapest first."""
+    found: list[T] = []
+    for one in sorted(things, key=lambda thing: (cost(thing), loss(thing))):
+        if not found or loss(one) < loss(found[-1]):
             found.append(one)
     return found
+
+
+def front(evaluations: Iterable[Evaluation], cost: Cost = "macs") -> list[Evaluation]:
+    """Return the evaluations that no other one beats in cost and quality, cheapest first."""
+    return unbeaten(evaluations, lambda e: e.cost(cost), lambda e: e.quality)
+
+
+def within(evaluations: Iterable[Evaluation], budget: float, cost: Cost) -> list[Evaluation]:
+    """Return the evaluations that keep a budget."""
+    return [one for one in evaluations if one.cost(cost) <= TOLERANCE * budget]
 
 
 def read_lines(text: str) -> list[tuple[str, Evaluation]]:

@@ -22,7 +22,7 @@ from .found import Report, Tuned
 from .goal import Effort, Goal
 from .kept import question
 from .quality import Quality, draw, quick_dtype
-from .record import Evaluation, Journal, front
+from .record import Evaluation, Journal, front, within
 from .sampler import Asker
 from .space import Params, Space
 
@@ -254,11 +254,10 @@ class Tune:
         if not found:
             return
         budget = self.goal.budget(reference.cost(counts))
-        within = [e for e in found if e.cost(counts) <= budget * 1.001] or found
-        best = min(within, key=lambda e: e.quality)
+        best = min(within(found, budget, counts) or found, key=lambda e: e.quality)
         assert best.params is not None  # chosen above
         for share in LADDER:
-            if len(front(list(self._seen.values()), counts)) >= FEWEST_ON_FRONT:
+            if len(front(self._seen.values(), counts)) >= FEWEST_ON_FRONT:
                 return
             if self.stop is not None and self.stop.is_set():
                 return
@@ -276,15 +275,15 @@ class Tune:
         counts, notes = self.goal.counts, []
         budget = self.goal.budget(reference.cost(counts))
         own = [e for e in self._seen.values() if e.configuration != self.reference]
-        within = [e for e in own if e.cost(counts) <= budget * 1.001]
-        if not within and (stopped or (self.stop is not None and self.stop.is_set())):
+        kept = within(own, budget, counts)
+        if not kept and (stopped or (self.stop is not None and self.stop.is_set())):
             raise Stopped("Stopped before a plan within the budget was evaluated.")
-        if not within:
+        if not kept:
             raise StudioError(
                 f"In {self.effort.seconds:g} s no plan within the budget could be evaluated: the"
                 f" reference alone took {reference.took:.0f} s. Allow more time, or fewer images."
             )
-        ranked = self._ranked(within, reference)
+        ranked = self._ranked(kept, reference)
         judged: list[Evaluation] = []
         try:
             if not stopped:
@@ -349,14 +348,12 @@ class Tune:
         ratios = [a / b for a, b in zip(*seconds, strict=True)]
         return statistics.median(ratios), spread(ratios)
 
-    def _ranked(self, within: list[Evaluation], reference: Evaluation) -> list[Evaluation]:
+    def _ranked(self, kept: list[Evaluation], reference: Evaluation) -> list[Evaluation]:
         """Return the finalists first: the best, or the cheapest of those that are good enough."""
-        if not self.goal.match_dense:
-            return sorted(within, key=lambda e: e.quality)
-        good = [e for e in within if e.quality <= reference.quality]
-        if not good:
-            return sorted(within, key=lambda e: e.quality)
-        return sorted(good, key=lambda e: e.cost(self.goal.counts))
+        good = [e for e in kept if e.quality <= reference.quality]
+        if self.goal.match_dense and good:
+            return sorted(good, key=lambda e: e.cost(self.goal.counts))
+        return sorted(kept, key=lambda e: e.quality)
 
     @staticmethod
     def _good(one: Evaluation, reference: Evaluation) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..curves.plan import StagePlan
+from ..curves.plan import STAGES, StagePlan
 from ..curves.proposals import propose_plan
 from ..errors import StudioError
+from ..workshop.compare import visited
 from ..workshop.workshop import Workshop
 from .configuration import Configuration
 from .goal import Goal
@@ -73,9 +74,7 @@ class Space:
             "steps": Range(self.steps or FEWEST, self.steps or MOST, whole=True, log=True),
             "low": Range(*LOW),
             "high": Range(*HIGH),
-            "late": Range(),
-            "middle": Range(),
-            "early": Range(),
+            **{stage: Range() for stage in STAGES},
         }
         if self.guided:
             found |= {
@@ -86,10 +85,7 @@ class Space:
         if self._curves_known:
             found["dynamic"] = Range(choices=(False, True))
         if (self.steps or MOST) >= REUSE_FROM:
-            found |= {
-                f"reuse {stage}": Range(1, MOST_REUSE, whole=True)
-                for stage in ("late", "middle", "early")
-            }
+            found |= {f"reuse {stage}": Range(1, MOST_REUSE, whole=True) for stage in STAGES}
         return found
 
     @property
@@ -122,7 +118,7 @@ class Space:
         the budget cannot be kept with these numbers.
         """
         steps = int(params["steps"])
-        shape = np.array([params["late"], params["middle"], params["early"]], dtype=float)
+        shape = np.array([params[stage] for stage in STAGES], dtype=float)
         bare = self._bare(params, steps)
         try:
             plan = self._within(bare, params["scheduler"], steps, shape, budget)
@@ -151,19 +147,16 @@ class Space:
             middle = own
             late = 1.0 if params["off late"] else own
             early = 1.0 if params["off early"] else own
-        reuse = (1, 1, 1)
-        if steps >= REUSE_FROM and "reuse late" in params:
-            reuse = (
-                int(params["reuse late"]),
-                int(params["reuse middle"]),
-                int(params["reuse early"]),
-            )
+        may_reuse = steps >= REUSE_FROM
+        k_late, k_middle, k_early = (
+            int(params.get(f"reuse {stage}", 1)) if may_reuse else 1 for stage in STAGES
+        )
         return StagePlan(
             (max(1, low), min(high, total - 1)),
             (0.0, 0.0, 0.0),
             num_train_timesteps=total,
             guidance=(late, middle, early),
-            reuse=reuse,
+            reuse=(k_late, k_middle, k_early),
         )
 
     def _named(self, plan: StagePlan, scheduler: str, steps: int, label: str = "") -> Configuration:
@@ -196,26 +189,21 @@ class Space:
 
     # ------------------------------------------------------------ where a search begins
 
-    def formula(self, steps: int, scheduler: str, target: float) -> StagePlan:
-        """Return the paper's plan for a run of so many steps."""
-        own = Configuration(None, scheduler, steps, self.reference.guidance)
-        return propose_plan(self.workshop.schedule, target, own.timesteps(self.workshop)).plan
-
     def seeds(self, budget: float) -> Iterator[tuple[str, Params]]:
         """Yield labels and numbers to begin a search with: dense in fewer steps, formula, uniform.
 
         Each with and without guidance in the early stage, where it may change; beside them the
         shape of sparsity and the boundaries that the error curves like best.
         """
-        plan = self.formula(10, SOLVERS[0], 0.33)
-        total = len(self.workshop.schedule)
-        low, high = (b / total for b in plan.boundaries)
-        late, middle, early = (s / max(plan.sparsity) for s in plan.sparsity)
+        timesteps = visited(self.workshop, SOLVERS[0], 10)
+        plan = propose_plan(self.workshop.schedule, 0.33, timesteps).plan
+        low, high = (b / len(self.workshop.schedule) for b in plan.boundaries)
+        shares = [s / max(plan.sparsity) for s in plan.sparsity]
         base: Params = {"scheduler": self.scheduler or SOLVERS[0], "low": low, "high": high}
         base |= {"scale": 1.0, "off late": False, "dynamic": False}
-        base |= {f"reuse {stage}": 1 for stage in ("late", "middle", "early")}
-        formula: Params = {"late": late, "middle": middle, "early": early}
-        dense: Params = {"late": 0.0, "middle": 0.0, "early": 0.0}
+        base |= {f"reuse {stage}": 1 for stage in STAGES}
+        formula: Params = dict(zip(STAGES, shares, strict=True))
+        dense: Params = dict.fromkeys(STAGES, 0.0)
         for off in (True, False) if self.guided else (False,):
             start = base | {"off early": off}
             guided = ", guidance off early" if off else ""
@@ -229,7 +217,7 @@ class Space:
                     found = self._by_curves(start | {"steps": steps}, budget)
                     if found is not None:
                         yield "", found
-        uniform = base | {"off early": False, "late": 1.0, "middle": 1.0, "early": 1.0}
+        uniform = base | {"off early": False} | dict.fromkeys(STAGES, 1.0)
         steps = self._steps_for(uniform, budget / 0.67)
         if steps is not None:
             yield "uniform", uniform | {"steps": steps}
@@ -259,7 +247,7 @@ class Space:
         timesteps: Sequence[float] | None = None
         for _ in range(SHAPES):
             shape = random.uniform(0.05, 1, 3)
-            tried = params | dict(zip(("late", "middle", "early"), shape.tolist(), strict=True))
+            tried = params | dict(zip(STAGES, shape.tolist(), strict=True))
             tried |= {"low": random.uniform(*LOW), "high": random.uniform(*HIGH)}
             found = self.configuration(tried, budget)
             if found is None or found.plan is None or not any(found.plan.sparsity):

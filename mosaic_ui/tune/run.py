@@ -23,7 +23,7 @@ from ..remedies import page_sentence
 from ..stage_chart import figure_text
 from ..text import plural, seconds_text
 from .figure import front_figure
-from .inputs import Wanted
+from .inputs import Wanted, kept_before
 from .table import points_html, verdict_html
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Run:
         if self.one.stop.is_set():
             raise Stopped("Stopped before it began.")
         allowed = self.wanted.effort.seconds
-        before = self._kept()
+        before = kept_before(self.workshop, self.wanted)
         if before is not None and before.has_ended(allowed):
             self.shelf.touch(self.id)
             yield board_views(self.workshop, before) | {"job": tables.message(ALREADY)}
@@ -121,11 +121,6 @@ class Run:
             self.one.stop,
         )
         yield from self._search(search)
-
-    def _kept(self) -> KeptTune | None:
-        """Return what is kept of the same question, None where nothing is."""
-        found = self.shelf.tunes(self.workshop.model_key)
-        return next((tune for tune in found if tune.id == self.id), None)
 
     def _prepare(self) -> Iterator[Named]:
         """Calibrate and time what is not known yet; yield how far that is."""
