@@ -101,6 +101,21 @@ def test_variance_ratio_is_one_for_the_real_set_and_zero_for_collapse(judge):
     assert judge.variance_ratio(collapsed, labels) == pytest.approx(0, abs=1e-6)
 
 
+def test_all_scores_at_one_look(judge):
+    labels, images = torch.arange(300) % 10, pictures(300, 4)
+    looks, look = [], judge.network.features
+    judge.network.features = lambda part: looks.append(len(part)) or look(part)
+    try:
+        found = judge.scores(images, labels)
+    finally:
+        del judge.network.features
+    assert looks == [300]
+    assert found["fid"] == judge.fid(images)
+    assert found["class_accuracy"] == judge.class_accuracy(images, labels)
+    assert found["variance_ratio"] == judge.variance_ratio(images, labels)
+    assert judge.scores(images[:199], labels[:199])["fid"] is None
+
+
 def test_a_judge_there_and_back(judge, tmp_path):
     judge.save(tmp_path)
     back = Judge.load(tmp_path)

@@ -139,7 +139,8 @@ def _scores(workshop: Workshop, images: torch.Tensor, n: int) -> dict[str, float
         return {"fid": None, "class_accuracy": None}
     # as `Workshop.some_conditions` asks for them
     labels = torch.arange(n) % len(workshop.class_names)
-    return {"fid": judge.fid(images), "class_accuracy": judge.class_accuracy(images, labels)}
+    found = judge.scores(images, labels)
+    return {"fid": found["fid"], "class_accuracy": found["class_accuracy"]}
 
 
 def main() -> None:

@@ -168,11 +168,7 @@ def picture_scores(workshop: Workshop, images: Tensor) -> dict[str, float | None
     if judge is None:
         raise StudioError(f"{workshop.name} has no judge to score pictures with.")
     labels = torch.arange(len(images)) % len(workshop.class_names)
-    return {
-        "fid": judge.fid(images),
-        "class_accuracy": judge.class_accuracy(images, labels),
-        "variance_ratio": judge.variance_ratio(images, labels),
-    }
+    return judge.scores(images, labels)
 
 
 def scores(workshop: Workshop, samples: Samples, dense: Samples) -> dict[str, float | None]:

@@ -259,6 +259,8 @@ def _settle(pipeline: Any, family: Family, device: torch.device, dtype: torch.dt
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
+    if device.type == "cpu":
+        pipeline.vae.to(memory_format=torch.channels_last)  # decodes in two thirds of the time
 
 
 def _check_channels(pipeline: Any, model: str | Path) -> None:

@@ -152,22 +152,42 @@ class Judge:
         """Return the Frechet distance of `images` to the reference, None for fewer than 200."""
         if len(images) < MIN_IMAGES_FOR_FID:
             return None
-        mean, covariance = gaussian(self.look(images)[0])
-        return frechet_distance(mean, covariance, self.reference.mean, self.reference.covariance)
+        return self._distance(self.look(images)[0])
 
     def class_accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Return the share of pictures that the feature network puts into their own class."""
-        return float((self.look(images)[1] == labels.cpu()).float().mean())
+        return _share_right(self.look(images)[1], labels)
 
     def variance_ratio(self, images: Tensor, labels: Tensor) -> float:
         """Return the mean over classes of feature variance of pictures / of real pictures.
 
         1 is ideal; 0 is a collapse of every class to one picture.
         """
-        mine = class_variance(
-            self.look(images)[0], labels.cpu(), len(self.reference.class_variance)
-        )
+        return self._variance_ratio(self.look(images)[0], labels)
+
+    def scores(self, images: Tensor, labels: Tensor) -> dict[str, float | None]:
+        """Return `fid`, `class_accuracy` and `variance_ratio` of pictures, looked at once."""
+        features, found = self.look(images)
+        return {
+            "fid": None if len(images) < MIN_IMAGES_FOR_FID else self._distance(features),
+            "class_accuracy": _share_right(found, labels),
+            "variance_ratio": self._variance_ratio(features, labels),
+        }
+
+    def _distance(self, features: Tensor) -> float:
+        """Return the Frechet distance of features (n, 64) to the reference."""
+        mean, covariance = gaussian(features)
+        return frechet_distance(mean, covariance, self.reference.mean, self.reference.covariance)
+
+    def _variance_ratio(self, features: Tensor, labels: Tensor) -> float:
+        """Return `variance_ratio` from features (n, 64)."""
+        mine = class_variance(features, labels.cpu(), len(self.reference.class_variance))
         return float((mine / self.reference.class_variance).mean())
+
+
+def _share_right(found: Tensor, labels: Tensor) -> float:
+    """Return the share of classes (n,) that are the ones asked for."""
+    return float((found == labels.cpu()).float().mean())
 
 
 def gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,10 +236,11 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     _n, c = a.shape[:2]
     x = torch.arange(11, dtype=torch.float64) - 5
     g = torch.exp(-x.square() / (2 * 1.5**2))
-    window = (g[:, None] * g[None] / g.sum() ** 2).expand(c, 1, 11, 11)
+    column = (g / g.sum()).view(1, 1, 11, 1).expand(c, 1, 11, 1)
+    row = column.transpose(2, 3)
 
     def smooth(z: Tensor) -> Tensor:
-        return F.conv2d(z, window, groups=c)
+        return F.conv2d(F.conv2d(z, column, groups=c), row, groups=c)
 
     a, b = (a.double().cpu() + 1) / 2, (b.double().cpu() + 1) / 2
     mu_a, mu_b = smooth(a), smooth(b)
