@@ -108,6 +108,7 @@ def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monk
     monkeypatch.setattr(study, "SOLVERS", ("UniPC",))
     monkeypatch.setattr(study, "STEPS", (10, 5))
     monkeypatch.setattr(study, "SCALES", (1.0,))
+    monkeypatch.setattr(study, "TARGETS", (0.33,))
     monkeypatch.setattr(study, "CHOOSING", {"n": 200, "seeds": (7,)})
     monkeypatch.setattr(study, "JUDGING", {"n": 200, "seeds": (100, 101)})
     monkeypatch.setattr(study, "BATCH", 2)
@@ -116,7 +117,7 @@ def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monk
     assert not study.run_stage(judged_workshop, "choose", study.Rows(path), 0.0, torch.float32)
     assert study.run_stage(judged_workshop, "choose", study.Rows(path), 1.0, torch.float32)
     rows = json.loads(path.read_text())
-    assert len(rows) == len(list(study.everything(judged_workshop))) == 23
+    assert len(rows) == len(list(study.everything(judged_workshop))) == 15
     # three rows lost: only they are drawn again
     path.write_text(json.dumps(rows[:-3]))
     drawn = []

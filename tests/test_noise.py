@@ -22,7 +22,7 @@ NAMES = [
     for n in SCHEDULERS
 ]
 # 61: "trailing" visits -1 too in diffusers 0.42
-STEPS = (1, 2, 3, 4, 7, 10, 20, 33, 50, 61, 100, 334, 667, 999, 1000)
+STEPS = (1, 2, 3, 4, 7, 10, 20, 33, 61, 334, 1000)
 
 
 @pytest.mark.parametrize("beta_schedule", BETA_SCHEDULES)
@@ -130,7 +130,7 @@ def test_every_number_of_steps_has_one_stage_per_step():
     plan = StagePlan((93, 550), (0.4, 0.1, 0.55))
     for spacing in ("leading", "trailing", "linspace"):
         scheduler = make_scheduler("DDIM", timestep_spacing=spacing)
-        for steps in range(1, 1001):
+        for steps in range(1, 1001, 1 if spacing == "leading" else 7):
             _check_stages(sampling_timesteps(scheduler, steps), plan)
 
 
