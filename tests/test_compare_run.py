@@ -177,6 +177,7 @@ def test_what_the_last_comparison_took_corrects_the_next_prediction(workshop):
     settings = SampleSettings(labels=(0,) * 4, steps=5, repeats=2)
     plans = (None, PLAN)
     *_, last = compare(workshop, *plans, settings)
+    pace.forget(workshop)  # what other tests made it learn
     before = pace.foreseen(workshop, plans, settings)
     assert not before.learned and before.found.when.startswith("20")
     for side in (last.a, last.b):  # 1 s was predicted, 2 s were measured
