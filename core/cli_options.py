@@ -360,8 +360,21 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
             " times"
         ),
     )
+    _add_mode(verb)
     verb.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
     return verb
+
+
+def _add_mode(verb: argparse.ArgumentParser) -> None:
+    """Add the option that says how networks run."""
+    verb.add_argument(
+        "--mode",
+        default="plain",
+        help=(
+            "how networks run, dense ones too: plain, graphs (captured, CUDA only) or compiled"
+            " (blocks by torch.compile); default plain"
+        ),
+    )
 
 
 def _add_tune(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -166,7 +166,8 @@ CHECKS: dict[str, tuple[str, Reader]] = {
             "negative",
             "size",
             "tabulate",
-            "dtype",  # `compare.inputs`
+            "dtype",
+            "mode",  # `compare.inputs`
             "speedup",
             "run_seconds",
             "allowed",  # `tune.inputs`

@@ -10,6 +10,7 @@ from core.curves.plan import StagePlan
 from core.curves.scheduler_tables import SCHEDULERS
 from core.errors import StudioError
 from core.models.devices import DTYPES
+from core.mosaic.modes import COMPILED, GRAPHS, MODES, PLAIN, why_not
 from core.workshop.predict import usual_images
 from core.workshop.workshop import Workshop
 
@@ -117,6 +118,23 @@ def precisions(workshop: Workshop) -> list[tuple[str, str]]:
     """Return what Compare can run in, as (label, value): the model's own precision first."""
     own = precision(workshop)
     return [(f"{AS_LOADED} ({own})", AS_LOADED), *((name, name) for name in DTYPES if name != own)]
+
+
+def modes(workshop: Workshop) -> list[tuple[str, str]]:
+    """Return how networks can run on this device, as (label, value)."""
+    names = {PLAIN: "plain", GRAPHS: "captured", COMPILED: "compiled"}
+    return [(names[mode], mode) for mode in MODES if not why_not(mode, workshop.device)]
+
+
+def modes_info(workshop: Workshop) -> str:
+    """Return what the modes are, and why some cannot be had here."""
+    refused = [why_not(mode, workshop.device) for mode in MODES]
+    return " ".join(
+        [
+            "Compiled: blocks are compiled once, which takes seconds to minutes and is in no time.",
+            *(why for why in refused if why),
+        ]
+    )
 
 
 def precision(workshop: Workshop) -> str:

@@ -297,9 +297,7 @@ def test_a_run_ends_on_the_data_wherever_it_starts(name, spacing):
         torch.randn(8, 4, 16, 16, generator=random, dtype=torch.float64) for _ in range(2)
     )
     # 61: diffusers adds a timestep -1
-    runs = [(40, start) for start in (0, 1, 20, 39)] + [(61, 0), (61, 60)] * (
-        spacing == "trailing"
-    )
+    runs = [(40, start) for start in (0, 1, 20, 39)] + [(61, 0), (61, 60)] * (spacing == "trailing")
     for steps, start in runs:
         origin = MEAN + DEVIATION * data if start else None
         side = Denoiser(

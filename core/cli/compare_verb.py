@@ -48,6 +48,7 @@ def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         scheduler=args.scheduler,
         repeats=args.repeats,
         tabulate=args.tabulate,
+        mode=args.mode,
     )
     workshop.check_settings(settings)
     out = make_folder(args.out) if args.out else None

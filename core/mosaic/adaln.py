@@ -27,6 +27,12 @@ class Modulation(NamedTuple):
     blocks: tuple[Tensor, ...]  # (batch, 6 d) each: shift, scale and gate of attention and MLP
 
 
+class BlockVectors(NamedTuple):
+    """The adaLN vectors of one block, in the place of timestep and labels."""
+
+    vectors: Tensor  # (batch, 6 d)
+
+
 class OnceEmbedder(nn.Module):
     """A timestep and label embedder that stands in every block and is computed once per forward.
 
@@ -80,16 +86,20 @@ class ReadyNorm(nn.Module):
         self,
         x: Tensor,
         timestep: Tensor,
-        class_labels: Tensor | Modulation,
+        class_labels: Tensor | Modulation | BlockVectors,
         hidden_dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, ...]:
         """Return x normalised and modulated, and the four vectors that the block applies itself.
 
         As AdaLayerNormZero: x (batch, tokens, d), vectors (batch, d).
         """
-        if not isinstance(class_labels, Modulation):
+        if isinstance(class_labels, BlockVectors):
+            vectors = class_labels.vectors
+        elif isinstance(class_labels, Modulation):
+            vectors = class_labels.blocks[self.index]
+        else:
             return self.kind.forward(self, x, timestep, class_labels, hidden_dtype=hidden_dtype)
-        shift, scale, *others = class_labels.blocks[self.index].chunk(6, dim=1)
+        shift, scale, *others = vectors.chunk(6, dim=1)
         return self.norm(x) * (1 + scale[:, None]) + shift[:, None], *others
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 
-def compiled(network: nn.Module, name: str, **options: Any) -> Callable[..., Any]:
-    """Return the forward of a whole network, compiled when it is first called.
+def compiled(network: Callable[..., Any], name: str, **options: Any) -> Callable[..., Any]:
+    """Return a forward, of a whole network or of any block, compiled when it is first called.
 
     `options` are torch.compile's. Dynamo counts recompilations per code object, and gives up (or,
     with `fullgraph`, raises) after 8: stages of the same class compiled as modules would share one

@@ -38,8 +38,10 @@ from .adaln import (
     modulations,
     norms_of,
 )
+from .captured import GraphMaker
 from .compiling import compiled
 from .guided_pairs import PipelineScale, bound, run_at_scale
+from .modes import PLAIN, Preparation, Ways, check_runs
 from .reuse import PipelineWalk, reusing
 from .serialization import load_mosaic, save_mosaic
 from .slimming import children_of, clone_structure, cut_module, graft, replace_tensors, shallow
@@ -127,6 +129,8 @@ class MosaicTransformer(Subnetworks):
         self.config = dense.config
         # id of a network -> its compiled forward
         self._compiled: dict[int, Callable[..., Any]] = {}
+        self._ways = Ways()
+        self._twins: dict[str, MosaicTransformer] = {}  # mode -> see `in_mode`
         refuse_hooks(self)
         guard_pipelines()
 
@@ -167,7 +171,7 @@ class MosaicTransformer(Subnetworks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without compiled forwards, which belong to their own networks."""
-        return self.__dict__ | {"_compiled": {}, "_walks": {}, "_reusing": {}}
+        return self.__dict__ | {"_compiled": {}, "_walks": {}, "_reusing": {}, "_twins": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -185,7 +189,12 @@ class MosaicTransformer(Subnetworks):
         with torch.no_grad():
             replace_tensors(self, fn)
         self._reusing = {}  # their own tensors, if any, were not replaced
+        self._prepare_anew()
         return self
+
+    def _prepare_anew(self) -> None:
+        """Forget what was captured and compiled: it held the tensors and parts of before."""
+        self._ways, self._twins = self._ways.again(), {}
 
     def release_dense(self) -> None:
         """Release the full-width weights that no stage runs.
@@ -216,36 +225,81 @@ class MosaicTransformer(Subnetworks):
         holds for `network(t)`, for a stock pipeline and for the dense model behind `disable()`. It
         is not carried over to deep copies.
         """
-        if self.plan is not None and self.plan.reuses:
-            raise StudioError(
-                "Stages that reuse what their steps gave do not run compiled: leave reuse out of"
-                " the plan, or the compiling."
-            )
-        if watched(self.networks()):
-            raise StudioError(
-                "Blocks of this model run forwards put in their place by hand; build it anew to "
-                "compile its stages."
-            )
+        self._check_preparable()
         names = dict(zip(map(id, self.stages), STAGES, strict=True))
         options = {"backend": backend, "mode": mode, "dynamic": dynamic, "fullgraph": fullgraph}
         self._compiled = {
             id(n): compiled(n, names.get(id(n), "dense"), **options) for n in self.networks()
         }
 
+    def _check_preparable(self) -> None:
+        """Raise StudioError where networks can only run as they stand."""
+        if self.plan is not None and self.plan.reuses:
+            raise StudioError(
+                "Stages that reuse what their steps gave run plain only: leave reuse out of"
+                " the plan, or run it plain."
+            )
+        if watched(self.networks()):
+            raise StudioError(
+                "Blocks of this model run forwards put in their place by hand; build it anew to "
+                "compile its stages."
+            )
+
+    @property
+    def mode(self) -> str:
+        """Return how the networks run: one of `core.mosaic.modes.MODES`."""
+        return self._ways.mode
+
+    @property
+    def preparation(self) -> Preparation:
+        """Return what capturing and compiling took since `accelerate`, and what ran plain."""
+        return self._ways.preparation
+
+    def accelerate(self, mode: str, graphs: GraphMaker | None = None) -> MosaicTransformer:
+        """Run all networks in a mode from now on; return the mosaic.
+
+        mode: "plain"; "graphs", each forward captured as a CUDA graph for every shape of inputs;
+        "compiled", transformer blocks compiled one by one, and on CUDA the whole forward captured.
+        The first call with new shapes prepares and takes long. graphs: what captures, where it is
+        not CUDA. Raises StudioError for a mode that this device cannot run.
+        """
+        if graphs is None:
+            check_runs(mode, self.device)
+        if mode != PLAIN:
+            self._check_preparable()
+        self._ways = Ways(mode, graphs)
+        return self
+
+    def in_mode(self, mode: str) -> MosaicTransformer:
+        """Return a twin over the same networks that runs in a mode, or the mosaic where it does.
+
+        Raises StudioError for a mode that this device cannot run.
+        """
+        if mode == self.mode:
+            return self
+        if mode not in self._twins:
+            twin = shallow(self)
+            vars(twin).update(_compiled={}, _twins={})  # its own, not shared
+            self._twins[mode] = twin.accelerate(mode)
+        return self._twins[mode]
+
     def fuse_qkv_projections(self) -> None:
         """Fuse q, k and v in every network, as UNet2DConditionModel does.
 
         A DiT has no such method: AttributeError. The dense model given by the user is not fused.
         """
+        self._prepare_anew()
         for network in attention_networks(self):
             network.fuse_qkv_projections()
 
     def set_attn_processor(self, processor: Any) -> None:
         """Set one processor, or a dictionary path -> processor, in every network."""
+        self._prepare_anew()
         set_processors(self, processor)
 
     def unfuse_qkv_projections(self) -> None:
         """Undo `fuse_qkv_projections`."""
+        self._prepare_anew()
         # networks share modules: the first to fuse remembers what they were
         for network in reversed(attention_networks(self)):
             network.unfuse_qkv_projections()
@@ -353,13 +407,19 @@ class MosaicTransformer(Subnetworks):
             f" steps would be too large; {most} rows fit"
         )
 
+    def _way(self, network: nn.Module) -> Callable[..., Any]:
+        """Return the forward of a network in the mosaic's mode; plain where weights come and go."""
+        if "_hf_hook" in self.__dict__ and self.mode != PLAIN:
+            self.preparation.note("Weights are offloaded between calls, so all steps ran plain.")
+            return network
+        return self._ways.of(network)
+
     def _run(
         self, network: nn.Module, sample: Tensor, timestep: Tensor, *args: Any, **conditions: Any
     ) -> Tensor:
-        """Run one network, compiled where it is, and return the bare prediction tensor."""
-        return self._compiled.get(id(network), network)(
-            sample, timestep, *args, **conditions, return_dict=False
-        )[0]
+        """Run one network in the mosaic's mode and return the bare prediction tensor."""
+        forward = self._compiled.get(id(network)) or self._way(network)
+        return forward(sample, timestep, *args, **conditions, return_dict=False)[0]
 
     def forward(
         self,

@@ -82,6 +82,7 @@ def _shared(run: Run) -> dict[str, Any]:
         "guidance": run.guidance,
         "precision": run.dtype or "as loaded",
         "adaLN from a table": bool(run.tabulate),
+        "mode": run.mode,
         "device": run.device,
         "mosaicdiff": run.versions.mosaicdiff,
         "torch": run.versions.torch,

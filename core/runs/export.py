@@ -91,6 +91,7 @@ def _what() -> list[Column]:
         Column("guidance", "Guidance", lambda r: r.guidance),
         Column("precision", "", lambda r: r.dtype or "as loaded"),
         Column("adaln_table", "", lambda r: bool(r.tabulate)),
+        Column("mode", "", lambda r: r.mode),
         Column("height_px", "", lambda r: r.height),
         Column("width_px", "", lambda r: r.width),
         Column("timed_runs", "Timed runs", lambda r: r.timed_runs),

@@ -38,6 +38,7 @@ def setting_facts(settings: SampleSettings) -> Row:
         "n": settings.n,
         "dtype": settings.dtype,
         "tabulate": int(settings.tabulate),
+        "mode": settings.mode,
         "height": height,
         "width": width,
         "images": storable(image_words(settings)),

@@ -74,6 +74,7 @@ class Run:
     n: int  # images of each side
     dtype: str | None  # None: as the model was loaded
     tabulate: int  # 1: adaLN vectors came from a table, else 0
+    mode: str  # how networks ran, one of core.mosaic.modes.MODES
     height: int | None  # pixels; None: the model's own
     width: int | None
     images: str  # classes or prompts in words

@@ -89,4 +89,6 @@ STEPS: tuple[tuple[str, ...], ...] = (
         _PLANS,
         "CREATE UNIQUE INDEX plan_names ON plans (name) WHERE deleted IS NULL",
     ),
+    # how networks ran, one of core.mosaic.modes.MODES
+    ("ALTER TABLE runs ADD COLUMN mode TEXT NOT NULL DEFAULT 'plain'",),
 )

@@ -193,6 +193,19 @@ class Denoiser:
                 clock=clock,
             )
 
+    @torch.inference_mode()
+    def prepare(self, noise: Tensor, conditions: Conditions, guidance: float) -> None:
+        """Run each network once on noise (n, c, h, w), for every number of rows that a run has.
+
+        What is captured or compiled at a first call is then there before anything is timed.
+        """
+        predict = self._predictor(conditions, guidance)
+        x, done = noise.to(self.model.device), set()
+        for i, scale in enumerate(self.scales(guidance)):
+            if (self.stages[i], half_of(scale)) not in done:
+                done.add((self.stages[i], half_of(scale)))
+                predict(i, x, StepClock(self.model.device))
+
     def _first_latents(self, scheduler: Any, noise: Tensor, origin: Tensor | None) -> Tensor:
         """Return the latents (n, c, h, w) that the first step starts from."""
         if origin is None:

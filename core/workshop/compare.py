@@ -25,7 +25,9 @@ from ..curves.scheduler_tables import SCHEDULERS
 from ..errors import StudioError
 from ..models.devices import DTYPES
 from ..models.prompts import cut_prompts
+from ..mosaic.modes import PLAIN, WORDS, check_runs
 from ..mosaic.precision import in_precision
+from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..sampling.denoise import Denoiser, SamplingStep, decode, start_noise
 from ..sampling.metrics import latent_mse, psnr, ssim
@@ -65,6 +67,7 @@ def compare(
     Stopped when `stop` is set before anything was timed.
     """
     workshop.check_settings(settings)
+    check_runs(settings.mode, workshop.device)
     scheduler = sampler(workshop, settings.scheduler)
     # refuses what it cannot do, before anything long starts
     timesteps = [sampling_timesteps(scheduler, settings.steps_of(k)) for k in (0, 1)]
@@ -77,6 +80,7 @@ def compare(
     models = [workshop.dense if p is None else workshop.build(p, None, stop) for p in plans]
     if settings.dtype is not None and not _as_loaded(workshop, settings):
         models = in_precision(models, DTYPES[settings.dtype])
+    models = [model.in_mode(settings.mode) for model in models]
     n = settings.n
     batch = n if n <= IN_STEP else BATCH
     at_once = min(n, batch)
@@ -95,7 +99,7 @@ def compare(
     if _predictable(workshop, settings):
         yield Preview("measuring this device's speed at four widths", 0, 1)
         for rows in sorted({rows for plan in plans for rows in rows_per_image(plan, settings)}):
-            workshop.measure_latency(at_once, rows, stop=stop, shape=shape)
+            workshop.measure_latency(at_once, rows, stop=stop, shape=shape, mode=settings.mode)
     pair = Pair(
         sides=sides,
         noise=start_noise(n, shape, settings.seed),
@@ -105,7 +109,30 @@ def compare(
         stop=stop,
         skip=skip,
     )
+    if settings.mode != PLAIN:
+        yield Preview(f"preparing both sides to run {WORDS[settings.mode]}", 0, 1)
+        _prepare(pair)
     yield from _sample(workshop, plans, pair, at_once, cut, previews)
+
+
+def _prepare(pair: Pair) -> None:
+    """Capture or compile what both sides will run, for every size of batch. Raises StudioError."""
+    n, guidance = len(pair.noise), pair.settings.guidance
+    for size in {min(n, pair.batch), n % pair.batch or min(n, pair.batch)}:
+        for side in pair.sides:
+            side.prepare(pair.noise[:size], pair.conditions.rows(slice(size)), guidance)
+
+
+def _mode_note(models: list[MosaicTransformer]) -> str:
+    """Return the sentences on the mode that both sides ran in, and what preparing it took."""
+    if models[0].mode == PLAIN:
+        return ""
+    found = list({id(m.preparation): m.preparation for m in models}.values())
+    seconds, count = sum(p.seconds for p in found), sum(p.count for p in found)
+    took = f"preparing that took {seconds:.1f} s and is in no time" if count else "nothing was left"
+    what = f"{took} to prepare" if not count else took
+    notes = [f"Both sides ran {WORDS[models[0].mode]}; {what}."]
+    return " ".join([*notes, *dict.fromkeys(note for p in found for note in p.notes)])
 
 
 def _sample(
@@ -307,6 +334,7 @@ def _result(
     if not _as_loaded(workshop, settings):
         cast = f"Both sides ran in {settings.dtype}, cast from the weights as they were loaded."
     table = TABULATED if settings.tabulate else ""
+    mode = _mode_note([side.model for side in pair.sides])
     decibel = psnr(a.images, b.images)
     decibel = decibel[torch.isfinite(decibel)]
     return Comparison(
@@ -320,7 +348,9 @@ def _result(
         ssim=float(ssim(a.images, b.images).mean()),
         latent_mse=float(latent_mse(a.latents, b.latents).mean()),
         n=settings.n,
-        notes=" ".join(text for text in (cast, table, runs.notes, _flat(a), _flat(b)) if text),
+        notes=" ".join(
+            text for text in (cast, mode, table, runs.notes, _flat(a), _flat(b)) if text
+        ),
     )
 
 
@@ -338,7 +368,9 @@ def _side(
     work = workshop.work(plan, model.timesteps, settings.halves, shape)
     predicted = None
     if _predictable(workshop, settings):
-        tables = {step.rows: workshop.latency(batch * step.rows, shape) for step in work}
+        tables = {
+            step.rows: workshop.latency(batch * step.rows, shape, settings.mode) for step in work
+        }
         known = {rows: table for rows, table in tables.items() if table is not None}
         if len(known) == len(tables):
             predicted = [known[step.rows].at(step.macs) * settings.n / batch for step in work]

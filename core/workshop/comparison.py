@@ -200,6 +200,7 @@ class Comparison:
             equal_pictures=torch.equal(self.a.latents, self.b.latents),
             predicted=self.speedup_predicted,
             calls=(len(self.a.timesteps), len(self.b.timesteps)),
+            mode=self.settings.mode,
         )
 
     @property
@@ -284,6 +285,7 @@ class Comparison:
             "steps": self.settings.steps,
             "side_steps": self.settings.side_steps and list(self.settings.side_steps),
             "tabulated": self.settings.tabulate,
+            "mode": self.settings.mode,
             "dtype": self.settings.dtype,
             "guidance": self.settings.guidance,
             "scheduler": self.settings.scheduler,

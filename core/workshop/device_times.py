@@ -14,6 +14,7 @@ import torch
 
 from ..cache import fingerprint
 from ..curves.plan import StagePlan
+from ..mosaic.modes import PLAIN
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..pruning.cuts import Cut
@@ -56,7 +57,7 @@ class DeviceTimes:
     ):
         self.folder, self.macs = folder, macs
         self.device, self.device_text, self.dtype = device, device_text, dtype
-        self._tables: dict[tuple[int, Shape], LatencyTable] = {}
+        self._tables: dict[tuple[int, Shape, str], LatencyTable] = {}
         self._layers: LayerTimes | None = None
 
     @property
@@ -64,19 +65,25 @@ class DeviceTimes:
         """Return the images that this model's times are for by default."""
         return usual_images(self.device, self.macs.forward()[0])
 
-    def latency_path(self, rows: int, shape: Shape | None = None) -> Path:
+    def latency_path(self, rows: int, shape: Shape | None = None, mode: str = PLAIN) -> Path:
         """Return the file of the latency table for a batch of `rows` denoiser rows."""
-        other = [] if shape in (None, self.macs.latent_shape) else [list(shape or ())]
+        other: list[Any] = [] if shape in (None, self.macs.latent_shape) else [list(shape or ())]
+        other += [] if mode == PLAIN else [mode]
         name = fingerprint(
             [self.device_text, rows, list(LATENCY_SPARSITIES), str(self.dtype), *other]
         )
         return self.folder / f"latency-{name}.json"
 
-    def latency(self, rows: int, shape: Shape | None = None) -> LatencyTable | None:
-        """Return the latency table for a batch of `rows` rows and a latent shape, if measured."""
-        key = (rows, shape or self.macs.latent_shape)
+    def latency(
+        self, rows: int, shape: Shape | None = None, mode: str = PLAIN
+    ) -> LatencyTable | None:
+        """Return the latency table for a batch of `rows` rows and a latent shape, if measured.
+
+        mode: that the networks run in.
+        """
+        key = (rows, shape or self.macs.latent_shape, mode)
         if key not in self._tables:
-            table = LatencyTable.load(self.latency_path(rows, shape))
+            table = LatencyTable.load(self.latency_path(rows, shape, mode))
             if table is None:
                 return None
             self._tables[key] = table
@@ -92,11 +99,13 @@ class DeviceTimes:
             return rows / whole
         return part.at(macs) / full.at(macs)
 
-    def keep_latency(self, table: LatencyTable, shape: Shape | None = None) -> None:
+    def keep_latency(
+        self, table: LatencyTable, shape: Shape | None = None, mode: str = PLAIN
+    ) -> None:
         """Keep a latency table, in memory and on disk."""
         with suppress(OSError):
-            table.save(self.latency_path(table.rows, shape))
-        self._tables[table.rows, shape or self.macs.latent_shape] = table
+            table.save(self.latency_path(table.rows, shape, mode))
+        self._tables[table.rows, shape or self.macs.latent_shape, mode] = table
 
     def measure_latency(
         self,
@@ -108,15 +117,15 @@ class DeviceTimes:
     ) -> LatencyTable:
         """Return the latency table for `rows` rows of the dense model; time it once.
 
-        Raises Stopped.
+        dense: in the mode that the table is for. Raises Stopped.
         """
-        known = self.latency(rows, shape)
+        known = self.latency(rows, shape, dense.mode)
         if known is not None:
             return known
         if progress is not None:
             progress(0, 1, "measuring this device's speed at four widths")
         table = measure_forwards(dense, self, rows, shape, stop)
-        self.keep_latency(table, shape)
+        self.keep_latency(table, shape, dense.mode)
         return table
 
     @property
@@ -195,7 +204,7 @@ def _narrow(dense: MosaicTransformer, macs: ModelMacs, sparsity: float) -> Calla
         cuts.append(Cut(torch.arange(kept), narrow))
     plan = StagePlan((1, 2), (sparsity,) * 3)
     mosaic = MosaicTransformer(macs.transformer, plan, [cuts] * 3, layers=macs.layers)
-    return mosaic.network(500)
+    return mosaic.in_mode(dense.mode).network(500)
 
 
 def _inference(call: Callable[[], object]) -> Callable[[], None]:

@@ -51,7 +51,7 @@ def estimate(
             workshop.work(counted, timesteps, settings.halves, shape)
         ).items():
             rows = batch * step.rows
-            table, scale = workshop.latency(rows, shape), 1.0
+            table, scale = workshop.latency(rows, shape, settings.mode), 1.0
             if table is None:
                 if usual is None:
                     return None

@@ -11,6 +11,7 @@ from ..curves.plan_checks import checked_steps, short
 from ..errors import StudioError
 from ..guidance import is_guidance, rows_of, run_scale
 from ..models.devices import DTYPES
+from ..mosaic.modes import PLAIN, checked_mode
 from ..seeds import SEEDS
 
 MAX_IMAGES = 10_000
@@ -36,6 +37,7 @@ class SampleSettings:
     tabulate: bool = False
     # of both sides' networks, a name of core.checkpoints.DTYPES; None: as the model was loaded
     dtype: str | None = None
+    mode: str = PLAIN  # of both sides' networks, one of core.mosaic.modes.MODES
     # sampling steps of A and of B, where they are not both `steps`
     side_steps: tuple[int, int] | None = None
 
@@ -48,6 +50,7 @@ class SampleSettings:
             raise StudioError(
                 f"A precision is one of {', '.join(DTYPES)}, not {short(self.dtype)}."
             )
+        checked_mode(self.mode)
         for name in ("steps", "seed", "repeats"):  # NumPy's integers do not go into JSON
             object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "labels", tuple(int(x) if _whole(x) else x for x in self.labels))

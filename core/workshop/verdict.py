@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..mosaic.modes import PLAIN, WORDS
 from .sample_settings import BATCH
 
 ONE_RUN_DOUBT = 0.1  # a ratio of one timed run nearer to 1 than this is called no difference
@@ -32,6 +33,7 @@ class Verdict:
     equal_pictures: bool
     predicted: float | None = None  # predicted seconds of A / of B, before anything was timed
     calls: tuple[int, int] | None = None  # denoiser calls per image of A and of B
+    mode: str = PLAIN  # that both sides ran in
 
     @property
     def inert(self) -> bool:
@@ -139,11 +141,12 @@ class Verdict:
         """Return the ratio and what it is the median of."""
         if self.ratio is None:
             return "not timed"
+        how = "" if self.mode == PLAIN else f", both {WORDS[self.mode]}"
         if self.spread is None:
-            return f"×{self.ratio:.2f}, one timed run, no spread"
+            return f"×{self.ratio:.2f}, one timed run, no spread{how}"
         return (
             f"×{self.ratio:.2f}, median of {self.runs} timed runs in turn, spread"
-            f" ±{self.spread:.2f}"
+            f" ±{self.spread:.2f}{how}"
         )
 
     @property

@@ -30,6 +30,7 @@ from ..models.checkpoints import Checkpoint, load_checkpoint, local_folder
 from ..models.devices import device_text
 from ..models.families import Conditions, family_of, first_parameter
 from ..models.layers import PrunableLayer, find_layers
+from ..mosaic.modes import PLAIN
 from ..mosaic.network_cache import NetworkCache
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
@@ -404,9 +405,11 @@ class Workshop(PlanAnswers):
         """Return the images that this model's times are for by default."""
         return self.times.usual_images
 
-    def latency(self, rows: int, shape: Shape | None = None) -> LatencyTable | None:
+    def latency(
+        self, rows: int, shape: Shape | None = None, mode: str = PLAIN
+    ) -> LatencyTable | None:
         """Return the latency table for a batch of `rows` denoiser rows, if it was measured."""
-        return self.times.latency(rows, shape)
+        return self.times.latency(rows, shape, mode)
 
     def measure_latency(
         self,
@@ -415,9 +418,11 @@ class Workshop(PlanAnswers):
         progress: Progress | None = None,
         stop: threading.Event | None = None,
         shape: Shape | None = None,
+        mode: str = PLAIN,
     ) -> LatencyTable:
-        """Time forwards of four widths, once per device, batch and shape. Raises Stopped."""
-        return self.times.measure_latency(self.dense, batch * halves, shape, progress, stop)
+        """Time forwards of four widths, once per device, batch, shape and mode. Raises Stopped."""
+        dense = self.dense.in_mode(mode)
+        return self.times.measure_latency(dense, batch * halves, shape, progress, stop)
 
     @property
     def layer_times(self) -> LayerTimes | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from core.curves.plan import StagePlan
 from core.curves.scheduler_tables import SCHEDULERS
 from core.errors import StudioError
+from core.mosaic.modes import PLAIN
 from core.workshop.comparison import SampleSettings
 from core.workshop.workshop import Workshop
 
@@ -52,6 +53,7 @@ class Wish(NamedTuple):
     size: Any = None
     tabulate: Any = False
     dtype: Any = None
+    mode: Any = PLAIN
 
 
 @dataclass(frozen=True)
@@ -186,4 +188,5 @@ def checked_settings(workshop: Workshop, wish: Wish) -> SampleSettings:
         repeats=whole_number(wish.repeats, 0, 10, "Timing repeats"),
         tabulate=wish.tabulate,
         dtype=None if wish.dtype in (None, model_facts.AS_LOADED) else wish.dtype,
+        mode=wish.mode,
     )

@@ -129,12 +129,16 @@ def timing_html(text: str, done: float, total: float) -> str:
     )
 
 
-def ahead_html(foreseen: Foreseen | None, measures: bool, calibrates: bool) -> str:
+def ahead_html(
+    foreseen: Foreseen | None, measures: bool, calibrates: bool, prepares: bool = False
+) -> str:
     """Say how long a comparison will take before it starts, and what that is predicted from.
 
     measures: this device's speed is measured first. calibrates: the model is calibrated first.
+    prepares: networks are compiled or captured first.
     """
     first = "Calibrates first, once per model. " if calibrates else ""
+    first += "Prepares both sides first, which is in no time below. " if prepares else ""
     if foreseen is None:
         said = "How long it takes is known once this device's speed is measured, as the run begins."
         return f'<p class="cmp-note">{first}{said}</p>' if measures else ""

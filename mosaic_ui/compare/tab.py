@@ -18,6 +18,7 @@ from gradio.events import Dependency
 from core.curves.plan import StagePlan
 from core.curves.scheduler_tables import SCHEDULERS
 from core.errors import StudioError
+from core.mosaic.modes import PLAIN
 from core.workshop.compare import sampler
 from core.workshop.workshop import Workshop
 
@@ -100,7 +101,7 @@ class CompareTab:
         with gr.Row(elem_classes="cmp-go"):
             self._build_buttons()
         self.ahead = gr.HTML("", elem_id="cmp-ahead")
-        with gr.Accordion("Guidance, scheduler, timing, precision", open=False):
+        with gr.Accordion("Guidance, scheduler, timing, how it runs", open=False):
             self._build_details()
 
     def _build_buttons(self) -> None:
@@ -164,6 +165,13 @@ class CompareTab:
             filterable=False,
             min_width=190,
         )
+        self.mode = gr.Radio(
+            model_facts.modes(self.workshop),
+            value=PLAIN,
+            label="How it runs, both sides",
+            info=model_facts.modes_info(self.workshop),
+            elem_id="cmp-mode",
+        )
         self.tabulate = gr.Checkbox(
             False,
             label="adaLN from a table, on both sides",
@@ -175,7 +183,8 @@ class CompareTab:
         """Connect the pickers, what follows Explore's sampler, and the run."""
         shared = self.shared
         wish: list[Block] = [self.asked, self.images, shared.seed, self.steps, self.guidance]
-        wish += [self.scheduler, self.repeats, self.negative, self.size, self.tabulate, self.dtype]
+        wish += [self.scheduler, self.repeats, self.negative, self.size, self.tabulate]
+        wish += [self.dtype, self.mode]
         asked = [*self.pair.inputs, *wish]
         foresee: Event = {
             "fn": self.foresee,
@@ -184,7 +193,7 @@ class CompareTab:
             **NEWEST,
         }
         self.pair.wire(self.scheduler, self.steps, self.guidance).then(**foresee)
-        costs = [self.images.change, self.repeats.change]
+        costs = [self.images.change, self.repeats.change, self.mode.input]
         gr.on([*costs, shared.page.load, shared.measured.change], **foresee)
         if not model_facts.asks_words(self.workshop):
             self.asked.input(self.tidy, self.asked, self.asked, **NEWEST)
@@ -227,7 +236,8 @@ class CompareTab:
             return {self.ahead: "", self.result.about: about}
         measures = not wanted.settings.tabulate and wanted.settings.dtype is None
         calibrates = any(map(self.workshop.needs_calibration, wanted.plans))
-        ahead = live_views.ahead_html(found, measures, calibrates)
+        prepares = wanted.settings.mode != PLAIN
+        ahead = live_views.ahead_html(found, measures, calibrates, prepares)
         return {self.ahead: ahead, self.result.about: about}
 
     @plain_errors

@@ -1,0 +1,250 @@
+"""How networks run: captured through the twin of CUDA's graphs, with compiled blocks, or plain."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import pytest
+import torch
+from mosaics import PLAN, mosaic_of
+from running import KINDS, SCHEDULE, answers, denoiser, make_pipelines, same
+
+from core.curves.samplers import make_scheduler
+from core.errors import StudioError
+from core.models.families import SDXL, DiT
+from core.mosaic import compiled_blocks, modes
+from core.mosaic.captured import Retracing
+from core.mosaic.transformer import MosaicTransformer
+from core.sampling.denoise import Denoiser
+from core.workshop.compare import compare
+from core.workshop.comparison import SampleSettings
+
+
+@pytest.fixture(scope="module")
+def pipelines(model_folder, tmp_path_factory):
+    """Tests must not change them."""
+    return make_pipelines(model_folder, tmp_path_factory.mktemp("sdxl") / "tiny-sdxl")
+
+
+def drawn(mosaic, pipeline, guidance=1.5, n=2, tabulate=False, steps=6):
+    """Final latents of a run of our own loop."""
+    words = hasattr(pipeline, "unet")
+    conditions = (
+        SDXL.conditions(pipeline, ["a fox"] * n) if words else DiT.conditions(torch.arange(n))
+    )
+    side = denoiser(pipeline).config.sample_size
+    noise = torch.randn(n, 4, side, side, generator=torch.Generator().manual_seed(3))
+    runner = Denoiser(mosaic, make_scheduler("DDIM"), SCHEDULE, steps, tabulate=tabulate)
+    return runner.run(noise, conditions, guidance)[0]
+
+
+# ------------------------------------------------------------ captured
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_captured_runs_have_the_bits_of_plain_ones(pipelines, kind):
+    """Across stages, with and without guidance, for two batch sizes, and for the dense model."""
+    pipeline = pipelines[kind]
+    plain, mosaic = (mosaic_of(denoiser(pipeline)) for _ in range(2))
+    mosaic.accelerate("graphs", Retracing())
+    wanted = [{}, {"guidance": 1.0}, {"n": 1}, {"steps": 9}, {}]
+    for options in wanted:
+        assert torch.equal(drawn(mosaic, pipeline, **options), drawn(plain, pipeline, **options))
+    # three stages, each for 4, 2 and 2 rows (of two images without guidance, of one with it)
+    assert mosaic.preparation.count == 3 * 2 and mosaic.preparation.seconds > 0
+    assert same(answers(mosaic, pipeline), answers(plain, pipeline))  # as a stock pipeline calls
+    for one in (plain, mosaic):
+        one.disable()
+    assert torch.equal(drawn(mosaic, pipeline), drawn(plain, pipeline))
+    assert not torch.equal(drawn(mosaic, pipeline), drawn(mosaic_of(denoiser(pipeline)), pipeline))
+
+
+def test_a_table_is_captured_too(pipelines):
+    plain, mosaic = (mosaic_of(pipelines["dit"].transformer) for _ in range(2))
+    mosaic.accelerate("graphs", Retracing())
+    expected = drawn(plain, pipelines["dit"], tabulate=True)
+    assert torch.equal(drawn(mosaic, pipelines["dit"], tabulate=True), expected)
+
+
+def test_what_was_captured_is_dropped_with_the_tensors_it_held(pipelines):
+    mosaic = mosaic_of(copy.deepcopy(pipelines["dit"].transformer)).accelerate(
+        "graphs", Retracing()
+    )
+    before = answers(mosaic, pipelines["dit"])
+    mosaic.to(torch.float64)
+    after = answers(mosaic, pipelines["dit"], torch.float64)
+    assert all(x.dtype == torch.float64 for x in after) and mosaic.mode == "graphs"
+    for x, y in zip(before, after, strict=True):
+        assert (x - y).abs().max() < 1e-4
+    twin = copy.deepcopy(mosaic)
+    assert twin.mode == "graphs" and twin.preparation.count == 0
+    assert same(answers(twin, pipelines["dit"], torch.float64), after)
+
+
+def test_a_result_stays_when_the_graph_runs_again(pipelines):
+    mosaic = mosaic_of(pipelines["dit"].transformer).accelerate("graphs", Retracing())
+    first = answers(mosaic, pipelines["dit"])
+    kept = [x.clone() for x in first]
+    drawn(mosaic, pipelines["dit"])
+    answers(mosaic, pipelines["dit"])
+    assert same(first, kept)
+
+
+def test_without_memory_for_a_graph_it_runs_plain_and_says_so(pipelines):
+    class Full(Retracing):
+        def capture(self, run):
+            raise torch.OutOfMemoryError("no room")
+
+    plain, mosaic = (mosaic_of(pipelines["dit"].transformer) for _ in range(2))
+    mosaic.accelerate("graphs", Full())
+    assert torch.equal(drawn(mosaic, pipelines["dit"]), drawn(plain, pipelines["dit"]))
+    (note,) = mosaic.preparation.notes
+    assert "did not suffice" in note and mosaic.preparation.count == 0
+
+
+def test_two_threads_share_a_graph_and_not_their_results(pipelines):
+    mosaic = mosaic_of(pipelines["dit"].transformer).accelerate("graphs", Retracing())
+    expected = [drawn(mosaic, pipelines["dit"], guidance=g) for g in (1.5, 3.0)]
+    found: dict[int, torch.Tensor] = {}
+
+    def work(k, guidance):
+        for _ in range(3):
+            found[k] = drawn(mosaic, pipelines["dit"], guidance=guidance)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in enumerate((1.5, 3.0))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert same([found[0], found[1]], expected)
+
+
+# ------------------------------------------------------------ compiled
+
+
+@pytest.fixture
+def graphs_made(monkeypatch):
+    """Compile with a backend that counts and computes as it stands; the real one has its test."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    backend, real = CompileCounterWithBackend("eager"), compiled_blocks.compiled
+    monkeypatch.setattr(
+        compiled_blocks, "compiled", lambda *a, **k: real(*a, **k | {"backend": backend})
+    )
+    monkeypatch.setattr(compiled_blocks, "_functions", compiled_blocks.Recent())
+    torch._dynamo.reset()
+    yield backend
+    torch._dynamo.reset()
+
+
+def test_blocks_of_equal_widths_share_one_graph(pipelines, graphs_made):
+    """In one network, between networks, and between mosaics."""
+    model = pipelines["dit"].transformer
+    dense = MosaicTransformer(model, None, [None] * 3)
+    for _ in range(2):
+        found = drawn(dense.in_mode("compiled"), pipelines["dit"])
+    assert graphs_made.frame_count == 1  # two blocks, both of full width
+    assert torch.equal(found, drawn(dense, pipelines["dit"]))
+    again = MosaicTransformer(model, None, [None] * 3).accelerate("compiled")
+    assert torch.equal(drawn(again, pipelines["dit"]), found)
+    assert graphs_made.frame_count == 1 and again.preparation.count == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_runs_are_near_plain_ones(pipelines, graphs_made, kind):
+    pipeline = pipelines[kind]
+    plain = mosaic_of(denoiser(pipeline))
+    mosaic = mosaic_of(denoiser(pipeline)).accelerate("compiled")
+    for options in ({}, {"guidance": 1.0}, {}):
+        expected = drawn(plain, pipeline, **options)
+        assert (
+            drawn(mosaic, pipeline, **options) - expected
+        ).abs().max() < 1e-5 * expected.abs().max()
+    count = graphs_made.frame_count
+    assert count == mosaic.preparation.count > 0
+    answers(mosaic, pipeline)  # as a stock pipeline calls, in inference mode
+    drawn(mosaic, pipeline)
+    assert graphs_made.frame_count - count <= count
+
+
+def test_compiled_for_real(pipelines):
+    """With torch's own compiler, with a table too: equal but for rounding."""
+    pipeline = pipelines["dit"]
+    dense = MosaicTransformer(pipeline.transformer, None, [None] * 3)
+    for tabulate in (False, True):
+        expected = drawn(dense, pipeline, tabulate=tabulate)
+        found = drawn(dense.in_mode("compiled"), pipeline, tabulate=tabulate)
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert dense.mode == "plain"
+
+
+def test_a_block_that_does_not_compile_is_one_sentence(pipelines, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no such instruction")
+
+    real = compiled_blocks.compiled
+    monkeypatch.setattr(compiled_blocks, "_functions", compiled_blocks.Recent())
+    monkeypatch.setattr(
+        compiled_blocks, "compiled", lambda *a, **k: real(*a, **k | {"backend": broken})
+    )
+    mosaic = mosaic_of(pipelines["dit"].transformer).accelerate("compiled")
+    with pytest.raises(StudioError, match="does not compile here"):
+        drawn(mosaic, pipelines["dit"])
+
+
+# ------------------------------------------------------------ what cannot be
+
+
+def test_a_mode_that_cannot_be_here_is_refused(pipelines, monkeypatch):
+    mosaic = mosaic_of(pipelines["dit"].transformer)
+    with pytest.raises(StudioError, match="graphs needs CUDA, and this model is on cpu"):
+        mosaic.accelerate("graphs")
+    with pytest.raises(StudioError, match="one of plain, graphs, compiled"):
+        mosaic.accelerate("fast")
+    assert mosaic.mode == "plain"
+    monkeypatch.setattr(modes.shutil, "which", lambda name: None)
+    assert "needs a C++ compiler" in modes.why_not("compiled", torch.device("cpu"))
+    monkeypatch.undo()
+    monkeypatch.setattr(modes.sysconfig, "get_paths", lambda: {"include": "/nowhere"})
+    assert "Python.h" in modes.why_not("compiled", torch.device("cpu"))
+    monkeypatch.setattr(modes.importlib.util, "find_spec", lambda name: None)
+    assert "Triton" in modes.why_not("compiled", torch.device("cuda"))
+    assert not modes.why_not("graphs", torch.device("cuda"))
+
+
+def test_a_plan_with_reuse_runs_plain_only(pipelines):
+    from dataclasses import replace
+
+    plan = replace(PLAN, reuse=(2, 1, 1))
+    mosaic = MosaicTransformer(pipelines["dit"].transformer, plan, [None] * 3)
+    with pytest.raises(StudioError, match="run plain only"):
+        mosaic.accelerate("graphs", Retracing())
+
+
+# ------------------------------------------------------------ comparisons
+
+
+def test_a_comparison_names_its_mode_and_predicts_for_it(workshop, graphs_made):
+    settings = SampleSettings(labels=(0, 1), steps=4, repeats=2, mode="compiled")
+    *previews, found = compare(workshop, None, PLAN, settings)
+    assert "preparing both sides to run with compiled blocks" in [p.text for p in previews]
+    assert "Both sides ran with compiled blocks; " in found.notes
+    assert found.to_json()["mode"] == "compiled" and found.speedup_predicted is not None
+    assert workshop.latency(4, mode="compiled") is not None
+    assert workshop.dense.mode == "plain"
+    # nothing is compiled while it is timed
+    before = graphs_made.frame_count
+    *_, again = compare(workshop, None, PLAN, settings)
+    assert graphs_made.frame_count == before and again.latent_mse == found.latent_mse
+    with pytest.raises(StudioError, match="needs CUDA"):
+        list(compare(workshop, None, PLAN, SampleSettings(labels=(0,), mode="graphs")))
+    with pytest.raises(StudioError, match="A mode is one of"):
+        SampleSettings(labels=(0,), mode="turbo")
+
+
+def test_both_sides_of_sparsity_zero_are_the_same_bits_in_every_mode(workshop, graphs_made):
+    nothing = PLAN.with_sparsity(0, 0, 0)
+    settings = SampleSettings(labels=(0, 1), steps=4, repeats=0, mode="compiled")
+    *_, found = compare(workshop, None, nothing, settings, previews=False)
+    assert torch.equal(found.a.latents, found.b.latents)
