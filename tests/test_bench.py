@@ -17,6 +17,7 @@ from core.bench.forward import forward_benchmark
 from core.bench.macs import PARTS, linear_macs
 from core.bench.measure import Effort, in_turn, ratio, verdict
 from core.bench.memory import memory_benchmark, prefix_view_bytes, unique_bytes
+from core.bench.modes import modes_benchmark
 from core.bench.overhead import overhead_benchmark, rows_at_once
 from core.bench.plans import plans_benchmark
 from core.bench.realised import realised_benchmark, speed_benchmark, timesteps_of
@@ -522,6 +523,30 @@ def test_parts_of_other_files_run_and_show(name):
     json.dumps(found)
     rows = found.get("ratios", []) + found["times"]
     assert found["part"] == name and len(lines_with(found, " ± ")) == len(rows) > 2
+
+
+def test_a_pruned_network_stands_against_the_dense_one_in_its_own_mode(workshop, monkeypatch):
+    took = {"dense, plain": 8.0, "0.5 removed, plain": 4.0}
+    took |= {"dense, compiled": 4.0, "0.5 removed, compiled": 1.0}
+
+    def sampling_seconds(_shop, models, batch, **_):
+        assert [m.mode for m in models.values()] == ["plain"] * 2 + ["compiled"] * 2
+        return {name: [batch * took[name]] * 2 for name in models}
+
+    monkeypatch.setattr("core.bench.modes.sampling_seconds", sampling_seconds)
+    monkeypatch.setattr("core.bench.modes.why_not", lambda mode, _: "no" * (mode == "graphs"))
+    found = modes_benchmark(workshop, (1, 2), steps=3, effort=TWICE)
+    assert [r["ratio"] for r in found["ratios"]] == [2.0, 4.0, 2.0] * 2
+    assert [r["mode"] for r in found["ratios"]] == ["plain", "compiled", "compiled"] * 2
+    assert found["ratios"][1]["macs_ratio"] > 1 and found["ratios"][1]["dense_seconds"] == 4.0
+    assert len(lines_with({"part": "modes", "elapsed_seconds": 1.0} | found, " ± ")) == 6
+
+
+def test_sampling_plain_is_timed(workshop, monkeypatch):
+    monkeypatch.setattr("core.bench.modes.MODES", ("plain",))
+    found = modes_benchmark(workshop, (1,), steps=3, effort=TWICE)
+    assert [r["rounds"] for r in found["ratios"]] == [2] and found["preparation"] == {}
+    assert "there is none" in found["note"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

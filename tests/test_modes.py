@@ -120,6 +120,37 @@ def test_two_threads_share_a_graph_and_not_their_results(pipelines):
     assert same([found[0], found[1]], expected)
 
 
+def test_a_stock_pipeline_runs_captured(model_folder):
+    from diffusers import DiTPipeline
+
+    def run(mode):
+        pipeline = DiTPipeline.from_pretrained(model_folder)
+        pipeline.set_progress_bar_config(disable=True)
+        mosaic = mosaic_of(pipeline.transformer)
+        pipeline.transformer = mosaic if mode == "plain" else mosaic.accelerate(mode, Retracing())
+        random = torch.Generator().manual_seed(0)
+        found = [pipeline([1, 2], 4.0, random, 6, output_type="np").images for _ in range(2)]
+        return found, mosaic.preparation.count
+
+    (plain, none), (captured, count) = run("plain"), run("graphs")
+    assert (none, count) == (0, 3)  # one per stage, for two runs
+    for a, b in zip(plain, captured, strict=True):
+        assert (a == b).all()
+
+
+def test_an_offloaded_mosaic_runs_plain_and_says_so(pipelines):
+    import accelerate
+
+    mosaic = mosaic_of(copy.deepcopy(pipelines["dit"].transformer))
+    expected = answers(mosaic, pipelines["dit"])
+    mosaic.accelerate("graphs", Retracing())
+    _, hook = accelerate.cpu_offload_with_hook(mosaic, torch.device("cpu"))
+    assert same(answers(mosaic, pipelines["dit"]), expected)
+    assert mosaic.preparation.count == 0 and "offloaded" in mosaic.preparation.notes[0]
+    hook.remove()
+    assert same(answers(mosaic, pipelines["dit"]), expected) and mosaic.preparation.count == 3
+
+
 # ------------------------------------------------------------ compiled
 
 

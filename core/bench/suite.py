@@ -173,9 +173,23 @@ def adaln(suite: Suite) -> dict[str, Any]:
     )
 
 
+def modes(suite: Suite) -> dict[str, Any]:
+    """Time sampling plain, captured and with compiled blocks, as far as the device can."""
+    from .modes import modes_benchmark
+
+    return modes_benchmark(
+        suite.workshop,
+        (1,) if suite.quick else (1, 16),
+        steps=5 if suite.quick else 50,
+        effort=suite.effort(120),
+        progress=suite.progress,
+        stop=suite.stop,
+    )
+
+
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
     f.__name__: f
-    for f in (macs, memory, allocation, plans, path, adaln, forward, realised, calibration)
+    for f in (macs, memory, allocation, plans, path, adaln, modes, forward, realised, calibration)
 }  # quick ones first
 
 
