@@ -4,6 +4,7 @@ trained weights.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -19,6 +20,27 @@ import torch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+
+NEEDS_PAGE = ("gradio", "mosaic_ui", "playwright", "plotly")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave the page's tests out where the page's libraries are not, as on a machine lent for
+    its GPU.
+    """
+    if collection_path.suffix != ".py" or importlib.util.find_spec("gradio") is not None:
+        return None
+    words = collection_path.read_text()
+    return True if any(name in words for name in NEEDS_PAGE) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs CUDA on a machine without."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs CUDA"))
 
 
 def make_pipeline(

@@ -549,7 +549,7 @@ def test_sampling_plain_is_timed(workshop, monkeypatch):
     assert "there is none" in found["note"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_forward_and_overhead_on_cuda():
     subject = blocks_of_xl(torch.device("cuda"), torch.bfloat16, **TINY)
     found = forward_benchmark([subject], (1,), (0.5,), TWICE)

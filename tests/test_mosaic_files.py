@@ -167,7 +167,7 @@ def test_moved_to_another_precision_it_is_saved_as_it_then_runs(dense, tmp_path)
     assert same(mosaic, MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.full))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_devices_may_differ(dense, tmp_path, dtype):
     """Saved on a GPU, loaded there: the same bits; loaded on the CPU: the same weights, the base's

@@ -244,7 +244,7 @@ def test_impossible_levels_and_orders_are_refused() -> None:
         RemovalPath.from_gram(weight, gram, held_out=gram[:3, :3])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("size", [1, 4])
 def test_cuda_agrees_with_the_cpu(size: int) -> None:
     weight, inputs = layer(16, n=32)

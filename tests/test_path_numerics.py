@@ -308,7 +308,7 @@ def test_norms_that_stay_negative_end_the_search() -> None:
     assert calls == [20, 16][: greedy.REBUILDS]
 
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+cuda = pytest.mark.cuda
 
 
 @cuda

@@ -299,7 +299,7 @@ def test_offloading_takes_the_mosaic_along(own, kind):
     assert not hasattr(mosaic, "_hf_hook") and torch.equal(run(pipeline, mosaic), expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("kind", KINDS)
 def test_offloading_to_the_gpu_and_back(own, kind):
     pipeline, model = own[kind], denoiser(own[kind])

@@ -93,7 +93,7 @@ def test_a_read_on_meta_is_an_error(look):
         look(torch.zeros(1, device="meta"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", ["DDIM", "Euler", "Heun"])
 def test_our_loop_never_waits_for_the_gpu(dit, name):
     mosaic = mosaic_of(copy.deepcopy(dit.transformer).cuda())

@@ -83,7 +83,7 @@ def test_dependent_columns_have_no_factor(invert, small_tiles: None) -> None:
     assert invert(lower_of(positive(25).fill_diagonal_(torch.nan)), 1e-11) is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_no_pick_waits_for_the_gpu() -> None:
     state = torch.stack([positive(96), positive(96, 1)]).cuda()
     rows, picked, costs = (

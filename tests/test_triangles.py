@@ -140,7 +140,7 @@ def test_exact_products_whatever_the_switches_say_and_back_again():
         switch.fp32_precision = before
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_tf32_stays_out_of_the_sums():
     before = torch.backends.cuda.matmul.fp32_precision
     try:
