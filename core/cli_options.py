@@ -36,7 +36,7 @@ UNUSED: dict[str | None, tuple[str, ...]] = {
     "tune": (*PAGE, "plan", "stage_guidance"),
     "bench": (*CALIBRATION, *PAGE, "plan", "stage_guidance"),
 }
-PATHS = ("model", "plan", "against", "out", "calibration_images")
+PATHS = ("model", "plan", "against", "out", "keep", "calibration_images")
 STAGE_GUIDANCE = (
     "guidance of stages in the plan, such as early=1,late=1: 1 runs the conditional half alone,"
     " half the work; own takes back what the plan sets"
@@ -470,12 +470,20 @@ def _add_bench(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argume
         "--only",
         metavar="NAME",
         help=(
-            "one part: macs, memory, allocation, plans, path, adaln, modes, forward, realised"
+            "one part: macs, memory, allocation, plans, path, adaln, modes, xl, forward, realised"
             " or calibration"
         ),
     )
     verb.add_argument(
         "--quick", action="store_true", help="small sizes and two rounds, to see that it runs"
+    )
+    verb.add_argument(
+        "--seconds", type=float, metavar="S", help="stop after so many; needs --keep to go on later"
+    )
+    verb.add_argument(
+        "--keep",
+        metavar="FILE",
+        help="file for finished parts: the same command goes on from it",
     )
     return verb
 

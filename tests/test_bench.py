@@ -12,8 +12,10 @@ import torch
 from test_cli import refused, verb
 from tiny_sdxl import TINY_UNET
 
+from core.bench import suite as suite_module
 from core.bench.adaln import tabulation_benchmark
 from core.bench.forward import forward_benchmark
+from core.bench.kept import KeptParts
 from core.bench.macs import PARTS, linear_macs
 from core.bench.measure import Effort, in_turn, ratio, verdict
 from core.bench.memory import memory_benchmark, prefix_view_bytes, unique_bytes
@@ -32,10 +34,11 @@ from core.bench.subjects import (
     uniform_cuts,
 )
 from core.bench.suite import PARTS as SUITE
-from core.bench.suite import Suite, run_all, run_part
+from core.bench.suite import Suite, in_order, run_all, run_part
 from core.bench.table import part_lines, ratio_line, table
+from core.bench.xl_modes import xl_benchmark
 from core.curves.proposals import propose_plan
-from core.errors import Stopped
+from core.errors import Stopped, StudioError
 from core.models.checkpoints import load_checkpoint
 from core.models.layers import find_layers
 from core.mosaic.transformer import embedders, embedders_equal
@@ -515,6 +518,58 @@ def test_a_stopped_run_keeps_what_is_finished():
         (0, 3),
         (1, 3),
     ]
+
+
+def test_finished_parts_are_kept_and_not_run_again(tmp_path, monkeypatch):
+    ran, shown = [], []
+
+    def part(name):
+        return lambda _suite: ran.append(name) or {"measured_seconds": 1.0}
+
+    monkeypatch.setattr(suite_module, "PARTS", {name: part(name) for name in ("a", "b", "c")})
+    file, device = tmp_path / "kept.json", torch.device("cpu")
+
+    def stopping(_suite):
+        raise Stopped("Time is up.")
+
+    monkeypatch.setitem(suite_module.PARTS, "b", stopping)
+    suite = Suite(device="cpu", quick=True)
+    first = run_all(suite, ("a", "b", "c"), KeptParts(file, device, {"quick": True}), shown.append)
+    assert first["stopped"] and ran == ["a"] and [p["part"] for p in shown] == ["a"]
+    monkeypatch.setitem(suite_module.PARTS, "b", part("b"))
+    second = run_all(suite, ("a", "b", "c"), KeptParts(file, device, {"quick": True}))
+    assert ran == ["a", "b", "c"] and list(second["parts"]) == ["a", "b", "c"]
+    assert not KeptParts(file, device, {"quick": False}).parts  # other settings measure anew
+    file.write_text("[]")
+    with pytest.raises(StudioError, match=r"kept\.json holds no benchmark"):
+        KeptParts(file, device, {})
+
+
+def test_a_benchmark_with_little_time_keeps_what_it_has(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite_module, "in_order", lambda device: ["macs", "adaln"])
+    command = ["bench", "--quick", "--seconds", "0.01", "--keep", str(tmp_path / "rows.json")]
+    code, out, err = verb(capsys, *command, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["stopped"] and "error" in found["parts"]["adaln"]
+    assert list(json.loads((tmp_path / "rows.json").read_text())["parts"]) == ["macs"]
+    assert "must be a number above 0" in refused(capsys, "bench", "--seconds", "0")
+
+
+def test_the_order_on_a_gpu_begins_with_what_tells_most():
+    assert in_order(torch.device("cpu")) == list(SUITE)
+    assert in_order(torch.device("cuda"))[0] == "xl"
+    assert sorted(in_order(torch.device("cuda"))) == sorted(SUITE)
+
+
+def test_forwards_of_xl_stand_against_dense_and_stock(monkeypatch):
+    monkeypatch.setattr("core.bench.xl_modes.MODES", ("plain",))
+    subject = blocks_of_xl(CPU, torch.float32, **TINY)
+    found = xl_benchmark(subject, (2,), TWICE)
+    assert [r["sparsity"] for r in found["ratios"]] == [0.33, 0.33, 0.5, 0.5]
+    assert all(r["rounds"] == 2 and "met" not in r for r in found["ratios"])
+    assert not subject.whole_xl and "there is none" in found["note"]
+    lines = lines_with(found | {"part": "xl", "elapsed_seconds": 1.0}, " ± ")
+    assert sum("diffusers' own" in line for line in lines) == 2
 
 
 @pytest.mark.parametrize("name", ["path", "allocation"])

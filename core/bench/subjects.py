@@ -53,6 +53,12 @@ class Subject:
         config = cast(Mapping[str, object], self.model.config)
         return all(config.get(name) == DIT_XL_2[name] for name in WIDTH)
 
+    @property
+    def whole_xl(self) -> bool:
+        """Say whether this is all of DiT-XL/2."""
+        config = cast(Mapping[str, object], self.model.config)
+        return self.xl and config.get("num_layers") == DIT_XL_2["num_layers"]
+
 
 def shapes_of_dit(dtype: torch.dtype = torch.float32, **changes: Any) -> nn.Module:
     """Return DiT-XL/2 as shapes without memory (device "meta").

@@ -20,6 +20,7 @@ from ..models.bundled import BUNDLED
 from ..models.devices import pick_device, pick_dtype
 from ..progress import Progress
 from ..workshop.workshop import Workshop, get_workshop
+from .kept import KeptParts
 from .measure import Effort, machine
 from .subjects import Subject, blocks_of_xl, subject_of
 
@@ -187,10 +188,46 @@ def modes(suite: Suite) -> dict[str, Any]:
     )
 
 
+def xl(suite: Suite) -> dict[str, Any]:
+    """Time forwards of DiT-XL/2's width in every mode: all of it on CUDA, two blocks on a CPU."""
+    from .xl_modes import ROWS, xl_benchmark
+
+    whole = suite.where.type == "cuda" and not suite.quick
+    dtype = pick_dtype(suite.dtype, suite.where)
+    subject = blocks_of_xl(suite.where, dtype, num_layers=28) if whole else suite.blocks()
+    return xl_benchmark(
+        subject,
+        ROWS if whole else ROWS[:1],
+        suite.effort(60),
+        progress=suite.progress,
+        stop=suite.stop,
+    )
+
+
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
     f.__name__: f
-    for f in (macs, memory, allocation, plans, path, adaln, modes, forward, realised, calibration)
+    for f in (
+        macs,
+        memory,
+        allocation,
+        plans,
+        path,
+        adaln,
+        modes,
+        xl,
+        forward,
+        realised,
+        calibration,
+    )
 }  # quick ones first
+# on a GPU that is at hand for minutes: what tells most comes first
+ON_CUDA = ("xl", "modes", "path", "realised", "plans", "forward", "calibration")
+
+
+def in_order(device: torch.device) -> list[str]:
+    """Return the names of all parts in the order that suits a device."""
+    first = ON_CUDA if device.type == "cuda" else ()
+    return [*first, *(name for name in PARTS if name not in first)]
 
 
 def run_part(name: str, suite: Suite) -> dict[str, Any]:
@@ -207,20 +244,33 @@ def run_part(name: str, suite: Suite) -> dict[str, Any]:
     return {"part": name, **found, "elapsed_seconds": round(time.perf_counter() - start, 1)}
 
 
-def run_all(suite: Suite, names: Sequence[str] = tuple(PARTS)) -> dict[str, Any]:
+def run_all(
+    suite: Suite,
+    names: Sequence[str] = tuple(PARTS),
+    kept: KeptParts | None = None,
+    show: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """Run every part.
 
     Where a part fails with a sentence (or for lack of memory), the sentence stands in its place.
-    Stopped by event or Ctrl-C, the finished parts are kept.
+    Stopped by event or Ctrl-C, the finished parts are kept. kept: parts that are there are not run
+    again, and finished ones are added. show: called with each part as soon as it is there.
     """
     start = time.perf_counter()
     parts = {}
     stopped = False
     for i, name in enumerate(names):
+        if kept is not None and name in kept.parts:
+            parts[name] = kept.parts[name]
+            continue
         try:
             with plain_memory_errors():
                 progress = _within(suite.progress, i, len(names), name, start)
                 parts[name] = run_part(name, replace(suite, progress=progress))
+            if kept is not None:
+                kept.add(name, parts[name])
+            if show is not None:
+                show(parts[name])
         except (Stopped, KeyboardInterrupt):
             words = "stopped here; this part and those after it were not measured."
             parts[name] = {"part": name, "error": words}

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import threading
+from pathlib import Path
 from typing import Any
 
 from ..errors import StudioError
+from ..output import note
 from .output import report_progress, write_result
 
 
@@ -129,16 +132,45 @@ def tune(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Measure ratios of the engine on this machine: all, or the one part that --only names."""
-    from ..bench.suite import Suite, run_all, run_part
+    from ..bench.kept import KeptParts
+    from ..bench.suite import Suite, in_order, run_all, run_part
     from ..bench.table import table
     from ..models.bundled import BUNDLED
 
+    if args.seconds is not None and not 0 < args.seconds < math.inf:
+        raise StudioError(f"--seconds must be a number above 0, not {args.seconds}.")
     suite = Suite(
-        args.model or BUNDLED, args.device, args.revision, args.dtype, args.quick, report_progress
+        args.model or BUNDLED,
+        args.device,
+        args.revision,
+        args.dtype,
+        args.quick,
+        report_progress,
+        threading.Event(),
     )
-    result = run_part(args.only, suite) if args.only is not None else run_all(suite)
+    if args.only is not None:
+        result = run_part(args.only, suite)
+        return write_result(args, result, table(result))
+    settings = {"model": str(suite.model), "dtype": args.dtype, "quick": args.quick}
+    kept = KeptParts(Path(args.keep), suite.where, settings) if args.keep else None
+    timer = threading.Timer(args.seconds or 0.0, suite.stop.set)
+    if args.seconds is not None:
+        timer.start()
+    try:
+        show = None if args.json else _show
+        result = run_all(suite, in_order(suite.where), kept, show)
+    finally:
+        timer.cancel()
     code = write_result(args, result, table(result))
-    return 130 if result.get("stopped") else code
+    return 130 if result["stopped"] and args.seconds is None else code
+
+
+def _show(part: dict[str, Any]) -> None:
+    """Print a finished part on standard error, before the whole table is there."""
+    from ..bench.table import part_lines
+
+    for line in part_lines(part):
+        note(line)
 
 
 def _workshop(args: argparse.Namespace) -> Any:
