@@ -85,7 +85,7 @@ def _rows(
     rows = []
     for mode in modes:
         dense, pruned = (f"{name}, {mode}" for name in ("dense", PRUNED))
-        facts = {"batch": batch, "mode": mode, "macs_ratio": predicted}
+        facts: dict[str, Any] = {"batch": batch, "mode": mode, "macs_ratio": predicted}
         facts |= {"dense_seconds": seconds[dense], "seconds": seconds[pruned]}
         where = f"{model}, batch {batch}, {WORDS[mode]}"
         rows.append(ratio(f"{where}: dense / {PRUNED}", times[dense], times[pruned], **facts))

@@ -87,12 +87,17 @@ def _rows(
         for sparsity in SPARSITIES:
             name = f"{sparsity:g} removed"
             own, dense = f"{name}, {mode}", f"dense, {mode}"
-            facts = {"rows": count, "mode": mode, "sparsity": sparsity, "seconds": seconds[own]}
+            facts: dict[str, Any] = {
+                "rows": count,
+                "mode": mode,
+                "sparsity": sparsity,
+                "seconds": seconds[own],
+            }
             goal, against_stock = goals.get((count, sparsity), (None, None))
             if mode != modes[-1]:
                 goal = against_stock = None
             where = f"{model}, {count} rows, {WORDS[mode]}"
-            beside = {"macs_ratio": macs[name], "dense_seconds": seconds[dense]}
+            beside: dict[str, Any] = {"macs_ratio": macs[name], "dense_seconds": seconds[dense]}
             title = f"{where}: dense / {name} (MACs ×{macs[name]:.2f})"
             found.append(ratio(title, times[dense], times[own], at_least=goal, **facts, **beside))
             title = f"{where}: diffusers' own / {name}"

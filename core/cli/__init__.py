@@ -139,6 +139,7 @@ def bench(args: argparse.Namespace) -> int:
 
     if args.seconds is not None and not 0 < args.seconds < math.inf:
         raise StudioError(f"--seconds must be a number above 0, not {args.seconds}.")
+    stop = threading.Event()
     suite = Suite(
         args.model or BUNDLED,
         args.device,
@@ -146,14 +147,14 @@ def bench(args: argparse.Namespace) -> int:
         args.dtype,
         args.quick,
         report_progress,
-        threading.Event(),
+        stop,
     )
     if args.only is not None:
         result = run_part(args.only, suite)
         return write_result(args, result, table(result))
     settings = {"model": str(suite.model), "dtype": args.dtype, "quick": args.quick}
     kept = KeptParts(Path(args.keep), suite.where, settings) if args.keep else None
-    timer = threading.Timer(args.seconds or 0.0, suite.stop.set)
+    timer = threading.Timer(args.seconds or 0.0, stop.set)
     if args.seconds is not None:
         timer.start()
     try:
