@@ -12,9 +12,9 @@ from running import KINDS, SCHEDULE, answers, denoiser, make_pipelines, same
 
 from core.curves.samplers import make_scheduler
 from core.errors import StudioError
+from core.graphs import Retracing
 from core.models.families import SDXL, DiT
 from core.mosaic import compiled_blocks, modes
-from core.mosaic.captured import Retracing
 from core.mosaic.transformer import MosaicTransformer
 from core.sampling.denoise import Denoiser
 from core.workshop.compare import compare

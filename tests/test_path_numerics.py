@@ -10,10 +10,12 @@ from layers import columns_of, error, layer, least_squares, naive_order
 from torch import Tensor
 
 from core.errors import StudioError
+from core.graphs import CudaGraphs, Retracing
 from core.pruning import damped_problem as path_problem
 from core.pruning import greedy, order_search
 from core.pruning import tiled as symmetric
 from core.pruning.obs import RemovalPath, compensated_weights
+from core.pruning.picker import Picker
 
 SEEDS = (0, 1, 2)
 
@@ -271,7 +273,10 @@ def test_products_spoilt_on_the_way_are_worked_out_anew(
     first, last = (alive.index(int(exact.order[k])) for k in (2, -1))
     search = order_search.order_columns
 
-    def spoilt(state: Tensor, floor: Tensor, rebuild=None) -> tuple[Tensor, Tensor] | None:
+    def spoilt(
+        state: Tensor, floor: Tensor, rebuild=None, picker=None
+    ) -> tuple[Tensor, Tensor] | None:
+        assert picker is None
         bump = 1e3 * state[1].diagonal().max() * state[0, max(first, last), min(first, last)].sign()
         # after the first removal the last column's squared norm is far below zero
         state[1, first, last] += bump
@@ -308,7 +313,46 @@ def test_norms_that_stay_negative_end_the_search() -> None:
     assert calls == [20, 16][: greedy.REBUILDS]
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_captured_picks_find_the_same_order(precision: str, small_tiles: None) -> None:
+    """Through the twin of CUDA's graphs; searches of one width share them, another width drops."""
+    picker = Picker(Retracing())
+    for seed, n, tokens in ((12, 150, 600), (13, 150, 160), (14, 100, 400)):
+        weight, inputs = layer(seed, n=n, tokens=tokens)
+        gram = inputs @ inputs.T
+        plain = RemovalPath.from_gram(weight, gram, precision=precision)
+        found = RemovalPath.from_gram(weight, gram, precision=precision, picker=picker)
+        assert torch.equal(found.order, plain.order) and torch.equal(found.errors, plain.errors)
+        assert found.rung == plain.rung
+    # 150, 86 and 22 columns left, then 100 and 36; a search that starts anew takes what is there
+    assert picker.captured in (5, 10) and not picker.plain
+
+
+def test_picks_go_on_one_by_one_where_nothing_can_be_captured() -> None:
+    class Broken(Retracing):
+        def capture(self, run):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    weight, inputs = layer(12, n=150, tokens=600)
+    gram, picker = inputs @ inputs.T, Picker(Broken())
+    found = RemovalPath.from_gram(weight, gram, picker=picker)
+    assert picker.plain and torch.equal(found.order, RemovalPath.from_gram(weight, gram).order)
+
+
 cuda = pytest.mark.cuda
+
+
+@cuda
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_cuda_captures_the_picks(precision: str) -> None:
+    picker = Picker(CudaGraphs(torch.device("cuda")))
+    for seed in (12, 13):
+        weight, inputs = (x.cuda() for x in layer(seed, n=300, tokens=900))
+        gram = inputs @ inputs.T
+        plain = RemovalPath.from_gram(weight, gram, precision=precision)
+        found = RemovalPath.from_gram(weight, gram, precision=precision, picker=picker)
+        assert torch.equal(found.order, plain.order) and not picker.plain
+    assert picker.captured == 5
 
 
 @cuda

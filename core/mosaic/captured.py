@@ -1,8 +1,7 @@
 """Capture a forward as a CUDA graph for every shape of its inputs, and replay it.
 
-A replay launches all kernels of a forward at once. It reads and writes the memory that it was
-captured with, so inputs are copied in and the output is copied out, under a lock. What captures is
-a `GraphMaker`; `Retracing` is its twin for devices without graphs.
+A graph reads and writes the memory that it was captured with, so inputs are copied in and the
+output is copied out, under a lock.
 """
 
 from __future__ import annotations
@@ -10,68 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-WARM_UP = 3  # calls before a capture, which must not allocate for the first time
-
-
-class Graph(NamedTuple):
-    """A captured call: `replay()` computes `output` anew from the memory of its inputs."""
-
-    replay: Callable[[], None]
-    output: Any  # what the call returned, tensors that each replay writes
-    bytes: int  # of the device, held by it
-
-
-class GraphMaker(Protocol):
-    """What captures calls on one device."""
-
-    def capture(self, run: Callable[[], Any]) -> Graph:
-        """Return a captured call. Raises torch.OutOfMemoryError."""
-        ...
-
-
-class CudaGraphs:
-    """Capture calls as CUDA graphs whose memory comes from one pool."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self._pool: Any = None
-
-    def capture(self, run: Callable[[], Any]) -> Graph:
-        """Return a captured call. Raises torch.OutOfMemoryError."""
-        with torch.cuda.device(self.device):
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(WARM_UP):
-                    run()
-            torch.cuda.current_stream().wait_stream(aside)
-            before = torch.cuda.memory_reserved(self.device)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                output = run()
-            return Graph(graph.replay, output, torch.cuda.memory_reserved(self.device) - before)
-
-
-class Retracing:
-    """Compute a call anew where a graph would be replayed, through the same memory."""
-
-    def capture(self, run: Callable[[], Any]) -> Graph:
-        """Return a call that stands for a captured one."""
-        output = run()
-
-        def replay() -> None:
-            for old, new in zip(_tensors(output), _tensors(run()), strict=True):
-                old.copy_(new)
-
-        return Graph(replay, output, 0)
+from ..graphs import Graph, GraphMaker
 
 
 class _Entry(NamedTuple):
@@ -143,8 +87,3 @@ def _kind(leaf: Any) -> Any:
     if torch.is_tensor(leaf):
         return tuple(leaf.shape), leaf.dtype, leaf.device
     return leaf
-
-
-def _tensors(found: Any) -> list[Tensor]:
-    """Return the tensors of an output, in turn."""
-    return [leaf for leaf in pytree.tree_leaves(found) if torch.is_tensor(leaf)]

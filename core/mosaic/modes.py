@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from ..errors import StudioError
-from .captured import Captured, CudaGraphs, GraphMaker
+from ..graphs import CudaGraphs, GraphMaker
+from .captured import Captured
 from .compiled_blocks import with_compiled_blocks
 
 PLAIN, GRAPHS, COMPILED = MODES = ("plain", "graphs", "compiled")

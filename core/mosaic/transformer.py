@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
+from ..graphs import GraphMaker
 from ..models.families import family_of
 from ..models.layers import PrunableLayer, find_layers
 from ..pruning.cuts import Cut
@@ -38,7 +39,6 @@ from .adaln import (
     modulations,
     norms_of,
 )
-from .captured import GraphMaker
 from .compiling import compiled
 from .guided_pairs import PipelineScale, bound, run_at_scale
 from .modes import PLAIN, Preparation, Ways, check_runs

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import StudioError
+from .picker import Picker
 from .tiled import gathered, symmetrised
 
 DEFAULT_DAMPING = 1e-2
@@ -74,6 +75,7 @@ class DampedProblem:
     dead: Tensor  # (n,) bool: no token ever reached this column
     group_size: int
     held_out: Tensor | None  # (n, n) symmetric, as given
+    picker: Picker | None = None  # launches the picks of a search at once
 
     @classmethod
     def checked(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .groups import columns_of_groups
-from .tiled import add_product_, tile_ends
+from .picker import Picker, SearchSpace
+from .tiled import add_product_
 
 # removals between two flushes: large enough for matrix products, small enough that the lazy rows
 # stay in cache
@@ -30,14 +31,16 @@ def order_columns(
     block: int = BLOCK,
     *,
     rebuild: Callable[[Tensor], Tensor | None] | None = None,
+    picker: Picker | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """Return the greedy order of single columns by s_j = ||W'_j||^2 / inverse_jj, and costs.
 
     The order equals that of the textbook loop, step by step. state: (2, n, n), the lower matrices
     (see `core.pruning.tiled`) H^-1 and G = W^T W, both used up. floor: (n,) 1 / H_jj, which no
     diagonal entry of the inverse can fall below. rebuild: given the (k,) surviving columns, W'^T W'
-    (k, k) from scratch. Returns the order (n,) and the cost of each removal (n,), on the state's
-    device; None when squared norms turn negative.
+    (k, k) from scratch. picker: launches the picks of a block at once; the result is the same.
+    Returns the order (n,) and the cost of each removal (n,), on the state's device; None when
+    squared norms turn negative.
 
     Removing column j with pivot p = inverse_jj sends the inverse to inverse - v v^T, v = inverse_j
     / sqrt(p), and with g = W'_j^T W' / sqrt(p) and x = g - s_j v / 2 sends G to G - v x^T - x v^T.
@@ -46,25 +49,19 @@ def order_columns(
     twice.
     """
     n = len(floor)
-    ids, floor, ends = (
-        torch.arange(n, device=floor.device),
-        floor.clone(),
-        tile_ends(n, floor.device),
-    )
-    order, costs = torch.empty_like(ids), torch.empty_like(floor)
-    rows = state.new_empty(2, min(block, n), n)
+    space = SearchSpace.around(state, floor, block)
+    if picker is not None:
+        space = picker.space(state, floor, block)
+    state, floor, ids, ends, rows = space.state, space.floor, space.ids, space.ends, space.rows
+    order, costs = space.order, space.costs
     rebuilt = 0
     while n:
         done, steps = len(order) - n, min(block, n)
         picked = order[done : done + steps]
-        pick_columns(
-            state[:, :n, :n],
-            floor[:n],
-            ends[:n],
-            rows[:, :steps, :n],
-            picked,
-            costs[done : done + steps],
-        )
+        if picker is None:
+            pick_columns(*space.block(n, steps))
+        else:
+            picker.pick(pick_columns, space, n, steps)
         alive = torch.ones(n, dtype=torch.bool, device=ids.device).index_fill_(0, picked, False)
         order[done : done + steps] = ids[picked]
         n -= steps
@@ -82,7 +79,7 @@ def order_columns(
                 return None
             products.copy_(fresh)
             rebuilt += 1
-    return order, costs
+    return (order, costs) if picker is None else (order.clone(), costs.clone())
 
 
 def pick_columns(

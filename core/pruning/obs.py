@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -47,6 +47,7 @@ from .damped_problem import (
 )
 from .groups import columns_of_groups, distinct_indices
 from .order_search import accounted, search_order
+from .picker import Picker
 from .tiled import (
     cholesky_,
     quadratic,
@@ -102,6 +103,7 @@ class RemovalPath:
         damping: float | None = None,
         held_out: Tensor | None = None,
         precision: str = "auto",
+        picker: Picker | None = None,
     ) -> RemovalPath:
         """Order the groups greedily by exact saliency, then factorise.
 
@@ -111,10 +113,12 @@ class RemovalPath:
         given, else 0.01. The choice takes a search for each of `DAMPINGS`: on one order for all of
         them it would fall on a larger damping (scarce tokens: 0.1 for 0.001). precision: of the
         search: "float64", "float32", or "auto", which takes float32 above 2048 columns. The rest is
-        float64. Raises StudioError for shapes that do not match, numbers that are not finite, or a
-        matrix that is not a Gram.
+        float64. picker: launches the picks of a search at once, with the same order. Raises
+        StudioError for shapes that do not match, numbers that are not finite, or a matrix that is
+        not a Gram.
         """
         problem = DampedProblem.checked(weight, gram, group_size, held_out)
+        problem = replace(problem, picker=picker)
         return cls._chosen(problem, damping, None, search_dtype(precision, problem.w.shape[1]))
 
     @classmethod

@@ -51,7 +51,7 @@ def search_order(problem: DampedProblem, rung: Rung) -> tuple[Tensor, Tensor] | 
 
     if size == 1:
         add_product_(state[1], w, w, beta=0)
-        found = order_columns(state, floor, rebuild=rebuilt)
+        found = order_columns(state, floor, rebuild=rebuilt, picker=problem.picker)
     else:
         found = order_groups(mirror_(state[0]), w, size)
     if found is None:

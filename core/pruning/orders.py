@@ -28,6 +28,7 @@ from ..calibration.bank import GramBank
 from ..calibration.settings import CalibrationSettings
 from ..errors import Stopped, StudioError
 from ..files import cache_trouble, write_whole
+from ..graphs import CudaGraphs
 from ..models.layers import PrunableLayer
 from ..progress import Progress
 from .compensation import compensated_weights
@@ -35,6 +36,7 @@ from .cuts import consumer_of, kept_columns
 from .layer_error import LEAST_ENERGY, output_energy
 from .obs import DAMPINGS, RemovalPath
 from .order_checkpoints import OrderedLayer, forget_layers, layer_key, load_layer, save_layer
+from .picker import Picker
 
 # stored as metadata beside the tensors
 FACTS = ("damping", "steps", "device", "when", "seconds", "tokens_per_column")
@@ -204,15 +206,18 @@ def find_orders(
     saved, so that a stopped run resumes from there. Raises Stopped and StudioError.
     """
     found: list[OrderedLayer] = []
+    picker: Picker | None = None
     tag = orders_tag(damping, bank.settings.weighting)
     for i, layer in enumerate(layers):
         report = partial(_report, progress, stop, i, layers)
         report("finding the removal order")
         weight = consumer_of(transformer, layer).weight.detach().float()
+        if picker is None and weight.device.type == "cuda":
+            picker = Picker(CudaGraphs(weight.device))
         key = layer_key(weight, bank, layer, damping)
         kept = load_layer(bank.folder, i, key, tag)
         if kept is None:
-            kept = _order_layer(weight, bank, i, layer, damping, report)
+            kept = _order_layer(weight, bank, i, layer, damping, report, picker)
             save_layer(bank.folder, i, key, kept, tag)
         found.append(kept)
     seconds = time.perf_counter() - started if started else 0.0
@@ -258,11 +263,12 @@ def _order_layer(
     layer: PrunableLayer,
     damping: float | None,
     report: Callable[..., None],
+    picker: Picker | None = None,
 ) -> OrderedLayer:
     """Find the order, the damping and the curves of one layer."""
     edges = bank.settings.edges
     pooled = bank.gram(i, edges[0], edges[-1])[0].to(weight.device)
-    searched = RemovalPath.from_gram(weight, pooled, layer.group_size, damping=1e-3)
+    searched = RemovalPath.from_gram(weight, pooled, layer.group_size, damping=1e-3, picker=picker)
     order = searched.order
     rungs = [searched.rung]
     del pooled, searched  # as large as the memory that a bin needs
