@@ -590,6 +590,7 @@ def test_a_pruned_network_stands_against_the_dense_one_in_its_own_mode(workshop,
 
     monkeypatch.setattr("core.bench.modes.sampling_seconds", sampling_seconds)
     monkeypatch.setattr("core.bench.modes.why_not", lambda mode, _: "no" * (mode == "graphs"))
+    monkeypatch.setattr("core.mosaic.modes._missing", lambda device: "")
     found = modes_benchmark(workshop, (1, 2), steps=3, effort=TWICE)
     assert [r["ratio"] for r in found["ratios"]] == [2.0, 4.0, 2.0] * 2
     assert [r["mode"] for r in found["ratios"]] == ["plain", "compiled", "compiled"] * 2
