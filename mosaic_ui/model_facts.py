@@ -131,7 +131,7 @@ def modes_info(workshop: Workshop) -> str:
     refused = [why_not(mode, workshop.device) for mode in MODES]
     return " ".join(
         [
-            "Compiled: blocks are compiled once, which takes seconds to minutes and is in no time.",
+            "Compiled: blocks are compiled first, which takes seconds to minutes and is not timed.",
             *(why for why in refused if why),
         ]
     )

@@ -17,6 +17,7 @@ from core.models.families import SDXL, DiT
 from core.mosaic import compiled_blocks, modes
 from core.mosaic.transformer import MosaicTransformer
 from core.sampling.denoise import Denoiser
+from core.workshop import device_times
 from core.workshop.compare import compare
 from core.workshop.comparison import SampleSettings
 
@@ -232,13 +233,13 @@ def test_a_block_that_does_not_compile_is_one_sentence(pipelines, monkeypatch):
 
 def test_a_mode_that_cannot_be_here_is_refused(pipelines, monkeypatch):
     mosaic = mosaic_of(pipelines["dit"].transformer)
-    with pytest.raises(StudioError, match="graphs needs CUDA, and this model is on cpu"):
+    with pytest.raises(StudioError, match="graphs need CUDA, and this model is on cpu"):
         mosaic.accelerate("graphs")
     with pytest.raises(StudioError, match="one of plain, graphs, compiled"):
         mosaic.accelerate("fast")
     assert mosaic.mode == "plain"
     monkeypatch.setattr(modes.shutil, "which", lambda name: None)
-    assert "needs a C++ compiler" in modes.why_not("compiled", torch.device("cpu"))
+    assert "Compiling needs a C++ compiler" in modes.why_not("compiled", torch.device("cpu"))
     monkeypatch.undo()
     monkeypatch.setattr(modes.sysconfig, "get_paths", lambda: {"include": "/nowhere"})
     assert "Python.h" in modes.why_not("compiled", torch.device("cpu"))
@@ -270,11 +271,32 @@ def test_a_comparison_names_its_mode_and_predicts_for_it(workshop, graphs_made):
     # nothing is compiled while it is timed
     before = graphs_made.frame_count
     *_, again = compare(workshop, None, PLAN, settings)
+    assert "preparing that took" in found.notes and "was prepared before" in again.notes
     assert graphs_made.frame_count == before and again.latent_mse == found.latent_mse
-    with pytest.raises(StudioError, match="needs CUDA"):
+    with pytest.raises(StudioError, match="need CUDA"):
         list(compare(workshop, None, PLAN, SampleSettings(labels=(0,), mode="graphs")))
     with pytest.raises(StudioError, match="A mode is one of"):
         SampleSettings(labels=(0,), mode="turbo")
+
+
+def test_compiling_is_in_no_predicted_time(workshop, monkeypatch):
+    """The first call of every width compiles; it is not among those that are timed."""
+    calls, counted = [], device_times.measure_alternating
+
+    def measured(given, *arguments, **options):
+        calls.append(len(given))
+        return counted(given, *arguments, **options)
+
+    monkeypatch.setattr(device_times, "measure_alternating", measured)
+    monkeypatch.setattr(device_times, "LATENCY_SECONDS", 0.0)  # one round
+    device_times.measure_forwards(workshop.dense, workshop.times, 2)
+    assert calls == [4]
+    captured = MosaicTransformer(workshop.transformer, None, [None] * 3).accelerate(
+        "graphs", Retracing()
+    )
+    monkeypatch.setattr(MosaicTransformer, "in_mode", lambda self, mode: self)
+    device_times.measure_forwards(captured, workshop.times, 2)
+    assert calls == [4, 4, 4]
 
 
 def test_both_sides_of_sparsity_zero_are_the_same_bits_in_every_mode(workshop, graphs_made):

@@ -66,8 +66,8 @@ def modes_benchmark(
         "ratios": rows,
         "preparation": preparation,
         "note": (
-            f"{steps} DDIM steps with guidance, whole runs; preparation (compiling, capturing) is"
-            " in no time: "
+            f"{steps} DDIM steps with guidance, whole runs; preparation (compiling, capturing)"
+            " is not timed: "
             + (
                 ", ".join(f"{name} {p['seconds']} s" for name, p in preparation.items())
                 or "there is none"

@@ -68,7 +68,7 @@ def xl_benchmark(
     return machine(device) | {
         "dtype": dtype,
         "ratios": found,
-        "note": f"one forward; preparation is in no time: {', '.join(prepared) or 'there is none'}."
+        "note": f"one forward; preparation is not timed: {', '.join(prepared) or 'there is none'}."
         + _memory(device),
     }
 

@@ -43,11 +43,11 @@ def why_not(mode: str, device: torch.device) -> str:
     if mode == GRAPHS:
         if device.type == "cuda":
             return ""
-        return f"The mode graphs needs CUDA, and this model is on {device.type}: run it plain."
+        return f"Captured graphs need CUDA, and this model is on {device.type}: run it plain."
     missing = _missing(device)
     if not missing:
         return ""
-    return f"The mode compiled needs {missing}, which this machine lacks: install it or run plain."
+    return f"Compiling needs {missing}, which this machine lacks: install it or run plain."
 
 
 def _missing(device: torch.device) -> str:

@@ -47,6 +47,7 @@ class Pair:
     batch: int  # images of a batch, where the set is cut into batches
     stop: threading.Event | None
     skip: threading.Event | None = None  # ends the timing, never the pictures
+    prepared: float = 0.0  # seconds of capturing and compiling for these runs
 
     def run(self, k: int, halt: threading.Event | None = None) -> tuple[Tensor, list[float]]:
         """Sample all images with one side; return latents and seconds of each step.

@@ -138,7 +138,7 @@ def ahead_html(
     prepares: networks are compiled or captured first.
     """
     first = "Calibrates first, once per model. " if calibrates else ""
-    first += "Prepares both sides first, which is in no time below. " if prepares else ""
+    first += "Prepares both sides first; the times below do not count that. " if prepares else ""
     if foreseen is None:
         said = "How long it takes is known once this device's speed is measured, as the run begins."
         return f'<p class="cmp-note">{first}{said}</p>' if measures else ""
