@@ -164,7 +164,14 @@ def test_saved_again_after_loading_it_is_the_same_folder(dense, saved, tmp_path)
 def test_moved_to_another_precision_it_is_saved_as_it_then_runs(dense, tmp_path):
     mosaic = mosaic_of(copy.deepcopy(dense)).to(torch.bfloat16)
     mosaic.save_pretrained(tmp_path / "out")
-    assert same(mosaic, MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.full))
+    back = MosaicTransformer.from_pretrained(tmp_path / "out", mosaic.full)
+    for stage in range(3):  # loaded in half precision, odd widths are filled up with zeros
+        assert back.kept(stage) == mosaic.kept(stage)
+        for i, layer in enumerate(mosaic.layers):
+            if len(mosaic.cuts[stage][i].kept):
+                assert torch.equal(back.weight(stage, i), mosaic.weight(stage, i)), layer.name
+    for a, b in zip(outputs(back), outputs(mosaic), strict=True):
+        assert (a - b).float().abs().max() < 2e-2 * b.float().abs().max()
 
 
 @pytest.mark.cuda

@@ -44,6 +44,8 @@ def stage_contents(
             value = consumer_of(network, layer).weight.detach()
             if masked:
                 value = value[:, kept_columns(layer, groups, value.device)]
+            else:  # without the zero neurons that fill a width up
+                value = value[:, : len(groups) * layer.group_size].contiguous()
         else:
             value = _constant(network, layer)
         if not torch.isfinite(value).all():
@@ -93,7 +95,7 @@ def is_masked(mosaic: Subnetworks) -> bool:
             if groups is not None and len(groups) < layer.groups:
                 if isinstance(network.get_submodule(layer.module), Constant):
                     return False
-                return consumer_of(network, layer).in_features == layer.width
+                return mosaic.masked
     return False
 
 
@@ -108,9 +110,12 @@ def check_rebuilt(
         if groups is None:
             continue
         stored = tensors[stored_name(layer, groups)]
-        rebuilt = cut_module(
-            mosaic.full, layer, restored_cut(mosaic.full, layer, groups, stored), masked
-        ).state_dict()
+        cut = restored_cut(mosaic.full, layer, groups, stored)
+        width = None
+        if layer.kind == "neurons" and len(groups) and not masked:
+            # it may have been moved to another precision since
+            width = consumer_of(mosaic.stages[stage], layer).in_features
+        rebuilt = cut_module(mosaic.full, layer, cut, masked, width).state_dict()
         if not same_tensors(rebuilt, mosaic.stages[stage].get_submodule(layer.module).state_dict()):
             raise StudioError(
                 f"{layer.name} of the {STAGES[stage]} stage was changed after it was cut from the"

@@ -26,6 +26,7 @@ class Subnetworks(nn.Module):
 
     plan: StagePlan | None  # None: dense
     enabled: bool
+    masked: bool  # whether cut layers keep their full width and only zeroes
     layers: list[PrunableLayer]
     once: OnceEmbedder | None  # the embedder that all blocks share, where they do
     cuts: list[list[Cut] | None]  # which groups each layer keeps, without weights; None: all
@@ -100,9 +101,10 @@ class Subnetworks(nn.Module):
         if isinstance(part, Constant):
             return part.bias.new_zeros(len(part.bias), x.width)
         weight = consumer_of(network, x).weight.detach()
-        if cuts is None or weight.shape[1] == x.width:  # dense, or masked
+        if cuts is None or self.masked or len(cuts[layer].kept) == x.groups:
             return weight.clone()
-        return full_width(x, cuts[layer].kept, weight)
+        kept = cuts[layer].kept
+        return full_width(x, kept, weight[:, : len(kept) * x.group_size])
 
     def summary(self) -> str:
         """Return one line per stage: the heads and neurons that run there."""

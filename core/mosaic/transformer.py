@@ -105,6 +105,7 @@ class MosaicTransformer(Subnetworks):
         dense = getattr(dense, "_orig_mod", dense)  # under torch.compile
         self.plan = plan
         self.enabled = True
+        self.masked = masked
         self.facts = {} if facts is None else facts
         self.pipeline_scale = PipelineScale()
         self._walks: dict[int, PipelineWalk] = {}  # thread -> its run in a stock pipeline
