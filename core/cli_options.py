@@ -405,6 +405,7 @@ def _add_tune(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argumen
         default="macs",
         help="what --speedup and --match-dense count (default macs)",
     )
+    _add_mode(verb)
     verb.add_argument(
         "--steps",
         type=int,

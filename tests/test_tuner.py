@@ -21,9 +21,11 @@ from judges import random_judge
 from core.curves.plan import StagePlan
 from core.errors import Stopped, StudioError
 from core.sampling.metrics import Judge
+from core.sampling.timing import LatencyTable
 from core.tuner import search
 from core.tuner.configuration import Configuration
 from core.tuner.goal import Effort, Goal, checked_fixed
+from core.tuner.kept import question
 from core.tuner.quality import FeatureQuality, LatentQuality, draw, usual_quality
 from core.tuner.record import Evaluation, Journal, front
 from core.tuner.search import Report, Tune, Tuned
@@ -184,6 +186,25 @@ def test_seconds_can_be_the_budget(workshop):
     assert Goal(speedup=2, cost="seconds").budget(whole) == whole / 2
 
 
+def test_a_mode_has_seconds_of_its_own_and_no_reuse(workshop, monkeypatch):
+    asked = []
+
+    def latency(rows, shape=None, mode="plain"):
+        asked.append(mode)
+        return LatencyTable("here", rows, (1.0, 2.0), (0.5, 0.5))
+
+    monkeypatch.setattr(workshop, "latency", latency, raising=False)
+    space = Space(workshop, reference(), cost="seconds", mode="compiled")
+    assert space.spend(reference()) == pytest.approx(0.5 * REFERENCE_STEPS)
+    assert set(asked) == {"compiled"}
+    assert not [name for name in space.ranges() if name.startswith("reuse")]
+    assert not space.cheapest().plan.reuses
+    plain = Space(workshop, reference(), steps=REFERENCE_STEPS)
+    judged = usual_quality(workshop, reference())
+    one, other = (question(Goal(speedup=2), s, judged, EFFORT) for s in (plain, space))
+    assert "mode" not in one and other["mode"] == "compiled"
+
+
 # ------------------------------------------------------------ stops, kills, folders
 
 
@@ -213,9 +234,9 @@ def test_a_tune_goes_on_from_its_folder(workshop, tmp_path, monkeypatch):
     (tmp_path / "t" / "evaluations.jsonl").write_text(lines + lines.splitlines()[0][:50])
     drawn = []
 
-    def noted(workshop, what, n, seed, *rest):
+    def noted(workshop, what, n, seed, *rest, **options):
         drawn.append((what, n))
-        return draw(workshop, what, n, seed, *rest)
+        return draw(workshop, what, n, seed, *rest, **options)
 
     monkeypatch.setattr(search, "draw", noted)
     again = finish(tune_of(workshop, folder=tmp_path / "t"))

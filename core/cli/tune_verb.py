@@ -14,6 +14,7 @@ from typing import Any
 
 from ..curves.plan import StagePlan
 from ..errors import Stopped
+from ..mosaic.modes import check_runs
 from ..output import note
 from ..tuner.configuration import Configuration
 from ..tuner.found import Report, Tuned
@@ -45,7 +46,8 @@ def tune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     )
     workshop = open_workshop(args)
     checked_fixed(args.steps, args.scheduler, len(workshop.schedule))
-    calibrating = _prepared(workshop)
+    mode = check_runs(args.mode, workshop.device)
+    calibrating = _prepared(workshop, mode)
     guidance = workshop.guidance if args.guidance is None else args.guidance
     steps = 50 if args.steps is None else args.steps
     reference = Configuration(None, args.scheduler or "DDIM", steps, guidance, label="dense")
@@ -58,6 +60,7 @@ def tune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         scheduler=args.scheduler,
         moves=quality.moves,
         batch=workshop.usual_images,
+        mode=mode,
     )
     stop = threading.Event()
     search = Tune(workshop, goal, space, quality, effort, Path(args.out), stop)
@@ -67,7 +70,8 @@ def tune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     except Stopped as end:
         note(f"app.py: {end} What was evaluated is kept in {args.out}.")
         return 130
-    result = tune_report(workshop, found, space.batch) | {"seconds_calibration": calibrating}
+    result = tune_report(workshop, found, space.batch)
+    result |= {"seconds_calibration": calibrating, "mode": mode}
     write_text(Path(args.out) / "result.json", json.dumps(finite(result), indent=2) + "\n")
     write_text(Path(args.out) / "plan.json", as_plan(workshop, found.best).dumps())
     return write_result(args, result, _text(found, args.out))
@@ -92,13 +96,13 @@ def stopped_by_interrupt(stop: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _prepared(workshop: Workshop) -> float:
+def _prepared(workshop: Workshop, mode: str) -> float:
     """Calibrate and time what is not known yet; return the seconds that this took."""
     start = time.perf_counter()
     workshop.calibrate(report_progress)
     warn_of_scarcity(workshop.calibration_warnings)
     for halves in (2, 1):
-        workshop.measure_latency(workshop.usual_images, halves, report_progress)
+        workshop.measure_latency(workshop.usual_images, halves, report_progress, mode=mode)
     return time.perf_counter() - start
 
 

@@ -9,6 +9,7 @@ from ..curves.plan import StagePlan
 from ..curves.plan_checks import check_keys, checked_steps
 from ..errors import StudioError
 from ..guidance import is_guidance, rows_of, run_scale
+from ..mosaic.modes import PLAIN
 from ..workshop.compare import visited
 from ..workshop.prediction import StepWork
 from ..workshop.same_work import run_macs
@@ -51,14 +52,14 @@ class Configuration:
         """Return the MACs of one image over the whole run, all rows."""
         return run_macs(workshop, self.plan, self.timesteps(workshop), self.halves)
 
-    def seconds(self, workshop: Workshop, batch: int) -> float | None:
-        """Return the predicted seconds of the denoiser for `batch` images.
+    def seconds(self, workshop: Workshop, batch: int, mode: str = PLAIN) -> float | None:
+        """Return the predicted seconds of the denoiser for `batch` images in a mode.
 
         From forwards that were timed on this device; None where they were not.
         """
         total = 0.0
         for step in self.work(workshop):
-            table = workshop.latency(batch * step.rows)
+            table = workshop.latency(batch * step.rows, mode=mode)
             if table is None:
                 return None
             total += table.at(step.macs)

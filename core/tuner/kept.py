@@ -15,6 +15,7 @@ from typing import Any
 from ..cache import fingerprint
 from ..errors import StudioError
 from ..files import why_not_written, write_whole
+from ..mosaic.modes import PLAIN
 from ..paths import data_folder
 from .configuration import Configuration
 from .found import Tuned
@@ -37,7 +38,7 @@ def question(goal: Goal, space: Space, quality: Quality, effort: Effort) -> dict
         "fixed": {"steps": space.steps, "scheduler": space.scheduler},
         "quality": quality.name,
         "effort": effort.to_json(),
-    }
+    } | ({} if space.mode == PLAIN else {"mode": space.mode})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import StudioError
+from ..mosaic.modes import PLAIN
 from ..sampling.denoise import decode
 from ..sampling.metrics import MIN_IMAGES_FOR_FID, Judge, frechet_distance, gaussian, latent_mse
 from ..sampling.timing import measure_alternating
@@ -49,17 +50,18 @@ def draw(
     seed: int,
     stop: threading.Event | None = None,
     dtype: torch.dtype | None = None,
+    mode: str = PLAIN,
 ) -> Drawn:
     """Draw n seeded pictures, classes (or built-in prompts) in turn. Raises Stopped, StudioError.
 
     Every configuration starts from the same noise. dtype: of the denoiser, where it is another
-    than the model's.
+    than the model's. mode: that the networks run in.
     """
     plan = what.plan and what.plan.counted(what.timesteps(workshop))
     model = workshop.dense if plan is None else workshop.build(plan, None, stop)
     latents = draw_latents(
         workshop,
-        model,
+        model.in_mode(mode),
         what.scheduler,
         what.steps,
         what.guidance,

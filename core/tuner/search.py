@@ -133,7 +133,7 @@ class Tune:
         found = Evaluation(
             configuration=what,
             macs=what.macs(self.workshop),
-            seconds=what.seconds(self.workshop, self.space.batch),
+            seconds=what.seconds(self.workshop, self.space.batch, self.space.mode),
             quality=self.quality.score(drawn, effort.seed),
             n=effort.images,
             took=time.monotonic() - start,
@@ -336,7 +336,8 @@ class Tune:
         workshop, images = self.workshop, self.space.batch
 
         def call(what: Configuration) -> Callable[[], object]:
-            return lambda: draw(workshop, what, images, self.effort.seed, self.stop)
+            mode = self.space.mode
+            return lambda: draw(workshop, what, images, self.effort.seed, self.stop, mode=mode)
 
         seconds = measure_alternating(
             [call(self.reference), call(best)],

@@ -11,6 +11,7 @@ import numpy as np
 from ..curves.plan import STAGES, StagePlan
 from ..curves.proposals import propose_plan
 from ..errors import StudioError
+from ..mosaic.modes import PLAIN
 from ..workshop.compare import visited
 from ..workshop.workshop import Workshop
 from .configuration import Configuration
@@ -50,6 +51,8 @@ class Space:
 
     reference: the dense configuration that budgets are shares of. steps, scheduler: fixed, or None.
     moves: whether guidance may differ from the reference's. batch: images of predicted seconds.
+    mode: that networks will run in, one of `core.mosaic.modes.MODES`; steps are reused in plain
+    runs only.
     """
 
     workshop: Workshop
@@ -59,6 +62,7 @@ class Space:
     scheduler: str | None = None
     moves: bool = True
     batch: int = 16
+    mode: str = PLAIN
 
     # ------------------------------------------------------------ numbers of the search
 
@@ -84,9 +88,13 @@ class Space:
             }
         if self._curves_known:
             found["dynamic"] = Range(choices=(False, True))
-        if (self.steps or MOST) >= REUSE_FROM:
+        if self._may_reuse(self.steps or MOST):
             found |= {f"reuse {stage}": Range(1, MOST_REUSE, whole=True) for stage in STAGES}
         return found
+
+    def _may_reuse(self, steps: int) -> bool:
+        """Say whether runs of so many steps may reuse what some of them gave."""
+        return self.mode == PLAIN and steps >= REUSE_FROM
 
     @property
     def _curves_known(self) -> bool:
@@ -106,7 +114,7 @@ class Space:
         """
         if self.cost == "macs":
             return what.macs(self.workshop)
-        seconds = what.seconds(self.workshop, self.batch)
+        seconds = what.seconds(self.workshop, self.batch, self.mode)
         if seconds is None:
             raise StudioError("How long a forward takes on this device was not measured.")
         return seconds
@@ -147,7 +155,7 @@ class Space:
             middle = own
             late = 1.0 if params["off late"] else own
             early = 1.0 if params["off early"] else own
-        may_reuse = steps >= REUSE_FROM
+        may_reuse = self._may_reuse(steps)
         k_late, k_middle, k_early = (
             int(params.get(f"reuse {stage}", 1)) if may_reuse else 1 for stage in STAGES
         )
@@ -265,7 +273,7 @@ class Space:
         Raises StudioError for a scheduler that cannot do the steps.
         """
         steps = self.steps or FEWEST
-        k = MOST_REUSE if steps >= REUSE_FROM else 1
+        k = MOST_REUSE if self._may_reuse(steps) else 1
         plan = StagePlan(
             (1, 2),
             (MOST_REMOVED,) * 3,
