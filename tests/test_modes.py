@@ -13,6 +13,8 @@ from running import KINDS, SCHEDULE, answers, denoiser, make_pipelines, same
 from core.curves.samplers import make_scheduler
 from core.errors import StudioError
 from core.graphs import Retracing
+from core.models.checkpoints import load_checkpoint
+from core.models.devices import full_precision
 from core.models.families import SDXL, DiT
 from core.mosaic import compiled_blocks, modes
 from core.mosaic.transformer import MosaicTransformer
@@ -304,3 +306,45 @@ def test_both_sides_of_sparsity_zero_are_the_same_bits_in_every_mode(workshop, g
     settings = SampleSettings(labels=(0, 1), steps=4, repeats=0, mode="compiled")
     *_, found = compare(workshop, None, nothing, settings, previews=False)
     assert torch.equal(found.a.latents, found.b.latents)
+
+
+# ------------------------------------------------------------ on a GPU
+
+
+def test_fp32_means_fp32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    full_precision()
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.cuda
+def test_a_convolution_on_cuda_is_not_rounded_to_tf32(model_folder):
+    load_checkpoint(model_folder, "cuda", dtype=torch.float32)
+    conv, x = torch.nn.Conv2d(64, 64, 3), torch.randn(4, 64, 32, 32)
+    here = conv.double()(x.double())
+    there = conv.float().cuda()(x.cuda()).double().cpu()
+    assert (here - there).abs().max() < 1e-5
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("mode", ["graphs", "compiled"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_modes_on_cuda(pipelines, kind, mode):
+    """Captured: the bits of plain runs. Compiled: near them, in fp32. A second run is the first."""
+    model = copy.deepcopy(denoiser(pipelines[kind])).cuda()
+    plain, fast = mosaic_of(model), mosaic_of(model).accelerate(mode)
+    for options in ({}, {"guidance": 1.0}, {"n": 1}, {}):
+        expected, found = drawn(plain, pipelines[kind], **options), None
+        for _ in range(2):
+            again = drawn(fast, pipelines[kind], **options)
+            assert found is None or torch.equal(found, again)
+            found = again
+        near = 0.0 if mode == "graphs" else 1e-3 * expected.abs().max()
+        assert (found - expected).abs().max() <= near, options
+    assert fast.preparation.count > 0 and not fast.preparation.notes
+    plain.disable()
+    fast.disable()
+    expected, found = (drawn(m, pipelines[kind]) for m in (plain, fast))
+    near = 0.0 if mode == "graphs" else 1e-3 * expected.abs().max()
+    assert (found - expected).abs().max() <= near

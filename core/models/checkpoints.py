@@ -21,7 +21,7 @@ from ..errors import StudioError, plain_memory_errors
 from ..guidance import MAX_GUIDANCE, is_guidance
 from ..paths import given_path
 from .bundled import BUNDLED, BUNDLED_MODELS, bundled_folder, bundled_name
-from .devices import pick_device, pick_dtype
+from .devices import full_precision, pick_device, pick_dtype
 from .families import FAMILIES, Family, family_of
 from .weights import is_network, load_parts, no_safetensors, variants
 
@@ -259,6 +259,8 @@ def _settle(pipeline: Any, family: Family, device: torch.device, dtype: torch.dt
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
+    if device.type == "cuda":
+        full_precision()
     if device.type == "cpu":
         pipeline.vae.to(memory_format=torch.channels_last)  # decodes in two thirds of the time
 

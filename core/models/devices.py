@@ -54,6 +54,16 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
     return chosen
 
 
+def full_precision() -> None:
+    """Let fp32 mean fp32 on CUDA from now on, in products and convolutions.
+
+    There they would otherwise round inputs to TF32, 10 bits of mantissa, by default in
+    convolutions. Faster precisions are asked for by name (bf16, fp16).
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def device_text(device: torch.device) -> str:
     """Return the name of the device that a timing was taken on, in words."""
     if device.type == "cuda":
