@@ -311,11 +311,17 @@ def test_both_sides_of_sparsity_zero_are_the_same_bits_in_every_mode(workshop, g
 # ------------------------------------------------------------ on a GPU
 
 
-def test_fp32_means_fp32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    full_precision()
-    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+def test_fp32_means_fp32():
+    places = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = True
+        full_precision()
+        assert [place.allow_tf32 for place in places] == [False, False]
+    finally:
+        for place, old in zip(places, before, strict=True):
+            place.allow_tf32 = old
 
 
 @pytest.mark.cuda
