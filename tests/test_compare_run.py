@@ -12,7 +12,7 @@ import pytest
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.mosaic import transformer as mosaic
+from core.mosaic import runnable as mosaic
 from core.workshop.compare import compare
 from core.workshop.comparison import Preview, SampleSettings
 from mosaic_ui.compare import inputs as compare_inputs
