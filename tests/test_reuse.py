@@ -321,7 +321,7 @@ def test_reuse_and_guidance_together_in_a_stock_pipeline(workshop):
 def test_reuse_does_not_run_compiled(model_folder, workshop):
     mosaic = mosaic_of(workshop.transformer)
     mosaic.plan = replace(mosaic.plan, reuse=(1, 2, 1))
-    with pytest.raises(StudioError, match="do not run compiled"):
+    with pytest.raises(StudioError, match="run plain only"):
         mosaic.compile_stages()
 
 
