@@ -143,6 +143,9 @@ def _mode_note(pair: Pair) -> str:
     what = "everything was prepared before"
     if pair.prepared:
         what = f"preparing that took {pair.prepared:.1f} s, which no measured time contains"
+    size = sum({id(m.preparation): m.preparation.bytes for m in models}.values())
+    if size:
+        what += f", and graphs hold {size / 1e9:.2f} GB"
     notes = [f"Both sides ran {WORDS[models[0].mode]}; {what}."]
     return " ".join(dict.fromkeys([*notes, *(n for m in models for n in m.preparation.notes)]))
 

@@ -33,7 +33,7 @@ def study_sentences(found: list[Finding]) -> str:
     note = "; ".join(f"n = {n} images, {k} seed{'s' if k > 1 else ''}" for n, k in facts)
     items = "".join(f"<li>{html.escape(s)}</li>" for s in verdicts(found))
     return (
-        f'<ul class="study-list">{items}</ul><p class="fine">Measured on the bundled model: {note}.'
+        f'<ul class="study-list">{items}</ul><p class="fine">Measured on this model: {note}.'
         " FID, a distance to real pictures (lower is better), on its own small feature network."
         " ± of FID: half the range over the seeds. Latent MSE: distance to what the dense model"
         " draws from the same noise.</p>"
