@@ -139,9 +139,10 @@ def test_estimates_come_with_the_model(workshop):
     assert prediction.stages[1].error < prediction.stages[0].error  # gentle in the middle
 
 
-def test_the_study_that_ships_can_be_read():
-    found = Workshop(load_checkpoint(FASHION, "cpu")).study()
-    assert {f.base_steps for f in found} == {50, 20, 10, 7}
+@pytest.mark.parametrize(("model", "steps"), [(FASHION, {50, 20, 10, 7}), (BUNDLED, {50, 10})])
+def test_the_study_that_ships_can_be_read(model, steps):
+    found = Workshop(load_checkpoint(model, "cpu")).study()
+    assert {f.base_steps for f in found} == steps
     assert {"MosaicDiff", "uniform OBS", "dense"} <= {f.family for f in found}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import core
 from core.curves.plan import StagePlan
-from core.models.bundled import FASHION
+from core.models.bundled import BUNDLED, FASHION
 from core.workshop.study import Finding, findings, load_study, markdown, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +20,7 @@ PAGES = [
     *(ROOT / "assets").glob("*/README.md"),
 ]
 STUDIES = [
+    (BUNDLED, "study"),
     (FASHION, "study"),
     (FASHION, "sharing"),
     (FASHION, "weighting"),
@@ -62,8 +63,9 @@ def test_the_studies_tables_are_the_generated_ones(model, study):
     assert markdown(found(model, study)) in text("docs/study.md")
 
 
-def test_the_studies_sentences_are_the_generated_ones():
-    for sentence in verdicts(found(FASHION)):
+@pytest.mark.parametrize("model", [BUNDLED, FASHION], ids=lambda m: m.name)
+def test_the_studies_sentences_are_the_generated_ones(model):
+    for sentence in verdicts(found(model)):
         assert f"- {sentence}" in text("docs/study.md")
 
 
@@ -71,15 +73,23 @@ def test_the_studies_sentences_are_the_generated_ones():
 @pytest.mark.parametrize("target", [0.33, 0.5])
 def test_the_readmes_rows_are_the_studys(steps, target):
     def fid(f: Finding) -> str:
-        return f"{f.fid:.2f} ± {f.fid_spread:.2f}"
+        return f"{f.fid:.2f} ± {f.fid_spread:.2f}" if f.seeds > 1 else f"{f.fid:.2f}"
 
-    rows = [f for f in found(FASHION) if f.base_steps == steps]
-    (dense,) = [f for f in rows if f.method == "dense"]
-    (pruned,) = [f for f in rows if f.method == f"MosaicDiff {target}"]
+    rows = [f for f in found(BUNDLED) if f.base_steps == steps]
+    dense, pruned, uniform, magnitude = (
+        next(f for f in rows if f.method == name)
+        for name in (
+            "dense",
+            f"MosaicDiff {target}",
+            f"uniform OBS {target}",
+            f"magnitude, no compensation {target}",
+        )
+    )
     (fewer,) = [f for f in rows if f.family == "dense" and f.target == target]
     (line,) = [x for x in text("README.md").splitlines() if f"| {steps} steps, {target} |" in x]
     assert line.split(" | ")[1] == f"{pruned.saved:.0%}"
-    assert line.endswith(f"| {fid(dense)} | {fid(pruned)} | {fid(fewer)} ({fewer.steps} steps) |")
+    fids = " | ".join(map(fid, (dense, pruned, uniform, magnitude)))
+    assert line.endswith(f"| {fids} | {fid(fewer)} ({fewer.steps} steps) |")
 
 
 def test_every_field_of_a_plan_has_a_row():
