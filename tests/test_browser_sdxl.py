@@ -89,7 +89,7 @@ def test_calibrate_prune_and_compare_a_text_model(fresh):
         page.locator("#cmp-start").click()
         expect(page.locator("#cmp-live")).to_contain_text("2 prompts for 1 image", timeout=SLOW)
         number(controls, "Images", "2")
-        page.get_by_text("Guidance, scheduler, timing, precision").click()
+        page.get_by_text("Guidance, scheduler, timing, how it runs").click()
         page.get_by_label("Precision").click()
         page.get_by_role("option", name="bfloat16").click()
         page.locator("#cmp-start").click()

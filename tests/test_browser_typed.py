@@ -253,7 +253,7 @@ def test_refused_sliders_go_back_and_every_edit_ends_in_the_exact_prediction(vis
 def test_a_refused_setting_leaves_compare_alive(visit):
     page = visit()
     page.get_by_role("tab", name="3 Compare").click()
-    page.get_by_text("Guidance, scheduler, timing, precision").click()
+    page.get_by_text("Guidance, scheduler, timing, how it runs").click()
     controls, live, start = (
         page.locator(".cmp-controls"),
         page.locator("#cmp-live"),
