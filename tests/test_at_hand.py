@@ -110,7 +110,7 @@ def test_the_page_says_of_an_example_whether_it_is_the_plan_in_hand(workshop, mo
     compare = page.compare
     assert "It is the plan in hand" in compare.result.about.value
     made, plan = compare.result.made.value, own.with_boundaries(200, 550)
-    wish = [["thing 0"], 2, 0, 4, 1.5, "DDIM", 0, "", None, False, None]
+    wish = [["thing 0"], 2, 0, 4, 1.5, "DDIM", 0, "", None, False, None, "plain"]
     sides = ["Dense", None, "Current plan", None]
     moved = compare.foresee(*sides, plan.to_json(), *wish, made)[compare.result.about]
     assert "Not the plan in hand" in moved

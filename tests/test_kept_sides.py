@@ -134,7 +134,7 @@ def test_a_choice_that_was_deleted_stays_and_is_refused_in_a_sentence(workshop, 
     assert list(offered(workshop, *choices)) == sorted(choices)
     found, pair = listing(studio, *choices), studio.compare.pair
     assert all("was deleted" in found[side.note] for side in (pair.a, pair.b))
-    asked = [[], 2, 0, 4, 1.5, "DDIM", 1, "", None, False, None]
+    asked = [[], 2, 0, 4, 1.5, "DDIM", 1, "", None, False, None, "plain"]
     compare = studio.compare
     for choice in choices:
         assert "deleted: choose another one" in note(studio, choice)
