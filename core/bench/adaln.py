@@ -6,15 +6,13 @@ The table holds the outputs per timestep and label, for the dense model and for 
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import Any
 
-from ..curves.proposals import propose_plan
 from ..errors import StudioError
 from ..progress import Progress
 from ..workshop.workshop import Workshop
 from .measure import Effort, Shares, machine, medians, ratio
-from .realised import BATCHES, STEPS, sampling_seconds, timesteps_of
+from .realised import BATCHES, STEPS, plan_to_time, sampling_seconds
 
 EFFORT = Effort(60)
 TARGET = 0.5
@@ -35,11 +33,7 @@ def tabulation_benchmark(
     """
     if not workshop.family.has_adaln:
         raise StudioError(f"{workshop.name} has no adaLN layers to tabulate.")
-    # time does not depend on which groups stay
-    plan = replace(
-        propose_plan(workshop.schedule, TARGET, timesteps_of(workshop, steps)).plan,
-        method="magnitude",
-    )
+    plan = plan_to_time(workshop, TARGET, steps)
     networks = {"dense": workshop.dense, f"{TARGET:g} removed": workshop.build(plan)}
     models = {name + kind: model for name, model in networks.items() for kind in ("", TABLE)}
     shares = Shares(effort.seconds, len(batches))

@@ -6,15 +6,13 @@ A mode is never counted as pruning: a pruned network stands against the dense on
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import Any
 
-from ..curves.proposals import propose_plan
 from ..mosaic.modes import MODES, PLAIN, WORDS, why_not
 from ..progress import Progress
 from ..workshop.workshop import Workshop
 from .measure import Effort, Shares, machine, medians, ratio
-from .realised import STEPS, run_macs, sampling_seconds, timesteps_of
+from .realised import STEPS, plan_to_time, run_macs, sampling_seconds, timesteps_of
 
 BATCHES = (1, 16)
 EFFORT = Effort(120)
@@ -35,8 +33,7 @@ def modes_benchmark(
     Capturing and compiling come before the timed rounds; their seconds are in `preparation`.
     """
     timesteps = timesteps_of(workshop, steps)
-    # time does not depend on which groups stay
-    plan = replace(propose_plan(workshop.schedule, TARGET, timesteps).plan, method="magnitude")
+    plan = plan_to_time(workshop, TARGET, steps)
     networks = {"dense": workshop.dense, PRUNED: workshop.build(plan)}
     macs = {name: run_macs(workshop, model, timesteps)[0] for name, model in networks.items()}
     modes = [mode for mode in MODES if not why_not(mode, workshop.device)]

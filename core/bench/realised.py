@@ -97,6 +97,15 @@ def timesteps_of(workshop: Workshop, steps: int) -> list[float]:
     return Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, steps).timesteps
 
 
+def plan_to_time(workshop: Workshop, target: float, steps: int) -> StagePlan:
+    """Return a plan with the formula's widths and magnitude's choice of groups.
+
+    Nothing has to be calibrated for it, and time does not depend on which groups stay.
+    """
+    proposed = propose_plan(workshop.schedule, target, timesteps_of(workshop, steps))
+    return replace(proposed.plan, method="magnitude")
+
+
 def attention_macs(layers: list[PrunableLayer], kept: list[int]) -> int:
     """Return MACs of the attention products (scores and weighted sums) of one image's forward."""
     return sum(layer.attention_macs_per_group * k for layer, k in zip(layers, kept, strict=True))
@@ -177,8 +186,7 @@ def _sampling_rows(
     timesteps = timesteps_of(workshop, steps)
     models = {"dense": workshop.dense}
     for target in targets:
-        plan = propose_plan(workshop.schedule, target, timesteps).plan
-        models[f"{target:g}"] = workshop.build(replace(plan, method="magnitude"))
+        models[f"{target:g}"] = workshop.build(plan_to_time(workshop, target, steps))
     macs = {name: run_macs(workshop, model, timesteps) for name, model in models.items()}
     rows = []
     for batch in batches:

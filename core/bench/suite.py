@@ -62,6 +62,11 @@ class Suite:
         return Effort(0.0, 2, 2) if self.quick else Effort(seconds)
 
     @property
+    def steps(self) -> int:
+        """Return the steps of sampling runs."""
+        return 5 if self.quick else 50
+
+    @property
     def batches(self) -> tuple[int, ...]:
         """Return the batch sizes to measure."""
         return (1, 4) if self.quick else (1, 4, 16)
@@ -103,13 +108,12 @@ def realised(suite: Suite) -> dict[str, Any]:
     """Compare measured with MAC-predicted speed-up."""
     from .realised import realised_benchmark
 
-    steps = 5 if suite.quick else 50
     effort = suite.effort(200)
     return realised_benchmark(
         suite.workshop,
         suite.blocks(),
         suite.batches,
-        steps=steps,
+        steps=suite.steps,
         effort=effort,
         progress=suite.progress,
         stop=suite.stop,
@@ -163,11 +167,10 @@ def adaln(suite: Suite) -> dict[str, Any]:
     """Time sampling with and without a table of adaLN vectors."""
     from .adaln import tabulation_benchmark
 
-    steps = 5 if suite.quick else 50
     return tabulation_benchmark(
         suite.workshop,
         suite.batches,
-        steps=steps,
+        steps=suite.steps,
         effort=suite.effort(60),
         progress=suite.progress,
         stop=suite.stop,
@@ -176,12 +179,12 @@ def adaln(suite: Suite) -> dict[str, Any]:
 
 def modes(suite: Suite) -> dict[str, Any]:
     """Time sampling plain, captured and with compiled blocks, as far as the device can."""
-    from .modes import modes_benchmark
+    from .modes import BATCHES, modes_benchmark
 
     return modes_benchmark(
         suite.workshop,
-        (1,) if suite.quick else (1, 16),
-        steps=5 if suite.quick else 50,
+        BATCHES[:1] if suite.quick else BATCHES,
+        steps=suite.steps,
         effort=suite.effort(120),
         progress=suite.progress,
         stop=suite.stop,

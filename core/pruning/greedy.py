@@ -49,9 +49,8 @@ def order_columns(
     twice.
     """
     n = len(floor)
-    space = SearchSpace.around(state, floor, block)
-    if picker is not None:
-        space = picker.space(state, floor, block)
+    new = SearchSpace.around if picker is None else picker.space
+    space = new(state, floor, block)
     state, floor, ids, ends, rows = space.state, space.floor, space.ids, space.ends, space.rows
     order, costs = space.order, space.costs
     rebuilt = 0
@@ -61,7 +60,7 @@ def order_columns(
         if picker is None:
             pick_columns(*space.block(n, steps))
         else:
-            picker.pick(pick_columns, space, n, steps)
+            picker.pick(pick_columns, n, steps)
         alive = torch.ones(n, dtype=torch.bool, device=ids.device).index_fill_(0, picked, False)
         order[done : done + steps] = ids[picked]
         n -= steps

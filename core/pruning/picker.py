@@ -6,8 +6,8 @@ search is waiting for launches. Searches of equal widths share the graphs of one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -43,6 +43,12 @@ class SearchSpace:
             rows=state.new_empty(2, min(block, n), n),
         )
 
+    def fits(self, state: Tensor, block: int) -> bool:
+        """Say whether another search, of a state and blocks like these, can run in this memory."""
+        own = self.state
+        same = (own.shape, own.dtype, own.device) == (state.shape, state.dtype, state.device)
+        return same and self.rows.shape[1] == min(block, state.shape[1])
+
     def take(self, state: Tensor, floor: Tensor) -> None:
         """Begin another search of the same width in this memory."""
         self.state.copy_(state)
@@ -65,14 +71,6 @@ class SearchSpace:
         )
 
 
-@dataclass
-class _Known:
-    """The memory of searches of one width, and their graphs by the number of columns left."""
-
-    space: SearchSpace
-    graphs: dict[int, Graph] = field(default_factory=dict)
-
-
 class Picker:
     """Captured picks for searches on one device, one search at a time.
 
@@ -83,31 +81,30 @@ class Picker:
         self.maker = graphs
         self.plain = False  # whether captures failed
         self.captured = 0  # graphs so far
-        self._known: dict[Hashable, _Known] = {}
+        # of the latest width alone: a wide state takes 170 MB
+        self._space: SearchSpace | None = None
+        self._graphs: dict[int, Graph] = {}  # columns left -> the graph of their picks
 
     def space(self, state: Tensor, floor: Tensor, block: int) -> SearchSpace:
         """Return the memory of a search, filled; the graphs of its width belong to it."""
-        key = (state.shape, state.dtype, state.device, block)
-        if key not in self._known:
-            # of one width at a time: a wide state takes 170 MB
-            self._known = {key: _Known(SearchSpace.around(state.clone(), floor, block))}
-        space = self._known[key].space
+        space = self._space
+        if space is None or not space.fits(state, block):
+            self._space, self._graphs = SearchSpace.around(state.clone(), floor, block), {}
+            return self._space
         space.take(state, floor)
         return space
 
-    def pick(self, pick: Callable[..., None], space: SearchSpace, n: int, steps: int) -> None:
-        """Call `pick(*space.block(n, steps))`, captured where that can be."""
-        views = space.block(n, steps)
-        known = next((k for k in self._known.values() if k.space is space), None)
-        if self.plain or known is None:
-            pick(*views)
-            return
-        if n not in known.graphs:
+    def pick(self, pick: Callable[..., None], n: int, steps: int) -> None:
+        """Call `pick` on the next block of the latest space, captured where that can be."""
+        assert self._space is not None  # a search asks for its space first
+        views = self._space.block(n, steps)
+        if n not in self._graphs and not self.plain:
             try:
-                known.graphs[n] = self.maker.capture(lambda: pick(*views))
+                self._graphs[n] = self.maker.capture(lambda: pick(*views))
+                self.captured += 1
             except RuntimeError:  # out of memory among them
                 self.plain = True
-                pick(*views)
-                return
-            self.captured += 1
-        known.graphs[n].replay()
+        if self.plain:
+            pick(*views)
+        else:
+            self._graphs[n].replay()

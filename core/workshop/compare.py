@@ -22,17 +22,17 @@ from ..curves.plan import StagePlan
 from ..curves.plan_checks import short
 from ..curves.samplers import make_scheduler, sampling_timesteps
 from ..curves.scheduler_tables import SCHEDULERS
-from ..errors import Stopped, StudioError
+from ..errors import StudioError
 from ..models.devices import DTYPES
 from ..models.prompts import cut_prompts
 from ..mosaic.modes import PLAIN, WORDS, check_runs
 from ..mosaic.precision import in_precision
-from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..sampling.denoise import Denoiser, SamplingStep, decode, start_noise
 from ..sampling.metrics import latent_mse, psnr, ssim
 from .comparison import BATCH, Comparison, Preview, Side, side_name
 from .paired_runs import Pair, PairedRuns, run_in_batches, run_in_step
+from .preparing import mode_note, prepare, seconds_prepared
 from .sample_settings import SampleSettings
 from .workshop import Workshop
 
@@ -81,7 +81,7 @@ def compare(
     if settings.dtype is not None and not _as_loaded(workshop, settings):
         models = in_precision(models, DTYPES[settings.dtype])
     models = [model.in_mode(settings.mode) for model in models]
-    before = _prepared(models)
+    before = seconds_prepared(models)
     n = settings.n
     batch = n if n <= IN_STEP else BATCH
     at_once = min(n, batch)
@@ -112,42 +112,9 @@ def compare(
     )
     if settings.mode != PLAIN:
         yield Preview(f"preparing both sides to run {WORDS[settings.mode]}", 0, 1)
-        _prepare(pair)
-        pair = replace(pair, prepared=_prepared(models) - before)
+        prepare(pair)
+        pair = replace(pair, prepared=seconds_prepared(models) - before)
     yield from _sample(workshop, plans, pair, at_once, cut, previews)
-
-
-def _prepare(pair: Pair) -> None:
-    """Capture or compile what both sides will run, for every size of batch.
-
-    Raises Stopped, StudioError.
-    """
-    n, guidance = len(pair.noise), pair.settings.guidance
-    for size in {min(n, pair.batch), n % pair.batch or min(n, pair.batch)}:
-        for side in pair.sides:
-            if pair.stopped:
-                raise Stopped("Stopped while preparing, before anything was drawn.")
-            side.prepare(pair.noise[:size], pair.conditions.rows(slice(size)), guidance)
-
-
-def _prepared(models: list[MosaicTransformer]) -> float:
-    """Return the seconds that capturing and compiling of these networks took so far."""
-    return sum({id(m.preparation): m.preparation.seconds for m in models}.values())
-
-
-def _mode_note(pair: Pair) -> str:
-    """Return the sentences on the mode that both sides ran in, and what preparing it took."""
-    models = [side.model for side in pair.sides]
-    if models[0].mode == PLAIN:
-        return ""
-    what = "everything was prepared before"
-    if pair.prepared:
-        what = f"preparing that took {pair.prepared:.1f} s, which no measured time contains"
-    size = sum({id(m.preparation): m.preparation.bytes for m in models}.values())
-    if size:
-        what += f", and graphs hold {size / 1e9:.2f} GB"
-    notes = [f"Both sides ran {WORDS[models[0].mode]}; {what}."]
-    return " ".join(dict.fromkeys([*notes, *(n for m in models for n in m.preparation.notes)]))
 
 
 def _sample(
@@ -349,7 +316,7 @@ def _result(
     if not _as_loaded(workshop, settings):
         cast = f"Both sides ran in {settings.dtype}, cast from the weights as they were loaded."
     table = TABULATED if settings.tabulate else ""
-    mode = _mode_note(pair)
+    mode = mode_note(pair)
     decibel = psnr(a.images, b.images)
     decibel = decibel[torch.isfinite(decibel)]
     return Comparison(
