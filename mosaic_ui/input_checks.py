@@ -125,7 +125,7 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     "name": ("The preset", _text),
     "method": ("The method", _text),
     "costs": ("What is counted", _text),
-    "view": ("The curve", _one_of(*VIEWS)),
+    **dict.fromkeys(("view", "drawn_view"), ("The curve", _one_of(*VIEWS))),
     "beta": ("The noise schedule", _one_of(*LABELS)),
     **dict.fromkeys(("scale", "wish"), ("The vertical axis", _one_of(*AXES))),
     "snap": ("Snapping to calibration bins", _switch),

@@ -621,3 +621,33 @@ def test_the_page_names_no_folder_of_the_server(model_folder, small_settings, tm
     assert not any(str(tmp_path) in words or fresh.key in words for words in said)
     error = PermissionError(13, "Permission denied", str(tmp_path / "secret"))
     assert jobs.failure(error, "The calibration") == "The calibration failed: Permission denied."
+
+
+def test_one_listener_answers_curve_axis_and_constants_in_the_order_of_asking(studio, page):
+    curves = studio.explore.curves
+    ids = {box._id for box in (curves.view, curves.scale, curves.threshold, curves.lam)}
+    heard = [{where for where, _ in fn.targets if where in ids} for fn in page.fns.values()]
+    assert [found for found in heard if found] == [ids]
+    beta = schedules.own_beta(studio.shared.workshop)
+    lam = default_lambda(studio.shared.workshop.schedule)
+    wish, drawn = "linear", "Score"
+    seen = []
+    for view, scale, m in (
+        ("MSE", "linear", 0.55),  # the axis that was asked for last
+        ("MSE", "log", 0.55),  # the radio
+        ("Score", "log", 0.8),  # always linear; the wish stays
+        ("Score", "linear", 0.9),  # a typed threshold: the radio is no wish there
+        ("Gradient", "linear", 0.9),
+    ):
+        found = curves.on_choice(wish, drawn, view, scale, beta, m, lam, False, "DDIM", 50)
+        wish, drawn = found[curves.wish], found[curves.drawn_view]
+        chart = json.loads(found[curves.chart]["figure"])
+        axis = found.get(curves.scale)
+        seen.append((chart["layout"]["yaxis"]["type"], axis and axis["value"], wish))
+    assert seen == [
+        ("linear", "linear", "linear"),
+        ("log", None, "log"),
+        ("linear", "linear", "log"),
+        ("linear", None, "log"),
+        ("log", "log", "log"),
+    ]

@@ -121,8 +121,10 @@ class CurvePanel:
             render=False,
         )
         self.path_job = gr.HTML("", render=False)
-        # the axis asked for, which a curve that is always linear does not take
+        # the axis asked for, which a curve that is always linear does not take, and the curve that
+        # is drawn: only on one that takes both does the radio tell what is asked for
         self.wish = gr.State("linear")
+        self.drawn_view = gr.State(OPENING_VIEW)
         self.note = gr.HTML("")  # says so when the schedule is not the model's
 
     def _build_choices(self) -> None:
@@ -174,14 +176,15 @@ class CurvePanel:
         constants_and_path = [shared.beta, self.threshold, self.lam, *path]
         curve = [self.view, self.scale, *constants_and_path]
         drawn = [self.chart, self.meaning, self.note]
-        gr.on([self.threshold.input, self.lam.input], self.on_curve, curve, drawn, **LIVE)
-        self.view.input(
-            self.on_view,
-            [self.view, self.wish, *constants_and_path],
-            [*drawn, self.scale],
+        # one listener for all: the newest is answered last, so that no late answer to one box
+        # draws the chart without what was typed into the next
+        gr.on(
+            [box.input for box in (self.view, self.scale, self.threshold, self.lam)],
+            self.on_choice,
+            [self.wish, self.drawn_view, *curve],
+            [*drawn, self.scale, self.wish, self.drawn_view],
             **LIVE,
         )
-        self.scale.input(self.on_scale, curve, [*drawn, self.wish], **LIVE)
         # `change`: a dropdown sends `input` also when it is only left, and a typed lambda would go
         shared.beta.change(self.on_beta, curve, [*drawn, self.lam, self.path_job], **LIVE).then(
             self.on_numbers, [shared.plan, shared.beta, self.lam], self.numbers, **LIVE
@@ -211,19 +214,20 @@ class CurvePanel:
         return self._draw(curve)
 
     @plain_errors
-    def on_view(self, curve: CurveChoice) -> Views:
-        """Draw another quantity, on the axis that was asked for last.
+    def on_choice(self, wish: str, drawn_view: str, curve: CurveChoice) -> Views:
+        """Draw the quantity, axis and constants that are chosen.
 
-        One that is always linear shows so, and the axis asked for comes back with the next.
+        A curve that is always linear shows so, and the axis asked for comes back with the next.
         """
+        if drawn_view not in ALWAYS_LINEAR:
+            wish = curve.scale
         linear = curve.view in ALWAYS_LINEAR
-        shown = gr.update(value="linear" if linear else curve.scale, interactive=not linear)
-        return self._draw(curve) | {self.scale: shown}
-
-    @plain_errors
-    def on_scale(self, curve: CurveChoice) -> Views:
-        """Draw on another axis, which is now the one asked for."""
-        return self._draw(curve) | {self.wish: curve.scale}
+        axis = "linear" if linear else wish
+        views = self._draw(curve._replace(scale=axis))
+        views |= {self.wish: wish, self.drawn_view: curve.view}
+        if curve.view != drawn_view:
+            views[self.scale] = gr.update(value=axis, interactive=not linear)
+        return views
 
     @plain_errors
     def on_beta(self, curve: CurveChoice) -> Views:
