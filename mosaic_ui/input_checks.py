@@ -125,6 +125,7 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     "name": ("The preset", _text),
     "method": ("The method", _text),
     "costs": ("What is counted", _text),
+    "costs_of_front": ("What the front is drawn over", _text),
     **dict.fromkeys(("view", "drawn_view"), ("The curve", _one_of(*VIEWS))),
     "beta": ("The noise schedule", _one_of(*LABELS)),
     **dict.fromkeys(("scale", "wish"), ("The vertical axis", _one_of(*AXES))),

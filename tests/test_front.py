@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 import torch
 from conftest import calibrated, make_pipeline
@@ -12,7 +14,9 @@ from judges import random_judge
 from core.bench import front as study
 from core.curves.plan import StagePlan
 from core.errors import StudioError
+from core.tuner import front_rows
 from core.tuner.configuration import Configuration
+from mosaic_ui import front_view
 
 
 def row(label, solver, steps, macs, fid, stage="choose", seed=7, guidance=1.5, plan=None):
@@ -94,6 +98,56 @@ def test_ahead_is_by_more_than_the_deviation_of_paired_differences():
     table = study.markdown(rows)
     assert table.count("\n|") == 6 and "± 2.00" in table
     assert study.markdown([]) == "Nothing was judged yet."
+
+
+def test_the_page_draws_every_contender_and_says_who_is_ahead():
+    found = front_rows.shown(ROWS)
+    figure = front_view.front_figure(found)
+    line, *solvers = figure["data"]
+    assert sorted(trace["name"] for trace in solvers) == ["DDIM", "UniPC"]
+    assert sum(len(trace["x"]) for trace in solvers) == len(found) == 7
+    # nothing beats these in work and FID
+    assert list(zip(line["x"], line["y"], strict=True)) == [
+        (5e-9, 24.0),
+        (6.7e-9, 19.0),
+        (1e-8, 18.0),
+    ]
+    words = front_view.front_words(found)
+    assert "pruning is ahead at 3 of 3 amounts of work" in words
+    assert "FID 30.0" in words and "with 24.0" in words and "one seed" in words
+    assert front_view.front_figure(found, "seconds") == front_view.EMPTY  # nothing was timed
+    judged = [
+        r | {"stage": "judge", "seed": seed, "fid": r["fid"] + 2 * (seed % 2)}
+        for r in ROWS[1:]
+        for seed in (100, 101)
+    ]
+    judged[2 * 3]["fid"] += 30  # dense UniPC 5 on one seed: it is the best at .6 and .5
+    words = front_view.front_words(front_rows.shown([*ROWS, *judged]))
+    assert "2 seeds" in words and "too close to call are 2" in words
+
+
+def test_a_card_stands_where_a_model_has_a_study(workshop, tmp_path):
+    def card(text):
+        folder = tmp_path
+        (folder / front_rows.FILE).write_text(text)
+        place = SimpleNamespace(checkpoint=SimpleNamespace(folder=folder))
+        with gr.Blocks():
+            made = front_view.FrontCard(place, "front")
+            made.wire()
+        return made
+
+    made = card(json.dumps(ROWS))
+    found = made.on_cost(front_view.TIME)  # not offered: nothing was timed
+    assert not found[made.cost]["visible"] and "GMACs" in found[made.chart]["figure"]
+    timed = [r | {"stage": "judge"} for r in ROWS[1:]]
+    timed += [r | {"stage": "time", "seconds": 1.5, "seconds_spread": 0.1} for r in ROWS[1:]]
+    made = card(json.dumps(timed))
+    found = made.on_cost(front_view.TIME)
+    assert found[made.cost]["visible"] and "seconds of the whole run" in found[made.chart]["figure"]
+    damaged = card("[{}]")
+    assert "is damaged" in damaged.on_cost(front_view.WORK)[damaged.words]
+    with gr.Blocks():
+        assert not front_view.FrontCard(workshop, "none").there
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,20 @@ from ..models.bundled import BUNDLED
 from ..models.checkpoints import local_folder
 from ..sampling.timing import measure_alternating, spread
 from ..tuner.configuration import Configuration
+from ..tuner.front_rows import (
+    ANCHOR,
+    BUDGETS,
+    FILE,
+    Row,
+    at_best_guidance,
+    dense_and_pruned,
+    duels,
+    judged,
+    kind_of,
+    read_rows,
+    unbeaten_rows,
+)
 from ..tuner.quality import draw
-from ..tuner.record import TOLERANCE, unbeaten
 from ..workshop.workshop import Workshop, get_workshop
 from .studies import picture_scores, print_progress
 
@@ -39,12 +51,9 @@ TARGETS = (0.33, 0.5)
 SCALES = (1.0, 0.8, 1.3)  # of the model's own guidance
 CHOOSING = {"n": 500, "seeds": (7,)}
 JUDGING = {"n": 2000, "seeds": (100, 101, 102)}
-BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)  # of dense UniPC in 10 steps with full guidance
 REUSE_FROM = 10  # sampling steps
 OFF = ", guidance off early"
 ROUNDS, BATCH = 5, 16  # of the timing
-
-Row = dict[str, Any]
 
 
 def contenders(workshop: Workshop, solver: str, steps: int, guidance: float) -> list[Configuration]:
@@ -87,10 +96,7 @@ class Rows:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            self.rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
-        except ValueError as err:
-            raise StudioError(f"{path} is damaged: remove it, or restore it.") from err
+        self.rows = read_rows(path)
 
     def has(self, stage: str, what: Configuration, seed: int) -> bool:
         """Say whether a row is there."""
@@ -131,22 +137,6 @@ def measured(
 # ------------------------------------------------------------ what is quoted
 
 
-def _kind(row: Row) -> tuple[str, str, int]:
-    """Return contender, solver and steps of a row."""
-    what = row["configuration"]
-    return what["label"], what["scheduler"], what["steps"]
-
-
-def at_best_guidance(rows: Sequence[Row]) -> list[Row]:
-    """Return of every contender, solver and steps the row with the lowest FID."""
-    best: dict[tuple[str, str, int], Row] = {}
-    for row in rows:
-        if row["stage"] == "choose" and row["fid"] is not None:
-            known = best.get(_kind(row))
-            best[_kind(row)] = row if known is None or row["fid"] < known["fid"] else known
-    return list(best.values())
-
-
 def quoted(rows: Sequence[Row]) -> list[Configuration]:
     """Return the contenders that tables quote, by the rows of `choose`.
 
@@ -154,47 +144,16 @@ def quoted(rows: Sequence[Row]) -> list[Configuration]:
     best pruned contender within it.
     """
     best = at_best_guidance(rows)
-    anchor = next((r for r in best if _kind(r) == ("dense", "UniPC", 10)), None)
+    anchor = next((r for r in best if kind_of(r) == ANCHOR), None)
     if anchor is None:
         raise StudioError("Dense UniPC in 10 steps was not drawn yet: run the stage choose first.")
-    chosen = [anchor, *(r for r in best if _kind(r) == ("dense", "DDIM", 50))]
-    chosen += unbeaten(best, lambda r: r["macs"], lambda r: r["fid"])
+    chosen = [anchor, *(r for r in best if kind_of(r) == ("dense", "DDIM", 50))]
+    chosen += unbeaten_rows(best)
     for share in BUDGETS:
-        for own in _dense_and_pruned(best, share * anchor["macs"]):
+        for own in dense_and_pruned(best, share * anchor["macs"]):
             chosen += sorted(own, key=lambda r: r["fid"])[:1]
     unique = {json.dumps(r["configuration"]): r["configuration"] for r in chosen}
     return [Configuration.from_json(what) for what in unique.values()]
-
-
-def _dense_and_pruned(rows: Sequence[Row], budget: float) -> tuple[list[Row], list[Row]]:
-    """Return the rows within a budget of work that run the dense network, and those that prune.
-
-    Reuse on its own is neither.
-    """
-    own = [row for row in rows if row["macs"] <= TOLERANCE * budget]
-    dense = [row for row in own if row["configuration"]["label"].startswith("dense")]
-    plans = [(row, row["configuration"]["plan"]) for row in own]
-    return dense, [row for row, plan in plans if plan and any(plan["sparsity"].values())]
-
-
-def judged(rows: Sequence[Row]) -> list[Row]:
-    """Return one row for every contender that was judged: mean FID and spread over seeds."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["stage"] == "judge":
-            groups.setdefault(json.dumps(row["configuration"]), []).append(row)
-    times = {json.dumps(r["configuration"]): r for r in rows if r["stage"] == "time"}
-    found = []
-    for key, group in groups.items():
-        fids = [r["fid"] for r in group]
-        timed = times.get(key, {})
-        found.append(
-            group[0]
-            | {"fid": statistics.fmean(fids), "fid_spread": spread(fids), "seeds": len(fids)}
-            | {"fids": {str(r["seed"]): r["fid"] for r in group}}
-            | {"seconds": timed.get("seconds"), "seconds_spread": timed.get("seconds_spread")}
-        )
-    return sorted(found, key=lambda r: r["macs"])
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -223,32 +182,21 @@ def budget_sentences(found: Sequence[Row]) -> list[str]:
 
     Ahead: a mean FID lower by more than the deviation of the paired difference over seeds.
     """
-    whole = next((r["macs"] for r in found if _kind(r) == ("dense", "UniPC", 10)), None)
-    if whole is None:
-        return []
     sentences = []
-    for share in BUDGETS:
-        dense, pruned = _dense_and_pruned(found, share * whole)
-        if not dense or not pruned:
-            continue
-        a, b = (min(rows, key=lambda r: r["fid"]) for rows in (dense, pruned))
-        seeds = sorted(a["fids"].keys() & b["fids"].keys())
-        differences = [a["fids"][s] - b["fids"][s] for s in seeds]
-        mean = statistics.fmean(differences)
-        around = statistics.stdev(differences) if len(differences) > 1 else float("nan")
-        verdict = "no clear difference"
-        if abs(mean) > around:
-            verdict = "pruned ahead" if mean > 0 else "dense ahead"
+    for duel in duels(found):
+        verdict = f"{duel.ahead} ahead" if duel.ahead else "no clear difference"
+        around = float("nan") if duel.around is None else duel.around
         sentences.append(
-            f"{share:g} of dense UniPC 10: {verdict}, FID {b['fid']:.2f} ({_where(b)}) against"
-            f" {a['fid']:.2f} ({_where(a)}), paired difference {mean:.2f} ± {around:.2f}."
+            f"{duel.share:g} of dense UniPC 10: {verdict}, FID {duel.pruned['fid']:.2f}"
+            f" ({_where(duel.pruned)}) against {duel.dense['fid']:.2f} ({_where(duel.dense)}),"
+            f" paired difference {duel.difference:.2f} ± {around:.2f}."
         )
     return sentences
 
 
 def _where(row: Row) -> str:
     """Return a row's contender in a few words."""
-    label, solver, steps = _kind(row)
+    label, solver, steps = kind_of(row)
     return f"{label}, {solver} {steps}"
 
 
@@ -323,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = local_folder(args.model)
     if args.out is None and folder is None:
         raise StudioError(f"{args.model} has no folder on this machine: give --out.")
-    rows = Rows(args.out or folder / "front.json")  # type: ignore[operator]  # not None, see above
+    rows = Rows(args.out or folder / FILE)  # type: ignore[operator]  # not None, see above
     if args.stage == "table":
         print(markdown(rows.rows))
         return

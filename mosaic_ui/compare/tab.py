@@ -24,6 +24,7 @@ from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts, tables
 from ..events import ASK, NEWEST, NOTHING, QUIET, Event, Views
+from ..front_view import FrontCard
 from ..input_checks import plain_errors
 from ..inputs import MOST_SEED, whole_seed
 from ..page_state import Shared
@@ -86,6 +87,7 @@ class CompareTab:
                 self.result.made.value = EXAMPLE_MADE
                 self.result.about.value = example_html(self.example, shared.opening)
         with gr.Column(elem_classes="cmp-tab"):
+            self.front = FrontCard(self.workshop, "compare-front")
             _build_study(self.workshop)
 
     def _build_controls(self) -> None:
@@ -182,6 +184,7 @@ class CompareTab:
     def wire(self) -> None:
         """Connect the pickers, what follows Explore's sampler, and the run."""
         shared = self.shared
+        self.front.wire()
         wish: list[Block] = [self.asked, self.images, shared.seed, self.steps, self.guidance]
         wish += [self.scheduler, self.repeats, self.negative, self.size, self.tabulate]
         wish += [self.dtype, self.mode]

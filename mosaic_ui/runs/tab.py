@@ -16,6 +16,7 @@ from core.runs.run import Run
 from ..compare.run import result_views
 from ..compare.tab import CompareTab
 from ..events import EDIT, NEWEST, Event, Views
+from ..front_view import FrontCard
 from ..input_checks import plain_errors
 from ..page_state import Shared
 from ..predictions import Asked
@@ -91,6 +92,7 @@ class RunsTab:
             " Tick one to name it or to open it again, two or more to see what differs.",
             elem_classes="intro",
         )
+        self.model_front = FrontCard(shared.workshop, "runs-model-front")
         self.table = gr.HTML(
             "",
             html_template=_read("table.html").replace("HEADS", heads_html()),
@@ -149,6 +151,7 @@ class RunsTab:
         Return what changes the kept runs and plans.
         """
         self.tabs = tabs
+        self.model_front.wire()
         ticked: Event = {"js": TICKED, **NEWEST}
         panel = [
             *(self.open, self.delete, self.words, self.title, self.remark),

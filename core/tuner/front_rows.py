@@ -1,0 +1,139 @@
+"""Read the rows of a study of the front: each contender once, and which way is ahead at what work.
+
+`python -m core.bench front` makes them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import StudioError
+from ..sampling.timing import spread
+from .record import TOLERANCE, unbeaten
+
+Row = dict[str, Any]
+FILE = "front.json"  # beside the model
+BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)  # of dense UniPC in 10 steps with full guidance
+ANCHOR = ("dense", "UniPC", 10)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a study's file; none where there is no file. Raises StudioError."""
+    try:
+        rows = json.loads(path.read_text()) if path.exists() else []
+        needed = {"stage", "configuration", "macs", "fid", "seed"}
+        if isinstance(rows, list) and all(needed <= set(row) for row in rows):
+            return rows
+    except (OSError, ValueError, TypeError):
+        pass
+    raise StudioError(f"{path} is damaged: remove it, or restore it.")
+
+
+def kind_of(row: Row) -> tuple[str, str, int]:
+    """Return contender, solver and steps of a row."""
+    what = row["configuration"]
+    return what["label"], what["scheduler"], what["steps"]
+
+
+def at_best_guidance(rows: Sequence[Row]) -> list[Row]:
+    """Return of every contender, solver and steps the row with the lowest FID."""
+    best: dict[tuple[str, str, int], Row] = {}
+    for row in rows:
+        if row["stage"] == "choose" and row["fid"] is not None:
+            known = best.get(kind_of(row))
+            best[kind_of(row)] = row if known is None or row["fid"] < known["fid"] else known
+    return list(best.values())
+
+
+def dense_and_pruned(rows: Sequence[Row], budget: float) -> tuple[list[Row], list[Row]]:
+    """Return the rows within a budget of work that run the dense network, and those that prune.
+
+    Reuse on its own is neither.
+    """
+    own = [row for row in rows if row["macs"] <= TOLERANCE * budget]
+    dense = [row for row in own if row["configuration"]["label"].startswith("dense")]
+    plans = [(row, row["configuration"]["plan"]) for row in own]
+    return dense, [row for row, plan in plans if plan and any(plan["sparsity"].values())]
+
+
+def judged(rows: Sequence[Row]) -> list[Row]:
+    """Return one row for every contender that was judged: mean FID and spread over seeds."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["stage"] == "judge":
+            groups.setdefault(json.dumps(row["configuration"]), []).append(row)
+    times = {json.dumps(r["configuration"]): r for r in rows if r["stage"] == "time"}
+    found = []
+    for key, group in groups.items():
+        fids = [r["fid"] for r in group]
+        timed = times.get(key, {})
+        found.append(
+            group[0]
+            | {"fid": statistics.fmean(fids), "fid_spread": spread(fids), "seeds": len(fids)}
+            | {"fids": {str(r["seed"]): r["fid"] for r in group}}
+            | {"seconds": timed.get("seconds"), "seconds_spread": timed.get("seconds_spread")}
+        )
+    return sorted(found, key=lambda r: r["macs"])
+
+
+def shown(rows: Sequence[Row]) -> list[Row]:
+    """Return one row per contender: what was judged, where that holds the anchor, else the choice.
+
+    The rows of the choice are of one seed and few pictures, each at its best guidance.
+    """
+    found = judged(rows)
+    if any(kind_of(r) == ANCHOR for r in found):
+        return found
+    return sorted(at_best_guidance(rows), key=lambda r: r["macs"])
+
+
+def unbeaten_rows(rows: Sequence[Row], cost: str = "macs") -> list[Row]:
+    """Return the rows that no other one beats in cost ("macs" or "seconds") and FID."""
+    priced = [r for r in rows if r.get(cost) is not None and r["fid"] is not None]
+    return unbeaten(priced, lambda r: r[cost], lambda r: r["fid"])
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The best dense and the best pruned way within one budget of work."""
+
+    share: float  # of the anchor's work
+    dense: Row
+    pruned: Row
+    difference: (
+        float  # mean FID of dense minus pruned, over common seeds; above 0: pruned is better
+    )
+    around: float | None  # standard deviation of that difference over seeds; None for one seed
+
+    @property
+    def ahead(self) -> str | None:
+        """Return "pruned", "dense", or None where the deviation is as large as the difference."""
+        if self.around is not None and abs(self.difference) <= self.around:
+            return None
+        return "pruned" if self.difference > 0 else "dense"
+
+
+def duels(rows: Sequence[Row]) -> list[Duel]:
+    """Return a duel for every budget that has both sides, the largest budget first.
+
+    rows: one per contender, as `shown` or `judged` return them.
+    """
+    whole = next((r["macs"] for r in rows if kind_of(r) == ANCHOR), None)
+    if whole is None:
+        return []
+    found = []
+    for share in BUDGETS:
+        dense, pruned = dense_and_pruned(rows, share * whole)
+        if not dense or not pruned:
+            continue
+        a, b = (min(own, key=lambda r: r["fid"]) for own in (dense, pruned))
+        of_a, of_b = (r.get("fids", {str(r["seed"]): r["fid"]}) for r in (a, b))
+        differences = [of_a[seed] - of_b[seed] for seed in sorted(of_a.keys() & of_b.keys())]
+        around = statistics.stdev(differences) if len(differences) > 1 else None
+        found.append(Duel(share, a, b, statistics.fmean(differences), around))
+    return found
