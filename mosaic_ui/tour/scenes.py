@@ -21,7 +21,7 @@ from ..inputs import read_upload
 from ..page_state import Shared
 from ..png import data_address, png_bytes
 from ..predictions import Predicted
-from ..text import factor_text, fewer_text, percent, plural, seconds_text
+from ..text import factor_text, percent, plural, seconds_text
 from ..theme import STAGE_COLOURS, STAGE_MEANING
 from .drawings import curve_html, mosaic_svg
 
@@ -159,7 +159,8 @@ def _number(comparison: Comparison | None) -> Scene:
         return {"kind": "number", "title": title, "html": f"<p>{none}</p>"}
     verdict = comparison.judged
     if verdict.ratio is None or verdict.doubtful:
-        big = _big(fewer_text(comparison.speedup_macs), "multiplications, counted")
+        saved = 1 - comparison.b.macs / comparison.a.macs
+        big = _big(percent(abs(saved)), f"{'more' if saved < 0 else 'less'} work, counted")
     else:
         big = _big(factor_text(verdict.ratio), "as fast, measured")
     html = (

@@ -62,8 +62,8 @@ STEPS = (
         "stages",
         "Cut the way into three stages",
         "Early steps are noisy, late ones almost clean. Each [[stage]] may have a smaller network"
-        " of its own. The rule of the paper puts the cuts where the line is low.",
-        "Move the two cuts.",
+        " of its own. The rule of the paper puts the boundaries where the line is low.",
+        "Move the two boundaries.",
     ),
     Step(
         "prune",
