@@ -33,6 +33,7 @@ function open(name) { // a tab may stand in Gradio's overflow menu, where it has
 
 window.mosaic = {
   mark: 0,
+  get query() { return link ?? opening; }, // of the plan in hand
   follow(query) {
     link = query;
     write();

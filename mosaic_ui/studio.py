@@ -46,6 +46,7 @@ from .schedules import choices, own_beta
 from .steps_box import StepsBox, steps_box
 from .theme import CSS, KEYS, make_theme
 from .theme_switch import HEAD, theme_switch
+from .tour.buttons import tour_buttons
 from .tune.tab import TuneTab
 
 TITLE = "MosaicDiff Studio"
@@ -86,6 +87,7 @@ class Studio:
             with gr.Row(elem_classes="masthead-row"):
                 gr.HTML(HEADER)
                 self.models = ModelMenu(menu)
+                tour_buttons(self.shared)
                 theme_switch()
             self.shared.status.render()
             self.models.said.render()

@@ -1,0 +1,1 @@
+"""The guided tour and the present view: two buttons in the header, and what they open."""
