@@ -1,7 +1,7 @@
 """Start MosaicDiff Studio.
 
-`python app.py` opens the page; `python app.py curves|prune|compare|bench --json` does the same work
-without a page. Heavy imports happen inside the verbs, so `--help` answers at once.
+`python app.py` opens the page; `python app.py curves|prune|compare|sweep|tune|bench --json` does
+the same work without a page. Heavy imports happen inside the verbs, so `--help` answers at once.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ UNUSED: dict[str | None, tuple[str, ...]] = {
     "curves": ("dtype", *CALIBRATION, *PAGE, "plan"),
     "prune": PAGE,
     "compare": PAGE,
+    "sweep": PAGE,
     "tune": (*PAGE, "plan", "stage_guidance"),
     "bench": (*CALIBRATION, *PAGE, "plan", "stage_guidance"),
 }
@@ -211,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs: Verbs = root.add_subparsers(
         dest="verb",
-        metavar="curves|prune|compare|tune|bench",
+        metavar="curves|prune|compare|sweep|tune|bench",
         title="without a browser",
         parser_class=Parser,
     )

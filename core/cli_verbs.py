@@ -96,6 +96,13 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
     verb.add_argument("--plan", metavar="FILE", required=True)
     add_stage_guidance(verb)
     verb.add_argument("--against", metavar="FILE", help="a plan in dense's place")
+    _add_sampled(verb)
+    verb.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
+    return verb
+
+
+def _add_sampled(verb: argparse.ArgumentParser) -> None:
+    """Add the options of what both sides sample, and how."""
     verb.add_argument(
         "--images", type=int, help="how many (default 16, or one for each prompt); FID from 200"
     )
@@ -132,7 +139,53 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
         ),
     )
     _add_mode(verb)
-    verb.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
+
+
+def _add_sweep(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the verb that compares over a grid of settings."""
+    verb = verbs.add_parser(
+        "sweep",
+        parents=[common],
+        help="compare dense with a plan over a grid of one or two settings, every cell kept",
+    )
+    verb.add_argument(
+        "--x",
+        required=True,
+        metavar="NAME=VALUES",
+        help=(
+            "what changes along a row, as START:STOP:STEP (both ends count) or a,b,c: target,"
+            " sparsity.early|middle|late, boundaries.low|high, m, steps, scheduler, guidance,"
+            " guidance.early|middle|late, sharing, mode"
+        ),
+    )
+    verb.add_argument(
+        "--y", metavar="NAME=VALUES", help="what changes down a column (default: nothing)"
+    )
+    verb.add_argument(
+        "--plan",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="plan that every cell starts from (default: the paper's formula, target 0.33)",
+    )
+    add_stage_guidance(verb)
+    _add_sampled(verb)
+    verb.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="begin no new cell after so many; the same command goes on later",
+    )
+    verb.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run the cells on a Ray cluster, such as auto or 10.0.0.5:6379 (needs ray)",
+    )
+    verb.add_argument(
+        "--out",
+        metavar="DIR",
+        required=True,
+        help="folder for table, pictures and page; the same command goes on from it",
+    )
     return verb
 
 
@@ -264,6 +317,7 @@ VERBS: dict[str, Callable[[Verbs, argparse.ArgumentParser], argparse.ArgumentPar
     "curves": _add_curves,
     "prune": _add_prune,
     "compare": _add_compare,
+    "sweep": _add_sweep,
     "tune": _add_tune,
     "bench": _add_bench,
 }

@@ -22,6 +22,7 @@ RANK = {
     "workshop": 6,
     "runs": 7,
     "tuner": 7,
+    "sweep": 8,
     "bench": 8,
     "cli": 9,
 }

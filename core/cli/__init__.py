@@ -130,6 +130,13 @@ def tune(args: argparse.Namespace) -> int:
     return run(args, _workshop)
 
 
+def sweep(args: argparse.Namespace) -> int:
+    """Compare dense with a plan in every cell of a grid over one or two settings."""
+    from .sweep_verb import sweep as run
+
+    return run(args, _workshop)
+
+
 def bench(args: argparse.Namespace) -> int:
     """Measure ratios of the engine on this machine: all, or the one part that --only names."""
     from ..bench.kept import KeptParts

@@ -15,18 +15,16 @@ from ..files import why_not_written
 from ..workshop.compare import compare as run_sides
 from ..workshop.comparison import Comparison, Preview
 from ..workshop.picture_arrays import grid
-from ..workshop.sample_settings import SampleSettings
 from ..workshop.workshop import Workshop
 from .output import (
     finite,
     make_folder,
     report_progress,
-    warn_of_scarcity,
     write_result,
     write_text,
 )
 from .plan_options import named_plan
-from .settings import asked, check_steps, pixels
+from .settings import calibrate_for, checked_size, run_settings
 
 OpenWorkshop = Callable[[argparse.Namespace], Workshop]
 
@@ -35,26 +33,11 @@ def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     """Sample the dense model (or --against) and a plan from the same noise, and time both."""
     plan = named_plan(args)
     against = StagePlan.load(args.against) if args.against else None
-    if args.images is not None and not 1 <= args.images <= 10_000:
-        raise StudioError(f"--images must lie between 1 and 10000, not {args.images}.")
-    check_steps(args.steps)
-    size = None if args.size is None else pixels(args.size)
+    size = checked_size(args)
     workshop = open_workshop(args)
-    settings = SampleSettings(
-        **asked(args, workshop, size),
-        steps=args.steps,
-        guidance=workshop.guidance if args.guidance is None else args.guidance,
-        seed=args.seed,
-        scheduler=args.scheduler,
-        repeats=args.repeats,
-        tabulate=args.tabulate,
-        mode=args.mode,
-    )
-    workshop.check_settings(settings)
+    settings = run_settings(args, workshop, size)
     out = make_folder(args.out) if args.out else None
-    if workshop.calibrated or any(map(workshop.needs_calibration, (plan, against))):
-        workshop.calibrate(report_progress)
-        warn_of_scarcity(workshop.calibration_warnings)
+    calibrate_for(workshop, (plan, against))
     comparison: Comparison | None = None
     for item in run_sides(workshop, against, plan, settings, previews=False):
         if isinstance(item, Preview):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any
 
 from ..calibration.data import DataOptions
 from ..calibration.settings import ENOUGH_TOKENS, CalibrationSettings
 from ..curves.betas import NUM_TRAIN_TIMESTEPS
+from ..curves.plan import StagePlan
 from ..curves.plan_checks import MAX_STEPS, MIN_STEPS, short
 from ..errors import StudioError
 from ..models.bundled import BUNDLED
 from ..models.families import SDXL
+from ..workshop.sample_settings import SampleSettings
 from ..workshop.workshop import Workshop, get_workshop
+from .output import report_progress, warn_of_scarcity
 
 
 def calibration_settings(args: argparse.Namespace) -> CalibrationSettings:
@@ -105,6 +109,45 @@ def asked(
         "negative": args.negative or "",
         "size": size,
     }
+
+
+def checked_size(args: argparse.Namespace) -> tuple[int, int] | None:
+    """Return (height, width) of --size, None where it is not given.
+
+    Raises StudioError, also for --images and --steps that cannot be, before a model is loaded.
+    """
+    if args.images is not None and not 1 <= args.images <= 10_000:
+        raise StudioError(f"--images must lie between 1 and 10000, not {args.images}.")
+    check_steps(args.steps)
+    return None if args.size is None else pixels(args.size)
+
+
+def run_settings(
+    args: argparse.Namespace, workshop: Workshop, size: tuple[int, int] | None
+) -> SampleSettings:
+    """Return what both sides share, as the options of `compare` and `sweep` say it.
+
+    Raises StudioError.
+    """
+    settings = SampleSettings(
+        **asked(args, workshop, size),
+        steps=args.steps,
+        guidance=workshop.guidance if args.guidance is None else args.guidance,
+        seed=args.seed,
+        scheduler=args.scheduler,
+        repeats=args.repeats,
+        tabulate=args.tabulate,
+        mode=args.mode,
+    )
+    workshop.check_settings(settings)
+    return settings
+
+
+def calibrate_for(workshop: Workshop, plans: Iterable[StagePlan | None]) -> None:
+    """Calibrate where a plan needs it, and say what is scarce. Raises StudioError, Stopped."""
+    if workshop.calibrated or any(map(workshop.needs_calibration, plans)):
+        workshop.calibrate(report_progress)
+        warn_of_scarcity(workshop.calibration_warnings)
 
 
 def pixels(text: str) -> tuple[int, int]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from ..tuner.search import Tune
 from ..tuner.space import Space
 from ..workshop.workshop import Workshop
 from .output import finite, report_progress, warn_of_scarcity, write_result, write_text
+from .stopping import stopped_by_interrupt
 
 OpenWorkshop = Callable[[argparse.Namespace], Workshop]
 
@@ -75,25 +74,6 @@ def tune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     write_text(Path(args.out) / "result.json", json.dumps(finite(result), indent=2) + "\n")
     write_text(Path(args.out) / "plan.json", as_plan(workshop, found.best).dumps())
     return write_result(args, result, _text(found, args.out))
-
-
-@contextmanager
-def stopped_by_interrupt(stop: threading.Event) -> Iterator[None]:
-    """Let Ctrl-C set `stop` within, so that the best so far is kept; a second one ends at once."""
-
-    def on_interrupt(number: int, frame: Any) -> None:
-        if stop.is_set():
-            signal.default_int_handler(number, frame)
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield
-        return
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _prepared(workshop: Workshop, mode: str) -> float:

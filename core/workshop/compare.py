@@ -27,12 +27,14 @@ from ..models.devices import DTYPES
 from ..models.prompts import cut_prompts
 from ..mosaic.modes import PLAIN, WORDS, check_runs
 from ..mosaic.precision import in_precision
+from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
-from ..sampling.denoise import Denoiser, SamplingStep, decode, start_noise
+from ..sampling.denoise import Denoiser, SamplingStep, start_noise
 from ..sampling.metrics import latent_mse, psnr, ssim
 from .comparison import BATCH, Comparison, Preview, Side, side_name
 from .paired_runs import Pair, PairedRuns, run_in_batches, run_in_step
 from .preparing import mode_note, prepare, seconds_prepared
+from .reference import Reference, judged_pictures
 from .sample_settings import SampleSettings
 from .workshop import Workshop
 
@@ -56,6 +58,7 @@ def compare(
     stop: threading.Event | None = None,
     previews: bool = True,
     skip: threading.Event | None = None,
+    reference: Reference | None = None,
 ) -> Iterator[Preview | Comparison]:
     """Yield `Preview`s while running and the `Comparison` last. A plan of None is the dense model.
 
@@ -65,7 +68,12 @@ def compare(
     previews: decode unfinished pictures for the `Preview`s and the film strip; without, both have
     none, and the VAE runs on final latents only. Raises StudioError for what cannot be sampled and
     Stopped when `stop` is set before anything was timed.
+
+    reference: the dense side's pictures, drawn before (`core.workshop.drawing.draw_reference`);
+    there are no previews then. Both sides are timed in turn all the same.
     """
+    if reference is not None:
+        reference.check(plan_a, settings)
     workshop.check_settings(settings)
     check_runs(settings.mode, workshop.device)
     scheduler = sampler(workshop, settings.scheduler)
@@ -78,9 +86,7 @@ def compare(
         if workshop.needs_calibration(plan):
             yield Preview("calibrating first (once per model)", 0, 1)
     models = [workshop.dense if p is None else workshop.build(p, None, stop) for p in plans]
-    if settings.dtype is not None and not _as_loaded(workshop, settings):
-        models = in_precision(models, DTYPES[settings.dtype])
-    models = [model.in_mode(settings.mode) for model in models]
+    models = as_asked(workshop, models, settings)
     before = seconds_prepared(models)
     n = settings.n
     batch = n if n <= IN_STEP else BATCH
@@ -109,12 +115,13 @@ def compare(
         batch=batch,
         stop=stop,
         skip=skip,
+        drawn=None if reference is None else reference.latents,
     )
     if settings.mode != PLAIN:
         yield Preview(f"preparing both sides to run {WORDS[settings.mode]}", 0, 1)
         prepare(pair)
         pair = replace(pair, prepared=seconds_prepared(models) - before)
-    yield from _sample(workshop, plans, pair, at_once, cut, previews)
+    yield from _sample(workshop, plans, pair, at_once, cut, previews, reference)
 
 
 def _sample(
@@ -124,6 +131,7 @@ def _sample(
     batch: int,
     cut: str,
     previews: bool,
+    reference: Reference | None,
 ) -> Iterator[Preview | Comparison]:
     """Yield what the two sides of a pair show as they run, and the comparison last.
 
@@ -137,7 +145,7 @@ def _sample(
             continue
         if found is None:
             notes = " ".join(text for text in (cut, item.notes) if text)
-            found = _result(workshop, plans, pair, replace(item, notes=notes), batch)
+            found = _result(workshop, plans, pair, replace(item, notes=notes), batch, reference)
             if not item.times[0] and pair.settings.repeats:
                 yield Preview("the pictures are finished", 1, 1, found=found)
         else:
@@ -159,6 +167,15 @@ def _with_times(found: Comparison, runs: PairedRuns) -> Comparison:
         for side, times in zip((found.a, found.b), runs.times, strict=True)
     )
     return replace(found, a=a, b=b, notes=" ".join(x for x in (found.notes, runs.notes) if x))
+
+
+def as_asked(
+    workshop: Workshop, models: list[MosaicTransformer], settings: SampleSettings
+) -> list[MosaicTransformer]:
+    """Return twins of networks in the precision and mode of these settings. Raises StudioError."""
+    if settings.dtype is not None and not _as_loaded(workshop, settings):
+        models = in_precision(models, DTYPES[settings.dtype])
+    return [model.in_mode(settings.mode) for model in models]
 
 
 def _as_loaded(workshop: Workshop, settings: SampleSettings) -> bool:
@@ -275,17 +292,6 @@ def scheduler_like(shipped: Any, name: str) -> Any:
     )
 
 
-def _refuse_broken_pictures(images: Tensor, vae: Any, who: str) -> None:
-    """Raise StudioError when finite latents decode to NaN, as SDXL's own VAE does in fp16."""
-    broken = int((~torch.isfinite(images).flatten(1).all(1)).sum())
-    if broken:
-        kind = str(vae.dtype).removeprefix("torch.")
-        raise StudioError(
-            f"{who}: the VAE turned {broken} of {len(images)} finite latents into NaN (it runs in"
-            f" {kind}), so there are no pictures to compare. Load the model in fp32 or bf16."
-        )
-
-
 def _flat(side: Side) -> str:
     """Return a sentence on the pictures of a side that are one flat colour, or an empty text."""
     flat = int((side.images.flatten(2).std(2) < FLAT).all(1).sum())
@@ -303,13 +309,15 @@ def _result(
     pair: Pair,
     runs: PairedRuns,
     batch: int,
+    reference: Reference | None,
 ) -> Comparison:
     """Return what the runs of two sides found: pictures, times, distances, and notes.
 
     batch: images of a timed forward, for which times are predicted.
     """
     settings = pair.settings
-    a, b = (_side(workshop, plans[k], pair, runs, batch, k) for k in (0, 1))
+    a = _side(workshop, plans[0], pair, runs, batch, 0, reference)
+    b = _side(workshop, plans[1], pair, runs, batch, 1)
     if a.name == b.name:
         a.name, b.name = f"{a.name} (A)", f"{b.name} (B)"
     cast = ""
@@ -343,6 +351,7 @@ def _side(
     runs: PairedRuns,
     batch: int,
     k: int,
+    drawn: Reference | None = None,
 ) -> Side:
     """Return one side's pictures, times, MACs and scores. Raises StudioError for NaN pictures."""
     settings, model = pair.settings, pair.sides[k]
@@ -357,13 +366,12 @@ def _side(
         if len(known) == len(tables):
             predicted = [known[step.rows].at(step.macs) * settings.n / batch for step in work]
     latents = runs.latents[k]
-    images = decode(workshop.vae, latents)
-    _refuse_broken_pictures(images, workshop.vae, side_name(plan))
-    side = Side(
+    judged = drawn or judged_pictures(workshop, latents, settings, side_name(plan))
+    return Side(
         name=side_name(plan),
         plan=plan,
         latents=latents.float().cpu(),
-        images=images,
+        images=judged.images,
         step_seconds=list(runs.times[k]),
         scale=runs.scale,
         timesteps=model.timesteps,
@@ -372,9 +380,6 @@ def _side(
         predicted_seconds=predicted,
         film=runs.film[k],
         film_timesteps=runs.film_timesteps[k],
+        fid=judged.fid,
+        class_accuracy=judged.class_accuracy,
     )
-    judge = workshop.judge
-    if judge is not None and judge.knows(images):
-        side.fid = judge.fid(images)
-        side.class_accuracy = judge.class_accuracy(images, torch.tensor(settings.labels))
-    return side

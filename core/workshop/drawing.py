@@ -1,4 +1,4 @@
-"""Draw many seeded pictures with one network, batch by batch; nothing is timed."""
+"""Draw seeded pictures with one network, batch by batch; nothing is timed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from torch import Tensor
 from ..mosaic.precision import in_precision
 from ..mosaic.transformer import MosaicTransformer
 from ..sampling.denoise import Denoiser, start_noise
-from .compare import sampler
+from .compare import IN_STEP, as_asked, sampler
+from .comparison import BATCH, side_name
+from .paired_runs import Pair, refuse_broken
+from .reference import Reference, judged_pictures
+from .sample_settings import SampleSettings
 from .workshop import Workshop
 
 
@@ -41,3 +45,35 @@ def draw_latents(
         final, _ = side.run(noise[rows], conditions.rows(rows), guidance, seed, stop)
         parts.append(final.float().cpu())
     return torch.cat(parts)
+
+
+def draw_reference(
+    workshop: Workshop, settings: SampleSettings, stop: threading.Event | None = None
+) -> Reference:
+    """Return the dense model's pictures of these settings, for `compare` of many plans.
+
+    They have the bits that side A of a comparison would have. Raises Stopped, StudioError.
+    """
+    workshop.check_settings(settings)
+    scheduler = sampler(workshop, settings.scheduler)
+    (model,) = as_asked(workshop, [workshop.dense], settings)
+    pair = Pair(
+        sides=[
+            Denoiser(
+                model,
+                scheduler,
+                workshop.schedule,
+                settings.steps_of(0),
+                tabulate=settings.tabulate,
+            )
+        ],
+        noise=start_noise(settings.n, workshop.shape_for(settings), settings.seed),
+        conditions=workshop.conditions(settings),
+        settings=settings,
+        batch=settings.n if settings.n <= IN_STEP else BATCH,
+        stop=stop,
+    )
+    latents = pair.draw(0)
+    refuse_broken([latents], pair.sides)
+    judged = judged_pictures(workshop, latents, settings, side_name(None))
+    return Reference(**vars(judged), settings=settings)

@@ -48,6 +48,35 @@ class Pair:
     stop: threading.Event | None
     skip: threading.Event | None = None  # ends the timing, never the pictures
     prepared: float = 0.0  # seconds of capturing and compiling for these runs
+    drawn: Tensor | None = None  # final latents of side A, where they were drawn before
+
+    @property
+    def batches(self) -> int:
+        """Return the batches that the images are cut into."""
+        return -(-len(self.noise) // self.batch)
+
+    def seed_of(self, k: int) -> int:
+        """Return the seed of stochastic steps in batch k."""
+        own = self.settings.seed
+        return own if self.batches == 1 else batch_seed(own, k)
+
+    def draw(self, k: int) -> Tensor:
+        """Return the final latents of one side, (n, c, h, w), batch by batch. Raises Stopped.
+
+        They have the bits that a comparison of the pair gives this side.
+        """
+        parts = []
+        for i in range(self.batches):
+            rows = slice(i * self.batch, (i + 1) * self.batch)
+            final, _ = self.sides[k].run(
+                self.noise[rows],
+                self.conditions.rows(rows),
+                self.settings.guidance,
+                self.seed_of(i),
+                self.stop,
+            )
+            parts.append(final)
+        return torch.cat(parts)
 
     def run(self, k: int, halt: threading.Event | None = None) -> tuple[Tensor, list[float]]:
         """Sample all images with one side; return latents and seconds of each step.
@@ -95,7 +124,10 @@ def run_in_step(pair: Pair, vae: Any, previews: bool) -> Iterator[Preview | Pair
     sides is complete, StudioError for latents that are not finite.
     """
     runs = PairedRuns([], ([], []))
-    yield from _walk(pair, vae, previews, runs)
+    if pair.drawn is None:
+        yield from _walk(pair, vae, previews, runs)
+    else:
+        yield from _walk_alone(pair, pair.drawn, runs)
     refuse_broken(runs.latents, pair.sides)
     yield runs
     yield from _time(pair, runs)
@@ -193,6 +225,25 @@ def _walk(pair: Pair, vae: Any, previews: bool, runs: PairedRuns) -> Iterator[Pr
     runs.latents = [walker.latest.latents.clone() for walker in walkers]
 
 
+def _walk_alone(pair: Pair, drawn: Tensor, runs: PairedRuns) -> Iterator[Preview]:
+    """Yield previews without pictures while side B alone runs step by step.
+
+    drawn: final latents of side A, which then runs two steps, as its first timed run would else be
+    its first run of all. Raises Stopped.
+    """
+    walker = _Walker(pair, 1, 0)
+    shown = _spread(walker.total, PREVIEWS)
+    for i in range(walker.total):
+        walker.go(i, walker.total)
+        if i in shown:
+            yield _step_preview(i, walker.total, [walker.latest] * 2, [], walker.seconds)
+        if pair.stopped:
+            raise Stopped(f"Stopped at step {i + 1} of {walker.total}, before anything was timed.")
+    runs.latents = [drawn, walker.latest.latents.clone()]
+    if pair.settings.repeats:
+        _first_steps(pair, 0)
+
+
 def _spread(total: int, most: int) -> set[int]:
     """Return at most `most` of the steps 0 to total - 1, evenly spread, first and last included."""
     return set(np.linspace(0, total - 1, min(most, total)).round().astype(int).tolist())
@@ -231,29 +282,32 @@ def run_in_batches(pair: Pair, vae: Any, previews: bool) -> Iterator[Preview | P
     Stopped, StudioError for latents that are not finite.
     """
     noise, conditions, settings = pair.noise, pair.conditions, pair.settings
-    size = pair.batch
-    n, batches = len(noise), -(-len(noise) // size)
+    size, batches = pair.batch, pair.batches
+    n = len(noise)
+    # a batch is timed in turn or not at all: beside pictures drawn before only where none is
+    alone = pair.drawn is not None and not settings.repeats
     runs = PairedRuns([], ([], []), scale=n / size)
     latents: tuple[list[Tensor], list[Tensor]] = ([], [])
     yield Preview("warming both sides up", 0, batches)
     _warm_up(pair)
     for k in range(batches):
         rows = slice(k * size, (k + 1) * size)
-        seed = settings.seed if batches == 1 else batch_seed(settings.seed, k)
-        for j in in_turn(k):
+        for j in (1,) if alone else in_turn(k):
             said = f"drawing batch {k + 1} of {batches}, side {'AB'[j]}"
             yield Preview(said, k, batches, drawing=True)
             final, seconds = pair.sides[j].run(
-                noise[rows], conditions.rows(rows), settings.guidance, seed, pair.stop
+                noise[rows], conditions.rows(rows), settings.guidance, pair.seed_of(k), pair.stop
             )
             latents[j].append(final)
-            if len(final) == size:
+            if len(final) == size and not alone:
                 runs.times[j].append(seconds)
         done = min(n, (k + 1) * size)
         text = f"batch {k + 1} of {batches}, {done} of {n} images of each side"
-        a, b = _first_pictures(latents, vae if previews else None)
+        a, b = _first_pictures(latents, vae if previews and not alone else None)
         yield Preview(text, k + 1, batches, image_a=a, image_b=b, drawing=True)
-    runs.latents = [torch.cat(parts) for parts in latents]
+    runs.latents = [torch.cat(parts) for parts in latents if parts]
+    if alone and pair.drawn is not None:
+        runs.latents.insert(0, pair.drawn)
     refuse_broken(runs.latents, pair.sides)
     if not runs.times[0]:  # 65 to 99 images: the one batch is not full
         runs.scale = 1.0
@@ -273,11 +327,16 @@ def _first_pictures(
 
 def _warm_up(pair: Pair) -> None:
     """Run two steps of each side on the first batch."""
-    for side in pair.sides:
-        first = pair.conditions.rows(slice(pair.batch))
-        session = side.session(pair.noise[: pair.batch], first, pair.settings.guidance)
-        next(session)
-        next(session, None)
+    for k in range(len(pair.sides)):
+        _first_steps(pair, k)
+
+
+def _first_steps(pair: Pair, k: int) -> None:
+    """Run two steps of one side on the first batch."""
+    first = pair.conditions.rows(slice(pair.batch))
+    session = pair.sides[k].session(pair.noise[: pair.batch], first, pair.settings.guidance)
+    next(session)
+    next(session, None)
 
 
 def refuse_broken(latents: list[Tensor], sides: list[Denoiser]) -> None:
