@@ -6,6 +6,9 @@ in the colour of the system.
 
 from __future__ import annotations
 
+import json
+from urllib.parse import urlsplit
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEAD, PAGE = b"<head>", b"<gradio-app"
@@ -26,7 +29,7 @@ class FirstPaint:
     """
 
     def __init__(self, app: ASGIApp, script: str, root: str = ""):
-        self.app, self.head = app, (STYLE + script).encode()
+        self.app, self.head = app, (slash_script(root) + STYLE + script).encode()
         self.base = BASE % root.encode() if root else BASE % b"."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +62,20 @@ class FirstPaint:
         # shows /studio without a slash at its end; its manifest is looked for outside the prefix
         body = body.replace(BASE % b".", self.base, 1).replace(*MANIFEST, 1)
         return body.replace(HEAD, HEAD + self.head, 1)
+
+
+def slash_script(root: str) -> str:
+    """Write what puts a slash behind the address where the proxy shows /studio without one.
+
+    Gradio looks for the scripts of components beside the address.
+    """
+    path = urlsplit(root).path
+    if not path:
+        return ""
+    return (
+        f"<script>if (location.pathname === {json.dumps(path)}) history.replaceState(history.state,"
+        " '', `${location.pathname}/${location.search}${location.hash}`);</script>"
+    )
 
 
 def _is_page(start: Message) -> bool:

@@ -166,7 +166,7 @@ def test_below_the_path_of_a_proxy_and_in_a_frame_all_addresses_are_right(
         page.context.add_init_script(NO_STORAGE)
         drag(page, "Stage boundary 2", 60)
         assert settled(page)[1] > 560
-        assert page.evaluate(COPIED).startswith(f"{proxy.url}?plan=")
+        assert page.evaluate(COPIED).startswith(f"{proxy.url}/?plan=")
         page.get_by_role("tab", name="4 Runs").click()
         expect(page.locator("#runs-table .runs-thumbs img").first).to_be_visible(timeout=SLOW)
         with page.expect_download(timeout=SLOW) as download:
@@ -174,9 +174,14 @@ def test_below_the_path_of_a_proxy_and_in_a_frame_all_addresses_are_right(
         assert "a kept one" in download.value.path().read_text()
         page.go_back()
         expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
-        assert page.url.startswith(f"{proxy.url}?")
+        assert page.url.startswith(f"{proxy.url}/?")
         went: list[str] = []
-        page.route("**/model-1?*", lambda r: (went.append(r.request.url), r.fulfill(body="there")))
+
+        def arrive(route):
+            went.append(route.request.url)
+            route.fulfill(content_type="text/html", body="there")
+
+        page.route("**/model-1?*", arrive)
         page.get_by_label("Model", exact=True).click()
         page.get_by_role("option").nth(1).click()
         page.wait_for_url("**/model-1?*")

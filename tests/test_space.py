@@ -12,8 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import httpx
+import pytest
 from packaging.requirements import Requirement
 
+import app
+from core.errors import StudioError
 from mosaic_ui import space, visitors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,3 +120,19 @@ def answered(program: subprocess.Popen, url: str, errors: Path) -> httpx.Respons
         except httpx.TransportError:
             time.sleep(0.5)
     raise AssertionError(errors.read_text())
+
+
+@pytest.mark.parametrize(
+    "given", ["studio", "//host/x", "/a b", "/a?b", "/..", "ftp://h/x", "/a//b"]
+)
+def test_a_root_path_that_is_none_is_refused(given):
+    with pytest.raises(StudioError, match="--root-path is .* must be a path that begins with /"):
+        app.root_path(given)
+
+
+def test_the_root_path_comes_from_the_option_or_the_variable(monkeypatch):
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "/from/variable")
+    assert app.root_path(None) == "/from/variable" and app.root_path("/own/") == "/own"
+    assert app.root_path("https://host/studio/") == "https://host/studio"
+    monkeypatch.delenv("GRADIO_ROOT_PATH")
+    assert app.root_path(None) == app.root_path("/") == ""
