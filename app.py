@@ -121,8 +121,11 @@ def open_studio(args: argparse.Namespace) -> int:
 
     port = environment_port() if args.port is None else args.port
 
+    root = root_path(args.root_path)
     # a bad plan is refused before anything heavy is loaded
     plan = opening_plan(args)
+    if os.environ.get("SPACE_ID", "").strip():
+        prepare_space()
     from core.errors import OutOfMemory, StudioError
 
     workshop, others, unavailable = open_models(args)
@@ -145,12 +148,27 @@ def open_studio(args: argparse.Namespace) -> int:
     # Gradio puts it into an address
     name = f"[{host}]" if ":" in host and not host.startswith("[") else host
     try:
-        demo.launch(server_name=name, server_port=port, share=args.share, **launch_options())
+        demo.launch(
+            server_name=name,
+            server_port=port,
+            share=args.share,
+            root_path=root,
+            **launch_options(root),
+        )
     except BrokenPipeError:
         raise
     except (OSError, ValueError, ImportError) as err:
         raise StudioError(why_no_page(err)) from err
     return 0
+
+
+def prepare_space() -> None:
+    """Prepare for a Hugging Face Space, and say what is kept where. Raises StudioError."""
+    from core.output import note
+    from mosaic_ui.space import prepare
+
+    for sentence in prepare():
+        note(f"app.py: {sentence}")
 
 
 def opening_plan(args: argparse.Namespace) -> StagePlan | None:
@@ -263,6 +281,30 @@ def environment_port() -> int | None:
             )
     value = os.environ.get("GRADIO_SERVER_PORT")
     return None if value is None else int(value)
+
+
+def root_path(given: str | None) -> str:
+    """Return where a reverse proxy shows the page: "/studio", a whole address, or nothing.
+
+    given: --root-path; without it GRADIO_ROOT_PATH counts. Raises StudioError for what is no path
+    of an address.
+    """
+    from urllib.parse import urlsplit
+
+    from core.errors import StudioError
+
+    name = "GRADIO_ROOT_PATH" if given is None else "--root-path"
+    text = (os.environ.get("GRADIO_ROOT_PATH", "") if given is None else given).strip()
+    path = text.rstrip("/")
+    parts = urlsplit(path)
+    whole = parts.scheme in ("http", "https") and bool(parts.netloc)
+    odd = any(sign in path for sign in "?#\\\"'<> ") or "//" in parts.path or ".." in path
+    if path and (odd or not (whole or (path.startswith("/") and not parts.netloc))):
+        raise StudioError(
+            f"{name} is {text!r} and must be a path that begins with /, as /studio, or a whole"
+            " address, as https://host/studio: correct it or leave it out."
+        )
+    return path
 
 
 def ask_itself_directly(host: str, share: bool) -> None:

@@ -26,7 +26,7 @@ CALIBRATION = (
     "calibration_steps",
     "calibration_guidance",
 )
-PAGE = ("host", "port", "share")
+PAGE = ("host", "port", "share", "root_path")
 # options that a verb reads in order to refuse them by name; None is the page
 UNUSED: dict[str | None, tuple[str, ...]] = {
     None: (),
@@ -232,6 +232,11 @@ def _page() -> argparse.ArgumentParser:
     page.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     page.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     page.add_argument(
+        "--root-path",
+        metavar="/PATH",
+        help="where a reverse proxy shows the page, as /studio or https://host/studio",
+    )
+    page.add_argument(
         "--share",
         action="store_true",
         help="public link through Gradio's tunnel: leaves this machine, never the default",
@@ -250,7 +255,8 @@ def read_paths(args: argparse.Namespace) -> None:
         value = getattr(args, name, None)
         if value is not None:
             setattr(args, name, given_path(value, f"--{name.replace('_', '-')}"))
-    for name in ("revision", "host"):
+    for name in ("revision", "host", "root_path"):
         value = getattr(args, name, None)
         if value is not None and not value.strip():
-            raise StudioError(f"--{name} is empty: give one, or leave it out.")
+            option = name.replace("_", "-")
+            raise StudioError(f"--{option} is empty: give one, or leave it out.")

@@ -1,7 +1,8 @@
 """Let a comparison or a tune go on when its page is reloaded, closed or opened again.
 
 It runs in a thread of its own. While its page listens, both go in step, as a generator and its
-reader do; when the page leaves, the thread goes on alone. Any page can look at it and stop it.
+reader do; when the page leaves, the thread goes on alone. Any page can look at it and stop it,
+where visitors are apart (visitors.py) any page of the same visitor.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from core.workshop.comparison import Comparison
+
+from .visitors import visitor
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.05  # how often a page that waits for the next view looks at its Stop
@@ -37,6 +41,7 @@ class Ongoing:
     thread: threading.Thread | None = None
     found: Comparison | None = None  # the pictures, while their times are measured
     kind: str = "comparison"
+    owner: str = field(default_factory=visitor)  # who alone may look at it and stop it
 
 
 _ongoing: list[Ongoing] = []
@@ -44,8 +49,8 @@ _turn = threading.Lock()  # one at a time, also of those whose page has left
 
 
 def ongoing() -> list[Ongoing]:
-    """Return the comparisons and tunes that wait or run in this process, the oldest first."""
-    return list(_ongoing)
+    """Return what waits or runs in this process for who asks, the oldest first."""
+    return [one for one in list(_ongoing) if one.owner == visitor()]
 
 
 def stop_ongoing(id: str) -> bool:
@@ -63,7 +68,7 @@ def others_first() -> Iterator[str]:
     """
     me, pause = threading.current_thread(), threading.Event()
     while True:
-        others = [one for one in ongoing() if one.left.is_set() and one.thread is not me]
+        others = [one for one in list(_ongoing) if one.left.is_set() and one.thread is not me]
         if not others:
             return
         yield others[0].kind
@@ -93,7 +98,8 @@ def followed(one: Ongoing, views: Callable[[], Iterator[T]], stop: threading.Eve
 
     if stop.is_set():
         one.stop.set()
-    one.thread = threading.Thread(target=body, daemon=True)
+    # in the context of the visitor, whose store it writes to
+    one.thread = threading.Thread(target=copy_context().run, args=(body,), daemon=True)
     _ongoing.append(one)
     one.thread.start()
     try:

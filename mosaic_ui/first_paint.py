@@ -6,9 +6,14 @@ in the colour of the system.
 
 from __future__ import annotations
 
+import json
+from urllib.parse import urlsplit
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEAD, PAGE = b"<head>", b"<gradio-app"
+BASE = b'<base href="%s/" />'
+MANIFEST = (b'<link rel="manifest" href="/', b'<link rel="manifest" href="./')
 # the colours are Gradio's own for the body before its script runs
 STYLE = (
     "<style>html[data-theme=light] body { background: var(--bg); color: var(--col); }"
@@ -18,10 +23,14 @@ STYLE = (
 
 
 class FirstPaint:
-    """Write a script and the colours of the body into the head of the studio's pages."""
+    """Write a script, the colours of the body and the base into the head of the studio's pages.
 
-    def __init__(self, app: ASGIApp, script: str):
-        self.app, self.head = app, (STYLE + script).encode()
+    root: the path or the address at which a reverse proxy shows the page, "" without one.
+    """
+
+    def __init__(self, app: ASGIApp, script: str, root: str = ""):
+        self.app, self.head = app, (slash_script(root) + STYLE + script).encode()
+        self.base = BASE % root.encode() if root else BASE % b"."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; everything but the studio's own pages passes as it is."""
@@ -47,7 +56,26 @@ class FirstPaint:
         await self.app(scope, receive, pass_on)
 
     def _with_head(self, body: bytes) -> bytes:
-        return body.replace(HEAD, HEAD + self.head, 1) if PAGE in body else body
+        if PAGE not in body:
+            return body
+        # Gradio's own base is the folder of the address, which is the wrong one where the proxy
+        # shows /studio without a slash at its end; its manifest is looked for outside the prefix
+        body = body.replace(BASE % b".", self.base, 1).replace(*MANIFEST, 1)
+        return body.replace(HEAD, HEAD + self.head, 1)
+
+
+def slash_script(root: str) -> str:
+    """Write what puts a slash behind the address where the proxy shows /studio without one.
+
+    Gradio looks for the scripts of components beside the address.
+    """
+    path = urlsplit(root).path
+    if not path:
+        return ""
+    return (
+        f"<script>if (location.pathname === {json.dumps(path)}) history.replaceState(history.state,"
+        " '', `${location.pathname}/${location.search}${location.hash}`);</script>"
+    )
 
 
 def _is_page(start: Message) -> bool:

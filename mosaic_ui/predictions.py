@@ -21,6 +21,7 @@ from core.workshop.workshop import Workshop
 
 from . import model_facts, tables
 from .figures import VIEWS, curve_figure
+from .headline import headline
 from .inputs import whole_steps
 from .schedules import curve_schedule, own_beta, shown_proposal
 
@@ -111,14 +112,15 @@ class Predictions:
             half_timed=self.workshop.latency(found.prediction.batch) is not None,
         )
 
-    def headline(self, found: Predicted) -> str:
-        """Return the plan in one sentence as HTML."""
-        return tables.headline(
+    def headline(self, found: Predicted, refused: int = 0) -> str:
+        """Return the plan in one sentence as HTML; `refused` as in `headline.mean_handle`."""
+        return headline(
             found.plan,
             found.prediction,
             found.timesteps,
             asked=found.asked,
             steepest=self.steepest,
+            refused=refused,
         )
 
     def figure(

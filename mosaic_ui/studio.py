@@ -28,7 +28,7 @@ from core.curves.samplers import SCHEDULERS
 from core.errors import StudioError
 from core.workshop.workshop import Workshop
 
-from . import jobs, model_facts, tables
+from . import background, jobs, model_facts, tables, visitors
 from .compare.tab import CompareTab
 from .events import QUIET, Views
 from .explore.tab import ExploreTab
@@ -145,6 +145,9 @@ def _opened(place: str) -> str:
 @plain_errors
 def _on_leave(request: gr.Request) -> None:
     jobs.forget(request.session_hash)
+    if visitors.leave():  # nobody can come back to it
+        for one in background.ongoing():
+            one.stop.set()
 
 
 def _opening_plan(predictions: Predictions, plan: StagePlan | None) -> StagePlan:
@@ -221,14 +224,22 @@ def build_studio(
     return page
 
 
-def launch_options() -> dict[str, Any]:
-    """Return arguments for `launch` (Gradio 6 takes the look there, not in `Blocks`)."""
+def launch_options(root: str = "") -> dict[str, Any]:
+    """Return arguments for `launch` (Gradio 6 takes the look there, not in `Blocks`).
+
+    root: the path or the address at which a reverse proxy shows the page, "" without one.
+    """
     return {
         "theme": make_theme(),
         "css": CSS,
         "js": KEYS,
         "head": HEAD,  # where the page is mounted in another app, which has no such middleware
-        "app_kwargs": {"middleware": [Middleware(FirstPaint, script=HEAD)]},
+        "app_kwargs": {
+            "middleware": [
+                Middleware(FirstPaint, script=HEAD, root=root),
+                Middleware(visitors.VisitorCookie),
+            ]
+        },
         "footer_links": [],
         "run_history": False,  # the default keeps every run in the visitor's browser
         "max_file_size": "1mb",  # the one upload is a plan, a few hundred bytes

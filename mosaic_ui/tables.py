@@ -1,4 +1,4 @@
-"""Write the stage table, the cost line, the headline and messages as HTML.
+"""Write the stage table, the cost line and messages as HTML.
 
 Pure functions; every number has its unit (text.py).
 """
@@ -17,7 +17,6 @@ from . import model_facts
 from .figures import VIEWS
 from .guidance_words import (
     guidance_cell,
-    guidance_sentence,
     half_cell,
     half_note,
     half_time_words,
@@ -211,58 +210,6 @@ def extra_runs_words(timesteps: list[float], asked: int | None) -> str:
         f" Steps: this sampler runs the network {runs} times in its {asked} steps, all counted"
         " here."
     )
-
-
-def headline(
-    plan: StagePlan,
-    prediction: Prediction,
-    timesteps: list[float],
-    asked: int | None = None,
-    steepest: int | None = None,
-) -> str:
-    """Write the plan in one plain sentence.
-
-    `asked` as in `stage_table`; `steepest` is the timestep at which the model's own curve rises
-    fastest, where that is known.
-    """
-    own = guidance_sentence(plan, prediction)
-    if not any(plan.sparsity) and not own:
-        return (
-            '<p class="headline">Nothing is pruned yet: every step runs the whole network. Raise a'
-            " sparsity or press Suggest.</p>"
-        )
-    faster = ""
-    if prediction.speedup_seconds is not None:
-        factor = factor_text(prediction.speedup_seconds)
-        faster = f", and to be <b>{factor}</b> faster on this device"
-    over = f"{len(timesteps)} sampling steps"
-    if asked not in (None, len(timesteps)):
-        over = f"{asked} sampling steps ({len(timesteps)} runs of the network)"
-    removes = (
-        f"This plan removes <b>{percent(plan.mean_sparsity(timesteps))}</b> of the network's"
-        f" attention heads and neurons on average{_gentlest_words(plan, prediction, steepest)}."
-    )
-    if not any(plan.sparsity):
-        removes = "This plan prunes nothing."
-    return (
-        f'<p class="headline">{f"{removes} {own}".strip()} Over {over} it is'
-        f" predicted to need <b>{percent(1 - prediction.macs / prediction.macs_dense)}</b> less"
-        f" computation{faster}.{shared_words(plan)}</p>"
-    )
-
-
-def _gentlest_words(plan: StagePlan, prediction: Prediction, steepest: int | None) -> str:
-    """Name the stage that loses least, and the reason where the model's curve gives one."""
-    shares = plan.sparsity
-    if plan.scope == "run":
-        late, middle, early = (round(part.achieved, 3) for part in prediction.stages)
-        shares = (late, middle, early)
-    if len(set(shares)) == 1:
-        return ", the same in every stage"
-    gentle = shares.index(min(shares))
-    fastest = steepest is not None and plan.stage_of(steepest) == gentle
-    why = ", where the model learned fastest" if fastest else ""
-    return f", least in the {STAGES[gentle]} stage{why}"
 
 
 def shared_words(plan: StagePlan) -> str:

@@ -55,17 +55,21 @@ class Watch:
 
 
 @contextmanager
-def serve(workshop) -> Iterator[str]:
-    """Serve the studio of one workshop on a free port; yield its address."""
+def serve(workshop, others=(), root: str = "") -> Iterator[str]:
+    """Serve the studio of one workshop on a free port; yield its address.
+
+    others: workshops with a page beside it. root: the path at which a proxy shows it.
+    """
     from mosaic_ui.studio import build_studio, launch_options
 
-    page = build_studio(workshop)
+    page = build_studio(workshop, others=others)
     _, url, _ = page.launch(
         server_name="127.0.0.1",
         prevent_thread_lock=True,
         quiet=True,
         inbrowser=False,
-        **launch_options(),
+        root_path=root,
+        **launch_options(root),
     )
     try:
         yield url

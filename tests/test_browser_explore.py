@@ -207,3 +207,40 @@ def test_what_a_key_did_is_said_and_no_letter_is_tiny(page):
     assert len(sizes) > 50 and min(sizes) >= 12
     order = re.findall("early|middle|late", page.locator("#outcome tbody").inner_text())
     assert order == ["early", "middle", "late"]
+
+
+def test_the_number_in_the_sentence_is_dragged_and_moved_by_keys(page):
+    mean = page.get_by_role("slider", name="Share removed on average")
+    box = steady(mean)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 48, y, steps=6)  # 4 pixels are one per cent
+    expect(page.locator('#outcome [data-stage="early"]')).not_to_contain_text("39", timeout=SLOW)
+    expect(mean).to_have_text("45 %")
+    assert "of the network's attention heads" in page.locator(".headline").inner_text()
+    page.mouse.up()
+    page.get_by_role("tab", name="2 Prune").click()
+    master = page.get_by_role("slider", name="Target mean sparsity")
+    expect(master).to_have_value("0.45", timeout=SLOW)
+    page.get_by_role("tab", name="1 Explore").click()
+    early = page.locator('#outcome [data-stage="early"]')
+    before = early.text_content()
+    mean.press("PageDown")
+    mean.press("ArrowRight")
+    expect(mean).to_be_focused()
+    expect(early).not_to_have_text(before, timeout=SLOW)  # an estimate, then the plan itself
+    expect(page.locator('#stage-table table[data-exact="true"]')).to_have_count(1, timeout=SLOW)
+    expect(mean).to_have_attribute("aria-valuenow", "41")
+    page.get_by_role("button", name="Undo").click()  # both keys are one step
+    expect(mean).to_have_text("45 %", timeout=SLOW)
+    page.get_by_role("button", name="Undo").click()
+    expect(mean).to_have_text("33 %", timeout=SLOW)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 40, y, steps=4)
+    page.keyboard.press("Escape")
+    page.mouse.up()
+    expect(mean).to_have_text("33 %", timeout=SLOW)
+    page.wait_for_timeout(300)
+    assert page.locator("#page-redo").is_enabled()  # nothing new was edited

@@ -7,9 +7,12 @@ import time
 
 from browser import SLOW, alone, boundaries, drag, serve, settled, visitor
 from playwright.sync_api import expect
+from proxy import behind_proxy
+from run_cases import tiny
 
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
+from mosaic_ui.runs import record
 
 
 def test_prune_says_what_it_built_and_other_tabs_follow(page):
@@ -138,3 +141,61 @@ def test_two_visitors_do_not_share_a_plan(browser, studio):
     assert boundaries(pages[1]) == [93, 550]
     for page in pages:
         page.context.close()
+
+
+COPIED = """async () => {
+  const said = [], clipboard = { writeText: async text => said.push(text) };
+  Object.defineProperty(navigator, 'clipboard', { value: clipboard });
+  await window.mosaic.copy();
+  return said[0];
+}"""
+NO_STORAGE = """if (window !== top) for (const name of ['localStorage', 'sessionStorage']) {
+  const get = () => { throw new DOMException('no', 'SecurityError'); };
+  Object.defineProperty(window, name, { get });
+}"""
+
+
+def test_below_the_path_of_a_proxy_and_in_a_frame_all_addresses_are_right(
+    browser, workshop, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("MOSAIC_DATA", str(tmp_path))
+    record.store().add(tiny(), workshop.model_key, name="a kept one")
+    root = "/tools/studio"
+    with serve(workshop, [workshop], root) as url, behind_proxy(url, root) as proxy:
+        page, watch = visitor(browser, proxy.url)  # without a slash at its end
+        page.context.add_init_script(NO_STORAGE)
+        drag(page, "Stage boundary 2", 60)
+        assert settled(page)[1] > 560
+        assert page.evaluate(COPIED).startswith(f"{proxy.url}/?plan=")
+        page.get_by_role("tab", name="4 Runs").click()
+        expect(page.locator("#runs-table .runs-thumbs img").first).to_be_visible(timeout=SLOW)
+        with page.expect_download(timeout=SLOW) as download:
+            page.get_by_role("button", name="CSV").click()
+        assert "a kept one" in download.value.path().read_text()
+        page.go_back()
+        expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
+        assert page.url.startswith(f"{proxy.url}/?")
+        went: list[str] = []
+
+        def arrive(route):
+            went.append(route.request.url)
+            route.fulfill(content_type="text/html", body="there")
+
+        page.route("**/model-1?*", arrive)
+        page.get_by_label("Model", exact=True).click()
+        page.get_by_role("option").nth(1).click()
+        page.wait_for_url("**/model-1?*")
+        assert went[0].startswith(f"{proxy.url}/model-1?plan=")
+
+        page.goto(f"http://localhost:{proxy.port}/frame")
+        inside = page.frame_locator("iframe")
+        handle = inside.get_by_role("slider", name="Stage boundary 1")
+        handle.press("ArrowRight")
+        expect(inside.locator('#stage-table table[data-boundaries="94,550"]')).to_be_visible(
+            timeout=SLOW
+        )
+        inside.get_by_role("radio", name="Dark").check(force=True)
+        expect(inside.locator("body.dark")).to_have_count(1)
+        page.context.close()
+        assert set(proxy.outside) <= {"/favicon.ico"} and watch.hosts <= {"127.0.0.1", "localhost"}
+        assert not [e for e in watch.errors if "favicon" not in e], watch.errors

@@ -15,12 +15,12 @@ from typing import NamedTuple
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.runs.run import KeptPlan, Run
-from core.tuner.kept import TuneShelf
 from core.workshop.workshop import Workshop
 
 from ..runs.record import store
 from ..runs.table import title_of
 from ..text import cut, plural
+from ..visitors import tune_shelf
 
 PLAN, RUN, TUNE = "plan:", "run:", "tune:"  # what a choice begins with
 MOST_RUNS = 20  # that a picker lists, the newest
@@ -92,7 +92,7 @@ def foreign_model(choice: str, workshop: Workshop) -> str:
     Raises StudioError for what was deleted.
     """
     if choice.startswith(TUNE):
-        tune = TuneShelf().get(choice.removeprefix(TUNE).partition(":")[0])
+        tune = tune_shelf().get(choice.removeprefix(TUNE).partition(":")[0])
         return "" if tune.model_key == workshop.model_key else "another model"
     kept: KeptPlan | Run
     if choice.startswith(PLAN):
@@ -132,7 +132,7 @@ def _tuned_choices(chosen: Collection[str]) -> list[tuple[str, str]]:
 
 def _tuned_side(choice: str) -> KeptSide:
     """Return the plan of a point of a tune with its steps. Raises StudioError."""
-    what = TuneShelf().point(choice.removeprefix(TUNE)).configuration
+    what = tune_shelf().point(choice.removeprefix(TUNE)).configuration
     if what.plan is None:
         raise StudioError("This point is the dense model itself: choose another entry.")
     name = f"{what.label}, " if what.label else ""

@@ -31,6 +31,7 @@ from .curve_panel import CurvePanel
 from .device_speed import DeviceSpeed
 from .guidance import GuidanceCard
 from .held_work import anchor_of, held_sentence, with_same_work
+from .mean_handle import MeanHandle
 from .outcome import outcome, spoken
 from .suggestion import CUSTOM, SuggestionCard, rule_html
 
@@ -47,7 +48,8 @@ class ExploreTab:
         found = self.predictions.predict(shared.opening, *shared.opening_sampler)
         self.shown = gr.State(shared.opening.to_json())  # the plan that the tab shows
         self._build_first_step()
-        self.headline = gr.HTML(self.predictions.headline(found))
+        self.mean = MeanHandle(shared, found)
+        self.headline = self.mean.headline
         with gr.Row(equal_height=False, elem_classes="explore-row"):
             with gr.Column(elem_classes="card axis-card"):
                 self.curves = CurvePanel(shared)
@@ -68,7 +70,6 @@ class ExploreTab:
             self.curves.caption.render()
         with gr.Accordion("Exact numbers at the boundaries, and the formulas", open=False):
             self.curves.numbers.render()
-
         self._name_parts()
 
     def _name_parts(self) -> None:
@@ -146,7 +147,8 @@ class ExploreTab:
         self.preset.select(self.on_picked, preset, **edit)
         shared.beta.change(self.on_beta, asked, [self.rule, self.ruled], **LIVE)
         shared.status.change(self.on_status, None, self.first, **QUIET, queue=False)
-        self.guidance.wire(self._guided, self._edited)
+        self.guidance.wire(self._ruled, self._edited)
+        self.mean.wire(self._ruled, self.predicted, self._edited)
         self.speed.wire()
         self.curves.wire()
 
@@ -203,9 +205,8 @@ class ExploreTab:
         """Take typed boundaries; a box that was left as it was comes as None."""
         if low is None and high is None:
             return NOTHING
-        plan = asked.plan
-        low = plan.boundaries[0] if low is None else low
-        high = plan.boundaries[1] if high is None else high
+        low = asked.plan.boundaries[0] if low is None else low
+        high = asked.plan.boundaries[1] if high is None else high
         return self._move(low, high, asked, how, request, typed=True)
 
     @plain_errors
@@ -313,8 +314,8 @@ class ExploreTab:
         shown = self._show(asked._replace(plan=after), request, asked.plan, held)
         return shown | {self.shared.plan: after.to_json(), self.shared.edited: next_edit()}
 
-    def _guided(self, after: StagePlan, asked: Asked, request: gr.Request) -> Views:
-        """Take a plan with other guidance in hand; no rule has made it."""
+    def _ruled(self, after: StagePlan, asked: Asked, request: gr.Request) -> Views:
+        """Take a plan with other guidance or another mean in hand, and say whose it is."""
         about = self.suggestion.about(asked._replace(plan=after))
         return self._take(after, asked, request) | {self.rule: about}
 

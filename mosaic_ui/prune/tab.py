@@ -21,6 +21,7 @@ from ..events import EDIT, FILE, LIVE, NOTHING, QUIET, Views, next_edit
 from ..guidance_boxes import WHY, GuidanceBox, box_views
 from ..input_checks import plain_errors
 from ..inputs import number_within, read_upload
+from ..mean_sparsity import with_mean
 from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
@@ -246,10 +247,7 @@ class PruneTab:
         """Scale the three sparsities to a mean, in the proportions of `shape`."""
 
         def make(timesteps: list[float]) -> StagePlan:
-            whole = shape.with_boundaries(*asked.plan.boundaries)
-            scaled = whole.scaled_to(_share(target, MASTER), timesteps)
-            late, middle, early = (round(s, 4) for s in scaled.sparsity)
-            return replace(asked.plan.with_sparsity(late, middle, early), name="")
+            return with_mean(asked.plan, shape, _share(target, MASTER), timesteps)
 
         return self.slide(make, self.master, asked, request)
 

@@ -9,11 +9,12 @@ from typing import Protocol
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.paths import data_folder
 from core.runs.run import Status
 from core.runs.store import RunStore
 from core.workshop.comparison import Comparison, SampleSettings
 from core.workshop.workshop import Workshop
+
+from ..visitors import data_folder
 
 BEAT_SECONDS = 1.0  # fastest rate of progress that is written down
 PARTS = 1000  # of the whole, in which progress is written down
@@ -32,7 +33,7 @@ class Wanted(Protocol):
 
 
 def store() -> RunStore:
-    """Return the store of this installation, opened once. Raises StudioError."""
+    """Return the store of who asks, opened once. Raises StudioError."""
     return _opened(data_folder())
 
 

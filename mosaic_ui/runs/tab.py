@@ -13,6 +13,7 @@ from core.errors import StudioError
 from core.runs.export import export
 from core.runs.run import Run
 
+from .. import visitors
 from ..compare.run import result_views
 from ..compare.tab import CompareTab
 from ..events import EDIT, NEWEST, Event, Views
@@ -88,8 +89,7 @@ class RunsTab:
         self.ids = gr.Textbox(visible="hidden")  # its value comes from TICKED
         self.gone = gr.State([])  # ids that were deleted last
         gr.Markdown(
-            "Every comparison is kept, on this machine and for everybody who opens this studio."
-            " Tick one to name it or to open it again, two or more to see what differs.",
+            visitors.intro(),
             elem_classes="intro",
         )
         self.model_front = FrontCard(shared.workshop, "runs-model-front")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from core.errors import StudioError
 from core.tuner.configuration import Configuration
 from core.tuner.goal import Effort, Goal
-from core.tuner.kept import KeptTune, TuneShelf, question
+from core.tuner.kept import KeptTune, question
 from core.tuner.quality import Quality, usual_quality
 from core.tuner.record import Cost
 from core.tuner.search import FINALISTS
@@ -18,6 +18,7 @@ from core.workshop.workshop import Workshop
 
 from .. import model_facts
 from ..text import about_seconds, plural
+from ..visitors import tune_shelf
 from .words import sampler_words
 
 FASTER, SECONDS, DENSE = "faster", "seconds", "dense"  # goals
@@ -120,7 +121,7 @@ def timed(workshop: Workshop) -> bool:
 
 def kept_before(workshop: Workshop, wanted: Wanted) -> KeptTune | None:
     """Return what is kept of the same question, None where nothing is."""
-    shelf = TuneShelf()
+    shelf = tune_shelf()
     try:
         kept = shelf.get(shelf.id_of(wanted.question, workshop.device_text))
     except StudioError:

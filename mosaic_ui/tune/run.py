@@ -13,7 +13,7 @@ import gradio as gr
 
 from core.errors import Stopped
 from core.tuner.found import Report, Tuned
-from core.tuner.kept import End, KeptTune, TuneShelf
+from core.tuner.kept import End, KeptTune
 from core.tuner.search import Tune
 from core.workshop.workshop import Workshop
 
@@ -22,6 +22,7 @@ from ..background import Ongoing, followed
 from ..remedies import page_sentence
 from ..stage_chart import figure_text
 from ..text import plural, seconds_text
+from ..visitors import tune_shelf
 from .figure import front_figure
 from .inputs import Wanted, kept_before
 from .table import points_html, verdict_html
@@ -82,7 +83,7 @@ class Run:
     def __init__(self, workshop: Workshop, wanted: Wanted, one: OngoingTune):
         self.workshop, self.wanted, self.one = workshop, wanted, one
         self.search: Tune | None = None
-        self.shelf = TuneShelf()
+        self.shelf = tune_shelf()
         self.id = self.shelf.id_of(wanted.question, workshop.device_text)
         one.id = f"{background.TUNE}{self.id}"
 

@@ -18,7 +18,7 @@ from gradio.blocks import Block
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.tuner.configuration import Configuration
-from core.tuner.kept import KeptTune, TuneShelf
+from core.tuner.kept import KeptTune
 from core.workshop.workshop import Workshop
 
 from .. import background, jobs, model_facts, tables
@@ -32,6 +32,7 @@ from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
 from ..stage_chart import plot_panel
+from ..visitors import tune_shelf
 from . import inputs, words
 from .figure import EMPTY
 from .inputs import TuneWish
@@ -260,7 +261,7 @@ class TuneTab:
     def _last(self, shown: str) -> Views:
         """Return the views of the tune that was worked on last, where they are not in sight."""
         try:
-            tune = TuneShelf().latest(self.workshop.model_key)
+            tune = tune_shelf().latest(self.workshop.model_key)
         except StudioError as error:
             return {self.job: tables.message(page_sentence(error), "bad")}
         now = _seen(tune, running=False)
@@ -315,11 +316,11 @@ class TuneTab:
 
     def _tune(self, point: str) -> KeptTune:
         """Return the kept tune of a point. Raises StudioError."""
-        return TuneShelf().get(point.partition(":")[0])
+        return tune_shelf().get(point.partition(":")[0])
 
     def _chosen(self, point: str) -> Configuration:
         """Return the configuration of a point. Raises StudioError."""
-        return TuneShelf().point(point, self.workshop.model_key).configuration
+        return tune_shelf().point(point, self.workshop.model_key).configuration
 
     def _placed(self, views: Named) -> Views:
         places = self._places
