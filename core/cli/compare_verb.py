@@ -47,7 +47,7 @@ def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         seed=args.seed,
         scheduler=args.scheduler,
         repeats=args.repeats,
-        tabulate=args.tabulate,
+        tabulate=args.adaln_table,
         mode=args.mode,
     )
     workshop.check_settings(settings)
