@@ -64,7 +64,7 @@ def test_magnitude_is_the_same_plan_without_compensation():
 def test_the_time_of_a_comparison_is_both_sides_drawn_and_then_timed(workshop, tmp_path):
     fresh = Workshop(workshop.checkpoint, workshop.settings, tmp_path)
     full, pair = fresh.stage_macs(None, tabulated=True)[-1], fresh.macs.conditioning
-    made = 64 * pair * 0.2 / (full * 4)  # seconds of the table of one side
+    made = 32 * pair * 0.2 / (full * 4)  # seconds of the table of one side
     fresh.times.keep_latency(LatencyTable("here", 4, (full / 2, full), (0.1, 0.2)))
     flat = StagePlan((93, 550), (0.0, 0.0, 0.0))
     found = estimate(fresh, (None, flat), SampleSettings((0, 1), steps=10, repeats=3))

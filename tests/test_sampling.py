@@ -462,6 +462,8 @@ def test_names_tell_the_sides_apart(workshop):
 def test_a_slower_plan_is_called_slower(pair):
     found = copy.copy(pair[1])
     found.a, found.b = copy.copy(found.a), copy.copy(found.b)
+    # not what a busy machine made of it: such a prediction would be said to have foreseen it
+    found.a.predicted_seconds, found.b.predicted_seconds = [0.1] * 10, [0.05] * 10
     found.a.step_seconds, found.b.step_seconds = [[0.1] * 10] * 3, [[0.2] * 10] * 3
     assert (
         "is slower: it took 100% more" in found.verdict
@@ -500,8 +502,8 @@ def test_large_sets_are_timed_batch_by_batch(workshop, judged, monkeypatch):
     assert found.a.seconds == pytest.approx(
         20 / 8 * np.median([sum(r) for r in found.a.step_seconds])
     )
-    spared = workshop.macs.conditioning  # a table of 64 pairs per batch
-    assert found.a.macs == (workshop.forward_macs[0] - spared) * 2 * 2 * 20 + 3 * 64 * spared
+    spared = workshop.macs.conditioning  # a table of at most 18 pairs, so of 32, per batch
+    assert found.a.macs == (workshop.forward_macs[0] - spared) * 2 * 2 * 20 + 3 * 32 * spared
     assert found.a.fid > 0 and found.b.fid > 0 and 0 <= found.a.class_accuracy <= 1
     first = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 2)
     start = start_noise(20, workshop.latent_shape, 0)

@@ -169,10 +169,10 @@ def test_work_is_counted_from_the_rows_that_run(workshop):
     *_, found = compare(workshop, None, plan, settings)
     late, middle, early, dense = workshop.stage_macs(plan, tabulated=True)
     pair = workshop.macs.conditioning
-    # 8 steps of 4 labels, the null label among them; of B 5 steps of 4 and 3 of 3: 64 rows each
-    assert found.a.macs == int(dense * 2 * 3 * STEPS) + 64 * pair
+    # 8 steps of 4 labels, the null label among them; of B 5 steps of 4 and 3 of 3: 32 rows each
+    assert found.a.macs == int(dense * 2 * 3 * STEPS) + 32 * pair
     rows = (2 * 2 * late + 3 * 2 * middle + 3 * early) * 3
-    assert found.b.macs == int(rows) + 2 * 64 * pair
+    assert found.b.macs == int(rows) + 2 * 32 * pair
     predicted = workshop.predict(plan, found.b.timesteps, batch=3)
     assert predicted.macs * 3 == pytest.approx(found.b.macs)
     assert [stage.rows for stage in predicted.stages] == [2, 2, 1]
@@ -181,7 +181,7 @@ def test_work_is_counted_from_the_rows_that_run(workshop):
     whole, half = workshop.latency(6), workshop.latency(3)
     stage = predicted.stages[2]
     # the early stage comes first, so both sides make a table in it
-    made = 64 * pair * whole.per_mac
+    made = 32 * pair * whole.per_mac
     assert stage.seconds == pytest.approx(3 * half.at(early) + made)
     assert stage.seconds_dense == pytest.approx(3 * whole.at(dense) + made)
 
@@ -195,7 +195,7 @@ def test_a_half_batch_not_timed_yet_is_predicted_in_proportion(workshop, monkeyp
         lambda rows, shape=None, tabulated=True: table if rows == 10 else None,
     )
     stage = workshop.predict(plan, timesteps, batch=5).stages[2]
-    made = 64 * workshop.macs.conditioning * table.per_mac
+    made = 32 * workshop.macs.conditioning * table.per_mac
     early = workshop.stage_macs(plan, tabulated=True)[2]
     assert stage.seconds == pytest.approx(table.at(early) / 2 + made)
 
