@@ -19,6 +19,7 @@ _PUBLIC = {
     "NoiseSchedule": "curves.noise",
     "RemovalPath": "pruning.obs",
     "MosaicTransformer": "mosaic.transformer",
+    "load_without_adaln": "mosaic.exported",
     "get_workshop": "workshop.workshop",
 }
 __all__ = [*_PUBLIC, "__version__"]

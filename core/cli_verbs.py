@@ -83,6 +83,22 @@ def _add_prune(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argume
         ),
     )
     add_stage_guidance(verb)
+    verb.add_argument(
+        "--without-adaln",
+        action="store_true",
+        help=(
+            "write a whole DiT, no base needed, without adaLN weights: it runs the timesteps of"
+            " --steps with --scheduler and the classes of --labels, and refuses others"
+        ),
+    )
+    verb.add_argument(
+        "--scheduler", help="with --without-adaln: sampler it is for (default: the model's own)"
+    )
+    verb.add_argument(
+        "--labels",
+        metavar="N,N,...",
+        help="with --without-adaln: classes it is for (default: all that have a name)",
+    )
     return verb
 
 
@@ -131,13 +147,17 @@ def _add_sampled(verb: argparse.ArgumentParser) -> None:
         help="timed runs of each side (default 3; large sets time every batch of 100)",
     )
     verb.add_argument(
-        "--tabulate",
-        action="store_true",
+        "--no-adaln-table",
+        dest="adaln_table",
+        action="store_false",
         help=(
-            "both sides take a DiT's adaLN vectors from a table: faster at few images, no predicted"
-            " times"
+            "both sides of a DiT work their adaLN vectors out at every step, as a stock pipeline"
+            " does (default: once for all steps, wherever the table fits)"
         ),
     )
+    # the option of version 0.1, when the table had to be asked for
+    verb.add_argument("--tabulate", dest="adaln_table", action="store_true", help=argparse.SUPPRESS)
+    verb.set_defaults(adaln_table=True)
     _add_mode(verb)
 
 

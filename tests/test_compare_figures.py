@@ -259,8 +259,8 @@ def test_measured_and_predicted_never_look_alike():
     c.a.predicted_seconds = c.b.predicted_seconds = None
     unknown = compare_timing.timing_html(compare_timing.timing_rows(c.a, c.b), c)
     assert " s predicted" not in unknown and "no prediction for this device yet" in unknown
-    c.settings = replace(c.settings, tabulate=True)
-    assert "not predicted for a table or another precision" in compare_timing.timing_html(
+    c.settings = replace(c.settings, dtype="float16")
+    assert "not predicted for another precision" in compare_timing.timing_html(
         compare_timing.timing_rows(c.a, c.b), c
     )
 

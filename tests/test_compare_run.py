@@ -9,10 +9,11 @@ import threading
 from dataclasses import replace
 
 import pytest
+import torch
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
-from core.mosaic import runnable as mosaic
+from core.mosaic import adaln_table, runnable
 from core.workshop.compare import compare
 from core.workshop.comparison import Preview, SampleSettings
 from mosaic_ui.compare import inputs as compare_inputs
@@ -254,43 +255,57 @@ def test_one_budget_is_judged_by_the_steps_it_will_run_with(workshop):
         sides.checked_plan(workshop, plan, [50.0] + [300.0] * 3)
 
 
-def test_a_table_on_both_sides_changes_rounding_only(workshop, monkeypatch):
-    made, modulations = [], mosaic.modulations
+def test_a_table_on_both_sides_is_the_default_and_changes_rounding_only(workshop, monkeypatch):
+    made, vectors = [], runnable.step_vectors
     monkeypatch.setattr(
-        mosaic, "modulations", lambda *given: made.append(given) or modulations(*given)
+        runnable, "step_vectors", lambda *given: made.append(given) or vectors(*given)
     )
-    settings = SampleSettings(labels=(1, 2), steps=6, repeats=1)
-    plain, table = (
+    settings = SampleSettings(labels=(1, 2) * 2, steps=6, repeats=1)
+    table, plain = (
         [*compare(workshop, None, PLAN, s)][-1]
-        for s in (settings, replace(settings, tabulate=True))
+        for s in (settings, replace(settings, tabulate=False))
     )
     for a, b in ((plain.a, table.a), (plain.b, table.b)):
-        assert (
-            a.latents - b.latents
-        ).abs().max() < 1e-4 * a.latents.abs().max() and a.macs == b.macs
-        assert a.predicted_seconds and b.predicted_seconds is None
-    assert (
-        table.to_json()["tabulated"]
-        and not plain.to_json()["tabulated"]
-        and "table" in table.notes
-        and plain.notes == ""
-    )
-    assert table.speedup_predicted is None
-    # each side once while it is watched and once while it is timed, and never without being asked
-    # for
+        assert (a.latents - b.latents).abs().max() < 1e-5 * a.latents.abs().max()
+        assert a.predicted_seconds and b.predicted_seconds and b.macs < a.macs
+        # 18 pairs of 6 steps and 3 labels, in a product of 32 rows, in the place of 48 rows
+        assert a.macs - b.macs == (48 - 32) * workshop.macs.conditioning
+    # the first call makes them, so it is predicted to take longer
+    first, *others = table.a.predicted_seconds
+    assert first > others[0] and len(set(others)) == 1
+    assert table.to_json()["tabulated"] and not plain.to_json()["tabulated"]
+    assert table.notes == plain.notes == ""
+    assert table.speedup_predicted is not None
+    rows = table.to_json()["stages"]
+    assert all(row["a_predicted"] and row["b_predicted"] for row in rows)
+    # each side once while it is watched and once while it is timed, and never without
+    # being asked for
     assert len(made) == 4
 
 
-def test_a_table_that_would_be_too_large_is_refused_with_what_fits(workshop, monkeypatch):
-    # 3 rows in 6 steps of 2 blocks, 64 wide
-    monkeypatch.setattr(mosaic, "TABLE_BYTES", 6 * 2 * 6 * 64 * 4 * 3)
-    fits = SampleSettings(labels=(1, 2, 3), steps=6, repeats=1, guidance=1.0, tabulate=True)
-    assert "table" in [*compare(workshop, None, PLAN, fits)][-1].notes
-    with pytest.raises(
-        StudioError,
-        match="for 4 rows .* and 6 steps would be too large; 3 rows fit: leave the table out",
-    ):
-        [*compare(workshop, None, PLAN, replace(fits, labels=(1, 2), guidance=1.5))]
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+def test_sparsity_zero_has_the_bits_of_dense_with_a_table(workshop, guidance):
+    settings = SampleSettings((1, 2, 1), steps=6, repeats=0, guidance=guidance)
+    *_, found = compare(workshop, None, PLAN.with_sparsity(0, 0, 0), settings)
+    assert found.settings.tabulate and torch.equal(found.a.latents, found.b.latents)
+
+
+def test_a_table_that_would_be_too_large_is_left_out_on_both_sides(workshop, monkeypatch):
+    """What is said, counted and predicted is what ran."""
+    # 3 labels in 6 steps of 2 blocks, 64 wide
+    monkeypatch.setattr(adaln_table, "TABLE_BYTES", 6 * 2 * 6 * 64 * 4 * 3)
+    fits = SampleSettings(labels=(1, 2, 1, 2), steps=6, repeats=1)
+    found = [*compare(workshop, None, PLAN, fits)][-1]
+    assert found.notes == "" and found.settings.tabulate
+    wider = replace(fits, labels=(1, 2, 3, 2))
+    found = [*compare(workshop, None, PLAN, wider)][-1]
+    assert "4 different labels" in found.notes and "too large, 3 labels fit." in found.notes
+    assert not found.settings.tabulate and not found.to_json()["tabulated"]
+    assert found.a.macs == workshop.forward_macs[0] * 2 * 4 * 6 and found.a.predicted_seconds
+    # sides of different steps: where one side's table is too large, the other side has none either
+    uneven = replace(fits, side_steps=(12, 6))
+    found = [*compare(workshop, None, PLAN, uneven)][-1]
+    assert "12 steps" in found.notes and not found.settings.tabulate
 
 
 @pytest.mark.parametrize("wish", ["yes", None, 1])

@@ -127,7 +127,7 @@ def test_a_table_is_what_the_blocks_work_out(pipelines):
     assert not calls
     assert mosaic_of(pipelines["sdxl"].unet).tabulate(timesteps, labels) is None
     # too large to pay
-    assert mosaic.tabulate(torch.zeros(10_000), torch.zeros(100, dtype=torch.long)) is None
+    assert mosaic.tabulate(torch.zeros(10_000), torch.arange(100)) is None
 
 
 def test_blocks_with_embedders_of_their_own_are_not_tabulated(pipelines):

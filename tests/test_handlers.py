@@ -91,7 +91,7 @@ def test_a_drag_is_answered_with_every_number_in_sight(studio):
 @pytest.fixture
 def untimed(monkeypatch):
     """A device whose speed nobody measured; other tests may have measured the shared model's."""
-    monkeypatch.setattr(DeviceTimes, "latency", lambda *_: None)
+    monkeypatch.setattr(DeviceTimes, "latency", lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("untimed")

@@ -133,16 +133,18 @@ def test_predicted_seconds_are_the_dense_ones_less_what_layers_save_scaled_to_wh
     table = LatencyTable(
         "made up", 32, tuple(f * shop.forward_macs[0] for f in (0.2, 0.6, 1.0)), (0.3, 0.7, 1.0)
     )
-    shop.times.keep_latency(table)
+    shop.times.keep_latency(table, tabulated=False)
     found, dense, equal = (
-        shop.predict(PLAN, timesteps),
+        shop.predict(PLAN, timesteps, tabulated=False),
         1.0,
         [shop.removed(s) for s in PLAN.sparsity],
     )
     scale = sum(dense - table.at(shop.row_macs(row)) for row in equal) / sum(
         shop.layer_times.saved(shop.layers, row) for row in equal
     )
-    assert shop.predict(replace(PLAN, allocation="uniform"), timesteps).seconds == pytest.approx(
+    assert shop.predict(
+        replace(PLAN, allocation="uniform"), timesteps, tabulated=False
+    ).seconds == pytest.approx(
         sum(
             stage.steps * table.at(shop.row_macs(row))
             for stage, row in zip(found.stages, equal, strict=True)
@@ -153,7 +155,10 @@ def test_predicted_seconds_are_the_dense_ones_less_what_layers_save_scaled_to_wh
         assert stage.seconds == pytest.approx(
             stage.steps * max(1e-9, dense - scale * shop.layer_times.saved(shop.layers, row))
         )
-    assert shop.predict(replace(PLAN, costs="macs"), timesteps).seconds != found.seconds
+    assert (
+        shop.predict(replace(PLAN, costs="macs"), timesteps, tabulated=False).seconds
+        != found.seconds
+    )
 
 
 def test_before_the_layers_are_timed_it_is_said_and_building_times_them(

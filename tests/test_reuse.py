@@ -110,8 +110,11 @@ def test_a_walk_keeps_the_last_full_steps(order):
 # ------------------------------------------------------------ our own loop
 
 
-def run(workshop, plan, steps=STEPS, guidance=1.5, name="DDIM"):
-    side = Denoiser(workshop.build(plan), sampler(workshop, name), workshop.schedule, steps)
+def run(workshop, plan, steps=STEPS, guidance=1.5, name="DDIM", tabulate=False):
+    """Without a table: stock pipelines work adaLN vectors out at every step."""
+    side = Denoiser(
+        workshop.build(plan), sampler(workshop, name), workshop.schedule, steps, tabulate=tabulate
+    )
     noise = start_noise(3, workshop.latent_shape, 3)
     return side.run(noise, DiT.conditions(LABELS), guidance)[0]
 
@@ -230,11 +233,11 @@ def test_work_is_counted_from_what_runs(workshop):
     }
     handles = [m.register_forward_hook(count) for m in leaves.values()]
     try:
-        run(workshop, plan)
+        run(workshop, plan, tabulate=True)
     finally:
         for handle in handles:
             handle.remove()
-    assert found.b.macs == pytest.approx(seen, rel=0.01)
+    assert found.b.macs == pytest.approx(seen, rel=1e-9)
     predicted = workshop.predict(plan, found.b.timesteps, batch=3)
     assert predicted.macs * 3 == pytest.approx(found.b.macs)
     assert [(s.steps, s.full_steps) for s in predicted.stages] == [(2, 1), (3, 3), (3, 1)]

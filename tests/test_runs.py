@@ -74,7 +74,7 @@ def test_a_run_comes_back_as_it_was_kept(store):
         2,
         "2 images, classes 0, 1",
         None,
-        False,
+        True,
         None,
     )
     assert (run.device, run.when, run.timed_runs) == ("CPU, 2 threads", "2026-10-03 14:22", 3)

@@ -47,7 +47,7 @@ def test_csv_is_read_back(runs):
     assert (first["b_boundary_low_t"], first["b_removed_early_share"]) == ("93", "0.55")
     assert first["a_boundary_low_t"] == first["a_plan_json"] == "" and rows[1]["psnr_db"] == ""
     assert StagePlan.from_json(first["b_plan_json"]) == PLAN
-    assert first["id"] == runs[0].id and first["n_images"] == "2" and first["adaln_table"] == "no"
+    assert first["id"] == runs[0].id and first["n_images"] == "2" and first["adaln_table"] == "yes"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_json_is_read_back(runs):
     assert rows[0]["a_plan_json"] is None and rows[1]["psnr_db"] is None
     assert StagePlan.from_json(rows[0]["b_plan_json"]) == PLAN
     assert rows[0]["speedup_measured"] == 2.0 and rows[0]["latent_mse"] == 0.0123457
-    assert rows[1]["notes"] == "=HYPERLINK(1)" and rows[0]["adaln_table"] is False
+    assert rows[1]["notes"] == "=HYPERLINK(1)" and rows[0]["adaln_table"] is True
 
 
 def test_markdown_has_a_line_per_run_and_nothing_that_acts(runs):

@@ -63,11 +63,13 @@ def test_magnitude_is_the_same_plan_without_compensation():
 
 def test_the_time_of_a_comparison_is_both_sides_drawn_and_then_timed(workshop, tmp_path):
     fresh = Workshop(workshop.checkpoint, workshop.settings, tmp_path)
-    full = fresh.stage_macs(None)[-1]
+    full, pair = fresh.stage_macs(None, tabulated=True)[-1], fresh.macs.conditioning
+    made = 32 * pair * 0.2 / (full * 4)  # seconds of the table of one side
     fresh.times.keep_latency(LatencyTable("here", 4, (full / 2, full), (0.1, 0.2)))
     flat = StagePlan((93, 550), (0.0, 0.0, 0.0))
     found = estimate(fresh, (None, flat), SampleSettings((0, 1), steps=10, repeats=3))
     assert found.measured
-    assert found.pictures == pytest.approx(2 * 10 * 0.2) and found.timing == pytest.approx(12.0)
+    assert found.pictures == pytest.approx(2 * (10 * 0.2 + made))
+    assert found.timing == pytest.approx(3 * found.pictures)
     own = SampleSettings((0, 1), steps=10, repeats=0, side_steps=(10, 5))
-    assert estimate(fresh, (None, None), own).seconds == pytest.approx(15 * 0.2)
+    assert estimate(fresh, (None, None), own).seconds == pytest.approx(15 * 0.2 + 2 * made)

@@ -18,7 +18,7 @@ from core.errors import Stopped, StudioError
 from core.models.families import DiT
 from core.sampling.denoise import Denoiser, decode, start_noise
 from core.sampling.metrics import FeatureNetwork, Judge, ReferenceStatistics
-from core.workshop import compare as sampling
+from core.workshop import sample_settings
 from core.workshop.compare import compare, sampler
 from core.workshop.comparison import Comparison, Preview, SampleSettings, grid, pictures
 
@@ -67,9 +67,8 @@ def test_ddim_gives_the_stock_pipelines_bits(workshop, guidance):
         ).images
     finally:
         handle.remove()
-    ours, seconds = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 7).run(
-        noise(), COND, guidance
-    )
+    side = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 7, tabulate=False)
+    ours, seconds = side.run(noise(), COND, guidance)
     assert torch.equal(ours / workshop.vae.config.scaling_factor, seen[0])
     assert len(seconds) == 7 and all(s > 0 for s in seconds)
     decoded = decode(workshop.vae, ours)[:, 0].numpy()
@@ -331,14 +330,17 @@ def test_figures_of_a_comparison(workshop, pair):
     previews, found = pair
     # no feature network beside this model
     assert found.n == 3 and found.a.fid is None and found.b.class_accuracy is None
-    assert found.a.macs == workshop.forward_macs[0] * 2 * 10 * 3
+    # the adaLN vectors of 10 steps and 3 labels and the null label are made once: 40 pairs in 64
+    spared, dense = workshop.macs.conditioning, workshop.forward_macs[0]
+    assert found.a.macs == (dense - spared) * 2 * 10 * 3 + 64 * spared
     steps = [PLAN.stage_of(t) for t in found.b.timesteps]
     assert found.b.stages == steps and found.a.stages == [-1] * 10
-    assert found.b.macs == sum(int(workshop.row_macs(PLAN.sparsity[s])) for s in steps) * 2 * 3
+    rows = sum(int(workshop.row_macs(PLAN.sparsity[s])) - spared for s in steps) * 2 * 3
+    assert found.b.macs == rows + 64 * spared
     assert (
         found.speedup_macs == pytest.approx(found.a.macs / found.b.macs) and found.speedup_macs > 1
     )
-    assert found.b.macs == pytest.approx(3 * workshop.predict(PLAN, found.b.timesteps).macs)
+    assert found.b.macs == pytest.approx(3 * workshop.predict(PLAN, found.b.timesteps, 3).macs)
     assert found.speedup_predicted == pytest.approx(
         workshop.predict(PLAN, found.b.timesteps, batch=3).speedup_seconds
     )
@@ -413,7 +415,8 @@ def test_each_side_may_have_its_own_steps(workshop):
     assert [len(side.film) for side in (found.a, found.b)] == [8, 5]
     assert found.b.film_timesteps == found.b.timesteps
     assert [PLAN.stage_of(t) for t in found.a.timesteps] == found.a.cut_like(found.b)
-    assert found.a.macs == workshop.forward_macs[0] * 2 * 12 * 2
+    spared = workshop.macs.conditioning  # 12 steps of 3 labels are made as 64 pairs
+    assert found.a.macs == (workshop.forward_macs[0] - spared) * 2 * 12 * 2 + 64 * spared
     alone = finish(compare(workshop, None, PLAN, SampleSettings((1, 5), steps=5, repeats=0)))
     assert torch.equal(alone.b.latents, found.b.latents)
 
@@ -459,6 +462,8 @@ def test_names_tell_the_sides_apart(workshop):
 def test_a_slower_plan_is_called_slower(pair):
     found = copy.copy(pair[1])
     found.a, found.b = copy.copy(found.a), copy.copy(found.b)
+    # not what a busy machine made of it: such a prediction would be said to have foreseen it
+    found.a.predicted_seconds, found.b.predicted_seconds = [0.1] * 10, [0.05] * 10
     found.a.step_seconds, found.b.step_seconds = [[0.1] * 10] * 3, [[0.2] * 10] * 3
     assert (
         "is slower: it took 100% more" in found.verdict
@@ -486,8 +491,8 @@ def judged(workshop, monkeypatch):
 
 
 def test_large_sets_are_timed_batch_by_batch(workshop, judged, monkeypatch):
-    monkeypatch.setattr(sampling, "BATCH", 8)
-    monkeypatch.setattr(sampling, "IN_STEP", 4)
+    monkeypatch.setattr(sample_settings, "BATCH", 8)
+    monkeypatch.setattr(sample_settings, "IN_STEP", 4)
     monkeypatch.setattr("core.sampling.metrics.MIN_IMAGES_FOR_FID", 20)
     found = finish(
         compare(workshop, None, PLAN, SampleSettings(tuple(i % 10 for i in range(20)), steps=2))
@@ -497,7 +502,8 @@ def test_large_sets_are_timed_batch_by_batch(workshop, judged, monkeypatch):
     assert found.a.seconds == pytest.approx(
         20 / 8 * np.median([sum(r) for r in found.a.step_seconds])
     )
-    assert found.a.macs == workshop.forward_macs[0] * 2 * 2 * 20
+    spared = workshop.macs.conditioning  # a table of at most 18 pairs, so of 32, per batch
+    assert found.a.macs == (workshop.forward_macs[0] - spared) * 2 * 2 * 20 + 3 * 32 * spared
     assert found.a.fid > 0 and found.b.fid > 0 and 0 <= found.a.class_accuracy <= 1
     first = Denoiser(workshop.dense, sampler(workshop, "DDIM"), workshop.schedule, 2)
     start = start_noise(20, workshop.latent_shape, 0)
@@ -509,8 +515,8 @@ def test_large_sets_are_timed_batch_by_batch(workshop, judged, monkeypatch):
 
 
 def test_one_short_batch_is_timed_too(workshop, monkeypatch):
-    monkeypatch.setattr(sampling, "BATCH", 8)
-    monkeypatch.setattr(sampling, "IN_STEP", 4)
+    monkeypatch.setattr(sample_settings, "BATCH", 8)
+    monkeypatch.setattr(sample_settings, "IN_STEP", 4)
     found = finish(compare(workshop, None, PLAN, SampleSettings((1,) * 6, steps=2, repeats=2)))
     assert len(found.a.step_seconds) == 2 and found.a.scale == 1
 
@@ -542,8 +548,8 @@ def test_stop_while_timing_keeps_the_complete_runs(workshop):
 
 
 def test_stop_in_a_large_set(workshop, monkeypatch):
-    monkeypatch.setattr(sampling, "BATCH", 4)
-    monkeypatch.setattr(sampling, "IN_STEP", 2)
+    monkeypatch.setattr(sample_settings, "BATCH", 4)
+    monkeypatch.setattr(sample_settings, "IN_STEP", 2)
     stop = threading.Event()
     with pytest.raises(Stopped):
         for item in compare(workshop, None, PLAN, SampleSettings((1,) * 12, steps=3), stop):

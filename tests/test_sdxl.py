@@ -238,7 +238,6 @@ def test_another_size_reaches_the_micro_conditioning_and_the_latents(shop):
     [
         (dict(labels=(1,)), "give a prompt"),
         (dict(prompts=("a",), size=(100, 64)), "multiples of 64"),
-        (dict(prompts=("a",), tabulate=True), "no adaLN"),
     ],
 )
 def test_what_it_cannot_sample(shop, settings, match):

@@ -120,7 +120,7 @@ def test_the_loop_runs_the_rows_that_a_stage_needs(workshop, scales):
     plan = PLAN.with_guidance(*scales)
     mosaic = workshop.build(plan)
     assert mosaic.plan == plan
-    side = Denoiser(mosaic, sampler(workshop, "DDIM"), workshop.schedule, STEPS)
+    side = Denoiser(mosaic, sampler(workshop, "DDIM"), workshop.schedule, STEPS, tabulate=False)
     with rows_seen(mosaic) as seen:
         found, _ = side.run(
             start_noise(3, workshop.latent_shape, 3), DiT.conditions(LABELS), 1.5, 3
@@ -167,9 +167,12 @@ def test_work_is_counted_from_the_rows_that_run(workshop):
     plan = PLAN.with_guidance(early=1)
     settings = SampleSettings((1, 5, 7), steps=STEPS, repeats=1)
     *_, found = compare(workshop, None, plan, settings)
-    late, middle, early, dense = workshop.stage_macs(plan)
-    assert found.a.macs == int(dense * 2 * 3 * STEPS)
-    assert found.b.macs == int((2 * 2 * late + 3 * 2 * middle + 3 * early) * 3)
+    late, middle, early, dense = workshop.stage_macs(plan, tabulated=True)
+    pair = workshop.macs.conditioning
+    # 8 steps of 4 labels, the null label among them; of B 5 steps of 4 and 3 of 3: 32 rows each
+    assert found.a.macs == int(dense * 2 * 3 * STEPS) + 32 * pair
+    rows = (2 * 2 * late + 3 * 2 * middle + 3 * early) * 3
+    assert found.b.macs == int(rows) + 2 * 32 * pair
     predicted = workshop.predict(plan, found.b.timesteps, batch=3)
     assert predicted.macs * 3 == pytest.approx(found.b.macs)
     assert [stage.rows for stage in predicted.stages] == [2, 2, 1]
@@ -177,18 +180,24 @@ def test_work_is_counted_from_the_rows_that_run(workshop):
     assert found.b.predicted_seconds is not None and len(found.b.predicted_seconds) == STEPS
     whole, half = workshop.latency(6), workshop.latency(3)
     stage = predicted.stages[2]
-    assert stage.seconds == pytest.approx(3 * half.at(early))
-    assert stage.seconds_dense == pytest.approx(3 * whole.at(dense))
+    # the early stage comes first, so both sides make a table in it
+    made = 32 * pair * whole.per_mac
+    assert stage.seconds == pytest.approx(3 * half.at(early) + made)
+    assert stage.seconds_dense == pytest.approx(3 * whole.at(dense) + made)
 
 
 def test_a_half_batch_not_timed_yet_is_predicted_in_proportion(workshop, monkeypatch):
     plan, timesteps = PLAN.with_guidance(early=1), [900.0, 100.0]
     table = workshop.measure_latency(5)
     monkeypatch.setattr(
-        workshop.times, "latency", lambda rows, shape=None: table if rows == 10 else None
+        workshop.times,
+        "latency",
+        lambda rows, shape=None, tabulated=True: table if rows == 10 else None,
     )
     stage = workshop.predict(plan, timesteps, batch=5).stages[2]
-    assert stage.seconds == pytest.approx(table.at(workshop.stage_macs(plan)[2]) / 2)
+    made = 32 * workshop.macs.conditioning * table.per_mac
+    early = workshop.stage_macs(plan, tabulated=True)[2]
+    assert stage.seconds == pytest.approx(table.at(early) / 2 + made)
 
 
 # ------------------------------------------------------------ stock pipelines
@@ -300,7 +309,7 @@ def test_guidance_one_in_a_stock_pipeline_gives_the_loops_bits(workshop):
     plan = PLAN.with_guidance(early=1, late=1)
     mosaic = workshop.build(plan)
     _, run = drawn(workshop.checkpoint.pipeline, mosaic, 1.5)
-    side = Denoiser(mosaic, sampler(workshop, "DDIM"), workshop.schedule, STEPS)
+    side = Denoiser(mosaic, sampler(workshop, "DDIM"), workshop.schedule, STEPS, tabulate=False)
     noise = torch.randn(2, *workshop.latent_shape, generator=torch.Generator().manual_seed(3))
     ours, _ = side.run(noise, DiT.conditions(torch.tensor([1, 5])), 1.5)
     assert torch.equal(ours / workshop.vae.config.scaling_factor, run())

@@ -35,7 +35,6 @@ def modes_benchmark(
     timesteps = timesteps_of(workshop, steps)
     plan = plan_to_time(workshop, TARGET, steps)
     networks = {"dense": workshop.dense, PRUNED: workshop.build(plan)}
-    macs = {name: run_macs(workshop, model, timesteps)[0] for name, model in networks.items()}
     modes = [mode for mode in MODES if not why_not(mode, workshop.device)]
     models = {(name, mode): networks[name].in_mode(mode) for mode in modes for name in networks}
     shares = Shares(effort.seconds, len(batches))
@@ -52,6 +51,7 @@ def modes_benchmark(
             effort=effort,
             stop=stop,
         )
+        macs = {n: run_macs(workshop, m, timesteps, batch)[0] for n, m in networks.items()}
         rows += _rows(workshop.name, times, batch, modes, macs["dense"] / macs[PRUNED])
     preparation = {
         f"{name}, {mode}": {"seconds": round(p.seconds, 1), "count": p.count, "bytes": p.bytes}

@@ -15,11 +15,13 @@ from ..curves.proposals import propose_plan
 from ..guidance import scales_of
 from ..models.families import first_parameter
 from ..models.layers import PrunableLayer
+from ..mosaic.adaln_table import padded
 from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..sampling.denoise import Denoiser, start_noise
 from ..sampling.timing import forward_call, model_macs, module_forward
 from ..workshop.compare import sampler
+from ..workshop.prediction import TableLabels
 from ..workshop.workshop import Workshop
 from .measure import Effort, Shares, in_turn, machine, medians, ratio
 from .subjects import Subject, mosaic_of, uniform_cuts
@@ -65,12 +67,13 @@ def sampling_seconds(
     seconds: float,
     effort: Effort,
     stop: threading.Event | None = None,
-    tabulated: Set[str] = frozenset(),
+    tabulated: Set[str] | None = None,
 ) -> dict[str, list[float]]:
     """Return the seconds of the denoiser in whole DDIM runs with guidance, by name.
 
     One entry per round, all models in turn. models: `MosaicTransformer`s or `Stock`; tabulated:
-    names of those that run with a table of their adaLN vectors. Raises Stopped.
+    names of those that run with a table of their adaLN vectors (None: all that can). Raises
+    Stopped.
     """
     scheduler = sampler(workshop, "DDIM")
     conditions = workshop.some_conditions(batch)
@@ -81,6 +84,8 @@ def sampling_seconds(
         guidance = workshop.guidance
         return lambda: own[name].append(sum(side.run(noise, conditions, guidance, stop=stop)[1]))
 
+    if tabulated is None:
+        tabulated = {n for n, m in models.items() if not isinstance(m, Stock)}
     sides = {
         n: Denoiser(m, scheduler, workshop.schedule, steps, tabulate=n in tabulated)
         for n, m in models.items()
@@ -112,17 +117,26 @@ def attention_macs(layers: list[PrunableLayer], kept: list[int]) -> int:
 
 
 def run_macs(
-    workshop: Workshop, mosaic: MosaicTransformer, timesteps: list[float]
+    workshop: Workshop, mosaic: MosaicTransformer, timesteps: list[float], batch: int
 ) -> tuple[float, float]:
-    """Return MACs of a run, one row: (linear and convolution layers, attention products)."""
+    """Return MACs of a guided run per row: (linear and convolution layers, attention products).
+
+    batch: images, classes in turn, whose adaLN vectors come from a table where it fits.
+    """
     linear = attention = 0.0
+    names = list(workshop.class_names) or [0]
+    labels = TableLabels.of([names[i % len(names)] for i in range(batch)], batch)
+    spared = 0
+    if workshop.macs.has_table(len(timesteps), labels.most):
+        spared = workshop.macs.conditioning
+        linear = padded(len(timesteps) * labels.most) * spared / (2 * batch)
     for t in timesteps:
         stage = mosaic.stage_of(t)
         kept = [x.groups for x in workshop.layers] if stage < 0 else mosaic.kept(stage)
         gone = sum(
             x.macs_per_group * (x.groups - k) for x, k in zip(workshop.layers, kept, strict=True)
         )
-        linear += workshop.forward_macs[0] - gone
+        linear += workshop.forward_macs[0] - spared - gone
         attention += attention_macs(workshop.layers, kept)
     return linear, attention
 
@@ -141,9 +155,9 @@ def realised_benchmark(
 
     The goal is 0.95 at batch 16. Predicted from MACs of linear and convolution layers, as
     everywhere in the studio; with attention products beside it. The dense side has its equal
-    embedders merged too, so what is measured is pruning alone. Plans have the formula's widths and
-    magnitude's choice of groups, for which nothing has to be calibrated: time does not depend on
-    which groups stay. Raises Stopped.
+    embedders merged and its adaLN vectors from a table too, so what is measured is pruning alone.
+    Plans have the formula's widths and magnitude's choice of groups, for which nothing has to be
+    calibrated: time does not depend on which groups stay. Raises Stopped.
     """
     total = 2 * len(batches)
     turns = Turns(Shares(effort.seconds, total), total, effort, progress=progress, stop=stop)
@@ -187,9 +201,9 @@ def _sampling_rows(
     models = {"dense": workshop.dense}
     for target in targets:
         models[f"{target:g}"] = workshop.build(plan_to_time(workshop, target, steps))
-    macs = {name: run_macs(workshop, model, timesteps) for name, model in models.items()}
     rows = []
     for batch in batches:
+        macs = {name: run_macs(workshop, model, timesteps, batch) for name, model in models.items()}
         times = sampling_seconds(
             workshop,
             models,
@@ -285,12 +299,13 @@ def speed_benchmark(
         seconds=0.0,
         effort=Effort(0.0, rounds, rounds),
     )
-    once, many = model_macs(workshop.dense.full)[0], model_macs(workshop.transformer)[0]
+    many = model_macs(workshop.transformer)[0] * 2 * steps
     results = []
     seconds = medians(times)
     for target, plan in plans.items():
         mine = times[f"{target:g}"]
-        macs = workshop.predict(plan, timesteps, batch).speedup_macs
+        predicted = workshop.predict(plan, timesteps, batch)
+        macs = predicted.speedup_macs
         dense, stock = ratio("", times["dense"], mine), ratio("", times["stock"], mine)
         results.append(
             {
@@ -299,7 +314,7 @@ def speed_benchmark(
                 "speedup_measured": dense["ratio"],
                 "spread": dense["spread"],
                 "realised": dense["ratio"] / macs,
-                "against_stock_macs": macs * many / once,
+                "against_stock_macs": many / predicted.macs,
                 "against_stock_measured": stock["ratio"],
                 "against_stock_spread": stock["spread"],
                 "seconds": seconds[f"{target:g}"],

@@ -37,6 +37,7 @@ from ..models.checkpoints import local_folder
 from ..sampling.denoise import decode
 from ..sampling.metrics import latent_mse, psnr, ssim
 from ..workshop.drawing import draw_latents
+from ..workshop.prediction import TableLabels
 from ..workshop.study import findings, load_study, markdown, verdicts
 from ..workshop.workshop import Workshop, get_workshop
 from .realised import TARGETS, speed_benchmark, timesteps_of
@@ -252,8 +253,10 @@ def draw_samples(
     """Draw n seeded samples, classes in turn, DDIM, with the model's own guidance."""
     model = workshop.dense if plan is None else workshop.build(plan)
     latents = draw_latents(workshop, model, "DDIM", steps, workshop.guidance, n, seed, batch, dtype)
-    work = workshop.work(plan, timesteps_of(workshop, steps))
-    macs = sum(step.rows * step.macs for step in work) * n
+    timesteps, classes = timesteps_of(workshop, steps), list(workshop.class_names)
+    drawn = TableLabels.of([classes[i % len(classes)] for i in range(n)], batch)
+    labels = drawn if workshop.macs.has_table(len(timesteps), drawn.most) else None
+    macs = sum(step.total for step in workshop.work(plan, timesteps, labels=labels)) * n
     return Samples(latents, decode(workshop.vae, latents), macs)
 
 

@@ -11,9 +11,16 @@ from ..curves.guidance_words import rows_words, scale_words
 from ..curves.plan import STAGES, StagePlan
 from ..curves.samplers import sampling_timesteps
 from ..mosaic.damping_report import damping_facts, damping_sentence, with_dampings
+from ..mosaic.exported import export_without_adaln
 from ..mosaic.transformer import MosaicTransformer
 from ..workshop.prediction import Prediction
 from ..workshop.workshop import Workshop
+from .export_options import (
+    check_export,
+    export_report,
+    labels_to_export,
+    scheduler_to_export,
+)
 from .output import finite, fresh_folder, report_progress, warn_of_scarcity, write_result
 from .plan_options import named_plan
 from .settings import check_steps
@@ -28,9 +35,11 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     """
     plan = named_plan(args)
     check_steps(args.steps)
+    check_export(args)
     out = fresh_folder(args.out)
     workshop = open_workshop(args)
-    timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
+    labels = labels_to_export(args, workshop)
+    timesteps = sampling_timesteps(scheduler_to_export(args, workshop), args.steps)
     plan = plan.counted(timesteps)
     # a calibration that is there is checked, and mended where it was damaged
     if workshop.calibrated or workshop.needs_calibration(plan, errors=True):
@@ -39,13 +48,21 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     start = time.perf_counter()
     mosaic = workshop.build(plan, report_progress, measured=True)
     seconds = time.perf_counter() - start
-    prediction = workshop.predict(plan, timesteps, exact=True)
+    # saved subnetworks run in a stock pipeline, which works adaLN vectors out at every step
+    prediction = workshop.predict(plan, timesteps, exact=True, tabulated=args.without_adaln)
     layers = with_dampings(workshop.layer_table(plan, exact=True), mosaic)
     result = _prune_report(workshop, plan, prediction, args.steps)
     result |= {"layers": layers, "seconds": seconds}
-    files = mosaic.save_pretrained(
-        out, finite(subnetwork_facts(workshop, mosaic, result)), progress=report_progress
-    )
+    facts = finite(subnetwork_facts(workshop, mosaic, result))
+    exported: list[str] = []
+    if args.without_adaln:
+        export = export_without_adaln(
+            mosaic, out, timesteps, labels, facts, progress=report_progress
+        )
+        files, exported = export.files, [export.sentence]
+        result["without_adaln"] = export_report(export, args, workshop, labels)
+    else:
+        files = mosaic.save_pretrained(out, facts, progress=report_progress)
     result |= {"out": str(args.out), "files": files}
     text = [
         f"{s.stage}: {s.steps} steps, {s.macs / 1e9:.2f} of {s.macs_dense / 1e9:.2f} GMACs, layer"
@@ -59,6 +76,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         f"×{prediction.speedup_macs:.2f} fewer MACs over the whole run; {len(STAGES)} subnetworks"
         f" in {args.out}"
     )
+    text += exported
     return write_result(args, result, text)
 
 

@@ -136,7 +136,7 @@ def run_settings(
         seed=args.seed,
         scheduler=args.scheduler,
         repeats=args.repeats,
-        tabulate=args.tabulate,
+        tabulate=args.adaln_table,
         mode=args.mode,
     )
     workshop.check_settings(settings)

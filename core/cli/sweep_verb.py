@@ -20,8 +20,8 @@ from ..sweep.cells import Base, Grid, grid_of
 from ..sweep.engine import CellDone, Report, Sweep, Swept
 from ..sweep.metrics import METRICS
 from ..sweep.remote import ModelSource, ray_module, run_on_ray
-from ..workshop.compare import IN_STEP, rows_per_image, visited
-from ..workshop.comparison import BATCH
+from ..workshop.adaln_choice import labels_of
+from ..workshop.compare import rows_per_image, visited
 from ..workshop.workshop import Workshop
 from .output import make_folder, report_progress, write_result
 from .plan_options import guided, named_plan
@@ -93,13 +93,15 @@ def _elsewhere(model: str | Path) -> str:
 def _measure(workshop: Workshop, grid: Grid, stop: threading.Event) -> None:
     """Time this device where that is not done yet, so that the time can be said first."""
     settings = grid.base.settings
-    if settings.tabulate:
-        return  # whose times are not predicted
-    at_once = min(settings.n, settings.n if settings.n <= IN_STEP else BATCH)
+    at_once = min(settings.n, settings.batch)
     shape = workshop.shape_for(settings)
+    tabulated = {labels_of(cell.settings) is not None for cell in grid.possible}
     rows = {row for cell in grid.possible for row in rows_per_image(cell.plan, cell.settings)}
     for halves in sorted(rows):
-        workshop.measure_latency(at_once, halves, report_progress, stop, shape, PLAIN)
+        for table in sorted(tabulated):
+            workshop.measure_latency(
+                at_once, halves, report_progress, stop, shape, PLAIN, tabulated=table
+            )
 
 
 def _run(steps: Iterable[Report | CellDone | Swept]) -> Swept:

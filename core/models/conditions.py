@@ -38,10 +38,6 @@ class ImageRequest(Protocol):
     def size(self) -> tuple[int, int] | None:
         """Return (height, width) in pixels; None for the size of the model."""
 
-    @property
-    def tabulate(self) -> bool:
-        """Return whether adaLN vectors are to be computed before the first step."""
-
 
 def each_tensor(arguments: Arguments, change: Callable[[Tensor], Tensor]) -> Arguments:
     """Return the same arguments with every tensor changed."""

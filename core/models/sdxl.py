@@ -260,8 +260,6 @@ class SDXL:
         del model
         if not request.prompts:
             raise StudioError(f"{name} paints from text: give a prompt for every image.")
-        if request.tabulate:
-            raise StudioError(f"{name} has no adaLN layers to tabulate.")
         if request.size is not None and any(x % 64 for x in request.size):
             raise StudioError("Height and width must be multiples of 64 pixels.")
 

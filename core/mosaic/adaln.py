@@ -3,9 +3,9 @@
 diffusers' DiT holds a copy of the timestep and label embedder in each block and runs each copy, and
 sends its output through a matrix of each block's own (adaLN-Zero, Peebles & Xie 2023, arXiv
 2212.09748). Where the copies are equal, one is enough. Where the timesteps of a run are known, the
-matrix products can be done before the run starts. Both results travel through the model's own
-forward in the place of its class labels, so no state is kept in modules that threads or
-torch.compile share.
+matrix products can be done before the run starts (`core.mosaic.adaln_table`). Both results travel
+through the model's own forward in the place of its class labels, so no state is kept in modules
+that threads or torch.compile share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .slimming import children_of, clone_structure
 
@@ -24,7 +23,7 @@ class Modulation(NamedTuple):
     """The embedding and the adaLN vectors of a batch, in the place of timestep and labels."""
 
     embedding: Tensor  # (batch, d)
-    blocks: tuple[Tensor, ...]  # (batch, 6 d) each: shift, scale and gate of attention and MLP
+    blocks: Tensor  # (blocks, batch, 6 d): shift, scale and gate of attention and MLP
 
 
 class BlockVectors(NamedTuple):
@@ -163,24 +162,3 @@ def embed_first(
     if len(args) > 2:
         return (*args[:2], embedded, *args[3:]), kwargs
     return args, {**kwargs, "class_labels": embedded}
-
-
-def modulations(
-    network: nn.Module, timesteps: Tensor, labels: Tensor, dtype: torch.dtype
-) -> list[Modulation]:
-    """Return the embeddings and adaLN vectors of each timestep, one entry per step.
-
-    network: with merged embedders. timesteps: (steps,). labels: (batch,). All steps of a different
-    label go through one matrix product, so a result may differ from the step's own in the last bits
-    of its sums.
-    """
-    different, place = labels.unique(return_inverse=True)
-    steps = len(timesteps)
-    count = len(different)
-    norms = norms_of(network)
-    embedding = norms[0].emb(
-        timesteps.repeat_interleave(count), different.repeat(steps), hidden_dtype=dtype
-    )
-    parts = [embedding, *(norm.linear(F.silu(embedding)) for norm in norms)]
-    found = [part.view(steps, count, -1)[:, place].unbind() for part in parts]
-    return [Modulation(step[0], step[1:]) for step in zip(*found, strict=True)]

@@ -25,6 +25,7 @@ from ..curves.plan import STAGES, StagePlan
 from ..errors import Stopped, StudioError
 
 FORMAT, VERSION = "mosaicdiff-subnetworks", 1
+EXPORTED = "mosaicdiff-without-adaln"  # the format of `core.mosaic.exported`
 MANIFEST = "manifest.json"
 FILES = {stage: f"{stage}.safetensors" for stage in STAGES}
 MAX_BYTES = 64_000_000  # SDXL with every other neuron gone takes about 3 MB
@@ -51,8 +52,8 @@ def sealed(manifest: dict[str, Any]) -> str:
     return json.dumps(manifest | {"checksum": checksum(manifest)}, indent=2, allow_nan=False) + "\n"
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a folder.
+def read_manifest(folder: Path, kind: str = FORMAT) -> dict[str, Any]:
+    """Return the manifest of a folder, of one format.
 
     Raises StudioError when it is missing, damaged, changed by hand or of another version.
     """
@@ -76,7 +77,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{name} is damaged (it is not JSON): copy the folder again or save the subnetworks"
             " anew."
         ) from err
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found == EXPORTED != kind:
+        raise StudioError(
+            f"{folder.name}/ holds a whole model without adaLN weights, not subnetworks for a base:"
+            " load it with load_without_adaln."
+        )
+    if found != kind:
         raise StudioError(
             f"{name} does not belong to subnetworks that MosaicDiff Studio saved; check the path."
         )

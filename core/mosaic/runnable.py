@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from ..curves.plan import STAGES
 from ..errors import StudioError
 from ..graphs import GraphMaker
 from .across_stages import watched
-from .adaln import Modulation, modulations, norms_of
+from .adaln_table import KeptTable, StepVectors, labels_that_fit, step_vectors
 from .compiling import compiled
 from .modes import PLAIN, Preparation, Ways, check_runs
 from .reuse import reusing
 from .slimming import shallow
 from .subnetworks import Subnetworks
-
-# of adaLN vectors for one run; 50 steps of DiT-XL/2 in fp16 take 39 MB for one image with guidance
-TABLE_BYTES = 256 << 20
 
 
 class RunnableNetworks(Subnetworks):
@@ -118,36 +116,38 @@ class RunnableNetworks(Subnetworks):
             self._reusing[stage] = reusing(self.stages[stage], self.layers)
         return partial(self._run, self._reusing[stage])
 
-    def tabulate(self, timesteps: Tensor, class_labels: Tensor) -> list[Modulation] | None:
+    def tabulate(self, timesteps: Tensor, class_labels: Tensor) -> StepVectors | None:
         """Return the adaLN vectors of a run, one entry per timestep (steps,), or None.
 
         Each entry is to be given to `network(t)` as its `class_labels`; class_labels here:
-        (batch,). The table rounds like one matrix product over all steps (fp32: a few units in the
-        last place). None where blocks share no embedder, and where the table would take more than
-        TABLE_BYTES: for large batches it hardly pays.
+        (batch,), on the CPU where nothing shall wait for the device. The entries round like matrix
+        products of fixed size (fp32: a few units in the last place off what a step works out). None
+        where `no_table` says why. Raises StudioError for what an exported model does not know.
         """
-        if self.no_table(len(timesteps), len(class_labels)):
+        if self.table is not None:
+            return self.table.step_vectors(timesteps, class_labels)
+        if self.no_table(len(timesteps), len(class_labels.unique())):
             return None
-        return modulations(self.stages[0], timesteps, class_labels, self.dtype)
+        return step_vectors(self.stages[0], timesteps, class_labels, self.dtype)
 
-    def no_table(self, steps: int, rows: int) -> str:
-        """Return why `tabulate` makes no table for so many steps and batch rows, in words.
+    def no_table(self, steps: int, labels: int) -> str:
+        """Return why `tabulate` makes no table for so many steps and different labels, in words.
 
-        The text is empty where `tabulate` makes a table.
+        The text is empty where `tabulate` makes a table, or has one.
         """
+        if self.table is not None:
+            return ""
         if self.once is None:
             return (
-                "This model has no embedder that its blocks share, so adaLN vectors cannot come"
+                "this model has no embedder that its blocks share, so adaLN vectors cannot come"
                 " from a table"
             )
-        norms = norms_of(self.stages[0])
-        width = cast(nn.Linear, norms[0].linear).out_features
-        most = TABLE_BYTES // (steps * len(norms) * width * self.dtype.itemsize)
-        if rows <= most:
+        most = labels_that_fit(self.stages[0], steps, self.dtype)
+        if labels <= most:
             return ""
         return (
-            f"A table of adaLN vectors for {rows} rows (images, twice with guidance) and {steps}"
-            f" steps would be too large; {most} rows fit"
+            f"a table of adaLN vectors for {labels} different labels (the null label counts) and"
+            f" {steps} steps would be too large, {most} labels fit"
         )
 
     def _way(self, network: nn.Module) -> Callable[..., Any]:
@@ -161,5 +161,23 @@ class RunnableNetworks(Subnetworks):
         self, network: nn.Module, sample: Tensor, timestep: Tensor, *args: Any, **conditions: Any
     ) -> Tensor:
         """Run one network in the mosaic's mode and return the bare prediction tensor."""
+        if self.table is not None:
+            args, conditions = _from_table(self.table, timestep, args, conditions)
         forward = self._compiled.get(id(network)) or self._way(network)
         return forward(sample, timestep, *args, **conditions, return_dict=False)[0]
+
+
+def _from_table(
+    table: KeptTable, timestep: Tensor, args: tuple[Any, ...], conditions: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Replace class labels (rows,) by their vectors, which an exported model cannot work out.
+
+    Raises StudioError for timesteps and labels that it was not exported for.
+    """
+    labels = args[0] if args else conditions.get("class_labels")
+    if not torch.is_tensor(labels):  # the vectors are there already
+        return args, conditions
+    found = table.of_rows(timestep, labels)
+    if args:
+        return (found, *args[1:]), conditions
+    return args, {**conditions, "class_labels": found}

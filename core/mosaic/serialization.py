@@ -14,18 +14,16 @@ Nothing here is pickled, and no path from a manifest is opened: file names are t
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..cache import file_hash
 from ..curves.plan import STAGES
-from ..errors import Stopped, StudioError
-from ..files import full_disk, write_folder
+from ..errors import StudioError
 from ..models.checkpoints import load_checkpoint
 from ..models.families import family_of, first_parameter
 from ..models.layers import PrunableLayer, find_layers
@@ -34,7 +32,6 @@ from ..pruning.cuts import Cut
 from .manifest import (
     FILES,
     FORMAT,
-    MANIFEST,
     PRECISIONS,
     VERSION,
     StoredMosaic,
@@ -44,8 +41,8 @@ from .manifest import (
     model_hash,
     precision,
     read_manifest,
-    sealed,
 )
+from .sealed_folder import check_file, ticker, write_sealed, write_tensors
 from .stored import (
     ALL,
     check_rebuilt,
@@ -80,45 +77,20 @@ def save_mosaic(
     subnetworks changed since they were cut) and Stopped. A killed process may leave a sibling
     folder *.part, never half a `folder`.
     """
-    folder = Path(folder).resolve()
     facts = dict(mosaic.facts) if facts is None else facts
     if not set(facts) <= set(FACTS):
         raise StudioError(
             f"What is said of saved subnetworks may be {', '.join(FACTS)}, not"
             f" {', '.join(sorted(set(facts) - set(FACTS)))[:80]}."
         )
-    files: list[str] = []
-
-    def write(part: Path) -> None:
-        manifest = _write_stages(mosaic, part, progress, stop) | facts
-        (part / MANIFEST).write_text(_sealed_text(manifest))
-        files.extend([*manifest["files"], MANIFEST])
-
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StudioError(
-                f"{folder.name} exists and is not an empty folder; name another one to save to."
-            )
-        write_folder(folder, write)
-    except (OSError, SafetensorError) as err:  # safetensors wraps the system's error in its own
-        why = getattr(err, "strerror", None) or str(err)
-        if full_disk(err):
-            why = "the disk is full; make room and save again"
+    if mosaic.table is not None:
         raise StudioError(
-            f"The subnetworks could not be written to {folder.name}/ ({why}); nothing was left"
-            " there."
-        ) from err
-    return files
-
-
-def _sealed_text(manifest: dict[str, Any]) -> str:
-    """Return the text of the manifest. Raises StudioError for facts that are not JSON."""
-    try:
-        return sealed(manifest)
-    except (TypeError, ValueError) as err:
-        raise StudioError(
-            f"What is said of saved subnetworks must be plain JSON data without NaN ({err})."
-        ) from err
+            "This model was exported without adaLN weights, so it has no base to be saved against:"
+            " copy the folder that it was loaded from."
+        )
+    return write_sealed(
+        folder, lambda part: _write_stages(mosaic, part, progress, stop) | facts, "The subnetworks"
+    )
 
 
 def _write_stages(
@@ -127,14 +99,32 @@ def _write_stages(
     """Write one file per different stage, and return the manifest without facts and seal."""
     own = precision(mosaic.dtype)
     coarse = PRECISIONS[PRECISIONS.index(own) :]
-    tick = _ticker(progress, stop)
+    tick = ticker(progress, stop)
     total = len(STAGES) + len(coarse)
+    manifest = write_stages(mosaic, part, lambda i, text: tick(i, total, text))
+    hashes = {}
+    for j, at in enumerate(coarse):
+        tick(len(STAGES) + j, total, f"hashing the base model in {at}")
+        hashes[at] = model_hash(mosaic.full, at, stop)
+    return manifest | {
+        "format": FORMAT,
+        "base": {"class": type(mosaic.full).__name__, "hash": hashes},
+    }
+
+
+def write_stages(
+    mosaic: Subnetworks, part: Path, tick: Callable[[int, str], None]
+) -> dict[str, Any]:
+    """Write one file per different stage; return what a manifest says of them and of the plan.
+
+    tick: called before each stage with its number and a text. Raises StudioError for NaN and for
+    what was changed since it was cut.
+    """
     files: dict[str, dict[str, Any]] = {}
     stages: dict[str, dict[str, Any]] = {}
     masked = is_masked(mosaic)
-    base = mosaic.full
     for i, stage in enumerate(STAGES):
-        tick(i, total, f"writing the {stage} stage")
+        tick(i, f"writing the {stage} stage")
         kept, tensors = stage_contents(mosaic, i, masked)
         check_rebuilt(mosaic, i, tensors, masked)
         file = FILES[stage] if tensors else None
@@ -143,31 +133,19 @@ def _write_stages(
                 file = twin["file"]
                 break
         if file == FILES[stage]:
-            copies = {
-                name: tensor.cpu().clone(memory_format=torch.contiguous_format)
-                for name, tensor in tensors.items()
-            }
-            save_file(copies, part / file, metadata={"format": "pt"})
-            del copies
-            files[file] = {"bytes": (part / file).stat().st_size, "sha256": file_hash(part / file)}
+            files[file] = write_tensors(tensors, part / file)
         stages[stage] = {
             "timesteps": None if mosaic.plan is None else list(mosaic.plan.stage_range(i)),
             "file": file,
             "kept": kept,
         }
-    hashes = {}
-    for j, at in enumerate(coarse):
-        tick(len(STAGES) + j, total, f"hashing the base model in {at}")
-        hashes[at] = model_hash(base, at, stop)
     return {
-        "format": FORMAT,
         "version": VERSION,
-        "family": family_of(base).name,
+        "family": family_of(mosaic.full).name,
         "plan": None if mosaic.plan is None else mosaic.plan.to_json(),
         "enabled": mosaic.enabled,
         "masked": masked,
-        "dtype": own,
-        "base": {"class": type(base).__name__, "hash": hashes},
+        "dtype": precision(mosaic.dtype),
         "layers": layer_rows(mosaic.layers),
         "stages": stages,
         "files": files,
@@ -193,33 +171,24 @@ def load_mosaic(
     folder that is damaged or changed and for another base; Stopped.
     """
     folder = Path(folder)
-    tick = _ticker(progress, stop)
+    tick = ticker(progress, stop)
     manifest = read_manifest(folder)
     with complete(folder):
         stored = StoredMosaic.parse(manifest)
     total = len(stored.files) * 2 + 1
     for i, (name, said) in enumerate(stored.files.items()):
         tick(i, total, f"checking {name}")
-        _check_file(folder / name, *said)
+        check_file(folder / name, *said)
     dense = _denoiser(base, stored.dtype, revision)
     layers = find_layers(dense)
     tick(len(stored.files), total, "comparing the base model")
     _check_base(dense, layers, stored, folder, stop)
-    read: dict[str, tuple[dict[str, str], list[Cut]]] = {}
-    for file, kept in stored.stages:
-        if file is not None and file not in read:
-            tick(len(stored.files) + 1 + len(read), total, f"reading {file}")
-            read[file] = (kept, _read_cuts(folder / file, dense, layers, kept))
-    with complete(folder):
-        if any(
-            kept != (dict.fromkeys(kept, ALL) if file is None else read[file][0])
-            for file, kept in stored.stages
-        ):
-            raise ValueError("two stages of one file keep different groups")
+    before = len(stored.files) + 1
+    cuts = read_stages(folder, stored, dense, layers, lambda i, text: tick(before + i, total, text))
     mosaic = kind(
         dense,
         stored.plan,
-        [None if file is None else read[file][1] for file, _ in stored.stages],
+        cuts,
         masked=stored.masked,
         layers=layers,
         facts={name: manifest[name] for name in FACTS if name in manifest},
@@ -228,25 +197,30 @@ def load_mosaic(
     return mosaic
 
 
-def _check_file(path: Path, size: int, digest: str) -> None:
-    """Raise StudioError for a file of another size or checksum than the manifest has."""
-    try:
-        found = path.stat().st_size
-        if found != size:
-            raise StudioError(
-                f"{path.name} in {path.parent.name}/ has {found} bytes and should have {size}: it"
-                " was cut off or changed; copy it again."
-            )
-        if file_hash(path) != digest:
-            raise StudioError(
-                f"{path.name} in {path.parent.name}/ is damaged (its checksum differs): copy it"
-                " again or save the subnetworks anew."
-            )
-    except OSError as err:
-        raise StudioError(
-            f"{path.name} in {path.parent.name}/ is missing or cannot be read ({err.strerror}):"
-            " copy the whole folder again."
-        ) from err
+def read_stages(
+    folder: Path,
+    stored: StoredMosaic,
+    dense: nn.Module,
+    layers: list[PrunableLayer],
+    tick: Callable[[int, str], None],
+) -> list[list[Cut] | None]:
+    """Return the cuts of every stage over their dense model; None for a dense stage.
+
+    tick: called before each file with its number and a text. Raises StudioError for files that do
+    not fit.
+    """
+    read: dict[str, tuple[dict[str, str], list[Cut]]] = {}
+    for file, kept in stored.stages:
+        if file is not None and file not in read:
+            tick(len(read), f"reading {file}")
+            read[file] = (kept, _read_cuts(folder / file, dense, layers, kept))
+    with complete(folder):
+        if any(
+            kept != (dict.fromkeys(kept, ALL) if file is None else read[file][0])
+            for file, kept in stored.stages
+        ):
+            raise ValueError("two stages of one file keep different groups")
+    return [None if file is None else read[file][1] for file, _ in stored.stages]
 
 
 def _denoiser(base: Any, dtype: str, revision: str | None) -> nn.Module:
@@ -338,15 +312,3 @@ def _kept_groups(text: str, layer: PrunableLayer) -> Tensor | None:
     if text == ALL:
         return None
     return torch.tensor(indices(text, layer.groups), dtype=torch.long)
-
-
-def _ticker(progress: Progress | None, stop: threading.Event | None) -> Progress:
-    """Return a progress callback that raises Stopped when the run is to stop."""
-
-    def tick(done: int, total: int, text: str) -> None:
-        if stop is not None and stop.is_set():
-            raise Stopped(f"Stopped while {text}.")
-        if progress is not None:
-            progress(done, total, text)
-
-    return tick

@@ -15,6 +15,7 @@ from ..models.families import first_parameter
 from ..models.layers import PrunableLayer
 from ..pruning.cuts import Cut, consumer_of
 from .adaln import OnceEmbedder
+from .adaln_table import KeptTable
 from .slimming import Constant, full_width
 
 
@@ -29,6 +30,8 @@ class Subnetworks(nn.Module):
     masked: bool  # whether cut layers keep their full width and only zeroes
     layers: list[PrunableLayer]
     once: OnceEmbedder | None  # the embedder that all blocks share, where they do
+    # the adaLN vectors of an exported model, which has no weights for them; else None
+    table: KeptTable | None
     cuts: list[list[Cut] | None]  # which groups each layer keeps, without weights; None: all
     stages: nn.ModuleList  # in STAGES order; stages with the same cuts are one network
     config: Any  # the dense model's

@@ -35,6 +35,7 @@ from .adaln import (
     embedders_equal,
     merged,
 )
+from .adaln_table import KeptTable
 from .guided_pairs import PipelineScale, bound, run_at_scale
 from .modes import Ways
 from .reuse import PipelineWalk
@@ -82,6 +83,7 @@ class MosaicTransformer(RunnableNetworks):
     `dense` (the model), `plan` and one list of `Cut` per stage (in STAGES order, layers in
     `find_layers` order; None: dense). The weights of the cuts are not kept: `cuts` afterwards has
     the groups that each layer keeps. `facts`: plain JSON data to save beside the subnetworks.
+    `table`: the adaLN vectors of a model that has no weights for them (`core.mosaic.exported`).
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class MosaicTransformer(RunnableNetworks):
         masked: bool = False,
         layers: list[PrunableLayer] | None = None,
         facts: dict[str, Any] | None = None,
+        table: KeptTable | None = None,
     ):
         super().__init__()
         dense = getattr(dense, "_orig_mod", dense)  # under torch.compile
@@ -99,6 +102,7 @@ class MosaicTransformer(RunnableNetworks):
         self.enabled = True
         self.masked = masked
         self.facts = {} if facts is None else facts
+        self.table = table
         self.pipeline_scale = PipelineScale()
         self._walks: dict[int, PipelineWalk] = {}  # thread -> its run in a stock pipeline
         self._reusing = {}

@@ -73,6 +73,7 @@ def found_facts(comparison: Comparison) -> Row:
     c = comparison
     return {
         "when": storable(c.when),
+        "tabulate": int(c.settings.tabulate),  # what was asked for may not have fitted
         "timed_runs": c.timed_runs,
         "speedup": finite(c.speedup_measured),
         "speedup_spread": finite(c.speedup_spread),

@@ -2,7 +2,8 @@
 
 The loop is our own: diffusers' DiTPipeline never multiplies the first noise by `init_noise_sigma`,
 so its pictures are wrong with schedulers that need that (Euler, Heun, LMS). This loop does, and
-scales the model input. With DDIM its result is equal to the stock pipeline's, bit for bit.
+scales the model input. With DDIM and without a table of adaLN vectors its result is equal to the
+stock pipeline's, bit for bit.
 
 Nothing is read back from the device while the loop runs: timesteps and sigmas, which schedulers
 look at, lie on the CPU, and the clocks of a GPU are events that are read afterwards.
@@ -29,6 +30,7 @@ from ..curves.scheduler_tables import visited_timesteps
 from ..errors import Stopped, StudioError
 from ..guidance import Half, half_of
 from ..models.families import Conditions
+from ..mosaic.adaln_table import StepVectors
 from ..mosaic.reuse import Walk
 from ..mosaic.transformer import MosaicTransformer
 from ..seeds import SEEDS
@@ -91,9 +93,9 @@ class Denoiser:
     The scheduler is copied; the given one is not changed. `start`: the step, from 0, that sampling
     begins with; `run` then takes clean latents as `origin` and adds noise of that step's level
     (image to image, Meng et al. 2022, arXiv 2108.01073). `tabulate`: the adaLN vectors of a DiT are
-    computed for all steps at once before the first, whose time includes that (see
-    `MosaicTransformer.tabulate`); pictures then differ in rounding. Raises StudioError for a step
-    that is not there.
+    computed for all steps at once before the first, whose time includes that, wherever
+    `MosaicTransformer.tabulate` makes a table; pictures differ in rounding from a run without one.
+    Raises StudioError for a step that is not there.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Denoiser:
         schedule: NoiseSchedule,
         steps: int,
         start: int = 0,
-        tabulate: bool = False,
+        tabulate: bool = True,
     ):
         self.model, self.steps, self.start, self.tabulate = model, steps, start, tabulate
         self.scheduler = copy.deepcopy(scheduler)
@@ -225,14 +227,14 @@ class Denoiser:
         """
         device, dtype = self.model.device, self.model.dtype
         scales = self.scales(guidance)
-        batches = {half: conditions.batch(half, device, dtype) for half in map(half_of, scales)}
+        halves = [half_of(scale) for scale in scales]
+        batches = {half: conditions.batch(half, device, dtype) for half in set(halves)}
         visits = self.visits.to(device)
-        tables: dict[Half, dict[int, Any]] = {}
+        tables: dict[Half, StepVectors | None] = {}
         turn = self._reuse()
 
         def predict(i: int, scaled: Tensor, clock: StepClock) -> Tensor:
-            scale = scales[i]
-            half = half_of(scale)
+            scale, half = scales[i], halves[i]
             guided = half == "both"
             arguments = batches[half]
             rows = (torch.cat([scaled, scaled]) if guided else scaled).to(dtype)
@@ -240,10 +242,11 @@ class Denoiser:
             clock.mark()
             if self.tabulate and "class_labels" in arguments:
                 if half not in tables:  # at the first step that needs it
-                    steps = [k for k, other in enumerate(scales) if half_of(other) == half]
-                    tables[half] = self._table(visits, steps, arguments["class_labels"])
-                if i in tables[half]:
-                    arguments = arguments | {"class_labels": tables[half][i]}
+                    calls = [k for k, other in enumerate(halves) if other == half]
+                    tables[half] = self._table(calls, conditions, half)
+                table = tables[half]
+                if table is not None:
+                    arguments = arguments | {"class_labels": table[halves[:i].count(half)]}
             with turn(i) as network:
                 predicted = network(rows, times, **arguments)
             clock.mark()
@@ -285,13 +288,13 @@ class Denoiser:
         by_stage = self.model.scales(guidance)
         return [by_stage[stage] for stage in self.stages]
 
-    def _table(self, visits: Tensor, steps: list[int], labels: Tensor) -> dict[int, Any]:
-        """Return step -> its adaLN vectors for these labels (rows,); empty where it is too large.
+    def _table(self, calls: list[int], conditions: Conditions, half: Half) -> StepVectors | None:
+        """Return the adaLN vectors of the rows of a half at these calls; None for no table.
 
-        steps: the model calls that run rows of these labels.
+        Timesteps and labels are read on the CPU, where nothing waits for the device.
         """
-        found = self.model.tabulate(visits[steps], labels)
-        return {} if found is None else dict(zip(steps, found, strict=True))
+        arguments = conditions.batch(half, torch.device("cpu"), self.model.dtype)
+        return self.model.tabulate(self.visits[calls], arguments["class_labels"])
 
 
 def visits_from(scheduler: Any, start: int) -> Tensor:

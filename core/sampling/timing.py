@@ -104,6 +104,11 @@ class LatencyTable:
         i = min(max(sum(m <= macs for m in x) - 1, 0), len(x) - 2)
         return max(1e-9, y[i] + (y[i + 1] - y[i]) * (macs - x[i]) / (x[i + 1] - x[i]))
 
+    @property
+    def per_mac(self) -> float:
+        """Return the seconds of one MAC in the dense forward."""
+        return self.seconds[-1] / (self.macs[-1] * self.rows)
+
     def save(self, path: Path) -> None:
         """Write the table, whole or not at all. Raises OSError."""
         text = json.dumps(asdict(self), indent=2)
@@ -150,13 +155,16 @@ def forward_call(
     model: nn.Module,
     rows: int,
     shape: tuple[int, int, int] | None = None,
+    instead: Arguments | None = None,
 ) -> Callable[[], object]:
     """Return a denoiser forward on random input, ready to be timed or counted.
 
     It calls `network(x, t, **conditions)` with the inputs that `model` takes. shape: latents
-    (c, h, w); the model's nominal one by default.
+    (c, h, w); the model's nominal one by default. instead: conditions that take the place of the
+    random ones of their names.
     """
     x, t, arguments = random_inputs(model, rows, shape)
+    arguments = arguments | (instead or {})
 
     def call() -> object:
         return network(x, t, **arguments)

@@ -11,7 +11,7 @@ from ..curves.plan import STAGES, StagePlan
 from ..curves.proposals import propose_plan
 from ..errors import StudioError, Unmet
 from ..mosaic.modes import check_runs
-from ..workshop.compare import IN_STEP, visited
+from ..workshop.compare import visited
 from ..workshop.estimate import estimate
 from ..workshop.reference import drawn_alike
 from ..workshop.sample_settings import SampleSettings
@@ -52,7 +52,7 @@ class Cell:
 
         Large sets time every batch as they make it, both sides in turn, and draw both.
         """
-        return self.settings.n <= IN_STEP or not self.settings.repeats
+        return self.settings.in_step or not self.settings.repeats
 
     @cached_property
     def reference(self) -> SampleSettings:

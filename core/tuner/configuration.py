@@ -42,11 +42,15 @@ class Configuration:
         """Return the timesteps of every model call. Raises StudioError for impossible steps."""
         return visited(workshop, self.scheduler, self.steps)
 
-    def work(self, workshop: Workshop) -> list[StepWork]:
-        """Return what every model call costs, in turn. Raises StudioError."""
+    def work(self, workshop: Workshop, images: int | None = None) -> list[StepWork]:
+        """Return what every model call costs, in turn, of `images` together. Raises StudioError.
+
+        images: None for the model's usual ones.
+        """
         timesteps = self.timesteps(workshop)
         plan = self.plan and self.plan.counted(timesteps)
-        return workshop.work(plan, timesteps, self.halves)
+        labels = workshop.usual_labels(len(timesteps), images or workshop.usual_images)
+        return workshop.work(plan, timesteps, self.halves, labels=labels)
 
     def macs(self, workshop: Workshop) -> float:
         """Return the MACs of one image over the whole run, all rows."""
@@ -57,12 +61,13 @@ class Configuration:
 
         From forwards that were timed on this device; None where they were not.
         """
-        total = 0.0
-        for step in self.work(workshop):
-            table = workshop.latency(batch * step.rows, mode=mode)
+        total, calls = 0.0, len(self.timesteps(workshop))
+        tabulated = workshop.usual_labels(calls, batch) is not None
+        for step in self.work(workshop, batch):
+            table = workshop.latency(batch * step.rows, mode=mode, tabulated=tabulated)
             if table is None:
                 return None
-            total += table.at(step.macs)
+            total += step.seconds(table, batch)
         return total
 
     @property

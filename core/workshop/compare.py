@@ -31,19 +31,15 @@ from ..mosaic.transformer import MosaicTransformer
 from ..progress import Progress
 from ..sampling.denoise import Denoiser, SamplingStep, start_noise
 from ..sampling.metrics import latent_mse, psnr, ssim
-from .comparison import BATCH, Comparison, Preview, Side, side_name
+from .adaln_choice import as_it_runs, labels_of
+from .comparison import Comparison, Preview, Side, side_name
 from .paired_runs import Pair, PairedRuns, run_in_batches, run_in_step
 from .preparing import mode_note, prepare, seconds_prepared
 from .reference import Reference, judged_pictures
 from .sample_settings import SampleSettings
 from .workshop import Workshop
 
-TABULATED = (
-    "Both sides took their adaLN vectors from a table made at the first step, whose time is"
-    " counted; a stock pipeline works them out step by step."
-)
 VISITED_KEPT = 128  # runs whose timesteps are kept
-IN_STEP = 64  # up to this many images both sides are shown while they run
 # deviation of a picture in [-1, 1] below which it is one colour; a grey step of 8 bits is .008
 FLAT = 1e-3
 # of a scheduler's configuration
@@ -88,13 +84,9 @@ def compare(
     models = [workshop.dense if p is None else workshop.build(p, None, stop) for p in plans]
     models = as_asked(workshop, models, settings)
     before = seconds_prepared(models)
-    n = settings.n
-    batch = n if n <= IN_STEP else BATCH
+    n, batch = settings.n, settings.batch
     at_once = min(n, batch)
-    if settings.tabulate:
-        why = models[0].no_table(max(map(len, timesteps)), at_once * settings.halves)
-        if why:
-            raise StudioError(f"{why}: leave the table out.")
+    settings, no_table = as_it_runs(models[0], settings, timesteps)
     sides = [
         Denoiser(m, scheduler, workshop.schedule, settings.steps_of(k), tabulate=settings.tabulate)
         for k, m in enumerate(models)
@@ -103,10 +95,17 @@ def compare(
     if cut:
         yield Preview(cut, 0, 1)
     shape = workshop.shape_for(settings)
-    if _predictable(workshop, settings):
+    if _as_loaded(workshop, settings):
         yield Preview("measuring this device's speed at four widths", 0, 1)
         for rows in sorted({rows for plan in plans for rows in rows_per_image(plan, settings)}):
-            workshop.measure_latency(at_once, rows, stop=stop, shape=shape, mode=settings.mode)
+            workshop.measure_latency(
+                at_once,
+                rows,
+                stop=stop,
+                shape=shape,
+                mode=settings.mode,
+                tabulated=settings.tabulate,
+            )
     pair = Pair(
         sides=sides,
         noise=start_noise(n, shape, settings.seed),
@@ -121,7 +120,8 @@ def compare(
         yield Preview(f"preparing both sides to run {WORDS[settings.mode]}", 0, 1)
         prepare(pair)
         pair = replace(pair, prepared=seconds_prepared(models) - before)
-    yield from _sample(workshop, plans, pair, at_once, cut, previews, reference)
+    said = " ".join(text for text in (cut, no_table) if text)
+    yield from _sample(workshop, plans, pair, at_once, said, previews, reference)
 
 
 def _sample(
@@ -129,22 +129,22 @@ def _sample(
     plans: list[StagePlan | None],
     pair: Pair,
     batch: int,
-    cut: str,
+    said: str,
     previews: bool,
     reference: Reference | None,
 ) -> Iterator[Preview | Comparison]:
     """Yield what the two sides of a pair show as they run, and the comparison last.
 
-    cut: a sentence on prompts that were cut.
+    said: sentences on what could not be as it was asked for.
     """
-    way = run_in_step if pair.settings.n <= IN_STEP else run_in_batches
+    way = run_in_step if pair.settings.in_step else run_in_batches
     found: Comparison | None = None
     for item in way(pair, workshop.vae, previews):
         if isinstance(item, Preview):
             yield item
             continue
         if found is None:
-            notes = " ".join(text for text in (cut, item.notes) if text)
+            notes = " ".join(text for text in (said, item.notes) if text)
             found = _result(workshop, plans, pair, replace(item, notes=notes), batch, reference)
             if not item.times[0] and pair.settings.repeats:
                 yield Preview("the pictures are finished", 1, 1, found=found)
@@ -179,16 +179,11 @@ def as_asked(
 
 
 def _as_loaded(workshop: Workshop, settings: SampleSettings) -> bool:
-    """Say whether the networks run in the precision that the model was loaded in."""
-    return settings.dtype is None or DTYPES[settings.dtype] == workshop.dtype
+    """Say whether the networks run in the precision that the model was loaded in.
 
-
-def _predictable(workshop: Workshop, settings: SampleSettings) -> bool:
-    """Say whether the latency table predicts these runs.
-
-    Its forwards are plain ones, in the precision that the model was loaded in.
+    Times are predicted from forwards in that precision.
     """
-    return _as_loaded(workshop, settings) and not settings.tabulate
+    return settings.dtype is None or DTYPES[settings.dtype] == workshop.dtype
 
 
 def sample_path(
@@ -323,7 +318,6 @@ def _result(
     cast = ""
     if not _as_loaded(workshop, settings):
         cast = f"Both sides ran in {settings.dtype}, cast from the weights as they were loaded."
-    table = TABULATED if settings.tabulate else ""
     mode = mode_note(pair)
     decibel = psnr(a.images, b.images)
     decibel = decibel[torch.isfinite(decibel)]
@@ -338,9 +332,7 @@ def _result(
         ssim=float(ssim(a.images, b.images).mean()),
         latent_mse=float(latent_mse(a.latents, b.latents).mean()),
         n=settings.n,
-        notes=" ".join(
-            text for text in (cast, mode, table, runs.notes, _flat(a), _flat(b)) if text
-        ),
+        notes=" ".join(text for text in (cast, mode, runs.notes, _flat(a), _flat(b)) if text),
     )
 
 
@@ -356,15 +348,19 @@ def _side(
     """Return one side's pictures, times, MACs and scores. Raises StudioError for NaN pictures."""
     settings, model = pair.settings, pair.sides[k]
     shape = workshop.shape_for(settings)
-    work = workshop.work(plan, model.timesteps, settings.halves, shape)
+    labels = labels_of(settings)
+    work = workshop.work(plan, model.timesteps, settings.halves, shape, labels)
     predicted = None
-    if _predictable(workshop, settings):
+    if _as_loaded(workshop, settings):
         tables = {
-            step.rows: workshop.latency(batch * step.rows, shape, settings.mode) for step in work
+            rows: workshop.latency(batch * rows, shape, settings.mode, settings.tabulate)
+            for rows in {step.rows for step in work}
         }
         known = {rows: table for rows, table in tables.items() if table is not None}
         if len(known) == len(tables):
-            predicted = [known[step.rows].at(step.macs) * settings.n / batch for step in work]
+            predicted = [
+                step.seconds(known[step.rows], batch) * settings.n / batch for step in work
+            ]
     latents = runs.latents[k]
     judged = drawn or judged_pictures(workshop, latents, settings, side_name(plan))
     return Side(
@@ -376,7 +372,7 @@ def _side(
         scale=runs.scale,
         timesteps=model.timesteps,
         stages=model.stages,
-        macs=int(sum(step.rows * step.macs for step in work) * settings.n),
+        macs=round(sum(step.total for step in work) * settings.n),
         predicted_seconds=predicted,
         film=runs.film[k],
         film_timesteps=runs.film_timesteps[k],

@@ -57,7 +57,7 @@ class DeviceTimes:
     ):
         self.folder, self.macs = folder, macs
         self.device, self.device_text, self.dtype = device, device_text, dtype
-        self._tables: dict[tuple[int, Shape, str], LatencyTable] = {}
+        self._tables: dict[tuple[int, Shape, str, bool], LatencyTable] = {}
         self._layers: LayerTimes | None = None
 
     @property
@@ -65,47 +65,84 @@ class DeviceTimes:
         """Return the images that this model's times are for by default."""
         return usual_images(self.device, self.macs.forward()[0])
 
-    def latency_path(self, rows: int, shape: Shape | None = None, mode: str = PLAIN) -> Path:
+    def _in_table(self, tabulated: bool) -> bool:
+        """Say whether adaLN vectors come from a table: where it is wanted and there can be one."""
+        return tabulated and self.macs.conditioning > 0
+
+    def latency_path(
+        self,
+        rows: int,
+        shape: Shape | None = None,
+        mode: str = PLAIN,
+        tabulated: bool = True,
+    ) -> Path:
         """Return the file of the latency table for a batch of `rows` denoiser rows."""
         other: list[Any] = [] if shape in (None, self.macs.latent_shape) else [list(shape or ())]
         other += [] if mode == PLAIN else [mode]
+        other += ["adaLN from a table"] if self._in_table(tabulated) else []
         name = fingerprint(
             [self.device_text, rows, list(LATENCY_SPARSITIES), str(self.dtype), *other]
         )
         return self.folder / f"latency-{name}.json"
 
     def latency(
-        self, rows: int, shape: Shape | None = None, mode: str = PLAIN
+        self,
+        rows: int,
+        shape: Shape | None = None,
+        mode: str = PLAIN,
+        tabulated: bool = True,
     ) -> LatencyTable | None:
         """Return the latency table for a batch of `rows` rows and a latent shape, if measured.
 
-        mode: that the networks run in.
+        mode: that the networks run in. tabulated: of forwards whose adaLN vectors come from a
+        table, where the model can have one. Where only the other kind of forward was timed, its
+        table is returned: read at fewer or more MACs, it predicts this kind too.
         """
-        key = (rows, shape or self.macs.latent_shape, mode)
+        found = self._measured(rows, shape, mode, tabulated)
+        return found or self._measured(rows, shape, mode, not tabulated)
+
+    def _measured(
+        self, rows: int, shape: Shape | None, mode: str, tabulated: bool
+    ) -> LatencyTable | None:
+        """Return the latency table of this kind of forward, if it was measured."""
+        key = (rows, shape or self.macs.latent_shape, mode, self._in_table(tabulated))
         if key not in self._tables:
-            table = LatencyTable.load(self.latency_path(rows, shape, mode))
+            table = LatencyTable.load(self.latency_path(rows, shape, mode, tabulated))
             if table is None:
                 return None
             self._tables[key] = table
         return self._tables[key]
 
-    def share_of(self, rows: int, whole: int, macs: float, shape: Shape | None = None) -> float:
+    def share_of(
+        self,
+        rows: int,
+        whole: int,
+        macs: float,
+        shape: Shape | None = None,
+        tabulated: bool = True,
+    ) -> float:
         """Return the time of a forward of `rows` rows over that of `whole` rows, both of `macs`.
 
         From the tables of both where they were measured, else in proportion to the rows.
         """
-        part, full = self.latency(rows, shape), self.latency(whole, shape)
+        part = self.latency(rows, shape, tabulated=tabulated)
+        full = self.latency(whole, shape, tabulated=tabulated)
         if rows == whole or part is None or full is None:
             return rows / whole
         return part.at(macs) / full.at(macs)
 
     def keep_latency(
-        self, table: LatencyTable, shape: Shape | None = None, mode: str = PLAIN
+        self,
+        table: LatencyTable,
+        shape: Shape | None = None,
+        mode: str = PLAIN,
+        tabulated: bool = True,
     ) -> None:
         """Keep a latency table, in memory and on disk."""
         with suppress(OSError):
-            table.save(self.latency_path(table.rows, shape, mode))
-        self._tables[table.rows, shape or self.macs.latent_shape, mode] = table
+            table.save(self.latency_path(table.rows, shape, mode, tabulated))
+        own = shape or self.macs.latent_shape
+        self._tables[table.rows, own, mode, self._in_table(tabulated)] = table
 
     def measure_latency(
         self,
@@ -114,18 +151,20 @@ class DeviceTimes:
         shape: Shape | None = None,
         progress: Progress | None = None,
         stop: threading.Event | None = None,
+        tabulated: bool = True,
     ) -> LatencyTable:
         """Return the latency table for `rows` rows of the dense model; time it once.
 
-        dense: in the mode that the table is for. Raises Stopped.
+        dense: in the mode that the table is for. tabulated: with adaLN vectors from a table, where
+        the model can have one. Raises Stopped.
         """
-        known = self.latency(rows, shape, dense.mode)
+        known = self._measured(rows, shape, dense.mode, tabulated)
         if known is not None:
             return known
         if progress is not None:
             progress(0, 1, "measuring this device's speed at four widths")
-        table = measure_forwards(dense, self, rows, shape, stop)
-        self.keep_latency(table, shape, dense.mode)
+        table = measure_forwards(dense, self, rows, shape, stop, self._in_table(tabulated))
+        self.keep_latency(table, shape, dense.mode, tabulated)
         return table
 
     @property
@@ -169,19 +208,22 @@ def measure_forwards(
     rows: int,
     shape: Shape | None = None,
     stop: threading.Event | None = None,
+    tabulated: bool = False,
 ) -> LatencyTable:
     """Time forwards of four widths in turn and return the medians. Raises Stopped.
 
-    Weights do not matter for time. Seven rounds, fewer where a round takes long: about
-    LATENCY_SECONDS in all, and at least one round.
+    tabulated: with adaLN vectors from a table, which is made before. Weights do not matter for
+    time. Seven rounds, fewer where a round takes long: about LATENCY_SECONDS in all, and at least
+    one round.
     """
     macs = times.macs
+    vectors = _vectors(dense, rows) if tabulated else {}
     calls: list[Callable[[], object]] = []
     counts: list[float] = []
     for sparsity in LATENCY_SPARSITIES:
         network = _narrow(dense, macs, sparsity)
-        calls.append(_inference(forward_call(network, macs.transformer, rows, shape)))
-        counts.append(float(macs.row(sparsity, shape)))
+        calls.append(_inference(forward_call(network, macs.transformer, rows, shape, vectors)))
+        counts.append(float(macs.row(sparsity, shape, tabulated)))
     if dense.mode != PLAIN:  # captures and compiles
         measure_alternating(calls, times.device, repeats=1, warm_up=0, stop=stop)
     seconds = measure_alternating(calls, times.device, repeats=1, warm_up=0, stop=stop)
@@ -192,6 +234,14 @@ def measure_forwards(
     medians = tuple(float(np.median(t)) for t in seconds)
     when = clock_text(time.time())
     return LatencyTable(times.device_text, rows, tuple(counts), medians, when)
+
+
+@torch.inference_mode()
+def _vectors(dense: MosaicTransformer, rows: int) -> dict[str, Any]:
+    """Return the adaLN vectors of one step for rows of one label, as conditions of a forward."""
+    table = dense.tabulate(torch.tensor([500.0]), torch.zeros(rows, dtype=torch.long))
+    assert table is not None  # one step of one label
+    return {"class_labels": table[0]}
 
 
 def _narrow(dense: MosaicTransformer, macs: ModelMacs, sparsity: float) -> Callable:

@@ -7,11 +7,13 @@ import threading
 import torch
 from torch import Tensor
 
+from ..curves.samplers import sampling_timesteps
 from ..mosaic.precision import in_precision
 from ..mosaic.transformer import MosaicTransformer
 from ..sampling.denoise import Denoiser, start_noise
-from .compare import IN_STEP, as_asked, sampler
-from .comparison import BATCH, side_name
+from .adaln_choice import as_it_runs
+from .compare import as_asked, sampler
+from .comparison import side_name
 from .paired_runs import Pair, refuse_broken
 from .reference import Reference, judged_pictures
 from .sample_settings import SampleSettings
@@ -57,6 +59,8 @@ def draw_reference(
     workshop.check_settings(settings)
     scheduler = sampler(workshop, settings.scheduler)
     (model,) = as_asked(workshop, [workshop.dense], settings)
+    timesteps = [sampling_timesteps(scheduler, settings.steps_of(k)) for k in (0, 1)]
+    runs, _ = as_it_runs(model, settings, timesteps)
     pair = Pair(
         sides=[
             Denoiser(
@@ -64,13 +68,13 @@ def draw_reference(
                 scheduler,
                 workshop.schedule,
                 settings.steps_of(0),
-                tabulate=settings.tabulate,
+                tabulate=runs.tabulate,
             )
         ],
         noise=start_noise(settings.n, workshop.shape_for(settings), settings.seed),
         conditions=workshop.conditions(settings),
-        settings=settings,
-        batch=settings.n if settings.n <= IN_STEP else BATCH,
+        settings=runs,
+        batch=settings.batch,
         stop=stop,
     )
     latents = pair.draw(0)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..curves.plan import StagePlan
-from .compare import IN_STEP, visited
-from .comparison import BATCH
-from .sample_settings import SampleSettings
+from .adaln_choice import labels_of
+from .compare import visited
+from .sample_settings import BATCH, SampleSettings
 from .workshop import Workshop
 
 
@@ -40,24 +40,28 @@ def estimate(
     Raises StudioError for a plan whose widths are not known yet.
     """
     shape = workshop.shape_for(settings)
-    batch = min(settings.n, settings.n if settings.n <= IN_STEP else BATCH)
+    batch = min(settings.n, settings.batch)
+    labels = labels_of(settings)
+    calls = [visited(workshop, settings.scheduler, settings.steps_of(k)) for k in (0, 1)]
+    if labels is not None and workshop.dense.no_table(max(map(len, calls)), labels.most):
+        labels = None
     usual = workshop.latency(workshop.usual_images * 2)
     measured, when = True, ""
     run = 0.0
-    for k, plan in enumerate(plans):
-        timesteps = visited(workshop, settings.scheduler, settings.steps_of(k))
+    for plan, timesteps in zip(plans, calls, strict=True):
         counted = plan and plan.counted(timesteps)
         for step, count in Counter(
-            workshop.work(counted, timesteps, settings.halves, shape)
+            workshop.work(counted, timesteps, settings.halves, shape, labels)
         ).items():
             rows = batch * step.rows
-            table, scale = workshop.latency(rows, shape, settings.mode), 1.0
+            table = workshop.latency(rows, shape, settings.mode, labels is not None)
+            images: float = batch
             if table is None:
                 if usual is None:
                     return None
-                table, scale, measured = usual, rows / usual.rows, False
+                table, images, measured = usual, usual.rows / step.rows, False
             when = table.when
-            run += scale * table.at(step.macs) * count
+            run += step.seconds(table, images) * count * batch / images
     run *= settings.n / batch
     repeats = 0 if settings.n >= BATCH else settings.repeats
     return Estimate(run, run * repeats, measured, when)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..models.families import first_parameter
 from ..models.layers import PrunableLayer, find_layers, removed_groups
+from ..mosaic.adaln import OnceEmbedder, embedders
+from ..mosaic.adaln_table import labels_that_fit, row_macs
 from ..sampling.timing import model_macs
 
 Shape = tuple[int, int, int]  # latents (c, h, w) of one image
@@ -28,10 +31,21 @@ class ModelMacs:
         self.layers, self.latent_shape = layers, latent_shape
         self._counted: dict[Shape, tuple[list[PrunableLayer], int, int]] = {}
 
+        first = next(iter(embedders(network).values()), None)
+        # of one pair of timestep and label: what a table takes out of a forward; 0: no table
+        self.conditioning = row_macs(network) if isinstance(first, OnceEmbedder) else 0
+
+    def has_table(self, steps: int, labels: int) -> bool:
+        """Say whether a run of so many steps and different labels has a table of adaLN vectors."""
+        if not self.conditioning:
+            return False
+        dtype = first_parameter(self.network).dtype
+        return labels <= labels_that_fit(self.network, steps, dtype)
+
     def forward(self, shape: Shape | None = None) -> tuple[int, int]:
         """Return (linear and convolution, attention) MACs of a dense forward of one row.
 
-        Attention products are counted by formula.
+        Attention products are counted by formula. The adaLN vectors are worked out in it.
         """
         return self._at(shape)[1:]
 
@@ -39,12 +53,20 @@ class ModelMacs:
         """Return the groups that each layer loses at one sparsity for all, in `layers` order."""
         return removed_groups(self.layers, sparsity)
 
-    def row(self, removed: list[int] | float, shape: Shape | None = None) -> float:
+    def row(
+        self,
+        removed: list[int] | float,
+        shape: Shape | None = None,
+        tabulated: bool = False,
+    ) -> float:
         """Return linear and convolution MACs of one forward of one row of a cut network.
 
-        removed: the groups that each layer loses, or one sparsity for all.
+        removed: the groups that each layer loses, or one sparsity for all. tabulated: the adaLN
+        vectors come from a table, where the model can have one.
         """
         layers, dense, _ = self._at(shape)
+        if tabulated:
+            dense -= self.conditioning
         widths = removed if isinstance(removed, list) else self.removed(removed)
         return dense - sum(
             layer.macs_per_group * lost for layer, lost in zip(layers, widths, strict=True)

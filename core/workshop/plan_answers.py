@@ -12,7 +12,7 @@ from ..allocation.allocate import Allocation
 from ..curves.plan import StagePlan
 from .model_macs import Shape
 from .predict import PlanPredictor
-from .prediction import Prediction, StepWork
+from .prediction import Prediction, StepWork, TableLabels
 
 
 class PlanAnswers(ABC):
@@ -42,9 +42,10 @@ class PlanAnswers(ABC):
         exact: bool = False,
         halves: int = 2,
         shape: Shape | None = None,
+        tabulated: bool = True,
     ) -> Prediction:
         """Return `PlanPredictor.predict`: cost and error of a plan over sampling timesteps."""
-        return self.predictor.predict(plan, timesteps, batch, exact, halves, shape)
+        return self.predictor.predict(plan, timesteps, batch, exact, halves, shape, tabulated)
 
     def estimate(self, plan: StagePlan, stage: int) -> float | None:
         """Return `PlanPredictor.estimate`: a stage's error as the per-bin curves give it."""
@@ -68,10 +69,20 @@ class PlanAnswers(ABC):
         timesteps: Sequence[float],
         halves: int = 2,
         shape: Shape | None = None,
+        labels: TableLabels | None = None,
     ) -> list[StepWork]:
         """Return `PlanPredictor.work`: what every model call of a run costs, in turn."""
-        return self.predictor.work(plan, timesteps, halves, shape)
+        return self.predictor.work(plan, timesteps, halves, shape, labels)
 
-    def stage_macs(self, plan: StagePlan | None, shape: Shape | None = None) -> list[float]:
+    def usual_labels(self, steps: int, images: int) -> TableLabels | None:
+        """Return `PlanPredictor.usual_labels`: labels of one batch whose table fits, or None."""
+        return self.predictor.usual_labels(steps, images)
+
+    def stage_macs(
+        self,
+        plan: StagePlan | None,
+        shape: Shape | None = None,
+        tabulated: bool = False,
+    ) -> list[float]:
         """Return `PlanPredictor.stage_macs`: late, middle, early stage and the dense model."""
-        return self.predictor.stage_macs(plan, shape)
+        return self.predictor.stage_macs(plan, shape, tabulated)

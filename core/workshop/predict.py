@@ -6,6 +6,7 @@ stage's own Grams.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,13 +16,15 @@ from ..allocation.allocate import Allocation
 from ..allocation.of_plan import share
 from ..curves.plan import STAGES, StagePlan
 from ..errors import NotCalibrated, NotTimed, PlanError, StudioError
+from ..guidance import Half, half_of
 from ..lru_cache import Recent
+from ..mosaic.adaln_table import padded
 from ..sampling.layer_times import LayerTimes
 from ..sampling.timing import LatencyTable
 from .calibration import Calibration
 from .device_times import DeviceTimes, usual_images
 from .model_macs import ModelMacs, Shape
-from .prediction import Prediction, StagePrediction, StepWork
+from .prediction import Prediction, StagePrediction, StepWork, TableLabels
 
 __all__ = ["PlanPredictor", "usual_images"]
 
@@ -96,19 +99,32 @@ class PlanPredictor:
 
     # ------------------------------------------------------------ costs
 
-    def stage_macs(self, plan: StagePlan | None, shape: Shape | None = None) -> list[float]:
+    def stage_macs(
+        self,
+        plan: StagePlan | None,
+        shape: Shape | None = None,
+        tabulated: bool = False,
+    ) -> list[float]:
         """Return the MACs of one row in the late, middle and early stage and of the dense model.
 
-        The dense model stands last, so at index -1, as `stage_of` names it.
+        The dense model stands last, so at index -1, as `stage_of` names it. tabulated: the adaLN
+        vectors come from a table, where the model can have one.
         """
-        dense = float(self.macs.forward(shape)[0])
+        whole = [0] * len(self.layers)
+        dense = float(self.macs.row(whole, shape, tabulated))
         if plan is None:
             return [dense] * 4
-        return [*(self.macs.row(widths, shape) for widths in self.widths(plan)), dense]
+        own = (self.macs.row(widths, shape, tabulated) for widths in self.widths(plan))
+        return [*own, dense]
 
-    def reused_macs(self, shape: Shape | None = None) -> float:
+    def reused_macs(self, shape: Shape | None = None, tabulated: bool = False) -> float:
         """Return the MACs of one row in a step that reuses what attentions and MLPs gave."""
-        return self.macs.row([layer.groups for layer in self.layers], shape)
+        return self.macs.row([layer.groups for layer in self.layers], shape, tabulated)
+
+    def usual_labels(self, steps: int, images: int) -> TableLabels | None:
+        """Return the labels of one batch, all different; None where its table would not fit."""
+        labels = TableLabels.all_different(images)
+        return labels if self.macs.has_table(steps, labels.most) else None
 
     def work(
         self,
@@ -116,19 +132,35 @@ class PlanPredictor:
         timesteps: Sequence[float],
         halves: int = 2,
         shape: Shape | None = None,
+        labels: TableLabels | None = None,
     ) -> list[StepWork]:
         """Return what every model call of a run costs, in turn. A plan of None is the dense model.
 
-        halves: denoiser rows per image where the run's own guidance holds. Raises as `widths`.
+        halves: denoiser rows per image where the run's own guidance holds. labels: of the images,
+        whose adaLN vectors come from tables; None: every step works them out. The first call that
+        runs a half (conditional, unconditional, both) makes its table. Raises as `widths`.
         """
-        macs, reused = self.stage_macs(plan, shape), self.reused_macs(shape)
+        tabulated = labels is not None
+        macs = self.stage_macs(plan, shape, tabulated)
+        reused = self.reused_macs(shape, tabulated)
         stages = [-1] * len(timesteps) if plan is None else plan.stages_of(timesteps)
         rows = [*((halves,) * 3 if plan is None else plan.halves(halves)), halves]
         full = [True] * len(stages) if plan is None else plan.full_steps(stages)
+        tables = [0.0] * len(stages)
+        if labels is not None:
+            tables = self._tables([_halves(plan, halves)[stage] for stage in stages], labels)
         return [
-            StepWork(stage, rows[stage], macs[stage] if whole else reused, whole)
-            for stage, whole in zip(stages, full, strict=True)
+            StepWork(stage, rows[stage], macs[stage] if whole else reused, whole, table)
+            for stage, whole, table in zip(stages, full, tables, strict=True)
         ]
+
+    def _tables(self, halves: list[Half], labels: TableLabels) -> list[float]:
+        """Return the MACs per image of the tables that are made before each call of a run."""
+        found = [0.0] * len(halves)
+        for half, calls in Counter(halves).items():
+            pairs = sum(padded(calls * rows) for rows in labels.rows(half))
+            found[halves.index(half)] = pairs * self.macs.conditioning / labels.images
+        return found
 
     def predict(
         self,
@@ -138,23 +170,30 @@ class PlanPredictor:
         exact: bool = False,
         halves: int = 2,
         shape: Shape | None = None,
+        tabulated: bool = True,
     ) -> Prediction:
         """Predict cost and error of a plan over these sampling timesteps.
 
         batch: images; halves: denoiser rows per image (2 with guidance), of the dense model and of
-        stages that set no guidance of their own; shape: latents (c, h, w).
+        stages that set no guidance of their own; shape: latents (c, h, w); tabulated: adaLN vectors
+        come from a table where it fits, as in our own loop, every image with a label of its own.
         exact: read the stage's Grams, which needs a calibration. Raises StudioError.
         """
         self.check(plan)
         counts, widths = plan.steps_per_stage(timesteps), self.widths(plan)
-        work = self.work(plan, timesteps, halves, shape)
+        labels = self.usual_labels(len(timesteps), batch) if tabulated else None
+        tabulated = labels is not None
+        work = self.work(plan, timesteps, halves, shape, labels)
+        dense_work = self.work(None, timesteps, halves, shape, labels)
         everything = [layer.groups for layer in self.layers]
-        seconds_of = self._seconds_of(plan, batch * halves, shape)
-        *stage_macs, dense = self.stage_macs(plan, shape)
+        seconds_of = self._seconds_of(plan, batch * halves, shape, tabulated)
+        times = self.times.latency(batch * halves, shape, tabulated=tabulated)
+        per_mac = 0.0 if times is None else times.per_mac
+        stage_macs = self.stage_macs(plan, shape, tabulated)
         rows = plan.halves(halves)
         weights = sum(x.weights_per_group * x.groups for x in self.layers)
         stages = []
-        for i, (stage, macs) in enumerate(zip(STAGES, stage_macs, strict=True)):
+        for i, stage in enumerate(STAGES):
             steps = counts[stage]
             error: float | None
             held_out: float | None = None
@@ -162,8 +201,11 @@ class PlanPredictor:
                 error, held_out = self.exact_error(plan, i)
             else:
                 error = self.estimate(plan, i)
-            own = [step for step in work if step.stage == i]
-            whole = sum(step.full for step in own)
+            own = [k for k, step in enumerate(work) if step.stage == i]
+            whole = sum(work[k].full for k in own)
+            tables, dense_tables = (
+                batch * per_mac * sum(side[k].table for k in own) for side in (work, dense_work)
+            )
             removed = sum(
                 x.weights_per_group * lost for x, lost in zip(self.layers, widths[i], strict=True)
             )
@@ -173,12 +215,15 @@ class PlanPredictor:
                     steps=steps,
                     sparsity=plan.sparsity[i],
                     achieved=removed / weights,
-                    macs=sum(step.rows * step.macs for step in own),
-                    macs_dense=dense * halves * steps,
+                    macs=sum(work[k].total for k in own),
+                    macs_dense=sum(dense_work[k].total for k in own),
                     seconds=seconds_of
                     and (seconds_of(widths[i]) * whole + seconds_of(everything) * (steps - whole))
-                    * self.times.share_of(batch * rows[i], batch * halves, macs, shape),
-                    seconds_dense=seconds_of and seconds_of(None) * steps,
+                    * self.times.share_of(
+                        batch * rows[i], batch * halves, stage_macs[i], shape, tabulated
+                    )
+                    + tables,
+                    seconds_dense=seconds_of and seconds_of(None) * steps + dense_tables,
                     error=error,
                     error_held_out=held_out,
                     rows=rows[i],
@@ -187,39 +232,42 @@ class PlanPredictor:
             )
         return Prediction(tuple(stages), batch, exact)
 
-    def _seconds_of(self, plan: StagePlan, rows: int, shape: Shape | None) -> SecondsOf | None:
+    def _seconds_of(
+        self, plan: StagePlan, rows: int, shape: Shape | None, tabulated: bool
+    ) -> SecondsOf | None:
         """Return how seconds of one forward follow from a cut, where this device was measured."""
-        table = self.times.latency(rows, shape)
+        table = self.times.latency(rows, shape, tabulated=tabulated)
         if table is None:
             return None
         in_time = plan.costs == "latency" and not plan.plain
         layer_times = self.times.layers if in_time else None
         own_shape = shape in (None, self.macs.latent_shape)
         if layer_times is None or layer_times.rows != rows or not own_shape:
-            return self._seconds_by_macs(table, shape)
-        return self._seconds_by_layer(plan, table, layer_times)
+            return self._seconds_by_macs(table, shape, tabulated)
+        return self._seconds_by_layer(plan, table, layer_times, tabulated)
 
-    def _seconds_by_macs(self, table: LatencyTable, shape: Shape | None) -> SecondsOf:
+    def _seconds_by_macs(
+        self, table: LatencyTable, shape: Shape | None, tabulated: bool
+    ) -> SecondsOf:
         """Return how seconds of one forward follow from its MACs."""
 
         def seconds(removed: list[int] | None) -> float:
-            if removed is None:
-                return table.at(float(self.macs.forward(shape)[0]))
-            return table.at(self.macs.row(removed, shape))
+            widths = [0] * len(self.layers) if removed is None else removed
+            return table.at(self.macs.row(widths, shape, tabulated))
 
         return seconds
 
     def _seconds_by_layer(
-        self, plan: StagePlan, table: LatencyTable, times: LayerTimes
+        self, plan: StagePlan, table: LatencyTable, times: LayerTimes, tabulated: bool
     ) -> SecondsOf:
         """Return how seconds of one forward follow from the measured times of single layers.
 
         Isolated layer timings do not add up to a forward. Scale them so that equal shares save what
         the table of whole forwards says.
         """
-        dense = table.seconds[-1]
+        dense = table.at(self.macs.row([0] * len(self.layers), tabulated=tabulated))
         equal = [self.macs.removed(s) for s in plan.sparsity]
-        whole = sum(dense - table.at(self.macs.row(row)) for row in equal)
+        whole = sum(dense - table.at(self.macs.row(row, tabulated=tabulated)) for row in equal)
         parts = sum(times.saved(self.layers, row) for row in equal)
         scale = whole / parts if whole > 0 and parts > 0 else 1.0
 
@@ -313,3 +361,13 @@ class PlanPredictor:
             for layer, lost in zip(self.layers, widths, strict=True):
                 kept[stage, layer.block] += (layer.groups - lost) * layer.weights_per_group
         return kept / total
+
+
+def _halves(plan: StagePlan | None, rows: int) -> list[Half]:
+    """Return the half of the guided pair that each stage runs, and the dense model last.
+
+    rows: per image where the run's own guidance holds.
+    """
+    run: Half = "both" if rows == 2 else "conditional"
+    own = (None,) * 3 if plan is None else plan.guidance
+    return [*(run if scale is None else half_of(scale) for scale in own), run]

@@ -5,6 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..guidance import Half
+from ..sampling.timing import LatencyTable
+
+
+@dataclass(frozen=True)
+class TableLabels:
+    """The different labels among the images of every batch of a set.
+
+    The tables of adaLN vectors of a run have a row for each, and for the null label, per step.
+    """
+
+    images: int  # of the whole set
+    batches: tuple[int, ...]  # different labels in each
+
+    @classmethod
+    def of(cls, labels: Sequence[int], batch: int) -> TableLabels:
+        """Return those of a set of labels that is cut into batches."""
+        parts = [labels[k : k + batch] for k in range(0, len(labels), batch)]
+        return cls(len(labels), tuple(len(set(part)) for part in parts))
+
+    @classmethod
+    def all_different(cls, images: int) -> TableLabels:
+        """Return those of one batch in which every image has a label of its own."""
+        return cls(images, (images,))
+
+    @property
+    def most(self) -> int:
+        """Return the most labels of one batch, the null label among them."""
+        return max(self.batches) + 1
+
+    def rows(self, half: Half) -> list[int]:
+        """Return the rows per step of the table of every batch, for rows of a half."""
+        if half == "unconditional":
+            return [1] * len(self.batches)
+        return [labels + (half == "both") for labels in self.batches]
+
 
 @dataclass(frozen=True)
 class StepWork:
@@ -14,6 +50,19 @@ class StepWork:
     rows: int  # denoiser rows per image
     macs: float  # of one row, linear and convolution layers
     full: bool = True  # every layer is computed, none reused
+    table: float = 0.0  # MACs per image of the adaLN vectors that are made before this call
+
+    @property
+    def total(self) -> float:
+        """Return the MACs per image of all rows, and of what is made before the call."""
+        return self.rows * self.macs + self.table
+
+    def seconds(self, times: LatencyTable, images: float) -> float:
+        """Return the predicted seconds for so many images; times: of a forward of their rows.
+
+        What is made before the call is predicted at the rate of a dense forward.
+        """
+        return times.at(self.macs) + images * self.table * times.per_mac
 
 
 @dataclass(frozen=True)

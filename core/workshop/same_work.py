@@ -9,6 +9,7 @@ from typing import Literal
 from ..curves.plan import StagePlan
 from ..curves.plan_checks import MAX_SPARSITY
 from ..errors import StudioError
+from .device_times import USUAL_IMAGES
 from .workshop import Workshop
 
 HALVINGS = 14  # of the sparsity, finer than any layer's groups
@@ -90,8 +91,10 @@ def run_macs(
 ) -> float:
     """Return the MACs of one image over a run; a plan of None is dense.
 
-    halves: denoiser rows per image where the run's own guidance holds, 2 with guidance. Raises
-    StudioError where the plan's widths are not known.
+    halves: denoiser rows per image where the run's own guidance holds, 2 with guidance. As
+    `predict` counts a batch of USUAL_IMAGES. Raises StudioError where the plan's widths are not
+    known.
     """
-    work = workshop.work(plan and plan.counted(timesteps), timesteps, halves)
-    return sum(step.rows * step.macs for step in work)
+    labels = workshop.usual_labels(len(timesteps), USUAL_IMAGES)
+    work = workshop.work(plan and plan.counted(timesteps), timesteps, halves, labels=labels)
+    return sum(step.total for step in work)

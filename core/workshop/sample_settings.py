@@ -17,6 +17,7 @@ from ..seeds import SEEDS
 MAX_IMAGES = 10_000
 # images per batch of sets too large to be shown while they run; every full batch is a timed run
 BATCH = 100
+IN_STEP = 64  # up to this many images both sides are shown while they run
 MAX_PROMPT = 1000  # characters; the text encoders read 77 tokens
 
 
@@ -33,8 +34,9 @@ class SampleSettings:
     prompts: tuple[str, ...] = ()  # one per image, for a model with text
     negative: str = ""  # of every prompt
     size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
-    # both sides take a DiT's adaLN vectors from a table made at the first step
-    tabulate: bool = False
+    # both sides take a DiT's adaLN vectors from a table made at the first step, where it fits; of
+    # what has run: they did
+    tabulate: bool = True
     # of both sides' networks, a name of core.checkpoints.DTYPES; None: as the model was loaded
     dtype: str | None = None
     mode: str = PLAIN  # of both sides' networks, one of core.mosaic.modes.MODES
@@ -107,6 +109,16 @@ class SampleSettings:
     def n(self) -> int:
         """Return the images of each side."""
         return len(self.labels) or len(self.prompts)
+
+    @property
+    def in_step(self) -> bool:
+        """Say whether both sides run step by step before they are timed."""
+        return self.n <= IN_STEP
+
+    @property
+    def batch(self) -> int:
+        """Return the images that run together: all of a small set, BATCH of a large one."""
+        return self.n if self.in_step else BATCH
 
     @property
     def halves(self) -> int:

@@ -406,10 +406,14 @@ class Workshop(PlanAnswers):
         return self.times.usual_images
 
     def latency(
-        self, rows: int, shape: Shape | None = None, mode: str = PLAIN
+        self,
+        rows: int,
+        shape: Shape | None = None,
+        mode: str = PLAIN,
+        tabulated: bool = True,
     ) -> LatencyTable | None:
-        """Return the latency table for a batch of `rows` denoiser rows, if it was measured."""
-        return self.times.latency(rows, shape, mode)
+        """Return `DeviceTimes.latency`: seconds of forwards of `rows` rows, if measured."""
+        return self.times.latency(rows, shape, mode, tabulated)
 
     def measure_latency(
         self,
@@ -419,10 +423,14 @@ class Workshop(PlanAnswers):
         stop: threading.Event | None = None,
         shape: Shape | None = None,
         mode: str = PLAIN,
+        tabulated: bool = True,
     ) -> LatencyTable:
-        """Time forwards of four widths, once per device, batch, shape and mode. Raises Stopped."""
-        dense = self.dense.in_mode(mode)
-        return self.times.measure_latency(dense, batch * halves, shape, progress, stop)
+        """Time forwards of four widths, once per device, batch, shape and mode. Raises Stopped.
+
+        tabulated: with adaLN vectors from a table, where the model can have one.
+        """
+        dense, rows = self.dense.in_mode(mode), batch * halves
+        return self.times.measure_latency(dense, rows, shape, progress, stop, tabulated)
 
     @property
     def layer_times(self) -> LayerTimes | None:

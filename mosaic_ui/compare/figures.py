@@ -16,8 +16,8 @@ from core.curves.guidance_words import with_own_guidance
 from core.curves.plan import STAGES
 from core.sampling.metrics import MIN_IMAGES_FOR_FID
 from core.workshop.closeness import SCALE_WORDS
-from core.workshop.compare import IN_STEP
 from core.workshop.comparison import Comparison, SampleSettings, Side
+from core.workshop.sample_settings import IN_STEP
 from core.workshop.study import Finding
 
 from ..hover import explained

@@ -51,7 +51,7 @@ class Wish(NamedTuple):
     repeats: Any
     negative: Any = ""
     size: Any = None
-    tabulate: Any = False
+    tabulate: Any = True
     dtype: Any = None
     mode: Any = PLAIN
 

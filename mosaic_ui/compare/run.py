@@ -14,8 +14,9 @@ from typing import Any
 import gradio as gr
 
 from core.errors import Stopped
-from core.workshop.compare import BATCH, IN_STEP, compare
+from core.workshop.compare import compare
 from core.workshop.comparison import Comparison, Preview, SampleSettings
+from core.workshop.sample_settings import BATCH
 from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts
@@ -107,7 +108,7 @@ def _stopped_view(
     settings = request.settings
     below = " The result below is the earlier one." if earlier else ""
     sentence = sentence or "Stopped before the first step."
-    batches = settings.n > IN_STEP
+    batches = not settings.in_step
     if batches and "step" in sentence:  # not while it calibrated or pruned
         sentence = f"{sentence.rstrip('.')}{_place(last, settings)}."
     if seen is None:

@@ -49,8 +49,8 @@ from .side_pair import SidePair
 
 EXAMPLE_MADE = {"example": True}  # see `run.Run`, which says what a result of the page was made of
 TABULATE = (
-    "Computed once for all steps: faster for few images, and the pictures are the same except for"
-    " rounding. Times are then not predicted."
+    "Worked out once for all steps, wherever the table fits, and pictures differ in rounding only."
+    " Off: at every step, as a stock pipeline does."
 )
 # a place of its own: a waiting Compare must not take over the Stop of another running job
 KIND = jobs.COMPARISON
@@ -175,7 +175,7 @@ class CompareTab:
             elem_id="cmp-mode",
         )
         self.tabulate = gr.Checkbox(
-            False,
+            True,
             label="adaLN from a table, on both sides",
             info=TABULATE,
             visible=not model_facts.asks_words(self.workshop),
@@ -237,7 +237,7 @@ class CompareTab:
             found = foreseen(self.workshop, wanted.plans, wanted.settings)
         except StudioError:  # Compare will say it
             return {self.ahead: "", self.result.about: about}
-        measures = not wanted.settings.tabulate and wanted.settings.dtype is None
+        measures = wanted.settings.dtype is None
         calibrates = any(map(self.workshop.needs_calibration, wanted.plans))
         prepares = wanted.settings.mode != PLAIN
         ahead = live_views.ahead_html(found, measures, calibrates, prepares)

@@ -149,8 +149,8 @@ def _stage_block(row: TimingRow, peak: float, comparison: Comparison) -> str:
     beside = [row.a.measured, row.b.measured, row.a.predicted, row.b.predicted]
     settings = comparison.settings
     unknown = "no prediction for this device yet"
-    if settings.tabulate or settings.dtype is not None:
-        unknown = "not predicted for a table or another precision"
+    if settings.dtype is not None:
+        unknown = "not predicted for another precision"
     colour = stage_colour(row.stage)
     lines = ""
     for letter, side, time in (("A", comparison.a, row.a), ("B", comparison.b, row.b)):
