@@ -11,6 +11,7 @@ from ..curves.guidance_words import rows_words, scale_words
 from ..curves.plan import STAGES, StagePlan
 from ..curves.samplers import sampling_timesteps
 from ..mosaic.damping_report import damping_facts, damping_sentence, with_dampings
+from ..mosaic.found import device_line
 from ..mosaic.transformer import MosaicTransformer
 from ..workshop.prediction import Prediction
 from ..workshop.workshop import Workshop
@@ -31,7 +32,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     out = fresh_folder(args.out)
     workshop = open_workshop(args)
     timesteps = sampling_timesteps(workshop.checkpoint.pipeline.scheduler, args.steps)
-    plan = plan.counted(timesteps)
+    plan = workshop.built(plan.counted(timesteps))
     # a calibration that is there is checked, and mended where it was damaged
     if workshop.calibrated or workshop.needs_calibration(plan, errors=True):
         workshop.calibrate(report_progress)
@@ -42,7 +43,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     prediction = workshop.predict(plan, timesteps, exact=True)
     layers = with_dampings(workshop.layer_table(plan, exact=True), mosaic)
     result = _prune_report(workshop, plan, prediction, args.steps)
-    result |= {"layers": layers, "seconds": seconds}
+    result |= {"layers": layers, "seconds": seconds, "warnings": workshop.width_warnings(plan)}
     files = mosaic.save_pretrained(
         out, finite(subnetwork_facts(workshop, mosaic, result)), progress=report_progress
     )
@@ -52,6 +53,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         f" error {s.error:.4f}{_guidance_words(scale)}"
         for s, scale in zip(prediction.stages, plan.guidance, strict=True)
     ]
+    text += result["warnings"]
     dampings = damping_sentence(mosaic)
     if dampings is not None:
         text.append(dampings)
@@ -59,6 +61,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         f"×{prediction.speedup_macs:.2f} fewer MACs over the whole run; {len(STAGES)} subnetworks"
         f" in {args.out}"
     )
+    text.append(f"Device: {result['device_found']}")
     return write_result(args, result, text)
 
 
@@ -75,6 +78,7 @@ def _prune_report(
         "plan": plan.to_json(),
         "model": workshop.name,
         "device": workshop.device_text,
+        "device_found": device_line(workshop.device),
         "calibration": workshop.calibration_text,
         "macs": {
             s.stage: {
