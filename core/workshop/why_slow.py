@@ -42,8 +42,9 @@ class Circumstances:
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
         """Return what `to_json` wrote. Raises TypeError for other data."""
-        listed = {name: tuple(plain[name]) for name in ("modes", "widths") if name in plain}
-        return cls(**plain | listed)
+        known: dict[str, Any] = {**plain}
+        known |= {name: tuple(plain[name]) for name in ("modes", "widths") if name in plain}
+        return cls(**known)
 
     @property
     def better_mode(self) -> str | None:
