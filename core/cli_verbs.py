@@ -315,8 +315,8 @@ def _add_bench(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argume
         "--only",
         metavar="NAME",
         help=(
-            "one part: macs, memory, allocation, plans, path, adaln, modes, xl, forward, realised"
-            " or calibration"
+            "one part: macs, memory, allocation, plans, path, adaln, modes, layouts, xl, forward,"
+            " realised or calibration"
         ),
     )
     verb.add_argument(

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from core.curves.dynamics import Curves
 from core.curves.plan import STAGES, StagePlan
+from core.mosaic.found import device_line
 from core.workshop.prediction import Prediction, StagePrediction
 from core.workshop.workshop import Workshop
 
@@ -294,12 +295,13 @@ def progress(done: int, total: int, text: str) -> str:
 
 def status_line(workshop: Workshop) -> str:
     """Write the line with model, device and calibration; one click opens what was measured."""
+    found = html.escape(device_line(workshop.device))
     items = (
         f"<span><b>Model</b> {html.escape(workshop.name)}</span><details><summary><b>Device</b>"
-        f" {html.escape(workshop.device_text)}, {model_facts.precision(workshop)}</summary>The"
-        " model is loaded once, in one precision, for all visitors of this page. To change that,"
-        " start the studio with --dtype float32, bfloat16 or float16, or with --device. Compare can"
-        " run copies in another precision.</details>"
+        f" {html.escape(workshop.device_text)}, {model_facts.precision(workshop)}</summary>Found:"
+        f" {found}. The model is loaded once, in one precision, for all visitors of this page. To"
+        " change that, start the studio with --dtype float32, bfloat16 or float16, or with"
+        " --device. Compare can run copies in another precision.</details>"
     )
     state = html.escape(workshop.calibration_text)
     if workshop.calibrated:

@@ -16,6 +16,7 @@ from core.bench import suite as suite_module
 from core.bench.adaln import tabulation_benchmark
 from core.bench.forward import forward_benchmark
 from core.bench.kept import KeptParts
+from core.bench.layouts import candidates, layouts_benchmark
 from core.bench.macs import PARTS, linear_macs
 from core.bench.measure import Effort, in_turn, ratio, verdict
 from core.bench.memory import memory_benchmark, prefix_view_bytes, unique_bytes
@@ -570,6 +571,25 @@ def test_forwards_of_xl_stand_against_dense_and_stock(monkeypatch):
     assert not subject.whole_xl and "there is none" in found["note"]
     lines = lines_with(found | {"part": "xl", "elapsed_seconds": 1.0}, " ± ")
     assert sum("diffusers' own" in line for line in lines) == 2
+
+
+def test_layouts_stand_against_diffusers_own_and_compute_the_same():
+    subject = blocks_of_xl(CPU, torch.float32, **TINY)
+    found = layouts_benchmark(subject, (2,), TWICE)
+    lines = lines_with(found | {"part": "layouts", "elapsed_seconds": 1.0}, " ± ")
+    assert sum("diffusers' layout / " in line for line in lines) == 6
+    assert sum("measured / predicted" in line for line in lines) == 4
+    assert all(row["macs_ratio"] > 1 for row in found["ratios"] if "layout" in row)
+    for cuts in (None, uniform_cuts(subject, 0.5)):
+        network = mosaic_of(subject, cuts).stages[0]
+        made = candidates(network)
+        with torch.inference_mode():
+            stock, lean, product, once = (
+                forward_call(module_forward(one), subject.model, 3)() for one in made.values()
+            )
+        assert torch.equal(stock, lean)
+        for out in (product, once):
+            assert (out - stock).abs().max() < 2e-6 * stock.abs().max()
 
 
 @pytest.mark.parametrize("name", ["path", "allocation"])

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 
+from core.models.alignment import width_warnings
+from core.models.layers import PrunableLayer
+from core.sampling.timing import LatencyTable
 from core.workshop.closeness import closeness, distance_sentence
 from core.workshop.verdict import Verdict
+from core.workshop.why_slow import Circumstances, fixed_share, outside_share
+
+LAYERS = [
+    PrunableLayer("block 1 neurons", 0, "neurons", "", "", 128, 1, 1, 1),
+    PrunableLayer("block 1 heads", 0, "heads", "", "", 4, 16, 1, 1),
+]
 
 
 def verdict(ratio, macs=1.06, predicted=1.04, spread=0.02, equal=False) -> Verdict:
@@ -92,3 +102,73 @@ def test_the_distance_names_number_span_and_n():
         " from 20 to 35 (n = 3, 1 of them equal, seed 7)."
     )
     assert "Not at all: all 2 are equal" in distance_sentence(None, [math.inf] * 2, seed=0)
+
+
+# ------------------------------------------------------------ why not faster, and what would help
+
+SLOW_GPU = Circumstances("cuda", 2, "plain", ("plain", "graphs", "compiled"), fixed=0.9)
+SLOW_CPU = Circumstances("cpu", 2, "plain", ("plain", "compiled"), fixed=0.4)
+
+
+def why(where, ratio=1.0, macs=1.9, predicted=1.0):
+    found = replace(verdict(ratio, macs, predicted), where=where)
+    return found.sentence
+
+
+def test_launches_are_the_reason_on_cuda_run_plain_and_graphs_the_help():
+    said = why(SLOW_GPU)
+    assert "was not measurably faster" in said and "latency table foresaw it" in said
+    assert "90% of a dense forward of 2 rows takes as long at every width" in said
+    assert "waits for launches" in said and "captured graphs would take the launches away" in said
+    # without graphs, what is next
+    said = why(replace(SLOW_GPU, modes=("plain", "compiled")))
+    assert "compiled blocks would" in said and "captured graphs" not in said
+
+
+def test_in_graphs_nothing_waits_for_launches_and_compiling_is_the_help():
+    said = why(replace(SLOW_GPU, mode="graphs", fixed=0.4))
+    assert "launches" not in said and "40% of a dense forward" in said
+    assert "norms, modulation, gates" in said and "compiled blocks would" in said
+    said = why(replace(SLOW_GPU, mode="compiled", fixed=0.4))
+    assert "no other mode of this device takes that away" in said and "more images" in said
+
+
+def test_on_a_cpu_compiling_is_the_help_where_it_is_there():
+    assert "compiled blocks would" in why(SLOW_CPU) and "launches" not in why(SLOW_CPU)
+    assert "no other mode runs on this device" in why(replace(SLOW_CPU, modes=("plain",)))
+
+
+def test_times_of_single_layers_say_more_exactly_what_does_not_shrink():
+    said = why(replace(SLOW_CPU, outside=0.55))
+    assert "55% of a dense forward of 2 rows does not shrink with the layers" in said
+    assert "40%" not in said
+
+
+def test_unaligned_widths_are_the_reason_by_layer():
+    (odd,) = width_warnings(LAYERS, [[37, 4]] * 3, "cuda")
+    where = replace(SLOW_GPU, mode="graphs", fixed=0.05, widths=(odd,))
+    for ratio in (0.93, 0.6):  # foreseen, and beyond all that was
+        said = why(where, ratio=ratio)
+        assert "is slower" in said and "at every width" not in said
+        assert "kept columns are no multiple of 8 in block 1 neurons (37)" in said
+
+
+def test_a_faster_side_has_no_reason_and_one_with_as_much_work_neither():
+    assert "every width" not in why(SLOW_GPU, ratio=1.8, predicted=1.8)
+    assert "every width" not in why(SLOW_GPU, macs=1.0)
+    # nothing known: nothing said
+    assert why(Circumstances("cpu", 2, "plain", ("plain",)), predicted=None).count(";") == 0
+
+
+def test_the_fixed_share_is_where_the_line_of_the_table_meets_no_work():
+    table = LatencyTable("CPU", 2, (1e6, 2e6, 4e6), (3.0, 4.0, 6.0))
+    assert fixed_share(table) == pytest.approx(2 / 6)
+    assert fixed_share(None) is None
+    assert fixed_share(replace(table, seconds=(1.0, 2.0, 4.0))) == 0
+    assert fixed_share(replace(table, seconds=(6.0, 6.0, 5.0))) == 1
+    assert outside_share(2.0, 0.5) == 0.75 and outside_share(1.0, 3.0) == 0
+
+
+def test_circumstances_come_back_from_json():
+    where = replace(SLOW_GPU, widths=("One.",), outside=0.5)
+    assert Circumstances.from_json(json.loads(json.dumps(where.to_json()))) == where

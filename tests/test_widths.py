@@ -62,7 +62,7 @@ def test_log_ramp():
 
 
 def test_menu_levels():
-    layers = model(blocks=3, heads=6, neurons=1000)
+    layers = model(blocks=3, heads=6, neurons=1000, width=288)  # heads of 48 columns
     assert [x.tolist() for x in Menu().levels(layers)[:1]] == [[0, 1, 2, 3, 4, 5]]
     assert (np.diff(Menu().levels(layers)[1]) == 16).all() and 1000 - Menu().levels(layers)[1][
         -1

@@ -18,6 +18,7 @@ from ..calibration.bank import GramBank
 from ..curves.plan import StagePlan
 from ..models.layers import PrunableLayer
 from ..pruning.orders import RemovalOrders
+from .alignment import gives_equal_shares, menu_of
 from .allocate import Allocation, allocate, budget_of, uniform
 from .problem import AllocationProblem, Costs, make_problem, relative_errors
 from .widths import Menu
@@ -57,13 +58,14 @@ def share(
 ) -> Allocation:
     """Return the allocation of a plan, at most at the cost of equal shares on the free menu.
 
+    A plan of equal shares gets the nearest widths of its menu, a little over or under that cost.
     Work that floors and spared blocks keep is taken from other layers. Raises StudioError for a
     budget that the menu cannot meet.
     """
+    menu = menu_of(plan)
+    if gives_equal_shares(plan):
+        return uniform(sharing_problem(layers, orders, bank, plan, menu, costs), plan.sparsity)
     equal = uniform(sharing_problem(layers, orders, bank, plan, Menu(), costs), plan.sparsity)
-    if plan.plain:
-        return equal
-    menu = Menu(multiple=plan.multiple or None, min_heads=plan.min_heads, protect=plan.protect)
     return allocate(
         sharing_problem(layers, orders, bank, plan, menu, costs),
         plan.allocation,

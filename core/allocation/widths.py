@@ -7,6 +7,7 @@ takes every width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -14,6 +15,7 @@ from numbers import Integral, Real
 import numpy as np
 
 from ..errors import StudioError
+from ..models.alignment import COLUMNS
 from ..models.layers import TINY, PrunableLayer
 
 
@@ -25,8 +27,8 @@ class Menu:
     and compiled regions stay valid. Raises StudioError for an impossible menu.
     """
 
-    # kept neurons are multiples of this (16, 64, 128); None: the layer's own step. Heads go one by
-    # one
+    # kept neurons are multiples of this (16, 64, 128), and kept heads have a multiple of 8 columns
+    # together; None: the layer's own step
     multiple: int | None = None
     min_heads: int = 1  # heads that every layer keeps; 0 lets a whole attention go
     # neurons that every layer keeps; None: one multiple; 0 lets a whole MLP go
@@ -81,11 +83,13 @@ class Menu:
 
     def _kept(self, layer: PrunableLayer) -> np.ndarray:
         """Return the kept groups of a layer, descending from dense."""
-        if layer.kind == "heads" or self.multiple is None:
+        if self.multiple is None:
             unit = layer.step
             kept = layer.groups - np.arange(0, layer.groups + 1, unit)
         else:
             unit = self.multiple
+            if layer.kind == "heads":
+                unit = COLUMNS // math.gcd(COLUMNS, layer.group_size)
             kept = np.arange((layer.groups - 1) // unit, -1, -1) * unit
         least = self.min_heads
         if layer.kind != "heads":

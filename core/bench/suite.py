@@ -191,6 +191,20 @@ def modes(suite: Suite) -> dict[str, Any]:
     )
 
 
+def layouts(suite: Suite) -> dict[str, Any]:
+    """Time ways to lay the bundled model's forward out, and DiT-XL/2's on CUDA."""
+    from .layouts import ROWS, layouts_benchmark
+
+    on_cuda = suite.where.type == "cuda"
+    return layouts_benchmark(
+        suite.blocks() if on_cuda else subject_of(suite.workshop),
+        ROWS[:1] if suite.quick else ROWS,
+        suite.effort(60),
+        progress=suite.progress,
+        stop=suite.stop,
+    )
+
+
 def xl(suite: Suite) -> dict[str, Any]:
     """Time forwards of DiT-XL/2's width in every mode: all of it on CUDA, two blocks on a CPU."""
     from .xl_modes import ROWS, xl_benchmark
@@ -207,11 +221,11 @@ def xl(suite: Suite) -> dict[str, Any]:
     )
 
 
-QUICK = (macs, memory, allocation, plans, path, adaln, modes, xl)
+QUICK = (macs, memory, allocation, plans, path, adaln, modes, layouts, xl)
 SLOW = (forward, realised, calibration)
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {f.__name__: f for f in (*QUICK, *SLOW)}
 # on a GPU that is at hand for minutes: what tells most comes first
-ON_CUDA = ("xl", "modes", "path", "realised", "plans", "forward", "calibration")
+ON_CUDA = ("xl", "modes", "path", "realised", "plans", "forward", "layouts", "calibration")
 
 
 def in_order(device: torch.device) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image
 from ..curves.plan import StagePlan
 from ..errors import StudioError
 from ..files import why_not_written
+from ..mosaic.found import device_line
 from ..workshop.compare import compare as run_sides
 from ..workshop.comparison import Comparison, Preview
 from ..workshop.picture_arrays import grid
@@ -45,15 +46,15 @@ def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         else:
             comparison = item
     assert comparison is not None  # `run_sides` ends with one or raises
-    result = comparison.to_json()
+    result = comparison.to_json() | {"device_found": device_line(workshop.device)}
     if out is not None:
         write_pictures(comparison, out)
         write_text(out / "result.json", json.dumps(finite(result), indent=2))
-    return write_result(args, result, _comparison_text(comparison))
+    return write_result(args, result, _comparison_text(comparison, result["device_found"]))
 
 
-def _comparison_text(comparison: Comparison) -> list[str]:
-    """Return the lines that sum a comparison up."""
+def _comparison_text(comparison: Comparison, device: str) -> list[str]:
+    """Return the lines that sum a comparison up. device: what was found of it, in words."""
     fid = ""
     if comparison.a.fid is not None and comparison.b.fid is not None:
         fid = f", FID {comparison.a.fid:.2f} -> {comparison.b.fid:.2f}"
@@ -61,7 +62,8 @@ def _comparison_text(comparison: Comparison) -> list[str]:
         f"latent MSE {comparison.latent_mse:.4f}, SSIM {comparison.ssim:.3f}{fid} (n ="
         f" {comparison.n}, {comparison.device})"
     )
-    return [text for text in (comparison.verdict, comparison.notes, distances) if text]
+    lines = (comparison.verdict, comparison.notes, distances, f"Device: {device}")
+    return [text for text in lines if text]
 
 
 def write_pictures(comparison: Comparison, out: Path) -> None:

@@ -12,6 +12,7 @@ from ..curves.plan import STAGES, StagePlan
 from ..curves.samplers import sampling_timesteps
 from ..mosaic.damping_report import damping_facts, damping_sentence, with_dampings
 from ..mosaic.exported import export_without_adaln
+from ..mosaic.found import device_line
 from ..mosaic.transformer import MosaicTransformer
 from ..workshop.prediction import Prediction
 from ..workshop.workshop import Workshop
@@ -40,7 +41,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     workshop = open_workshop(args)
     labels = labels_to_export(args, workshop)
     timesteps = sampling_timesteps(scheduler_to_export(args, workshop), args.steps)
-    plan = plan.counted(timesteps)
+    plan = workshop.built(plan.counted(timesteps))
     # a calibration that is there is checked, and mended where it was damaged
     if workshop.calibrated or workshop.needs_calibration(plan, errors=True):
         workshop.calibrate(report_progress)
@@ -52,7 +53,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     prediction = workshop.predict(plan, timesteps, exact=True, tabulated=args.without_adaln)
     layers = with_dampings(workshop.layer_table(plan, exact=True), mosaic)
     result = _prune_report(workshop, plan, prediction, args.steps)
-    result |= {"layers": layers, "seconds": seconds}
+    result |= {"layers": layers, "seconds": seconds, "warnings": workshop.width_warnings(plan)}
     facts = finite(subnetwork_facts(workshop, mosaic, result))
     exported: list[str] = []
     if args.without_adaln:
@@ -69,6 +70,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         f" error {s.error:.4f}{_guidance_words(scale)}"
         for s, scale in zip(prediction.stages, plan.guidance, strict=True)
     ]
+    text += result["warnings"]
     dampings = damping_sentence(mosaic)
     if dampings is not None:
         text.append(dampings)
@@ -77,6 +79,7 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         f" in {args.out}"
     )
     text += exported
+    text.append(f"Device: {result['device_found']}")
     return write_result(args, result, text)
 
 
@@ -93,6 +96,7 @@ def _prune_report(
         "plan": plan.to_json(),
         "model": workshop.name,
         "device": workshop.device_text,
+        "device_found": device_line(workshop.device),
         "calibration": workshop.calibration_text,
         "macs": {
             s.stage: {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..errors import StudioError, plain_memory_errors
+from ..memory import free_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -70,6 +72,36 @@ def device_text(device: torch.device) -> str:
         return f"{torch.cuda.get_device_name(device)} (CUDA)"
     threads = torch.get_num_threads()
     return f"CPU ({cpu_name()}, {threads} thread{'' if threads == 1 else 's'})"
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What was found of a device."""
+
+    name: str  # in words, as `device_text`
+    capability: tuple[int, int] | None  # CUDA's compute capability
+    free: int | None  # bytes of memory, at this moment
+    total: int | None
+
+
+def device_facts(device: torch.device) -> DeviceFacts:
+    """Return what is found of a device now. What cannot be read is None."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        capability = torch.cuda.get_device_capability(device)
+        return DeviceFacts(device_text(device), capability, free, total)
+    return DeviceFacts(device_text(device), None, free_memory(device), None)
+
+
+def no_cuda() -> str:
+    """Return why no CUDA device can be used, in words; empty where one can."""
+    if torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    if not torch.cuda.device_count():
+        return "no CUDA device was found"
+    return "the driver of the CUDA device does not answer"
 
 
 def cpu_name() -> str:

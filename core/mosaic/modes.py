@@ -22,10 +22,12 @@ from torch import nn
 
 from ..errors import StudioError
 from ..graphs import CudaGraphs, GraphMaker
+from ..models.devices import no_cuda
 from .captured import Captured
 from .compiled_blocks import with_compiled_blocks
 
 PLAIN, GRAPHS, COMPILED = MODES = ("plain", "graphs", "compiled")
+LEAST_CAPABILITY = (7, 0)  # that Triton compiles for
 WORDS = {PLAIN: "plain", GRAPHS: "captured as CUDA graphs", COMPILED: "with compiled blocks"}
 
 
@@ -43,7 +45,11 @@ def why_not(mode: str, device: torch.device) -> str:
     if mode == GRAPHS:
         if device.type == "cuda":
             return ""
-        return f"Captured graphs need CUDA, and this model is on {device.type}: run it plain."
+        missing = no_cuda() or "a CUDA device is there: load the model on cuda"
+        return (
+            f"Captured graphs need CUDA, and this model is on {device.type} ({missing}): run it"
+            " plain."
+        )
     missing = _missing(device)
     if not missing:
         return ""
@@ -53,12 +59,26 @@ def why_not(mode: str, device: torch.device) -> str:
 def _missing(device: torch.device) -> str:
     """Return what torch.compile needs and this machine lacks, in words; empty where it is there."""
     if device.type == "cuda":
-        return "" if importlib.util.find_spec("triton") else "Triton (the Python package triton)"
+        return _missing_for_triton(device)
     compilers = [os.environ.get("CXX", "g++"), "clang++"]
     if not any(shutil.which(name) for name in compilers):
         return "a C++ compiler (g++)"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         return "Python's headers (Python.h; Debian's package python3-dev)"
+    return ""
+
+
+def _missing_for_triton(device: torch.device) -> str:
+    """Return what compiling for CUDA needs and this machine lacks, in words; empty if nothing."""
+    if not importlib.util.find_spec("triton"):
+        return "Triton (the Python package triton)"
+    if torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability(device)
+        if capability < LEAST_CAPABILITY:
+            least, own = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, capability))
+            return f"a GPU of compute capability {least} or more (this one has {own})"
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "cc", "clang")):
+        return "a C compiler (gcc), by which Triton makes its launchers"
     return ""
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import StudioError
+from ..models.alignment import COLUMNS
 from ..models.layers import PrunableLayer
 from ..pruning.cuts import Cut, consumer_of, kept_columns
 from ..pruning.groups import columns_of_groups
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
 
 Module = TypeVar("Module", bound=nn.Module)
-WIDTH = 8  # in half precision a pruned MLP runs at a multiple of this
+WIDTH = COLUMNS  # in half precision a pruned MLP runs at a multiple of this
 HALF = (torch.float16, torch.bfloat16)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
 from ..guidance import scales_of
+from ..models.alignment import width_warnings
 from ..models.families import first_parameter
 from ..models.layers import PrunableLayer
 from ..pruning.cuts import Cut, consumer_of
@@ -91,6 +92,14 @@ class Subnetworks(nn.Module):
         if cuts is None:
             return [layer.groups for layer in self.layers]
         return [len(cut.kept) for cut in cuts]
+
+    def width_warnings(self, device: str | None = None) -> list[str]:
+        """Return sentences on widths that a kind of device minds, by layer.
+
+        device: "cuda", say; None: the one that the networks are on.
+        """
+        kept = [self.kept(stage) for stage in range(len(STAGES))]
+        return width_warnings(self.layers, kept, self.device.type if device is None else device)
 
     def weight(self, stage: int, layer: int) -> Tensor:
         """Return a copy of the consumer weight (d, all columns) of a layer in a stage.

@@ -63,6 +63,8 @@ def assemble(
     cuts: one `Cut` per layer, in `find_layers` order. `masked` keeps the full width and only
     zeroes: the slow reference.
     """
+    from .lean_block import lean  # loads diffusers
+
     parts: dict[str, nn.Module] = {} if once is None else merged(model, once)
     if cuts is not None:
         layers = find_layers(model) if layers is None else layers
@@ -74,7 +76,7 @@ def assemble(
     network = graft(model, parts) if parts else shallow(model)
     if once is not None and embed_first not in vars(network)["_forward_pre_hooks"].values():
         network.register_forward_pre_hook(embed_first, with_kwargs=True)
-    return network.eval()
+    return lean(network.eval())
 
 
 class MosaicTransformer(RunnableNetworks):

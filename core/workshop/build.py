@@ -34,8 +34,10 @@ class NetworkBuilder:
     ) -> MosaicTransformer:
         """Return the subnetworks of a plan, from the cache or new. Raises Stopped, StudioError.
 
-        Stages of equal timesteps and widths share one network. Not thread-safe.
+        Stages of equal timesteps and widths share one network. The mosaic's plan is the built one:
+        it carries the multiple of neurons that the device asked for. Not thread-safe.
         """
+        plan = self.predictor.built(plan)
         known = self.cache.find(plan, masked)
         if known is not None:
             return known

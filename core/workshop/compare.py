@@ -32,6 +32,7 @@ from ..progress import Progress
 from ..sampling.denoise import Denoiser, SamplingStep, start_noise
 from ..sampling.metrics import latent_mse, psnr, ssim
 from .adaln_choice import as_it_runs, labels_of
+from .circumstances import circumstances
 from .comparison import Comparison, Preview, Side, side_name
 from .paired_runs import Pair, PairedRuns, run_in_batches, run_in_step
 from .preparing import mode_note, prepare, seconds_prepared
@@ -76,7 +77,8 @@ def compare(
     # refuses what it cannot do, before anything long starts
     timesteps = [sampling_timesteps(scheduler, settings.steps_of(k)) for k in (0, 1)]
     plans = [
-        plan and plan.counted(own) for plan, own in zip((plan_a, plan_b), timesteps, strict=True)
+        plan and workshop.built(plan.counted(own))
+        for plan, own in zip((plan_a, plan_b), timesteps, strict=True)
     ]
     for plan in plans:
         if workshop.needs_calibration(plan):
@@ -332,6 +334,7 @@ def _result(
         ssim=float(ssim(a.images, b.images).mean()),
         latent_mse=float(latent_mse(a.latents, b.latents).mean()),
         n=settings.n,
+        where=circumstances(workshop, plans[1], settings, batch, _as_loaded(workshop, settings)),
         notes=" ".join(text for text in (cast, mode, runs.notes, _flat(a), _flat(b)) if text),
     )
 

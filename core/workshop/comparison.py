@@ -27,6 +27,7 @@ from .closeness import distance_sentence
 from .picture_arrays import from_bytes, grid, pictures, to_bytes
 from .sample_settings import BATCH, MAX_IMAGES, MAX_PROMPT, SampleSettings
 from .verdict import Verdict
+from .why_slow import Circumstances
 
 __all__ = [
     "BATCH",
@@ -145,6 +146,7 @@ class Comparison:
     latent_mse: float
     n: int
     notes: str = ""
+    where: Circumstances | None = None  # what a verdict reads its reasons from
 
     @property
     def pair_ratios(self) -> list[float]:
@@ -201,6 +203,7 @@ class Comparison:
             predicted=self.speedup_predicted,
             calls=(len(self.a.timesteps), len(self.b.timesteps)),
             mode=self.settings.mode,
+            where=self.where,
         )
 
     @property
@@ -296,6 +299,7 @@ class Comparison:
             "verdict": self.verdict,
             "distance": self.distance,
             "notes": self.notes,
+            "where": self.where and self.where.to_json(),
             **self._words(),
         }
 
@@ -313,6 +317,7 @@ class Comparison:
         tensors: dict[str, Tensor] = {}
         facts: dict[str, Any] = {"settings": self.settings.to_json()}
         facts |= {name: getattr(self, name) for name in FACTS}
+        facts["where"] = self.where and self.where.to_json()
         for letter, side in (("a", self.a), ("b", self.b)):
             tensors[f"{letter}/images"] = to_bytes(side.images)
             tensors[f"{letter}/latents"] = side.latents.half().contiguous()
@@ -330,10 +335,12 @@ class Comparison:
             facts = json.loads((folder / "comparison.json").read_text())
             a, b = (_side_from(letter, facts.pop(letter), tensors) for letter in "ab")
             settings = facts.pop("settings")
+            where = facts.pop("where", None)  # older examples have none
             return cls(
                 a=a,
                 b=b,
                 settings=SampleSettings(**settings | {"labels": tuple(settings["labels"])}),
+                where=where and Circumstances.from_json(where),
                 **facts,
             )
         except Exception as err:

@@ -30,6 +30,14 @@ class PlanAnswers(ABC):
         """Return `PlanPredictor.widths`: groups lost per stage and layer."""
         return self.predictor.widths(plan)
 
+    def built(self, plan: StagePlan) -> StagePlan:
+        """Return `PlanPredictor.built`: the plan with the multiple of neurons of this device."""
+        return self.predictor.built(plan)
+
+    def width_warnings(self, plan: StagePlan) -> list[str]:
+        """Return `PlanPredictor.width_warnings`: widths that this device minds, by layer."""
+        return self.predictor.width_warnings(plan)
+
     def sharing(self, plan: StagePlan) -> Allocation:
         """Return `PlanPredictor.sharing`: the allocation of a plan's sparsities."""
         return self.predictor.sharing(plan)

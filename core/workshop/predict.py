@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from ..allocation.alignment import aligned, equal_shares, gives_equal_shares
 from ..allocation.allocate import Allocation
 from ..allocation.of_plan import share
 from ..curves.plan import STAGES, StagePlan
 from ..errors import NotCalibrated, NotTimed, PlanError, StudioError
 from ..guidance import Half, half_of
 from ..lru_cache import Recent
+from ..models.alignment import width_warnings
 from ..mosaic.adaln_table import padded
 from ..sampling.layer_times import LayerTimes
 from ..sampling.timing import LatencyTable
@@ -39,6 +41,7 @@ class PlanPredictor:
 
     name: of the model, for error sentences.
     timesteps: training timesteps of the model's noise schedule.
+    device: kind of device that networks are built for ("cuda"); None: the one that is timed.
     Thread-safe. A new calibration takes a new predictor.
     """
 
@@ -49,12 +52,15 @@ class PlanPredictor:
         macs: ModelMacs,
         calibration: Calibration,
         times: DeviceTimes,
+        device: str | None = None,
     ):
         self.name, self.timesteps = name, timesteps
         self.macs, self.calibration, self.times = macs, calibration, times
         self.layers = macs.layers
+        self.device = times.device.type if device is None else device
         # (digest of the layer times, plan without its name) -> allocation
         self._allocations: Recent[tuple[str | None, StagePlan], Allocation] = Recent()
+        self._equal: Recent[StagePlan, list[list[int]]] = Recent()  # of plans with a multiple
 
     def check(self, plan: StagePlan) -> None:
         """Raise PlanError for a plan that counts other training timesteps than the model."""
@@ -66,14 +72,36 @@ class PlanPredictor:
 
     # ------------------------------------------------------------ widths
 
+    def built(self, plan: StagePlan) -> StagePlan:
+        """Return the plan that networks are built by here: with the device's multiple of neurons.
+
+        A multiple that the plan names stays. Everything that is predicted holds for this plan.
+        """
+        return aligned(plan, self.device)
+
+    def width_warnings(self, plan: StagePlan) -> list[str]:
+        """Return sentences on widths that this device minds, by layer. Raises as `sharing`."""
+        kept = [
+            [layer.groups - lost for layer, lost in zip(self.layers, row, strict=True)]
+            for row in self.widths(plan)
+        ]
+        return width_warnings(self.layers, kept, self.device)
+
     def widths(self, plan: StagePlan) -> list[list[int]]:
         """Return the groups each layer loses in each stage: (3 stages in STAGES order, layers).
 
         Raises as `sharing` does.
         """
+        plan = self.built(plan)
         # where nothing is removed there is nothing to share, and no curves are needed
         if plan.plain or not any(plan.sparsity):
             return [self.macs.removed(s) for s in plan.sparsity]
+        if gives_equal_shares(plan):
+            widths = self._equal.find(plan.cut)
+            if widths is None:
+                widths = equal_shares(self.layers, plan)
+                self._equal.keep(plan.cut, widths, ALLOCATIONS_KEPT)
+            return [list(row) for row in widths]
         return [list(row) for row in self.sharing(plan).removed]
 
     def sharing(self, plan: StagePlan) -> Allocation:
@@ -82,6 +110,7 @@ class PlanPredictor:
         Raises NotCalibrated where there are no error curves, NotTimed for costs in time before the
         layers were timed, StudioError for a budget that cannot be met.
         """
+        plan = self.built(plan)
         orders = self.calibration.orders
         costs = None
         if plan.costs == "latency":
@@ -239,7 +268,7 @@ class PlanPredictor:
         table = self.times.latency(rows, shape, tabulated=tabulated)
         if table is None:
             return None
-        in_time = plan.costs == "latency" and not plan.plain
+        in_time = plan.costs == "latency" and not gives_equal_shares(plan)
         layer_times = self.times.layers if in_time else None
         own_shape = shape in (None, self.macs.latent_shape)
         if layer_times is None or layer_times.rows != rows or not own_shape:

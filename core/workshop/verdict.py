@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..mosaic.modes import PLAIN, WORDS
 from .sample_settings import BATCH
+from .why_slow import Circumstances
 
 ONE_RUN_DOUBT = 0.1  # a ratio of one timed run nearer to 1 than this is called no difference
 # share of the ratio; with a wider spread the runs cannot say by how much a side is faster
@@ -34,6 +35,7 @@ class Verdict:
     predicted: float | None = None  # predicted seconds of A / of B, before anything was timed
     calls: tuple[int, int] | None = None  # denoiser calls per image of A and of B
     mode: str = PLAIN  # that both sides ran in
+    where: Circumstances | None = None  # what reasons are read from; None: not known
 
     @property
     def inert(self) -> bool:
@@ -110,9 +112,10 @@ class Verdict:
         if self.predicted is not None:
             known += f" and a prediction of ×{self.predicted:.2f}"
         if ratio < 1:
+            widths = "" if self.where is None else self.where.on_widths
             return (
                 f"{self.b} is slower: it took {1 / ratio - 1:.0%} more time than {self.a}"
-                f" ({self._facts}), which does not go {known}; {self._again}."
+                f" ({self._facts}), which does not go {known}{widths}; {self._again}."
             )
         return (
             f"{self.b} seemed to take less time than {self.a} ({self._facts}), but it goes {known},"
@@ -121,20 +124,22 @@ class Verdict:
 
     @property
     def _reason(self) -> str:
-        """Return why B gains nothing, where its calls or this device's own times say it."""
+        """Return why B gains nothing, and which mode would help, where that is known."""
         if self.calls is not None and self.calls[1] > self.calls[0] and self.macs_ratio > 0.97:
             return (
                 f"; it calls the network {self.calls[1]} times per image against {self.calls[0]},"
                 " and each call has a cost that multiply-accumulates do not count"
             )
-        if self.predicted is None or self.macs_ratio <= 1 + NO_GAIN:
+        if self.macs_ratio <= 1 + NO_GAIN:
             return ""
-        if self.predicted > 1 + NO_GAIN:
-            return ""
-        return (
-            "; this device's latency table foresaw it: at this batch a forward is bound by its"
-            " launches and memory, so a narrower network is hardly faster"
+        why = "" if self.where is None else self.where.sentence
+        if self.predicted is None or self.predicted > 1 + NO_GAIN:
+            return why
+        general = (
+            ": at this batch a forward is bound by its launches and memory, so a narrower network"
+            " is hardly faster"
         )
+        return f"; this device's latency table foresaw it{why or general}"
 
     @property
     def _facts(self) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from ..allocation.alignment import gives_equal_shares
 from ..cache import cache_root, fingerprint, network_key
 from ..calibration.bank import GramBank
 from ..calibration.data import CalibrationData, DataOptions
@@ -343,7 +344,7 @@ class Workshop(PlanAnswers):
         """
         if plan is None or self.calibrated or not any(plan.sparsity):
             return False
-        if not plan.plain:
+        if not gives_equal_shares(self.built(plan)):
             return True  # how layers share the cut is read off its curves
         return (errors or plan.method == "obs") and any(map(any, self.widths(plan)))
 
@@ -364,9 +365,10 @@ class Workshop(PlanAnswers):
             done: one factorisation for both.
         """
         self.predictor.check(plan)
+        plan = self.built(plan)
         if self.needs_calibration(plan):
             self.calibrate(progress, stop)
-        if not plan.plain and plan.costs == "latency" and any(plan.sparsity):
+        if not gives_equal_shares(plan) and plan.costs == "latency" and any(plan.sparsity):
             self.measure_layers(progress, stop)
         builder = self._known().builder
         builder.predictor.widths(plan)  # a plan that cannot be met is refused before the wait
