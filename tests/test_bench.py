@@ -572,7 +572,7 @@ def test_forwards_of_xl_stand_against_dense_and_stock(monkeypatch):
     assert sum("diffusers' own" in line for line in lines) == 2
 
 
-@pytest.mark.parametrize("name", ["path", "allocation"])
+@pytest.mark.parametrize("name", ["path", "allocation", "orders"])
 def test_parts_of_other_files_run_and_show(name):
     found = run_part(name, Suite(device="cpu", quick=True))
     json.dumps(found)
