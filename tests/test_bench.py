@@ -592,7 +592,7 @@ def test_layouts_stand_against_diffusers_own_and_compute_the_same():
             assert (out - stock).abs().max() < 2e-6 * stock.abs().max()
 
 
-@pytest.mark.parametrize("name", ["path", "allocation"])
+@pytest.mark.parametrize("name", ["path", "allocation", "orders"])
 def test_parts_of_other_files_run_and_show(name):
     found = run_part(name, Suite(device="cpu", quick=True))
     json.dumps(found)
@@ -673,3 +673,13 @@ def test_plans_are_timed_each_from_scratch(workshop):
         "a new plan to finished subnetworks" in line
         for line in part_lines({"part": "plans", "elapsed_seconds": 1.0} | found)
     )
+
+
+def test_a_whole_run_is_timed_step_by_step(model_folder):
+    found = run_part("whole", Suite(model=model_folder, device="cpu", quick=True))
+    names = [row["name"].rsplit(", ")[-1] for row in found["times"]]
+    assert names == ["load and hash", "calibrate", "build", "save", "all"]
+    *steps, everything = (row["median"] for row in found["times"])
+    assert all(seconds > 0 for seconds in steps)
+    assert sum(steps) == pytest.approx(everything)
+    assert len(lines_with(found, " ± ")) == 5

@@ -324,7 +324,7 @@ def test_a_disk_that_fills_up_meanwhile(workshop, bank, tmp_path):
             part.with_name(part.name.replace("bin-00", "bin-01")).symlink_to("/dev/full")
 
     with pytest.raises(StudioError, match="The disk is full: finished bins are kept"):
-        run(workshop, tmp_path, progress=full)
+        run(workshop, tmp_path, progress=full, ahead=0)
     assert left_over(tmp_path) == ["bin-00.safetensors"]
     assert all(
         torch.equal(a, b)

@@ -274,7 +274,7 @@ def test_products_spoilt_on_the_way_are_worked_out_anew(
     search = order_search.order_columns
 
     def spoilt(
-        state: Tensor, floor: Tensor, rebuild=None, picker=None
+        state: Tensor, floor: Tensor, rebuild=None, picker=None, tick=None
     ) -> tuple[Tensor, Tensor] | None:
         assert picker is None
         bump = 1e3 * state[1].diagonal().max() * state[0, max(first, last), min(first, last)].sign()

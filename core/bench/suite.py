@@ -221,11 +221,56 @@ def xl(suite: Suite) -> dict[str, Any]:
     )
 
 
-QUICK = (macs, memory, allocation, plans, path, adaln, modes, layouts, xl)
-SLOW = (forward, realised, calibration)
+def orders(suite: Suite) -> dict[str, Any]:
+    """Time removal orders, one layer alone and layers side by side: DiT-XL/2's MLPs on CUDA."""
+    from .orders import orders_benchmark
+
+    if suite.where.type == "cuda" and not suite.quick:
+        n, d, layers = 4608, 1152, 28
+    else:
+        n, d, layers = (96, 24, 3) if suite.quick else (1024, 256, 4)
+    return orders_benchmark(
+        n,
+        d,
+        layers,
+        rounds=2 if suite.quick else 3,
+        device=str(suite.where),
+        progress=suite.progress,
+        stop=suite.stop,
+    )
+
+
+def whole(suite: Suite) -> dict[str, Any]:
+    """Time a model's folder to its saved subnetworks, with an empty cache."""
+    from .whole import whole_benchmark
+
+    return whole_benchmark(
+        suite.model,
+        suite.device,
+        suite.revision,
+        suite.dtype,
+        rounds=1 if suite.quick else 2,
+        progress=suite.progress,
+        stop=suite.stop,
+    )
+
+
+QUICK = (macs, memory, allocation, plans, path, orders, adaln, modes, layouts, xl)
+SLOW = (forward, realised, calibration, whole)
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {f.__name__: f for f in (*QUICK, *SLOW)}
 # on a GPU that is at hand for minutes: what tells most comes first
-ON_CUDA = ("xl", "modes", "path", "realised", "plans", "forward", "layouts", "calibration")
+ON_CUDA = (
+    "xl",
+    "modes",
+    "path",
+    "orders",
+    "realised",
+    "plans",
+    "whole",
+    "forward",
+    "layouts",
+    "calibration",
+)
 
 
 def in_order(device: torch.device) -> list[str]:

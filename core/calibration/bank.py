@@ -29,6 +29,7 @@ class GramBank:
 
     def __init__(self, folder: Path, layers: list[PrunableLayer], settings: CalibrationSettings):
         self.folder, self.layers, self.settings = Path(folder), layers, settings
+        self._kept: dict[int, dict[str, Tensor]] = {}  # bins that are in memory too
 
     def path(self, bin_index: int) -> Path:
         """Return the file of a bin."""
@@ -114,12 +115,23 @@ class GramBank:
             raise StudioError(f"No calibration bin lies between timesteps {low:g} and {high:g}.")
         return shares
 
+    def keep(self, b: int, tensors: dict[str, Tensor]) -> None:
+        """Keep tensors of a bin in memory, by name; reading them needs no disk until `forget`."""
+        self._kept[b] = tensors
+
+    def forget(self) -> None:
+        """Give the memory of kept bins back; their files serve from now on."""
+        self._kept = {}
+
     def _read(self, b: int, *names: str) -> list[Tensor]:
-        """Return tensors of a bin, mapped from its file.
+        """Return tensors of a bin, from memory where they are kept, else mapped from its file.
 
         The file is opened anew each time: a file kept open would keep all that was read from it in
         memory. Raises StudioError.
         """
+        kept = self._kept.get(b, {})
+        if all(name in kept for name in names):
+            return [kept[name] for name in names]
         try:
             with safe_open(self.path(b), framework="pt") as file:
                 return [file.get_tensor(name) for name in names]

@@ -7,8 +7,9 @@ the null label, and the inputs x of every prunable layer are summed up as x x^T,
 images held out to choose damping and to report honest errors.
 
 Each bin becomes one file of the bank (`core.calibration.bank`) in a folder named after a hash of
-model, data and settings. The fitted half is on the disk before the held-out images begin, so the
-run needs memory for one set of sums. A stopped run resumes with the first bin that is missing.
+model, data and settings. Files are written in the background (`core.calibration.background`): the
+run needs memory for one set of sums, and what waits for the disk takes memory only where it is
+free. A stopped run resumes with the first bin that is missing.
 """
 
 from __future__ import annotations
@@ -24,18 +25,21 @@ from torch.utils.hooks import RemovableHandle
 
 from ..curves.noise import NoiseSchedule
 from ..errors import Stopped, StudioError
+from ..memory import free_memory
 from ..models.families import Conditions, family_of, first_parameter
 from ..models.layers import PrunableLayer
 from ..progress import Progress
+from .background import BinWriter, Later, spare_memory
 from .bank import GramBank
 from .data import FEWEST, draw_latents
-from .packed_gram import CHUNK_BYTES, GramSum
+from .packed_gram import CHUNK_BYTES, GramSum, sum_bytes
 from .preflight import check_room
 from .row_weights import RowWeights
 from .settings import CalibrationSettings
 
 NULL_ROW = -1  # in the record of rows: the unconditional one
 IMAGES_AT_ONCE = 64  # in one forward pass, each as two rows
+ROOM = 16  # times its size that must be free for a copy of a sum to stay on a GPU
 
 
 def images_at_once(layers: list[PrunableLayer], tokens: int) -> int:
@@ -60,13 +64,16 @@ def calibrate(
     stop: threading.Event | None = None,
     batch: int | None = None,
     ids: Tensor | None = None,
+    ahead: int | None = None,
 ) -> GramBank:
     """Measure every bin that is missing and return the bank.
 
     latents (n, c, h, w) and what each is conditioned on; ids (n,) name that in the record of rows
     (labels). Where n is small, latents are used again with another timestep and other noise
-    (`draw_latents`). batch in images, by default what memory allows (`images_at_once`). Raises
-    Stopped (finished bins are kept) and StudioError (bad data, too little memory, full disk).
+    (`draw_latents`). batch in images, by default what memory allows (`images_at_once`). ahead:
+    bytes that may wait for the disk, and that the bank may keep in memory until its `forget`; None:
+    a share of the free memory (`spare_memory`). Raises Stopped (finished bins are kept) and
+    StudioError (bad data, too little memory, full disk).
     """
     names = torch.arange(len(latents)) if ids is None else ids.long()
     data = _Data(latents, conditions, names, schedule)
@@ -79,8 +86,14 @@ def calibrate(
     meter = GramMeter(transformer, layers, weights)
     watch = _Watch(bank, missing, need, progress=progress, stop=stop)
     run = _Run(transformer, bank, meter, data, batch=batch, watch=watch)
-    for b in missing:
-        bank.write(b, run.measure(b))
+    if ahead is None:
+        ahead = spare_memory(layers, first_parameter(transformer).device)
+    try:
+        with BinWriter(bank, ahead) as writer:
+            for b in missing:
+                writer.write(b, run.measure(b))
+    except Stopped:  # only now every bin that was complete is on the disk
+        raise Stopped(watch.kept()) from None
     if progress is not None:
         progress(watch.total(batch), watch.total(batch), "calibrated")
     return bank
@@ -144,15 +157,17 @@ class _Watch:
         settings = self.bank.settings
         return len(self.missing) * (-(-settings.images // batch) + -(-settings.held_out // batch))
 
+    def kept(self) -> str:
+        """Say how many bins a stopped run keeps."""
+        bins = self.bank.settings.bins
+        kept = bins - len(self.bank.missing())
+        return f"Stopped: {kept} of {bins} bins are kept, the next run goes on from there."
+
     def before(self, b: int, batch: int) -> None:
         """Report that a forward pass of bin `b` begins. Raises Stopped."""
         settings = self.bank.settings
         if self.stop is not None and self.stop.is_set():
-            kept = settings.bins - len(self.bank.missing())
-            raise Stopped(
-                f"Stopped: {kept} of {settings.bins} bins are kept, the next run goes on from"
-                " there."
-            )
+            raise Stopped(self.kept())
         if self.progress is not None:
             text = f"measuring {_span(settings, b)}"
             if b == self.missing[0]:
@@ -171,10 +186,11 @@ class _Run:
     batch: int  # images of one forward pass
     watch: _Watch
 
-    def measure(self, b: int) -> Iterator[Tensor]:
+    def measure(self, b: int) -> Iterator[Tensor | Later]:
         """Yield the tensors of bin `b` in the order of its file.
 
         They are taken from the meter one by one, so that the meter is free for the held-out half.
+        On a GPU they are packed by whoever writes them.
         """
         settings = self.bank.settings
         data = self.data
@@ -202,7 +218,7 @@ class _Run:
                     self.watch.before(b, self.batch)
                     self._forward(x[part], t[part], data.conditions.rows(pick[part]))
                     self.watch.done += 1
-            yield from self.meter.results()
+            yield from self.meter.results_later()
             yield torch.cat([t[rows]] * 2).int()
             yield torch.cat([data.names[pick][rows], torch.full((len(rows),), NULL_ROW)]).int()
 
@@ -264,10 +280,31 @@ class GramMeter:
 
     def results(self) -> Iterator[Tensor]:
         """Yield triangles, input sums and token counts (layers,), in the order of a bin's file."""
+        for i in range(len(self.sums)):
+            yield self._sound(i).triangle()
+        yield from self._counts()
+
+    def results_later(self) -> Iterator[Tensor | Later]:
+        """Yield what `results` yields; triangles of a GPU as copies there, to be packed later.
+
+        Where the GPU has no room for a copy, the triangle is packed at once.
+        """
         for i, total in enumerate(self.sums):
-            if not total.finite:
-                raise self._overflow(i)
-            yield total.triangle()
+            device, size = total.vector.device, sum_bytes(total.n)
+            if device.type == "cuda" and (free_memory(device) or 0) > ROOM * size:
+                yield Later(self._sound(i).triangle_later(), size)
+            else:
+                yield self._sound(i).triangle()
+        yield from self._counts()
+
+    def _sound(self, i: int) -> GramSum:
+        """Return the sum of a layer. Raises StudioError for one that is not finite."""
+        if not self.sums[i].finite:
+            raise self._overflow(i)
+        return self.sums[i]
+
+    def _counts(self) -> Iterator[Tensor]:
+        """Yield what follows the triangles in a bin's file."""
         yield from (total.mean_sum.float() for total in self.sums)
         yield torch.tensor([total.tokens for total in self.sums], dtype=torch.int32)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,8 +109,15 @@ class GramSum:
 
     def triangle(self) -> Tensor:
         """Return the upper triangle (n (n + 1) / 2,) of the sum, row by row, fp32 on the CPU."""
-        triangle = _pack(self.stripes, self.n)
-        return triangle if self.scale == 1 else triangle.mul_(self.scale)
+        return _scaled_triangle(self.stripes, self.n, self.scale)
+
+    def triangle_later(self) -> Callable[[], Tensor]:
+        """Return a call that gives the `triangle` of the sum as it is now.
+
+        A copy of the sum stays on its device until then, so that the sum is free for other tokens.
+        """
+        stripes = [stripe.clone() for stripe in self.stripes]
+        return partial(_scaled_triangle, stripes, self.n, self.scale)
 
     @property
     def mean_sum(self) -> Tensor:
@@ -119,6 +128,12 @@ class GramSum:
     def scale(self) -> float:
         """Return the factor that makes the mean weight 1."""
         return self.tokens / self.weight if self.weight > 0 else 1.0
+
+
+def _scaled_triangle(stripes: list[Tensor], n: int, scale: float) -> Tensor:
+    """Return the upper triangle (n (n + 1) / 2,) of stripes times a number, on the CPU."""
+    triangle = _pack(stripes, n)
+    return triangle if scale == 1 else triangle.mul_(scale)
 
 
 def _pack(stripes: list[Tensor], n: int) -> Tensor:

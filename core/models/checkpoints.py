@@ -23,6 +23,7 @@ from ..paths import given_path
 from .bundled import BUNDLED, BUNDLED_MODELS, bundled_folder, bundled_name
 from .devices import full_precision, pick_device, pick_dtype
 from .families import FAMILIES, Family, family_of
+from .weight_hashes import WeightFiles
 from .weights import is_network, load_parts, no_safetensors, variants
 
 FAMILY_OF_PIPELINE: dict[str, Family] = {family.pipeline: family for family in FAMILIES}
@@ -42,6 +43,7 @@ class Checkpoint:
     class_names: dict[int, str]
     # that suits this very model, where its folder says so
     own_guidance: float | None = None
+    files: WeightFiles | None = None  # of the denoiser
 
     @property
     def guidance(self) -> float:
@@ -104,6 +106,7 @@ def load_checkpoint(
         labels=labels,
         class_names=names,
         own_guidance=shipped_guidance(folder),
+        files=WeightFiles.of(denoiser_of(pipeline)),
     )
 
 

@@ -149,9 +149,13 @@ class DampedProblem:
             " more images."
         )
 
+    def first_rung(self, damping: float, dtype: torch.dtype = torch.float64) -> Rung:
+        """Return the rung that `climb` tries first."""
+        return Rung(PLAIN, damping, self.gram, self._added(damping), dtype)
+
     def _ladder(self, damping: float, dtype: torch.dtype) -> Iterator[Rung]:
         """Yield the rungs from the plain one to the eigenvalue floor."""
-        yield Rung(PLAIN, damping, self.gram, self._added(damping), dtype)
+        yield self.first_rung(damping, dtype)
         if dtype != torch.float64:
             yield Rung("order in float64", damping, self.gram, self._added(damping))
         for i in range(3):

@@ -9,13 +9,13 @@ the check on how far the numbers can be believed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .groups import columns_of_groups
-from .picker import Picker, SearchSpace
+from .picker import Picker, SearchSpace, pick_columns
 from .tiled import add_product_
 
 # removals between two flushes: large enough for matrix products, small enough that the lazy rows
@@ -24,23 +24,28 @@ BLOCK = 64
 NEGATIVE = -1e-6  # of the largest ||W'_j||^2: a squared norm below this is no longer rounding
 REBUILDS = 2  # times W'^T W' may be worked out anew in one search before the search is given up
 
+# given the (k,) surviving columns, W'^T W' (k, k) from scratch, or None
+Rebuild = Callable[[Tensor], Tensor | None]
+Found = tuple[Tensor, Tensor]  # an order, and the cost of each removal
+
 
 def order_columns(
     state: Tensor,
     floor: Tensor,
     block: int = BLOCK,
     *,
-    rebuild: Callable[[Tensor], Tensor | None] | None = None,
+    rebuild: Rebuild | None = None,
     picker: Picker | None = None,
-) -> tuple[Tensor, Tensor] | None:
+    tick: Callable[[], None] | None = None,
+) -> Found | None:
     """Return the greedy order of single columns by s_j = ||W'_j||^2 / inverse_jj, and costs.
 
     The order equals that of the textbook loop, step by step. state: (2, n, n), the lower matrices
     (see `core.pruning.tiled`) H^-1 and G = W^T W, both used up. floor: (n,) 1 / H_jj, which no
     diagonal entry of the inverse can fall below. rebuild: given the (k,) surviving columns, W'^T W'
     (k, k) from scratch. picker: launches the picks of a block at once; the result is the same.
-    Returns the order (n,) and the cost of each removal (n,), on the state's device; None when
-    squared norms turn negative.
+    tick: called before each block; what it raises ends the search. Returns the order (n,) and the
+    cost of each removal (n,), on the state's device; None when squared norms turn negative.
 
     Removing column j with pivot p = inverse_jj sends the inverse to inverse - v v^T, v = inverse_j
     / sqrt(p), and with g = W'_j^T W' / sqrt(p) and x = g - s_j v / 2 sends G to G - v x^T - x v^T.
@@ -48,91 +53,119 @@ def order_columns(
     flush is two matrix products. No step costs d, none waits for a GPU; a flush waits once or
     twice.
     """
-    n = len(floor)
+    rebuilds = None if rebuild is None else [rebuild]
+    found = order_stack(
+        state[None], floor[None], block, rebuilds=rebuilds, picker=picker, tick=tick
+    )
+    return found[0]
+
+
+def order_stack(
+    state: Tensor,
+    floor: Tensor,
+    block: int = BLOCK,
+    *,
+    rebuilds: Sequence[Rebuild] | None = None,
+    picker: Picker | None = None,
+    tick: Callable[[], None] | None = None,
+) -> list[Found | None]:
+    """Return what `order_columns` does for each of several layers of equal width, side by side.
+
+    state: (layers, 2, n, n). floor: (layers, n). rebuilds: one per layer. The other arguments as
+    there. One pick takes as many launches for all layers as for one. Each layer's numbers are those
+    of a search of its own, bit for bit: steps across layers only copy, or round each number once
+    (`core.pruning.picker.pick_columns`), and a flush is a product per layer. A layer whose squared
+    norms turn negative gives None; the others go on.
+    """
+    layers, n = floor.shape
     new = SearchSpace.around if picker is None else picker.space
     space = new(state, floor, block)
-    state, floor, ids, ends, rows = space.state, space.floor, space.ids, space.ends, space.rows
-    order, costs = space.order, space.costs
-    rebuilt = 0
+    state, ids, rows, order = space.state, space.ids, space.rows, space.order
+    rebuilt, lost = [0] * layers, [False] * layers
     while n:
-        done, steps = len(order) - n, min(block, n)
-        picked = order[done : done + steps]
+        if tick is not None:
+            tick()
+        done, steps = order.shape[1] - n, min(block, n)
         if picker is None:
             pick_columns(*space.block(n, steps))
         else:
             picker.pick(pick_columns, n, steps)
-        alive = torch.ones(n, dtype=torch.bool, device=ids.device).index_fill_(0, picked, False)
-        order[done : done + steps] = ids[picked]
+        picked = order[:, done : done + steps]
+        places = picked.sort(1).values
+        picked.copy_(ids.gather(1, picked))
         n -= steps
         if not n:
             break
-        _close_ranks(state, rows, (ids, floor), ends, alive, n)
-        inverse, products = state[:, :n, :n]
-        both = rows[:, :, :n].flatten(0, 1)  # (2 block, n): all v, then all x
-        add_product_(inverse, both[:steps], both[:steps], alpha=-1)
-        add_product_(products, both, rows[:, :, :n].flip(0).flatten(0, 1), alpha=-1)
-        lowest, largest = products.diagonal().aminmax()
-        if not lowest >= NEGATIVE * largest:  # so that NaN counts too
-            fresh = rebuild(ids[:n]) if rebuild is not None and rebuilt < REBUILDS else None
+        _close_ranks(state, rows, (ids, space.floor), space.ends, places, n)
+        for own, stored in zip(state, rows, strict=True):
+            _flush(own[:, :n, :n], stored[:, :, :n], steps)
+        lowest, largest = state[:, 1, :n, :n].diagonal(dim1=1, dim2=2).aminmax(dim=1)
+        sound = (lowest >= NEGATIVE * largest).tolist()  # False for NaN too
+        for i in range(layers):
+            if sound[i] or lost[i]:
+                continue
+            fresh = None
+            if rebuilds is not None and rebuilt[i] < REBUILDS:
+                fresh = rebuilds[i](ids[i, :n])
             if fresh is None:
-                return None
-            products.copy_(fresh)
-            rebuilt += 1
-    return (order, costs) if picker is None else (order.clone(), costs.clone())
+                lost[i] = True
+                still_(state[i, :, :n, :n], space.floor[i, :n])
+            else:
+                state[i, 1, :n, :n] = fresh
+                rebuilt[i] += 1
+        if all(lost):
+            break
+    costs = space.costs if picker is None else space.costs.clone()  # a picker's are used again
+    order = order if picker is None else order.clone()
+    return [None if lost[i] else pair for i, pair in enumerate(zip(order, costs, strict=True))]
 
 
-def pick_columns(
-    state: Tensor, floor: Tensor, ends: Tensor, rows: Tensor, picked: Tensor, costs: Tensor
-) -> None:
-    """Fill `picked` and `costs` with the next removals and `rows` (2, steps, n) with v and x."""
-    diagonal = torch.maximum(state[0].diagonal(), floor)
-    norms = state[1].diagonal().clamp_min(0)
-    scores = torch.empty_like(norms)
-    index = torch.arange(len(floor), device=floor.device)
-    for k in range(len(picked)):
-        torch.div(norms, diagonal, out=scores)
-        j = scores.argmin(0, keepdim=True)  # (1,), and it stays on the device
-        picked[k : k + 1] = j
-        cost = costs[k : k + 1]
-        torch.index_select(scores, 0, j, out=cost)
-        now = rows[:, k]  # (2, n)
-        torch.where(
-            index < ends.index_select(0, j), state[:, j, :][:, 0], state[:, :, j][:, :, 0], out=now
-        )
-        v, x = now.unbind()
-        if k:
-            before_v, before_x = rows[:, :k].unbind()  # (k, n)
-            at_v, at_x = rows[:, :k, j][:, :, 0].unbind()  # (k,)
-            v.addmv_(before_v.mT, at_v, alpha=-1)
-            x.addmv_(before_x.mT, at_v, alpha=-1).addmv_(before_v.mT, at_x, alpha=-1)
-        now.mul_(diagonal.index_select(0, j).rsqrt_())
-        x.addcmul_(v, cost, value=-0.5)
-        diagonal.addcmul_(v, v, value=-1)
-        torch.maximum(diagonal, floor, out=diagonal)
-        # a removed column is never the smallest again
-        norms.addcmul_(v, x, value=-2).clamp_min_(0).index_fill_(0, j, torch.inf)
+def still_(state: Tensor, floor: Tensor) -> None:
+    """Put harmless numbers in the place of a layer that is given up: H^-1 = I and G = 0."""
+    state.zero_()
+    state[0].diagonal().fill_(1)
+    floor.zero_()
+
+
+def _flush(state: Tensor, rows: Tensor, steps: int) -> None:
+    """Bring one layer's H^-1 and G (2, n, n) up to date with the rows (2, block, n) of a block."""
+    both = rows.flatten(0, 1)  # (2 block, n): all v, then all x
+    add_product_(state[0], both[:steps], both[:steps], alpha=-1)
+    add_product_(state[1], both, rows.flip(0).flatten(0, 1), alpha=-1)
 
 
 def _close_ranks(
-    state: Tensor, rows: Tensor, vectors: tuple[Tensor, ...], ends: Tensor, alive: Tensor, n: int
+    state: Tensor,
+    rows: Tensor,
+    vectors: tuple[Tensor, ...],
+    ends: Tensor,
+    places: Tensor,
+    n: int,
 ) -> None:
     """Move the survivors that stand at n and beyond into the places left empty before n.
 
-    A few rows and columns move; there is no copy of the whole state.
+    places: (layers, steps), those of the columns just removed, ascending. A few rows and columns
+    move; there is no copy of the whole state. The k-th survivor behind n goes to the k-th empty
+    place. Where fewer survive there, the rest of the list moves removed columns onto themselves, so
+    that every layer moves as many and none waits for a count.
     """
-    old = len(alive)
-    holes, movers = (~alive[:n]).nonzero()[:, 0], alive[n:].nonzero()[:, 0] + n
-    if not len(holes):
-        return
-    state, rows = state[:, :old, :old], rows[:, :, :old]
-    below = torch.arange(old, device=ends.device) < ends[movers, None]
-    moved = torch.where(below, state[:, movers], state[:, :, movers].mT)  # (2, movers, n)
-    moved[:, :, holes] = moved[:, :, movers]
-    state[:, holes] = moved
-    state[:, :, holes] = moved.mT
-    rows[:, :, holes] = rows[:, :, movers]
+    layers, steps = places.shape
+    old = n + steps
+    gone = torch.zeros(layers, old, dtype=torch.uint8, device=places.device)
+    gone.scatter_(1, places, 1)
+    movers = gone[:, n:].sort(dim=1, stable=True).indices.add_(n)  # survivors first
+    state, rows = state[:, :, :old, :old], rows[:, :, :, :old]
+    each = torch.arange(layers, device=places.device)[:, None]
+    below = torch.arange(old, device=places.device) < ends[movers][:, :, None, None]
+    # (layers, steps, 2, old)
+    moved = torch.where(below, state[each, :, movers], state[each, :, :, movers])
+    for rest in (moved, rows):
+        into, out_of = (x[:, None, None].expand(*rest.shape[:3], steps) for x in (places, movers))
+        rest.scatter_(3, into, rest.gather(3, out_of))
+    state[each, :, places] = moved
+    state[each, :, :, places] = moved
     for vector in vectors:
-        vector[holes] = vector[movers]
+        vector.scatter_(1, places, vector.gather(1, movers))
 
 
 def order_groups(inverse: Tensor, w: Tensor, size: int) -> tuple[Tensor, Tensor] | None:

@@ -8,14 +8,17 @@ has changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ..calibration.bank import GramBank
 from ..errors import NotCalibrated, StudioError
 from ..lru_cache import Recent
+from ..memory import free_memory
 from ..models.layers import PrunableLayer
-from .compensation import compensation
+from .compensation import compensation, compensations
 from .cuts import Cut, Damping, kept_columns
 from .obs import RemovalPath
 from .orders import RemovalOrders
@@ -23,6 +26,9 @@ from .orders import RemovalOrders
 # of paths kept; 10 MB each on the bundled model's MLPs, 230 MB on DiT-XL/2's
 PATH_BYTES = 1_500_000_000
 ERRORS_KEPT = 4096
+# kept columns up to which layers are compensated in batches; a judgement, not measured yet
+SMALL = 1024
+FREE_SHARE = 0.5  # of a GPU's free memory that a batch may take
 
 
 class LayerPruner:
@@ -90,6 +96,72 @@ class LayerPruner:
             )
         damping = Damping(asked, in_force, rung)
         return Cut(kept, best[:, columns].to(weight.dtype), damping=damping)
+
+    def batches(
+        self,
+        low: float,
+        high: float,
+        removed: Sequence[int],
+        method: str = "obs",
+        together: int | None = None,
+    ) -> list[list[int]]:
+        """Cut the layers of a stage into those that `cuts` compensates in one batch.
+
+        together: most layers in a batch; None: as many as memory holds on CUDA, one elsewhere.
+        Layers of equal width that lose as much go together, where the systems are small: a large
+        one fills a GPU alone.
+        """
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for i, (layer, lost) in enumerate(zip(self.layers, removed, strict=True)):
+            kept = (layer.groups - lost) * layer.group_size
+            alone = method != "obs" or not 0 < kept < layer.width or kept > SMALL
+            alone = alone or self._paths.find((i, low, high)) is not None
+            outputs = len(self.weight(i))
+            key = (i,) if alone else (layer.width, kept, outputs, layer.group_size)
+            alike.setdefault(key, []).append(i)
+        found = []
+        for places in alike.values():
+            size = self._most_together(places[0]) if together is None else together
+            found += [places[k : k + size] for k in range(0, len(places), size)]
+        return sorted(found)
+
+    def cuts(
+        self,
+        batch: Sequence[int],
+        low: float,
+        high: float,
+        removed: Sequence[int],
+        method: str = "obs",
+    ) -> list[Cut]:
+        """Return `cut` for the layers of one of the `batches`, in their order.
+
+        removed: of every layer of the model. Raises NotCalibrated, StudioError for a damaged file.
+        """
+        if len(batch) == 1:
+            return [self.cut(batch[0], low, high, removed[batch[0]], method)]
+        orders, weights, grams, columns, kept = self.orders, [], [], [], []
+        for i in batch:
+            weights.append(self.weight(i).float())
+            grams.append(self.bank.gram(i, low, high)[0].to(weights[-1].device))
+            kept.append(orders.order[i][removed[i] :].sort().values)
+            columns.append(kept_columns(self.layers[i], kept[-1], weights[-1].device))
+        asked = [orders.damping[i] for i in batch]
+        found = compensations(weights, grams, columns, asked)
+        cuts = []
+        for k, (best, in_force, rung) in enumerate(found):
+            weight = best[:, columns[k]].to(self.weight(batch[k]).dtype)
+            cuts.append(Cut(kept[k], weight, damping=Damping(asked[k], in_force, rung)))
+        return cuts
+
+    def _most_together(self, layer: int) -> int:
+        """Return how many layers like this one may be compensated in one batch."""
+        weight = self.weight(layer)
+        free = free_memory(weight.device) if weight.device.type == "cuda" else None
+        if free is None:
+            return 1
+        d, n = weight.shape
+        # Gram as given and checked, system, factor and both sides, in float64
+        return max(1, int(FREE_SHARE * free) // (8 * (6 * n * n + 4 * d * n)))
 
     def errors(
         self, layer: int, low: float, high: float, removed: int, method: str = "obs"

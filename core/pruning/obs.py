@@ -27,7 +27,7 @@ does not count it.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -45,8 +45,9 @@ from .damped_problem import (
     checked_damping,
     search_dtype,
 )
+from .greedy import Found
 from .groups import columns_of_groups, distinct_indices
-from .order_search import accounted, search_order
+from .order_search import accounted, search_order, search_orders
 from .picker import Picker
 from .tiled import (
     cholesky_,
@@ -146,6 +147,31 @@ class RemovalPath:
         return cls._chosen(problem, damping, given, torch.float64)
 
     @classmethod
+    def from_problems(
+        cls,
+        problems: Sequence[DampedProblem],
+        damping: float = DEFAULT_DAMPING,
+        precision: str = "auto",
+        tick: Callable[[], None] | None = None,
+    ) -> Iterator[RemovalPath]:
+        """Yield the paths of several layers of one device, whose searches run side by side.
+
+        Each path equals that of `from_gram` at this damping; a layer whose search does not hold up
+        climbs the ladder alone. Factors are made as paths are asked for, so that only what the
+        caller keeps is in memory. tick: called now and then while the searches run; what it raises
+        ends them. Raises StudioError as `from_gram` does.
+        """
+        damping = checked_damping(damping)
+        types = [search_dtype(precision, problem.w.shape[1]) for problem in problems]
+        rungs = [
+            problem.first_rung(damping, dtype)
+            for problem, dtype in zip(problems, types, strict=True)
+        ]
+        found = search_orders(problems, rungs, tick)
+        for problem, dtype, first in zip(problems, types, found, strict=True):
+            yield cls._build(problem, damping, None, dtype, first=[first])
+
+    @classmethod
     def _chosen(
         cls, problem: DampedProblem, damping: float | None, order: Tensor | None, dtype: torch.dtype
     ) -> RemovalPath:
@@ -167,14 +193,24 @@ class RemovalPath:
 
     @classmethod
     def _build(
-        cls, problem: DampedProblem, damping: float, order: Tensor | None, dtype: torch.dtype
+        cls,
+        problem: DampedProblem,
+        damping: float,
+        order: Tensor | None,
+        dtype: torch.dtype,
+        first: list[Found | None] | None = None,
     ) -> RemovalPath:
-        """Search the order where none is given, and factorise, on the first rung that holds."""
+        """Search the order where none is given, and factorise, on the first rung that holds.
+
+        first: what the search on the first rung has already found, one entry, which is used up.
+        """
 
         def attempt(rung: Rung) -> RemovalPath | None:
-            found, thought = (
-                (order, None) if order is not None else search_order(problem, rung) or (None, None)
-            )
+            found: Tensor | None = order
+            thought: Tensor | None = None
+            if order is None:
+                searched = first.pop() if first else search_order(problem, rung)
+                found, thought = searched or (None, None)
             if found is None:
                 return None
             columns = columns_of_groups(found.flip(0).to(problem.gram.device), problem.group_size)

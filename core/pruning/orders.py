@@ -8,13 +8,11 @@ compensated for that bin. They answer while a boundary is being dragged.
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +24,25 @@ from torch import Tensor, nn
 from ..cache import fingerprint
 from ..calibration.bank import GramBank
 from ..calibration.settings import CalibrationSettings
-from ..errors import Stopped, StudioError
+from ..errors import StudioError
 from ..files import cache_trouble, write_whole
-from ..graphs import CudaGraphs
 from ..models.layers import PrunableLayer
 from ..progress import Progress
-from .compensation import compensated_weights
-from .cuts import consumer_of, kept_columns
-from .layer_error import LEAST_ENERGY, output_energy
-from .obs import DAMPINGS, RemovalPath
-from .order_checkpoints import OrderedLayer, forget_layers, layer_key, load_layer, save_layer
-from .picker import Picker
+from .cuts import consumer_of
+from .layer_orders import LayerOrders, OrderWatch
+from .order_checkpoints import (
+    OrderedLayer,
+    forget_layers,
+    layer_key,
+    load_layer,
+    load_search,
+    save_layer,
+    save_search,
+)
 
 # stored as metadata beside the tensors
 FACTS = ("damping", "steps", "device", "when", "seconds", "tokens_per_column")
 FILE = "orders.safetensors"
-WIDE = 2048  # columns from which a layer takes long enough to report its steps
 
 
 @dataclass(frozen=True)
@@ -198,129 +199,57 @@ def find_orders(
     stop: threading.Event | None = None,
     started: float | None = None,
     damping: float | None = None,
+    side_by_side: int | None = None,
 ) -> RemovalOrders:
-    """Return order, damping and curves per bin of every layer, one layer in memory at a time.
+    """Return order, damping and curves per bin of every layer.
 
     damping: one for all layers, as a share of the mean diagonal; None chooses one per layer on
-    held-out tokens (`choose_damping`). Finished layers are kept beside the bins until the result is
-    saved, so that a stopped run resumes from there. Raises Stopped and StudioError.
+    held-out tokens (`choose_damping`). side_by_side: layers of equal width whose orders are
+    searched at once, at most, as far as memory holds them; None: as many as memory holds on CUDA,
+    one elsewhere, where launches cost nothing. The result is the same. Finished layers, and orders
+    that were found side by side, are kept beside the bins until the result is saved, so that a
+    stopped run resumes from there. Raises Stopped and StudioError.
     """
-    found: list[OrderedLayer] = []
-    picker: Picker | None = None
+    watch = OrderWatch(layers, progress, stop)
+    finder = LayerOrders(transformer, layers, bank, damping, watch)
     tag = orders_tag(damping, bank.settings.weighting)
+    found: dict[int, OrderedLayer] = {}
+    keys: list[str] = []
     for i, layer in enumerate(layers):
-        report = partial(_report, progress, stop, i, layers)
-        report("finding the removal order")
-        weight = consumer_of(transformer, layer).weight.detach().float()
-        if picker is None and weight.device.type == "cuda":
-            picker = Picker(CudaGraphs(weight.device))
-        key = layer_key(weight, bank, layer, damping)
-        kept = load_layer(bank.folder, i, key, tag)
-        if kept is None:
-            kept = _order_layer(weight, bank, i, layer, damping, report, picker)
-            save_layer(bank.folder, i, key, kept, tag)
-        found.append(kept)
+        watch.check()
+        keys.append(
+            layer_key(consumer_of(transformer, layer).weight.detach().float(), bank, layer, damping)
+        )
+        kept = load_layer(bank.folder, i, keys[i], tag)
+        if kept is not None:
+            found[i] = kept
+            watch.done += 1
+    pending = [i for i in range(len(layers)) if i not in found]
+    for stack in finder.stacks(pending, side_by_side):
+        known = {i: load_search(bank.folder, i, keys[i], tag) for i in stack}
+        for i, new in finder.search([i for i in stack if known[i] is None]):
+            known[i] = new
+            if len(stack) > 1:
+                save_search(bank.folder, i, keys[i], new, tag)
+        for i in stack:
+            searched = known[i]
+            assert searched is not None  # found just now, where it was not known
+            if len(stack) > 1:
+                watch.report(i, "working out the error curves")
+            found[i] = finder.ordered(i, searched)
+            save_layer(bank.folder, i, keys[i], found[i], tag)
+            watch.done += 1
     seconds = time.perf_counter() - started if started else 0.0
+    every = [found[i] for i in range(len(layers))]
     return RemovalOrders(
-        order=[x.order for x in found],
-        damping=[x.damping for x in found],
-        errors=[x.errors for x in found],
-        energy=[x.energy for x in found],
+        order=[x.order for x in every],
+        damping=[x.damping for x in every],
+        errors=[x.errors for x in every],
+        energy=[x.energy for x in every],
         steps=[x.step for x in layers],
         device=device,
         when=time.strftime("%Y-%m-%d %H:%M"),
         seconds=round(seconds, 1),
-        tokens_per_column=min(x.tokens_per_column for x in found),
-        rungs=[x.rungs for x in found],
+        tokens_per_column=min(x.tokens_per_column for x in every),
+        rungs=[x.rungs for x in every],
     )
-
-
-def _report(
-    progress: Progress | None,
-    stop: threading.Event | None,
-    i: int,
-    layers: list[PrunableLayer],
-    text: str,
-    detail: bool = False,
-) -> None:
-    """Raise Stopped when the run is to stop, else report progress.
-
-    Details are reported only for wide layers, which take long enough for them to be read.
-    """
-    if stop is not None and stop.is_set():
-        raise Stopped(
-            f"Stopped while ordering; all bins and {i} of {len(layers)} layers are kept, the next"
-            " run goes on from there."
-        )
-    if progress is not None and not (detail and layers[i].width < WIDE):
-        progress(i, len(layers), f"{text} of {layers[i].name}")
-
-
-def _order_layer(
-    weight: Tensor,
-    bank: GramBank,
-    i: int,
-    layer: PrunableLayer,
-    damping: float | None,
-    report: Callable[..., None],
-    picker: Picker | None = None,
-) -> OrderedLayer:
-    """Find the order, the damping and the curves of one layer."""
-    edges = bank.settings.edges
-    pooled = bank.gram(i, edges[0], edges[-1])[0].to(weight.device)
-    searched = RemovalPath.from_gram(weight, pooled, layer.group_size, damping=1e-3, picker=picker)
-    order = searched.order
-    rungs = [searched.rung]
-    del pooled, searched  # as large as the memory that a bin needs
-    if damping is None:
-        report("choosing the damping", detail=True)
-        damping = choose_damping(weight, bank, i, layer, order)
-    errors = []
-    energy = []
-    tokens_per_column = float("inf")
-    for b, (low, high) in enumerate(itertools.pairwise(edges)):
-        report(f"working out error curve {b + 1} of {bank.settings.bins}", detail=True)
-        gram, tokens = bank.gram(i, low, high)
-        gram = gram.to(weight.device)
-        path = RemovalPath.from_order(weight, gram, order, layer.group_size, damping, held_out=gram)
-        # on the bin itself: the plain error, without the ridge term
-        assert path.held_out_errors is not None  # a held-out Gram was given
-        errors.append(path.held_out_errors[:: layer.step].clone())
-        energy.append(path.energy)
-        rungs.append(path.rung)
-        tokens_per_column = min(tokens_per_column, tokens / layer.width)
-        del path, gram
-    return OrderedLayer(
-        order=order,
-        damping=damping,
-        errors=torch.stack(errors),
-        energy=torch.tensor(energy, dtype=torch.float64),
-        tokens_per_column=tokens_per_column,
-        rungs=rungs,
-    )
-
-
-def choose_damping(
-    weight: Tensor, bank: GramBank, i: int, layer: PrunableLayer, order: Tensor
-) -> float:
-    """Return the damping with the smallest held-out error at half the groups removed.
-
-    The error is measured on the first two bins and on the last two.
-    """
-    edges = bank.settings.edges
-    kept = order[layer.groups // 2 :].sort().values
-    columns = kept_columns(layer, kept, torch.device("cpu"))
-    scores = torch.zeros(len(DAMPINGS), dtype=torch.float64)
-    for low, high in {
-        (edges[0], edges[min(2, len(edges) - 1)]),
-        (edges[max(-3, -len(edges))], edges[-1]),
-    }:
-        gram, held_out = (
-            bank.gram(i, low, high, held_out=h)[0].to(weight.device) for h in (False, True)
-        )
-        base = weight.double()
-        energy = output_energy(base, held_out).clamp_min(LEAST_ENERGY)
-        for j, damping in enumerate(DAMPINGS):
-            difference = compensated_weights(weight, gram, columns, damping).double() - base
-            scores[j] += (output_energy(difference, held_out) / energy).cpu()
-    return DAMPINGS[int(scores.argmin())]

@@ -73,16 +73,20 @@ class NetworkBuilder:
         if not any(removed):
             return None
         pruner = self.predictor.calibration.pruner
-        total, cuts = 3 * len(removed), []
-        for i, (layer, lost) in enumerate(zip(self.predictor.layers, removed, strict=True)):
+        total, done = 3 * len(removed), 0
+        cuts: dict[int, Cut] = {}
+        one = 1 if measured else None  # errors come from paths, layer by layer
+        for batch in pruner.batches(low, high, removed, plan.method, one):
             if stop is not None and stop.is_set():
                 raise Stopped(
                     "Stopped while pruning; the model and the calibration are as they were."
                 )
             if progress is not None:
-                text = f"pruning the {STAGES[stage]} stage, {layer.name}"
-                progress(stage * len(removed) + i, total, text)
+                text = f"pruning the {STAGES[stage]} stage, {self.predictor.layers[batch[0]].name}"
+                progress(stage * len(removed) + done, total, text)
             if measured:
-                pruner.errors(i, low, high, lost, plan.method)
-            cuts.append(pruner.cut(i, low, high, lost, plan.method))
-        return cuts
+                pruner.errors(batch[0], low, high, removed[batch[0]], plan.method)
+            found = pruner.cuts(batch, low, high, removed, plan.method)
+            cuts.update(zip(batch, found, strict=True))
+            done += len(batch)
+        return [cuts[i] for i in range(len(removed))]

@@ -41,16 +41,19 @@ def measure_calibration(
     else:
         check_memory(ordering_memory(model.layers), model.device)
         check_writable(model.folder)
-    orders = find_orders(
-        model.transformer,
-        model.layers,
-        bank,
-        model.device_text,
-        progress,
-        stop,
-        start,
-        model.settings.damping,
-    )
+    try:
+        orders = find_orders(
+            model.transformer,
+            model.layers,
+            bank,
+            model.device_text,
+            progress,
+            stop,
+            start,
+            model.settings.damping,
+        )
+    finally:
+        bank.forget()  # a plan reads single layers, which the files serve well enough
     return bank, replace(orders, model=model.model_key)
 
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..allocation.alignment import gives_equal_shares
-from ..cache import cache_root, fingerprint, network_key
+from ..cache import cache_root, fingerprint
 from ..calibration.bank import GramBank
 from ..calibration.data import CalibrationData, DataOptions
 from ..calibration.row_weights import check_weighting
@@ -31,6 +31,7 @@ from ..models.checkpoints import Checkpoint, load_checkpoint, local_folder
 from ..models.devices import device_text
 from ..models.families import Conditions, family_of, first_parameter
 from ..models.layers import PrunableLayer, find_layers
+from ..models.weight_hashes import remembered_key
 from ..mosaic.modes import PLAIN
 from ..mosaic.network_cache import NetworkCache
 from ..mosaic.transformer import MosaicTransformer
@@ -152,7 +153,7 @@ class Workshop(PlanAnswers):
     @cached_property
     def network(self) -> str:
         """Return the hash of the denoiser: its class, configuration and weights."""
-        return network_key(self.transformer)
+        return remembered_key(self.transformer, self.checkpoint.files, self.cache)
 
     @cached_property
     def key(self) -> str:
@@ -175,7 +176,8 @@ class Workshop(PlanAnswers):
 
         A model folder may ship removal orders for the model of this hash.
         """
-        network = network_key(self.transformer, rounded=True)
+        files = self.checkpoint.files
+        network = remembered_key(self.transformer, files, self.cache, rounded=True)
         return fingerprint(network, schedule_tables(self.schedule), self.prediction_type)
 
     @cached_property
