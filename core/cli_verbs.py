@@ -66,7 +66,9 @@ def _add_curves(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argum
 def _add_prune(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the verb that writes the subnetworks of a plan."""
     verb = verbs.add_parser("prune", parents=[common], help="write the subnetworks of a plan")
-    verb.add_argument("--plan", metavar="FILE", required=True)
+    verb.add_argument(
+        "--plan", metavar="FILE|JSON", required=True, help="a plan file, or the JSON of one"
+    )
     verb.add_argument(
         "--out",
         metavar="DIR",
@@ -93,11 +95,21 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
         parents=[common],
         help="sample dense and a plan from the same noise, timed in turn",
     )
-    verb.add_argument("--plan", metavar="FILE", required=True)
+    verb.add_argument(
+        "--plan",
+        metavar="FILE|JSON",
+        required=True,
+        help="a plan file, the JSON of one, or dense for the whole model",
+    )
     add_stage_guidance(verb)
-    verb.add_argument("--against", metavar="FILE", help="a plan in dense's place")
+    verb.add_argument("--against", metavar="FILE|JSON", help="a plan in dense's place")
     verb.add_argument(
         "--images", type=int, help="how many (default 16, or one for each prompt); FID from 200"
+    )
+    verb.add_argument(
+        "--classes",
+        metavar="N,...",
+        help="DiT: the numbers of the classes to paint in turn (default: all of them)",
     )
     verb.add_argument(
         "--prompt",
@@ -112,6 +124,11 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
         help="SDXL: height x width in pixels, multiples of 64 (default: the model's own)",
     )
     verb.add_argument("--steps", type=int, default=50)
+    verb.add_argument(
+        "--side-steps",
+        metavar="A,B",
+        help="steps of each side where they differ: of dense (or --against), then of the plan",
+    )
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument(
         "--guidance", type=float, help="default: the model's own, 1.5 for DiT and 5 for SDXL"
@@ -132,6 +149,11 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
         ),
     )
     _add_mode(verb)
+    verb.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "float16"],
+        help="both sides' networks are cast to it once they are made (default: as they are)",
+    )
     verb.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
     return verb
 

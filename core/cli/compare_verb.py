@@ -9,7 +9,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..curves.plan import StagePlan
 from ..errors import StudioError
 from ..files import why_not_written
 from ..workshop.compare import compare as run_sides
@@ -25,16 +24,16 @@ from .output import (
     write_result,
     write_text,
 )
-from .plan_options import named_plan
-from .settings import asked, check_steps, pixels
+from .plan_options import DENSE, named_side, read_plan
+from .settings import asked, both_steps, check_steps, pixels
 
 OpenWorkshop = Callable[[argparse.Namespace], Workshop]
 
 
 def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     """Sample the dense model (or --against) and a plan from the same noise, and time both."""
-    plan = named_plan(args)
-    against = StagePlan.load(args.against) if args.against else None
+    plan = named_side(args)
+    against = None if args.against in (None, DENSE) else read_plan(args.against)
     if args.images is not None and not 1 <= args.images <= 10_000:
         raise StudioError(f"--images must lie between 1 and 10000, not {args.images}.")
     check_steps(args.steps)
@@ -48,7 +47,9 @@ def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
         scheduler=args.scheduler,
         repeats=args.repeats,
         tabulate=args.tabulate,
+        dtype=args.precision,
         mode=args.mode,
+        side_steps=both_steps(args.side_steps),
     )
     workshop.check_settings(settings)
     out = make_folder(args.out) if args.out else None

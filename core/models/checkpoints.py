@@ -42,6 +42,7 @@ class Checkpoint:
     class_names: dict[int, str]
     # that suits this very model, where its folder says so
     own_guidance: float | None = None
+    revision: str | None = None  # of a hub id, as it was asked for
 
     @property
     def guidance(self) -> float:
@@ -104,6 +105,7 @@ def load_checkpoint(
         labels=labels,
         class_names=names,
         own_guidance=shipped_guidance(folder),
+        revision=revision,
     )
 
 
