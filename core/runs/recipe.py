@@ -36,6 +36,7 @@ class Recipe:
     data: DataOptions  # where calibration latents come from
     plans: tuple[StagePlan | None, StagePlan | None]  # of A and B; None: dense
     settings: SampleSettings
+    hidden_images: str | None = None  # a name in the place of the path of calibration pictures
 
     @property
     def calibration_changes(self) -> dict[str, Any]:
@@ -48,7 +49,7 @@ class Recipe:
         """Return the options of the calibration data that are not the default ones, by name."""
         found = changes(self.data, DataOptions())
         if "images" in found:
-            found["images"] = str(Path(found["images"]).absolute())
+            found["images"] = self.hidden_images or str(Path(found["images"]).absolute())
         return found
 
 

@@ -97,10 +97,10 @@ def _pictures(run: Run, thumbnail: Callable[[str, str], bytes | None]) -> str:
 
 def standing(runs: Sequence[Run], axis: str) -> list[Standing | None]:
     """Return where each run's B stands in time and distance, None where it has no place."""
-    return standings([_point(run, axis) for run in runs])
+    return standings([point_of(run, axis) for run in runs])
 
 
-def _point(run: Run, axis: str) -> Point:
+def point_of(run: Run, axis: str) -> Point:
     """Return seconds per image of B with their doubt, and its loss."""
     seconds, spread = run.b.seconds, run.b.seconds_spread
     loss = run.b.fid if axis == "FID" else run.psnr and -run.psnr
@@ -117,7 +117,7 @@ def front_figure(runs: Sequence[Run], axis: str) -> dict[str, Any]:
     The axes are never so narrow that a difference below the spread looks like one.
     """
     found = standing(runs, axis)
-    points = [_point(run, axis) for run in runs]
+    points = [point_of(run, axis) for run in runs]
     data = []
     for kind in KINDS:
         places = [i for i, stands in enumerate(found) if stands == kind]
@@ -164,7 +164,7 @@ def _range(low: float, high: float, least: float) -> dict[str, Any]:
 
 def _trace(runs: Sequence[Run], places: Sequence[int], axis: str, kind: str) -> dict[str, Any]:
     shown = [runs[i] for i in places]
-    points = [_point(run, axis) for run in shown]
+    points = [point_of(run, axis) for run in shown]
     spreads = [run.b.seconds_spread for run in shown]
     bars = [None if s is None else 1e3 * s / r.n for s, r in zip(spreads, shown, strict=True)]
     return {
@@ -206,7 +206,7 @@ def _copy_words(runs: Sequence[Run]) -> str:
     for copy in fewer:
         for run in runs:
             if _same_race(copy, run) and run.b.plan_json is not None and run.psnr is not None:
-                ours, theirs = _point(run, "PSNR"), _point(copy, "PSNR")
+                ours, theirs = point_of(run, "PSNR"), point_of(copy, "PSNR")
                 if ours.cost is None or theirs.cost is None or copy.psnr is None:
                     continue
                 if theirs.cost <= ours.cost + ours.doubt + theirs.doubt and copy.psnr > run.psnr:
