@@ -122,21 +122,25 @@ def front_figure(runs: Sequence[Run], axis: str) -> dict[str, Any]:
     for kind in KINDS:
         places = [i for i, stands in enumerate(found) if stands == kind]
         data.append(_trace(runs, sorted(places, key=lambda i: points[i].cost or 0), axis, kind))
-    title = (
-        "FID of B (lower is better)" if axis == "FID" else "PSNR of B to A, dB (higher is nearer)"
-    )
     placed = [p for p, stands in zip(points, found, strict=True) if stands is not None]
     layout = {
         "margin": {"l": 62, "r": 16, "t": 16, "b": 78},
         "showlegend": True,
-        "xaxis": plot_axis("time of B per image, ms, measured; bar: spread") | _time_range(placed),
-        "yaxis": plot_axis(title) | _loss_range(placed, axis),
+        "xaxis": plot_axis("time of B per image, ms, measured; bar: spread") | time_range(placed),
+        "yaxis": plot_axis(axis_title(axis)) | loss_range(placed, axis),
         **BESIDE,
     }
     return {"data": [trace for trace in data if trace["x"]], "layout": layout}
 
 
-def _time_range(points: Sequence[Point]) -> dict[str, Any]:
+def axis_title(axis: str) -> str:
+    """Return what the upright axis says."""
+    return (
+        "FID of B (lower is better)" if axis == "FID" else "PSNR of B to A, dB (higher is nearer)"
+    )
+
+
+def time_range(points: Sequence[Point]) -> dict[str, Any]:
     """Return the range in ms: all bars, and SPREADS times the widest of them at least."""
     if not points:
         return {}
@@ -146,7 +150,7 @@ def _time_range(points: Sequence[Point]) -> dict[str, Any]:
     return _range(1e3 * low, 1e3 * high, 1e3 * least)
 
 
-def _loss_range(points: Sequence[Point], axis: str) -> dict[str, Any]:
+def loss_range(points: Sequence[Point], axis: str) -> dict[str, Any]:
     """Return the range of the distance: LEAST_DECIBELS, or a share of the largest FID, at least."""
     if not points:
         return {}
