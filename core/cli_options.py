@@ -246,6 +246,11 @@ def _page() -> argparse.ArgumentParser:
     return page
 
 
+def is_json(plan: str) -> bool:
+    """Say whether the value of a plan's option is the plan itself, and no file."""
+    return plan.lstrip().startswith("{")
+
+
 def read_paths(args: argparse.Namespace) -> None:
     """Replace `~` and the like in the options that are paths.
 
@@ -253,7 +258,7 @@ def read_paths(args: argparse.Namespace) -> None:
     """
     for name in PATHS:
         value = getattr(args, name, None)
-        if value is not None:
+        if value is not None and not (name in ("plan", "against") and is_json(value)):
             setattr(args, name, given_path(value, f"--{name.replace('_', '-')}"))
     for name in ("revision", "host", "root_path"):
         value = getattr(args, name, None)

@@ -66,7 +66,9 @@ def _add_curves(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argum
 def _add_prune(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the verb that writes the subnetworks of a plan."""
     verb = verbs.add_parser("prune", parents=[common], help="write the subnetworks of a plan")
-    verb.add_argument("--plan", metavar="FILE", required=True)
+    verb.add_argument(
+        "--plan", metavar="FILE|JSON", required=True, help="a plan file, or the JSON of one"
+    )
     verb.add_argument(
         "--out",
         metavar="DIR",
@@ -109,10 +111,20 @@ def _add_compare(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.Argu
         parents=[common],
         help="sample dense and a plan from the same noise, timed in turn",
     )
-    verb.add_argument("--plan", metavar="FILE", required=True)
+    verb.add_argument(
+        "--plan",
+        metavar="FILE|JSON",
+        required=True,
+        help="a plan file, the JSON of one, or dense for the whole model",
+    )
     add_stage_guidance(verb)
-    verb.add_argument("--against", metavar="FILE", help="a plan in dense's place")
+    verb.add_argument("--against", metavar="FILE|JSON", help="a plan in dense's place")
     _add_sampled(verb)
+    verb.add_argument(
+        "--side-steps",
+        metavar="A,B",
+        help="steps of each side where they differ: of dense (or --against), then of the plan",
+    )
     verb.add_argument("--out", metavar="DIR", help="folder for the pictures and result.json")
     return verb
 
@@ -121,6 +133,11 @@ def _add_sampled(verb: argparse.ArgumentParser) -> None:
     """Add the options of what both sides sample, and how."""
     verb.add_argument(
         "--images", type=int, help="how many (default 16, or one for each prompt); FID from 200"
+    )
+    verb.add_argument(
+        "--classes",
+        metavar="N,...",
+        help="DiT: the numbers of the classes to paint in turn (default: all of them)",
     )
     verb.add_argument(
         "--prompt",
@@ -159,6 +176,11 @@ def _add_sampled(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--tabulate", dest="adaln_table", action="store_true", help=argparse.SUPPRESS)
     verb.set_defaults(adaln_table=True)
     _add_mode(verb)
+    verb.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "float16"],
+        help="both sides' networks are cast to it once they are made (default: as they are)",
+    )
 
 
 def _add_sweep(verbs: Verbs, common: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 from run_cases import ROOT, tiny
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
+from core.runs.program import as_python
+from core.runs.recipe import recipe_of_run
 from core.runs.store import RunStore
 from core.workshop.comparison import Comparison, SampleSettings
 from mosaic_ui.compare import at_hand, downloads, figures, viewer
@@ -80,6 +83,37 @@ def test_what_is_no_question_has_a_sentence_and_opens_nothing(workshop, store, j
     for ask in at_hand.server_functions(workshop):
         answer = ask(junk)
         assert set(answer) == {"said"} and "\n" not in answer["said"] and "/" not in answer["said"]
+
+
+def page_at(name: str = "127.0.0.1", share: bool = False) -> SimpleNamespace:
+    """Stand in for a page that is served."""
+    return SimpleNamespace(server_name=name, share=share, root_path="")
+
+
+def test_a_text_to_copy_is_the_recipe_of_the_comparison(workshop, store, model_folder):
+    run = store.add(with_film(), workshop.model_key)
+    make_text = at_hand.recipe_texts(workshop, page_at())
+    recipe = recipe_of_run(run, store.settings(run.id), workshop)
+    assert make_text([run.id, "python"]) == {"text": as_python(recipe)}
+    assert f"'{model_folder}'" in as_python(recipe)
+    # its bins have no equal width
+    assert "take the Python program" in make_text([run.id, "command"])["said"]
+
+
+@pytest.mark.parametrize(
+    "page", [page_at("0.0.0.0"), page_at(share=True), page_at(""), SimpleNamespace(share=False)]
+)
+def test_who_is_elsewhere_reads_no_path_of_the_server(workshop, store, model_folder, page):
+    run = store.add(with_film(), workshop.model_key)
+    text = at_hand.recipe_texts(workshop, page)([run.id, "python"])["text"]
+    assert str(model_folder.parent) not in text
+    assert text.startswith("# Put the folder of this model in the place of PATH-OF-tiny-dit.\n")
+
+
+@pytest.mark.parametrize("junk", [*JUNK, ["example", "page"]])
+def test_what_is_no_question_has_no_text(workshop, store, junk):
+    answer = at_hand.recipe_texts(workshop, page_at())(junk)
+    assert set(answer) == {"said"} and "/" not in answer["said"]
 
 
 def test_a_deleted_run_says_so_and_comes_back(workshop, store):
@@ -152,4 +186,5 @@ def test_a_result_that_could_not_be_kept_carries_its_files(workshop, store, monk
     for update in run_of(workshop):
         last |= update
     assert "the disk is full" in last["live"]["value"]
-    assert last["downloads"].count('href="data:') == 5 and "data-film=" in last["viewer"]
+    assert "SampleSettings" in last["downloads"]
+    assert last["downloads"].count('href="data:') == 6 and "data-film=" in last["viewer"]

@@ -653,3 +653,19 @@ def test_one_step_is_no_sampling(capsys, tmp_path):
     plan.write_text(StagePlan((93, 550), (0.3, 0.1, 0.4)).dumps())
     assert app.main(["compare", "--plan", str(plan), "--steps", "0"]) == 2
     assert "--steps must be 1 or more, not 0" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------ both sides of compare
+
+
+def test_a_side_that_cannot_be_is_refused(capsys):
+    def compare(*options: str) -> str:
+        return refused(capsys, "compare", "--model", "fashion-dit", *options)
+
+    plan = ("--plan", json.dumps(PLAN))
+    assert "--plan dense is none" in compare("--plan", "dense", "--stage-guidance", "early=1")
+    assert "two whole numbers" in compare(*plan, "--side-steps", "50")
+    assert "--steps must be" in compare(*plan, "--side-steps", "50,0")
+    assert "numbers from 0 to 9" in compare(*plan, "--classes", "3,x")
+    assert "'10'" in compare(*plan, "--classes", "10")
+    assert "lacks sparsity" in compare("--plan", '{"boundaries": 5}')

@@ -353,11 +353,11 @@ STEM = "mosaicdiff-tiny-dense-vs-b-mine-b-seed7-4steps"
 
 
 def test_downloads_are_named_after_what_they_hold():
-    names = [f"{STEM}{end}" for end in (".html", ".png", "-A.png", "-B.png", ".json")]
+    names = [f"{STEM}{end}" for end in (".html", ".png", "-slide.png", "-A.png", "-B.png", ".json")]
     asked = downloads.downloads_html(comparison(), "20261010-101010-0a1b2c3d")
     assert re.findall(r'data-name="([^"]*)"', asked) == names
     assert re.findall(r'data-file="([^"]*)"', asked) == list(downloads.FILES)
-    assert 'data-id="20261010-101010-0a1b2c3d"' in asked and asked.count("<button type=") == 5
+    assert 'data-id="20261010-101010-0a1b2c3d"' in asked and asked.count("<button type=") == 8
     assert re.findall(r'download="([^"]*)"', downloads.carried_html(comparison())) == names
     c = comparison(model="../../x y", settings=replace(SETTINGS, side_steps=(4, 3)))
     c.a.name = "Ünïform " * 40
@@ -382,11 +382,12 @@ def test_downloads_carry_both_grids_and_the_result():
         "data:image/png",
         "data:image/png",
         "data:image/png",
+        "data:image/png",
         "data:application/json",
     ]
-    facts = json.loads(base64.b64decode(addresses[4].split(",")[1]))
+    facts = json.loads(base64.b64decode(addresses[5].split(",")[1]))
     assert facts["n"] == 2 and facts["dense"]["fid"] is None and facts["speedup_measured"] == 2.0
-    assert decoded(addresses[2]).shape == (128, 260)
+    assert decoded(addresses[3]).shape == (128, 260)
 
 
 def test_the_page_to_mail_asks_for_nothing_from_outside():

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..curves.plan import StagePlan
 from ..errors import StudioError
 from ..files import why_not_written
 from ..mosaic.found import device_line
@@ -24,19 +23,19 @@ from .output import (
     write_result,
     write_text,
 )
-from .plan_options import named_plan
-from .settings import calibrate_for, checked_size, run_settings
+from .plan_options import DENSE, named_side, read_plan
+from .settings import both_steps, calibrate_for, checked_size, run_settings
 
 OpenWorkshop = Callable[[argparse.Namespace], Workshop]
 
 
 def compare(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     """Sample the dense model (or --against) and a plan from the same noise, and time both."""
-    plan = named_plan(args)
-    against = StagePlan.load(args.against) if args.against else None
+    plan = named_side(args)
+    against = None if args.against in (None, DENSE) else read_plan(args.against)
     size = checked_size(args)
     workshop = open_workshop(args)
-    settings = run_settings(args, workshop, size)
+    settings = run_settings(args, workshop, size, both_steps(args.side_steps))
     out = make_folder(args.out) if args.out else None
     calibrate_for(workshop, (plan, against))
     comparison: Comparison | None = None

@@ -5,15 +5,32 @@ from __future__ import annotations
 import argparse
 import math
 
+from ..cli_options import is_json
 from ..curves.plan import STAGES, StagePlan
 from ..curves.plan_checks import short
 from ..errors import StudioError
 from ..guidance import MAX_GUIDANCE, is_guidance
 
+DENSE = "dense"  # in the place of a plan: the whole model
+
 
 def named_plan(args: argparse.Namespace) -> StagePlan:
     """Return the plan of --plan with the guidance of --stage-guidance. Raises StudioError."""
-    return guided(StagePlan.load(args.plan), args.stage_guidance)
+    return guided(read_plan(args.plan), args.stage_guidance)
+
+
+def named_side(args: argparse.Namespace) -> StagePlan | None:
+    """Return the plan of --plan as `named_plan` does, or None for "dense". Raises StudioError."""
+    if args.plan != DENSE:
+        return named_plan(args)
+    if args.stage_guidance is not None:
+        raise StudioError("--stage-guidance changes a plan, and --plan dense is none: name a plan.")
+    return None
+
+
+def read_plan(text: str) -> StagePlan:
+    """Return the plan of a file, or of JSON that stands in its place. Raises PlanError."""
+    return StagePlan.from_json(text) if is_json(text) else StagePlan.load(text)
 
 
 def guided(plan: StagePlan, text: str | None) -> StagePlan:

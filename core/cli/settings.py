@@ -92,7 +92,11 @@ def asked(
                 " --size, which are for SDXL."
             )
         n, classes = 16 if args.images is None else args.images, list(workshop.class_names)
+        if args.classes is not None:
+            classes = _classes(args.classes, workshop)
         return {"labels": tuple(classes[i % len(classes)] for i in range(n))}
+    if args.classes is not None:
+        raise StudioError(f"{workshop.name} paints from text: leave out --classes, for DiT.")
     if not args.prompt:
         raise StudioError(
             f"{workshop.name} paints from text: give --prompt TEXT, several times for several"
@@ -123,11 +127,14 @@ def checked_size(args: argparse.Namespace) -> tuple[int, int] | None:
 
 
 def run_settings(
-    args: argparse.Namespace, workshop: Workshop, size: tuple[int, int] | None
+    args: argparse.Namespace,
+    workshop: Workshop,
+    size: tuple[int, int] | None,
+    side_steps: tuple[int, int] | None = None,
 ) -> SampleSettings:
     """Return what both sides share, as the options of `compare` and `sweep` say it.
 
-    Raises StudioError.
+    side_steps: of A and of B, where these differ. Raises StudioError.
     """
     settings = SampleSettings(
         **asked(args, workshop, size),
@@ -137,7 +144,9 @@ def run_settings(
         scheduler=args.scheduler,
         repeats=args.repeats,
         tabulate=args.adaln_table,
+        dtype=args.precision,
         mode=args.mode,
+        side_steps=side_steps,
     )
     workshop.check_settings(settings)
     return settings
@@ -148,6 +157,31 @@ def calibrate_for(workshop: Workshop, plans: Iterable[StagePlan | None]) -> None
     if workshop.calibrated or any(map(workshop.needs_calibration, plans)):
         workshop.calibrate(report_progress)
         warn_of_scarcity(workshop.calibration_warnings)
+
+
+def _classes(text: str, workshop: Workshop) -> list[int]:
+    """Return the classes of a text like "3,5". Raises StudioError for any that the model lacks."""
+    words = [word.strip() for word in text.split(",")]
+    known = {str(label): label for label in workshop.class_names}
+    strange = next((word for word in words if word not in known), None)
+    if strange is not None:
+        raise StudioError(
+            f"--classes must be numbers from {min(workshop.class_names)} to"
+            f" {max(workshop.class_names)} such as 0,3, not {short(strange)}."
+        )
+    return [known[word] for word in words]
+
+
+def both_steps(text: str | None) -> tuple[int, int] | None:
+    """Return the steps of A and of B of a text like "50,34", None for none. Raises StudioError."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if len(words) != 2 or not all(w.isascii() and w.isdigit() and len(w) < 10 for w in words):
+        raise StudioError(f"--side-steps must be two whole numbers, 50,34, not {short(text)}.")
+    for word in words:
+        check_steps(int(word))
+    return int(words[0]), int(words[1])
 
 
 def pixels(text: str) -> tuple[int, int]:

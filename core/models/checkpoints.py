@@ -44,6 +44,7 @@ class Checkpoint:
     # that suits this very model, where its folder says so
     own_guidance: float | None = None
     files: WeightFiles | None = None  # of the denoiser
+    revision: str | None = None  # of a hub id, as it was asked for
 
     @property
     def guidance(self) -> float:
@@ -107,6 +108,7 @@ def load_checkpoint(
         class_names=names,
         own_guidance=shipped_guidance(folder),
         files=WeightFiles.of(denoiser_of(pipeline)),
+        revision=revision,
     )
 
 

@@ -100,13 +100,14 @@ class Workshop(PlanAnswers):
         self.blocks = len({layer.block for layer in self.layers})
         self.settings = self._settings_for(settings or CalibrationSettings())
 
+        self.data_options = data or DataOptions()
         # refusals that cost nothing come before `choose_source`, which may hash many pictures
         self._check_model()
         self.source = choose_source(
             checkpoint,
             self.family,
             self.settings.images + self.settings.held_out,
-            data or DataOptions(),
+            self.data_options,
             weighs=self.settings.weighting == "guidance",
         )
         self.cache = Path(cache) if cache else cache_root()

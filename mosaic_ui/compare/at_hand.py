@@ -1,4 +1,4 @@
-"""Find the comparison that a page shows, and give files and film strips of it on request.
+"""Find the comparison that a page shows, and give files, texts and strips of it on request.
 
 The page carries an id and names. What is heavy is made when somebody asks for it, from the id
 alone: for every visitor, after a reload and after a restart of the server.
@@ -10,12 +10,16 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import gradio as gr
+
 from core.errors import StudioError, plain_memory_errors
+from core.runs.recipe import recipe_of
 from core.workshop.comparison import Comparison
 from core.workshop.workshop import Workshop
 
 from .. import background
 from ..png import data_address
+from ..recipes import TEXTS, listens_here, text_of
 from ..remedies import page_sentence
 from ..runs.record import store
 from .downloads import FILES, file_bytes
@@ -59,6 +63,23 @@ def server_functions(workshop: Workshop) -> list[Callable[[Any], Answer]]:
         return _answer(lambda: _strips(workshop, *_pair(asked)))
 
     return [make_file, film_strips]
+
+
+def recipe_texts(workshop: Workshop, page: gr.Blocks) -> Callable[[Any], Answer]:
+    """Return what the script of the downloads may ask for a text to copy: `make_text`."""
+
+    def make_text(asked: Any) -> Answer:
+        """Return {"text": command line or program}; asked: [id, kind of text]."""
+        return _answer(lambda: _text(workshop, page, *_pair(asked)))
+
+    return make_text
+
+
+def _text(workshop: Workshop, page: gr.Blocks, id: Any, kind: Any) -> Answer:
+    if not isinstance(kind, str) or kind not in TEXTS:
+        raise StudioError(NOT_ASKED)
+    recipe = recipe_of(find(workshop, id), workshop)
+    return {"text": text_of(recipe, kind, listens_here(page))}
 
 
 def _answer(make: Callable[[], Answer]) -> Answer:

@@ -10,27 +10,31 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from core.workshop.comparison import Comparison
 
 from ..png import data_address, png_bytes
+from ..recipes import TEXTS
 from .figures import film_html, metrics_html, settings_line, sheets, verdict_html
+from .lettering import INK, PAPER, QUIET, font, wrapped
 from .pictures import download_sheet, to_uint8
+from .slide import slide
 from .timing import timing_html, timing_rows
 from .viewer import SCRIPT, STYLE, difference_words, viewer_html
 
-DRAWN = str.maketrans("×−–“”", 'x--""')  # what the font of the picture does not have
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+# where a copied text is shown
+CODE = '<pre class="along-code" tabindex="0" aria-label="The copied text" hidden></pre>'
+EMPTY: Mapping[str, str] = MappingProxyType({})
 LONGEST = 40  # characters of one part of a file's name
 MARGIN, LINE = 24, 26  # pixels, in the comparison as one picture
-INK, PAPER, QUIET = (24, 24, 27), (255, 255, 255), (90, 90, 98)
 TAB_STYLE = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
 # what Gradio's theme gives the page, for a file that stands alone
 VARIABLES = """
@@ -65,6 +69,7 @@ class File:
 FILES = {
     "page": File("Page to mail (HTML)", ".html", "text/html"),
     "picture": File("A, B and difference (PNG)", ".png", "image/png"),
+    "slide": File("For slides, 1920 × 1080 (PNG)", "-slide.png", "image/png"),
     "a": File("A: grid (PNG)", "-A.png", "image/png"),
     "b": File("B: grid (PNG)", "-B.png", "image/png"),
     "facts": File("Result (JSON)", ".json", "application/json"),
@@ -99,19 +104,33 @@ def downloads_html(comparison: Comparison, id: str) -> str:
         f' data-name="{_name(comparison, file)}">↓ {escape(file.title)}</button>'
         for kind, file in FILES.items()
     )
-    return _group(buttons, f' data-id="{escape(id)}"')
+    copies = (
+        f'<button type="button" class="cmp-get" data-text="{kind}">{escape(words)}</button>'
+        for kind, (words, _) in TEXTS.items()
+    )
+    group = _group([*buttons, *copies], f' data-id="{escape(id)}"')
+    return f'<div class="cmp-along">{group}{CODE}</div>'
 
 
 def carried_html(
-    comparison: Comparison, class_names: dict[int, str] | None = None, judged: bool = True
+    comparison: Comparison,
+    class_names: dict[int, str] | None = None,
+    judged: bool = True,
+    texts: Mapping[str, str] = EMPTY,
 ) -> str:
-    """Write a link per file, which carries the file itself."""
-    return _group(
+    """Write a link per file, which carries the file itself, and texts under their titles."""
+    folded = "".join(
+        f'<details class="cmp cmp-ran"><summary>{escape(title)}</summary>'
+        f'<pre class="along-code" tabindex="0">{escape(text)}</pre></details>'
+        for title, text in texts.items()
+    )
+    links = _group(
         f'<a class="cmp-get" download="{_name(comparison, file)}" href="'
         f'{data_address(file_bytes(comparison, kind, class_names, judged), file.mime)}">'
         f"↓ {escape(file.title)}</a>"
         for kind, file in FILES.items()
     )
+    return links + folded
 
 
 def _group(files: Iterable[str], facts: str = "") -> str:
@@ -139,6 +158,8 @@ def file_bytes(
         return result_json(comparison).encode()
     if kind == "picture":
         return png_bytes(one_picture(comparison))
+    if kind == "slide":
+        return png_bytes(slide(comparison))
     side = {"a": comparison.a, "b": comparison.b}[kind]
     return png_bytes(download_sheet(to_uint8(side.images)))
 
@@ -169,11 +190,11 @@ def one_picture(comparison: Comparison) -> np.ndarray:
     """Return A, B and their difference beside each other, under the sentences, as uint8."""
     a, b, d, factor, mean = sheets(comparison, ground=255)
     width = a.shape[1] * 3 + 2 * MARGIN
-    font, small = ImageFont.load_default(20), ImageFont.load_default(15)
+    large, small = font(20), font(15)
     lines = [
-        (line, font, INK)
+        (line, large, INK)
         for sentence in (comparison.verdict, comparison.distance)
-        for line in _wrapped(sentence, font, width)
+        for line in wrapped(sentence, large, width)
     ]
     foot = [
         (line, small, QUIET)
@@ -181,7 +202,7 @@ def one_picture(comparison: Comparison) -> np.ndarray:
             f"Difference: {difference_words(comparison, factor, mean)}",
             f"{comparison.model}; {settings_line(comparison)}; {comparison.when}.",
         )
-        for line in _wrapped(sentence, small, width)
+        for line in wrapped(sentence, small, width)
     ]
     top = MARGIN + LINE * len(lines) + LINE // 2
     under = top + LINE + a.shape[0] + LINE // 2
@@ -192,24 +213,8 @@ def one_picture(comparison: Comparison) -> np.ndarray:
     names = (f"A: {comparison.a.name}", f"B: {comparison.b.name}", "Difference")
     for k, (name, sheet) in enumerate(zip(names, (a, b, d), strict=True)):
         left = MARGIN + k * (a.shape[1] + MARGIN)
-        draw.text((left, top), _wrapped(name, small, a.shape[1])[0], INK, small)
+        draw.text((left, top), wrapped(name, small, a.shape[1])[0], INK, small)
         canvas.paste(Image.fromarray(sheet), (left, top + LINE))
     for k, (line, face, ink) in enumerate(foot):
         draw.text((MARGIN, under + LINE * k), line, ink, face)
     return np.asarray(canvas)
-
-
-def _wrapped(
-    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
-) -> list[str]:
-    """Return a text in lines of at most so many pixels; a longer word is cut."""
-    lines = [""]
-    for word in text.translate(DRAWN).split():
-        while font.getlength(word) > width:
-            word = word[:-1]
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines

@@ -9,18 +9,20 @@ from gradio.blocks import Block
 
 from core.workshop.workshop import Workshop
 
+from ..recipes import COPY
 from . import at_hand
 from .run import Named
 from .viewer import SCRIPT
 
-DOWNLOADS = (Path(__file__).parent / "downloads.js").read_text(encoding="utf-8")
+DOWNLOADS = COPY + (Path(__file__).parent / "downloads.js").read_text(encoding="utf-8")
 
 
 class ResultPanel:
     """The components of a result, hidden until there is one; `first` are their opening values."""
 
-    def __init__(self, first: Named, workshop: Workshop):
+    def __init__(self, first: Named, workshop: Workshop, page: gr.Blocks):
         asked = at_hand.server_functions(workshop)
+        texts = at_hand.recipe_texts(workshop, page)
         with gr.Column(visible=bool(first), elem_id="cmp-results") as self.results:
             self.about = gr.HTML("", elem_id="cmp-about")
             with gr.Row(elem_classes="cmp-top"):
@@ -41,7 +43,7 @@ class ResultPanel:
             self.downloads = gr.HTML(
                 first.get("downloads", ""),
                 js_on_load=DOWNLOADS,
-                server_functions=asked,
+                server_functions=[*asked, texts],
                 apply_default_css=False,
             )
             self.earlier = gr.HTML("", elem_id="cmp-earlier")

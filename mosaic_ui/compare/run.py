@@ -8,12 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from core.errors import Stopped
+from core.errors import Stopped, StudioError
+from core.runs.recipe import recipe_of
 from core.workshop.compare import compare
 from core.workshop.comparison import Comparison, Preview, SampleSettings
 from core.workshop.sample_settings import BATCH
@@ -21,6 +23,7 @@ from core.workshop.workshop import Workshop
 
 from .. import jobs, model_facts
 from ..background import Ongoing, followed
+from ..recipes import text_of
 from ..remedies import page_sentence
 from ..runs.record import Record
 from . import figures
@@ -59,19 +62,25 @@ def timed_views(workshop: Workshop, comparison: Comparison, id: str, provenance:
         "verdict": figures.verdict_html(comparison, provenance, workshop.study()),
         "timing": timing_views.timing_html(rows, comparison),
         "metrics": figures.metrics_html(comparison, judged),
-        "downloads": downloads_html(comparison, id)
-        if id
-        else carried_html(comparison, workshop.class_names, judged),
+        "downloads": downloads_html(comparison, id) if id else _carried(workshop, comparison),
     }
 
 
 def carried_views(workshop: Workshop, comparison: Comparison) -> Named:
     """Return those components of a result that carry more where it is kept nowhere."""
-    names = workshop.class_names
     return {
-        "viewer": viewer_html(comparison, names),
-        "downloads": carried_html(comparison, names, workshop.judge is not None),
+        "viewer": viewer_html(comparison, workshop.class_names),
+        "downloads": _carried(workshop, comparison),
     }
+
+
+def _carried(workshop: Workshop, comparison: Comparison) -> str:
+    """Return the downloads of a result that is kept nowhere; its texts name no path."""
+    texts, recipe = {}, recipe_of(comparison, workshop)
+    for kind, title in (("command", "As a command line"), ("python", "As Python")):
+        with suppress(StudioError):  # a calibration that the command line cannot say
+            texts[title] = text_of(recipe, kind, here=False)
+    return carried_html(comparison, workshop.class_names, workshop.judge is not None, texts)
 
 
 def remembered(comparison: Comparison) -> dict[str, str]:

@@ -81,7 +81,7 @@ class CompareTab:
                 self._build_controls()
             with gr.Column(elem_classes="cmp-outcome"):
                 self.live = gr.HTML(live, elem_id="cmp-live", visible=not first)
-                self.result = ResultPanel(first, self.workshop)
+                self.result = ResultPanel(first, self.workshop, shared.page)
             if self.example is not None:
                 # a result is of the example until another one takes its place
                 self.result.made.value = EXAMPLE_MADE

@@ -97,10 +97,10 @@ def _pictures(run: Run, thumbnail: Callable[[str, str], bytes | None]) -> str:
 
 def standing(runs: Sequence[Run], axis: str) -> list[Standing | None]:
     """Return where each run's B stands in time and distance, None where it has no place."""
-    return standings([_point(run, axis) for run in runs])
+    return standings([point_of(run, axis) for run in runs])
 
 
-def _point(run: Run, axis: str) -> Point:
+def point_of(run: Run, axis: str) -> Point:
     """Return seconds per image of B with their doubt, and its loss."""
     seconds, spread = run.b.seconds, run.b.seconds_spread
     loss = run.b.fid if axis == "FID" else run.psnr and -run.psnr
@@ -117,26 +117,30 @@ def front_figure(runs: Sequence[Run], axis: str) -> dict[str, Any]:
     The axes are never so narrow that a difference below the spread looks like one.
     """
     found = standing(runs, axis)
-    points = [_point(run, axis) for run in runs]
+    points = [point_of(run, axis) for run in runs]
     data = []
     for kind in KINDS:
         places = [i for i, stands in enumerate(found) if stands == kind]
         data.append(_trace(runs, sorted(places, key=lambda i: points[i].cost or 0), axis, kind))
-    title = (
-        "FID of B (lower is better)" if axis == "FID" else "PSNR of B to A, dB (higher is nearer)"
-    )
     placed = [p for p, stands in zip(points, found, strict=True) if stands is not None]
     layout = {
         "margin": {"l": 62, "r": 16, "t": 16, "b": 78},
         "showlegend": True,
-        "xaxis": plot_axis("time of B per image, ms, measured; bar: spread") | _time_range(placed),
-        "yaxis": plot_axis(title) | _loss_range(placed, axis),
+        "xaxis": plot_axis("time of B per image, ms, measured; bar: spread") | time_range(placed),
+        "yaxis": plot_axis(axis_title(axis)) | loss_range(placed, axis),
         **BESIDE,
     }
     return {"data": [trace for trace in data if trace["x"]], "layout": layout}
 
 
-def _time_range(points: Sequence[Point]) -> dict[str, Any]:
+def axis_title(axis: str) -> str:
+    """Return what the upright axis says."""
+    return (
+        "FID of B (lower is better)" if axis == "FID" else "PSNR of B to A, dB (higher is nearer)"
+    )
+
+
+def time_range(points: Sequence[Point]) -> dict[str, Any]:
     """Return the range in ms: all bars, and SPREADS times the widest of them at least."""
     if not points:
         return {}
@@ -146,7 +150,7 @@ def _time_range(points: Sequence[Point]) -> dict[str, Any]:
     return _range(1e3 * low, 1e3 * high, 1e3 * least)
 
 
-def _loss_range(points: Sequence[Point], axis: str) -> dict[str, Any]:
+def loss_range(points: Sequence[Point], axis: str) -> dict[str, Any]:
     """Return the range of the distance: LEAST_DECIBELS, or a share of the largest FID, at least."""
     if not points:
         return {}
@@ -164,7 +168,7 @@ def _range(low: float, high: float, least: float) -> dict[str, Any]:
 
 def _trace(runs: Sequence[Run], places: Sequence[int], axis: str, kind: str) -> dict[str, Any]:
     shown = [runs[i] for i in places]
-    points = [_point(run, axis) for run in shown]
+    points = [point_of(run, axis) for run in shown]
     spreads = [run.b.seconds_spread for run in shown]
     bars = [None if s is None else 1e3 * s / r.n for s, r in zip(spreads, shown, strict=True)]
     return {
@@ -206,7 +210,7 @@ def _copy_words(runs: Sequence[Run]) -> str:
     for copy in fewer:
         for run in runs:
             if _same_race(copy, run) and run.b.plan_json is not None and run.psnr is not None:
-                ours, theirs = _point(run, "PSNR"), _point(copy, "PSNR")
+                ours, theirs = point_of(run, "PSNR"), point_of(copy, "PSNR")
                 if ours.cost is None or theirs.cost is None or copy.psnr is None:
                     continue
                 if theirs.cost <= ours.cost + ours.doubt + theirs.doubt and copy.psnr > run.psnr:

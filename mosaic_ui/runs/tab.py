@@ -21,11 +21,13 @@ from ..front_view import FrontCard
 from ..input_checks import plain_errors
 from ..page_state import Shared
 from ..predictions import Asked
+from ..recipes import COPY
 from ..remedies import page_sentence
 from ..stage_chart import figure_text, plot_panel
 from ..tables import message, notes
 from ..text import plural
 from . import chosen
+from .along import server_function
 from .plan_shelf import PlanShelf
 from .record import store
 from .table import heads_html, rows_html, title_of
@@ -96,8 +98,8 @@ class RunsTab:
         self.table = gr.HTML(
             "",
             html_template=_read("table.html").replace("HEADS", heads_html()),
-            js_on_load=_read("table.js"),
-            server_functions=[thumbnails, files],
+            js_on_load=COPY + _read("table.js"),
+            server_functions=[thumbnails, files, server_function(shared)],
             apply_default_css=False,
             elem_id="runs-table",
         )

@@ -1,6 +1,6 @@
 // The table of kept runs: rows come as HTML in props.value; sorting, filtering and ticking happen here. trigger('input')
-// tells Python that other rows are ticked (it reads them from the page); server.thumbnails and server.files give what
-// is too large to send with every row.
+// tells Python that other rows are ticked (it reads them from the page); server.thumbnails, server.files and
+// server.take_along give what is too large to send with every row; copyText is in copy.js.
 const STEP = 60; // rows that are laid out at first, and that scrolling to the end adds: 2,000 would take seconds
 const BATCH = 24; // rows whose thumbnails are asked for at once
 const body = element.querySelector('tbody'), frame = element.querySelector('.runs-frame');
@@ -146,13 +146,36 @@ function fill(row) {
 
 // ---------------------------------------------------------------- files, and points of the plot
 
-element.querySelectorAll('.runs-files button').forEach(button => button.addEventListener('click', async () => {
-  const shown = rows.filter(one => ticked.size ? one.box.checked : one.fits).map(one => one.box.value);
+function chosen() { return rows.filter(one => ticked.size ? one.box.checked : one.fits).map(one => one.box.value); }
+
+element.querySelectorAll('.runs-files [data-kind]').forEach(button => button.addEventListener('click', async () => {
+  const shown = chosen();
   const [mime, end] = MIME[button.dataset.kind], text = await server.files([button.dataset.kind, shown]);
   const link = document.createElement('a');
   link.href = `data:${mime};charset=utf-8,${encodeURIComponent(text)}`;
   link.download = `mosaic-runs-${shown.length}.${end}`;
   link.click();
+}));
+
+const taken = element.querySelector('.runs-taken'), code = element.querySelector('.along-code');
+element.querySelectorAll('.runs-files [data-along]').forEach(button => button.addEventListener('click', async () => {
+  const kind = button.dataset.along, ids = kind === 'report' ? chosen() : [...ticked];
+  taken.textContent = 'One moment …';
+  code.hidden = true;
+  try {
+    const made = await server.take_along([kind, ids]);
+    if (made.text) await copyText(made.text, code);
+    if (made.address) {
+      const link = document.createElement('a');
+      link.href = URL.createObjectURL(await (await fetch(made.address)).blob());
+      link.download = made.name;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    }
+    taken.textContent = made.said ?? (made.text ? 'Copied.' : `Made ${made.name}.`);
+  } catch {
+    taken.textContent = 'This could not be had: the studio does not answer. Try again.';
+  }
 }));
 
 window.mosaicShowRun = id => {
