@@ -68,7 +68,7 @@ def _shared(recipe: Recipe) -> list[str]:
         options.append(f"--size={s.size[0]}x{s.size[1]}")
     options += [f"--seed={s.seed}", f"--guidance={s.guidance!r}", f"--scheduler={s.scheduler}"]
     options += [f"--repeats={s.repeats}", f"--mode={s.mode}"]
-    options += ["--tabulate"] if s.tabulate else []
+    options += [] if s.tabulate else ["--no-adaln-table"]
     options += [] if s.dtype is None else [f"--precision={s.dtype}"]
     return options
 
