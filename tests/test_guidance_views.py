@@ -323,7 +323,11 @@ def test_work_counts_the_halves_of_every_stage(workshop, predictions, steps):
     assert run_macs(workshop, None, steps) == pytest.approx(found.macs_dense)
     off = run_macs(workshop, PLAN.with_guidance(early=3), steps, halves=1)
     plain = run_macs(workshop, PLAN, steps, halves=1)
-    assert off - plain == pytest.approx(found.stages[2].macs)  # a second row in the early stage
+    # a second row in the early stage, whose adaLN vectors are in a table of their own
+    early, row = found.stages[2].steps, workshop.stage_macs(HALF, tabulated=True)[2]
+    pairs = padded(early * 17) + padded((50 - early) * 16) - padded(50 * 16)
+    made = pairs * workshop.macs.conditioning / 16
+    assert off - plain == pytest.approx(row * early + made)
     rival = uniform_of_same_work(workshop, HALF, steps)
     assert rival.guidance == HALF.guidance and len(set(rival.sparsity)) == 1
     assert run_macs(workshop, rival, steps) == pytest.approx(found.macs, rel=0.03)
@@ -470,7 +474,7 @@ def test_prune_and_compare_carry_the_option_into_their_results(
     some += ["--images", 2, "--repeats", 1, "--stage-guidance", "early=1,late=1"]
     found = json_of(capsys, "compare", *some)
     assert found["mosaic"]["rows_per_image"] == {"late": 1, "middle": 2, "early": 1}
-    assert found["speedup_macs"] > 1.2 and found["mosaic"]["plan"]["guidance"] == {
+    assert found["speedup_macs"] > 1.1 and found["mosaic"]["plan"]["guidance"] == {
         "late": 1,
         "early": 1,
     }
