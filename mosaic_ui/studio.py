@@ -56,8 +56,8 @@ DEFAULT_TARGET = 0.33  # the paper's main setting
 HEADER = f"""<header class="masthead"><div class="name"><h1>{TITLE}</h1>
 <span class="aside">MosaicDiff, ICCV 2025 (Guo, Tang, Zeng, Shen);
 not the video tool of the same name</span></div>
-<p>Makes a trained diffusion model sample faster without retraining: sampling is cut into three
-stages, each with its own pruned copy of the network.</p></header>"""
+<p>Makes a trained diffusion model sample faster without retraining: three stages, each with its own
+pruned network.</p></header>"""
 
 
 class Studio:

@@ -293,7 +293,7 @@ def test_realised_is_measured_over_predicted(blocks, workshop):
     timesteps = timesteps_of(workshop, 4)
     plan = propose_plan(workshop.schedule, 0.33, timesteps).plan
     assert found["ratios"][0]["speedup_macs"] == pytest.approx(
-        workshop.predict(plan, timesteps).speedup_macs
+        workshop.predict(plan, timesteps, batch=1).speedup_macs
     )
     for row in found["ratios"]:
         assert (
@@ -320,9 +320,10 @@ def test_realised_is_measured_over_predicted(blocks, workshop):
 
 def test_speed_keeps_its_rows(workshop):
     """`python -m core.bench speed`."""
-    timesteps = timesteps_of(workshop, 3)
+    steps = 20  # with fewer the filled-up table of adaLN vectors is more work than stock's
+    timesteps = timesteps_of(workshop, steps)
     (row,) = speed_benchmark(
-        workshop, {0.33: propose_plan(workshop.schedule, 0.33, timesteps).plan}, 2, 2, steps=3
+        workshop, {0.33: propose_plan(workshop.schedule, 0.33, timesteps).plan}, 2, 2, steps=steps
     )
     assert list(row) == [
         "target",

@@ -33,7 +33,7 @@ def test_guidance_off_early_halves_its_tiles_and_is_kept_over_a_reload(browser, 
         box(page).click()
         page.get_by_role("option", name="off (1)").click()
         expect(page.get_by_test_id("mosaic-key")).to_contain_text("Half a tile", timeout=SLOW)
-        assert fewer(page) > before + 10
+        assert fewer(page) > before + 5
         expect(page.locator("#mosaic .annotation-text").first).to_be_visible(timeout=SLOW)
         assert page.evaluate(TILES) == [on for _ in full for on in (True, False)]
 

@@ -99,7 +99,7 @@ def test_calibrate_prune_and_compare_a_text_model(fresh):
         expect(verdict).to_contain_text("2 prompts, “a red fox” first, not “fog”", timeout=SLOW)
         expect(verdict).to_contain_text("in bfloat16", timeout=SLOW)
         expect(page.locator(".cmp-stage").first).to_contain_text(
-            "not predicted for a table or another precision", timeout=SLOW
+            "not predicted for another precision", timeout=SLOW
         )
         assert page.evaluate(
             "[...document.querySelectorAll('.cmp-stage')].every(card => card.scrollWidth <="

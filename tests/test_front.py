@@ -53,7 +53,8 @@ def test_contenders_have_the_work_that_they_name(workshop):
     early = found["dense" + study.OFF]
     assert early.plan.guidance == (None, None, 1.0)
     steps = early.plan.steps_per_stage(early.timesteps(workshop))
-    assert early.macs(workshop) / whole == pytest.approx(1 - steps["early"] / 20)
+    # the adaLN vectors, made once per run, are not halved
+    assert early.macs(workshop) / whole == pytest.approx(1 - steps["early"] / 20, abs=0.01)
     assert found["reuse 2"].plan.reuse == (2, 2, 2)
     few = {c.label for c in study.contenders(workshop, "DDIM", 5, 1.5)}
     assert few == {name for name in found if "reuse" not in name}

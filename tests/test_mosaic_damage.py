@@ -15,6 +15,7 @@ from mosaics import FACTS, mosaic_of, same
 from safetensors.torch import load_file, save_file
 
 import core.files
+import core.mosaic.sealed_folder
 import core.mosaic.serialization
 from core.errors import Stopped, StudioError
 from core.models.checkpoints import load_checkpoint
@@ -240,7 +241,7 @@ def fails_with(err):
     ],
 )
 def test_a_full_disk_leaves_nothing(dense, tmp_path, monkeypatch, where, err):
-    module = core.files if where == "flush" else core.mosaic.serialization
+    module = core.files if where == "flush" else core.mosaic.sealed_folder
     monkeypatch.setattr(module, where, fails_with(err))
     with pytest.raises(
         StudioError,
@@ -264,7 +265,7 @@ def test_stopped_or_interrupted_leaves_nothing(dense, tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         mosaic_of(dense).save_pretrained(tmp_path / "out", progress=progress, stop=stop)
     assert seen == [(i, 6) for i in range(5)]
-    monkeypatch.setattr(core.mosaic.serialization, "save_file", fails_with(KeyboardInterrupt()))
+    monkeypatch.setattr(core.mosaic.sealed_folder, "save_file", fails_with(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         mosaic_of(dense).save_pretrained(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
