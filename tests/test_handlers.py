@@ -62,7 +62,7 @@ def slide(studio, value, plan=PLAIN, stage=2):
 
 
 def refine(studio, plan, scheduler="DDIM", steps=50, layers=False):
-    return studio.following.refine(plan, scheduler, steps, layers, VISITOR)
+    return studio.following.refine(plan, scheduler, steps, layers, 0, VISITOR)
 
 
 @pytest.mark.parametrize("pair", [None, [1, 2, 3], [None, 5], ["93", 550], [NAN, 550], [INF, 550]])
@@ -472,9 +472,11 @@ def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
     }
     assert {f.api_visibility for f in page.fns.values()} == {"private"}
     heavy = [
-        f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")
+        f
+        for f in page.fns.values()
+        if f.name in ("on_calibrate", "on_prune", "on_measure", "on_loss", "run")
     ]
-    assert len(heavy) == 6 and all(
+    assert len(heavy) == 7 and all(
         f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy
     )
     assert all(
