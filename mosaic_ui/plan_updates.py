@@ -89,6 +89,10 @@ class Following:
             views |= self.explore.follow(asked, about, request)
         if asked.plan != pruned:
             views |= self.prune.follow(asked, pruned)
+        elif (
+            asked.plan == explored
+        ):  # nothing changed; a chart of a closed tab would lose its figure
+            views |= self.prune.drawn(asked)
         return views or NOTHING
 
     @plain_errors

@@ -181,7 +181,10 @@ def test_an_edit_changes_nothing_more_in_its_own_tab(studio):
         given = (explored, pruned, about, "linear", 0.02, other, "DDIM", 50, VISITOR)
         return studio.following.follow(*given)
 
-    assert set(follow(other, other)) == {explore.curves.numbers}
+    # an update without a figure would empty a mosaic that was not shown yet
+    unchanged = follow(other, other)
+    assert set(unchanged) == {explore.curves.numbers, prune.mosaic}
+    assert "heatmap" in unchanged[prune.mosaic]["figure"]
     assert explore.table in follow(PLAIN, other) and prune.cost not in follow(PLAIN, other)
     assert prune.cost in follow(other, PLAIN) and explore.table not in follow(other, PLAIN)
     assert follow(PLAIN, PLAIN)[explore.curves.chart] == [100, 400]

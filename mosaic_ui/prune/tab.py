@@ -326,6 +326,12 @@ class PruneTab:
         timesteps = self.predictions.visited(asked.scheduler, asked.steps)
         return self._show(asked.plan, before, timesteps) | {self.shape: asked.plan.to_json()}
 
+    def drawn(self, asked: Asked) -> Views:
+        """Return the mosaic's figure alone, for a plan that the tab shows already."""
+        timesteps = self.predictions.visited(asked.scheduler, asked.steps)
+        figure = picture(self.workshop, asked.plan.counted(timesteps), timesteps)
+        return {self.mosaic: gr.update(figure=figure_text(figure))}
+
     def on_sampler(self, asked: Asked) -> Views:
         """Return the tab's views for another sampler."""
         try:
