@@ -89,9 +89,8 @@ class Following:
             views |= self.explore.follow(asked, about, request)
         if asked.plan != pruned:
             views |= self.prune.follow(asked, pruned)
-        elif (
-            asked.plan == explored
-        ):  # nothing changed; a chart of a closed tab would lose its figure
+        elif asked.plan == explored:
+            # nothing changed, and a chart in a tab not yet opened would lose its figure by that
             views |= self.prune.drawn(asked)
         return views or NOTHING
 

@@ -122,7 +122,7 @@ class InsideBlock:
         if wanted is None:
             yield NOTHING
             return
-        busy = {self.stop: gr.update(visible=True)}
+        busy: Views = {self.stop: gr.update(visible=True)}
         yield {self.job: tables.progress(0, 0, "Starting"), **busy}
         said = ""
         with jobs.visit(request.session_hash).stoppable(KIND) as stop:
