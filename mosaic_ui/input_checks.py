@@ -136,6 +136,7 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     "path": ("The model's own sampling path", _switch),
     "is_open": ("The table per layer", _switch),
     **dict.fromkeys(("kept", "measured", "mark", "idle", "moved"), ("A count of the page", _count)),
+    **dict.fromkeys(("block", "layer"), ("The number of a block or a layer", _count)),
     "history": ("The history", _history),
     **dict.fromkeys(("job", "live", "draft"), ("What the page shows", _page_text)),
     "content": ("The upload", _file),

@@ -56,14 +56,15 @@ def rows_timed(plan: StagePlan | None) -> list[int]:
     return sorted({2} if plan is None else {2, *plan.halves(2)})
 
 
-def exact_in_time(workshop: Workshop) -> bool:
-    """Say whether exact errors can follow an edit.
+def exact_in_time(workshop: Workshop, block: int | None = None) -> bool:
+    """Say whether exact errors can follow an edit: those of all layers, or of one block from 0.
 
-    They can where the model is calibrated and small enough to solve every layer at once.
+    They can where the model is calibrated and small enough to solve these layers at once.
     """
     if not workshop.calibrated:
         return False
-    flops = 3 * sum(layer.width**3 for layer in workshop.layers)
+    layers = [layer for layer in workshop.layers if block in (None, layer.block)]
+    flops = 3 * sum(layer.width**3 for layer in layers)
     return flops <= EXACT_FLOPS.get(workshop.device.type, EXACT_FLOPS["cpu"])
 
 

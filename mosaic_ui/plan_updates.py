@@ -19,6 +19,7 @@ from .explore.tab import ExploreTab
 from .input_checks import plain_errors
 from .page_state import Shared
 from .predictions import Asked
+from .prune.layer_table import table_rows
 from .prune.tab import PruneTab
 from .prune.views import layer_rows
 
@@ -36,12 +37,13 @@ class Following:
         views = [*explore.plan_views, *prune.plan_views]
         exactly: Event = {
             "fn": self.refine,
-            "inputs": [*asked, prune.layers_open],
+            "inputs": [*asked, prune.layers_open, prune.inside.block],
             "outputs": [
                 *explore.predicted_views,
                 explore.speed.measure,
                 prune.cost,
                 prune.layers,
+                prune.inside.view,
             ],
             **QUIET,
             "trigger_mode": "always_last",
@@ -87,6 +89,9 @@ class Following:
             views |= self.explore.follow(asked, about, request)
         if asked.plan != pruned:
             views |= self.prune.follow(asked, pruned)
+        elif asked.plan == explored:
+            # nothing changed, and a chart in a tab not yet opened would lose its figure by that
+            views |= self.prune.drawn(asked)
         return views or NOTHING
 
     @plain_errors
@@ -96,11 +101,11 @@ class Following:
         return self.explore.on_sampler(asked) | self.prune.on_sampler(asked)
 
     @plain_errors
-    def refine(self, asked: Asked, is_open: bool, request: gr.Request) -> Views:
+    def refine(self, asked: Asked, is_open: bool, block: int, request: gr.Request) -> Views:
         """Set the exact prediction, or the estimate again where that cannot be had in time.
 
-        The table per layer is filled only while it `is_open`. Nothing changes when the visitor has
-        moved on meanwhile.
+        The table per layer is filled only while it `is_open`, the inside of a block only while one
+        is chosen. Nothing changes when the visitor has moved on meanwhile.
         """
         visit = jobs.visit(request.session_hash)
         if not visit.is_latest(asked):
@@ -113,5 +118,6 @@ class Following:
             self.prune.cost: tables.cost_cards(found.plan, found.prediction, found.timesteps),
         }
         if is_open:
-            views[self.prune.layers] = layer_rows(workshop, found.plan)
+            views[self.prune.layers] = table_rows(layer_rows(workshop, found.plan))
+        views |= self.prune.inside.follow(block, found.plan)
         return views if visit.is_latest(asked) else NOTHING

@@ -8,7 +8,7 @@ import re
 import time
 
 import pytest
-from browser import SLOW, alone, boundaries, drag, settled
+from browser import SLOW, alone, boundaries, drag, settled, steady
 from playwright.sync_api import expect
 
 
@@ -241,6 +241,37 @@ def test_a_tag_beside_its_line_moves_that_line_and_by_as_much_as_the_hand(same_p
     same_page.mouse.up()
     low, high = settled(same_page)
     assert low == 940 and high == pytest.approx(999 - 12 * 1000 / plot["width"], abs=3)
+
+
+def test_a_tile_a_key_and_the_list_open_a_block_which_follows_an_edit(same_page):
+    same_page.get_by_role("tab", name="2 Prune").click()
+    rows, inside = same_page.locator("#mosaic .block-rows button"), same_page.locator(".inside")
+    expect(rows).to_have_count(2, timeout=SLOW)
+    tiles = steady(same_page.locator("#mosaic .nsewdrag[data-subplot=xy]"))
+    same_page.mouse.click(tiles["x"] + 30, tiles["y"] + 0.8 * tiles["height"])
+    expect(inside).to_have_attribute("aria-label", "Inside block 2", timeout=SLOW)
+    expect(same_page.get_by_label("Block", exact=True)).to_have_value("block 2")
+    rows.first.press("ArrowUp")
+    rows.first.press("Enter")
+    expect(inside).to_have_attribute("aria-label", "Inside block 1", timeout=SLOW)
+    same_page.get_by_label("Block", exact=True).click()
+    same_page.get_by_role("option", name="block 2").click()
+    expect(inside).to_have_attribute("aria-label", "Inside block 2", timeout=SLOW)
+    before = inside.locator("tr[data-stage=early]").first.text_content()
+    box = same_page.get_by_label("number input for Early stage sparsity")
+    box.fill("0.8")
+    box.press("Enter")
+    expect(inside.locator("tr[data-stage=early]").first).not_to_have_text(before, timeout=SLOW)
+    inside.get_by_role("button").first.click()
+    expect(inside).to_contain_text("Measured: dense against only block 2 heads cut", timeout=SLOW)
+    expect(same_page.locator("#inside-stop")).to_be_hidden(timeout=SLOW)
+    same_page.get_by_text("Per-layer table").click()
+    errors = same_page.locator("#layer-table td:last-child")
+    expect(errors.first).to_be_visible(timeout=SLOW)
+    same_page.locator("#layer-table th button").last.click()
+    found = [float(text) for text in errors.all_text_contents()]
+    assert found == sorted(found, reverse=True) and len(set(found)) > 3
+    same_page.get_by_text("Per-layer table").click()
 
 
 def test_boundaries_that_move_while_the_chart_is_hidden_are_placed_when_it_is_shown(page):

@@ -289,7 +289,7 @@ def test_the_button_offers_to_time_the_half_batch_and_times_it(studio, workshop,
     monkeypatch.setattr(workshop, "measure_layers", lambda *_: None)
     monkeypatch.setattr(DeviceTimes, "latency", lambda *_, **__: None)
     visit(VISITOR.session_hash).mark_latest(Asked(HALF, "DDIM", 50))
-    refined = studio.following.refine(HALF.to_json(), "DDIM", 50, False, VISITOR)
+    refined = studio.following.refine(HALF.to_json(), "DDIM", 50, False, 0, VISITOR)
     assert refined[studio.explore.speed.measure]["visible"]
     for _ in studio.explore.speed.on_measure(HALF.to_json(), "DDIM", 50, 0, VISITOR):
         pass

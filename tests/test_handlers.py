@@ -62,7 +62,7 @@ def slide(studio, value, plan=PLAIN, stage=2):
 
 
 def refine(studio, plan, scheduler="DDIM", steps=50, layers=False):
-    return studio.following.refine(plan, scheduler, steps, layers, VISITOR)
+    return studio.following.refine(plan, scheduler, steps, layers, 0, VISITOR)
 
 
 @pytest.mark.parametrize("pair", [None, [1, 2, 3], [None, 5], ["93", 550], [NAN, 550], [INF, 550]])
@@ -181,7 +181,10 @@ def test_an_edit_changes_nothing_more_in_its_own_tab(studio):
         given = (explored, pruned, about, "linear", 0.02, other, "DDIM", 50, VISITOR)
         return studio.following.follow(*given)
 
-    assert set(follow(other, other)) == {explore.curves.numbers}
+    # an update without a figure would empty a mosaic that was not shown yet
+    unchanged = follow(other, other)
+    assert set(unchanged) == {explore.curves.numbers, prune.mosaic}
+    assert "heatmap" in unchanged[prune.mosaic]["figure"]
     assert explore.table in follow(PLAIN, other) and prune.cost not in follow(PLAIN, other)
     assert prune.cost in follow(other, PLAIN) and explore.table not in follow(other, PLAIN)
     assert follow(PLAIN, PLAIN)[explore.curves.chart] == [100, 400]
@@ -472,9 +475,11 @@ def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
     }
     assert {f.api_visibility for f in page.fns.values()} == {"private"}
     heavy = [
-        f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")
+        f
+        for f in page.fns.values()
+        if f.name in ("on_calibrate", "on_prune", "on_measure", "on_loss", "run")
     ]
-    assert len(heavy) == 6 and all(
+    assert len(heavy) == 7 and all(
         f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy
     )
     assert all(

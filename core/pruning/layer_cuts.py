@@ -26,8 +26,10 @@ from .orders import RemovalOrders
 # of paths kept; 10 MB each on the bundled model's MLPs, 230 MB on DiT-XL/2's
 PATH_BYTES = 1_500_000_000
 ERRORS_KEPT = 4096
+CURVE_POINTS_KEPT = 16384
 # kept columns up to which layers are compensated in batches; a judgement, not measured yet
 SMALL = 1024
+FLOOR = "eigenvalue floor"  # the rung on which the objective is not error plus ridge
 FREE_SHARE = 0.5  # of a GPU's free memory that a batch may take
 
 
@@ -53,6 +55,8 @@ class LayerPruner:
         self._paths: Recent[tuple[int, float, float], tuple[RemovalPath, float]] = Recent()
         # (layer, low, high, removed, method) -> errors as `errors` returns them
         self._errors: Recent[tuple[int, float, float, int, str], tuple[float, float]] = Recent()
+        # the same key -> error on calibration tokens alone
+        self._fitted: Recent[tuple[int, float, float, int, str], float] = Recent()
 
     @property
     def orders(self) -> RemovalOrders:
@@ -65,6 +69,19 @@ class LayerPruner:
         """Return the dense consumer weight (d, columns)."""
         return self._consumer(layer).weight.detach()
 
+    def kept(self, layer: int, removed: int, method: str = "obs") -> Tensor:
+        """Return the groups (kept,), ascending, that stay after `removed` groups of a layer went.
+
+        They are the same in every stage, as there is one removal order. Raises NotCalibrated where
+        there is none.
+        """
+        prunable = self.layers[layer]
+        if removed in (0, prunable.groups):
+            return torch.arange(prunable.groups - removed)
+        if method == "magnitude":
+            return magnitude_kept(self.weight(layer), prunable, removed)
+        return self.orders.order[layer][removed:].sort().values
+
     def cut(self, layer: int, low: float, high: float, removed: int, method: str = "obs") -> Cut:
         """Return what remains of a layer after `removed` groups on timesteps [low, high).
 
@@ -75,16 +92,14 @@ class LayerPruner:
         prunable, weight = self.layers[layer], self.weight(layer)
         if not removed:
             return Cut(torch.arange(prunable.groups), None)
+        kept = self.kept(layer, removed, method)
+        columns = kept_columns(prunable, kept, weight.device)
         if method == "magnitude":
-            kept = magnitude_kept(weight, prunable, removed)
-            return Cut(kept, weight[:, kept_columns(prunable, kept, weight.device)])
+            return Cut(kept, weight[:, columns])
         if removed == prunable.groups:
             nothing = weight.new_zeros(len(weight), 0)
-            return Cut(torch.arange(0), nothing, self._constant(layer, low, high))
-        orders = self.orders
-        kept = orders.order[layer][removed:].sort().values
-        columns = kept_columns(prunable, kept, weight.device)
-        asked = orders.damping[layer]
+            return Cut(kept, nothing, self._constant(layer, low, high))
+        asked = self.orders.damping[layer]
         known = self._paths.find((layer, low, high))
         if known is not None:
             path = known[0]
@@ -179,6 +194,43 @@ class LayerPruner:
             self._errors.keep(key, errors, ERRORS_KEPT)
         return errors
 
+    def error_curve(
+        self, layer: int, low: float, high: float, levels: Sequence[int], method: str = "obs"
+    ) -> list[float]:
+        """Return `errors` on calibration tokens at each of these numbers of removed groups.
+
+        Held-out tokens are not looked at, so that a curve takes one path and a triangular solve
+        per level. Raises NotCalibrated, StudioError for a damaged file.
+        """
+        weight, prunable, gram = self.weight(layer).double(), self.layers[layer], None
+
+        def error(removed: int) -> float:
+            nonlocal gram
+            if method == "obs" and removed == prunable.groups:
+                return self.errors(layer, low, high, removed)[0]
+            if method == "obs":
+                path, mean_diagonal = self.path(layer, low, high)
+                difference = path.weights_at(removed).double() - weight
+                if path.rung != FLOOR:
+                    return _fitted_error(path, mean_diagonal, removed, difference)
+            else:
+                kept = magnitude_kept(weight, prunable, removed)
+                columns = kept_columns(prunable, kept, weight.device)
+                difference = (-weight).index_fill_(1, columns, 0.0)
+            if gram is None:
+                gram = self.bank.gram(layer, low, high)[0].to(weight.device)
+            return relative_error(difference, weight, gram)
+
+        found = []
+        for removed in levels:
+            key = (layer, low, high, removed, method)
+            known = self._fitted.find(key) if removed else 0.0
+            if known is None:
+                known = error(removed)
+                self._fitted.keep(key, known, CURVE_POINTS_KEPT)
+            found.append(known)
+        return found
+
     def path(self, layer: int, low: float, high: float) -> tuple[RemovalPath, float]:
         """Return the removal path of a layer on [low, high) and the mean diagonal of its Gram."""
         key = (layer, low, high)
@@ -227,11 +279,9 @@ class LayerPruner:
             return self._errors_of_a_constant(layer, low, high, weight, held_out)
         path, mean_diagonal = self.path(layer, low, high)
         difference = path.weights_at(removed).double() - weight
-        if path.rung == "eigenvalue floor":  # then the objective is not error plus ridge
+        if path.rung == FLOOR:
             return self._both_errors(layer, low, high, difference, held_out)
-        # what the objective counts beside the error
-        ridge = path.damping * mean_diagonal * float(difference.square().sum())
-        fitted = max(0.0, float(path.errors[removed]) - ridge) / max(path.energy, 1e-30)
+        fitted = _fitted_error(path, mean_diagonal, removed, difference)
         return fitted, relative_error(difference, weight, held_out)
 
     def _both_errors(
@@ -272,6 +322,18 @@ class LayerPruner:
         """Return how many paths may be kept with a new one, at the mean size of all of them."""
         sizes = [path.bytes for path, _ in self._paths.values()] + [new.bytes]
         return max(1, int(PATH_BYTES * len(sizes) / sum(sizes)))
+
+
+def _fitted_error(
+    path: RemovalPath, mean_diagonal: float, removed: int, difference: Tensor
+) -> float:
+    """Return the relative error of a path's level on the tokens that it was made of.
+
+    difference: W' - W (d, n) at this level. Not for the rung FLOOR.
+    """
+    # what the objective counts beside the error
+    ridge = path.damping * mean_diagonal * float(difference.square().sum())
+    return max(0.0, float(path.errors[removed]) - ridge) / max(path.energy, 1e-30)
 
 
 def relative_error(difference: Tensor, weight: Tensor, gram: Tensor) -> float:

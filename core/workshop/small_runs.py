@@ -5,6 +5,7 @@ These are demonstrations on a real model, not measurements: two pictures, few st
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from ..guidance import rows_of
 from ..mosaic.transformer import MosaicTransformer
 from ..pruning.cuts import Cut, kept_columns
 from ..sampling.denoise import Denoiser, SamplingStep, decode, start_noise
+from ..sampling.metrics import psnr
 from .compare import sampler
+from .picture_arrays import from_bytes, to_bytes
 from .workshop import Workshop
 
 PICTURES, STEPS, SAMPLER = 2, 16, "DDIM"
@@ -32,6 +35,7 @@ class SmallRun:
     """The pictures of one small run, and its work."""
 
     images: Tensor  # (n, channels, H, W) in [-1, 1], CPU
+    latents: Tensor  # (n, c, h, w) that the pictures were decoded from
     macs: float  # whole run, all images, linear and convolution layers
     timesteps: list[float]
     # per step, (n, channels, H, W): the noisy picture, and the guess of the clean one
@@ -63,9 +67,9 @@ def run_small(
 ) -> SmallRun:
     """Sample PICTURES pictures in STEPS steps of SAMPLER, from the same noise for the same seed.
 
-    model: of this workshop. row_macs: MACs of one forward of one row, where they do not follow from
-    the model's plan. film: decode the noisy picture and the guess of every step too. Raises
-    StudioError (see `check_small`), Stopped.
+    model: of this workshop. row_macs: MACs of one forward of one row, the mean over the steps,
+    where they do not follow from the model's plan. film: decode the noisy picture and the guess of
+    every step too. Raises StudioError (see `check_small`), Stopped.
     """
     check_small(workshop)
     denoiser = Denoiser(model, sampler(workshop, SAMPLER), workshop.schedule, STEPS)
@@ -90,6 +94,7 @@ def run_small(
 
     return SmallRun(
         images=decode(workshop.vae, latents),
+        latents=latents,
         macs=macs * PICTURES,
         timesteps=denoiser.timesteps,
         noisy=pictures([step.noisy for step in steps]),
@@ -131,6 +136,16 @@ def without_heads(
     removed = [0] * len(workshop.layers)
     removed[layer] = len(gone)
     return model, workshop.row_macs(removed)
+
+
+def mean_decibel(a: Tensor, b: Tensor) -> float | None:
+    """Return the mean PSNR over the pairs of 8-bit pictures that differ, None where none does.
+
+    a, b: (n, channels, H, W) in [-1, 1].
+    """
+    pairs = psnr(*(from_bytes(to_bytes(images)) for images in (a, b)))
+    finite = [value for value in pairs.tolist() if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None
 
 
 def _rows(workshop: Workshop) -> int:

@@ -28,12 +28,13 @@ from ..remedies import page_sentence
 from ..runs.plan_shelf import KeepBox
 from ..stage_chart import figure_text, plot_panel
 from ..theme import STAGE_MEANING
+from .inside_block import InsideBlock
 from .jobs import PruneJobs
+from .layer_table import layer_table, table_rows
 from .mosaic_figure import mosaic_height
 from .sharing_panel import SharingChoice, SharingPanel, changed
 from .views import (
     BEFORE,
-    LAYER_HEADERS,
     download_link,
     layer_rows,
     layers_caption,
@@ -136,19 +137,16 @@ class PruneTab:
                 # below the buttons, which would leave the first screen when it opens
                 with gr.Column(elem_classes="card"):
                     self.sharing = SharingPanel(self.workshop, found.plan)
-            with gr.Column(scale=5, min_width=300, elem_classes="card"):
-                self.cost = gr.HTML(
-                    tables.cost_cards(found.plan, found.prediction, found.timesteps)
-                )
-                self._build_mosaic(found.plan, found.timesteps)
+            with gr.Column(scale=5, min_width=300, elem_classes="side"):
+                with gr.Column(elem_classes="card"):
+                    self.cost = gr.HTML(
+                        tables.cost_cards(found.plan, found.prediction, found.timesteps)
+                    )
+                    self._build_mosaic(found.plan, found.timesteps)
+                with gr.Column(elem_classes="card"):
+                    self.inside = InsideBlock(shared)
         with gr.Accordion("Per-layer table, dense against pruned", open=False) as self.layers_box:
-            self.layers = gr.Dataframe(
-                headers=LAYER_HEADERS,
-                interactive=False,
-                max_height=420,
-                show_label=False,
-                elem_id="layer-table",
-            )
+            self.layers = layer_table()
             gr.HTML(layers_caption(self.workshop))
         with gr.Accordion("The plan as a file", open=False):
             self._build_file(plan)
@@ -240,6 +238,7 @@ class PruneTab:
             **QUIET,
         )
         self.layers_box.collapse(self.on_layers_close, None, self.layers_open, **QUIET)
+        self.inside.wire()
         self.jobs.wire()
 
     @plain_errors
@@ -290,7 +289,7 @@ class PruneTab:
         """Fill the table per layer when it is opened."""
         timesteps = self.predictions.visited(asked.scheduler, asked.steps)
         rows = layer_rows(self.workshop, asked.plan.counted(timesteps))
-        return {self.layers_open: True, self.layers: rows}
+        return {self.layers_open: True, self.layers: table_rows(rows)}
 
     @plain_errors
     def on_layers_close(self) -> Views:
@@ -326,6 +325,12 @@ class PruneTab:
         """Return the tab's views after an edit made in another tab; `before` is what it shows."""
         timesteps = self.predictions.visited(asked.scheduler, asked.steps)
         return self._show(asked.plan, before, timesteps) | {self.shape: asked.plan.to_json()}
+
+    def drawn(self, asked: Asked) -> Views:
+        """Return the mosaic's figure alone, for a plan that the tab shows already."""
+        timesteps = self.predictions.visited(asked.scheduler, asked.steps)
+        figure = picture(self.workshop, asked.plan.counted(timesteps), timesteps)
+        return {self.mosaic: gr.update(figure=figure_text(figure))}
 
     def on_sampler(self, asked: Asked) -> Views:
         """Return the tab's views for another sampler."""

@@ -23,6 +23,7 @@ from ..page_state import Shared
 from ..predictions import Asked
 from ..recipes import COPY
 from ..remedies import page_sentence
+from ..sorted_table import SCRIPT, STYLE
 from ..stage_chart import figure_text, plot_panel
 from ..tables import message, notes
 from ..text import plural
@@ -87,7 +88,7 @@ class RunsTab:
 
     def __init__(self, shared: Shared, compare: CompareTab):
         self.shared, self.compare = shared, compare
-        gr.HTML(f"<style>{_read('tab.css')}</style>", elem_classes="runs-style")
+        gr.HTML(f"{STYLE}<style>{_read('tab.css')}</style>", elem_classes="runs-style")
         self.ids = gr.Textbox(visible="hidden")  # its value comes from TICKED
         self.gone = gr.State([])  # ids that were deleted last
         gr.Markdown(
@@ -98,7 +99,7 @@ class RunsTab:
         self.table = gr.HTML(
             "",
             html_template=_read("table.html").replace("HEADS", heads_html()),
-            js_on_load=COPY + _read("table.js"),
+            js_on_load=COPY + SCRIPT + _read("table.js"),
             server_functions=[thumbnails, files, server_function(shared)],
             apply_default_css=False,
             elem_id="runs-table",

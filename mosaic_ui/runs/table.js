@@ -1,6 +1,6 @@
 // The table of kept runs: rows come as HTML in props.value; sorting, filtering and ticking happen here. trigger('input')
 // tells Python that other rows are ticked (it reads them from the page); server.thumbnails, server.files and
-// server.take_along give what is too large to send with every row; copyText is in copy.js.
+// server.take_along give what is too large to send with every row; copyText is in copy.js, sorter and sortKey in sorted_table.js.
 const STEP = 60; // rows that are laid out at first, and that scrolling to the end adds: 2,000 would take seconds
 const BATCH = 24; // rows whose thumbnails are asked for at once
 const body = element.querySelector('tbody'), frame = element.querySelector('.runs-frame');
@@ -10,17 +10,12 @@ const count = element.querySelector('.runs-count'), empty = element.querySelecto
 const heads = [...element.querySelectorAll('th button')];
 const MIME = { csv: ['text/csv', 'csv'], json: ['application/json', 'json'], markdown: ['text/markdown', 'md'], latex: ['text/x-tex', 'tex'] };
 let rows = []; // {row, box, words, keys}: read once per update
-let sorted = null; // {column, way}
 let most = STEP; // rows that are laid out
 const ticked = new Set(), pictures = new Map(), wanted = new Set();
 
 function read(row) {
   const cells = [...row.cells].slice(2);
-  const keys = cells.map(cell => {
-    const { n, v } = cell.dataset; // a number, or a text
-    return n === undefined ? v ?? null : Number(n);
-  });
-  return { row, box: row.querySelector('input'), words: row.textContent.toLowerCase(), keys };
+  return { row, box: row.querySelector('input'), words: row.textContent.toLowerCase(), keys: cells.map(sortKey) };
 }
 
 function draw() {
@@ -33,7 +28,7 @@ function draw() {
   for (const one of rows) { one.box.checked = ticked.has(one.box.value); mark(one); fill(one.row); }
   empty.hidden = rows.length > 0;
   element.querySelector('.runs').classList.toggle('is-empty', !rows.length);
-  if (sorted) sort();
+  sort(rows);
   show();
   seen.disconnect();
   for (const one of rows) if ('pictures' in one.row.dataset && !pictures.has(one.box.value)) seen.observe(one.row);
@@ -49,16 +44,7 @@ function add() { most += STEP; show(); }
 
 function mark(one) { one.row.classList.toggle('is-ticked', one.box.checked); }
 
-// Unknown values stay last, whichever way; equal ones keep their order.
-function sort() {
-  const { column, way } = sorted;
-  rows.sort((a, b) => {
-    const x = a.keys[column], y = b.keys[column];
-    if (x === null || y === null) return (x === null) - (y === null);
-    return x < y ? -way : x > y ? way : 0;
-  });
-  heads.forEach((head, i) => head.parentElement.setAttribute('aria-sort', i !== column ? 'none' : way > 0 ? 'ascending' : 'descending'));
-}
+const sort = sorter(heads, () => { sort(rows); again(); });
 
 let laid = []; // what is laid out, in its order at the head of the body; all other rows are hidden behind it
 function show() {
@@ -96,12 +82,6 @@ function changed() { // a hand that ticks five rows asks once
   timer = setTimeout(() => trigger('input'), 120);
 }
 
-heads.forEach(head => head.addEventListener('click', () => {
-  const column = Number(head.dataset.column), first = Number(head.dataset.first);
-  sorted = { column, way: sorted && sorted.column === column ? -sorted.way : first };
-  sort();
-  again();
-}));
 filter.addEventListener('input', again);
 more.addEventListener('click', add);
 all.addEventListener('change', () => {

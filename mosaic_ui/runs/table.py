@@ -15,9 +15,9 @@ from core.curves.plan import StagePlan
 from core.errors import PlanError
 from core.runs.run import KeptPlan, Run
 
+from ..sorted_table import Sortable, head_cell, sorted_by
 from ..text import factor_text, fewer_text, number, seconds_text
 
-Sortable = str | float | None
 NONE = '<span class="runs-none">–</span>'
 
 
@@ -75,9 +75,7 @@ def rows_html(runs: Sequence[Run]) -> str:
 def heads_html() -> str:
     """Write the headings; each is a button that sorts."""
     return "".join(
-        f'<th scope="col" aria-sort="none"{" class=num" if column.number else ""}'
-        f'{_about(column.about)}><button type="button" data-column="{i}"'
-        f' data-first="{-1 if column.first else 1}">{escape(column.title)}</button></th>'
+        head_cell(i, column.title, column.number, column.about, column.first)
         for i, column in enumerate(columns())
     )
 
@@ -114,7 +112,7 @@ def plan_rows(plans: Sequence[KeptPlan], words: Callable[[KeptPlan], str]) -> st
 def _row(run: Run, kept: Sequence[Column]) -> str:
     name = escape(title_of(run))
     cells = "".join(
-        f"<td{' class=num' if column.number else ''}{_sorted_by(column.key(run))}>"
+        f"<td{' class=num' if column.number else ''}{sorted_by(column.key(run))}>"
         f"{column.cell(run)}</td>"
         for column in kept
     )
@@ -124,17 +122,6 @@ def _row(run: Run, kept: Sequence[Column]) -> str:
         f' value="{run.id}" aria-label="Tick {name}"></td><td class="runs-thumbs"><span></span>'
         f"<span></span></td>{cells}</tr>"
     )
-
-
-def _sorted_by(key: Sortable) -> str:
-    """Write what a cell is sorted by, a number or a text; nothing where it is not known."""
-    if key is None:
-        return ""
-    return f' data-{"v" if isinstance(key, str) else "n"}="{escape(str(key))}"'
-
-
-def _about(words: str) -> str:
-    return f' title="{escape(words)}"' if words else ""
 
 
 def _text(text: str) -> str:

@@ -5,7 +5,6 @@ Every picture comes from a real run of the real network; what was seen last is k
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -21,10 +20,8 @@ from core.curves.plan import STAGES, StagePlan
 from core.curves.proposals import propose_plan
 from core.errors import StudioError
 from core.lru_cache import Recent
-from core.sampling.metrics import psnr
 from core.workshop.closeness import closeness
 from core.workshop.compare import visited
-from core.workshop.picture_arrays import from_bytes, to_bytes
 from core.workshop.small_runs import (
     PICTURES,
     SAMPLER,
@@ -32,6 +29,7 @@ from core.workshop.small_runs import (
     SmallRun,
     check_small,
     head_layers,
+    mean_decibel,
     run_small,
     without_heads,
 )
@@ -190,13 +188,6 @@ class Experiments:
             "work": fewer_text(whole.macs / other.macs, "multiplications"),
             "saved": percent(1 - other.macs / whole.macs),
         }
-
-
-def mean_decibel(a: Tensor, b: Tensor) -> float | None:
-    """Return the mean PSNR over the pairs of 8-bit pictures that differ, None where none does."""
-    pairs = psnr(*(from_bytes(to_bytes(images)) for images in (a, b)))
-    finite = [value for value in pairs.tolist() if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else None
 
 
 def _addresses(images: Tensor) -> list[str]:
