@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_function_description
 
 from core.workshop.workshop import Workshop
 
@@ -36,8 +37,14 @@ class Api:
         handlers = (plans.curves, plans.predict, plans.prune, runs.compare, runs.sweep, runs.tune)
         return {one.__name__: one for one in handlers}
 
-    def wire(self) -> None:
-        """Add the endpoints to the page that is being built."""
+    def wire(self, page: gr.Blocks) -> None:
+        """Add the endpoints to a page. Its API page says what every argument and result is."""
         queue: Event = {**MODEL_JOB}
-        for name, handler in self.endpoints.items():
-            gr.api(handler, api_name=name, **queue)
+        with page:
+            for name, handler in self.endpoints.items():
+                added = page.fns[gr.api(handler, api_name=name, **queue)["id"]]
+                _, arguments, results = get_function_description(handler)
+                for component, words in zip(added.inputs, arguments.values(), strict=True):
+                    component.label = words  # Gradio's own is a number: 1st, 2nd
+                for component, words in zip(added.outputs, results, strict=True):
+                    component.label = words

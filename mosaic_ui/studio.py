@@ -219,8 +219,7 @@ def build_studio(
     """
     menu = menu_of([workshop, *others], unavailable)
     page = Studio(workshop, plan, menu).page
-    with page:
-        Api([workshop, *others]).wire()
+    Api([workshop, *others]).wire(page)
     for place, other in enumerate(others, start=1):
         Studio(other, None, replace(menu, place=place), page)
     # no call goes past the queue, as two jobs at once would share one model
