@@ -3,8 +3,8 @@
     python app.py                                                     # in another terminal
     python examples/api_client.py http://127.0.0.1:7860 [--out FOLDER] [--seconds 30]
 
-Needs `gradio_client` alone, which comes with gradio. The page's API description is at
-http://127.0.0.1:7860/?view=api.
+Needs `gradio_client` alone, which comes with gradio. The address with /gradio_api/info describes
+every argument, and `Client.view_api()` prints them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Offer the studio's work to other programs, as the named endpoints of Gradio's API.
 
 They run the core code of the command line's verbs of the same names, and answer with the JSON that
-`--json` prints. All wait in the queue of the page's own model jobs. Their docstrings are what
-Gradio's API page shows.
+`--json` prints. All wait in the queue of the page's own model jobs. Gradio's description of the
+API, /gradio_api/info, has their docstrings.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Api:
         return {one.__name__: one for one in handlers}
 
     def wire(self, page: gr.Blocks) -> None:
-        """Add the endpoints to a page. Its API page says what every argument and result is."""
+        """Add the endpoints to a page. Its /gradio_api/info says what arguments and results are."""
         queue: Event = {**MODEL_JOB}
         with page:
             for name, handler in self.endpoints.items():
                 added = page.fns[gr.api(handler, api_name=name, **queue)["id"]]
                 _, arguments, results = get_function_description(handler)
-                for component, words in zip(added.inputs, arguments.values(), strict=True):
-                    component.label = words  # Gradio's own is a number: 1st, 2nd
-                for component, words in zip(added.outputs, results, strict=True):
-                    component.label = words
+                words = (*arguments.values(), *results)
+                for component, one in zip((*added.inputs, *added.outputs), words, strict=True):
+                    assert isinstance(component, gr.components.Component)  # of `gr.api`
+                    component.label = one  # Gradio's own is a number: 1st, 2nd

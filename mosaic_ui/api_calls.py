@@ -32,7 +32,7 @@ AS_SENT = {  # what a handler gets -> what a client sends
 def endpoint(handler: Callable[..., Any]) -> Callable[..., Any]:
     """Guard a handler as `plain_errors` does, and show its types as a client sends them.
 
-    Gradio reads types, defaults and the docstring of what this returns for its API page.
+    Gradio describes what this returns by its types, defaults and docstring.
     """
     guarded: Any = plain_errors(handler)
     hints = {name: AS_SENT.get(kind, kind) for name, kind in typing.get_type_hints(handler).items()}

@@ -66,7 +66,7 @@ def printed(capsys, *words: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_api_page_explains_every_endpoint_argument_and_result(url):
+def test_the_description_explains_every_endpoint_argument_and_result(url):
     named = httpx.get(f"{url}gradio_api/info").json()["named_endpoints"]
     assert list(named) == ["/curves", "/predict", "/prune", "/compare", "/sweep", "/tune"]
     for name, endpoint in named.items():
