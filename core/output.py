@@ -6,9 +6,11 @@ Every console and every pipe can take the text, whatever its encoding.
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import sys
 import unicodedata
+from typing import Any
 
 from .errors import ParameterError, StudioError
 
@@ -129,3 +131,12 @@ def drop_output() -> None:
         os.close(nowhere)
     except (OSError, ValueError, AttributeError):
         pass  # a stream without a file behind it has nothing to flush
+
+
+def finite(value: Any) -> Any:
+    """Return plain data with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -29,6 +29,7 @@ from core.errors import StudioError
 from core.workshop.workshop import Workshop
 
 from . import background, jobs, model_facts, tables, visitors
+from .api import Api
 from .compare.tab import CompareTab
 from .events import QUIET, Views
 from .explore.tab import ExploreTab
@@ -218,9 +219,11 @@ def build_studio(
     """
     menu = menu_of([workshop, *others], unavailable)
     page = Studio(workshop, plan, menu).page
+    Api([workshop, *others]).wire(page)
     for place, other in enumerate(others, start=1):
         Studio(other, None, replace(menu, place=place), page)
-    page.queue(max_size=32)
+    # no call goes past the queue, as two jobs at once would share one model
+    page.queue(max_size=32, api_open=False)
     return page
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import gradio as gr
 import pytest
-from junk import JUNK, LIKELY, MARK, PLAN, ROOT, Client, Found, junk_calls
+from junk import JUNK, LIKELY, MARK, PLAN, ROOT, SMALL, Client, Found, junk_calls
 
 from core.curves.plan import StagePlan
 from core.curves.plan_checks import short
@@ -68,10 +68,20 @@ def test_no_call_of_the_server_ends_in_an_exception_of_ours(url):
     )  # the page is as it was for who comes next
 
 
-def test_every_function_that_the_server_lists_is_checked_and_none_has_a_public_name(page, url):
+def test_every_function_that_the_server_lists_is_checked_and_only_the_endpoints_are_named(
+    page, url
+):
     listed = Client(url, "list")
     assert [f["id"] for f in listed.listed()] == list(page.fns)
-    assert listed.http.get("/gradio_api/info").json()["named_endpoints"] == {}
+    named = listed.http.get("/gradio_api/info").json()["named_endpoints"]
+    assert set(named) == {f"/{name}" for name in SMALL}
+    assert {name: len(named[f"/{name}"]["parameters"]) for name in SMALL} == {
+        name: len(inputs) for name, inputs in SMALL.items()
+    }
+    endpoints = [f for f in page.fns.values() if f.api_visibility != "private"]
+    assert [f.name for f in endpoints] == list(SMALL)
+    queue = {(f.concurrency_limit, f.concurrency_id, f.queue) for f in endpoints}
+    assert queue == {(1, "model", True)}  # that of the page's own model jobs
     unchecked = [
         f.name
         for f in page.fns.values()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ def curves(args: argparse.Namespace) -> int:
 
     The model's own schedule where a model is given and no other one is asked for.
     """
-    from ..curves.dynamics import curves as theory
     from ..curves.guidance_words import own_guidance, rows_words
     from ..curves.plan import STAGES
-    from ..curves.proposals import INTERVAL_RULE, interval_plan, propose_plan
+    from ..curves.report import CurvesAsked, curves_report, proposal_for
     from ..curves.samplers import sampling_timesteps
     from .plan_options import guided
     from .settings import check_steps
@@ -33,38 +33,14 @@ def curves(args: argparse.Namespace) -> int:
     if not math.isfinite(args.variance) or args.variance <= 0:
         raise StudioError(f"--variance must be a positive number, not {args.variance}.")
     check_steps(args.steps)
+    asked = CurvesAsked(args.scheduler, args.steps, args.target, args.variance, args.preset)
     schedule, name, scheduler = _schedule(args)
     timesteps = sampling_timesteps(scheduler, args.steps)
-    proposal = propose_plan(schedule, args.target, timesteps, variance=args.variance)
-    found = theory(schedule, args.variance)
-    plan, rule = proposal.plan, proposal.rule
-    if args.preset == "interval":
-        plan, rule = interval_plan(schedule), INTERVAL_RULE
-    plan = guided(plan, args.stage_guidance)
-    result = {
-        "timesteps": [int(t) for t in found.timesteps],
-        "mse": found.mse.tolist(),
-        "gradient": found.gradient.tolist(),
-        "log_snr": found.log_snr.tolist(),
-        "score": found.score.tolist(),
-        "boundaries": list(plan.boundaries),
-        "sparsity": dict(zip(STAGES, plan.sparsity, strict=True)),
-        "steps_per_stage": plan.steps_per_stage(timesteps),
-        "guidance": dict(zip(STAGES, plan.guidance, strict=True)),
-        "rows": dict(zip(STAGES, plan.halves(2), strict=True)),
-        "plan": plan.to_json(),
-        "preset": args.preset,
-        "rule": rule,
-        "threshold": proposal.threshold,
-        "lambda": proposal.lam,
-        "fallback": proposal.fallback,
-        "beta_schedule": name,
-        "scheduler": args.scheduler,
-        "steps": args.steps,
-        "target": args.target,
-    }
+    proposal = proposal_for(schedule, timesteps, asked)
+    plan = guided(proposal.plan, args.stage_guidance)
+    result = curves_report(schedule, name, timesteps, asked, replace(proposal, plan=plan))
     low, high = plan.boundaries
-    text = [rule, f"boundaries {low} and {high}"]
+    text = [proposal.rule, f"boundaries {low} and {high}"]
     stages = list(zip(STAGES, result["steps_per_stage"].values(), plan.sparsity, strict=True))
     text += [
         f"{s}: {n} of {len(timesteps)} steps, sparsity {v:.2f}" for s, n, v in reversed(stages)

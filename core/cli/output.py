@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..errors import StudioError
 from ..files import why_not_written, write_whole
-from ..output import note, say
+from ..output import finite, note, say
 
 
 def make_folder(name: str) -> Path:
@@ -68,12 +67,3 @@ def write_result(args: argparse.Namespace, result: dict[str, Any], text: list[st
     """Write a result on standard output, as JSON with --json, else as lines of text; return 0."""
     say(json.dumps(finite(result)) if args.json else "\n".join(text))
     return 0
-
-
-def finite(value: Any) -> Any:
-    """Return plain data with None for NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

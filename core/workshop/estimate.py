@@ -35,7 +35,7 @@ class Estimate:
 def estimate(
     workshop: Workshop, plans: Sequence[StagePlan | None], settings: SampleSettings
 ) -> Estimate | None:
-    """Return what a comparison of two plans will take, None where no forward was timed here.
+    """Return what two sides, or one alone, will take; None where no forward was timed here.
 
     plans: of A and B, or of one side alone, which takes the steps of B.
     Raises StudioError for a plan whose widths are not known yet.
@@ -43,7 +43,7 @@ def estimate(
     shape = workshop.shape_for(settings)
     batch = min(settings.n, settings.batch)
     labels = labels_of(settings)
-    calls = [visited(workshop, settings.scheduler, settings.steps_of(k)) for k in (0, 1)]
+    calls = [visited(workshop, settings.scheduler, settings.steps_of(k)) for k in range(len(plans))]
     if labels is not None and workshop.dense.no_table(max(map(len, calls)), labels.most):
         labels = None
     usual = workshop.latency(workshop.usual_images * 2)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..guidance import Half
 from ..sampling.timing import LatencyTable
+
+UNITS = {
+    "macs": "one image, the whole run or stage, all rows, linear and convolution layers",
+    "seconds_predicted": "denoiser of `batch` images, from forwards timed on this device",
+    "error": "mean over layers of ||W'X - WX||^2 / ||WX||^2, weighted by steps",
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,23 @@ class StagePrediction:
     rows: int = 2  # denoiser rows per image: 1 where the stage needs no guided pair
     full_steps: int = 0  # steps that compute every layer; the others reuse what those gave
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; seconds say in their name that they are predicted."""
+        return {
+            "stage": self.stage,
+            "steps": self.steps,
+            "full_steps": self.full_steps,
+            "rows": self.rows,
+            "sparsity": self.sparsity,
+            "achieved": self.achieved,
+            "macs": self.macs,
+            "macs_dense": self.macs_dense,
+            "seconds_predicted": self.seconds,
+            "seconds_dense_predicted": self.seconds_dense,
+            "error": self.error,
+            "error_held_out": self.error_held_out,
+        }
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -123,6 +147,23 @@ class Prediction:
     def error_held_out(self) -> float | None:
         """Return the mean layer error on held-out tokens over all steps, or None."""
         return self._over_steps([stage.error_held_out for stage in self.stages])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; seconds say in their name that they are predicted."""
+        return {
+            "macs": self.macs,
+            "macs_dense": self.macs_dense,
+            "speedup_macs": self.speedup_macs,
+            "seconds_predicted": self.seconds,
+            "seconds_dense_predicted": self.seconds_dense,
+            "speedup_predicted": self.speedup_seconds,
+            "error": self.error,
+            "error_held_out": self.error_held_out,
+            "batch": self.batch,
+            "exact": self.exact,
+            "stages": [stage.to_json() for stage in self.stages],
+            "units": UNITS,
+        }
 
     def _over_steps(self, errors: list[float | None]) -> float | None:
         """Return the mean of the stages' errors, weighted by steps; None where one is missing."""
