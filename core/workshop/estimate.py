@@ -37,12 +37,14 @@ def estimate(
 ) -> Estimate | None:
     """Return what a comparison of two plans will take, None where no forward was timed here.
 
+    A single plan is that of side A alone.
+
     Raises StudioError for a plan whose widths are not known yet.
     """
     shape = workshop.shape_for(settings)
     batch = min(settings.n, settings.batch)
     labels = labels_of(settings)
-    calls = [visited(workshop, settings.scheduler, settings.steps_of(k)) for k in (0, 1)]
+    calls = [visited(workshop, settings.scheduler, settings.steps_of(k)) for k in range(len(plans))]
     if labels is not None and workshop.dense.no_table(max(map(len, calls)), labels.most):
         labels = None
     usual = workshop.latency(workshop.usual_images * 2)
