@@ -67,7 +67,7 @@ function fill(button) { // one hue from light to dark: the order survives greysc
   button.title = [cell.title, cell.sentence].filter(Boolean).join('. ');
   const share = value && high > low ? (value[0] - low) / (high - low) : 0.5;
   button.style.background = value ? `hsl(215 70% ${96 - 66 * share}%)` : '';
-  button.style.color = value ? share > 0.5 ? '#fff' : '#202020' : '';
+  button.style.color = value ? share > 0.68 ? '#fff' : '#000' : ''; // where both have a contrast of 4.5
   const address = cell.picture && pictures.get(key(cell, cell.picture)), image = button.querySelector('img');
   if (!address) button.replaceChildren(make('span', words));
   else if (image?.src === address) button.lastChild.textContent = words;
@@ -79,7 +79,7 @@ function scale() {
   legend.replaceChildren();
   if (!count) return;
   const text = number => sweep.cells.find(cell => cell.values[menu.value]?.[0] === number).values[menu.value][1];
-  legend.append(make('span', text(low)), make('i'), make('span', text(high)));
+  legend.append(make('span', text(low)), ...(high > low ? [make('i'), make('span', text(high))] : []));
 }
 
 function tell() {

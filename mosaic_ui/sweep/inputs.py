@@ -30,7 +30,7 @@ VALUES = {  # what a box offers where the model does not say
     "guidance": "1,1.5,3",
 }
 SPARSITIES, GUIDANCE = "0.2:0.6:0.2", "own,1"
-FORMS = "START:STOP:STEP, as in 0.2:0.6:0.1, or values with commas between them"
+FORMS = "START:STOP:STEP, or values with commas"
 
 
 class SweepWish(NamedTuple):
@@ -81,7 +81,7 @@ def form_of(name: str) -> str:
     if kind is None:
         return ""
     if kind.words:
-        return f"Of {', '.join(kind.words)}; commas between them."
+        return f"{', '.join(kind.words)}; commas between them."
     own = ", or own for the run's own" if kind.own else ""
     return f"{FORMS}{own}."
 
@@ -154,7 +154,8 @@ def ahead(workshop: Workshop, found: Foreseen) -> list[str]:
     """Say what a press will do and how long it takes, one sentence each."""
     grid, settings = found.grid, found.grid.base.settings
     count = plural(len(grid.cells), "cell")
-    shape = f" ({grid.rows} × {grid.columns})" if grid.y is not None else ""
+    rows, columns = plural(grid.rows, "row"), plural(grid.columns, "column")
+    shape = f" ({rows} of {columns})" if grid.y is not None else ""
     said = [f"{count}{shape}. {_time_words(found)}"]
     impossible = [cell for cell in grid.cells if cell.why_not]
     if impossible:

@@ -86,7 +86,7 @@ class SweepTab:
             self.repeats = gr.Number(
                 USUAL_REPEATS,
                 label="Timing repeats",
-                info="0: pictures and distances only",
+                info="0: nothing is timed",
                 step=1,
                 min_width=90,
             )
@@ -104,6 +104,7 @@ class SweepTab:
             alone + inputs.axis_choices(),
             value=usual,
             label=f"What changes {way}",
+            filterable=False,
             elem_id=f"sweep-{which}",
         )
         values = gr.Textbox(
@@ -144,10 +145,11 @@ class SweepTab:
             **NEWEST,
         }
         boxes = [self.x_values, self.y_values, self.images, self.repeats]
-        gr.on([place.select, *(box.input for box in boxes)], **foresee)
+        gr.on([place.select, *(box.change for box in boxes)], **foresee)
         for which, on_name in (("x", self.on_x), ("y", self.on_y)):
             name, values = getattr(self, f"{which}_name"), getattr(self, f"{which}_values")
-            name.input(on_name, name, values, **NEWEST).then(**foresee)
+            # not `input`, which a menu sends too when the focus leaves it
+            name.change(on_name, name, values, **NEWEST).then(**foresee)
         self._wire_job(wish, foresee, place)
         opened = self.grid.input(
             self.on_open,
