@@ -22,13 +22,14 @@ def studio(workshop, tmp_path_factory):
 
 def test_a_sweep_is_stopped_reloaded_and_resumed_and_its_table_is_taken_along(browser, studio):
     page, watch = visitor(browser, studio)
+    ahead = page.locator("#sweep-ahead")
     page.get_by_role("tab", name="6 Sweep").click()
-    expect(page.locator("#sweep-ahead")).to_contain_text("9 cells (3 rows of 3 columns)", timeout=SLOW)
+    expect(ahead).to_contain_text("9 cells (3 rows of 3 columns)", timeout=SLOW)
     page.locator("#sweep-x-values input").fill("0.2:0.9")
     expect(page.locator("#sweep-x-said")).to_contain_text("START:STOP:STEP", timeout=SLOW)
     page.locator("#sweep-x-values input").fill("0.2,0.4")
     page.locator("#sweep-y-values input").fill("40,41")
-    expect(page.locator("#sweep-ahead")).to_contain_text("4 cells (2 rows of 2 columns)", timeout=SLOW)
+    expect(ahead).to_contain_text("4 cells (2 rows of 2 columns)", timeout=SLOW)
     expect(page.locator("#sweep-x-said")).to_be_empty()
     page.locator("#sweep-start").click()
     done = page.locator("#sweep-grid button.is-done")

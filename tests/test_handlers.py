@@ -474,7 +474,7 @@ def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
     heavy = [
         f for f in page.fns.values() if f.name in ("on_calibrate", "on_prune", "on_measure", "run")
     ]
-    assert len(heavy) == 6 and all(
+    assert len(heavy) == 8 and all(
         f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy
     )
     assert all(
