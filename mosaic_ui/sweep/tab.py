@@ -144,12 +144,12 @@ class SweepTab:
             "outputs": [self.ahead, self.x_said, self.y_said],
             **NEWEST,
         }
-        boxes = [self.x_values, self.y_values, self.images, self.repeats]
-        gr.on([place.select, *(box.change for box in boxes)], **foresee)
+        values = [self.x_values.change, self.y_values.change]
+        gr.on([place.select, *values, self.images.change, self.repeats.change], **foresee)
         for which, on_name in (("x", self.on_x), ("y", self.on_y)):
-            name, values = getattr(self, f"{which}_name"), getattr(self, f"{which}_values")
+            name, box = getattr(self, f"{which}_name"), getattr(self, f"{which}_values")
             # not `input`, which a menu sends too when the focus leaves it
-            name.change(on_name, name, values, **NEWEST).then(**foresee)
+            name.change(on_name, name, box, **NEWEST).then(**foresee)
         self._wire_job(wish, foresee, place)
         opened = self.grid.input(
             self.on_open,
