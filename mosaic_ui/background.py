@@ -1,4 +1,4 @@
-"""Let a comparison or a tune go on when its page is reloaded, closed or opened again.
+"""Let a comparison, a tune or a sweep go on when its page is reloaded, closed or opened again.
 
 It runs in a thread of its own. While its page listens, both go in step, as a generator and its
 reader do; when the page leaves, the thread goes on alone. Any page can look at it and stop it,
@@ -23,7 +23,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.05  # how often a page that waits for the next view looks at its Stop
 PATIENCE_SECONDS = 5.0  # after which a page that asks for nothing counts as left
 TURN_SECONDS = 0.2
-TUNE = "tune-"  # what the id of a tune begins with
+TUNE, SWEEP = "tune-", "sweep-"  # what the id of a tune or of a sweep begins with
 
 
 @dataclass(eq=False)
@@ -42,6 +42,11 @@ class Ongoing:
     found: Comparison | None = None  # the pictures, while their times are measured
     kind: str = "comparison"
     owner: str = field(default_factory=visitor)  # who alone may look at it and stop it
+
+    @property
+    def runs(self) -> set[str]:
+        """Return the ids of the kept runs that it works on now."""
+        return {self.id}
 
 
 _ongoing: list[Ongoing] = []

@@ -9,3 +9,12 @@ async function copyText(text, box) {
     kept.remove();
   }
 }
+
+// Save what a data address holds as a file.
+async function saveFile(address, name) {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(await (await fetch(address)).blob());
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

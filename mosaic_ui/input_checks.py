@@ -156,6 +156,9 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     "counted": ("What is counted", _one_of("macs", "seconds")),
     "keep": ("Keeping solver and steps", _switch),
     **dict.fromkeys(("point", "shown"), ("The point of a tune", _text)),
+    **dict.fromkeys(("x_name", "y_name"), ("What changes", _text)),
+    **dict.fromkeys(("x_values", "y_values"), ("The values of an axis", _page_text)),
+    "swept": ("The sweep in sight", _text),
     **dict.fromkeys(("title", "remark"), ("A text", _page_text)),
     **dict.fromkeys(
         (

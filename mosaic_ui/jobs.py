@@ -32,7 +32,8 @@ WAITING = "Waiting for the model: another run, yours or another visitor's, may c
 MODEL_JOB = {"concurrency_limit": 1, "concurrency_id": "model"}
 
 # places of their Stops: who reloads the page finds the run again (background.py)
-COMPARISON, TUNE = "compare", "tune"
+COMPARISON, TUNE, SWEEP = "compare", "tune", "sweep"
+GO_ON = (COMPARISON, TUNE, SWEEP)
 STOPPING = "Stopping …"
 WITHDRAWN = "Stopped while it was waiting: nothing was started."
 
@@ -113,11 +114,11 @@ class Visit:
     def leave(self) -> None:
         """Stop what runs, and drop what waits, as the visitor has left.
 
-        A comparison and a tune go on.
+        A comparison, a tune and a sweep go on.
         """
         self._waiting.clear()
         for place in list(self._stops):
-            if place not in (COMPARISON, TUNE):
+            if place not in GO_ON:
                 self.request_stop(place)
 
 

@@ -30,7 +30,7 @@ from .page_state import Shared
 from .predictions import Asked, Predictions
 from .remedies import page_sentence
 
-PLACES = ("explore", "prune", "compare", "runs", "tune")
+PLACES = ("explore", "prune", "compare", "runs", "tune", "sweep")
 MOST_DIGITS = 10  # of a number in an address
 MOST_DRAFT = 60_000  # characters
 GO = "(address) => { if (address) window.location.assign(address); }"

@@ -1,4 +1,4 @@
-"""Build the page: header, the controls that all places share, and the four places in order.
+"""Build the page: header, the controls that all places share, and the places in order.
 
     from core.workshop.workshop import get_workshop
     build_studio(get_workshop()).launch(**launch_options())
@@ -45,6 +45,7 @@ from .runs.tab import RunsTab
 from .runs.watch import RunsWatch
 from .schedules import choices, own_beta
 from .steps_box import StepsBox, steps_box
+from .sweep.tab import SweepTab
 from .theme import CSS, KEYS, make_theme
 from .theme_switch import HEAD, theme_switch
 from .tour.buttons import tour_buttons
@@ -107,7 +108,9 @@ class Studio:
                     self.runs = RunsTab(self.shared, self.compare)
                 with gr.Tab("5 Tune", id="tune") as tune:
                     self.tune = TuneTab(self.shared, self.compare)
-            self.places = (explore, prune, compare, runs, tune)
+                with gr.Tab("6 Sweep", id="sweep") as sweep:
+                    self.sweep = SweepTab(self.shared, self.compare, self.runs)
+            self.places = (explore, prune, compare, runs, tune, sweep)
             self.steps = StepsBox(self.shared)
             self.following = Following(self.shared, self.explore, self.prune)
             self._wire()
@@ -117,7 +120,9 @@ class Studio:
             part.wire()
         changed = self.runs.wire(self.places[3], self.tabs)
         self.tune.wire(self.places[4], self.tabs)
-        self.watch.wire([self.compare.start, self.tune.start], self.runs)
+        self.sweep.wire(self.places[5], self.tabs)
+        starts = [self.compare.start, self.tune.start, self.sweep.start, self.sweep.more]
+        self.watch.wire(starts, self.runs)
         looks = [self.places[2].select, self.watch.going.change]
         self.compare.pair.offer_on(looks, [*changed, self.prune.kept, *self.compare.ended])
         self.memory.wire()

@@ -281,6 +281,11 @@ def notes(sentences: list[str]) -> str:
     return "".join(f'<p class="note">{html.escape(s)}</p>' for s in sentences)
 
 
+def fine(sentences: list[str]) -> str:
+    """Write what will happen, a small paragraph per sentence."""
+    return "".join(f'<p class="fine">{html.escape(sentence)}</p>' for sentence in sentences)
+
+
 def progress(done: int, total: int, text: str) -> str:
     """Write a progress bar with words; `total` 0 means unknown."""
     share = min(1.0, done / total) if total else 0.0

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import paths
 from core.errors import StudioError
+from core.sweep.kept import SweepShelf
 from core.tuner.kept import TuneShelf
 
 COOKIE = "mosaic-visitor"
@@ -111,13 +112,18 @@ def visitor() -> str:
 
 
 def data_folder() -> Path:
-    """Return the folder of the runs, plans and tunes of who asks. Raises StudioError."""
+    """Return the folder of the runs, plans, tunes and sweeps of who asks. Raises StudioError."""
     return paths.data_folder() if _apart is None else _apart.folder_of(visitor())
 
 
 def tune_shelf() -> TuneShelf:
     """Return the tunes of who asks. Raises StudioError."""
     return TuneShelf(data_folder() / "tunes")
+
+
+def sweep_shelf() -> SweepShelf:
+    """Return the sweeps of who asks. Raises StudioError."""
+    return SweepShelf(data_folder() / "sweeps")
 
 
 def leave() -> bool:

@@ -14,7 +14,7 @@ from browser import chromium, serve  # noqa: E402
 from core.workshop.workshop import get_workshop  # noqa: E402
 
 TABS = {"explore": "1 Explore", "prune": "2 Prune", "compare": "3 Compare"}
-MORE = {"tune": "5 Tune"}  # shows the last tune of the data folder
+MORE = {"tune": "5 Tune", "sweep": "6 Sweep"}  # show the last of the data folder
 
 
 def main(folder: Path, readme: bool) -> None:

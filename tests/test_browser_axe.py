@@ -14,6 +14,12 @@ from playwright.sync_api import Page, expect
 from tune_cases import put
 
 from core.curves.plan import StagePlan
+from core.runs.store import RunStore
+from core.sweep.axes import Axis
+from core.sweep.cells import Base, grid_of
+from core.sweep.engine import Sweep
+from core.sweep.kept import SweepShelf
+from core.sweep.record import question
 from core.tuner.kept import TuneShelf
 from core.workshop.compare import compare
 from core.workshop.comparison import SampleSettings
@@ -35,6 +41,7 @@ TABS = {  # what has to be there before a tab is looked at
     "3 Compare": ".cmp-film img",
     "4 Runs": "#runs-table tbody tr",
     "5 Tune": "#tune-points tr",
+    "6 Sweep": "#sweep-grid button.is-done img",
 }
 RUN_AXE = """async ([context, dark]) => {
   const only = dark ? { runOnly: ['color-contrast'] } : {};  // nothing else depends on the theme
@@ -44,9 +51,18 @@ RUN_AXE = """async ([context, dark]) => {
 }"""
 
 
+def put_sweep(workshop, runs) -> None:
+    """Keep a sweep of one row, its runs in a store of their own."""
+    settings = SampleSettings(labels=(0, 1), steps=4, repeats=0)
+    grid = grid_of(workshop, Base(PLAN, settings), Axis("sparsity.early", (0.2, 0.4, 2)))
+    shelf = SweepShelf()
+    folder = shelf.folder_of(shelf.id_of(question(workshop, grid), workshop.device_text))
+    list(Sweep(workshop, grid, folder, RunStore(runs)).run())
+
+
 @pytest.fixture(scope="module")
 def page(browser, workshop, tmp_path_factory):
-    """A page of a calibrated tiny model with a comparison in Compare, two in Runs, and a tune."""
+    """A page of a tiny model: one comparison in Compare, two in Runs, a tune and a sweep."""
     *_, found = compare(workshop, None, PLAN, SampleSettings(labels=(0, 1), steps=4, repeats=2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOSAIC_DATA", str(tmp_path_factory.mktemp("axe")))
@@ -54,6 +70,7 @@ def page(browser, workshop, tmp_path_factory):
         for name in ("one", "two"):
             store().add(found, workshop.model_key, name=name)
         put(TuneShelf(), workshop.model_key)
+        put_sweep(workshop, tmp_path_factory.mktemp("runs"))
         with serve(workshop) as url:
             opened, watch = visitor(browser, url, color_scheme="dark")
             ready(opened)

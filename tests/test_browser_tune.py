@@ -40,7 +40,7 @@ def open_tune(page) -> None:
 
 def test_one_press_tunes_and_what_it_found_opens_in_explore_and_compare(page):
     open_tune(page)
-    expect(page.locator(".tune-none")).to_be_visible()
+    expect(page.locator(".none-yet")).to_be_visible()
     page.get_by_label("Times faster").fill("0.5")
     expect(page.locator("#tune-ahead")).to_contain_text("above 1, not 0.5", timeout=SLOW)
     page.locator("#tune-start").click()

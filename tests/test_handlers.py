@@ -479,7 +479,7 @@ def test_the_page_builds_on_a_plan_and_keeps_its_handlers_private(page):
         for f in page.fns.values()
         if f.name in ("on_calibrate", "on_prune", "on_measure", "on_loss", "run")
     ]
-    assert len(heavy) == 7 and all(
+    assert len(heavy) == 9 and all(
         f.concurrency_limit == 1 and f.concurrency_id == "model" for f in heavy
     )
     assert all(

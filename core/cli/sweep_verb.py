@@ -13,15 +13,14 @@ from ..curves.proposals import propose_plan
 from ..errors import StudioError
 from ..models.bundled import BUNDLED, bundled_name
 from ..models.checkpoints import local_folder
-from ..mosaic.modes import PLAIN
 from ..runs.store import RunStore
+from ..sweep.ahead import measure_speed, time_left
 from ..sweep.axes import check_axes, parse_axis
-from ..sweep.cells import Base, Grid, grid_of
+from ..sweep.cells import Base, grid_of
 from ..sweep.engine import CellDone, Report, Sweep, Swept
 from ..sweep.metrics import METRICS
 from ..sweep.remote import ModelSource, ray_module, run_on_ray
-from ..workshop.adaln_choice import labels_of
-from ..workshop.compare import rows_per_image, visited
+from ..workshop.compare import visited
 from ..workshop.workshop import Workshop
 from .output import make_folder, report_progress, write_result
 from .plan_options import guided, named_plan
@@ -62,7 +61,7 @@ def sweep(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     grid = grid_of(workshop, base, x, y)  # a calibration may know of more that cannot be
     stop = threading.Event()
     with stopped_by_interrupt(stop):
-        _measure(workshop, grid, stop)
+        measure_speed(workshop, grid, report_progress, stop)
         job = Sweep(workshop, grid, out, RunStore(), stop, args.seconds)
         found = _run(_steps(job, args))
     code = write_result(args, found.record, _text(found, args.out))
@@ -90,20 +89,6 @@ def _elsewhere(model: str | Path) -> str:
     return str(model) if folder is None else bundled_name(folder) or str(folder.resolve())
 
 
-def _measure(workshop: Workshop, grid: Grid, stop: threading.Event) -> None:
-    """Time this device where that is not done yet, so that the time can be said first."""
-    settings = grid.base.settings
-    at_once = min(settings.n, settings.batch)
-    shape = workshop.shape_for(settings)
-    tabulated = {labels_of(cell.settings) is not None for cell in grid.possible}
-    rows = {row for cell in grid.possible for row in rows_per_image(cell.plan, cell.settings)}
-    for halves in sorted(rows):
-        for table in sorted(tabulated):
-            workshop.measure_latency(
-                at_once, halves, report_progress, stop, shape, PLAIN, tabulated=table
-            )
-
-
 def _run(steps: Iterable[Report | CellDone | Swept]) -> Swept:
     """Run a sweep to its end, with a line per cell on standard error."""
     found: Swept | None = None
@@ -121,24 +106,6 @@ def _run(steps: Iterable[Report | CellDone | Swept]) -> Swept:
 def _say(report: Report) -> None:
     """Write how far a sweep is, and how long the rest will take."""
     report_progress(report.done, report.total, f"{report.text}; {time_left(report)}")
-
-
-def time_left(report: Report) -> str:
-    """Return the time that the waiting cells will take, in words."""
-    seconds = report.seconds_left
-    if seconds is None:
-        return "how long it takes is known after the first cell"
-    if report.done >= report.total:
-        return "nothing left to run"
-    source = "by the pace so far" if report.measured else "predicted, for the denoiser alone"
-    return f"about {_duration(seconds)} left, {source}"
-
-
-def _duration(seconds: float) -> str:
-    """Return seconds in words."""
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _text(found: Swept, out: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -204,3 +204,27 @@ def reference_seconds(workshop: Workshop, settings: SampleSettings) -> float | N
     """Return the predicted seconds of the dense pictures of these settings, or None."""
     found = estimate(workshop, [None], settings)
     return None if found is None else found.pictures
+
+
+def shared_seconds(workshop: Workshop, cells: Iterable[Cell]) -> float:
+    """Return the predicted seconds of the dense pictures that cells share, each set once.
+
+    Sets that nothing is known of count as nothing.
+    """
+    references = {cell.reference for cell in cells if cell.shares_pictures}
+    drawn = [reference_seconds(workshop, one) for one in references]
+    return sum(one for one in drawn if one is not None)
+
+
+def whole_seconds(workshop: Workshop, cells: Sequence[Cell]) -> float | None:
+    """Return the predicted seconds of the denoiser for all these cells.
+
+    None where this device was not timed for one of them.
+    """
+    total = 0.0
+    for cell in cells:
+        seconds = denoiser_seconds(workshop, cell)
+        if seconds is None:
+            return None
+        total += seconds
+    return total + shared_seconds(workshop, cells)

@@ -24,7 +24,7 @@ from ..workshop.comparison import Comparison, Preview, side_name
 from ..workshop.drawing import draw_reference
 from ..workshop.reference import Reference
 from ..workshop.workshop import Workshop
-from .cells import Cell, Grid, denoiser_seconds, reference_seconds
+from .cells import Cell, Grid, denoiser_seconds, shared_seconds
 from .record import PICTURES, CellRecord, SweepRecord, numbers_of, question
 from .results import write_results
 
@@ -183,9 +183,7 @@ class Sweep:
             return took / len(done) * len(left), True
         if len(known) < len(left):
             return None, False
-        references = {cell.reference for cell in self.waiting if cell.shares_pictures}
-        drawn = [reference_seconds(self.workshop, one) for one in references]
-        return sum(known) + sum(one for one in drawn if one is not None), False
+        return sum(known) + shared_seconds(self.workshop, self.waiting), False
 
     def _report(self, text: str, inside: Preview | None = None) -> Report:
         """Return how far the sweep is."""

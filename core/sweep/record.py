@@ -20,6 +20,7 @@ FILE = "sweep.json"
 PICTURES = "pictures"
 VERSION = 1
 State = Literal["waiting", "running", "done", "failed", "impossible"]
+FACTS = ("model", "device", "n", "seed")
 STATES = ("waiting", "running", "done", "failed", "impossible")
 UNITS = {
     "macs_saved": "share of the dense model's MACs, whole run, all rows",
@@ -156,6 +157,22 @@ class SweepRecord:
             old if old.state in ("done", "running") or (old.open and new.open) else new
             for old, new in zip(kept, self.cells, strict=True)
         ]
+
+    @classmethod
+    def held(cls, folder: Path) -> SweepRecord:
+        """Return the record of a folder as it is on the disk; nothing is written.
+
+        Raises OSError, ValueError, TypeError, KeyError for what cannot be read.
+        """
+        plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        record = cls.__new__(cls)
+        record.folder, record.asked = folder, plain["asked"]
+        record.facts = {name: plain[name] for name in FACTS}
+        record.cells = [CellRecord(**cell) for cell in plain["cells"]]
+        record.stopped = bool(plain["stopped"])
+        if any(one.state not in STATES for one in record.cells):
+            raise ValueError("a state that is none")
+        return record
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole record as plain data."""

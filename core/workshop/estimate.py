@@ -37,7 +37,7 @@ def estimate(
 ) -> Estimate | None:
     """Return what two sides, or one alone, will take; None where no forward was timed here.
 
-    plans: of A and B, or of one side alone, which takes the steps of B.
+    plans: of A and B, or of side A alone.
     Raises StudioError for a plan whose widths are not known yet.
     """
     shape = workshop.shape_for(settings)
@@ -49,7 +49,7 @@ def estimate(
     usual = workshop.latency(workshop.usual_images * 2)
     measured, when = True, ""
     run = 0.0
-    for plan, timesteps in zip(plans, calls[-len(plans) :], strict=True):
+    for plan, timesteps in zip(plans, calls, strict=True):
         counted = plan and plan.counted(timesteps)
         for step, count in Counter(
             workshop.work(counted, timesteps, settings.halves, shape, labels)

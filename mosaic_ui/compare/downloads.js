@@ -1,5 +1,5 @@
 // The downloads of a comparison: a button's file is made by the server now, from the id of the comparison, and saved by the
-// browser under the button's name; a text goes into the clipboard (copy.js). `element` holds the markup of downloads.py, which
+// browser under the button's name; a text goes into the clipboard (both in copy.js). `element` holds the markup of downloads.py, which
 // may be replaced at any time.
 element.addEventListener('click', async event => {
   const button = event.target.closest('button.cmp-get');
@@ -19,19 +19,11 @@ async function file(group, button, said) {
   said.textContent = 'Making the file …';
   const made = await server.make_file([group.dataset.id, button.dataset.file]);
   said.textContent = made.said ?? '';
-  if (made.address) await save(made.address, button.dataset.name);
+  if (made.address) await saveFile(made.address, button.dataset.name);
 }
 
 async function text(group, button, said) {
   const made = await server.make_text([group.dataset.id, button.dataset.text]);
   if (made.text) await copyText(made.text, group.parentElement.querySelector('.along-code'));
   said.textContent = made.said ?? 'Copied.';
-}
-
-async function save(address, name) {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(await (await fetch(address)).blob());
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.events import Dependency
 
 from core.errors import StudioError
@@ -171,16 +172,16 @@ class RunsTab:
         deleted.then(self.on_tick, [self.ids, self.axis], panel, **ticked)
         back = self.undelete.click(self.on_undelete, [self.gone], bin_views, **NEWEST)
         shared = self.shared
-        opened = [shared.plan, shared.edited, *shared.sampler, shared.steps_box, self.said, tabs]
-        result = [self.compare.live, *self.compare.result.places.values()]
-        self.open.click(
-            self.on_open,
-            [self.ids, shared.plan, *shared.sampler],
-            [*opened, *result],
-            js=TICKED,
-            **EDIT,
-        )
+        asked = [self.ids, shared.plan, *shared.sampler]
+        self.open.click(self.on_open, asked, [*self.opens, self.said], js=TICKED, **EDIT)
         return [saved, deleted, back, *self.shelf.wire()]
+
+    @property
+    def opens(self) -> list[Block]:
+        """Return what `opened` sets."""
+        shared, compare = self.shared, self.compare
+        taken = [shared.plan, shared.edited, *shared.sampler, shared.steps_box, self.tabs]
+        return [*taken, compare.live, *compare.result.places.values()]
 
     @plain_errors
     def refresh(self) -> Views:
@@ -257,30 +258,33 @@ class RunsTab:
 
     @plain_errors
     def on_open(self, ids: list[str], asked: Asked, request: gr.Request) -> Views:
-        """Take plan B, solver and steps of a run in hand, and its result into Compare.
-
-        Where something of it cannot be had it is said, and the rest stays as it was.
-        """
+        """Open the ticked run; where something of it cannot be had it is said."""
         try:
-            run = store().get(self._only(ids))
-            if run.model_key != self.shared.workshop.model_key:
-                raise StudioError(
-                    f"This run is of {run.model}: choose that model in the menu first, then open"
-                    " the run again."
-                )
-            comparison = store().comparison(run.id)
-            plan = run.b.plan or asked.plan
-            found = asked._replace(plan=plan, scheduler=run.scheduler, steps=run.steps)
-            self.shared.predictions.predict(*found)
+            return {**self.opened(self._only(ids), asked, request), self.said: ""}
         except StudioError as error:
             return {self.said: message(page_sentence(error), "bad")}
+
+    def opened(self, id: str, asked: Asked, request: gr.Request) -> Views:
+        """Take plan B, solver and steps of a run in hand, and its result into Compare.
+
+        Raises StudioError where something of it cannot be had; then nothing is changed.
+        """
+        run = store().get(id)
+        if run.model_key != self.shared.workshop.model_key:
+            raise StudioError(
+                f"This run is of {run.model}: choose that model in the menu first, then open"
+                " the run again."
+            )
+        comparison = store().comparison(run.id)
+        plan = run.b.plan or asked.plan
+        found = asked._replace(plan=plan, scheduler=run.scheduler, steps=run.steps)
+        self.shared.predictions.predict(*found)
         shared, compare = self.shared, self.compare
         origin = f"A kept run, {title_of(run)}: measured on {run.device}, {run.when}."
         places = compare.result.places
         views = result_views(shared.workshop, comparison, run.id, origin)
         return {
             **shared.in_hand_with_sampler(found, request),
-            self.said: "",
             self.tabs: gr.Tabs(selected="compare"),
             compare.live: gr.update(value="", visible=False),
             places["results"]: gr.update(visible=True),

@@ -1,6 +1,7 @@
 // The table of kept runs: rows come as HTML in props.value; sorting, filtering and ticking happen here. trigger('input')
 // tells Python that other rows are ticked (it reads them from the page); server.thumbnails, server.files and
-// server.take_along give what is too large to send with every row; copyText is in copy.js, sorter and sortKey in sorted_table.js.
+// server.take_along give what is too large to send with every row; copyText and saveFile are in copy.js, sorter and sortKey in
+// sorted_table.js.
 const STEP = 60; // rows that are laid out at first, and that scrolling to the end adds: 2,000 would take seconds
 const BATCH = 24; // rows whose thumbnails are asked for at once
 const body = element.querySelector('tbody'), frame = element.querySelector('.runs-frame');
@@ -145,13 +146,7 @@ element.querySelectorAll('.runs-files [data-along]').forEach(button => button.ad
   try {
     const made = await server.take_along([kind, ids]);
     if (made.text) await copyText(made.text, code);
-    if (made.address) {
-      const link = document.createElement('a');
-      link.href = URL.createObjectURL(await (await fetch(made.address)).blob());
-      link.download = made.name;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    }
+    if (made.address) await saveFile(made.address, made.name);
     taken.textContent = made.said ?? (made.text ? 'Copied.' : `Made ${made.name}.`);
   } catch {
     taken.textContent = 'This could not be had: the studio does not answer. Try again.';

@@ -1,4 +1,4 @@
-"""Show on every page which comparison or tune goes on, also after a reload, and stop it."""
+"""Show on every page which comparison, tune or sweep goes on, also after a reload, and stop it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOK: Event = {**QUIET, "queue": False}
 
 @dataclass(frozen=True)
 class Seen:
-    """A comparison or a tune that goes on, as the page shows it."""
+    """A comparison, a tune or a sweep that goes on, as the page shows it."""
 
     id: str
     title: str
@@ -42,7 +42,7 @@ def going_on() -> list[Seen]:
         Seen(o.id, f"{o.title}, {o.model}", o.done / (o.total or 1), o.said, True, o.kind)
         for o in own
     ]
-    known = {one.id for one in own}
+    known = {id for one in own for id in one.runs}
     try:
         others = [run for run in store().running() if run.id not in known]
     except StudioError:  # a store that cannot be read has its sentence in Runs
@@ -129,7 +129,7 @@ class RunsWatch:
             }
         elif not ids:
             visit = jobs.visit(request.session_hash)
-            waits = visit.waits(jobs.COMPARISON) or visit.waits(jobs.TUNE)
+            waits = any(map(visit.waits, jobs.GO_ON))
             if idle > PATIENCE and not waits:  # the line of what has ended goes, too
                 return {self.timer: gr.Timer(active=False), self.row: gr.update(visible=False)}
             return {self.idle: 0 if waits else idle + 1}
@@ -161,6 +161,8 @@ def _end_of(id: str) -> tuple[str, str]:
     """Say how something ended, and where it is kept."""
     if id.startswith(background.TUNE):
         return "The tune has ended.", "Tune"
+    if id.startswith(background.SWEEP):
+        return "The sweep has ended.", "Sweep"
     try:
         run = store().get(id)
     except StudioError:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
@@ -17,8 +16,9 @@ from core.tuner.kept import End, KeptTune
 from core.tuner.search import Tune
 from core.workshop.workshop import Workshop
 
-from .. import background, jobs, model_facts, tables
+from .. import background, jobs, tables
 from ..background import Ongoing, followed
+from ..long_work import progress_html, ticking, told
 from ..remedies import page_sentence
 from ..stage_chart import figure_text
 from ..text import plural, seconds_text
@@ -27,11 +27,8 @@ from .figure import front_figure
 from .inputs import Wanted, kept_before
 from .table import points_html, verdict_html
 
-T = TypeVar("T")
 Named = dict[str, Any]  # name of a component -> its value or `gr.update`
-TICK_SECONDS = 1.0  # how often the time is told while nothing else is
 KEPT = "What was evaluated is kept: the same question goes on from it."
-WAITS = "It goes on; what is asked for meanwhile waits for it."
 ALREADY = "The same was asked before and had its time: here is what it found. Allow more to go on."
 
 
@@ -60,11 +57,6 @@ def board_views(workshop: Workshop, tune: KeptTune) -> Named:
         "plot": gr.update(figure=figure_text(front_figure(tune, images))),
         "points": points_html(tune, images),
     }
-
-
-def progress_html(one: OngoingTune) -> str:
-    """Write how far a tune is."""
-    return tables.progress(int(100 * one.done), int(100 * one.total), one.said)
 
 
 def ended_sentence(tune: KeptTune) -> str:
@@ -144,17 +136,8 @@ class Run:
 
     def _told(self, what: str, work: Callable[[jobs.Progress], object]) -> Iterator[Named]:
         """Do something before the tune; yield its progress."""
-
-        def body(put: Callable[[tuple[int, int, str]], None]) -> None:
-            work(lambda done, total, text: put((done, total, text)))
-
-        last = (0, 0, "")
-        for told in ticking(body):
-            last = last if told is None else told
-            done, total, text = last
-            words = model_facts.without_paths(self.workshop, text)
-            self._say(f"{what}: {words}" if words else what, done, total or 1)
-            yield {"job": progress_html(self.one)}
+        for shown in told(self.workshop, self.one, what, work):
+            yield {"job": shown}
 
     def _search(self, search: Tune) -> Iterator[Named]:
         """Search; yield every new point, and the time between them."""
@@ -212,32 +195,3 @@ def stream(workshop: Workshop, wanted: Wanted, stop: threading.Event) -> Iterato
     """Run a tune; yield its views as it goes. It goes on where the reader leaves."""
     one = OngoingTune(wanted.goal.text, workshop.name, model_key=workshop.model_key)
     return followed(one, Run(workshop, wanted, one).all_views, stop)
-
-
-def ticking(
-    work: Callable[[Callable[[T], None]], object], every: float = TICK_SECONDS
-) -> Iterator[T | None]:
-    """Run `work(put)` in a thread; yield what it puts, and None where nothing comes for a while.
-
-    Its exception is raised here.
-    """
-    sent: queue.Queue[tuple[str, Any]] = queue.Queue()
-
-    def body() -> None:
-        try:
-            work(lambda item: sent.put(("item", item)))
-            sent.put(("end", None))
-        except BaseException as error:  # handed to the reader, whatever it is
-            sent.put(("error", error))
-
-    threading.Thread(target=body, daemon=True).start()
-    while True:
-        try:
-            kind, item = sent.get(timeout=every)
-        except queue.Empty:
-            kind, item = "item", None
-        if kind == "error":
-            raise item
-        if kind == "end":
-            return
-        yield item

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from ..compare.sides import picker_choices
 from ..compare.tab import CompareTab
 from ..events import ASK, EDIT, NEWEST, NOTHING, QUIET, Event, Views
 from ..input_checks import plain_errors
+from ..long_work import WAITS, progress_html
 from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
@@ -36,7 +36,7 @@ from ..visitors import tune_shelf
 from . import inputs, words
 from .figure import EMPTY
 from .inputs import TuneWish
-from .run import WAITS, Named, board_views, ended_sentence, ongoing, progress_html, stream
+from .run import Named, board_views, ended_sentence, ongoing, stream
 
 HERE = Path(__file__).parent
 KIND = jobs.TUNE
@@ -48,7 +48,7 @@ INTRO = (
     " are searched together, within the budget, and every point can be opened as a plan."
 )
 NONE = (
-    '<section class="tune-none"><h3>Nothing tuned yet</h3><p>Press <b>Tune</b>: points of cost and'
+    '<section class="none-yet"><h3>Nothing tuned yet</h3><p>Press <b>Tune</b>: points of cost and'
     " quality appear here as they are evaluated, and the best of them is a plan to open in Explore"
     " or to compare with dense.</p></section>"
 )
@@ -196,7 +196,7 @@ class TuneTab:
             said = inputs.ahead(self.workshop, inputs.checked(self.workshop, wish))
         except StudioError as error:
             return {self.ahead: tables.notes([page_sentence(error)])}
-        return {self.ahead: _sentences(said)}
+        return {self.ahead: tables.fine(said)}
 
     @plain_errors
     def ask(self, wish: TuneWish, request: gr.Request) -> Views:
@@ -331,10 +331,6 @@ class TuneTab:
             self.start: gr.update(interactive=not busy),
             self.stop: gr.update(interactive=busy),
         }
-
-
-def _sentences(said: list[str]) -> str:
-    return "".join(f'<p class="fine">{escape(sentence)}</p>' for sentence in said)
 
 
 def _plan_of(what: Configuration) -> StagePlan:

@@ -1,0 +1,74 @@
+"""Sweep in a browser: start, stop, reload, go on, see the grid, open a cell, take a file along."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+import pytest
+
+pytest.importorskip("playwright")
+from browser import SLOW, serve, visitor
+from playwright.sync_api import expect
+
+
+@pytest.fixture(scope="module")
+def studio(workshop, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOSAIC_DATA", str(tmp_path_factory.mktemp("sweeps") / "data"))
+        with serve(workshop) as url:
+            yield url
+
+
+def test_a_sweep_is_stopped_reloaded_and_resumed_and_its_table_is_taken_along(browser, studio):
+    page, watch = visitor(browser, studio)
+    ahead = page.locator("#sweep-ahead")
+    page.get_by_role("tab", name="6 Sweep").click()
+    expect(ahead).to_contain_text("9 cells (3 rows of 3 columns)", timeout=SLOW)
+    page.locator("#sweep-x-values input").fill("0.2:0.9")
+    expect(page.locator("#sweep-x-said")).to_contain_text("START:STOP:STEP", timeout=SLOW)
+    page.locator("#sweep-x-values input").fill("0.2,0.4")
+    page.locator("#sweep-y-values input").fill("40,41")
+    expect(ahead).to_contain_text("4 cells (2 rows of 2 columns)", timeout=SLOW)
+    expect(page.locator("#sweep-x-said")).to_be_empty()
+    page.locator("#sweep-start").click()
+    done = page.locator("#sweep-grid button.is-done")
+    expect(done.first.locator("img")).to_be_visible(timeout=SLOW)
+    page.locator("#sweep-stop").click()
+    expect(page.locator("#sweep-job")).to_contain_text("Stopped:", timeout=SLOW)
+    kept = done.count()
+    assert 1 <= kept < 4
+
+    page.reload()
+    page.get_by_role("tab", name="6 Sweep").click()
+    expect(page.locator("#sweep-job")).to_contain_text(f"Stopped: {kept} of 4", timeout=SLOW)
+    expect(done).to_have_count(kept)
+    page.locator("#sweep-more").click()
+    expect(page.locator("#sweep-job")).to_contain_text("Done: 4 of 4 cells", timeout=SLOW)
+    expect(page.locator("#sweep-grid button.is-done img")).to_have_count(4, timeout=SLOW)
+    expect(page.locator("#sweep-more")).to_be_hidden()
+    expect(page.get_by_role("rowheader")).to_contain_text(["40", "41"])
+    board = page.locator("#sweep-grid")
+    board.get_by_label("Colour by").select_option(label="PSNR to dense, dB")
+    psnr = [float(text) for text in done.locator("span").all_inner_texts()]
+    with page.expect_download() as saved:
+        board.get_by_role("button", name="CSV").click()
+    with open(saved.value.path(), encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert saved.value.suggested_filename == "mosaic-sweep.csv"
+    assert [row["status"] for row in rows] == ["done"] * 4
+    assert psnr == pytest.approx([float(row["psnr_db"]) for row in rows], abs=0.06)
+    colours = {b.evaluate("b => b.style.background") for b in done.all()}
+    assert len(colours) > 1
+
+    board.get_by_role("button", name=re.compile("sparsity.early 0.4, steps 41")).click()
+    detail = board.locator(".sweep-detail")
+    expect(detail).to_contain_text("MACs saved")
+    expect(detail.locator("img")).to_have_count(2, timeout=SLOW)
+    detail.get_by_role("button", name="Open in the studio").click()
+    expect(page.locator(".cmp-verdict")).to_be_visible(timeout=SLOW)
+    expect(page.locator(".cmp-controls").get_by_label("Sampling steps")).to_have_value("41")
+    page.context.close()
+    assert watch.hosts <= {"127.0.0.1"}
+    reload = re.compile("AbortError|Connection errored out|Failed to fetch")
+    assert [words for words in watch.errors if not reload.search(words)] == []
