@@ -33,7 +33,7 @@ from core.tuner.space import Space
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE_STEPS = 16
-EFFORT = Effort(seconds=600, evaluations=11, images=6, held_out=4)
+EFFORT = Effort(seconds=600, evaluations=9, images=6, held_out=4)
 
 
 def reference(**other) -> Configuration:

@@ -37,8 +37,8 @@ def estimate(
 ) -> Estimate | None:
     """Return what two sides, or one alone, will take; None where no forward was timed here.
 
-    plans: of A and B, or of side A alone.
-    Raises StudioError for a plan whose widths are not known yet.
+    plans: of A and B, or of side A alone. Raises StudioError for a plan whose widths are not known
+    yet.
     """
     shape = workshop.shape_for(settings)
     batch = min(settings.n, settings.batch)
