@@ -21,7 +21,7 @@ $(VENV)/.tested: $(VENV)/.installed tests/requirements.txt
 
 test: lint
 	sh tests/find_browser.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .

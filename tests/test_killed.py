@@ -111,15 +111,15 @@ def assert_same_end(shop: Workshop, whole: Workshop) -> None:
 
 
 def test_killed_inside_the_second_bin(model_folder, whole, tmp_path):
-    # two chunks a bin: what is fitted of the second is on the disk, what is held out is not
+    # two chunks a bin: the second bin's file is begun in the background, and not whole
     kill_at("measuring", 3, model_folder, tmp_path)
     shop = open_workshop(model_folder, tmp_path)
     before = written(shop.folder)
     assert list(before) == ["bin-00.safetensors"] and shop.bins_kept == 1 and not shop.calibrated
-    (half,) = shop.folder.glob("*.part")  # that process had no chance to take it away
-    assert half.name.startswith("bin-01") and half.stat().st_size > 10_000
-    # long ago, so that it is no longer taken for the file of a run that goes on
-    os.utime(half, (0, 0))
+    for half in shop.folder.glob("*.part"):  # that process had no chance to take it away
+        assert half.name.startswith("bin-01")
+        # long ago, so that it is no longer taken for the file of a run that goes on
+        os.utime(half, (0, 0))
     measured = []
     shop.calibrate(
         lambda done, total, text: (

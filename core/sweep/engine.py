@@ -244,8 +244,8 @@ class Sweep:
             model_key=self.workshop.model_key,
             device=self.workshop.device_text,
         )
-        self.store.rename(run.id, f"Sweep: {title}"[:200])
         self.record.change(cell.index, state="running", run=run.id, predicted=self.predicted(cell))
+        self.store.rename(run.id, f"Sweep: {title}"[:200])
         try:
             found: Comparison | None = None
             for item in self._drawn(cell):

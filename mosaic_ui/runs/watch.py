@@ -37,16 +37,18 @@ class Seen:
 
 def going_on() -> list[Seen]:
     """Return what goes on in this program, then the comparisons of others."""
+    # before what is known here, so that a run that a sweep begins meanwhile is not another one's
+    try:
+        running = store().running()
+    except StudioError:  # a store that cannot be read has its sentence in Runs
+        running = []
     own = background.ongoing()
     found = [
         Seen(o.id, f"{o.title}, {o.model}", o.done / (o.total or 1), o.said, True, o.kind)
         for o in own
     ]
     known = {id for one in own for id in one.runs}
-    try:
-        others = [run for run in store().running() if run.id not in known]
-    except StudioError:  # a store that cannot be read has its sentence in Runs
-        others = []
+    others = [run for run in running if run.id not in known]
     return found + [
         Seen(
             run.id,
