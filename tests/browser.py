@@ -27,6 +27,7 @@ FLAGS = [
 ]
 FIRST_SIZE: ViewportSize = {"width": 1280, "height": 900}
 SLOW = 60_000  # ms; a machine that runs other things must not fail a test
+expect.set_options(timeout=SLOW)
 # the shell draws no window round the page: a quarter less work per page
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 

@@ -176,9 +176,10 @@ def test_as_good_as_dense(workshop, judge):
         tune_of(workshop, Goal(match_dense=True))
 
 
-def test_seconds_can_be_the_budget(workshop):
-    for halves in (1, 2):
-        workshop.measure_latency(16, halves)
+def test_seconds_can_be_the_budget(workshop, monkeypatch):
+    # by MACs alone: whether a third can be had must not depend on this machine's moment
+    table = LatencyTable("here", 32, (0.0, 1e9), (0.0, 1.0))
+    monkeypatch.setattr(workshop, "latency", lambda *a, **k: table, raising=False)
     whole = reference().seconds(workshop, 16)
     goal = Goal(run_seconds=whole / 3)
     tuned = finish(tune_of(workshop, goal, replace(EFFORT, evaluations=6)))
