@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from core.errors import Stopped
 from core.workshop.workshop import Workshop
 
-from . import jobs, model_facts, tables
+from . import background, jobs, model_facts, tables
 from .background import Ongoing
+from .remedies import page_sentence
 
 T = TypeVar("T")
 TICK_SECONDS = 1.0  # how often the time is told while nothing else is
@@ -67,3 +69,33 @@ def ticking(
         if kind == "end":
             return
         yield item
+
+
+def to_the_end(
+    views: Iterator[dict[str, Any]], broken_off: Callable[[str], dict[str, Any]], what: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the views of long work, and what is left of it where it is stopped or breaks.
+
+    broken_off: makes the last views of a sentence as HTML. what: its name, as in "The tune".
+    """
+    try:
+        yield from views
+    except Stopped as stopped:
+        yield broken_off(tables.message(page_sentence(stopped) or "Stopped."))
+    except Exception as error:  # whatever it is, what is done stays
+        yield broken_off(tables.message(jobs.failure(error, what), "bad"))
+
+
+def stop_shown(session: str | None, kind: str, going: Callable[[], Ongoing | None]) -> bool:
+    """Withdraw a page's work that waits, or stop the work that is shown, whoever began it.
+
+    Return whether it was withdrawn. going: finds the work of this kind that runs, if any.
+    """
+    visit = jobs.visit(session)
+    if visit.withdraw(kind):
+        return True
+    if not visit.request_stop(kind):
+        one = going()
+        if one is not None:
+            background.stop_ongoing(one.id)
+    return False

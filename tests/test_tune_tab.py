@@ -15,6 +15,7 @@ from tune_cases import EVALUATIONS, ID, OFF, PLAN, ended, put, tune, what
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
+from core.tuner import search
 from core.tuner.goal import Goal
 from core.tuner.kept import TuneShelf
 from mosaic_ui import background, jobs
@@ -341,7 +342,14 @@ def test_a_withdrawn_tune_does_nothing_and_a_finished_one_is_shown_again(studio,
 
 
 @pytest.mark.usefixtures("few")
-def test_a_failure_is_one_sentence_and_what_was_evaluated_stays(workshop, shelf):
+def test_a_failure_is_one_sentence_and_what_was_evaluated_stays(workshop, shelf, monkeypatch):
+    draw = search.draw
+
+    def slow(*arguments, **options):  # the reference alone takes the whole second
+        time.sleep(1.1)
+        return draw(*arguments, **options)
+
+    monkeypatch.setattr(search, "draw", slow)
     wanted = inputs.checked(workshop, wish(allowed=1))
     *_, last = run.stream(workshop, wanted, threading.Event())
     assert "Allow more time" in last["job"] and "is kept" in last["job"]

@@ -16,8 +16,7 @@ from core.workshop.workshop import Workshop
 
 from .. import background, jobs, tables
 from ..background import Ongoing, followed
-from ..long_work import progress_html, ticking, told
-from ..remedies import page_sentence
+from ..long_work import progress_html, ticking, to_the_end, told
 from ..runs.record import store
 from ..text import plural
 from ..visitors import sweep_shelf
@@ -74,12 +73,7 @@ class Run:
 
     def all_views(self) -> Iterator[Named]:
         """Run; yield the views to the end, whatever the end is."""
-        try:
-            yield from self._views()
-        except Stopped as stopped:
-            yield self._broken_off(tables.message(page_sentence(stopped) or "Stopped."))
-        except Exception as error:  # whatever it is, what is done stays
-            yield self._broken_off(tables.message(jobs.failure(error, "The sweep"), "bad"))
+        yield from to_the_end(self._views(), self._broken_off, "The sweep")
 
     def _broken_off(self, job: str) -> Named:
         """Return the views of a sweep that came to no end, with the cells that are done."""

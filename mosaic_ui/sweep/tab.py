@@ -24,7 +24,7 @@ from ..compare.inputs import Wish
 from ..compare.tab import CompareTab
 from ..events import ASK, EDIT, NEWEST, NOTHING, QUIET, Event, Views
 from ..input_checks import plain_errors
-from ..long_work import WAITS, progress_html
+from ..long_work import WAITS, progress_html, stop_shown
 from ..page_state import Shared
 from ..predictions import Asked
 from ..recipes import COPY
@@ -254,13 +254,8 @@ class SweepTab:
     @plain_errors
     def on_stop(self, request: gr.Request) -> Views:
         """Withdraw the sweep that waits, or stop the one that is shown, whoever began it."""
-        visit = jobs.visit(request.session_hash)
-        if visit.withdraw(KIND):
+        if stop_shown(request.session_hash, KIND, lambda: ongoing(self.workshop)):
             return {self.job: tables.message(jobs.WITHDRAWN), **self._buttons(busy=False)}
-        if not visit.request_stop(KIND):
-            going = ongoing(self.workshop)
-            if going is not None:
-                background.stop_ongoing(going.id)
         return {self.stop: gr.update(interactive=False)}
 
     @plain_errors

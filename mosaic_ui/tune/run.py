@@ -18,8 +18,7 @@ from core.workshop.workshop import Workshop
 
 from .. import background, jobs, tables
 from ..background import Ongoing, followed
-from ..long_work import progress_html, ticking, told
-from ..remedies import page_sentence
+from ..long_work import progress_html, ticking, to_the_end, told
 from ..stage_chart import figure_text
 from ..text import plural, seconds_text
 from ..visitors import tune_shelf
@@ -81,12 +80,7 @@ class Run:
 
     def all_views(self) -> Iterator[Named]:
         """Run; yield the views to the end, whatever the end is."""
-        try:
-            yield from self._views()
-        except Stopped as stopped:
-            yield self._broken_off(tables.message(page_sentence(stopped) or "Stopped."))
-        except Exception as error:  # whatever it is, what was found stays
-            yield self._broken_off(tables.message(jobs.failure(error, "The tune"), "bad"))
+        yield from to_the_end(self._views(), self._broken_off, "The tune")
 
     def _broken_off(self, job: str) -> Named:
         """Return the views of a tune that ended without a best, with what it evaluated."""

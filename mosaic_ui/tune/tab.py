@@ -20,14 +20,14 @@ from core.tuner.configuration import Configuration
 from core.tuner.kept import KeptTune
 from core.workshop.workshop import Workshop
 
-from .. import background, jobs, model_facts, tables
+from .. import jobs, model_facts, tables
 from ..compare.kept_sides import TUNE as TUNE_SIDE
 from ..compare.sides import DENSE as DENSE_SIDE
 from ..compare.sides import picker_choices
 from ..compare.tab import CompareTab
 from ..events import ASK, EDIT, NEWEST, NOTHING, QUIET, Event, Views
 from ..input_checks import plain_errors
-from ..long_work import WAITS, progress_html
+from ..long_work import WAITS, progress_html, stop_shown
 from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
@@ -225,13 +225,8 @@ class TuneTab:
     @plain_errors
     def on_stop(self, request: gr.Request) -> Views:
         """Withdraw the tune that waits, or stop the one that is shown, whoever began it."""
-        visit = jobs.visit(request.session_hash)
-        if visit.withdraw(KIND):
+        if stop_shown(request.session_hash, KIND, lambda: ongoing(self.workshop)):
             return {self.job: tables.message(jobs.WITHDRAWN), **self._buttons(busy=False)}
-        if not visit.request_stop(KIND):
-            going = ongoing(self.workshop)
-            if going is not None:
-                background.stop_ongoing(going.id)
         return {self.stop: gr.update(interactive=False)}
 
     @plain_errors
