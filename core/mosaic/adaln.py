@@ -32,6 +32,15 @@ class BlockVectors(NamedTuple):
     vectors: Tensor  # (batch, 6 d)
 
 
+class Spread(NamedTuple):
+    """A `Modulation` taken apart for blocks that apply their vectors themselves."""
+
+    embedding: Tensor  # (batch, d)
+    blocks: Tensor  # (blocks, batch, 6 d)
+    # of every block: shift, 1 + scale and gate of attention and MLP, (batch, 1, d) each
+    parts: list[Sequence[Tensor]]
+
+
 class OnceEmbedder(nn.Module):
     """A timestep and label embedder that stands in every block and is computed once per forward.
 
@@ -50,7 +59,7 @@ class OnceEmbedder(nn.Module):
     def forward(
         self,
         timestep: Tensor,
-        class_labels: Tensor | Modulation,
+        class_labels: Tensor | Modulation | Spread,
         hidden_dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Return the embedding (batch, d), as CombinedTimestepLabelEmbeddings does.
@@ -58,7 +67,7 @@ class OnceEmbedder(nn.Module):
         timestep, class_labels: (batch,). `class_labels` may be the finished result (batch, d), or
         carry it.
         """
-        if isinstance(class_labels, Modulation):
+        if isinstance(class_labels, Modulation | Spread):
             return class_labels.embedding
         if class_labels.is_floating_point():
             return class_labels
@@ -85,7 +94,7 @@ class ReadyNorm(nn.Module):
         self,
         x: Tensor,
         timestep: Tensor,
-        class_labels: Tensor | Modulation | BlockVectors,
+        class_labels: Tensor | Modulation | Spread | BlockVectors,
         hidden_dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, ...]:
         """Return x normalised and modulated, and the four vectors that the block applies itself.
@@ -94,7 +103,7 @@ class ReadyNorm(nn.Module):
         """
         if isinstance(class_labels, BlockVectors):
             vectors = class_labels.vectors
-        elif isinstance(class_labels, Modulation):
+        elif isinstance(class_labels, Modulation | Spread):
             vectors = class_labels.blocks[self.index]
         else:
             return self.kind.forward(self, x, timestep, class_labels, hidden_dtype=hidden_dtype)
@@ -149,16 +158,35 @@ def embed_first(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Replace class labels (batch,) by the embeddings (batch, d) that every block needs.
 
-    Forward pre-hook of a DiT with a `OnceEmbedder`.
+    A `Modulation` is taken apart where blocks know what to do with its parts. Forward pre-hook of a
+    DiT with a `OnceEmbedder`.
     """
     names = ("hidden_states", "timestep", "class_labels")
     given = kwargs | dict(zip(names, args, strict=False))
     labels = given.get("class_labels")
-    if labels is None or isinstance(labels, Modulation):
+    if labels is None or isinstance(labels, Spread):
         return args, kwargs
-    embedder = norms_of(network)[0].emb
-    dtype = given["hidden_states"].dtype
-    embedded = embedder(given.get("timestep"), labels, hidden_dtype=dtype)
+    if isinstance(labels, Modulation):
+        first = cast(_Denoiser, network).transformer_blocks[0]
+        if not getattr(type(first), "takes_parts", False) or torch.compiler.is_compiling():
+            return args, kwargs
+        found: Spread | Tensor = spread(labels)
+    else:
+        embedder = norms_of(network)[0].emb
+        dtype = given["hidden_states"].dtype
+        found = embedder(given.get("timestep"), labels, hidden_dtype=dtype)
     if len(args) > 2:
-        return (*args[:2], embedded, *args[3:]), kwargs
-    return args, {**kwargs, "class_labels": embedded}
+        return (*args[:2], found, *args[3:]), kwargs
+    return args, {**kwargs, "class_labels": found}
+
+
+def spread(given: Modulation) -> Spread:
+    """Return a modulation taken apart, with all scales made factors at once."""
+    six = given.blocks.unflatten(2, (6, 1, -1)).transpose(1, 2)  # (blocks, 6, batch, 1, d)
+    factors = 1 + six[:, 1::3]  # (blocks, 2, batch, 1, d)
+    parts = []
+    for vectors, pair in zip(six.unbind(), factors.unbind(), strict=True):
+        shift, _, gate, shift_mlp, _, gate_mlp = vectors.unbind()
+        factor, factor_mlp = pair.unbind()
+        parts.append((shift, factor, gate, shift_mlp, factor_mlp, gate_mlp))
+    return Spread(given.embedding, given.blocks, parts)

@@ -4,12 +4,13 @@ diffusers looks its attention processor's arguments up by introspection in every
 second copy of the widest tensor, the MLP's, for its activation. Both cost a dense block as much as
 a slim one, or more. A lean block calls the same layers in the same order, so its output has the
 same bits, and it is the same layout for the dense network and for the subnetworks: nothing of it is
-counted as pruning.
+counted as pruning. With adaLN vectors from a table, products and sums with them overwrite what the
+layer before has just made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .adaln import ReadyNorm, Spread
 from .slimming import graft, shallow
 
 # of a forward that DiT makes; anything else runs as diffusers wrote it
@@ -33,6 +35,8 @@ class LeanBlock(BasicTransformerBlock):
     so nothing that is changed later is missed.
     """
 
+    takes_parts = True  # of a `Modulation`
+
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the block's output (batch, tokens, d), bit for bit that of diffusers' forward."""
         if (
@@ -43,11 +47,11 @@ class LeanBlock(BasicTransformerBlock):
             or not _stock(self)
         ):
             return super().forward(hidden_states, *args, **kwargs)
+        labels = kwargs.get("class_labels")
+        if isinstance(labels, Spread) and _makes_its_own(self, labels.blocks.dtype):
+            return _in_place(self, hidden_states, labels.parts[self.norm1.index])
         normed, gate, shift, scale, gate_mlp = self.norm1(
-            hidden_states,
-            kwargs.get("timestep"),
-            kwargs.get("class_labels"),
-            hidden_dtype=hidden_states.dtype,
+            hidden_states, kwargs.get("timestep"), labels, hidden_dtype=hidden_states.dtype
         )
         x = gate.unsqueeze(1) * _attend(self.attn1, normed) + hidden_states  # (batch, tokens, d)
         normed = self.norm3(x) * (1 + scale[:, None]) + shift[:, None]
@@ -66,6 +70,36 @@ def lean(network: nn.Module) -> nn.Module:
             twin.__class__ = LeanBlock
             parts[path] = twin
     return graft(network, parts) if parts else network
+
+
+def _in_place(block: LeanBlock, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """Return a block's output (batch, tokens, d), each product and sum over what was just made.
+
+    parts: of the block in a `Spread`.
+    """
+    shift, factor, gate, shift_mlp, factor_mlp, gate_mlp = parts
+    normed = block.norm1.norm(x).mul_(factor).add_(shift)
+    x = _attend(block.attn1, normed).mul_(gate).add_(x)
+    normed = block.norm3(x).mul_(factor_mlp).add_(shift_mlp)
+    return _feed_forward(block.ff, normed).mul_(gate_mlp).add_(x)
+
+
+def _makes_its_own(block: LeanBlock, dtype: torch.dtype) -> bool:
+    """Say whether nobody else holds what the norms and last layers of a block return.
+
+    dtype: of the vectors; a product in place keeps the type of what it overwrites.
+    """
+    first = block.norm1
+    if type(first) is not ReadyNorm or _touched(vars(first)) or torch.is_autocast_enabled("cpu"):
+        return False
+    attention: Any = block.attn1.to_out[0]
+    mlp: Any = block.ff.net[2]
+    kinds = ((first.norm, nn.LayerNorm), (block.norm3, nn.LayerNorm))
+    kinds += ((attention, nn.Linear), (mlp, nn.Linear))
+    return (
+        all(type(part) is kind and not _touched(vars(part)) for part, kind in kinds)
+        and attention.weight.dtype == mlp.weight.dtype == dtype
+    )
 
 
 def _attend(attention: Attention, x: Tensor) -> Tensor:
