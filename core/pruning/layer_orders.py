@@ -167,7 +167,7 @@ class LayerOrders:
         """Return the problem of one layer on the Gram of all bins."""
         self.watch.report(i, "finding the removal order")
         edges, weight = self.bank.settings.edges, self.weight(i)
-        pooled = self.bank.gram(i, edges[0], edges[-1])[0].to(weight.device)
+        pooled = self.bank.gram(i, edges[0], edges[-1], device=weight.device)[0]
         return DampedProblem.checked(weight, pooled, self.layers[i].group_size, None)
 
     def ordered(self, i: int, searched: SearchedOrder) -> OrderedLayer:
@@ -183,8 +183,7 @@ class LayerOrders:
         for b, (low, high) in enumerate(itertools.pairwise(edges)):
             text = f"working out error curve {b + 1} of {self.bank.settings.bins}"
             self.watch.report(i, text, detail=True)
-            gram, tokens = self.bank.gram(i, low, high)
-            gram = gram.to(weight.device)
+            gram, tokens = self.bank.gram(i, low, high, device=weight.device)
             path = RemovalPath.from_order(
                 weight, gram, order, layer.group_size, damping, held_out=gram
             )
@@ -235,7 +234,7 @@ def choose_damping(
         (edges[max(-3, -len(edges))], edges[-1]),
     }:
         gram, held_out = (
-            bank.gram(i, low, high, held_out=h)[0].to(weight.device) for h in (False, True)
+            bank.gram(i, low, high, held_out=h, device=weight.device)[0] for h in (False, True)
         )
         base = weight.double()
         energy = output_energy(base, held_out).clamp_min(LEAST_ENERGY)
