@@ -286,6 +286,28 @@ def test_memory_decides_how_many_walk_side_by_side(monkeypatch, tmp_path) -> Non
     assert finder.stacks(every, 8) == [[i] for i in every]
 
 
+def test_heads_walk_with_as_many_heads_of_their_size_as_memory_holds(monkeypatch, tmp_path) -> None:
+    model, layers = linears([64, 64, 64, 64, 64, 72], [8, 8, 8, 16, 8, 8])
+    model["m4"] = nn.Linear(64, 5)
+    layers.append(replace(layers[0], name="one more", module="m6", consumer="m6"))
+    model["m6"] = nn.Linear(64, 4)
+    bank = GramBank(tmp_path, layers, CalibrationSettings(edges=(0, 1000), images=2, held_out=1))
+    finder = LayerOrders(model, layers, bank, None, OrderWatch(layers))
+    every = list(range(7))
+    assert finder.stacks(every) == [[i] for i in every]
+    # other sizes of heads, other outputs and other numbers of heads stay apart
+    assert finder.stacks(every, 8) == [[0, 1, 2, 6], [3], [4], [5]]
+    fit = {
+        room: most_side_by_side(64, 4, torch.float64, room, 8) for room in range(0, 10**7, 20_000)
+    }
+    room = next(room for room, many in fit.items() if many == 2)
+    assert most_side_by_side(64, 4, torch.float64, room) == 1  # neurons take more memory each
+    monkeypatch.setattr(layer_orders, "free_memory", lambda device: room)
+    assert finder.stacks(every, 8) == [[0, 1], [2, 6], [3], [4], [5]]
+    monkeypatch.setattr(layer_orders, "free_memory", lambda device: 0)
+    assert finder.stacks(every, 8) == [[i] for i in every]
+
+
 # ------------------------------------------------------------ a whole run
 
 
