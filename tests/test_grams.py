@@ -13,6 +13,7 @@ import torch
 from layers import upper
 
 from core.calibration.bank import GramBank
+from core.calibration.packed_gram import unpack
 from core.calibration.preflight import calibration_disk, calibration_memory
 from core.calibration.settings import CalibrationSettings
 from core.models.layers import PrunableLayer
@@ -64,6 +65,29 @@ def test_what_is_written_is_read(bank):
                 assert torch.equal(
                     bank.mean(i, *span, held_out), written[f"sum/{kind}/{i}"].double() / tokens
                 )
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_a_gram_has_the_same_bits_on_every_device_packed_until_it_is_there(
+    bank, device, monkeypatch
+):
+    """Bins count whole and in part, so that sums and products round."""
+    unpacked = []
+
+    def watched(triangle, dtype):
+        unpacked.append((triangle.device.type, triangle.ndim))
+        return unpack(triangle, dtype)
+
+    monkeypatch.setattr("core.calibration.bank.unpack", watched)
+    names = [name for name, *_ in bank.layout]
+    first, second = (dict(zip(names, contents(bank, b), strict=True)) for b in range(2))
+    for i, dtype in ((0, torch.float64), (1, torch.float64), (1, torch.float32)):
+        gram, _ = bank.gram(i, 100, 900, dtype=dtype, device=device)
+        shares = [first[f"fit/{i}"].to(dtype) * 0.75, second[f"fit/{i}"].to(dtype) * (500 / 600)]
+        assert gram.device.type == device and gram.dtype == dtype
+        assert torch.equal(upper(gram.cpu()), shares[0] + shares[1])
+        assert torch.equal(gram, gram.T)
+    assert unpacked == [(device, 1)] * 3
 
 
 def test_asking_twice_gives_the_same(bank):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 from pathlib import Path
 
 import pytest
+from conftest import NEEDS_PAGE, pytest_ignore_collect
 
 ROOT = Path(__file__).resolve().parents[1]
 # Each room imports only what stands further left (a smaller number), itself, and the hall.
@@ -187,3 +189,21 @@ def test_the_drawing_counts_every_arrow_between_two_rooms(tmp_path):
         ("mosaic_ui", "curves"): 1,
         ("app", "mosaic_ui"): 1,
     }
+
+
+def test_a_machine_without_the_page_runs_every_cuda_test(monkeypatch):
+    """A machine lent for its GPU has neither gradio nor a browser."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    files = {path: path.read_text() for path in sorted((ROOT / "tests").glob("test_*.py"))}
+    kept = [path for path in files if pytest_ignore_collect(path) is None]
+    mark = "pytest.mark." + "cuda"  # in two parts: this file has no such test
+    gpu = [path for path, words in files.items() if mark in words]
+    assert len(gpu) > 8 and set(gpu) <= set(kept) and len(kept) < len(files)
+    for path in gpu:
+        roots = set()
+        for node in ast.walk(ast.parse(files[path])):
+            if isinstance(node, ast.ImportFrom):
+                roots.add((node.module or "").partition(".")[0])
+            elif isinstance(node, ast.Import):
+                roots |= {name.name.partition(".")[0] for name in node.names}
+        assert not roots & {*NEEDS_PAGE, "pandas"}, path

@@ -225,8 +225,8 @@ def fresh(code: str, folder: Path) -> np.ndarray:
     as its place -> the picture.
     """
     code += (
-        "\nimport sys, numpy\nassert 'gradio' not in sys.modules and 'plotly' not in"
-        " sys.modules\nnumpy.save('image.npy', image)\n"
+        "\nimport sys, numpy\nassert not {'gradio', 'plotly', 'pandas', 'optuna'} &"
+        " set(sys.modules)\nnumpy.save('image.npy', image)\n"
     )
     # sums depend on the threads
     environment = os.environ | {

@@ -108,8 +108,9 @@ def test_triangles_there_and_back(n):
     square = torch.randn(n, n, generator=torch.Generator().manual_seed(n))
     square = square + square.T
     packed = upper(square)
-    assert torch.equal(unpack(packed), square.double())
-    assert torch.equal(unpack(packed, torch.float32), square)
+    for by_block in (False, True):
+        assert torch.equal(unpack(packed, by_block=by_block), square.double())
+        assert torch.equal(unpack(packed, torch.float32, by_block), square)
 
 
 def test_exact_products_whatever_the_switches_say_and_back_again():

@@ -125,7 +125,9 @@ def cross_error(maker: Workshop, mosaic: MosaicTransformer, judge: Workshop) -> 
             difference = mosaic.weight(stage, i).double() - weight
             errors.append(
                 relative_error(
-                    difference, weight, bank.gram(i, low, high, held_out=True)[0].to(weight.device)
+                    difference,
+                    weight,
+                    bank.gram(i, low, high, held_out=True, device=weight.device)[0],
                 )
             )
         found[name] = float(np.mean(errors))

@@ -222,22 +222,28 @@ def xl(suite: Suite) -> dict[str, Any]:
 
 
 def orders(suite: Suite) -> dict[str, Any]:
-    """Time removal orders, one layer alone and layers side by side: DiT-XL/2's MLPs on CUDA."""
+    """Time removal orders of neurons and heads, a layer alone and layers side by side.
+
+    The layers are DiT-XL/2's on CUDA.
+    """
     from .orders import orders_benchmark
 
-    if suite.where.type == "cuda" and not suite.quick:
-        n, d, layers = 4608, 1152, 28
-    else:
-        n, d, layers = (96, 24, 3) if suite.quick else (1024, 256, 4)
-    return orders_benchmark(
-        n,
-        d,
-        layers,
-        rounds=2 if suite.quick else 3,
-        device=str(suite.where),
-        progress=suite.progress,
-        stop=suite.stop,
-    )
+    large = suite.where.type == "cuda" and not suite.quick
+    neurons = (96, 24, 3) if suite.quick else (1024, 256, 4)
+    heads = (96, 96, 3, 24) if suite.quick else (1152, 1152, 4, 72)
+    if large:
+        neurons, heads = (4608, 1152, 28), (1152, 1152, 28, 72)
+    found = [
+        orders_benchmark(
+            *sizes,
+            rounds=2 if suite.quick else rounds,
+            device=str(suite.where),
+            progress=suite.progress,
+            stop=suite.stop,
+        )
+        for sizes, rounds in ((neurons, 3), (heads, 5))
+    ]
+    return found[0] | {key: found[0][key] + found[1][key] for key in ("times", "ratios")}
 
 
 def whole(suite: Suite) -> dict[str, Any]:

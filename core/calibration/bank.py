@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import StudioError
 from ..files import Layout, cache_trouble, full_disk, read_layout, write_tensors
 from ..models.layers import PrunableLayer
-from .packed_gram import unpack
+from .packed_gram import add_share_, unpack
 from .row_weights import bin_weights
 from .settings import CalibrationSettings
 
@@ -66,10 +66,13 @@ class GramBank:
         high: float,
         held_out: bool = False,
         dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
     ) -> tuple[Tensor, float]:
         """Return the sum of x x^T over [low, high), (n, n) of `dtype`, and its number of tokens.
 
-        Raises StudioError when a file is damaged.
+        device: of the sum. The triangles of the bins go there as they are stored, packed and in
+        float32, and are added up and unpacked there; the bits are the same on every device. Raises
+        StudioError when a file is damaged.
         """
         kind = KINDS[held_out]
         total: Tensor | None = None
@@ -77,9 +80,9 @@ class GramBank:
         for b, share in self._shares(low, high):
             triangle, counts = self._read(b, f"{kind}/{layer}", f"tokens/{kind}")
             if total is None:
-                total = triangle.to(dtype, copy=True).mul_(share)
+                total = triangle.to(device).to(dtype, copy=True).mul_(share)
             else:
-                total.add_(triangle, alpha=share)
+                add_share_(total, triangle, share)
             tokens += share * int(counts[layer])
             del triangle  # the next one is mapped without this one in memory
         assert total is not None  # `_shares` gives at least one bin

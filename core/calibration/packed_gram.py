@@ -148,18 +148,31 @@ def _pack(stripes: list[Tensor], n: int) -> Tensor:
     return triangle
 
 
-def unpack(triangle: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Return the symmetric (n, n) matrix of an upper triangle on the CPU.
+def add_share_(total: Tensor, triangle: Tensor, share: float) -> Tensor:
+    """Add `share` times a triangle to a total of any float type, on the total's device. In place.
 
-    No table of indices is made, which would take more memory than the matrix.
+    Every number is rounded after the product and after the sum. Done at once, one device would
+    round twice and another one once.
+    """
+    part = triangle.to(total.device)
+    return total.add_(part if share == 1 else part.to(total.dtype, copy=True).mul_(share))
+
+
+def unpack(
+    triangle: Tensor, dtype: torch.dtype = torch.float64, by_block: bool | None = None
+) -> Tensor:
+    """Return the symmetric (n, n) matrix of an upper triangle, on the triangle's device.
+
+    by_block: copy rows in blocks, in few launches, by a table of a block's indices; else row by
+    row, which is fastest on a CPU. None: in blocks everywhere but on a CPU. The bits are the same.
+    There is never a table of all indices, which would take more memory than the matrix.
     """
     n = math.isqrt(2 * len(triangle))
-    full = torch.zeros(n, n, dtype=dtype)
-    into, values = full.numpy(), triangle.numpy()
-    start = 0
-    for i in range(n):
-        into[i, i:] = values[start : start + n - i]
-        start += n - i
+    full = torch.zeros(n, n, dtype=dtype, device=triangle.device)
+    if triangle.device.type != "cpu" if by_block is None else by_block:
+        _fill_by_block(full, triangle)
+    else:
+        _fill_by_row(full, triangle)
     # mirrored block by block: column by column would touch every line of memory n times
     for low in range(0, n, STRIPES[0]):
         high = min(low + STRIPES[0], n)
@@ -167,6 +180,27 @@ def unpack(triangle: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         corner = full[low:high, low:high]
         corner += corner.triu(1).T
     return full
+
+
+def _fill_by_row(full: Tensor, triangle: Tensor) -> None:
+    """Fill the upper triangle of a matrix of zeros on the CPU."""
+    into, values, n, start = full.numpy(), triangle.numpy(), len(full), 0
+    for i in range(n):
+        into[i, i:] = values[start : start + n - i]
+        start += n - i
+
+
+def _fill_by_block(full: Tensor, triangle: Tensor) -> None:
+    """Fill the upper triangle of a matrix of zeros on any device."""
+    n = len(full)
+    rows = torch.arange(n, device=full.device)
+    starts = rows * n - rows * (rows + 1) // 2  # number j of row i stands at starts[i] + j
+    for low in range(0, n, STRIPES[0]):
+        high = min(low + STRIPES[0], n)
+        # below the diagonal stand numbers of the row before
+        part = triangle.take(starts[low:high, None] + rows[low:]).to(full.dtype)
+        part[:, : high - low].triu_()
+        full[low:high, low:] = part
 
 
 class _FullPrecision:

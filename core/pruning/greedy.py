@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .groups import columns_of_groups
-from .picker import Picker, SearchSpace, pick_columns
+from .picker import Picker, SearchSpace, each_at, pick_columns
 from .tiled import add_product_
 
 # removals between two flushes: large enough for matrix products, small enough that the lazy rows
@@ -168,36 +167,59 @@ def _close_ranks(
         vector.scatter_(1, places, vector.gather(1, movers))
 
 
-def order_groups(inverse: Tensor, w: Tensor, size: int) -> tuple[Tensor, Tensor] | None:
-    """Return the greedy order of groups by s_g = tr(W'_g (inverse_gg)^-1 W'_g^T), and costs.
+def order_groups(
+    inverse: Tensor, w: Tensor, size: int, *, tick: Callable[[], None] | None = None
+) -> list[Found | None]:
+    """Return the greedy orders of groups by s_g = tr(W'_g (inverse_gg)^-1 W'_g^T), and costs.
 
-    The saliencies come from batched Cholesky factors of the diagonal blocks. inverse: (n, n) H^-1,
-    all of it. w: (d, n). Both are used up. Returns the order (n / size,) and the cost of each
-    removal, on the device; None if a diagonal block is no longer positive definite.
+    Several layers walk side by side, each on its own: what is batched works on every matrix alone,
+    the two products of a removal are a call per layer. So a layer's order is that of a search of
+    its own, and its costs differ by rounding at most where a batched solver rounds otherwise.
+
+    inverse: (layers, n, n) H^-1, all of it. w: (layers, d, n). Both are used up. tick: called
+    before each removal; what it raises ends the search. Returns per layer the order (n / size,) and
+    the cost of each removal, on the device; None where a diagonal block is no longer positive
+    definite. Nothing but the end waits for a GPU.
     """
-    groups = len(inverse) // size
-    taken = torch.zeros(groups, dtype=torch.bool, device=w.device)
-    sound = torch.ones((), dtype=torch.bool, device=w.device)
+    layers, d, n = w.shape
+    groups = n // size
+    taken = torch.zeros(layers, groups, dtype=torch.bool, device=w.device)
+    sound = torch.ones(layers, dtype=torch.bool, device=w.device)
     eye = torch.eye(size, dtype=w.dtype, device=w.device)
-    order, costs = torch.empty(groups, dtype=torch.int64, device=w.device), w.new_empty(groups)
+    order, costs = torch.empty_like(taken, dtype=torch.int64), w.new_empty(layers, groups)
+    strips = inverse.view(layers, groups, size, n)  # rows of H^-1, group by group
+    grid = strips.view(layers, groups, size, groups, size)
+    parts = w.view(layers, d, groups, size)
     for k in range(groups):
-        # (groups, size, size)
-        blocks = inverse.view(groups, size, groups, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        factors, failed = torch.linalg.cholesky_ex(torch.where(taken[:, None, None], eye, blocks))
-        sound &= (failed == 0).all()
-        parts = w.view(-1, groups, size).permute(1, 2, 0)  # (groups, size, d)
-        whitened = torch.linalg.solve_triangular(factors, parts, upper=False)
-        scores = whitened.square().sum((1, 2)).masked_fill_(taken, torch.inf)
-        g = scores.argmin(0, keepdim=True)
-        mine = columns_of_groups(g, size)
-        # (size, n)
+        if tick is not None:
+            tick()
+        # (layers, groups, size, size)
+        blocks = grid.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+        factors, failed = torch.linalg.cholesky_ex(torch.where(taken[..., None, None], eye, blocks))
+        sound &= (failed == 0).all(1)
+        # (layers, groups, size, d)
+        whitened = torch.linalg.solve_triangular(factors, parts.permute(0, 2, 3, 1), upper=False)
+        scores = whitened.square().sum((2, 3)).masked_fill_(taken, torch.inf)
+        g = scores.argmin(1)  # (layers,), and it stays on the device
+        # (layers, size, n)
         v = torch.linalg.solve_triangular(
-            factors.index_select(0, g)[0], inverse.index_select(0, mine), upper=False
+            each_at(factors, 1, g), each_at(strips, 1, g), upper=False
         )
-        w.addmm_(whitened.index_select(0, g)[0].mT, v, alpha=-1)
-        inverse.addmm_(v.mT, v, alpha=-1)
-        inverse.index_fill_(0, mine, 0).index_fill_(1, mine, 0)
-        w.index_fill_(1, mine, 0)
-        taken.index_fill_(0, g, True)
-        order[k : k + 1], costs[k : k + 1] = g, scores.index_select(0, g)
-    return (order, costs) if sound.item() else None
+        picked = each_at(whitened, 1, g)  # (layers, size, d)
+        for i in range(layers):
+            w[i].addmm_(picked[i].mT, v[i], alpha=-1)
+            inverse[i].addmm_(v[i].mT, v[i], alpha=-1)
+        _clear_each(strips, 1, g)
+        _clear_each(grid, 3, g)
+        _clear_each(parts, 2, g)
+        taken.scatter_(1, g[:, None], True)
+        order[:, k], costs[:, k] = g, each_at(scores, 1, g)
+    pairs = zip(sound.tolist(), order, costs, strict=True)
+    return [(own, cost) if ok else None for ok, own, cost in pairs]
+
+
+def _clear_each(tensor: Tensor, dim: int, index: Tensor) -> None:
+    """Set to zero what stands at one index of `dim` per layer; index as in `each_at`."""
+    sizes = [*tensor.shape]
+    sizes[dim] = 1
+    tensor.scatter_(dim, index.view(-1, *[1] * (tensor.ndim - 1)).expand(sizes), 0.0)

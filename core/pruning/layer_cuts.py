@@ -105,10 +105,8 @@ class LayerPruner:
             path = known[0]
             best, in_force, rung = path.weights_at(removed), path.damping, path.rung
         else:
-            gram, _ = self.bank.gram(layer, low, high)
-            best, in_force, rung = compensation(
-                weight.float(), gram.to(weight.device), columns, asked
-            )
+            gram, _ = self.bank.gram(layer, low, high, device=weight.device)
+            best, in_force, rung = compensation(weight.float(), gram, columns, asked)
         damping = Damping(asked, in_force, rung)
         return Cut(kept, best[:, columns].to(weight.dtype), damping=damping)
 
@@ -157,7 +155,7 @@ class LayerPruner:
         orders, weights, grams, columns, kept = self.orders, [], [], [], []
         for i in batch:
             weights.append(self.weight(i).float())
-            grams.append(self.bank.gram(i, low, high)[0].to(weights[-1].device))
+            grams.append(self.bank.gram(i, low, high, device=weights[-1].device)[0])
             kept.append(orders.order[i][removed[i] :].sort().values)
             columns.append(kept_columns(self.layers[i], kept[-1], weights[-1].device))
         asked = [orders.damping[i] for i in batch]
@@ -218,7 +216,7 @@ class LayerPruner:
                 columns = kept_columns(prunable, kept, weight.device)
                 difference = (-weight).index_fill_(1, columns, 0.0)
             if gram is None:
-                gram = self.bank.gram(layer, low, high)[0].to(weight.device)
+                gram = self.bank.gram(layer, low, high, device=weight.device)[0]
             return relative_error(difference, weight, gram)
 
         found = []
@@ -236,11 +234,11 @@ class LayerPruner:
         key = (layer, low, high)
         known = self._paths.find(key)
         if known is None:
-            gram, _ = self.bank.gram(layer, low, high)
             weight, orders = self.weight(layer).float(), self.orders
+            gram, _ = self.bank.gram(layer, low, high, device=weight.device)
             path = RemovalPath.from_order(
                 weight,
-                gram.to(weight.device),
+                gram,
                 orders.order[layer],
                 self.layers[layer].group_size,
                 orders.damping[layer],
@@ -269,7 +267,7 @@ class LayerPruner:
     ) -> tuple[float, float]:
         """Compute what `errors` returns, on calibration and on held-out tokens."""
         weight = self.weight(layer).double()
-        held_out = self.bank.gram(layer, low, high, held_out=True)[0].to(weight.device)
+        held_out = self.bank.gram(layer, low, high, held_out=True, device=weight.device)[0]
         if method == "magnitude":
             kept = magnitude_kept(weight, self.layers[layer], removed)
             columns = kept_columns(self.layers[layer], kept, weight.device)
@@ -289,7 +287,7 @@ class LayerPruner:
     ) -> tuple[float, float]:
         """Return the relative error of W' - W on the calibration Gram and on the held-out Gram."""
         weight = self.weight(layer).double()
-        fitted = self.bank.gram(layer, low, high)[0].to(weight.device)
+        fitted = self.bank.gram(layer, low, high, device=weight.device)[0]
         return (
             relative_error(difference, weight, fitted),
             relative_error(difference, weight, held_out),
@@ -302,7 +300,7 @@ class LayerPruner:
 
         m is the mean of the calibration tokens in both.
         """
-        fitted, tokens = self.bank.gram(layer, low, high)
+        fitted, tokens = self.bank.gram(layer, low, high, device=weight.device)
         held_out_tokens = self.bank.gram(layer, low, high, held_out=True)[1]
         mean = self.bank.mean(layer, low, high).to(weight.device)
         held_out_mean = self.bank.mean(layer, low, high, held_out=True).to(weight.device)
@@ -314,7 +312,7 @@ class LayerPruner:
             return float(lost / energy.clamp_min(1e-30))
 
         return (
-            error(fitted.to(weight.device), tokens, mean),
+            error(fitted, tokens, mean),
             error(held_out, held_out_tokens, held_out_mean),
         )
 

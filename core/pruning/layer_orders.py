@@ -1,7 +1,8 @@
 """Find the order, the damping and the error curves of single layers, from the bins on the disk.
 
-The orders of layers of equal width are searched side by side where that pays: on a GPU, where a
-pick is some twenty launches whatever the number of layers. Everything else goes layer by layer.
+The orders of layers of equal width, and of equal heads, are searched side by side where that pays:
+on a GPU, where a pick is some twenty launches whatever the number of layers. Everything else goes
+layer by layer.
 """
 
 from __future__ import annotations
@@ -97,14 +98,15 @@ class LayerOrders:
     def stacks(self, pending: Sequence[int], most: int | None = None) -> list[list[int]]:
         """Cut layers into those whose orders are searched side by side, the earliest first.
 
-        most: as `side_by_side` of `core.pruning.orders.find_orders`. Layers of one width are cut
-        evenly, so that captured picks serve all of their stacks.
+        most: as `side_by_side` of `core.pruning.orders.find_orders`. Layers of one width, and heads
+        of one size and number of outputs, are cut evenly, so that captured picks serve all of their
+        stacks.
         """
         alike: dict[tuple[int, ...], list[int]] = {}
         for i in pending:
             layer = self.layers[i]
-            # heads are so few that there is nothing to gain
-            key = (layer.width,) if layer.group_size == 1 else (layer.width, i)
+            outputs = () if layer.group_size == 1 else (len(self.weight(i)),)
+            key = (layer.width, layer.group_size, *outputs)
             alike.setdefault(key, []).append(i)
         stacks = []
         for places in alike.values():
@@ -121,7 +123,10 @@ class LayerOrders:
             return 1
         free = free_memory(self._device)
         d, n = consumer_of(self.transformer, self.layers[i]).weight.shape
-        fit = 1 if free is None else most_side_by_side(n, d, search_dtype("auto", n), free)
+        fit = 1
+        if free is not None:
+            dtype = search_dtype("auto", n)
+            fit = most_side_by_side(n, d, dtype, free, self.layers[i].group_size)
         return fit if most is None else max(1, min(fit, most))
 
     def _shape(self, stack: Sequence[int]) -> tuple[int, int]:
@@ -162,7 +167,7 @@ class LayerOrders:
         """Return the problem of one layer on the Gram of all bins."""
         self.watch.report(i, "finding the removal order")
         edges, weight = self.bank.settings.edges, self.weight(i)
-        pooled = self.bank.gram(i, edges[0], edges[-1])[0].to(weight.device)
+        pooled = self.bank.gram(i, edges[0], edges[-1], device=weight.device)[0]
         return DampedProblem.checked(weight, pooled, self.layers[i].group_size, None)
 
     def ordered(self, i: int, searched: SearchedOrder) -> OrderedLayer:
@@ -178,8 +183,7 @@ class LayerOrders:
         for b, (low, high) in enumerate(itertools.pairwise(edges)):
             text = f"working out error curve {b + 1} of {self.bank.settings.bins}"
             self.watch.report(i, text, detail=True)
-            gram, tokens = self.bank.gram(i, low, high)
-            gram = gram.to(weight.device)
+            gram, tokens = self.bank.gram(i, low, high, device=weight.device)
             path = RemovalPath.from_order(
                 weight, gram, order, layer.group_size, damping, held_out=gram
             )
@@ -200,15 +204,17 @@ class LayerOrders:
         )
 
 
-def most_side_by_side(n: int, d: int, dtype: torch.dtype, free: int) -> int:
+def most_side_by_side(n: int, d: int, dtype: torch.dtype, free: int, group_size: int = 1) -> int:
     """Return how many layers of n columns and d outputs may walk side by side, at least one.
 
-    dtype: of the search. free: bytes. A layer takes its float64 Gram and weight, the two matrices
-    of the search (twice where picks are captured), and the rows of a block in two forms. The ladder
-    of one layer comes on top.
+    dtype: of the search. free: bytes. group_size: columns that go together, 1 for neurons. A layer
+    takes its float64 Gram and weight, and for its search: of neurons the two matrices (twice where
+    picks are captured) and the rows of a block in two forms; of heads the inverse, and the weight
+    four times, as it is, whitened and on the way there. The ladder of one layer comes on top.
     """
     item = dtype.itemsize
-    each = 8 * n * n + 12 * d * n + 4 * item * n * n + 5 * BLOCK * n * item
+    search = 4 * n * n + 5 * BLOCK * n if group_size == 1 else n * n + 4 * d * n
+    each = 8 * n * n + 12 * d * n + item * search
     return max(1, int(FREE_SHARE * free - ORDERING * 8 * n * n) // each)
 
 
@@ -228,7 +234,7 @@ def choose_damping(
         (edges[max(-3, -len(edges))], edges[-1]),
     }:
         gram, held_out = (
-            bank.gram(i, low, high, held_out=h)[0].to(weight.device) for h in (False, True)
+            bank.gram(i, low, high, held_out=h, device=weight.device)[0] for h in (False, True)
         )
         base = weight.double()
         energy = output_energy(base, held_out).clamp_min(LEAST_ENERGY)

@@ -39,26 +39,25 @@ def search_orders(
 ) -> list[Found | None]:
     """Return what `search_order` does for several layers of one device, each on its own rung.
 
-    Layers whose searches are alike (as many columns that are not dead, one dtype) walk side by
-    side, with the same result as alone, bit for bit. Groups of more than one column are searched
-    layer by layer: heads are few, so there is nothing to gain. tick: called now and then; what it
-    raises ends the search.
+    Layers whose searches are alike (as many columns that are not dead, in groups of one size, one
+    dtype, and for groups as many outputs) walk side by side, with the same order as alone. Costs of
+    single columns are the same too, bit for bit; those of groups up to rounding on a GPU. tick:
+    called now and then; what it raises ends the search.
     """
     starts = [_Start.of(problem, rung) for problem, rung in zip(problems, rungs, strict=True)]
     found: list[Found | None] = [None] * len(starts)
     alike: dict[object, list[int]] = {}
     for i, start in enumerate(starts):
-        size = start.problem.group_size
-        key = (start.n, start.rung.dtype) if size == 1 else (i,)
+        d, size = len(start.problem.w), start.problem.group_size
+        # the search of single columns never sees an output
+        key = (start.n, start.rung.dtype, size, d if size > 1 else None)
         alike.setdefault(key, []).append(i)
     for places in alike.values():
         if tick is not None:
             tick()
         stack = [starts[i] for i in places]
-        if stack[0].problem.group_size > 1:
-            results = [_search_groups(stack[0])]
-        else:
-            results = _search_columns(stack, tick)
+        search = _search_columns if stack[0].problem.group_size == 1 else _search_groups
+        results = search(stack, tick)
         for i, result in zip(places, results, strict=True):
             found[i] = starts[i].completed(result)
     return found
@@ -126,12 +125,23 @@ class _Start:
         return torch.cat([self.dead.nonzero()[:, 0], self.live[order]]), torch.cat([none, costs])
 
 
-def _search_groups(start: _Start) -> Found | None:
-    """Search the order of one layer's groups."""
-    inverse = start.problem.gram.new_empty(start.n, start.n, dtype=start.rung.dtype)
-    if start.inverse(inverse) is None:
-        return None
-    return order_groups(mirror_(inverse), start.w, start.problem.group_size)
+def _search_groups(stack: Sequence[_Start], tick: Callable[[], None] | None) -> list[Found | None]:
+    """Search the orders of groups of layers that are alike, side by side."""
+    n, first = stack[0].n, stack[0].problem
+    inverse = first.gram.new_empty(len(stack), n, n, dtype=stack[0].rung.dtype)
+    w = inverse.new_zeros(len(stack), len(first.w), n)
+    sound = [True] * len(stack)
+    for i, start in enumerate(stack):
+        if start.inverse(inverse[i]) is None:
+            sound[i] = False
+            inverse[i].zero_().diagonal().fill_(1)  # harmless beside the others
+            continue
+        mirror_(inverse[i])
+        w[i] = start.w
+    if not any(sound):
+        return [None] * len(stack)
+    found = order_groups(inverse, w, first.group_size, tick=tick)
+    return [pair if ok else None for pair, ok in zip(found, sound, strict=True)]
 
 
 def _search_columns(stack: Sequence[_Start], tick: Callable[[], None] | None) -> list[Found | None]:

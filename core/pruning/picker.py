@@ -144,11 +144,11 @@ def _rows_together(now: Tensor, state: Tensor, ends: Tensor, before: Tensor, j: 
     number of layers, which batched products of CUDA's libraries do not promise.
     """
     below = torch.arange(now.shape[2], device=j.device) < ends.index_select(0, j)[:, None, None]
-    torch.where(below, _at(state, 2, j), _at(state, 3, j), out=now)
+    torch.where(below, each_at(state, 2, j), each_at(state, 3, j), out=now)
     left = before.shape[2]
     if not left:
         return
-    at = _at(before, 3, j)  # (layers, 2, k)
+    at = each_at(before, 3, j)  # (layers, 2, k)
     terms = before * at[:, :1, :, None]
     terms[:, 1].add_(before[:, 0] * at[:, 1, :, None])
     while left > 1:
@@ -158,7 +158,7 @@ def _rows_together(now: Tensor, state: Tensor, ends: Tensor, before: Tensor, j: 
     now.sub_(terms[:, :, 0])
 
 
-def _at(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+def each_at(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     """Return what stands at one index of `dim` per layer; index: (layers,), the first dimension."""
     sizes = [*tensor.shape]
     sizes[dim] = 1
