@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,7 +150,29 @@ def _followed(
     When nobody reads on, the folder goes, which the fork takes for a Stop.
     """
     heard, folder = _Heard(), Path(job.folder)
-    items = _items(call, job)
+    for item in _signalled(_items(call, job), folder, signals, heard):
+        kind, what = item
+        if kind == "stopped":
+            raise Stopped(what)
+        if kind == "failed":
+            raise StudioError(what)
+        if kind == "preview":
+            preview, name = what
+            found = Comparison.load(folder / name) if name else None
+            yield replace(preview, found=found)
+        else:
+            found = Comparison.load(folder / what)
+            heard.learn(workshop, job)
+            yield found
+
+
+def _signalled(
+    items: Iterator[Item | None],
+    folder: Path,
+    signals: dict[str, threading.Event],
+    heard: _Heard,
+) -> Iterator[Item]:
+    """Yield items to the last word, while signals go the other way. Raises StudioError, Stopped."""
     while True:
         try:
             item = next(items)
@@ -165,20 +188,14 @@ def _followed(
                 raise Stopped("Stopped while it waited for a GPU.")
             continue
         heard.note()
-        kind, what = item
-        if kind == "stopped":
-            raise Stopped(what)
-        if kind == "failed":
-            raise StudioError(what)
-        if kind == "preview":
-            preview, name = what
-            found = Comparison.load(folder / name) if name else None
-            yield replace(preview, found=found)
-        else:
-            found = Comparison.load(folder / what)
-            heard.learn(workshop, job)
-            yield found
-            return
+        if item[0] == "preview":
+            yield item
+            continue
+        with suppress(Exception):  # the GPU is given back behind the last word
+            for _ in items:
+                pass
+        yield item
+        return
 
 
 def _items(call: Callable[[Job], Iterator[Item]], job: Job) -> Iterator[Item | None]:

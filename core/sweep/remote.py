@@ -35,7 +35,7 @@ from .engine import MAX_SAID, CellDone, Report, Sweep, Swept, sentence_of
 from .record import settings_from
 
 REACH_SECONDS = 5.0  # until something listens at a cluster's address
-INIT_SECONDS = 60.0  # until the cluster has answered, or the one of this machine has started
+INIT_SECONDS = 50.0  # until the cluster answers; after 60 Ray may end this process without a word
 POLL_SECONDS = 0.5  # between two looks at a stop
 RETRIES = 1  # of a cell whose worker died
 TOKEN = "RAY_AUTH_MODE"  # an environment variable of Ray; unset, no token goes to a named address
@@ -155,10 +155,16 @@ def connect(ray: Any, address: str, stop: threading.Event) -> None:
         raise
     except Exception as err:  # Ray has many kinds of its own
         said = " ".join(str(err).split())[:160]
+        said = f"{type(err).__name__}: {said}"
+        if address == "local":
+            raise StudioError(
+                f"The local Ray cluster did not start ({said}): try again when this machine is less"
+                " busy, or leave Ray out."
+            ) from err
         token = "" if TOKEN in os.environ else f", set {TOKEN}=token where it asks for one"
         raise StudioError(
-            f"The Ray cluster at {address} cannot be reached ({type(err).__name__}: {said}): start"
-            f" it (ray start --head){token} or correct the address."
+            f"The Ray cluster at {address} cannot be reached ({said}): start it (ray start --head)"
+            f"{token} or correct the address."
         ) from err
 
 
