@@ -125,7 +125,7 @@ def open_studio(args: argparse.Namespace) -> int:
     # a bad plan is refused before anything heavy is loaded
     plan = opening_plan(args)
     if os.environ.get("SPACE_ID", "").strip():
-        prepare_space()
+        prepare_space(args)
     from core.errors import OutOfMemory, StudioError
 
     workshop, others, unavailable = open_models(args)
@@ -162,13 +162,19 @@ def open_studio(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare_space() -> None:
-    """Prepare for a Hugging Face Space, and say what is kept where. Raises StudioError."""
+def prepare_space(args: argparse.Namespace) -> None:
+    """Prepare for a Hugging Face Space, and say what is kept where. Raises StudioError.
+
+    Where GPUs are lent per call, the page's own models lie on the CPU.
+    """
     from core.output import note
+    from mosaic_ui import lent
     from mosaic_ui.space import prepare
 
-    for sentence in prepare():
+    for sentence in filter(None, [*prepare(), lent.prepare()]):
         note(f"app.py: {sentence}")
+    if lent.lends():
+        args.device = "cpu"
 
 
 def opening_plan(args: argparse.Namespace) -> StagePlan | None:

@@ -21,7 +21,6 @@ from core.tuner.quality import usual_quality
 from core.tuner.report import tune_report
 from core.tuner.search import Tune
 from core.tuner.space import Space
-from core.workshop.compare import compare as run_sides
 from core.workshop.comparison import Comparison, side_name
 from core.workshop.sample_settings import SampleSettings
 from core.workshop.workshop import Workshop
@@ -32,6 +31,7 @@ from .api_files import Downloads, File, own_folder
 from .compare.inputs import Request, Wish, checked_classes, checked_settings
 from .compare.sides import checked_plan
 from .inputs import number_within, whole_number
+from .lent import compared
 from .runs.record import Record, store
 from .tune.inputs import pictures
 
@@ -100,7 +100,7 @@ class RunCalls:
             _calibrate_for(workshop, sides, stop)
             record.begin()
             try:
-                found = _last(run_sides(workshop, *sides, settings, stop, previews=False))
+                found = _last(compared(workshop, *sides, settings, stop, previews=False))
                 assert isinstance(found, Comparison)  # the last one, or it raises
                 record.finish(found)
             finally:

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from run_cases import tiny
 
 from core.curves.plan import StagePlan
-from mosaic_ui.compare import run
+from mosaic_ui import lent
 from mosaic_ui.runs import record
 
 OTHER = StagePlan((200, 700), (0.3, 0.1, 0.4), name="the other")
@@ -164,7 +164,7 @@ def test_copy_link_copies_what_restores_the_state(page):
 
 
 def test_a_comparison_outlives_a_reload_and_is_found_with_its_progress(page, monkeypatch):
-    compare, end = run.compare, threading.Event()
+    compare, end = lent.compare, threading.Event()
 
     def slowly(*sides, stop, **settings):  # the page has to be there again before it ends
         for k, item in enumerate(compare(*sides, stop=stop, **settings)):
@@ -172,7 +172,7 @@ def test_a_comparison_outlives_a_reload_and_is_found_with_its_progress(page, mon
             while k == 5 and not stop.is_set():
                 assert not end.wait(0.1)
 
-    monkeypatch.setattr(run, "compare", slowly)
+    monkeypatch.setattr(lent, "compare", slowly)
     page.get_by_role("tab", name="3 Compare").click()
     page.locator("#cmp-start").click()
     expect(page.locator("#cmp-live .cmp-progress")).to_be_visible(timeout=SLOW)

@@ -80,6 +80,7 @@ class Sweep:
     ):
         self.workshop, self.grid, self.store = workshop, grid, store
         self.stop = threading.Event() if stop is None else stop
+        self.side_by_side = 1  # cells that run at the same time
         self.until = None if seconds is None else time.monotonic() + seconds
         facts = {
             "model": workshop.name,
@@ -188,6 +189,8 @@ class Sweep:
     def _report(self, text: str, inside: Preview | None = None) -> Report:
         """Return how far the sweep is."""
         left, measured = self.seconds_left()
+        if left is not None:
+            left /= min(self.side_by_side, max(1, len(self.waiting)))
         total = len(self.grid.possible)
         return Report(text, total - len(self.waiting), total, left, measured, inside)
 

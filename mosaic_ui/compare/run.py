@@ -16,12 +16,11 @@ import gradio as gr
 
 from core.errors import Stopped, StudioError
 from core.runs.recipe import recipe_of
-from core.workshop.compare import compare
 from core.workshop.comparison import Comparison, Preview, SampleSettings
 from core.workshop.sample_settings import BATCH
 from core.workshop.workshop import Workshop
 
-from .. import jobs, model_facts
+from .. import jobs, lent, model_facts
 from ..background import Ongoing, followed
 from ..recipes import text_of
 from ..remedies import page_sentence
@@ -188,7 +187,8 @@ class Run:
         self.seen: Preview | None = None
         self.last: Preview | None = None
         self.shown_at = 0.0  # seconds, of the last live view
-        said = promise(workshop, request.plans, request.settings)
+        # what is predicted is this machine's time
+        said = None if lent.lends() else promise(workshop, request.plans, request.settings)
         self.countdown = Countdown(request.settings, said)
 
     def views(self) -> Iterator[Named]:
@@ -201,7 +201,7 @@ class Run:
         for view in _calibration(self.workshop, self.request, self.stop):
             yield {"live": view}
         plans, settings = self.request.plans, self.settings
-        for item in compare(self.workshop, *plans, settings, stop=self.stop, skip=self.skip):
+        for item in lent.compared(self.workshop, *plans, settings, stop=self.stop, skip=self.skip):
             if isinstance(item, Comparison):
                 yield self._finished(item)
             elif item.found is not None:

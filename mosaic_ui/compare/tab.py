@@ -22,7 +22,7 @@ from core.mosaic.modes import PLAIN
 from core.workshop.compare import sampler
 from core.workshop.workshop import Workshop
 
-from .. import jobs, model_facts, tables
+from .. import jobs, lent, model_facts, tables
 from ..events import ASK, NEWEST, NOTHING, QUIET, Event, Views
 from ..front_view import FrontCard
 from ..input_checks import plain_errors
@@ -237,6 +237,8 @@ class CompareTab:
             found = foreseen(self.workshop, wanted.plans, wanted.settings)
         except StudioError:  # Compare will say it
             return {self.ahead: "", self.result.about: about}
+        if lent.lends():  # what is predicted is this machine's time
+            return {self.ahead: live_views.message(lent.LENDS), self.result.about: about}
         measures = wanted.settings.dtype is None
         calibrates = any(map(self.workshop.needs_calibration, wanted.plans))
         prepares = wanted.settings.mode != PLAIN
