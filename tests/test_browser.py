@@ -24,13 +24,26 @@ def slowed(workshop, seconds: float):
     return slow
 
 
-def test_the_first_screen_explains_itself(page):
-    expect(page.get_by_role("heading", name="MosaicDiff Studio")).to_be_visible()
-    expect(page.get_by_text("not the video tool", exact=False)).to_be_visible()
-    expect(page.get_by_test_id("status")).to_contain_text("Device")
-    expect(page.locator("#stage-table")).to_contain_text("predicted")
-    assert boundaries(page) == [93, 550]
-    assert page.locator("#stage-chart .js-plotly-plot").count() == 1
+@pytest.fixture
+def page(same_page):
+    """Share one page: a test here puts back what the suggestion leaves as it is."""
+    return same_page
+
+
+def own_curves(page) -> None:
+    """Draw the model's own curves again."""
+    page.get_by_label("Curves of noise schedule").click()
+    page.get_by_role("option", name="the model's own").click()
+    expect(page.get_by_text("are only to look at", exact=False)).to_be_hidden(timeout=SLOW)
+
+
+def test_the_first_screen_explains_itself(one_page):
+    expect(one_page.get_by_role("heading", name="MosaicDiff Studio")).to_be_visible()
+    expect(one_page.get_by_text("not the video tool", exact=False)).to_be_visible()
+    expect(one_page.get_by_test_id("status")).to_contain_text("Device")
+    expect(one_page.locator("#stage-table")).to_contain_text("predicted")
+    assert boundaries(one_page) == [93, 550]
+    assert one_page.locator("#stage-chart .js-plotly-plot").count() == 1
 
 
 def test_dragging_a_boundary_moves_only_sideways_and_the_table_follows(same_page):
@@ -181,6 +194,7 @@ def test_a_refused_or_snapped_boundary_is_shown_as_it_stands(page):
     box.fill("140")
     box.press("Enter")
     expect(box).to_have_value("100", timeout=SLOW)
+    page.get_by_label("snap to calibration bins").uncheck()
 
 
 def test_two_sliders_moved_in_a_row_both_count(browser, workshop):
@@ -350,6 +364,7 @@ def test_nothing_in_the_chart_is_cut_off_or_covered(page):
         page.locator(f"#stage-chart {name}").bounding_box() for name in (".legend .bg", ".xtitle")
     )
     assert title["y"] + title["height"] <= legend["y"]
+    own_curves(page)
 
 
 def test_a_curve_that_is_always_linear_shows_it_and_gives_the_logarithm_back(page):
@@ -365,6 +380,8 @@ def test_a_curve_that_is_always_linear_shows_it_and_gives_the_logarithm_back(pag
     page.get_by_text("Gradient", exact=True).first.click()
     expect(log).to_be_checked(timeout=SLOW)
     expect(log).to_be_enabled()
+    page.get_by_text("Score", exact=True).first.click()
+    expect(page.get_by_role("radio", name="log", exact=True)).to_be_disabled(timeout=SLOW)
 
 
 def test_a_finger_drags_too(browser, studio):
@@ -407,6 +424,8 @@ def test_the_models_own_path_joins_the_chart(page):
     expect(legend.filter(has_text="own path, n = 32")).to_have_count(0, timeout=SLOW)
     # the curve chosen meanwhile stays
     expect(page.locator("#stage-chart .ytitle")).to_contain_text("gained")
+    page.get_by_text("Score", exact=True).first.click()
+    expect(page.get_by_role("radio", name="log", exact=True)).to_be_disabled(timeout=SLOW)
 
 
 def test_other_kinds_of_model_are_for_looking_only(page):
@@ -428,6 +447,7 @@ def test_other_kinds_of_model_are_for_looking_only(page):
     assert boundaries(page) == [93, 550]
     drag(page, "Stage boundary 2", 60)  # the handles stay the model's own, on the same timesteps
     assert 560 < settled(page)[1] < 800
+    own_curves(page)
 
 
 @pytest.mark.parametrize("width, height", [(1280, 720), (390, 844)])
@@ -444,3 +464,4 @@ def test_the_list_of_a_side_opens_below_its_box_with_the_chosen_entry_in_sight(p
     assert outer["y"] >= box.bounding_box()["y"] + box.bounding_box()["height"]
     assert outer["y"] - 1 <= inner["y"]
     assert inner["y"] + inner["height"] <= min(outer["y"] + outer["height"], height) + 1
+    page.keyboard.press("Escape")

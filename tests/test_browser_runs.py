@@ -8,7 +8,8 @@ import threading
 import time
 
 import pytest
-from browser import SLOW, boundaries, drag, serve, settled, visitor
+from browser import SLOW, back_to_suggestion, boundaries, drag, serve, settled, visitor
+from conftest import quiet_visitor
 from playwright.sync_api import Page, expect
 from run_cases import tiny
 
@@ -127,21 +128,6 @@ def test_an_impossible_link_is_one_sentence_and_the_page_stands(browser, studio)
     fresh.context.close()
 
 
-def test_back_goes_to_the_tab_before_and_stays_in_the_studio(page):
-    def stands_in(name: str) -> None:
-        expect(chosen_tab(page)).to_have_text(name, timeout=SLOW)
-        expect(page).to_have_url(re.compile(f"tab={name[2:].lower()}"), timeout=SLOW)
-
-    for name in ("2 Prune", "4 Runs"):
-        page.get_by_role("tab", name=name).click()
-        stands_in(name)
-    for name in ("2 Prune", "1 Explore"):
-        page.go_back()
-        stands_in(name)
-    page.go_forward()
-    stands_in("2 Prune")
-
-
 def test_the_plan_in_hand_is_there_after_the_address_was_opened_again(page, studio):
     now = moved(page, 1, 50)
     again = page.context.new_page()
@@ -152,15 +138,6 @@ def test_the_plan_in_hand_is_there_after_the_address_was_opened_again(page, stud
     page.reload()
     expect(page.get_by_role("slider", name="Stage boundary 1")).to_be_visible(timeout=SLOW)
     stands_at(page, now)
-
-
-def test_copy_link_copies_what_restores_the_state(page):
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    now = moved(page, 1, 30)
-    page.locator("#page-copy").click()
-    expect(page.locator("#page-copy")).to_have_text("Link copied")
-    link = page.evaluate("navigator.clipboard.readText()")
-    assert f"{now[0]}%2C{now[1]}" in link and "tab=explore" in link and link.startswith("http")
 
 
 def test_a_comparison_outlives_a_reload_and_is_found_with_its_progress(page, monkeypatch):
@@ -187,47 +164,44 @@ def test_a_comparison_outlives_a_reload_and_is_found_with_its_progress(page, mon
     expect(page.locator("#runs-table tbody tr").first).to_contain_text("stopped", timeout=SLOW)
 
 
-def test_runs_are_sorted_filtered_ticked_and_opened(page, workshop):
-    for i, name in enumerate(("slow", "<b>quick</b>")):
-        record.store().add(tiny(), workshop.model_key, name=name, notes=f"note {i}")
-    open_runs(page)
-    rows = page.locator("#runs-table tbody tr")
-    expect(rows.filter(has_text="<b>quick</b>")).to_be_visible(timeout=SLOW)
-    page.locator("#runs-table th").get_by_role("button", name="Name").click()
-    expect(rows.first).to_contain_text("<b>quick</b>")
-    expect(page.locator('#runs-table th[aria-sort="ascending"]')).to_have_text("Name")
-    page.locator("#runs-table th").get_by_role("button", name="Name").click()
-    expect(rows.first).to_contain_text("slow")
-    expect(page.locator('#runs-table th[aria-sort="descending"]')).to_have_text("Name")
-    page.get_by_label("Filter the runs").fill("note tiny")
-    expect(page.locator("#runs-table tbody tr:visible")).to_have_count(2)
-    expect(page.locator("#runs-table tbody img").first).to_be_visible(timeout=SLOW)
-    page.get_by_label("Tick all that are shown").check()
-    expect(page.locator("#runs-several")).to_contain_text("Nothing differs", timeout=SLOW)
-    point = page.locator("#runs-front .point").first
-    expect(point).to_be_visible(timeout=SLOW)
-    page.get_by_role("button", name="Delete 2 runs").click()
-    expect(page.locator("#runs-said")).to_contain_text("Deleted 2 runs", timeout=SLOW)
-    expect(page.locator("#runs-table tbody tr:visible")).to_have_count(0)
-    page.get_by_role("button", name="Undo delete").first.click()
-    expect(page.locator("#runs-table tbody tr:visible")).to_have_count(2, timeout=SLOW)
-    with page.expect_download() as saved:
-        page.get_by_role("button", name="JSON", exact=True).click()
-    assert saved.value.suggested_filename == "mosaic-runs-2.json"
-    assert len(json.loads(saved.value.path().read_text())) == 2
+# ------------------------------------------------------------ on one page
 
 
-def test_a_kept_plan_is_taken_in_hand(page, workshop):
+@pytest.fixture(scope="module")
+def shared_page(browser, studio):
+    """Open a page for tests that begin with a plan put back, and leave what they do in Runs."""
+    with quiet_visitor(browser, studio) as opened:
+        opened.wait_for_url("**tab=explore**")
+        yield opened
+
+
+@pytest.fixture
+def in_turn(shared_page):
+    """Put the plan back on the shared page."""
+    back_to_suggestion(shared_page)
+    return shared_page
+
+
+def test_copy_link_copies_what_restores_the_state(in_turn):
+    in_turn.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    now = moved(in_turn, 1, 30)
+    in_turn.locator("#page-copy").click()
+    expect(in_turn.locator("#page-copy")).to_have_text("Link copied")
+    link = in_turn.evaluate("navigator.clipboard.readText()")
+    assert f"{now[0]}%2C{now[1]}" in link and "tab=explore" in link and link.startswith("http")
+
+
+def test_a_kept_plan_is_taken_in_hand(in_turn, workshop):
     record.store().keep_plan("for the talk", OTHER, workshop.model_key, workshop.name)
-    open_runs(page)
-    page.get_by_label("for the talk").check()
-    page.get_by_role("button", name="Take as the plan in hand").click()
-    expect(page.locator("#plans-said")).to_contain_text("is the plan in hand now", timeout=SLOW)
+    open_runs(in_turn)
+    in_turn.get_by_label("for the talk").check()
+    in_turn.get_by_role("button", name="Take as the plan in hand").click()
+    expect(in_turn.locator("#plans-said")).to_contain_text("is the plan in hand now", timeout=SLOW)
     began = time.monotonic()
-    expect(page).to_have_url(re.compile("200%2C700"), timeout=SLOW)
+    expect(in_turn).to_have_url(re.compile("200%2C700"), timeout=SLOW)
     assert time.monotonic() - began < 5
-    page.get_by_role("tab", name="1 Explore").click()
-    stands_at(page, [200, 700])
+    in_turn.get_by_role("tab", name="1 Explore").click()
+    stands_at(in_turn, [200, 700])
 
 
 def chosen_side(page: Page, label: str, words: str):
@@ -241,23 +215,23 @@ def chosen_side(page: Page, label: str, words: str):
     return picker
 
 
-def test_a_plan_that_is_kept_is_a_side_for_all_until_it_is_deleted(browser, page, studio):
+def test_a_plan_that_is_kept_is_a_side_for_all_until_it_is_deleted(browser, in_turn, studio):
     other, watch = visitor(browser, studio)
-    page.get_by_role("tab", name="3 Compare").click()  # the list was shown before
+    in_turn.get_by_role("tab", name="3 Compare").click()  # the list was shown before
     words, mine = "Kept plan: <b>mine</b>", "<b>mine</b>"
-    open_runs(page)
-    page.get_by_label("Name", exact=True).last.fill(mine)
-    page.get_by_role("button", name="Keep the plan in hand").click()
-    expect(page.locator("#plans-said")).to_contain_text(mine, timeout=SLOW)
-    picker = chosen_side(page, "B runs", words)
+    open_runs(in_turn)
+    in_turn.get_by_label("Name", exact=True).last.fill(mine)
+    in_turn.get_by_role("button", name="Keep the plan in hand").click()
+    expect(in_turn.locator("#plans-said")).to_contain_text(mine, timeout=SLOW)
+    picker = chosen_side(in_turn, "B runs", words)
     chosen_side(other, "A runs", words)
-    open_runs(page)
-    page.get_by_label(mine, exact=True).check()
-    page.locator("#plan-shelf").get_by_role("button", name="Delete", exact=True).click()
-    expect(page.locator("#plans-said")).to_contain_text("Deleted", timeout=SLOW)
-    page.get_by_role("tab", name="3 Compare").click()
+    open_runs(in_turn)
+    in_turn.get_by_label(mine, exact=True).check()
+    in_turn.locator("#plan-shelf").get_by_role("button", name="Delete", exact=True).click()
+    expect(in_turn.locator("#plans-said")).to_contain_text("Deleted", timeout=SLOW)
+    in_turn.get_by_role("tab", name="3 Compare").click()
     expect(picker).to_contain_text("it was deleted: choose another one", timeout=SLOW)
-    expect(page.get_by_label("B runs")).to_have_value("Kept plan: deleted")
+    expect(in_turn.get_by_label("B runs")).to_have_value("Kept plan: deleted")
     other.locator("#cmp-start").click()  # a page that has not heard of it
     expect(other.locator("#cmp-live")).to_contain_text("it was deleted", timeout=SLOW)
     expect(other.get_by_label("A runs")).to_have_value(words)
@@ -265,12 +239,57 @@ def test_a_plan_that_is_kept_is_a_side_for_all_until_it_is_deleted(browser, page
     assert watch.errors == []
 
 
-def test_a_table_of_runs_that_is_cut_says_that_it_scrolls(page, workshop):
+def test_a_table_of_runs_that_is_cut_says_that_it_scrolls(in_turn, workshop):
     record.store().add(tiny(), workshop.model_key)
-    page.set_viewport_size({"width": 390, "height": 844})
-    open_runs(page)
-    hint, frame = page.locator(".runs-sideways"), page.locator(".runs-frame")
+    in_turn.set_viewport_size({"width": 390, "height": 844})
+    open_runs(in_turn)
+    hint, frame = in_turn.locator(".runs-sideways"), in_turn.locator(".runs-frame")
     expect(hint).to_be_visible(timeout=SLOW)
     frame.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
     expect(hint).to_be_hidden(timeout=SLOW)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert in_turn.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_runs_are_sorted_filtered_ticked_and_opened(in_turn, workshop):
+    for i, name in enumerate(("slow", "<b>quick</b>")):
+        record.store().add(tiny(), workshop.model_key, name=name, notes=f"note {i}")
+    open_runs(in_turn)
+    rows = in_turn.locator("#runs-table tbody tr")
+    expect(rows.filter(has_text="<b>quick</b>")).to_be_visible(timeout=SLOW)
+    in_turn.locator("#runs-table th").get_by_role("button", name="Name").click()
+    expect(rows.first).to_contain_text("<b>quick</b>")
+    expect(in_turn.locator('#runs-table th[aria-sort="ascending"]')).to_have_text("Name")
+    in_turn.locator("#runs-table th").get_by_role("button", name="Name").click()
+    expect(rows.first).to_contain_text("slow")
+    expect(in_turn.locator('#runs-table th[aria-sort="descending"]')).to_have_text("Name")
+    in_turn.get_by_label("Filter the runs").fill("note tiny")
+    expect(in_turn.locator("#runs-table tbody tr:visible")).to_have_count(2)
+    expect(in_turn.locator("#runs-table tbody img").first).to_be_visible(timeout=SLOW)
+    in_turn.get_by_label("Tick all that are shown").check()
+    expect(in_turn.locator("#runs-several")).to_contain_text("Nothing differs", timeout=SLOW)
+    point = in_turn.locator("#runs-front .point").first
+    expect(point).to_be_visible(timeout=SLOW)
+    in_turn.get_by_role("button", name="Delete 2 runs").click()
+    expect(in_turn.locator("#runs-said")).to_contain_text("Deleted 2 runs", timeout=SLOW)
+    expect(in_turn.locator("#runs-table tbody tr:visible")).to_have_count(0)
+    in_turn.get_by_role("button", name="Undo delete").first.click()
+    expect(in_turn.locator("#runs-table tbody tr:visible")).to_have_count(2, timeout=SLOW)
+    with in_turn.expect_download() as saved:
+        in_turn.get_by_role("button", name="JSON", exact=True).click()
+    assert saved.value.suggested_filename == "mosaic-runs-2.json"
+    assert len(json.loads(saved.value.path().read_text())) == 2
+
+
+def test_back_goes_to_the_tab_before_and_stays_in_the_studio(in_turn):
+    def stands_in(name: str) -> None:
+        expect(chosen_tab(in_turn)).to_have_text(name, timeout=SLOW)
+        expect(in_turn).to_have_url(re.compile(f"tab={name[2:].lower()}"), timeout=SLOW)
+
+    for name in ("2 Prune", "4 Runs"):
+        in_turn.get_by_role("tab", name=name).click()
+        stands_in(name)
+    for name in ("2 Prune", "1 Explore"):
+        in_turn.go_back()
+        stands_in(name)
+    in_turn.go_forward()
+    stands_in("2 Prune")

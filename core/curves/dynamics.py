@@ -152,14 +152,15 @@ def sample_forward(
         e = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
         rows = slice(start, start + len(x0))
         start += len(x0)
-        square_x0, square_e = float(x0.square().sum()), float(e.square().sum())
+        products = _products(x0, e)
+        square_x0, _, square_e = (x0.shape[1] * float(p.sum()) for p in products)
         for i, t in enumerate(ts):
             a, s = schedule.at(t)
-            mse[i, rows] = _distance(a * x0 + s * e, x0)
+            mse[i, rows] = _distance(a, s, products)
             # one timestep earlier; below timestep 1 that is on the way to the clean latent, where
             # MSE = 0
             a1, s1 = schedule.at(t - 1) if t >= 1 else _towards_clean(schedule, t)
-            before[i, rows] = _distance(a1 * x0 + s1 * e, x0) if s1 > 0 else 0.0
+            before[i, rows] = _distance(a1, s1, products) if s1 > 0 else 0.0
             power[i] += a * a * square_x0, s * s * square_e
     means = mse.mean(1)
     return SampledCurves(
@@ -203,7 +204,7 @@ def sample_trajectory(
                 "Every state of a sampled path must have the shape of the final latents."
             )
         x = kept[t].detach().double().cpu().flatten(1)
-        mse[i] = _distance(x, x0)
+        mse[i] = (x - x0).square().mean(1).numpy()
         signal = float((x * x0).sum()) ** 2 / max(float(x0.square().sum()), 1e-300)
         power[i] = signal, max(float(x.square().sum()) - signal, 0.0)
     means = mse.mean(1)
@@ -220,8 +221,21 @@ def sample_trajectory(
     )
 
 
-def _distance(x: Tensor, x0: Tensor) -> np.ndarray:
-    return (x - x0).square().mean(1).numpy()  # (n, d) -> (n,)
+def _products(x0: Tensor, e: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean over d of x_0^2, x_0 e and e^2, each (n, d) -> (n,)."""
+    return (
+        x0.square().mean(1).numpy(),
+        (x0 * e).mean(1).numpy(),
+        e.square().mean(1).numpy(),
+    )
+
+
+def _distance(
+    a: float, s: float, products: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Return the mean over d of (a x_0 + s e - x_0)^2 -> (n,), without a pass over d."""
+    square_x0, cross, square_e = products
+    return (a - 1) ** 2 * square_x0 + 2 * (a - 1) * s * cross + s * s * square_e
 
 
 def _towards_clean(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
