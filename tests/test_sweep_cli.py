@@ -187,7 +187,7 @@ def test_what_comes_back_from_a_cluster_is_kept(command, tmp_path, capsys, monke
             pictures = [tmp_path / folder / one["picture"] for folder in ("out", "there")]
             assert pictures[0].read_bytes() == pictures[1].read_bytes()
             run = RunStore(tmp_path / "data").get(other["run"])
-            assert run.status == "finished" and run.name == f"Sweep: sparsity.early {other['x']}"
+            assert run.status == "finished" and run.name == f"sparsity.early {other['x']} (sweep)"
     # the same command without a cluster runs what failed
     code, out, _ = verb(capsys, *[x for x in asked if x not in ("--ray", "auto")])
     assert code == 0 and json.loads(out)["counts"]["done"] == 3

@@ -84,7 +84,7 @@ class TuneTab:
             label="Goal",
             elem_classes="stacked",
         )
-        self.speedup = gr.Number(inputs.USUAL_SPEEDUP, label="Times faster", min_width=110)
+        self.speedup = gr.Number(inputs.USUAL_SPEEDUP, label="Times as fast", min_width=110)
         images = self.workshop.usual_images
         self.run_seconds = gr.Number(
             _usual_seconds(self.workshop),
