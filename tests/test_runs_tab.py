@@ -187,7 +187,7 @@ def test_a_row_shows_the_steps_of_each_side(workshop, store):
 
 
 def test_a_speed_up_timed_once_is_marked_and_not_bold_and_a_name_is_whole(workshop, store):
-    run = store.add(tiny(), workshop.model_key, name="sparsity.early 0.2, steps 5 (sweep) " * 3)
+    run = store.add(tiny(), workshop.model_key, name=("early 0.2, steps 5 " * 5).strip())
     cell = next(column.cell for column in columns() if column.title == "Speed-up")
     once = cell(replace(run, speedup=9.72, speedup_spread=None, timed_runs=1))
     assert once == "×9.72<small>1 round</small>"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 
 from ..mosaic.modes import PLAIN
+from ..words import duration
 from ..workshop.adaln_choice import labels_of
 from ..workshop.compare import rows_per_image
 from ..workshop.workshop import Workshop
@@ -42,10 +42,3 @@ def time_left(report: Report) -> str:
         return "how long it takes is known after the first cell"
     source = "by the pace so far" if report.measured else "predicted, for the denoiser alone"
     return f"about {duration(seconds)} left, {source}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: 45 s, 12 min, 1.5 h."""
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -95,7 +95,7 @@ def _stage_row(found: Predicted, stage: int) -> str:
         f'<tr data-stage="{name}"><th scope="row">{swatch(name)}{name}{mark}</th>'
         f"<td>{part.steps}</td>"
         f'<td>{_removed(found.plan, stage, part)}</td><td class="share"><span class="rail">{bar}'
-        f"</span>{percent(share)}</td></tr>"
+        f'</span><span class="figure">{percent(share)}</span></td></tr>'
     )
 
 
