@@ -179,24 +179,24 @@ def test_a_sweep_outlives_its_page_stops_from_another_and_goes_on(studio, worksh
     seen: dict = {}
     while '"state": "done"' not in str(seen.get(tab.grid)):
         seen |= next(views)
-    assert set(tab.on_look("", VISITOR)) == {tab.timer}  # its own page is told by its own job
+    assert set(tab.on_look("", "", VISITOR)) == {tab.timer}  # its own page is told by its own job
     views.close()  # the page is reloaded
     jobs.forget("sweeper")
     (found,) = going_on()  # the cell that runs is not a second thing that goes on
     assert found.kind == "sweep" and found.here and "A sweep goes on" in strip_html([found])
-    looked = tab.on_look("", other)
+    looked = tab.on_look("", "", other)
     assert "progressbar" in looked[tab.job] and looked[tab.stop]["interactive"]
     assert looked[tab.timer].active and not looked[tab.more]["visible"]
     assert json.loads(looked[tab.grid])["cells"][0]["state"] == "done"
     tab.on_stop(other)
     until_over()
-    last = tab.on_look(looked[tab.shown], other)
+    last = tab.on_look(looked[tab.shown], "", other)
     cells = json.loads(last[tab.grid])["cells"]
     done = [c["run"] for c in cells if c["state"] == "done"]
     assert 1 <= len(done) < 4 and {c["state"] for c in cells} == {"done", "waiting"}
     assert f"Stopped: {len(done)} of 4 cells done" in last[tab.job]
     assert last[tab.more]["visible"] and not last[tab.timer].active
-    assert tab.on_look(last[tab.shown], other)[tab.more]["visible"]  # nothing new to show
+    assert tab.on_look(last[tab.shown], "", other)[tab.more]["visible"]  # nothing new to show
     # the same question goes on, whatever the controls ask for by now
     tab.on_more(last[tab.shown], other)
     for shown in tab.run(other):

@@ -292,12 +292,12 @@ def test_a_tune_outlives_its_page_is_found_by_another_and_goes_on_after_a_stop(
     while "The best so far" not in str(seen.get(tab.verdict)):
         seen |= next(views)
     assert seen[tab.results]["visible"]
-    assert set(tab.on_look("", VISITOR)) == {tab.timer}  # its own page is told by its own job
+    assert set(tab.on_look("", "", VISITOR)) == {tab.timer}  # its own page is told by its own job
     views.close()  # the page is reloaded
     jobs.forget("tuner")
     (found,) = going_on()
     assert found.kind == "tune" and "A tune goes on" in strip_html([found])
-    looked = tab.on_look("", other)
+    looked = tab.on_look("", "", other)
     assert "progressbar" in looked[tab.job] and "waits for it" in looked[tab.job]
     assert looked[tab.stop]["interactive"] and looked[tab.start]["interactive"]
     assert "tune-best" in looked[tab.verdict] and looked[tab.timer].active
@@ -307,7 +307,7 @@ def test_a_tune_outlives_its_page_is_found_by_another_and_goes_on_after_a_stop(
     while background.ongoing():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    last = tab.on_look(looked[tab.shown], other)
+    last = tab.on_look(looked[tab.shown], "", other)
     assert "Stopped: this is the best" in last[tab.job] and not last[tab.timer].active
     (kept,) = shelf.tunes(workshop.model_key)
     assert kept.end is not None and kept.end.stopped

@@ -179,6 +179,9 @@ class Sweep:
         known = [p for p in left if p is not None]
         said = [p for _, p in done if p is not None]
         if done and len(known) == len(left) and len(said) == len(done) and sum(said) > 0:
+            beside = (took - sum(said)) / len(done)  # building, decoding, scores: as long per cell
+            if beside > 0:
+                return sum(known) + beside * len(left), True
             return took / sum(said) * sum(known), True
         if done:
             return took / len(done) * len(left), True
