@@ -219,7 +219,7 @@ function build() {
   if (!boundaries.length) return;
   const pen = document.createElement('canvas').getContext('2d');
   pen.font = `600 12px ${getComputedStyle(element).fontFamily}`;
-  wide = names.map(name => Math.ceil(pen.measureText(name).width));
+  wide = names.map(name => Math.floor(pen.measureText(name).width));
   bands.replaceChildren(...names.map((name, i) => {
     const band = document.createElement('div');
     band.className = 'band';

@@ -99,7 +99,7 @@ def test_the_strip_has_time_work_error_and_the_stages_in_the_order_of_sampling(p
     found = predictions.predict(PLAN, "DDIM", 50)
     strip = outcome.outcome(found, "A <b> is held.")
     assert re.findall('<tr data-stage="([a-z]+)"', strip) == ["early", "middle", "late"]
-    shares = [int(share) for share in re.findall(r"</span>(\d+) %", strip)]
+    shares = [int(share) for share in re.findall(r"(\d+) %</span></td>", strip)]
     assert len(shares) == 3 and sum(shares) == pytest.approx(100, abs=1)
     assert percent(found.prediction.error, 2) in strip and "quick estimate" in strip
     assert "not measured yet" in strip and "A &lt;b&gt; is held." in strip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from dataclasses import replace
@@ -339,6 +340,22 @@ def test_a_withdrawn_tune_does_nothing_and_a_finished_one_is_shown_again(studio,
     (only,) = run.stream(workshop, wanted, threading.Event())
     assert shelf.latest(workshop.model_key).id == id
     assert "had its time" in only["job"] and "The best, for ×4" in only["verdict"]
+
+
+def test_an_earlier_tune_is_chosen_and_deleted(studio, workshop, shelf):
+    tab, menu, other = studio.tune, studio.tune.shelf, "0" * 16
+    for id in (ID, other):
+        put(shelf, workshop.model_key, id)
+    os.utime(shelf.folder_of(other) / "evaluations.jsonl", (0, 0))
+    looked = tab.on_look("", "", VISITOR)
+    (label, first), (_, second) = looked[menu.menu]["choices"]
+    assert (first, second) == (ID, other) and label.startswith("×4 as fast by MACs, ")
+    chosen = menu.on_chosen(other)
+    assert chosen[tab.shown].startswith(other) and chosen[tab.results]["visible"]
+    assert tab.verdict not in tab.on_look(chosen[tab.shown], other, VISITOR)
+    assert "Delete the tune" in menu.on_delete(other)[menu.words]
+    assert menu.on_yes(other)[tab.shown].startswith(ID) and not shelf.folder_of(other).exists()
+    assert menu.on_yes(ID)[tab.empty]["visible"] and shelf.latest(workshop.model_key) is None
 
 
 @pytest.mark.usefixtures("few")

@@ -159,7 +159,7 @@ def foreseen(workshop: Workshop, grid: Grid) -> Foreseen:
 
 def ahead(workshop: Workshop, found: Foreseen) -> list[str]:
     """Say what a press will do and how long it takes, one sentence each."""
-    grid, settings = found.grid, found.grid.base.settings
+    grid = found.grid
     count = plural(len(grid.cells), "cell")
     rows, columns = plural(grid.rows, "row"), plural(grid.columns, "column")
     shape = f" ({rows} of {columns})" if grid.y is not None else ""
