@@ -69,7 +69,8 @@ class ShelfMenu(Generic[K]):
     def wire(self, views: list[Any]) -> Dependency:
         """Connect the menu and the question; views: what `show` sets. Return the choice."""
         own = [*self.views, self.said]
-        chosen = self.menu.input(self.on_chosen, self.menu, [*own, *views], **AT_ONCE)
+        # not `input`, which a menu sends too when the focus leaves it
+        chosen = self.menu.select(self.on_chosen, self.menu, [*own, *views], **AT_ONCE)
         self.delete.click(
             self.on_delete, self.menu, [self.question, self.words, self.said], **AT_ONCE
         )

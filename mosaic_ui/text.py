@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from core.words import percent
 
-__all__ = ["percent"]
+__all__ = ["percent"]  # told here with all other formats
 
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 

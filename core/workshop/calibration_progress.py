@@ -18,9 +18,9 @@ from ..progress import Progress
 from ..words import duration
 
 WHOLE = 100  # that every report counts to
-# Time of a multiply-accumulate of a removal order beside one of a forward: an order is a walk column
-# by column, in fp64. Measured on the bundled colour model with one thread: 185 s for the bins, 453 s
-# for the orders.
+# Time of a multiply-accumulate of a removal order beside one of a forward: an order is a walk
+# column by column, in fp64. Measured on the bundled colour model with one thread on a busy machine:
+# 185 s for the bins, 453 s for the orders.
 ORDER_COST = 76.0
 SURE = (3.0, 0.04)  # seconds and share of the whole from which the pace says how long it takes
 PLAIN = (  # what a part reports -> what people read

@@ -142,7 +142,8 @@ def _measured_card(comparison: Comparison) -> tuple[str, str, str, str]:
     )
     if judged.doubtful:
         return "is-measured is-doubtful", "Measured, doubtful", factor_text(judged.ratio), runs
-    return "is-measured", "Measured", factor_text(judged.ratio), runs
+    css = "is-measured is-once" if off is None else "is-measured"
+    return css, "Measured", factor_text(judged.ratio), runs
 
 
 def sheets(
