@@ -21,6 +21,7 @@ from .figures import BESIDE, plot_axis
 from .input_checks import plain_errors
 from .stage_chart import figure_text, plot_panel
 from .tables import message
+from .text import percent
 
 TITLE = "Where does pruning pay? Every way to draw with this model, by work and by pictures"
 COLOURS = {  # Okabe-Ito, apart from the stages
@@ -151,9 +152,10 @@ def _ahead(rows: Sequence[Row]) -> list[str]:
     score = f"pruning is ahead at {pruned} of {len(wins)} amounts of work, the whole network in"
     score += f" fewer steps at {dense}, too close to call are {wins.count(None)}"
     return [
-        f"At equal work {score}. With {one.share:.0%} of the work of 10 UniPC steps, the best way"
-        f" with the whole network is “{_name(one.dense)}” with FID {one.dense['fid']:.1f}, the"
-        f" best way with a pruned one is “{_name(one.pruned)}” with {one.pruned['fid']:.1f}."
+        f"At equal work {score}. With {percent(one.share)} of the work of 10 UniPC steps, the"
+        f" best way with the whole network is “{_name(one.dense)}” with FID"
+        f" {one.dense['fid']:.1f}, the best way with a pruned one is “{_name(one.pruned)}” with"
+        f" {one.pruned['fid']:.1f}."
     ]
 
 

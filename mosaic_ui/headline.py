@@ -11,7 +11,7 @@ from core.workshop.prediction import Prediction
 
 from .guidance_words import guidance_sentence
 from .tables import shared_words
-from .text import factor_text, percent
+from .text import fast_text, percent
 
 HANDLE_LABEL = "Share removed on average"
 HANDLE_HINT = "Drag sideways, or press the arrow keys: the three sparsities follow in proportion."
@@ -54,8 +54,7 @@ def headline(
         )
     faster = ""
     if prediction.speedup_seconds is not None:
-        factor = factor_text(prediction.speedup_seconds)
-        faster = f", and to be <b>{factor}</b> faster on this device"
+        faster = f", and to be <b>{fast_text(prediction.speedup_seconds)}</b> on this device"
     over = f"{len(timesteps)} sampling steps"
     if asked not in (None, len(timesteps)):
         over = f"{asked} sampling steps ({len(timesteps)} runs of the network)"

@@ -72,6 +72,11 @@ def _count(value: Any, what: str) -> int:
     return value
 
 
+def _perhaps_text(value: Any, what: str) -> str:
+    """Read a text; nothing is an empty one."""
+    return "" if value is None else _text(value, what)
+
+
 def _file(value: Any, what: str) -> bytes | None:
     if value is not None and not isinstance(value, bytes):
         raise StudioError(f"{what} must be a file, not {short(value)}.")
@@ -159,6 +164,7 @@ CHECKS: dict[str, tuple[str, Reader]] = {
     **dict.fromkeys(("x_name", "y_name"), ("What changes", _text)),
     **dict.fromkeys(("x_values", "y_values"), ("The values of an axis", _page_text)),
     "swept": ("The sweep in sight", _text),
+    "picked": ("The chosen sweep or tune", _perhaps_text),
     **dict.fromkeys(("title", "remark"), ("A text", _page_text)),
     **dict.fromkeys(
         (

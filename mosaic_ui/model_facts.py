@@ -5,6 +5,8 @@ No components here, so it is tested without a browser.
 
 from __future__ import annotations
 
+import re
+
 from core.calibration.preflight import calibration_disk
 from core.curves.plan import StagePlan
 from core.curves.scheduler_tables import SCHEDULERS
@@ -159,7 +161,13 @@ def unmeasured(workshop: Workshop) -> bool:
 
 
 def without_paths(workshop: Workshop, text: str) -> str:
-    """Replace the server's paths in a report of the work by what the place is for."""
+    """Write a report of the work as the page shows it, without the server's paths.
+
+    What a calibration takes is one short clause; the page says the rest before it begins.
+    """
+    text = re.sub(
+        r"^calibration will write (\d+ MB) to .*", r"making room for \1 on the disk", text
+    )
     return text.replace(str(workshop.folder), "this server's cache")
 
 

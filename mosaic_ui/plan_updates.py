@@ -55,7 +55,7 @@ class Following:
         edited = shared.edited.change(
             self.follow,
             [*shown, *asked],
-            [*views, explore.boxes_said, explore.rule, curves.numbers, prune.shape],
+            [*views, explore.boxes_said, explore.rule, explore.ruled, curves.numbers, prune.shape],
             **LIVE,
         )
         resampled = gr.on(sampler, self.on_sampler, asked, views, **LIVE)

@@ -26,6 +26,7 @@ from .inputs import whole_steps
 from .schedules import curve_schedule, own_beta, shown_proposal
 
 SAMPLED_LATENTS = 1024  # enough for points within 1 % of theory, measured in well under a second
+USUAL_TARGET = 0.33
 OWN = "This plan is your own. Suggest proposes another one and names its rule."
 
 
@@ -161,9 +162,12 @@ class Predictions:
         return after if after.boundaries == plan.boundaries else replace(after, name="")
 
     def rule_of(self, plan: StagePlan, timesteps: list[float]) -> Proposal | None:
-        """Return the formula's proposal where the plan is that, else None."""
-        proposal = propose_plan(self.workshop.schedule, 0.33, timesteps)
-        return proposal if plan == replace(proposal.plan, name=plan.name) else None
+        """Return the formula's proposal where the plan is that for its mean sparsity, else None."""
+        for target in targets_of(plan, timesteps):
+            proposal = propose_plan(self.workshop.schedule, target, timesteps)
+            if plan == replace(proposal.plan, name=plan.name):
+                return proposal
+        return None
 
     def suggested(self, target: float, timesteps: list[float], m: float, lam: float) -> Proposal:
         """Return the formula's proposal for M and lambda.
@@ -242,3 +246,8 @@ def _agreement(theory: Curves, sampled: SampledCurves | None) -> str:
         f" {len(sampled.timesteps)} timesteps (n = {sampled.n} latents, seed {sampled.seed};"
         " theory is for latents of mean square 1)."
     )
+
+
+def targets_of(plan: StagePlan, timesteps: list[float]) -> list[float]:
+    """Return the mean sparsities that a plan may have been proposed for, in whole per cent."""
+    return list(dict.fromkeys((USUAL_TARGET, round(plan.mean_sparsity(timesteps), 2))))

@@ -16,6 +16,7 @@ let boundaries = [...(props.value || [])];
 let grab = null; // {id, x, i, by, from, moved}: the pointer, where it went down, the boundary it moves (null until the first move tells), how
 // far beside its line, the boundaries before the drag, whether it moved one
 let lastSent = 0, timer = null;
+let wide = []; // pixels of each stage's name
 let axisEnds = ''; // as what stands below the chart knows them
 let extra = 0; // pixels that the legend's further rows add to the chart
 let read = null, parsed = null; // the text of the figure that was read last, and what it says
@@ -68,7 +69,7 @@ function place() {
   [...bands.children].forEach((band, i) => {
     const width = edges[i + 1] - edges[i];
     Object.assign(band.style, box, { left: edges[i] + 'px', width: Math.max(0, width) + 'px' });
-    band.firstChild.style.visibility = width < 9 * names[i].length ? 'hidden' : 'visible';
+    band.firstChild.style.visibility = width < wide[i] ? 'hidden' : 'visible';
   });
   [...rail.children].forEach((handle, i) => {
     Object.assign(handle.style, box, { left: edges[i + 1] + 'px' });
@@ -216,6 +217,9 @@ document.addEventListener('keydown', event => {
 
 function build() {
   if (!boundaries.length) return;
+  const pen = document.createElement('canvas').getContext('2d');
+  pen.font = `600 12px ${getComputedStyle(element).fontFamily}`;
+  wide = names.map(name => Math.floor(pen.measureText(name).width));
   bands.replaceChildren(...names.map((name, i) => {
     const band = document.createElement('div');
     band.className = 'band';
@@ -235,7 +239,9 @@ function build() {
 function themed(text) {
   const ink = getComputedStyle(element).getPropertyValue('--body-text-color').trim() || '#222';
   const { data, layout } = JSON.parse(text.replaceAll('"INK"', JSON.stringify(ink)));
-  const narrow = plot.clientWidth < 560, margin = { b: 48, ...layout.margin, ...(narrow ? { l: 46, r: 10 } : {}) };
+  const narrow = plot.clientWidth < 560;
+  if (narrow) layout.annotations?.forEach(one => { one.text = one.text.replace('max score', 'max'); }); // clear of the second line
+  const margin = { b: 48, ...layout.margin, ...(narrow ? { l: 46, r: 10 } : {}) };
   return { data, layout: { ...layout, autosize: true, dragmode: false, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
     font: { family: getComputedStyle(element).fontFamily, size: narrow ? 12 : 13, color: ink }, margin: { ...margin, b: margin.b + extra } } };
 }

@@ -25,7 +25,7 @@ from .guidance_words import (
 )
 from .hover import explained
 from .methods import METHOD_WORDS
-from .text import factor_text, macs_text, percent, plural, seconds_text
+from .text import fast_text, macs_text, percent, plural, seconds_text
 from .theme import STAGE_COLOURS, STAGE_MEANING
 
 ESTIMATE = "errors: a quick estimate"
@@ -114,7 +114,7 @@ def _total_row(
     ]
     gain = f"predicted {percent(_saved(prediction))} fewer MACs"
     if prediction.speedup_seconds is not None:
-        gain += f", {factor_text(prediction.speedup_seconds)} faster"
+        gain += f", {fast_text(prediction.speedup_seconds)}"
     return (
         '<tr data-stage="total"><th scope="row"><b>Whole'
         f" run</b><small>{gain}</small></th>{_cells(cells)}</tr>"

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
+
+from core.words import percent
+
+__all__ = ["percent"]  # told here with all other formats
 
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
@@ -76,11 +81,6 @@ def about_seconds(seconds: float) -> str:
     return f"about {seconds / 60:.0f} min"
 
 
-def percent(share: float | None, places: int = 0, unknown: str = "–") -> str:
-    """Write a share as per cent: 33 %; `unknown` where it is not known."""
-    return unknown if share is None else f"{100 * share:.{places}f} %"
-
-
 def factor_text(value: float | None, width: float | None = None) -> str:
     """Write a speed-up: ×1.23, or with its spread ×1.23 ± 0.04."""
     if value is None or not math.isfinite(value):
@@ -88,13 +88,31 @@ def factor_text(value: float | None, width: float | None = None) -> str:
     return f"×{value:.2f}" + ("" if width is None else f" ± {width:.2f}")
 
 
+def timed_text(value: float | None, width: float | None) -> str:
+    """Write a measured speed-up: ×1.23 ± 0.04, or ×1.23 (1 round), which has no spread."""
+    if width is None and value is not None:
+        return f"{factor_text(value)} (1 round)"
+    return factor_text(value, width)
+
+
+def fast_text(value: float | None, width: float | None = None) -> str:
+    """Write a speed-up as a part of a sentence: ×1.37 as fast, ×1.37 ± 0.07 as fast."""
+    return f"{factor_text(value, width)} as fast"
+
+
 def fewer_text(ratio: float, what: str = "") -> str:
-    """Write work of A / work of B with its direction: 1.31 × fewer MACs; `what` stands behind."""
+    """Write work of A / work of B with its direction: 24 % fewer MACs; `what` stands behind."""
     end = f" {what}" if what else ""
     if abs(ratio - 1) < 0.005:
         return f"as many{end}"
     more = "fewer" if ratio > 1 else "more"
-    return f"{max(ratio, 1 / ratio):.2f} × {more}{end}"
+    share = abs(1 - 1 / ratio)
+    return f"{percent(share, 1 if ratio > 20 else 0)} {more}{end}"
+
+
+def spaced(text: str) -> str:
+    """Write a sentence of the study with a space before each sign of per cent: 32 %."""
+    return re.sub(r"(?<=\d)%", " %", text)
 
 
 def cut(text: str, most: int, tail: int = 8) -> str:

@@ -262,7 +262,13 @@ def test_a_tile_a_key_and_the_list_open_a_block_which_follows_an_edit(same_page)
     rows, inside = same_page.locator("#mosaic .block-rows button"), same_page.locator(".inside")
     expect(rows).to_have_count(2, timeout=SLOW)
     tiles = steady(same_page.locator("#mosaic .nsewdrag[data-subplot=xy]"))
+    same_page.evaluate(
+        """() => new MutationObserver(() => {
+          window.coming ??= document.querySelector('.inside-wait')?.textContent;
+        }).observe(document.querySelector('.inside-place'), {childList: true})"""
+    )
     same_page.mouse.click(tiles["x"] + 30, tiles["y"] + 0.8 * tiles["height"])
+    same_page.wait_for_function("window.coming === 'Opening block 2 …'", timeout=SLOW)
     expect(inside).to_have_attribute("aria-label", "Inside block 2", timeout=SLOW)
     expect(same_page.get_by_label("Block", exact=True)).to_have_value("block 2")
     rows.first.press("ArrowUp")

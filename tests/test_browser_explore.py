@@ -244,3 +244,58 @@ def test_the_number_in_the_sentence_is_dragged_and_moved_by_keys(page):
     expect(mean).to_have_text("33 %", timeout=SLOW)
     page.wait_for_timeout(300)
     assert page.locator("#page-redo").is_enabled()  # nothing new was edited
+
+
+def touch(session, kind: str, *place: float) -> None:
+    """Send one touch of one finger, or its end."""
+    points = [dict(zip("xy", place, strict=True))] if place else []
+    session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+def test_on_a_phone_the_sentence_comes_first_and_its_number_is_dragged_by_touch(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    mean = page.get_by_role("slider", name="Share removed on average")
+    box, chart = steady(mean), page.locator("#stage-chart .plot").bounding_box()
+    assert box["y"] + box["height"] < chart["y"] and in_sight(page, ".headline")
+    late = page.locator("#stage-chart .band span").first
+    assert late.evaluate("e => getComputedStyle(e).visibility") == "visible"
+    assert late.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+    session = page.context.new_cdp_session(page)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch(session, "touchStart", x, y)
+    for by in range(8, 49, 8):
+        touch(session, "touchMove", x + by, y + by / 8)
+    expect(mean).to_have_text("45 %")
+    assert page.evaluate("scrollY") == 0
+    touch(session, "touchEnd")
+    expect(page.locator("#page-undo")).to_be_enabled(timeout=SLOW)
+    expect(mean).to_have_attribute("aria-valuenow", "45")
+    page.locator("#page-undo").click()
+    expect(mean).to_have_text("33 %", timeout=SLOW)
+    # a finger that goes up the page from there scrolls it, and changes nothing
+    box = steady(mean)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch(session, "touchStart", x, y)
+    for by in range(10, 161, 10):
+        touch(session, "touchMove", x + by / 10, y - by)
+    touch(session, "touchEnd")
+    page.wait_for_function("scrollY > 40", timeout=SLOW)
+    expect(mean).to_have_text("33 %")
+    assert page.locator("#page-redo").is_enabled()  # nothing new was edited
+
+
+def test_bars_begin_together_and_no_arrow_lies_on_the_words_of_a_menu(page):
+    lefts = page.locator("#outcome .rail").evaluate_all(
+        "rails => rails.map(e => Math.round(e.getBoundingClientRect().left))"
+    )
+    assert len(lefts) == 3 and len(set(lefts)) == 1
+    over = page.evaluate(
+        """() => [...document.querySelectorAll('.secondary-wrap')]
+        .filter(e => e.checkVisibility() && e.querySelector('input')).map(e => {
+          const input = e.querySelector('input'), arrow = e.parentElement.querySelector('svg');
+          const end = input.getBoundingClientRect().right;
+          const words = end - parseFloat(getComputedStyle(input).paddingRight);
+          return Math.round(words - arrow.getBoundingClientRect().left);
+        })"""
+    )
+    assert len(over) >= 5 and max(over) <= 0

@@ -31,11 +31,13 @@ def test_a_sweep_is_stopped_reloaded_and_resumed_and_its_table_is_taken_along(br
     page.locator("#sweep-y-values input").fill("40,41")
     expect(ahead).to_contain_text("4 cells (2 rows of 2 columns)", timeout=SLOW)
     expect(page.locator("#sweep-x-said")).to_be_empty()
+    tabs = page.locator("#studio-tabs").bounding_box()["y"]
     page.locator("#sweep-start").click()
     done = page.locator("#sweep-grid button.is-done")
     expect(done.first.locator("img")).to_be_visible(timeout=SLOW)
     page.locator("#sweep-stop").click()
     expect(page.locator("#sweep-job")).to_contain_text("Stopped:", timeout=SLOW)
+    assert page.locator("#studio-tabs").bounding_box()["y"] == tabs  # that it ended moves nothing
     kept = done.count()
     assert 1 <= kept < 4
 
@@ -68,6 +70,16 @@ def test_a_sweep_is_stopped_reloaded_and_resumed_and_its_table_is_taken_along(br
     detail.get_by_role("button", name="Open in the studio").click()
     expect(page.locator(".cmp-verdict")).to_be_visible(timeout=SLOW)
     expect(page.locator(".cmp-controls").get_by_label("Sampling steps")).to_have_value("41")
+    page.get_by_role("tab", name="6 Sweep").click()
+    shelf = page.locator("#sweep-shelf")
+    expect(shelf.locator("input")).to_have_value(
+        re.compile("sparsity.early × steps, 4 of 4 cells"), timeout=SLOW
+    )
+    shelf.get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("Its runs stay in Runs")).to_be_visible(timeout=SLOW)
+    page.get_by_role("button", name="Delete it").click()
+    expect(page.get_by_text("Nothing swept yet")).to_be_visible(timeout=SLOW)
+    expect(shelf).to_be_hidden()
     page.context.close()
     assert watch.hosts <= {"127.0.0.1"}
     reload = re.compile("AbortError|Connection errored out|Failed to fetch")

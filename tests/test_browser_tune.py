@@ -41,11 +41,11 @@ def open_tune(page) -> None:
 def test_one_press_tunes_and_what_it_found_opens_in_explore_and_compare(page):
     open_tune(page)
     expect(page.locator(".none-yet")).to_be_visible()
-    page.get_by_label("Times faster").fill("0.5")
+    page.get_by_label("Times as fast").fill("0.5")
     expect(page.locator("#tune-ahead")).to_contain_text("above 1, not 0.5", timeout=SLOW)
     page.locator("#tune-start").click()
     expect(page.locator("#tune-job [role=alert]")).to_contain_text("above 1", timeout=SLOW)
-    page.get_by_label("Times faster").fill("4")
+    page.get_by_label("Times as fast").fill("4")
     expect(page.locator("#tune-ahead")).to_contain_text("it tries plans", timeout=SLOW)
     page.locator("#tune-start").click()
     points = page.locator("#tune-front .point")

@@ -35,7 +35,7 @@ def fresh(small_settings, tmp_path_factory):
         def report(done, total, words):
             if progress:
                 progress(done, total, words)
-                assert "measuring timesteps" not in words or shop.go_on.wait(200)
+                assert "measuring the model" not in words or shop.go_on.wait(200)
 
         calibrate(report, stop)
 
@@ -87,7 +87,7 @@ def test_who_has_to_wait_is_told_and_can_stop_waiting(visit, fresh):
         )
         expect(
             page.get_by_text(
-                "measuring timesteps" if page is first else "Waiting for the model"
+                "measuring the model" if page is first else "Waiting for the model"
             ).first
         ).to_be_visible(timeout=SLOW)
     buttons[1].click()

@@ -390,7 +390,7 @@ def test_prune_and_compare_a_model_folder(
     )
     assert code == 0, err
     found = json.loads(text)
-    assert text.count("\n") == 1 and "measuring timesteps" in err and found["plan"] == PLAN
+    assert text.count("\n") == 1 and "measuring the model" in err and found["plan"] == PLAN
     assert (
         found["macs"].keys() == found["error"].keys() == {"late", "middle", "early"}
         and len(found["layers"]) == 3 * 4
@@ -475,7 +475,7 @@ def test_prune_and_compare_a_model_folder(
     assert code == 0, err
     found = json.loads(text)
     assert decoded == [2, 2]  # final pictures of both sides; nobody sees frames on the way
-    assert "measuring timesteps" not in err  # calibrated above
+    assert "measuring the model" not in err  # calibrated above
     assert (
         found["n"] == 2
         and found["steps"] == 4

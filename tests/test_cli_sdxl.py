@@ -57,7 +57,7 @@ def test_prune_and_compare_a_text_model(capsys, monkeypatch, model, plan_file, t
     code, text, err = verb(capsys, "compare", *common, *words, *few, "--out", str(pictures))
     assert code == 0, err
     found = json.loads(text)
-    assert "measuring timesteps" not in err  # calibrated above
+    assert "measuring the model" not in err  # calibrated above
     assert (found["n"], found["guidance"], found["prompts"], found["negative"], found["size"]) == (
         2,
         5.0,

@@ -99,7 +99,7 @@ def test_the_strip_has_time_work_error_and_the_stages_in_the_order_of_sampling(p
     found = predictions.predict(PLAN, "DDIM", 50)
     strip = outcome.outcome(found, "A <b> is held.")
     assert re.findall('<tr data-stage="([a-z]+)"', strip) == ["early", "middle", "late"]
-    shares = [int(share) for share in re.findall(r"</span>(\d+) %", strip)]
+    shares = [int(share) for share in re.findall(r"(\d+) %</span></td>", strip)]
     assert len(shares) == 3 and sum(shares) == pytest.approx(100, abs=1)
     assert percent(found.prediction.error, 2) in strip and "quick estimate" in strip
     assert "not measured yet" in strip and "A &lt;b&gt; is held." in strip
@@ -277,7 +277,11 @@ def test_the_rules_sentence_is_only_ever_about_its_own_plan(studio):
     assert OWN in follow(PLAIN | {"name": "Uploaded"})[rule] and OWN in follow(PLAIN)[rule]
     # an edit of Explore itself answers with it, so that no late answer takes a newer one back
     low, high = proposed["boundaries"]
-    assert OWN in drop(studio, [low, high + 9], proposed)[rule]
+    moved = drop(studio, [low, high + 9], proposed)
+    assert OWN in moved[rule]
+    # Undo brings the suggested plan back, and what is said is computed from it
+    about = moved[studio.explore.ruled]
+    assert f"Boundaries {low} and {high} are where the score" in follow(proposed)[rule]
     assert rule not in drop(studio, [low, high], proposed)
 
 
@@ -619,10 +623,7 @@ def test_the_page_names_no_folder_of_the_server(model_folder, small_settings, tm
     jobs_of = Studio(fresh, PLAN).prune.jobs
     jobs_of.ask_calibrate(PLAIN, "DDIM", 50, VISITOR)
     said = [str(views[jobs_of.job]) for views in jobs_of.on_calibrate(VISITOR)]
-    assert any(
-        "MB to this server&#x27;s cache" in words or "MB to this server's cache" in words
-        for words in said
-    )
+    assert any("MB on the disk" in words for words in said)
     assert not any(str(tmp_path) in words or fresh.key in words for words in said)
     error = PermissionError(13, "Permission denied", str(tmp_path / "secret"))
     assert jobs.failure(error, "The calibration") == "The calibration failed: Permission denied."

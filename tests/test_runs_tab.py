@@ -186,6 +186,16 @@ def test_a_row_shows_the_steps_of_each_side(workshop, store):
     assert shown(99, 83, "Heun") == "50<small>calls: A 99, B 83</small>"
 
 
+def test_a_speed_up_timed_once_is_marked_and_not_bold_and_a_name_is_whole(workshop, store):
+    run = store.add(tiny(), workshop.model_key, name=("early 0.2, steps 5 " * 5).strip())
+    cell = next(column.cell for column in columns() if column.title == "Speed-up")
+    once = cell(replace(run, speedup=9.72, speedup_spread=None, timed_runs=1))
+    assert once == "×9.72<small>1 round</small>"
+    assert cell(replace(run, speedup=1.37, speedup_spread=0.07)).startswith("<b>×1.37")
+    row = rows_html([run])
+    assert f'<b title="{run.name}">{run.name}</b>' in row and "fewer" in row
+
+
 def test_every_text_of_a_user_is_escaped(workshop, store):
     run = kept(store, workshop, name=HOSTILE_NAME[:40])
     store.rename(run.id, HOSTILE_NAME)

@@ -474,7 +474,7 @@ def test_a_slower_plan_is_called_slower(pair):
     found.b.step_seconds = [[0.1] * 10] * 3
     assert "not measurably faster" in found.verdict
     found.b.step_seconds = [[0.05] * 10] * 3
-    assert "50% less time" in found.verdict and "×2.00" in found.verdict
+    assert "50 % less time" in found.verdict and "×2.00" in found.verdict
 
 
 # ------------------------------------------------------------ large sets

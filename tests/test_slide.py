@@ -67,11 +67,11 @@ def test_the_one_number_says_what_it_is():
     clear = tiny()
     clear.b.macs = clear.a.macs // 2
     number, about = slide._number(clear)
-    assert number == "x2.00" and about.startswith("time of A / time of B, measured: median of 3")
+    assert number == "×2.00" and about.startswith("time of A / time of B, measured: median of 3")
     untimed = tiny()
     untimed.a.step_seconds = untimed.b.step_seconds = []
     number, about = slide._number(untimed)
-    assert number == "x1.50" and "counted, nothing was timed" in about and "measured" not in about
+    assert number == "×1.50" and "counted, nothing was timed" in about and "measured" not in about
     doubtful = tiny()
     doubtful.b.step_seconds = [[0.1, 0.1], [2.0, 2.0], [1.0, 1.0]]
     assert "measured, doubtful" in slide._number(doubtful)[1]

@@ -6,6 +6,8 @@ import base64
 import csv
 import io
 import json
+import os
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -179,24 +181,24 @@ def test_a_sweep_outlives_its_page_stops_from_another_and_goes_on(studio, worksh
     seen: dict = {}
     while '"state": "done"' not in str(seen.get(tab.grid)):
         seen |= next(views)
-    assert set(tab.on_look("", VISITOR)) == {tab.timer}  # its own page is told by its own job
+    assert set(tab.on_look("", "", VISITOR)) == {tab.timer}  # its own page is told by its own job
     views.close()  # the page is reloaded
     jobs.forget("sweeper")
     (found,) = going_on()  # the cell that runs is not a second thing that goes on
     assert found.kind == "sweep" and found.here and "A sweep goes on" in strip_html([found])
-    looked = tab.on_look("", other)
+    looked = tab.on_look("", "", other)
     assert "progressbar" in looked[tab.job] and looked[tab.stop]["interactive"]
     assert looked[tab.timer].active and not looked[tab.more]["visible"]
     assert json.loads(looked[tab.grid])["cells"][0]["state"] == "done"
     tab.on_stop(other)
     until_over()
-    last = tab.on_look(looked[tab.shown], other)
+    last = tab.on_look(looked[tab.shown], "", other)
     cells = json.loads(last[tab.grid])["cells"]
     done = [c["run"] for c in cells if c["state"] == "done"]
     assert 1 <= len(done) < 4 and {c["state"] for c in cells} == {"done", "waiting"}
     assert f"Stopped: {len(done)} of 4 cells done" in last[tab.job]
     assert last[tab.more]["visible"] and not last[tab.timer].active
-    assert tab.on_look(last[tab.shown], other)[tab.more]["visible"]  # nothing new to show
+    assert tab.on_look(last[tab.shown], "", other)[tab.more]["visible"]  # nothing new to show
     # the same question goes on, whatever the controls ask for by now
     tab.on_more(last[tab.shown], other)
     for shown in tab.run(other):
@@ -346,6 +348,81 @@ def test_going_on_with_what_is_no_sweep_of_this_model_is_one_sentence(studio, ke
     plain["asked"]["model"] = "another"
     path.write_text(json.dumps(plain))
     assert "of another model" in tab.on_more(kept.id, VISITOR)[tab.job]
+
+
+def test_an_earlier_sweep_is_chosen_shown_and_deleted_and_its_runs_stay(studio, kept, shelf):
+    tab, menu = studio.sweep, studio.sweep.shelf
+    earlier = "0" * 16
+    shutil.copytree(shelf.folder_of(kept.id), shelf.folder_of(earlier))
+    os.utime(shelf.folder_of(earlier) / FILE, (0, 0))
+    looked = tab.on_look("", "", VISITOR)
+    labels, ids = zip(*looked[menu.menu]["choices"], strict=True)
+    assert ids == (kept.id, earlier) and looked[menu.menu]["value"] == kept.id
+    assert labels[0].startswith("boundaries.high, 1 of 2 cells, 20") and "1970" in labels[1]
+    chosen = menu.on_chosen(earlier)
+    assert json.loads(chosen[tab.grid])["id"] == earlier and chosen[menu.picked] == earlier
+    still = tab.on_look(chosen[tab.shown], earlier, VISITOR)  # a look does not take it back
+    assert tab.grid not in still and still[menu.menu]["value"] == earlier
+    asked = menu.on_delete(earlier)
+    assert asked[menu.question]["visible"] and "Its runs stay in Runs." in asked[menu.words]
+    assert shelf.folder_of(earlier).exists()  # asked, not done
+    left = menu.on_yes(earlier)
+    assert json.loads(left[tab.grid])["id"] == kept.id and "Deleted" in left[menu.said]
+    assert [path.name for path in shelf.folder.iterdir()] == [kept.id]
+    again = menu.on_yes(earlier)  # on another page, say
+    assert tables.message(GONE, "bad") == again[menu.said]
+    none = menu.on_yes(kept.id)
+    assert not none[menu.row]["visible"] and none[tab.empty]["visible"] and none[tab.shown] == ""
+    assert not list(shelf.folder.iterdir()) and len(store().runs()) == 1
+
+
+def test_a_sweep_that_runs_or_cannot_be_deleted_stays_with_one_sentence(
+    studio, workshop, kept, shelf
+):
+    menu = studio.sweep.shelf
+    stop = threading.Event()
+    views = run.stream(workshop, inputs.grid_again(workshop, kept), stop)
+    next(views)  # goes on until it is read
+    for refused in (menu.on_delete(kept.id), menu.on_yes(kept.id)):
+        assert "This sweep goes on: press Stop first." in refused[menu.said]
+    stop.set()
+    list(views)
+    running = json.loads((shelf.folder_of(kept.id) / FILE).read_text())
+    begun = store().begin(
+        (None, PLAN),
+        ("Dense", "B"),
+        SampleSettings((0,)),
+        model="tiny",
+        model_key="tiny",
+        device="CPU",
+    )
+    running["cells"][1] |= {"state": "running", "run": begun.id}
+    (shelf.folder_of(kept.id) / FILE).write_text(json.dumps(running))
+    assert "Another program runs this sweep" in menu.on_yes(kept.id)[menu.said]
+    store().end(begun.id, "stopped", "")
+    (shelf.folder / f".deleted-{kept.id}").write_text("a file where a folder is to be")
+    assert "could not be deleted" in menu.on_yes(kept.id)[menu.said]
+    assert shelf.get(kept.id).id == kept.id
+    for id in ("", "../x", "F" * 16, None):
+        assert tables.message(GONE, "bad") == menu.on_yes(id)[menu.said]
+
+
+def test_the_time_said_first_counts_what_earlier_cells_took_beside_the_denoiser(
+    workshop, kept, shelf
+):
+    workshop.measure_latency(2)
+    axes = inputs.SweepWish("steps", "3,5", "", "")
+    grid = inputs.checked(workshop, axes, PLAN, inputs.Wish(*settings()))
+    record = shelf.get(kept.id).record
+    record.change(1, took=50.25, predicted=0.25)
+    found = inputs.foreseen(workshop, grid)
+    assert found.beside == 50
+    said = " ".join(inputs.ahead(workshop, found))
+    assert "about 2 min:" in said.lower() and "about 50 s beside it for each cell" in said
+    assert "the same noise: DDIM, guidance 1.5, 2 images" in said and "4 steps" not in said
+    shelf.delete(kept.id)
+    first = " ".join(inputs.ahead(workshop, inputs.foreseen(workshop, grid)))
+    assert "come on top, seconds for each cell" in first
 
 
 def test_on_a_space_sweeps_belong_to_the_visitor(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from dataclasses import replace
@@ -122,7 +123,7 @@ def test_hover_names_all_that_a_point_runs():
         "1 of 2 steps in full early and late",
         "stages meet at 93 and 550",
         "FID 12.0 (n = 256), 12.5 on held-out noises (n = 500)",
-        "9.60 GMACs per image, 4.17 × fewer MACs than dense",
+        "9.60 GMACs per image, 76 % fewer MACs than dense",
     ):
         assert part in one
 
@@ -139,7 +140,7 @@ def test_seconds_are_called_predicted_and_never_measured():
 
 def test_a_measured_speed_up_is_said_with_its_spread_and_device():
     html = table.verdict_html(tune(ended(speedup=(3.91, 0.12), notes=("A note.",))), 16)
-    assert "Measured ×3.91 ± 0.12 faster than dense on CPU" in html and "A note." in html
+    assert "Measured ×3.91 ± 0.12 as fast as dense on CPU" in html and "A note." in html
     assert "12.0 against 10.0 of dense (n = 256, seed 0)" in html and "(n = 500)" in html
     assert "Predicted" not in html
     assert "until it was stopped" in table.verdict_html(tune(ended(stopped=True)), 16)
@@ -292,12 +293,12 @@ def test_a_tune_outlives_its_page_is_found_by_another_and_goes_on_after_a_stop(
     while "The best so far" not in str(seen.get(tab.verdict)):
         seen |= next(views)
     assert seen[tab.results]["visible"]
-    assert set(tab.on_look("", VISITOR)) == {tab.timer}  # its own page is told by its own job
+    assert set(tab.on_look("", "", VISITOR)) == {tab.timer}  # its own page is told by its own job
     views.close()  # the page is reloaded
     jobs.forget("tuner")
     (found,) = going_on()
     assert found.kind == "tune" and "A tune goes on" in strip_html([found])
-    looked = tab.on_look("", other)
+    looked = tab.on_look("", "", other)
     assert "progressbar" in looked[tab.job] and "waits for it" in looked[tab.job]
     assert looked[tab.stop]["interactive"] and looked[tab.start]["interactive"]
     assert "tune-best" in looked[tab.verdict] and looked[tab.timer].active
@@ -307,7 +308,7 @@ def test_a_tune_outlives_its_page_is_found_by_another_and_goes_on_after_a_stop(
     while background.ongoing():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    last = tab.on_look(looked[tab.shown], other)
+    last = tab.on_look(looked[tab.shown], "", other)
     assert "Stopped: this is the best" in last[tab.job] and not last[tab.timer].active
     (kept,) = shelf.tunes(workshop.model_key)
     assert kept.end is not None and kept.end.stopped
@@ -339,6 +340,22 @@ def test_a_withdrawn_tune_does_nothing_and_a_finished_one_is_shown_again(studio,
     (only,) = run.stream(workshop, wanted, threading.Event())
     assert shelf.latest(workshop.model_key).id == id
     assert "had its time" in only["job"] and "The best, for ×4" in only["verdict"]
+
+
+def test_an_earlier_tune_is_chosen_and_deleted(studio, workshop, shelf):
+    tab, menu, other = studio.tune, studio.tune.shelf, "0" * 16
+    for id in (ID, other):
+        put(shelf, workshop.model_key, id)
+    os.utime(shelf.folder_of(other) / "evaluations.jsonl", (0, 0))
+    looked = tab.on_look("", "", VISITOR)
+    (label, first), (_, second) = looked[menu.menu]["choices"]
+    assert (first, second) == (ID, other) and label.startswith("×4 as fast by MACs, ")
+    chosen = menu.on_chosen(other)
+    assert chosen[tab.shown].startswith(other) and chosen[tab.results]["visible"]
+    assert tab.verdict not in tab.on_look(chosen[tab.shown], other, VISITOR)
+    assert "Delete the tune" in menu.on_delete(other)[menu.words]
+    assert menu.on_yes(other)[tab.shown].startswith(ID) and not shelf.folder_of(other).exists()
+    assert menu.on_yes(ID)[tab.empty]["visible"] and shelf.latest(workshop.model_key) is None
 
 
 @pytest.mark.usefixtures("few")

@@ -10,6 +10,7 @@ from ..curves.plan import STAGES
 from ..curves.samplers import sampling_timesteps
 from ..mosaic.damping_report import damping_sentence
 from ..mosaic.exported import export_without_adaln
+from ..words import percent
 from ..workshop.prune_report import prune_for, subnetwork_facts
 from ..workshop.workshop import Workshop
 from .export_options import (
@@ -68,8 +69,8 @@ def prune(args: argparse.Namespace, open_workshop: OpenWorkshop) -> int:
     if dampings is not None:
         text.append(dampings)
     text.append(
-        f"×{prediction.speedup_macs:.2f} fewer MACs over the whole run; {len(STAGES)} subnetworks"
-        f" in {args.out}"
+        f"{percent(1 - 1 / prediction.speedup_macs)} fewer MACs over the whole run;"
+        f" {len(STAGES)} subnetworks in {args.out}"
     )
     text += exported
     text.append(f"Device: {result['device_found']}")

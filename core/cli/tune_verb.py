@@ -20,6 +20,7 @@ from ..tuner.record import Evaluation
 from ..tuner.report import as_plan, tune_report
 from ..tuner.search import Tune
 from ..tuner.space import Space
+from ..words import percent
 from ..workshop.workshop import Workshop
 from .output import report_progress, warn_of_scarcity, write_result, write_text
 from .stopping import stopped_by_interrupt
@@ -101,7 +102,7 @@ def _text(found: Tuned, out: str) -> list[str]:
     """Return the lines that sum a tune up."""
     best, reference = found.best, found.reference
     lines = [
-        f"{best.configuration.text}: ×{found.speedup_macs:.2f} fewer MACs than"
+        f"{best.configuration.text}: {percent(1 - 1 / found.speedup_macs)} fewer MACs than"
         f" {reference.configuration.text}",
         f"{found.quality}: {best.quality:.2f} against {reference.quality:.2f}, n = {best.n}, one"
         f" seed{_held_out(best)}",
@@ -110,7 +111,7 @@ def _text(found: Tuned, out: str) -> list[str]:
     ]
     if found.speedup is not None:
         middle, around = found.speedup
-        lines.insert(1, f"measured ×{middle:.2f} ± {around:.2f} faster, whole runs in turn")
+        lines.insert(1, f"measured ×{middle:.2f} ± {around:.2f} as fast, whole runs in turn")
     return [*lines, *found.notes]
 
 

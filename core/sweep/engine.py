@@ -19,6 +19,7 @@ from ..errors import OutOfMemory, Stopped, StudioError, out_of_memory
 from ..runs.processes import has_ended, process_mark
 from ..runs.run import Run
 from ..runs.store import RunStore
+from ..words import percent
 from ..workshop.compare import compare
 from ..workshop.comparison import Comparison, Preview, side_name
 from ..workshop.drawing import draw_reference
@@ -179,6 +180,9 @@ class Sweep:
         known = [p for p in left if p is not None]
         said = [p for _, p in done if p is not None]
         if done and len(known) == len(left) and len(said) == len(done) and sum(said) > 0:
+            beside = (took - sum(said)) / len(done)  # building, decoding, scores: as long per cell
+            if beside > 0:
+                return sum(known) + beside * len(left), True
             return took / sum(said) * sum(known), True
         if done:
             return took / len(done) * len(left), True
@@ -248,7 +252,7 @@ class Sweep:
             device=self.workshop.device_text,
         )
         self.record.change(cell.index, state="running", run=run.id, predicted=self.predicted(cell))
-        self.store.rename(run.id, f"Sweep: {title}"[:200])
+        self.store.rename(run.id, name_of(title))
         try:
             found: Comparison | None = None
             for item in self._drawn(cell):
@@ -288,7 +292,7 @@ class Sweep:
 
     def keep(self, cell: Cell, found: Comparison, took: float) -> CellDone:
         """Keep what another machine found for a cell. Raises StudioError."""
-        name = f"Sweep: {self.grid.title(cell)}"[:200]
+        name = name_of(self.grid.title(cell))
         run = self.store.add(found, self.workshop.model_key, name=name)
         return self.done(cell, self._kept(cell.index, run, took))
 
@@ -339,13 +343,20 @@ def sentence_of(error: Exception) -> str:
     return f"This cell ended in an error that nobody foresaw ({type(error).__name__}: {said})."
 
 
+def name_of(title: str) -> str:
+    """Return the name of a cell's run; what tells it from its neighbours comes first."""
+    return f"{title[:190]} (sweep)"
+
+
 def words_of(one: CellRecord) -> str:
     """Return the main numbers of a cell in a line."""
     numbers = one.numbers
-    parts = [f"{numbers['macs_saved']:.0%} of the MACs saved"]
+    parts = [f"{percent(numbers['macs_saved'])} of the MACs saved"]
     measured, spread = numbers["speedup_measured"], numbers["speedup_spread"]
     if measured is not None:
-        parts.append(f"×{measured:.2f}{'' if spread is None else f' ± {spread:.2f}'} measured")
+        parts.append(
+            f"×{measured:.2f}{' (1 round)' if spread is None else f' ± {spread:.2f}'} measured"
+        )
     if numbers["psnr"] is not None:
         parts.append(f"PSNR {numbers['psnr']:.1f} dB")
     return ", ".join([*parts, f"n = {numbers['n']}"])

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from ..cache import fingerprint
 from ..curves.plan import StagePlan
 from ..errors import StudioError
-from ..paths import data_folder
+from ..runs.processes import has_ended
+from ..runs.store import RunStore
+from ..shelf import Shelf
 from .axes import Axis
 from .cells import Base, Cell, Grid
 from .record import FILE, SweepRecord, settings_from
 
-ID = re.compile("[0-9a-f]{16}")  # of a kept sweep: the name of its folder
 GONE = "There is no such sweep any more: start it again."
 
 
@@ -48,23 +45,10 @@ class KeptSweep:
         return self.grid.x.name if y is None else f"{self.grid.x.name} × {y.name}"
 
 
-class SweepShelf:
+class SweepShelf(Shelf[KeptSweep]):
     """All sweeps that are kept in a folder, by default `sweeps` in `core.paths.data_folder`."""
 
-    def __init__(self, folder: Path | None = None):
-        """Name the folder; nothing is made. Raises StudioError where no folder can be named."""
-        self.folder = data_folder() / "sweeps" if folder is None else folder
-
-    @staticmethod
-    def id_of(asked: dict[str, Any], device: str) -> str:
-        """Return the id of the sweep of a `record.question` on a device."""
-        return fingerprint(asked, device)
-
-    def folder_of(self, id: str) -> Path:
-        """Return the folder of a sweep. Raises StudioError for what is no id."""
-        if not isinstance(id, str) or not ID.fullmatch(id):
-            raise StudioError(GONE)
-        return self.folder / id
+    kind, file, gone = "sweep", FILE, GONE
 
     def get(self, id: str) -> KeptSweep:
         """Return one sweep. Raises StudioError where it is not there or cannot be read."""
@@ -74,27 +58,16 @@ class SweepShelf:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             raise StudioError(GONE) from err
 
-    def latest(self, model_key: str) -> KeptSweep | None:
-        """Return the sweep of a model that was worked on last, None where there is none.
 
-        Folders that cannot be read are passed over.
-        """
-        return next((one for one in self._newest_first() if one.model_key == model_key), None)
-
-    def _newest_first(self) -> Iterator[KeptSweep]:
-        """Yield the sweeps that can be read; each folder is read when it is its turn."""
-        dated = []
-        try:
-            for folder in self.folder.iterdir():
-                if ID.fullmatch(folder.name) and (folder / FILE).exists():
-                    dated.append(((folder / FILE).stat().st_mtime_ns, folder.name))
-        except OSError:
-            return
-        for _, id in sorted(dated, reverse=True):
-            try:
-                yield self.get(id)
-            except StudioError:
-                continue
+def runs_elsewhere(kept: KeptSweep, store: RunStore) -> bool:
+    """Say whether a process that lives, here or in another program, runs a cell of a sweep."""
+    for cell in kept.record.cells:
+        if cell.state == "running":
+            with suppress(StudioError):  # the run was deleted
+                run = store.get(cell.run)
+                if run.status == "running" and has_ended(run.process) is False:
+                    return True
+    return False
 
 
 def _laid_out(record: SweepRecord) -> Grid:

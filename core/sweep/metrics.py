@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..words import percent
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -24,8 +26,10 @@ class Metric:
             return ""
         around = numbers.get(self.spread) if self.spread else None
         if self.percent:
-            return f"{value:.{self.digits}%}"
+            return percent(value, self.digits)
         said = f"{'×' if self.times else ''}{value:.{self.digits}f}"
+        if self.spread and around is None:
+            return f"{said} (1 round)"
         return said if around is None else f"{said} ± {around:.{self.digits}f}"
 
 

@@ -57,7 +57,7 @@ class Goal:
     def text(self) -> str:
         """Return the goal in words."""
         if self.speedup is not None:
-            return f"×{self.speedup:g} faster by {'time' if self.cost == 'seconds' else 'MACs'}"
+            return f"×{self.speedup:g} as fast by {'time' if self.cost == 'seconds' else 'MACs'}"
         if self.run_seconds is not None:
             return f"at most {self.run_seconds:g} s"
         return "no worse than the reference, as fast as possible"

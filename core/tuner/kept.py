@@ -6,17 +6,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ..cache import fingerprint
 from ..errors import StudioError
 from ..files import why_not_written, write_whole
 from ..mosaic.modes import PLAIN
-from ..paths import data_folder
+from ..shelf import Shelf
 from .configuration import Configuration
 from .found import Tuned
 from .goal import Effort, Goal
@@ -24,7 +22,6 @@ from .quality import Quality
 from .record import HEAD, LINES, Evaluation, front, read_lines, within
 from .space import Space
 
-ID = re.compile("[0-9a-f]{16}")  # of a kept tune: the name of its folder
 END = "found.json"
 GONE = "There is no such tune any more: choose another one."
 
@@ -186,23 +183,10 @@ class KeptTune:
         return self.end is not None and not self.end.stopped and allowed <= self.end.allowed
 
 
-class TuneShelf:
+class TuneShelf(Shelf[KeptTune]):
     """All tunes that are kept in a folder, by default `tunes` in `core.paths.data_folder`."""
 
-    def __init__(self, folder: Path | None = None):
-        """Name the folder; nothing is made. Raises StudioError where no folder can be named."""
-        self.folder = data_folder() / "tunes" if folder is None else folder
-
-    @staticmethod
-    def id_of(asked: dict[str, Any], device: str) -> str:
-        """Return the id of the tune of a question on a device."""
-        return fingerprint(asked, device)
-
-    def folder_of(self, id: str) -> Path:
-        """Return the folder of a tune. Raises StudioError for what is no id."""
-        if not isinstance(id, str) or not ID.fullmatch(id):
-            raise StudioError(GONE)
-        return self.folder / id
+    kind, file, gone = "tune", LINES, GONE
 
     def keep_end(self, id: str, end: End) -> End:
         """Keep how a tune ended, and return it as kept. Raises StudioError.
@@ -254,36 +238,11 @@ class TuneShelf:
         return tune.at(int(place))
 
     def tunes(self, model_key: str) -> list[KeptTune]:
-        """Return the tunes of a model that have an evaluation, the latest first.
+        """Return the tunes of a model that have an evaluation, the latest first."""
+        return list(self.of(model_key))
 
-        Folders that cannot be read are passed over.
-        """
-        return list(self._of(model_key))
-
-    def latest(self, model_key: str) -> KeptTune | None:
-        """Return the tune of a model that was worked on last, None where there is none."""
-        return next(self._of(model_key), None)
-
-    def _of(self, model_key: str) -> Iterator[KeptTune]:
-        """Yield what `tunes` lists; each folder is read when it is its turn."""
-        for folder in self._newest_first():
-            try:
-                one = self.get(folder.name)
-            except StudioError:
-                continue
-            if one.model_key == model_key and one.evaluations:
-                yield one
-
-    def _newest_first(self) -> list[Path]:
-        dated = []
-        try:
-            for folder in self.folder.iterdir():
-                lines = folder / LINES
-                if ID.fullmatch(folder.name) and lines.exists():
-                    dated.append((lines.stat().st_mtime, folder))
-        except OSError:
-            return []
-        return [folder for _, folder in sorted(dated, reverse=True)]
+    def _shown(self, one: KeptTune) -> bool:
+        return bool(one.evaluations)
 
     def _end(self, id: str) -> End | None:
         """Return how a tune ended; None before that, or where it cannot be read."""

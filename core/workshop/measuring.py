@@ -15,6 +15,7 @@ from ..progress import Progress
 from ..pruning.orders import RemovalOrders, find_orders
 from ..sampling.own_samples import LatentMaker
 from .calibration import CalibratedModel
+from .calibration_progress import WholeProgress, shares
 from .data_sources import DataSource
 
 
@@ -23,6 +24,10 @@ class MeasuredModel(LatentMaker, CalibratedModel, Protocol):
 
     source: DataSource
     device_text: str  # the device in words
+
+    @property
+    def forward_macs(self) -> tuple[int, int]:
+        """Return (linear and convolution, attention) MACs of a dense forward of one image."""
 
 
 def measure_calibration(
@@ -36,8 +41,13 @@ def measure_calibration(
 
     start: `time.perf_counter()` when the calibration began. Raises Stopped, StudioError.
     """
-    if bank.missing():
-        bank = _measure_bins(model, bank, progress, stop)
+    missing, whole = len(bank.missing()), None
+    if progress is not None:
+        source, forward = model.source, sum(model.forward_macs)
+        parts = shares(model.layers, model.settings, forward, source.rows, missing)
+        whole = WholeProgress(progress, model.layers, parts)
+    if missing:
+        bank = _measure_bins(model, bank, whole, stop)
     else:
         check_memory(ordering_memory(model.layers), model.device)
         check_writable(model.folder)
@@ -47,7 +57,7 @@ def measure_calibration(
             model.layers,
             bank,
             model.device_text,
-            progress,
+            None if whole is None else whole.ordering,
             stop,
             start,
             model.settings.damping,
@@ -60,7 +70,7 @@ def measure_calibration(
 def _measure_bins(
     model: MeasuredModel,
     bank: GramBank,
-    progress: Progress | None,
+    whole: WholeProgress | None,
     stop: threading.Event | None,
 ) -> GramBank:
     """Return the bank after measuring its missing bins. Raises Stopped, StudioError.
@@ -70,9 +80,9 @@ def _measure_bins(
     """
     latent_bytes = 4 * model.source.made * torch.Size(model.latent_shape).numel()
     _, need = check_room(bank, model.device, latent_bytes)
-    if progress is not None:
-        progress(0, 1, f"calibration {need}")
-    data = model.source.load(model, progress, stop)
+    if whole is not None:
+        whole.making(0, 1, f"calibration {need}")
+    data = model.source.load(model, None if whole is None else whole.making, stop)
     return calibrate(
         model.transformer,
         model.layers,
@@ -81,7 +91,7 @@ def _measure_bins(
         data.conditions,
         model.folder,
         model.settings,
-        progress,
+        None if whole is None else whole.measuring,
         stop,
         ids=data.ids,
     )

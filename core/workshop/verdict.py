@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..mosaic.modes import PLAIN, WORDS
+from ..words import percent
 from .sample_settings import BATCH
 from .why_slow import Circumstances
 
@@ -74,12 +75,12 @@ class Verdict:
             return self._unbelieved(ratio)
         if ratio - unsure > 1:
             return (
-                f"{self.b} took {1 - 1 / ratio:.0%} less time than {self.a} ({facts})"
+                f"{self.b} took {percent(1 - 1 / ratio)} less time than {self.a} ({facts})"
                 f" {work}{self._one_run}."
             )
         if ratio + unsure < 1:
             return (
-                f"{self.b} is slower: it took {1 / ratio - 1:.0%} more time than {self.a}"
+                f"{self.b} is slower: it took {percent(1 / ratio - 1)} more time than {self.a}"
                 f" ({facts}) {work}{self._reason}{self._one_run}."
             )
         return (
@@ -114,7 +115,7 @@ class Verdict:
         if ratio < 1:
             widths = "" if self.where is None else self.where.on_widths
             return (
-                f"{self.b} is slower: it took {1 / ratio - 1:.0%} more time than {self.a}"
+                f"{self.b} is slower: it took {percent(1 / ratio - 1)} more time than {self.a}"
                 f" ({self._facts}), which does not go {known}{widths}; {self._again}."
             )
         return (
@@ -148,10 +149,10 @@ class Verdict:
             return "not timed"
         how = "" if self.mode == PLAIN else f", both {WORDS[self.mode]}"
         if self.spread is None:
-            return f"×{self.ratio:.2f}, one timed run, no spread{how}"
+            return f"×{self.ratio:.2f} as fast, one timed run, no spread{how}"
         return (
-            f"×{self.ratio:.2f}, median of {self.runs} timed runs in turn, spread"
-            f" ±{self.spread:.2f}{how}"
+            f"×{self.ratio:.2f} as fast, median of {self.runs} timed runs in turn, spread"
+            f" ± {self.spread:.2f}{how}"
         )
 
     @property
@@ -160,7 +161,7 @@ class Verdict:
         if abs(self.macs_ratio - 1) < SAME_WORK:
             return "with as many multiply-accumulates"
         fewer = "fewer" if self.macs_ratio >= 1 else "more"
-        return f"with {abs(1 - 1 / self.macs_ratio):.0%} {fewer} multiply-accumulates"
+        return f"with {percent(abs(1 - 1 / self.macs_ratio))} {fewer} multiply-accumulates"
 
     @property
     def _one_run(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from ..mosaic.modes import COMPILED, GRAPHS, PLAIN
 from ..sampling.timing import LatencyTable
+from ..words import percent
 
 LARGE = 0.3  # share of a forward that is named as a reason where it does not shrink
 WAITING = 0.5  # from this share on, a GPU that runs plain waits for launches
@@ -67,9 +68,11 @@ class Circumstances:
         of = f"of a dense forward of {self.rows} rows"
         found = []
         if self.outside is not None and self.outside >= LARGE:
-            found.append(f"{self.outside:.0%} {of} does not shrink with the layers ({UNSHRUNK})")
+            found.append(
+                f"{percent(self.outside)} {of} does not shrink with the layers ({UNSHRUNK})"
+            )
         elif self.fixed is not None and self.fixed >= LARGE:
-            found.append(f"{self.fixed:.0%} {of} takes as long at every width ({UNSHRUNK})")
+            found.append(f"{percent(self.fixed)} {of} takes as long at every width ({UNSHRUNK})")
         if self.launches:
             found.append("run plain, the GPU waits for launches of kernels")
         return found

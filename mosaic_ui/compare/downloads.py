@@ -24,7 +24,7 @@ from core.workshop.comparison import Comparison
 from ..png import data_address, png_bytes
 from ..recipes import TEXTS
 from .figures import film_html, metrics_html, settings_line, sheets, verdict_html
-from .lettering import INK, PAPER, QUIET, font, wrapped
+from .lettering import INK, PAPER, QUIET, font, wrapped, write
 from .pictures import download_sheet, to_uint8
 from .slide import slide
 from .timing import timing_html, timing_rows
@@ -209,12 +209,12 @@ def one_picture(comparison: Comparison) -> np.ndarray:
     canvas = Image.new("RGB", (width + 2 * MARGIN, under + LINE * len(foot) + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)
     for k, (line, face, ink) in enumerate(lines):
-        draw.text((MARGIN, MARGIN + LINE * k), line, ink, face)
+        write(draw, (MARGIN, MARGIN + LINE * k), line, face, ink)
     names = (f"A: {comparison.a.name}", f"B: {comparison.b.name}", "Difference")
     for k, (name, sheet) in enumerate(zip(names, (a, b, d), strict=True)):
         left = MARGIN + k * (a.shape[1] + MARGIN)
-        draw.text((left, top), wrapped(name, small, a.shape[1])[0], INK, small)
+        write(draw, (left, top), wrapped(name, small, a.shape[1])[0], small, INK)
         canvas.paste(Image.fromarray(sheet), (left, top + LINE))
     for k, (line, face, ink) in enumerate(foot):
-        draw.text((MARGIN, under + LINE * k), line, ink, face)
+        write(draw, (MARGIN, under + LINE * k), line, face, ink)
     return np.asarray(canvas)

@@ -21,7 +21,7 @@ from core.workshop.sample_settings import IN_STEP
 from core.workshop.study import Finding
 
 from ..hover import explained
-from ..text import factor_text, fewer_text, macs_text, percent, plural, seconds_text
+from ..text import factor_text, fewer_text, macs_text, percent, plural, seconds_text, timed_text
 from .between import differences_html, result_unequal
 from .pictures import (
     MAX_SHOWN,
@@ -101,7 +101,7 @@ def verdict_html(
             "is-counted",
             "By MACs",
             factor_text(comparison.speedup_macs),
-            f"B does {fewer_text(comparison.speedup_macs, 'MACs')}: counted, not timed",
+            "MACs of A / MACs of B, counted, not timed",
         ),
         (
             "is-predicted",
@@ -136,13 +136,14 @@ def _measured_card(comparison: Comparison) -> tuple[str, str, str, str]:
     if judged.ratio is None:
         return "is-measured is-doubtful", "Measured", "not timed", "pictures only"
     runs = (
-        "one run, no spread"
+        "1 round, no spread"
         if off is None
         else f"median of {comparison.timed_runs} rounds, ± {off:.2f} is their spread"
     )
     if judged.doubtful:
         return "is-measured is-doubtful", "Measured, doubtful", factor_text(judged.ratio), runs
-    return "is-measured", "Measured", factor_text(judged.ratio), runs
+    css = "is-measured is-once" if off is None else "is-measured"
+    return css, "Measured", factor_text(judged.ratio), runs
 
 
 def sheets(
@@ -362,7 +363,7 @@ def _pair_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
             "Speed-up, measured",
             "not timed"
             if c.speedup_measured is None
-            else factor_text(c.speedup_measured, c.speedup_spread),
+            else timed_text(c.speedup_measured, c.speedup_spread),
             ratio_words(c) or f"time A / time B, {runs_words(c.timed_runs)}",
         ),
         ("Work of B", fewer_text(c.speedup_macs, "MACs"), "than A, counted"),

@@ -13,7 +13,7 @@ from core.sampling.metrics import MIN_IMAGES_FOR_FID
 from core.workshop.comparison import Comparison
 from core.workshop.study import Finding, nearest_verdict
 
-from ..text import plural
+from ..text import plural, spaced
 
 # why fewer steps of one network stay near to many, where the scheduler draws no noise of its own
 BY_CONSTRUCTION = (
@@ -79,7 +79,7 @@ def _quality(comparison: Comparison, k: int, study: Sequence[Finding]) -> str:
         )
     if found is not None and settings.scheduler == STUDIED:
         own = f"DDIM and guidance {study[0].guidance:g}"
-        parts.append(f"The study of this model, with MosaicDiff, {own}: {found}")
+        parts.append(f"The study of this model, with MosaicDiff, {own}: {spaced(found)}")
     if not parts:
         parts.append(
             "That is for FID: compare a pruned side with this one in at least"

@@ -15,7 +15,7 @@ from core.workshop.comparison import Comparison, Side
 
 from ..text import factor_text, percent, plural
 from .figures import settings_line
-from .lettering import INK, PAPER, QUIET, font, wrapped
+from .lettering import INK, PAPER, QUIET, font, wrapped, write
 from .pictures import contact_sheet, sheet_columns, to_uint8
 from .view_parts import SAMPLING_ORDER, stage_colour
 
@@ -23,7 +23,7 @@ SIZE = (1920, 1080)  # pixels, width and height
 MARGIN = 80
 SIDE = 560  # pixels of the square that holds the pictures of one side
 SHOWN = 16  # samples of each side
-TOP = 330  # of the pictures
+TOP = 352  # of the pictures
 COLUMN = 1330  # left edge of number and bars
 WIDE = SIZE[0] - MARGIN - COLUMN  # of a bar
 PALE = (228, 228, 231)  # what a stage loses
@@ -37,8 +37,8 @@ def slide(comparison: Comparison) -> np.ndarray:
     """
     canvas = Image.new("RGB", SIZE, PAPER)
     draw = ImageDraw.Draw(canvas)
-    _lines(draw, (MARGIN, 60), comparison.verdict, 44, INK, SIZE[0] - 2 * MARGIN, 3)
-    _lines(draw, (MARGIN, 236), comparison.distance, 30, QUIET, SIZE[0] - 2 * MARGIN, 1)
+    below = _lines(draw, (MARGIN, 60), comparison.verdict, 44, INK, SIZE[0] - 2 * MARGIN, 3)
+    _lines(draw, (MARGIN, below + 14), comparison.distance, 30, QUIET, SIZE[0] - 2 * MARGIN, 1)
     for k, (letter, side) in enumerate((("A", comparison.a), ("B", comparison.b))):
         left = MARGIN + k * (SIDE + 50)
         _lines(draw, (left, TOP - 46), f"{letter}: {side.name}", 32, INK, SIDE, 1)
@@ -48,7 +48,7 @@ def slide(comparison: Comparison) -> np.ndarray:
         words = f"the first {shown} of {plural(comparison.n, 'image')}"
         _lines(draw, (MARGIN, TOP + SIDE + 12), words, 24, QUIET, SIDE, 1)
     number, about = _number(comparison)
-    draw.text((COLUMN, TOP - 56), number, INK, font(150))
+    write(draw, (COLUMN, TOP - 56), number, font(150), INK)
     _lines(draw, (COLUMN, TOP + 116), about, 28, QUIET, WIDE, 2)
     _bars(draw, comparison)
     foot = f"{comparison.model}; {settings_line(comparison)}; {comparison.when}."
@@ -64,11 +64,13 @@ def _lines(
     ink: tuple[int, int, int],
     width: int,
     most: int,
-) -> None:
-    """Draw a text in at most so many lines of at most so many pixels."""
-    face = font(size)
-    for k, line in enumerate(wrapped(text, face, width, most)):
-        draw.text((place[0], place[1] + k * round(1.25 * size)), line, ink, face)
+) -> int:
+    """Draw a text in at most so many lines of so many pixels; return where the next may begin."""
+    face, high = font(size), round(1.25 * size)
+    lines = wrapped(text, face, width, most)
+    for k, line in enumerate(lines):
+        write(draw, (place[0], place[1] + k * high), line, face, ink)
+    return place[1] + len(lines) * high
 
 
 def _pictures(images: Tensor) -> Image.Image:
@@ -86,15 +88,11 @@ def _number(comparison: Comparison) -> tuple[str, str]:
     judged, off = comparison.judged, comparison.speedup_spread
     if judged.ratio is None:
         ratio = comparison.speedup_macs
-        return _factor(ratio), "MACs of A / MACs of B: counted, nothing was timed"
+        return factor_text(ratio), "MACs of A / MACs of B: counted, nothing was timed"
     rounds = plural(comparison.timed_runs, "round")
-    spread = "one round, no spread" if off is None else f"median of {rounds} ± {off:.2f}"
+    spread = "1 round, no spread" if off is None else f"median of {rounds} ± {off:.2f}"
     doubt = ", doubtful" if judged.doubtful else ""
-    return _factor(judged.ratio), f"time of A / time of B, measured{doubt}: {spread}"
-
-
-def _factor(ratio: float) -> str:
-    return factor_text(ratio).replace("×", "x")
+    return factor_text(judged.ratio), f"time of A / time of B, measured{doubt}: {spread}"
 
 
 def _bars(draw: ImageDraw.ImageDraw, comparison: Comparison) -> None:

@@ -12,6 +12,7 @@ from core.workshop.study import Finding, verdicts
 
 from ..figures import BESIDE, plot_axis
 from ..hover import explained
+from ..text import percent, spaced
 
 # Okabe-Ito, apart from the stages
 SHOWN = {
@@ -31,7 +32,7 @@ def study_sentences(found: list[Finding]) -> str:
     """Say where pruning pays and where fewer steps do, one line each, with what was measured."""
     facts = sorted({(f.n, f.seeds) for f in found})
     note = "; ".join(f"n = {n} images, {k} seed{'s' if k > 1 else ''}" for n, k in facts)
-    items = "".join(f"<li>{html.escape(s)}</li>" for s in verdicts(found))
+    items = "".join(f"<li>{html.escape(spaced(s))}</li>" for s in verdicts(found))
     return (
         f'<ul class="study-list">{items}</ul><p class="fine">Measured on this model: {note}.'
         " FID, a distance to real pictures (lower is better), on its own small feature network."
@@ -94,7 +95,7 @@ def study_table(found: list[Finding]) -> str:
         cells = (
             f.base_steps,
             f.method,
-            f"{f.saved:.0%}",
+            percent(f.saved),
             f"{f.fid:.2f}{pm}",
             f"{f.latent_mse:.4f}",
             f"{f.class_accuracy:.3f}",

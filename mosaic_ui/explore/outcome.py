@@ -14,7 +14,7 @@ from core.workshop.prediction import Prediction, StagePrediction
 from ..guidance_words import guidance_mark, guidance_sentence
 from ..predictions import Predicted
 from ..tables import swatch
-from ..text import factor_text, macs_text, percent, plural, seconds_text
+from ..text import factor_text, fast_text, macs_text, percent, plural, seconds_text
 from ..theme import STAGE_COLOURS
 
 MACS_HINT = "Multiply-accumulates: the multiplications of a run, whatever the device."
@@ -51,7 +51,7 @@ def _figures(found: Predicted) -> str:
     work = macs_text(prediction.macs, beside=[prediction.macs_dense])
     factor = prediction.speedup_seconds
     figures = (
-        ("Faster", "–" if factor is None else factor_text(factor), _time(prediction)),
+        ("Speed-up", "–" if factor is None else factor_text(factor), _time(prediction)),
         (f'Fewer <abbr title="{MACS_HINT}">MACs</abbr>', percent(less), f"{work} an image"),
         (
             f'<abbr title="{ERROR_HINT}">Layer error</abbr>',
@@ -95,7 +95,7 @@ def _stage_row(found: Predicted, stage: int) -> str:
         f'<tr data-stage="{name}"><th scope="row">{swatch(name)}{name}{mark}</th>'
         f"<td>{part.steps}</td>"
         f'<td>{_removed(found.plan, stage, part)}</td><td class="share"><span class="rail">{bar}'
-        f"</span>{percent(share)}</td></tr>"
+        f'</span><span class="figure">{percent(share)}</span></td></tr>'
     )
 
 
@@ -119,7 +119,7 @@ def spoken(before: StagePlan, found: Predicted) -> str:
     less = percent(1 - prediction.macs / prediction.macs_dense) if prediction.macs_dense else "0 %"
     words = f"Steps: {steps}. Predicted: {less} fewer multiply-accumulates"
     if prediction.speedup_seconds is not None:
-        words += f", {factor_text(prediction.speedup_seconds)} faster"
+        words += f", {fast_text(prediction.speedup_seconds)}"
     if prediction.error is not None:
         words += f", layer error {percent(prediction.error, 2)}"
     own = guidance_sentence(found.plan, prediction)

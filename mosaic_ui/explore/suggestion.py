@@ -20,7 +20,7 @@ from core.errors import PlanError, StudioError
 from .. import tables
 from ..inputs import constants, share_of
 from ..page_state import Shared
-from ..predictions import OWN, Asked
+from ..predictions import OWN, Asked, targets_of
 from ..schedules import not_taken_over, own_beta
 from ..text import percent, plural
 
@@ -55,6 +55,14 @@ def rule_html(proposal: Proposal, timesteps: Sequence[float], words: Sequence[st
         f'<div class="note"><p>{html.escape(rule_sentence(proposal, timesteps))}</p><details>'
         f"<summary>How exactly</summary>{html.escape(formula)}</details></div>"
         f"{tables.notes(list(words))}"
+    )
+
+
+def _preset_words(name: str, target: float, steps: int) -> str:
+    """Say what a preset removes."""
+    return (
+        f"Preset “{name}”: {percent(target)} of heads and neurons goes, on average of"
+        f" {plural(steps, 'step')}."
     )
 
 
@@ -97,9 +105,24 @@ class SuggestionCard:
         named = f"This plan is “{asked.plan.name}”." if asked.plan.name else OWN
         return tables.notes([named])
 
-    def about_followed(self, plan: StagePlan) -> str:
-        """Write what a plan of another tab or of an address is; its name may be anybody's."""
-        return tables.notes([INTERVAL_WORDS if self._is_interval(plan) else OWN])
+    def about_followed(self, asked: Asked) -> str:
+        """Write what a plan of another tab, of an address or of an undo is, from its numbers.
+
+        Its name may be anybody's.
+        """
+        plan, schedule = asked.plan, self.workshop.schedule
+        timesteps = self.predictions.visited(asked.scheduler, asked.steps)
+        proposal = self.predictions.rule_of(plan, timesteps)
+        if proposal is not None:
+            return rule_html(proposal, timesteps)
+        if self._is_interval(plan):
+            return tables.notes([INTERVAL_WORDS])
+        if plan.name in self.names:
+            for target in targets_of(plan, timesteps):
+                with suppress(StudioError):
+                    if plan == preset(schedule, plan.name, target, timesteps):
+                        return tables.notes([_preset_words(plan.name, target, len(timesteps))])
+        return tables.notes([OWN])
 
     def _is_interval(self, plan: StagePlan) -> bool:
         """Say whether a plan is this model's guidance interval."""
@@ -127,11 +150,7 @@ class SuggestionCard:
         if name == INTERVAL:  # whatever stands in the box of the target
             return preset(schedule, name), f"Preset “{name}”: {INTERVAL_WORDS}"
         plan = preset(schedule, name, share_of(target), visited)
-        about = (
-            f"Preset “{name}”: {percent(share_of(target))} of heads and neurons goes, on average of"
-            f" {plural(len(visited), 'step')}."
-        )
-        return plan, about
+        return plan, _preset_words(name, share_of(target), len(visited))
 
     def on_bins(self, plan: StagePlan, snap: bool) -> tuple[StagePlan, list[str]]:
         """Return the plan, on bin edges if asked, and the sentence that says so."""

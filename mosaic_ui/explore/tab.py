@@ -126,14 +126,14 @@ class ExploreTab:
     def _edited(self) -> list[Any]:
         """Return the outputs of every edit of this tab."""
         shared = self.shared
-        own = [self.boxes_said, self.rule, self.boundaries.anchor, self.places.moved]
+        own = [self.boxes_said, self.rule, self.ruled, self.boundaries.anchor, self.places.moved]
         return [shared.plan, shared.edited, *self.plan_views, *own]
 
     def wire(self) -> None:
         """Connect the tab's own edits and its measurement; each edit is answered at once."""
         shared, card = self.shared, self.suggestion
         self._wire_boundaries()
-        edit: Event = {"outputs": [*self._edited, self.ruled], **EDIT}
+        edit: Event = {"outputs": self._edited, **EDIT}
         rule = [shared.target, self.curves.threshold, self.curves.lam, shared.beta]
         asked, snap = [shared.plan, *shared.sampler], self.boundaries.snap
         gr.on(
@@ -275,7 +275,8 @@ class ExploreTab:
         views = self._show(asked, request)
         views |= {self.curves.chart: list(asked.plan.boundaries), self.boxes_said: ""}
         if asked.plan != about:
-            views[self.rule] = self.suggestion.about_followed(asked.plan)
+            views[self.rule] = self.suggestion.about_followed(asked)
+            views[self.ruled] = asked.plan.to_json()
         return views
 
     def on_sampler(self, asked: Asked) -> Views:
@@ -317,7 +318,8 @@ class ExploreTab:
     def _ruled(self, after: StagePlan, asked: Asked, request: gr.Request) -> Views:
         """Take a plan with other guidance or another mean in hand, and say whose it is."""
         about = self.suggestion.about(asked._replace(plan=after))
-        return self._take(after, asked, request) | {self.rule: about}
+        own: Views = {self.rule: about, self.ruled: after.to_json()}
+        return self._take(after, asked, request) | own
 
     def _moved(
         self, asked: Asked, how: Moving, low: Any, high: Any
@@ -368,6 +370,7 @@ class ExploreTab:
         # a rule's sentence must not stand beside a plan that it did not make
         if after != before:
             views[self.rule] = self.suggestion.about(asked._replace(plan=after))
+            views[self.ruled] = after.to_json()
         return views | {self.boxes_said: said, self.boundaries.anchor: anchor.to_json()}
 
     def _proposed(self, after: StagePlan, about: str, asked: Asked, request: gr.Request) -> Views:

@@ -13,8 +13,21 @@ function draw() {
 
 function pick(block) {
   window.mosaicBlock = block;
+  if (place.querySelector('[data-block]')?.dataset.block !== String(block)) wait(block);
   trigger('input');
 }
+
+function wait(block) { // the answer takes a second and more: what is coming is said at once
+  rows?.forEach((row, i) => row.setAttribute('aria-pressed', String(i + 1 === block)));
+  const card = document.createElement('p');
+  card.className = 'inside-wait';
+  card.setAttribute('role', 'status');
+  card.textContent = `Opening ${names[block - 1]} …`;
+  place.replaceChildren(card);
+  card.scrollIntoView({ block: 'nearest' });
+}
+
+document.addEventListener('mosaic-inside', () => { if (place.querySelector('.inside-wait')) draw(); }); // also where it was refused
 
 place.addEventListener('click', event => {
   const button = event.target.closest('[data-layer]');

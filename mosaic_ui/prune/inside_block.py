@@ -41,7 +41,10 @@ INVITATION = (
 )
 PICKED = "(...given) => [window.mosaicBlock ?? 0, ...given.slice(1)]"
 PRESSED = "(...given) => [window.mosaicLayer ?? 0, ...given.slice(1)]"
-TO_PANEL = "() => document.querySelector('#inside-block')?.scrollIntoView({ block: 'nearest' })"
+TO_PANEL = """() => {
+  document.dispatchEvent(new Event('mosaic-inside'));
+  document.querySelector('#inside-block')?.scrollIntoView({ block: 'nearest' });
+}"""
 
 
 class LayerAsked(NamedTuple):

@@ -14,6 +14,7 @@ from core.curves.plan import STAGES
 from core.guidance import Half, half_of
 
 from ..figures import AXIS
+from ..text import percent
 from ..theme import STAGE_COLOURS, STAGE_INK
 
 
@@ -152,8 +153,11 @@ def _tiles(
         "z": drawn,
         "ygap": 2 if len(shares) <= MANY_BLOCKS else 0,
         "text": words,
+        "customdata": [
+            [None if share is None else percent(share) for share in row] for row in drawn
+        ],
         "colorscale": [[0, _alpha(colour, 0.04)], [1, _alpha(colour, 1)]],
-        "hovertemplate": "%{text}: %{z:.0%} runs<extra></extra>",
+        "hovertemplate": "%{text}: %{customdata} runs<extra></extra>",
     }
 
 

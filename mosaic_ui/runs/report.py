@@ -19,7 +19,7 @@ from core.workshop.comparison import Comparison
 from ..compare.downloads import VARIABLES
 from ..compare.pictures import contact_sheet, shrunk, to_uint8
 from ..png import data_address, png_bytes
-from ..text import factor_text, fewer_text, number, plural, seconds_text
+from ..text import factor_text, fewer_text, number, plural, seconds_text, timed_text
 from .report_plot import legend_words, plot_svg
 from .table import title_of
 
@@ -119,7 +119,7 @@ def _columns() -> list[tuple[str, str, Callable[[Run], str]]]:
         ("Seed", "", lambda r: str(r.seed)),
         ("Time A", "measured", lambda r: _time(r.a, r.b)),
         ("Time B", "measured", lambda r: _time(r.b, r.a)),
-        ("Speed-up", "measured", lambda r: _factor(r.speedup, r.speedup_spread)),
+        ("Speed-up", "measured", lambda r: _timed(r.speedup, r.speedup_spread)),
         ("Speed-up", "predicted", lambda r: _factor(r.speedup_predicted)),
         ("MACs of B", "counted", lambda r: _fewer(r.speedup_macs)),
         ("PSNR, dB", "measured, B to A", _psnr),
@@ -158,8 +158,12 @@ def _time(side: RunSide, other: RunSide) -> str:
     return seconds_text(side.seconds, side.seconds_spread, [other.seconds])
 
 
-def _factor(value: float | None, spread: float | None = None) -> str:
-    return NONE if value is None else factor_text(value, spread)
+def _timed(value: float | None, spread: float | None) -> str:
+    return NONE if value is None else timed_text(value, spread)
+
+
+def _factor(value: float | None) -> str:
+    return NONE if value is None else factor_text(value)
 
 
 def _fewer(value: float | None) -> str:

@@ -137,7 +137,7 @@ def _name(run: Run) -> str:
     title = run.name.strip() or f"{run.b.name}{removed}"
     # on a line of its own, as the column cuts long names
     guidance = f"<small>{escape(guided)}</small>" if guided else ""
-    return f"<b>{_text(title)}</b>{guidance}{state}{note}"
+    return f'<b title="{escape(title)}">{escape(title)}</b>{guidance}{state}{note}'
 
 
 def _steps(run: Run) -> str:
@@ -178,6 +178,8 @@ def _when(run: Run) -> str:
 def _speedup(run: Run) -> str:
     if run.speedup is None:
         return NONE
+    if run.speedup_spread is None:  # says nothing about how far it varies
+        return f"{factor_text(run.speedup)}<small>1 round</small>"
     return f"<b>{_two_lines(factor_text(run.speedup, run.speedup_spread))}</b>"
 
 

@@ -79,7 +79,7 @@ def strip_html(found: list[Seen]) -> str:
     )
 
 
-ENDED = '<p class="job-message ongoing-ended" role="status">{} It is kept in {}.</p>'
+ENDED = '<p class="job-message ongoing-ended" data-of="{}" role="status">{} It is kept in {}.</p>'
 
 
 class RunsWatch:
@@ -159,15 +159,15 @@ class RunsWatch:
             return {}
 
 
-def _end_of(id: str) -> tuple[str, str]:
-    """Say how something ended, and where it is kept."""
+def _end_of(id: str) -> tuple[str, str, str]:
+    """Return the tab that tells of it itself, how something ended, and where it is kept."""
     if id.startswith(background.TUNE):
-        return "The tune has ended.", "Tune"
+        return "tune", "The tune has ended.", "Tune"
     if id.startswith(background.SWEEP):
-        return "The sweep has ended.", "Sweep"
+        return "sweep", "The sweep has ended.", "Sweep"
     try:
         run = store().get(id)
     except StudioError:
-        return "The comparison has ended.", "4 Runs"
+        return "", "The comparison has ended.", "4 Runs"
     why = run.verdict if run.status == "finished" else run.sentence
-    return f"The comparison has ended: {escape(why)}", "4 Runs"
+    return "", f"The comparison has ended: {escape(why)}", "4 Runs"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.mosaic.modes import PLAIN
+from core.sweep.ahead import NOT_IN_IT, beside_denoiser
 from core.sweep.axes import BOUNDARIES, KINDS, Axis, check_axes, parse_axis
 from core.sweep.cells import Base, Cell, Grid, grid_of, whole_seconds
 from core.sweep.kept import KeptSweep
@@ -20,6 +22,7 @@ from ..text import about_seconds, plural
 from ..visitors import sweep_shelf
 
 USUAL_X, USUAL_Y = "sparsity.early", "steps"
+EARLIER = 3  # sweeps that say what a cell takes beside the denoiser
 NO_Y = ""  # the choice of one row only
 LONGEST = 2000  # characters of a box of values
 VALUES = {  # what a box offers where the model does not say
@@ -50,6 +53,8 @@ class Foreseen:
     waiting: list[Cell]  # that are not done yet
     seconds: float | None  # of the denoiser for those, predicted; None where nothing was timed
     kept: KeptSweep | None  # of the same question
+    # seconds of a cell beside the denoiser, as cells of earlier sweeps took here; None: not known
+    beside: float | None = None
 
 
 def axis_choices() -> list[tuple[str, str]]:
@@ -147,12 +152,14 @@ def foreseen(workshop: Workshop, grid: Grid) -> Foreseen:
     except StudioError:
         kept = None
     waiting = [cell for cell in grid.possible if kept is None or kept.record.cells[cell.index].open]
-    return Foreseen(grid, waiting, whole_seconds(workshop, waiting), kept)
+    earlier = islice(sweep_shelf().of(workshop.model_key), EARLIER)
+    beside = beside_denoiser((one.record for one in earlier), workshop.device_text)
+    return Foreseen(grid, waiting, whole_seconds(workshop, waiting), kept, beside)
 
 
 def ahead(workshop: Workshop, found: Foreseen) -> list[str]:
     """Say what a press will do and how long it takes, one sentence each."""
-    grid, settings = found.grid, found.grid.base.settings
+    grid = found.grid
     count = plural(len(grid.cells), "cell")
     rows, columns = plural(grid.rows, "row"), plural(grid.columns, "column")
     shape = f" ({rows} of {columns})" if grid.y is not None else ""
@@ -164,17 +171,29 @@ def ahead(workshop: Workshop, found: Foreseen) -> list[str]:
             f"{len(impossible)} of them cannot be and are passed over; {grid.title(first)}:"
             f" {first.why_not}"
         )
-    times = f"timed {settings.repeats} ×" if settings.repeats else "nothing is timed"
     said.append(
         f"Every cell is the plan in hand with what changes, against dense from the same noise:"
-        f" {settings.scheduler}, {settings.steps} steps, guidance {settings.guidance:g},"
-        f" {plural(settings.n, 'image')}, seed {settings.seed}, {times}. Guidance, classes or"
-        " prompts, seed and precision are those of Compare."
+        f" {_same_in_all(grid)}. Guidance, classes or prompts, seed and precision are those of"
+        " Compare."
     )
     first_of_all = _first(workshop, found)
     if first_of_all:
         said.append(f"First it {' and '.join(first_of_all)}, once.")
     return said
+
+
+def _same_in_all(grid: Grid) -> str:
+    """Name the settings of a run that no axis varies."""
+    settings = grid.base.settings
+    parts = {
+        "scheduler": settings.scheduler,
+        "steps": plural(settings.steps, "step"),
+        "guidance": f"guidance {settings.guidance:g}",
+        "": f"{plural(settings.n, 'image')}, seed {settings.seed}",
+        "repeats": f"timed {settings.repeats} ×" if settings.repeats else "nothing is timed",
+    }
+    varied = {one.name for one in (grid.x, grid.y) if one is not None}
+    return ", ".join(words for name, words in parts.items() if name not in varied)
 
 
 def _time_words(found: Foreseen) -> str:
@@ -188,10 +207,17 @@ def _time_words(found: Foreseen) -> str:
             f"{before}How long it takes is known once this device's speed is measured, as the"
             " sweep begins."
         )
-    takes = about_seconds(found.seconds)
+    if found.beside is None:
+        takes = about_seconds(found.seconds)
+        return (
+            f"{before}The denoiser takes {takes} of it, predicted. {NOT_IN_IT[:1].upper()}"
+            f"{NOT_IN_IT[1:]}, seconds for each cell: the first cell tells."
+        )
+    takes = about_seconds(found.seconds + found.beside * len(found.waiting))
     return (
-        f"{before}{takes[:1].upper()}{takes[1:]}, predicted for the denoiser alone; other work of"
-        " the machine comes on top."
+        f"{before}{takes[:1].upper()}{takes[1:]}: {about_seconds(found.seconds)} of the denoiser,"
+        f" predicted, and {about_seconds(found.beside)} beside it for each cell, as in earlier"
+        " sweeps here."
     )
 
 

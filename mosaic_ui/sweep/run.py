@@ -11,7 +11,7 @@ from core.errors import Stopped, StudioError
 from core.sweep.ahead import measure_speed, time_left
 from core.sweep.cells import Grid, grid_of
 from core.sweep.engine import CellDone, Report, Sweep, Swept
-from core.sweep.kept import KeptSweep
+from core.sweep.kept import KeptSweep, runs_elsewhere
 from core.workshop.workshop import Workshop
 
 from .. import background, jobs, tables
@@ -24,6 +24,7 @@ from .inputs import foreseen, id_of, needs_calibration
 
 Named = dict[str, Any]  # name of a component -> its value, or of "kept" the sweep to show
 KEPT = "Every cell that is done is kept, here and under Runs."
+STAYS = "Its runs stay in Runs."
 GO_ON = "Go on runs what is left."
 
 
@@ -60,6 +61,18 @@ def ended_sentence(kept: KeptSweep) -> str:
         return f"{head}: {done} of {cells} done{others}. {KEPT} {GO_ON}"
     again = " Go on tries the failed ones again." if failed else ""
     return f"Done: {done} of {cells}{others}. {KEPT}{again}"
+
+
+def shelf_words(kept: KeptSweep) -> str:
+    """Return what the menu of earlier sweeps says of one."""
+    return f"{kept.title}, {kept.record.count('done')} of {plural(len(kept.record.cells), 'cell')}"
+
+
+def busy_elsewhere(kept: KeptSweep) -> str:
+    """Say that another program runs a sweep; nothing where none does. Raises StudioError."""
+    if runs_elsewhere(kept, store()):
+        return "Another program runs this sweep: stop it there first."
+    return ""
 
 
 class Run:

@@ -30,11 +30,12 @@ from ..predictions import Asked
 from ..recipes import COPY
 from ..remedies import page_sentence
 from ..runs.tab import RunsTab
+from ..shelf_menu import ShelfMenu, Shown
 from ..visitors import sweep_shelf
 from . import inputs
 from .board import board, sweep_file, sweep_pictures
 from .inputs import SweepWish
-from .run import Named, ended_sentence, ongoing, stream
+from .run import STAYS, Named, busy_elsewhere, ended_sentence, ongoing, shelf_words, stream
 
 HERE = Path(__file__).parent
 KIND = jobs.SWEEP
@@ -117,6 +118,8 @@ class SweepTab:
         return name, values, gr.HTML("", elem_id=f"sweep-{which}-said")
 
     def _build_outcome(self) -> None:
+        how = Shown(sweep_shelf, shelf_words, self._view, STAYS, busy_elsewhere)
+        self.shelf = ShelfMenu("sweep", self.workshop.model_key, how)
         self.job = gr.HTML("", elem_id="sweep-job")
         self.more = gr.Button(
             "Go on", size="sm", visible=False, elem_id="sweep-more", elem_classes="fit"
@@ -169,8 +172,9 @@ class SweepTab:
 
     def _wire_job(self, wish: list[Block], foresee: Event, place: gr.Tab) -> None:
         """Connect Sweep, Go on and Stop, and what finds a sweep of before or of another page."""
-        buttons = [self.start, self.stop, self.more]
-        views = [self.job, self.results, self.empty, self.grid, self.shown, *buttons]
+        buttons = [self.start, self.stop, self.more, *self.shelf.views]
+        sight = [self.job, self.results, self.empty, self.grid, self.shown]
+        views = [*sight, *buttons]
         asked = self.start.click(self.ask, wish, [self.job, *buttons], **ASK)
         again = self.more.click(self.on_more, self.shown, [self.job, *buttons], **ASK)
         for one in (asked, again):
@@ -178,7 +182,14 @@ class SweepTab:
             done.then(**foresee)
         self.stop.click(self.on_stop, None, [self.job, *buttons], **LOOK)
         looks = [place.select, self.timer.tick]
-        gr.on(looks, self.on_look, self.shown, [*views, self.timer], **LOOK)
+        look: Event = {
+            "fn": self.on_look,
+            "inputs": [self.shown, self.shelf.picked],
+            "outputs": [*views, self.timer],
+            **LOOK,
+        }
+        gr.on(looks, **look)
+        self.shelf.wire([*sight, self.start, self.stop, self.more]).then(**look)
 
     @plain_errors
     def on_x(self, x_name: str) -> Views:
@@ -249,7 +260,9 @@ class SweepTab:
                 yield self._placed(named, running=True)
         status = tables.status_line(self.workshop)
         ended = {} if kept is None else self._sight(kept, running=False)
-        yield {**ended, **self._buttons(busy=False, kept=kept), self.shared.status: status}
+        offered = self.shelf.offer("" if kept is None else kept.id)
+        idle = self._buttons(busy=False, kept=kept)
+        yield {**ended, **idle, **offered, self.shared.status: status}
 
     @plain_errors
     def on_stop(self, request: gr.Request) -> Views:
@@ -259,8 +272,8 @@ class SweepTab:
         return {self.stop: gr.update(interactive=False)}
 
     @plain_errors
-    def on_look(self, swept: str, request: gr.Request) -> Views:
-        """Show the sweep that goes on, or the one that was worked on last.
+    def on_look(self, swept: str, picked: str, request: gr.Request) -> Views:
+        """Show the sweep that a hand chose, else the one that goes on or was worked on last.
 
         Nothing changes on a page whose own sweep waits or runs.
         """
@@ -269,7 +282,7 @@ class SweepTab:
             return {self.timer: gr.Timer(active=False)}
         going = ongoing(self.workshop)
         if going is None:
-            return {self.timer: gr.Timer(active=False), **self._last(swept)}
+            return {self.timer: gr.Timer(active=False), **self._last(swept, picked)}
         views: Views = {
             self.timer: gr.Timer(active=True),
             self.job: progress_html(going) + tables.notes([WAITS]),
@@ -277,20 +290,33 @@ class SweepTab:
             self.stop: gr.update(interactive=not going.stop.is_set()),
             self.more: gr.update(visible=False),
         }
-        if going.sweep is not None:
+        if going.sweep is not None and picked in ("", going.id.removeprefix(background.SWEEP)):
             kept = sweep_shelf().get(going.id.removeprefix(background.SWEEP))
             if _mark(kept, running=True) != swept:
                 views |= self._sight(kept, running=True)
-        return views
+        return views if swept else views | self.shelf.offer("")
 
-    def _last(self, swept: str) -> Views:
-        """Return the views of the sweep that was worked on last, where they are not in sight."""
+    def _last(self, swept: str, picked: str) -> Views:
+        """Return the views of the sweep to show while none goes on, as far as they are new."""
         try:
-            kept = sweep_shelf().latest(self.workshop.model_key)
+            kept = self.shelf.in_sight(picked)
+            offered = self.shelf.offer("" if kept is None else kept.id)
         except StudioError as error:
             return {self.job: tables.message(page_sentence(error), "bad")}
         if kept is None or _mark(kept, running=False) == swept:
-            return self._buttons(busy=False, kept=kept)
+            return {**self._buttons(busy=False, kept=kept), **offered}
+        return {**self._view(kept), **offered}
+
+    def _view(self, kept: KeptSweep | None) -> Views:
+        """Return the views of a kept sweep that does not go on, or of none."""
+        if kept is None:
+            return {
+                self.results: gr.update(visible=False),
+                self.empty: gr.update(visible=True),
+                self.shown: "",
+                self.job: "",
+                **self._buttons(busy=False),
+            }
         return {
             **self._sight(kept, running=False),
             self.job: tables.message(ended_sentence(kept)),
@@ -325,6 +351,7 @@ class SweepTab:
             self.start: gr.update(interactive=not busy),
             self.stop: gr.update(interactive=busy),
             self.more: gr.update(visible=not busy and kept is not None and kept.left > 0),
+            **self.shelf.lock(busy),
         }
 
 

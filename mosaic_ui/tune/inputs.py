@@ -64,7 +64,7 @@ def judged(workshop: Workshop) -> bool:
 
 def goals(workshop: Workshop) -> list[tuple[str, str]]:
     """Return the goals that this model can be asked for: words and value."""
-    found = [("×N faster", FASTER), ("At most S seconds", SECONDS)]
+    found = [("×N as fast", FASTER), ("At most S seconds", SECONDS)]
     best = ("As good as dense, as fast as possible", DENSE)
     return [*found, best] if judged(workshop) else found
 

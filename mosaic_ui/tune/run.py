@@ -28,6 +28,7 @@ from .table import points_html, verdict_html
 
 Named = dict[str, Any]  # name of a component -> its value or `gr.update`
 KEPT = "What was evaluated is kept: the same question goes on from it."
+STAYS = "Plans and comparisons that were made of its points stay in Runs."
 ALREADY = "The same was asked before and had its time: here is what it found. Allow more to go on."
 
 
@@ -66,6 +67,11 @@ def ended_sentence(tune: KeptTune) -> str:
     if tune.end.stopped:
         return f"Stopped: this is the best of {count} until then. {KEPT}"
     return f"Done in {seconds_text(tune.end.seconds)}: {count} evaluated."
+
+
+def shelf_words(tune: KeptTune) -> str:
+    """Return what the menu of earlier tunes says of one."""
+    return f"{tune.goal.text}, {plural(len(tune.evaluations), 'point')}"
 
 
 class Run:

@@ -20,7 +20,7 @@ from core.tuner.configuration import Configuration
 from core.tuner.kept import KeptTune
 from core.workshop.workshop import Workshop
 
-from .. import jobs, model_facts, tables
+from .. import background, jobs, model_facts, tables
 from ..compare.kept_sides import TUNE as TUNE_SIDE
 from ..compare.sides import DENSE as DENSE_SIDE
 from ..compare.sides import picker_choices
@@ -31,12 +31,13 @@ from ..long_work import WAITS, progress_html, stop_shown
 from ..page_state import Shared
 from ..predictions import Asked
 from ..remedies import page_sentence
+from ..shelf_menu import ShelfMenu, Shown
 from ..stage_chart import plot_panel
 from ..visitors import tune_shelf
 from . import inputs, words
 from .figure import EMPTY
 from .inputs import TuneWish
-from .run import Named, board_views, ended_sentence, ongoing, stream
+from .run import STAYS, Named, board_views, ended_sentence, ongoing, shelf_words, stream
 
 HERE = Path(__file__).parent
 KIND = jobs.TUNE
@@ -84,7 +85,7 @@ class TuneTab:
             label="Goal",
             elem_classes="stacked",
         )
-        self.speedup = gr.Number(inputs.USUAL_SPEEDUP, label="Times faster", min_width=110)
+        self.speedup = gr.Number(inputs.USUAL_SPEEDUP, label="Times as fast", min_width=110)
         images = self.workshop.usual_images
         self.run_seconds = gr.Number(
             _usual_seconds(self.workshop),
@@ -108,6 +109,8 @@ class TuneTab:
         self.ahead = gr.HTML("", elem_id="tune-ahead")
 
     def _build_outcome(self) -> None:
+        how = Shown(tune_shelf, shelf_words, self._view, STAYS, lambda _: "")
+        self.shelf = ShelfMenu("tune", self.workshop.model_key, how)
         self.job = gr.HTML("", elem_id="tune-job")
         self.said = gr.HTML("", elem_id="tune-said")
         self.empty = gr.HTML(NONE)
@@ -152,15 +155,23 @@ class TuneTab:
 
     def _wire_job(self, wish: list[Block], foresee: Event, place: gr.Tab) -> None:
         """Connect Tune and Stop, and what finds a tune of before or of another page."""
-        buttons = [self.start, self.stop]
-        views = [*self._places.values(), *buttons]
+        buttons = [self.start, self.stop, *self.shelf.views]
+        sight = [*self._places.values(), self.start, self.stop]
+        views = [*sight, *self.shelf.views]
         asked = self.start.click(self.ask, wish, [self.job, *buttons], **ASK)
         done = asked.then(self.run, None, [*views, self.shared.status], **jobs.MODEL_JOB, **QUIET)
         done.then(**foresee)
         self.stop.click(self.on_stop, None, [self.job, *buttons], **LOOK)
         found = [*views, self.shown, self.timer]
         looks = [self.shared.page.load, place.select, self.timer.tick]
-        gr.on(looks, self.on_look, self.shown, found, **LOOK)
+        look: Event = {
+            "fn": self.on_look,
+            "inputs": [self.shown, self.shelf.picked],
+            "outputs": found,
+            **LOOK,
+        }
+        gr.on(looks, **look)
+        self.shelf.wire([*sight, self.shown]).then(**look)
 
     def _wire_points(self) -> None:
         """Connect the buttons of the rows and the points of the plot."""
@@ -219,8 +230,10 @@ class TuneTab:
         with visit.stoppable(KIND) as stop:
             for views in stream(self.workshop, wanted, stop):
                 yield self._placed(views)
+        tune = self.shelf.in_sight("")
+        offered = self.shelf.offer("" if tune is None else tune.id)
         status = tables.status_line(self.workshop)
-        yield {**self._buttons(busy=False), self.shared.status: status}
+        yield {**self._buttons(busy=False), **offered, self.shared.status: status}
 
     @plain_errors
     def on_stop(self, request: gr.Request) -> Views:
@@ -230,8 +243,8 @@ class TuneTab:
         return {self.stop: gr.update(interactive=False)}
 
     @plain_errors
-    def on_look(self, shown: str, request: gr.Request) -> Views:
-        """Show the tune that goes on, or the one that was worked on last.
+    def on_look(self, shown: str, picked: str, request: gr.Request) -> Views:
+        """Show the tune that a hand chose, else the one that goes on or was worked on last.
 
         Nothing changes on a page whose own tune waits or runs.
         """
@@ -240,8 +253,10 @@ class TuneTab:
             return {self.timer: gr.Timer(active=False)}
         going = ongoing(self.workshop)
         if going is None:
-            return {self.timer: gr.Timer(active=False), **self._last(shown)}
+            return {self.timer: gr.Timer(active=False), **self._last(shown, picked)}
         now = _seen(going.tune, running=True)
+        if picked not in ("", going.id.removeprefix(background.TUNE)):
+            now = shown  # what a hand chose stays in sight
         views: Views = {
             self.timer: gr.Timer(active=True),
             self.job: progress_html(going) + tables.notes([WAITS]),
@@ -251,21 +266,33 @@ class TuneTab:
         }
         if going.tune is not None and now != shown:
             views |= self._placed(board_views(self.workshop, going.tune))
-        return views
+        return views if shown else views | self.shelf.offer("")
 
-    def _last(self, shown: str) -> Views:
-        """Return the views of the tune that was worked on last, where they are not in sight."""
+    def _last(self, shown: str, picked: str) -> Views:
+        """Return the views of the tune to show while none goes on, as far as they are new."""
         try:
-            tune = tune_shelf().latest(self.workshop.model_key)
+            tune = self.shelf.in_sight(picked)
+            offered = self.shelf.offer("" if tune is None else tune.id)
         except StudioError as error:
             return {self.job: tables.message(page_sentence(error), "bad")}
-        now = _seen(tune, running=False)
-        if tune is None or now == shown:
-            return self._buttons(busy=False)
+        if tune is None or _seen(tune, running=False) == shown:
+            return {**self._buttons(busy=False), **offered}
+        return {**self._view(tune), **offered}
+
+    def _view(self, tune: KeptTune | None) -> Views:
+        """Return the views of a kept tune that does not go on, or of none."""
+        if tune is None:
+            return {
+                self.results: gr.update(visible=False),
+                self.empty: gr.update(visible=True),
+                self.shown: "",
+                self.job: "",
+                **self._buttons(busy=False),
+            }
         return {
             **self._placed(board_views(self.workshop, tune)),
             self.job: tables.message(ended_sentence(tune)),
-            self.shown: now,
+            self.shown: _seen(tune, running=False),
             **self._buttons(busy=False),
         }
 
@@ -325,6 +352,7 @@ class TuneTab:
         return {
             self.start: gr.update(interactive=not busy),
             self.stop: gr.update(interactive=busy),
+            **self.shelf.lock(busy),
         }
 
 

@@ -10,7 +10,7 @@ from html import escape
 from core.tuner.kept import KeptTune
 from core.tuner.record import Evaluation
 
-from ..text import factor_text, fewer_text, macs_text, number, plural, seconds_text
+from ..text import fast_text, fewer_text, macs_text, number, plural, seconds_text
 from . import words
 
 NOT_CLAIMED = (
@@ -62,7 +62,7 @@ def _time_lines(tune: KeptTune, best: Evaluation, dense: Evaluation, images: int
     end = tune.end
     if end is not None and end.speedup is not None:
         return [
-            f"Measured {factor_text(*end.speedup)} faster than dense on {end.device}: median ±"
+            f"Measured {fast_text(*end.speedup)} as dense on {end.device}: median ±"
             f" spread, {MEASURED}, {plural(images, 'image')}."
         ]
     if best.seconds is not None and dense.seconds is not None:

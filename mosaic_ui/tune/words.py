@@ -9,7 +9,7 @@ from core.tuner.kept import KeptTune
 from core.tuner.record import Cost, Evaluation
 
 from ..methods import METHOD_WORDS
-from ..text import factor_text, fewer_text, macs_text, number, percent, plural, seconds_text
+from ..text import fast_text, fewer_text, macs_text, number, percent, plural, seconds_text
 
 
 def sampler_words(what: Configuration) -> str:
@@ -66,7 +66,7 @@ def ratio_words(one: Evaluation, tune: KeptTune) -> str:
     ratio = dense.cost(counts) / one.cost(counts)
     if counts == "macs":
         return fewer_text(ratio, "MACs than dense")
-    return f"predicted {factor_text(ratio)} faster than dense"
+    return f"predicted {fast_text(ratio)} as dense"
 
 
 def quality_words(one: Evaluation, tune: KeptTune) -> str:
