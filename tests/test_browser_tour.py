@@ -173,9 +173,9 @@ def flip(page: Page) -> None:
 
 
 def push(page: Page) -> None:
-    expect(page.get_by_text("30 % of it gone")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("30 % removed")).to_be_visible(timeout=SLOW)
     page.keyboard.press("ArrowUp")
-    expect(page.get_by_text("45 % of it gone")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("45 % removed")).to_be_visible(timeout=SLOW)
 
 
 def test_the_present_view_goes_scene_by_scene_and_escape_leaves_it(page):

@@ -224,7 +224,7 @@ async function tour(back) {
       let turn = 0;
       const look = async share => {
         const found = await ask('push', [seed, picked(), share]);
-        if (found) beside(found, 'Whole network', `${Math.round(100 * share)} % of it gone`, found.far, found);
+        if (found) beside(found, 'Whole network', `${Math.round(100 * share)} % removed`, found.far, found);
       };
       todo.append(range('Removed', 0, facts.shares.length - 1, 2, value => {
         clearTimeout(timer);

@@ -57,8 +57,8 @@ STEPS = (
         "curve",
         "It learned fast only in the middle",
         "The line shows how fast the model learned in training. At first there is only noise, in"
-        " the end only fine detail; in between the picture gets its content. Noise is at the left, as"
-        " sampling goes; 1 Explore has the line turned round.",
+        " the end only fine detail; in between the picture gets its content. Noise is at the left,"
+        " as sampling goes; 1 Explore has the line turned round.",
         "Move along the steps and watch the guess.",
     ),
     Step(
