@@ -288,7 +288,7 @@ def _cost(shared: Shared, found: Predicted, comparison: Comparison | None) -> Sc
     if not rows:
         said = (
             "Leaving steps out saves work as well. What is better for this model at this work was"
-            " not studied: in 3 Compare choose “Dense, fewer steps” for one side and see."
+            " not studied: in 3 Compare give one side fewer steps and see."
         )
         return {"kind": "cost", "title": title, "html": f"<p>{said}</p>"}
     best, most = min(row.fid for row in rows), max(row.fid for row in rows)
