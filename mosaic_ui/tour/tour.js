@@ -57,13 +57,16 @@ async function tour(back) {
   async function prepared(mine) {
     const words = 'First the whole network is measured once, so that what stays can make up for what goes. This step fills in by itself; leaving the tour does not stop it.';
     for (;;) {
-      stage.replaceChildren(make('div', 'tour-wait', make('p', '', words), measuringLine('Calibrating:', 'has-rail')));
-      const state = await calibrate();
-      if (mine !== asked || !dialog.isConnected) return false;
-      if (state.done) return true;
-      said.textContent = state.said ?? '';
+      if (!measuring.stopping || measuring.run) { // whoever has stopped it begins it again
+        stage.replaceChildren(make('div', 'tour-wait', make('p', '', words), measuringLine('Calibrating:', 'has-rail')));
+        const state = await calibrate();
+        if (mine !== asked || !dialog.isConnected) return false;
+        if (state.done) return true;
+        said.textContent = state.said ?? '';
+      }
       await new Promise(pressed => stage.replaceChildren(make('div', 'tour-wait', make('p', '', 'Nothing is pruned here before the network is measured.'), make('div', 'tour-do', press('Calibrate now', pressed)))));
       if (mine !== asked || !dialog.isConnected) return false;
+      measuring.stopping = false;
       said.textContent = '';
       after.focus(); // the button that had it is gone
     }
@@ -87,6 +90,8 @@ async function tour(back) {
     if (dense?.seed === seed) return dense;
     const found = await ask('film', [seed]);
     if (found) dense = { ...found, seed };
+    if (found && facts.calibrates && !measuring.stopping) calibrate(); // in good time for the last steps
+    facts.calibrates &&= !found;
     return found && dense;
   }
 
@@ -113,7 +118,6 @@ async function tour(back) {
     async film() {
       todo.append(make('div', 'tour-do', press('Another noise', async () => { seed += 1; if (await withDense()) { stage.replaceChildren(...frames()); play(); } }), press('Play again', () => dense && play())));
       if (await withDense()) { stage.replaceChildren(...frames()); play(); }
-      if (facts.calibrates) calibrate();
     },
 
     async curve() {
