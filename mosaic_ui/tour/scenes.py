@@ -128,8 +128,8 @@ def plain_names(comparison: Comparison) -> tuple[str, str]:
 
 
 def spaced(text: str) -> str:
-    """Write every percentage with a space before its sign, as the page does."""
-    return re.sub(r"(\d)%", r"\1 %", text)
+    """Write every percentage with a space, which does not break, before its sign."""
+    return re.sub(r"(\d)%", "\\1\u00a0%", text)
 
 
 def _idea(shared: Shared, found: Predicted) -> Scene:
@@ -158,17 +158,17 @@ def _plan(shared: Shared, found: Predicted) -> Scene:
     stages, counted = plan.stages_of(found.timesteps), plan.steps_per_stage(found.timesteps)
     what = f"{plural(kept.shape[1], 'block')} of the network by {plural(len(stages), 'step')}"
     removed = "".join(
-        f'<li style="--stage:{STAGE_COLOURS[stage]}"><b>{stage}:</b> {percent(share)} of heads and'
-        f" neurons removed<small>{plural(counted[stage], 'step')}</small></li>"
+        f'<li style="--stage:{STAGE_COLOURS[stage]}"><b>{stage}:</b> {percent(share)} removed'
+        f"<small>in {plural(counted[stage], 'step')}</small></li>"
         for stage, share in reversed(list(zip(STAGES, plan.sparsity, strict=True)))
     )
     html = (
         f'<div class="present-split"><div class="present-mosaic">{mosaic_svg(kept, stages, what)}'
         f'<p class="tour-ends"><span>first step</span><span>{what}</span><span>last'
         f' step</span></p></div><div class="present-side">{_big(percent(saved), "less work")}'
-        f"<p>over all {plural(len(stages), 'step')} together</p>"
-        f'<ul class="present-stages">{removed}</ul><p>The paler a tile, the less of it runs.</p>'
-        '<p class="tour-note">Work: multiplications, counted, not timed.</p></div></div>'
+        f'<ul class="present-stages">{removed}</ul><p>Heads and neurons are removed: the fainter a'
+        f' tile, the less of it runs.</p><p class="tour-note">Work: multiplications of all'
+        f" {len(stages)} steps, counted, not timed.</p></div></div>"
     )
     return {"kind": "plan", "title": "What runs at every step", "html": html}
 
