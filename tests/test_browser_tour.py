@@ -172,7 +172,7 @@ def cut(page: Page) -> None:
     assert float(page.locator(".tour-range input").first.input_value()) == thumb + 100
     assert line.bounding_box()["width"] > edge["width"]  # to the right, as the thumb
     expect(early).to_have_count(before + 1)
-    expect(where).to_have_text(f"after step {before + 1}, t = 450")
+    expect(where).to_have_text(f"step {before + 1}, t = 450")
 
 
 def prune(page: Page) -> None:

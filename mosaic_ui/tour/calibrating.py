@@ -21,7 +21,7 @@ from .experiments import Answer, can_calibrate
 from .turns import BUSY
 
 BINS_SHARE = 0.8  # of the number that is shown: the bins come first, then the removal orders
-SURE = 0.1  # share of the work from which on the rest is foretold
+SURE = 0.2  # share of the work from which on the rest is foretold
 STOPPED = "The calibration was stopped; what was finished is kept."
 NOBODY = "the tour"  # the owner: no page of a visitor shows it as their own run
 
@@ -34,7 +34,8 @@ class Calibrating:
         self._lock = threading.Lock()
         self._one: Ongoing | None = None
         self._thread: threading.Thread | None = None
-        self._share, self._bins, self._began, self._failed = 0.0, 0, 0.0, ""
+        self._share, self._began, self._failed = 0.0, 0.0, ""
+        self._first: float | None = None  # share that was there when it began
 
     @property
     def wanted(self) -> bool:
@@ -56,6 +57,7 @@ class Calibrating:
                 if background.ongoing():
                     raise StudioError(BUSY)
                 self._share, self._failed, self._began = 0.0, "", time.perf_counter()
+                self._first = None
                 one = Ongoing("Calibration", self.workshop.name, kind="calibration", owner=NOBODY)
                 one.left.set()  # no page listens, so whatever wants the model waits for it
                 self._one = one
@@ -74,8 +76,9 @@ class Calibrating:
         """Return {"going", "done", "share", "text"}, and "said" where it ended too early."""
         going, share = self.going, self._share
         found: Answer = {"going": going, "done": self.workshop.calibrated, "share": share}
-        spent = time.perf_counter() - self._began
-        rest = spent * (1 - share) / share if share >= SURE else None
+        first = self._first or 0.0
+        spent, worked = time.perf_counter() - self._began, (share - first) / (1 - first)
+        rest = spent * (1 - worked) / worked if worked >= SURE else None
         found["text"] = "" if rest is None else f"{about_seconds(max(1.0, rest))} left"
         return found | ({"said": self._failed} if self._failed and not going else {})
 
@@ -85,6 +88,7 @@ class Calibrating:
             kept = self.workshop.bins_kept == self.workshop.settings.bins
             start, width = (BINS_SHARE, 1 - BINS_SHARE) if kept else (0.0, BINS_SHARE)
             self._share = max(self._share, start + width * done / max(1, total))
+            self._first = self._share if self._first is None else self._first
             one.done, one.said = self._share, "Measuring the model once"
 
         yield  # a generator, as whoever reads a job expects one

@@ -34,7 +34,7 @@ function stopCalibrating() {
 
 // a line that is kept up to date for as long as it stands in the page: words, how far, Stop
 function measuringLine(words, name = '') {
-  const one = make('span', `tour-measuring ${name}`, make('span', 'tour-far'), ' ', press('Stop', stopCalibrating));
+  const one = make('span', `tour-measuring ${name}`, make('span', 'tour-far'), make('span', 'tour-left'), ' ', press('Stop', stopCalibrating));
   one.dataset.words = words;
   tellMeasuring(one);
   return one;
@@ -45,7 +45,8 @@ function tellMeasuring(...more) {
   for (const one of [...document.querySelectorAll('.tour-measuring'), ...more]) {
     one.hidden = !state;
     if (!state) continue;
-    one.querySelector('.tour-far').textContent = stopping ? 'Stopping …' : `${one.dataset.words} ${Math.round(100 * state.share)} %${one.matches('.is-short') ? '' : left}`;
+    one.querySelector('.tour-far').textContent = stopping ? 'Stopping …' : `${one.dataset.words} ${Math.round(100 * state.share)} %`;
+    one.querySelector('.tour-left').textContent = stopping || one.matches('.is-short') ? '' : left;
     one.querySelector('button').disabled = stopping;
     one.style.setProperty('--share', `${100 * state.share}%`);
   }

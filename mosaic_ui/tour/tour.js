@@ -179,7 +179,7 @@ async function tour(back) {
         draw();
         return told(value);
       };
-      const told = t => `after step ${timesteps.filter(at => at >= t).length}, t = ${t}`;
+      const told = t => `step ${timesteps.filter(at => at >= t).length}, t = ${t}`;
       const draw = () => {
         const [low, high] = picked(), widths = { late: low, middle: high - low, early: total - high };
         for (const band of curve.querySelectorAll('.tour-band')) band.style.flexGrow = widths[band.dataset.stage];
