@@ -77,7 +77,7 @@ class Calibrating:
         going, share = self.going, self._share
         found: Answer = {"going": going, "done": self.workshop.calibrated, "share": share}
         first = self._first or 0.0
-        spent, worked = time.perf_counter() - self._began, (share - first) / (1 - first)
+        spent, worked = time.perf_counter() - self._began, (share - first) / max(1 - first, 1e-9)
         rest = spent * (1 - worked) / worked if worked >= SURE else None
         found["text"] = "" if rest is None else f"{about_seconds(max(1.0, rest))} left"
         return found | ({"said": self._failed} if self._failed and not going else {})
