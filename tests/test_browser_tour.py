@@ -125,11 +125,15 @@ def noise(page: Page) -> None:
     expect(page.locator(".tour-stage img").first).not_to_have_attribute(
         "src", before[0], timeout=SLOW
     )
-    # a word explains itself where the focus is
+    # a word explains itself where the focus is; Escape closes that, not the tour
     page.keyboard.press("Shift+Tab")
     shown = "getComputedStyle(document.activeElement, '::after').content"
     assert "which takes some of the noise away" in page.evaluate(shown)
+    page.keyboard.press("Escape")
+    assert page.evaluate(shown) == "none" and page.locator(".tour-dialog").count() == 1
     page.keyboard.press("Tab")
+    page.keyboard.press("ArrowUp")  # nothing slides here, and nothing breaks
+    expect(page.locator(".tour-keys")).to_contain_text("Enter presses")
 
 
 def slide(page: Page) -> None:
@@ -145,16 +149,30 @@ def head(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".tour-at")).to_contain_text("PSNR", timeout=SLOW)
     expect(page.get_by_text("Without head 2")).to_be_visible()
+    page.keyboard.press("ArrowUp")  # another block, whose heads are drawn anew
+    focused = "document.activeElement.getAttribute('aria-label')"
+    assert page.evaluate(focused) == "Take head 2 away"
+    settled(page)
+    page.evaluate("document.activeElement.blur()")  # arrow keys go on without a focus, too
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".tour-range output")).to_have_text("block 1")
+    assert page.evaluate(FOCUS)
+    settled(page)
 
 
 def cut(page: Page) -> None:
     early = page.locator(".tour-strip [data-stage=early]")
     expect(page.locator(".tour-strip span")).to_have_count(16, timeout=SLOW)
-    before = early.count()
+    before, where = early.count(), page.locator(".tour-range output").first
+    expect(where).to_contain_text("t = 550")  # where the page has its boundary
+    line = page.locator(".tour-band[data-stage=early]")
+    thumb, edge = float(page.locator(".tour-range input").first.input_value()), line.bounding_box()
     for _ in range(5):
         page.keyboard.press("ArrowUp")
-    expect(early).not_to_have_count(before)
-    expect(page.locator(".tour-range output").first).to_contain_text("t = 6")
+    assert float(page.locator(".tour-range input").first.input_value()) == thumb + 100
+    assert line.bounding_box()["width"] > edge["width"]  # to the right, as the thumb
+    expect(early).to_have_count(before + 1)
+    expect(where).to_have_text(f"step {before + 1}, t = 450")
 
 
 def prune(page: Page) -> None:
@@ -173,9 +191,9 @@ def flip(page: Page) -> None:
 
 
 def push(page: Page) -> None:
-    expect(page.get_by_text("30 % of every layer gone")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("30 % removed")).to_be_visible(timeout=SLOW)
     page.keyboard.press("ArrowUp")
-    expect(page.get_by_text("45 % of every layer gone")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("45 % removed")).to_be_visible(timeout=SLOW)
 
 
 def test_the_present_view_goes_scene_by_scene_and_escape_leaves_it(page):
@@ -194,8 +212,9 @@ def test_the_present_view_goes_scene_by_scene_and_escape_leaves_it(page):
     expect(page.locator(".present-where")).to_have_text("1 of 5")
     page.keyboard.press("f")
     page.wait_for_function("document.fullscreenElement?.matches('.tour-view')")
-    page.keyboard.press("f")
+    page.keyboard.press("Escape")  # closes the innermost thing only
     page.wait_for_function("!document.fullscreenElement")
+    expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     assert page.evaluate("document.activeElement.textContent") == "Present"

@@ -14,18 +14,20 @@ import pytest
 import torch
 
 from core.curves.plan import StagePlan
+from core.curves.proposals import propose_plan
+from core.errors import Stopped
 from core.models.bundled import BUNDLED
 from core.models.checkpoints import load_checkpoint
 from core.runs.store import RunStore
-from core.workshop.compare import compare
+from core.workshop.compare import compare, visited
 from core.workshop.comparison import SampleSettings
 from core.workshop.study import findings, load_study
 from core.workshop.workshop import Workshop
-from mosaic_ui import background
+from mosaic_ui import background, model_facts
 from mosaic_ui.runs.record import store
 from mosaic_ui.studio import Studio
 from mosaic_ui.text import percent
-from mosaic_ui.tour import answers, drawings, experiments, scenes, words
+from mosaic_ui.tour import answers, calibrating, drawings, experiments, scenes, words
 from mosaic_ui.tour.turns import BUSY, Turns
 
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55), name="mine")
@@ -94,10 +96,14 @@ def test_pruning_takes_about_a_third_of_the_work_and_pushing_breaks_the_picture(
     assert [stage["stage"] for stage in found["stages"]] == ["late", "middle", "early"]
     counts = [sum(low <= t < high for t in tour.experiments.timesteps) for low, high in STAGES]
     assert [stage["steps"] for stage in found["stages"]] == counts
+    opened = visited(workshop, *model_facts.default_sampler(workshop))
     plan = replace(tour.experiments.proposal.with_boundaries(200, 600), name="")
-    plan = plan.scaled_to(experiments.TARGET, tour.experiments.timesteps)
+    plan = plan.scaled_to(experiments.TARGET, opened)
     predicted = workshop.predict(plan, tour.experiments.timesteps)
     assert found["saved"] == percent(1 - predicted.macs / predicted.macs_dense)
+    own = propose_plan(workshop.schedule, experiments.TARGET, opened).plan  # of the page
+    shown = ask(tour, "prune", 0, list(own.boundaries))["stages"]
+    assert [stage["removed"] for stage in shown] == list(map(percent, own.sparsity))
     nothing, much = ask(tour, "push", 0, [200, 600], 0), ask(tour, "push", 0, [200, 600], 0.9)
     assert nothing["far"] == "the same pictures" and nothing["images"] == nothing["whole"]
     decibel = [float(re.search(r"([\d.]+) dB", one["far"])[1]) for one in (found, much)]
@@ -116,41 +122,66 @@ def test_what_is_no_question_has_one_sentence(tour, junk):
     assert set(found) == {"said"} and "\n" not in found["said"] and found["said"].endswith(".")
 
 
-def test_a_model_that_is_not_calibrated_says_so_offers_it_and_then_prunes(
-    model_folder, small_settings, tmp_path
-):
+@pytest.fixture
+def fresh(model_folder, small_settings, tmp_path) -> answers.TourAnswers:
+    """A tour of a model that nobody has calibrated."""
     shop = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
-    tour = answers.TourAnswers(Studio(shop).shared)
-    assert "frames" in ask(tour, "film", 0)  # the steps before need none
-    refused = ask(tour, "prune", 0, [200, 600])
-    assert refused == {"said": experiments.NOT_CALIBRATED, "calibrate": True}
-    state = ask(tour, "calibrate")
+    return answers.TourAnswers(Studio(shop).shared)
+
+
+def ended(tour):
+    """Follow the calibration to its end; the number that is shown only rises."""
+    state, seen = ask(tour, "calibrating"), 0.0
     while state["going"]:
+        assert seen <= state["share"] <= 1
+        seen = state["share"]
         time.sleep(0.02)
         state = ask(tour, "calibrating")
-    assert "said" not in state and shop.calibrated
-    assert ask(tour, "prune", 0, [200, 600])["images"]
+    return state
 
 
-def test_a_calibration_that_its_visitor_leaves_stops(model_folder, small_settings, tmp_path):
-    shop = Workshop(load_checkpoint(model_folder, "cpu"), small_settings, tmp_path)
-    tour = answers.TourAnswers(Studio(shop).shared)
+def test_a_model_that_is_not_calibrated_is_calibrated_for_the_tour_and_then_prunes(fresh):
+    assert "frames" in ask(fresh, "film", 0)  # the steps before need none
+    assert fresh.functions()[1](None)["calibrates"]
+    refused = ask(fresh, "prune", 0, [200, 600])
+    assert refused == {"said": experiments.NOT_CALIBRATED, "calibrate": True}
+    begun = ask(fresh, "calibrate")
+    assert begun["going"] and not begun["done"]
+    ask(fresh, "leave")  # does not stop what serves the whole page
+    state = ended(fresh)
+    assert "said" not in state and state["done"] and fresh.workshop.calibrated
+    assert ask(fresh, "prune", 0, [200, 600])["images"]
+    assert not fresh.functions()[1](None)["calibrates"]
+    assert not ask(fresh, "calibrate")["going"]
+
+
+def test_a_calibration_of_the_tour_makes_jobs_wait_and_stops_when_asked(fresh, monkeypatch):
     begun = threading.Event()
 
     def forever(progress, stop):
         progress(1, 4, "measuring")
         begun.set()
         assert stop.wait(20)
-        raise answers.Stopped
+        raise Stopped
 
-    shop.calibrate = forever
-    assert ask(tour, "calibrate", visitor="one")["going"] and begun.wait(20)
-    ask(tour, "leave", visitor="another")
-    assert ask(tour, "calibrating")["share"] == 0.25
-    ask(tour, "leave", visitor="one")
-    while ask(tour, "calibrating")["going"]:
-        time.sleep(0.02)
-    assert "stopped" in ask(tour, "calibrating")["said"]
+    monkeypatch.setattr(fresh.workshop, "calibrate", forever)
+    assert ask(fresh, "calibrate")["going"] and begun.wait(20)
+    assert ask(fresh, "calibrating")["share"] == pytest.approx(0.25 * calibrating.BINS_SHARE)
+    assert next(background.others_first()) == "calibration"
+    assert background.ongoing() == []  # but no visitor's own run, and the tour goes on
+    assert ask(fresh, "film", 0)["frames"]
+    ask(fresh, "stop")
+    assert "stopped" in ended(fresh)["said"] and not list(background.others_first())
+
+
+def test_no_calibration_begins_beside_what_is_timed_or_for_a_large_model(fresh, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(background, "ongoing", lambda: [object()])
+        assert ask(fresh, "calibrate") == {"said": BUSY}
+    monkeypatch.setattr(model_facts, "SMALL_MACS", 1.0)
+    assert not fresh.functions()[1](None)["calibrates"]
+    assert not ask(fresh, "calibrate")["going"]
+    assert ask(fresh, "prune", 0, [200, 600])["calibrate"] is False
 
 
 def test_a_model_too_slow_to_show_says_so_at_every_step_and_the_words_stay(tour, monkeypatch):
@@ -209,13 +240,29 @@ def test_the_scenes_tell_the_plan_in_hand_and_the_comparison_of_the_page(
     assert f"<b>{percent(saved)}</b>" in found["plan"] and "counted, not timed" in found["plan"]
     blocks = workshop.kept_share(other).shape[1]
     assert found["plan"].count("<rect") == 10 * blocks
-    assert found["pictures"].count("<img") == 4 and "another plan" in found["pictures"]
-    assert comparison.verdict in unescape(found["number"])
-    assert comparison.distance in unescape(found["number"])
+    assert found["pictures"].count("<img") == 4
+    for kind in ("pictures", "number"):  # in large type
+        assert 'class="present-other">This is another plan (early 55 %' in found[kind]
+    assert "with the plan in hand" in found["number"]
+    assert len(re.findall("[0-9]%", "".join(found.values()))) == 0
+    mine = {
+        scene["kind"]: scene["html"]
+        for scene in told(tour, urlencode({"plan": PLAN.dumps_short(), "steps": 4}), run.id)
+    }
+    assert "present-other" not in mine["pictures"] + mine["number"]
+    words = " ".join(
+        re.sub("<p class=.tour-note.*?</p>|<[^>]+>", " ", "".join(mine.values())).split()
+    )
+    assert "whole network" in words and "pruned by stages" in words.lower()
+    for hard in ("Dense", "Formula", "PSNR", " dB", "DDIM", "n =", "seed", "multiply-acc"):
+        assert hard not in words
     assert "3 Compare" in found["cost"]  # no study comes with this model
 
 
 def test_only_a_measured_gain_that_can_be_believed_is_shown_as_one(tour, workshop, comparison):
+    def number(one):
+        return scenes._number(one, "", scenes.in_hand(tour.shared, ""))["html"]
+
     slow = [[1.0], [1.02], [1.01]]
     sure = replace(
         comparison,
@@ -224,9 +271,9 @@ def test_only_a_measured_gain_that_can_be_believed_is_shown_as_one(tour, worksho
     )
     untimed = replace(sure, a=replace(sure.a, step_seconds=[]), b=replace(sure.b, step_seconds=[]))
     same = replace(sure, b=replace(sure.b, step_seconds=slow))
-    assert "<b>×1.30</b><span>as fast, measured" in scenes._number(sure)["html"]
+    assert "<b>×1.30</b><span>faster, measured" in number(sure)
     for doubtful in (untimed, same):
-        html = scenes._number(doubtful)["html"]
+        html = number(doubtful)
         assert "measured</span>" not in html and "counted</span>" in html
 
 
@@ -255,7 +302,8 @@ def test_the_curve_is_drawn_from_noise_to_picture_with_the_widths_of_the_stages(
         tuple(map(float, p.split(","))) for p in re.search(r'points="([^"]+)', html)[1].split()
     ]
     assert points[0][0] == 0 and points[-1][0] == 1000
-    assert points[0][1] == 8 and points[-1][1] == 100  # t = 999 stands left; below zero is zero
+    assert points[0][1] == 8 and points[-1][1] == 97  # t = 999 stands left
+    assert len({y for _, y in points}) == len(points)  # nothing of the line is cut off
     assert re.findall(r'stage="(\w+)" style="flex-grow:(\d+)', html) == [
         ("early", "600"),
         ("middle", "300"),

@@ -2,72 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from core.errors import Stopped, StudioError, plain_memory_errors
-from core.workshop.workshop import Workshop
 
-from .. import jobs, model_facts
+from .. import jobs
 from ..page_state import Shared
 from ..remedies import page_sentence
+from .calibrating import Calibrating
 from .drawings import curve_html
 from .experiments import Answer, Experiments, Uncalibrated
 from .scenes import scenes
 from .turns import Turns
-from .words import STEPS, marked
+from .words import RULE, STEPS, marked
 
 HERE = Path(__file__).parent
-SCRIPTS = ("dialog.js", "tour.js", "present.js")
+SCRIPTS = ("dialog.js", "measuring.js", "tour.js", "present.js")
 NOT_ASKED = "This page asks for something that is not there: load it again."
 KINDS = {"film": 1, "head": 3, "prune": 2, "push": 3}  # experiment -> what it is asked with
-
-
-class Calibrating:
-    """The calibration that a tour has started, in a thread of its own: it outlives the answer."""
-
-    def __init__(self, workshop: Workshop):
-        self.workshop = workshop
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._said, self._share, self._failed = "", 0.0, ""
-        self._visitor = ""  # who started it
-
-    def start(self, visitor: str) -> Answer:
-        """Start it where none runs; return how far it is."""
-        with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                self._said, self._share, self._failed = "Calibrating", 0.0, ""
-                self._stop, self._visitor = threading.Event(), visitor
-                self._thread = threading.Thread(target=self._run, daemon=True)
-                self._thread.start()
-        return self.state()
-
-    def state(self) -> Answer:
-        """Return how far it is: {"going", "share", "text"}, and "said" where it failed."""
-        going = self._thread is not None and self._thread.is_alive()
-        found: Answer = {"going": going, "share": self._share, "text": self._said}
-        return found | ({"said": self._failed} if self._failed and not going else {})
-
-    def leave(self, visitor: str) -> None:
-        """Stop it where this visitor started it; what is finished is kept."""
-        if visitor == self._visitor:
-            self._stop.set()
-
-    def _run(self) -> None:
-        def report(done: int, total: int, text: str) -> None:
-            self._share = done / max(1, total)
-            self._said = model_facts.without_paths(self.workshop, text)
-
-        try:
-            self.workshop.calibrate(report, self._stop)
-        except Stopped:
-            self._failed = "The calibration was stopped; what was finished is kept."
-        except Exception as error:  # said where it is asked about
-            self._failed = jobs.failure(error, "The calibration")
 
 
 class TourAnswers:
@@ -108,8 +62,7 @@ class TourAnswers:
             with plain_memory_errors():
                 return make()
         except Uncalibrated as error:
-            offered = not model_facts.large(self.workshop)
-            return {"said": str(error), "calibrate": offered}
+            return {"said": str(error), "calibrate": self.calibrating.wanted}
         except Stopped:
             return {"stopped": True}
         except StudioError as error:
@@ -119,11 +72,17 @@ class TourAnswers:
 
     def _steps(self) -> Answer:
         facts, found = self.experiments.facts(), self.experiments
-        cut = found.proposal.boundaries
+        cut, rule = found.proposal.boundaries, RULE[found.proposed.fallback]
         steps = [
-            {"kind": s.kind, "title": s.title, "text": marked(s.text), "todo": s.todo}
+            {
+                "kind": s.kind,
+                "title": s.title,
+                "text": marked(s.text.format(rule=rule)),
+                "todo": s.todo,
+            }
             for s in STEPS
         ]
+        facts["calibrates"] = self.calibrating.wanted
         return facts | {"steps": steps, "curve": curve_html(found.score, cut)}
 
     def _ask(self, asked: Any) -> Answer:
@@ -134,12 +93,10 @@ class TourAnswers:
             raise StudioError(NOT_ASKED)
         if kind == "leave":
             self.turns.leave(visitor)
-            self.calibrating.leave(visitor)
             return {}
-        if kind == "calibrate":
-            return self.calibrating.start(visitor)
-        if kind == "calibrating":
-            return self.calibrating.state()
+        of_calibration = {"calibrate": "start", "calibrating": "state", "stop": "stop"}
+        if kind in ("calibrate", "calibrating", "stop"):
+            return getattr(self.calibrating, of_calibration[kind])()
         if not isinstance(kind, str) or len(what) != KINDS.get(kind):
             raise StudioError(NOT_ASKED)
         with self.turns.turn(visitor) as stop:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from .. import tables
+from ..events import QUIET
 from ..page_state import Shared
 from .answers import TourAnswers
 
@@ -19,10 +21,15 @@ MARKUP = (
 
 def tour_buttons(shared: Shared) -> gr.HTML:
     """Return the two buttons; they know the plan and the comparison that the page has in hand."""
-    return gr.HTML(
+    answers = TourAnswers(shared)
+    buttons = gr.HTML(
         MARKUP,
         js_on_load=SCRIPT,
-        server_functions=TourAnswers(shared).functions(),
+        server_functions=answers.functions(),
         apply_default_css=False,
         elem_classes="tour-block",
     )
+    # the page hears of a calibration that the tour has begun, as it does of its own
+    line = shared.status
+    buttons.submit(lambda: tables.status_line(shared.workshop), None, line, **QUIET, queue=False)
+    return buttons

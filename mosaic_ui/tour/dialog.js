@@ -25,20 +25,36 @@ function pictures(addresses, words) {
   return addresses.map((src, i) => Object.assign(document.createElement('img'), { src, alt: `${words}, picture ${i + 1}` }));
 }
 
-// `keys`: key -> what it does, wherever the focus is in the dialog; `left`: what happens when it closes
-function openDialog(name, label, keys, left, back) {
+// Esc closes the innermost thing: an explained word, then the full screen, then the dialog itself.
+function closeInner(dialog) {
+  const word = dialog.querySelector('.tour-word:is(:hover, :focus-visible):not(.is-closed)');
+  if (word) {
+    word.classList.add('is-closed');
+    for (const ends of ['blur', 'pointerleave']) word.addEventListener(ends, () => word.classList.remove('is-closed'), { once: true });
+  } else if (document.fullscreenElement) document.exitFullscreen();
+  else return false;
+  return true;
+}
+
+// `keys`: key -> what it does, wherever the focus is; `left`: what happens when it closes; `rest`: selector of what takes the focus
+// that was lost with what had it
+function openDialog(name, label, keys, left, back, rest) {
   const dialog = make('dialog', `tour-dialog ${name}`), view = make('div', 'tour-view');
   dialog.setAttribute('aria-label', label);
   dialog.append(view);
   (document.querySelector('.gradio-container') ?? document.body).append(dialog);
-  dialog.addEventListener('keydown', event => {
+  const pressed = event => {
     event.stopPropagation(); // the keys of the page below are not meant
+    if (!dialog.contains(document.activeElement)) dialog.querySelector(rest)?.focus();
     if (event.key === 'Tab') return keepInside(event, dialog);
+    if (event.key === 'Escape' && closeInner(dialog)) return event.preventDefault();
     if (event.ctrlKey || event.altKey || event.metaKey || !keys[event.key]) return;
     event.preventDefault();
     keys[event.key]();
-  });
+  };
+  document.addEventListener('keydown', pressed, true); // also while nothing in the dialog has the focus
   dialog.addEventListener('close', () => {
+    document.removeEventListener('keydown', pressed, true);
     left();
     dialog.remove();
     back?.focus();

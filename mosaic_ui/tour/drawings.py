@@ -19,13 +19,14 @@ POINTS = 120  # of the curve
 def curve_html(score: np.ndarray, boundaries: tuple[int, int], note: str = "") -> str:
     """Draw the score (T,), cleanest first, over three coloured stages; `note` stands below.
 
-    What lies below zero is drawn at zero.
+    It reaches from its least to its largest value.
     """
     total = len(score)
     at = np.unique(np.linspace(0, total - 1, POINTS).round().astype(int))[::-1]
-    heights = np.clip(score[at] / max(float(score.max()), 1e-12), 0, 1)
+    least, most = float(score.min()), float(score.max())
+    heights = (score[at] - least) / max(most - least, 1e-12)
     line = " ".join(
-        f"{1000 * (total - 1 - t) / (total - 1):.1f},{100 - 92 * h:.1f}"
+        f"{1000 * (total - 1 - t) / (total - 1):.1f},{97 - 89 * h:.1f}"
         for t, h in zip(at, heights, strict=True)
     )
     below = f'<p class="tour-note">{note}</p>' if note else ""

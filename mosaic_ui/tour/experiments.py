@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.curves.dynamics import curves
 from core.curves.plan import STAGES, StagePlan
-from core.curves.proposals import propose_plan
+from core.curves.proposals import Proposal, propose_plan
 from core.errors import StudioError
 from core.lru_cache import Recent
 from core.workshop.closeness import closeness
@@ -39,7 +39,7 @@ from .. import model_facts
 from ..compare.pictures import shrunk, to_uint8
 from ..inputs import is_number, two_boundaries, whole_number, whole_seed
 from ..png import data_address, png_bytes
-from ..text import fewer_text, number, percent, seconds_text
+from ..text import number, percent, seconds_text
 
 TARGET = 0.33  # share of the work that the step "Prune" takes away, the paper's main setting
 SHARES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)  # of the step "Push until it breaks"
@@ -47,7 +47,7 @@ SIDE = 128  # pixels of a picture that is sent, at most
 KEPT = 24  # answers kept per model
 NOT_CALIBRATED = (
     "This model is not calibrated on this machine yet, so what stays could not make up for what"
-    " goes."
+    " goes: Calibrate in 2 Prune does it."
 )
 TOO_LARGE = "Pruning a model of this size takes longer than a tour: 2 Prune does it."
 
@@ -56,7 +56,23 @@ Stop = threading.Event
 
 
 class Uncalibrated(StudioError):
-    """The step needs a calibration, which the tour may offer."""
+    """The step needs a calibration, which the tour may begin."""
+
+
+def can_calibrate(workshop: Workshop) -> bool:
+    """Say whether a model is small enough to be calibrated, pruned and sampled in a tour."""
+    try:
+        check_small(workshop)
+    except StudioError:
+        return False
+    return _can_prune(workshop) and not model_facts.large(workshop)
+
+
+def _can_prune(workshop: Workshop) -> bool:
+    """Say whether all layers of three stages are solved within seconds, once calibrated."""
+    flops = 3 * sum(layer.width**3 for layer in workshop.layers)
+    most = model_facts.EXACT_FLOPS
+    return flops <= most.get(workshop.device.type, most["cpu"])
 
 
 class Experiments:
@@ -75,8 +91,18 @@ class Experiments:
 
     @cached_property
     def proposal(self) -> StagePlan:
-        """Return the plan of the paper's rule for a small run."""
-        return propose_plan(self.workshop.schedule, TARGET, self.timesteps).plan
+        """Return the plan of the paper's rule, the same that the page opens with."""
+        return self.proposed.plan
+
+    @cached_property
+    def proposed(self) -> Proposal:
+        """Return the plan of the paper's rule for the page's own steps, with its reasons."""
+        return propose_plan(self.workshop.schedule, TARGET, self.page_timesteps)
+
+    @cached_property
+    def page_timesteps(self) -> list[float]:
+        """Return the timesteps of the run that the page opens with."""
+        return visited(self.workshop, *model_facts.default_sampler(self.workshop))
 
     @cached_property
     def score(self) -> np.ndarray:
@@ -126,8 +152,10 @@ class Experiments:
     def prune(self, stop: Stop, seed: Any, boundaries: Any) -> Answer:
         """Return the pictures of a plan with these boundaries and a third of the work gone."""
         low, high = two_boundaries(boundaries)
-        moved = replace(self.proposal.with_boundaries(low, high), name="")
-        return self._pruned(moved.scaled_to(TARGET, self.timesteps), seed, stop)
+        plan = replace(self.proposal.with_boundaries(low, high), name="")
+        if plan.boundaries != self.proposal.boundaries:
+            plan = plan.scaled_to(TARGET, self.page_timesteps)
+        return self._pruned(plan, seed, stop)
 
     def push(self, stop: Stop, seed: Any, boundaries: Any, share: Any) -> Answer:
         """Return the pictures of a plan that removes one share in all three stages."""
@@ -140,10 +168,10 @@ class Experiments:
     def _pruned(self, plan: StagePlan, seed: Any, stop: Stop) -> Answer:
         workshop, seed = self.workshop, whole_seed(seed)
         check_small(workshop)
+        if any(plan.sparsity) and not _can_prune(workshop):
+            raise StudioError(TOO_LARGE)
         if workshop.needs_calibration(plan):
             raise Uncalibrated(NOT_CALIBRATED)
-        if any(plan.sparsity) and not model_facts.exact_in_time(workshop):
-            raise StudioError(TOO_LARGE)
         whole = self._dense(seed, stop)
 
         def run() -> tuple[SmallRun, float]:
@@ -185,7 +213,6 @@ class Experiments:
             "whole": _addresses(whole.images),
             "images": _addresses(other.images),
             "far": far if decibel is None else f"{far}: PSNR {number(decibel)} dB",
-            "work": fewer_text(whole.macs / other.macs, "multiplications"),
             "saved": percent(1 - other.macs / whole.macs),
         }
 

@@ -12,13 +12,13 @@ function offered() {
 }
 
 async function open(name, button) {
-  offer.hidden = true;
+  if (!views) offer.hidden = true; // later it tells how far a calibration is
   if (!views) {
     button.setAttribute('aria-busy', 'true');
     try {
       const parts = await server.tour_parts(null);
       document.head.append(Object.assign(document.createElement('style'), { textContent: parts.style }));
-      views = new Function('server', parts.script)(server);
+      views = new Function('server', 'line', 'measured', parts.script)(server, offer, () => trigger('submit'));
     } finally { button.removeAttribute('aria-busy'); }
   }
   views[name](button);

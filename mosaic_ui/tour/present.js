@@ -8,7 +8,7 @@ async function present(back) {
     ArrowRight: () => go(1), ArrowDown: () => go(1), PageDown: () => go(1), ArrowLeft: () => go(-1), ArrowUp: () => go(-1), PageUp: () => go(-1),
     Home: () => go(-at), End: () => go(scenes.length - 1 - at), f: full, F: full,
   };
-  const { dialog, view } = openDialog('present', 'Present', keys, ends, back);
+  const { dialog, view } = openDialog('present', 'Present', keys, ends, back, '.present-foot button:not(:disabled)');
   const body = make('div', 'present-scene', 'Making the scenes …');
   const where = make('span', 'present-where'), before = press('←', () => go(-1)), after = press('→', () => go(1));
   before.setAttribute('aria-label', 'Scene before');

@@ -5,12 +5,15 @@ Counted, predicted and measured numbers say which they are. No component is touc
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from html import escape
 from typing import Any
 from urllib.parse import parse_qsl
 
 from core.curves.dynamics import curves
-from core.curves.plan import STAGES
+from core.curves.plan import STAGES, StagePlan
+from core.curves.proposals import propose_plan
 from core.errors import StudioError
 from core.workshop.comparison import Comparison, Side
 from core.workshop.study import Finding, verdicts
@@ -30,10 +33,13 @@ MOST_PICTURES = 6  # of each side
 PICTURE_PIXELS = 256  # of a picture's longer side
 NEAR = 0.08  # of the work saved, by which a row of the study may differ from what it is shown for
 RIVALS = {  # family of the study -> words, in the order of the bars
-    "dense": "dense, fewer steps",
+    "dense": "whole network, fewer steps",
     "MosaicDiff": "pruned by stages",
     "uniform OBS": "pruned evenly",
 }
+
+# what a verdict's sentence says of its measurement, in brackets
+FACTS = re.compile(r" \((?:×|one timed|not timed)[^)]*\)")
 
 Scene = dict[str, str]  # kind, title, html
 
@@ -47,12 +53,13 @@ def scenes(shared: Shared, query: Any, id: Any) -> list[Scene]:
     """
     found = in_hand(shared, query)
     comparison = _comparison(shared, id)
+    other = "" if comparison is None else other_run(found, comparison)
     return [
         _idea(shared, found),
         _plan(shared, found),
-        _pictures(found, comparison, id),
-        _number(comparison),
-        _cost(shared, found, comparison),
+        _pictures(comparison, id, other),
+        _number(comparison, other, found),
+        _cost(shared, found, None if other else comparison),
     ]
 
 
@@ -78,18 +85,68 @@ def _comparison(shared: Shared, id: Any) -> Comparison | None:
     return shared.workshop.example()
 
 
+def other_run(found: Predicted, comparison: Comparison) -> str:
+    """Say in one sentence that a comparison is not of what is in hand; nothing where it is."""
+    sides = [(k, side) for k, side in enumerate((comparison.a, comparison.b)) if side.plan]
+    mine = [(k, side) for k, side in sides if side.plan.cut == found.plan.cut]
+    if sides and not mine:
+        return f"This is another plan ({whose(sides[-1][1].plan)}), not the one in hand."
+    steps = comparison.settings.steps_of(mine[-1][0] if mine else 1)
+    if steps != found.asked:
+        return f"This is a run of {steps} steps, not of the {found.asked} in hand."
+    # the sampler in hand shows in the timesteps that it visits
+    same = not mine or list(mine[-1][1].timesteps) == list(found.timesteps)
+    sampler = comparison.settings.scheduler
+    return "" if same else f"This is a run of {sampler}, not of the sampler in hand."
+
+
+def whose(plan: StagePlan) -> str:
+    """Write what a plan removes: early 55 %, middle 10 %, late 40 %."""
+    shares = reversed(list(zip(STAGES, plan.sparsity, strict=True)))
+    return ", ".join(f"{stage} {percent(share)}" for stage, share in shares)
+
+
+def plain_name(side: Side) -> str:
+    """Name a side for people who know no word of the field."""
+    if side.plan is None or not any(side.plan.sparsity):
+        return "whole network"
+    even = len(set(side.plan.sparsity)) == 1
+    return "network pruned evenly" if even else "network pruned by stages"
+
+
+def plain_names(comparison: Comparison) -> tuple[str, str]:
+    """Name both sides in plain words, with their steps or their own name where these are alike."""
+    sides = (comparison.a, comparison.b)
+    a, b = map(plain_name, sides)
+    if comparison.settings.steps_of(0) != comparison.settings.steps_of(1):
+        a, b = (
+            f"{name} in {comparison.settings.steps_of(k)} steps" for k, name in enumerate((a, b))
+        )
+    if a == b:
+        a, b = (f"{a} ({side.name})" for side in sides)
+    return a, b
+
+
+def spaced(text: str) -> str:
+    """Write every percentage with a space, which does not break, before its sign."""
+    return re.sub(r"(\d)%", "\\1\u00a0%", text)
+
+
 def _idea(shared: Shared, found: Predicted) -> Scene:
     score = curves(shared.workshop.schedule).score
     counted = found.plan.steps_per_stage(found.timesteps)
     parts = "".join(
-        f'<li style="--stage:{STAGE_COLOURS[stage]}"><b>{stage}</b> {STAGE_MEANING[stage]}'
+        f'<li style="--stage:{STAGE_COLOURS[stage]}"><b>{stage}:</b> {STAGE_MEANING[stage]}'
         f"<small>{plural(counted[stage], 'step')}</small></li>"
         for stage in reversed(STAGES)
     )
+    turned = "The line is how fast it learned. Noise is at the left, as sampling goes; 1 Explore"
+    turned += " has it turned round."
     html = (
         "<p>A model learns slowly at pure noise and at fine detail, and fast in between. So"
         " sampling is cut into three stages, and each has a network of its own.</p>"
-        f'{curve_html(score, found.plan.boundaries)}<ul class="present-stages">{parts}</ul>'
+        f"{curve_html(score, found.plan.boundaries, turned)}"
+        f'<ul class="present-stages is-even">{parts}</ul>'
     )
     return {"kind": "idea", "title": "Learning is fast only in the middle", "html": html}
 
@@ -98,18 +155,20 @@ def _plan(shared: Shared, found: Predicted) -> Scene:
     workshop, plan = shared.workshop, found.plan
     saved = 1 - found.prediction.macs / found.prediction.macs_dense
     kept = workshop.kept_share(plan)
-    stages = plan.stages_of(found.timesteps)
+    stages, counted = plan.stages_of(found.timesteps), plan.steps_per_stage(found.timesteps)
     what = f"{plural(kept.shape[1], 'block')} of the network by {plural(len(stages), 'step')}"
     removed = "".join(
-        f'<li style="--stage:{STAGE_COLOURS[stage]}"><b>{stage}</b> loses {percent(share)}</li>'
+        f'<li style="--stage:{STAGE_COLOURS[stage]}"><b>{stage}:</b> {percent(share)} removed'
+        f"<small>in {plural(counted[stage], 'step')}</small></li>"
         for stage, share in reversed(list(zip(STAGES, plan.sparsity, strict=True)))
     )
     html = (
         f'<div class="present-split"><div class="present-mosaic">{mosaic_svg(kept, stages, what)}'
         f'<p class="tour-ends"><span>first step</span><span>{what}</span><span>last'
         f' step</span></p></div><div class="present-side">{_big(percent(saved), "less work")}'
-        f'<p class="tour-note">counted, not timed</p><ul class="present-stages">{removed}</ul>'
-        "</div></div>"
+        f'<ul class="present-stages">{removed}</ul><p>Heads and neurons are removed: the fainter a'
+        f' tile, the less of it runs.</p><p class="tour-note">Work: multiplications of all'
+        f" {len(stages)} steps, counted, not timed.</p></div></div>"
     )
     return {"kind": "plan", "title": "What runs at every step", "html": html}
 
@@ -118,56 +177,88 @@ def _big(value: str, what: str) -> str:
     return f'<p class="present-number"><b>{value}</b><span>{what}</span></p>'
 
 
-def _pictures(found: Predicted, comparison: Comparison | None, id: Any) -> Scene:
+def _other(sentence: str) -> str:
+    """Write in large type that a scene is not of what is in hand."""
+    return f'<p class="present-other">{escape(sentence)}</p>' if sentence else ""
+
+
+def _pictures(comparison: Comparison | None, id: Any, other: str) -> Scene:
     title = "Same noise, two networks"
     if comparison is None:
         none = "There are no pictures yet: press Compare in 3 Compare, then come back."
         return {"kind": "pictures", "title": title, "html": f"<p>{none}</p>"}
-    rows = "".join(map(_row, (comparison.a, comparison.b)))
+    names, sides = plain_names(comparison), (comparison.a, comparison.b)
+    rows = "".join(_row(side, name) for side, name in zip(sides, names, strict=True))
     html = (
-        f'<div class="present-pictures" style="--count:{min(comparison.n, MOST_PICTURES)}">{rows}'
-        f'</div><p class="tour-note">{escape(_origin(found, comparison, id))}</p>'
+        f'{_other(other)}<div class="present-pictures"'
+        f' style="--count:{min(comparison.n, MOST_PICTURES)}">{rows}'
+        f'</div><p class="tour-note">{escape(_origin(comparison, id))}</p>'
     )
     return {"kind": "pictures", "title": title, "html": html}
 
 
-def _row(side: Side) -> str:
+def _row(side: Side, name: str) -> str:
     """Write the pictures of one side; pictures keep their order, so columns have one noise."""
     images = shrunk(to_uint8(side.images[:MOST_PICTURES]), PICTURE_PIXELS)
     tags = "".join(
-        f'<img src="{data_address(png_bytes(picture))}" alt="{escape(side.name)}, picture {i}">'
+        f'<img src="{data_address(png_bytes(picture))}" alt="{escape(name)}, picture {i}">'
         for i, picture in enumerate(images, start=1)
     )
-    return f"<h3>{escape(side.name)}</h3><div>{tags}</div>"
+    return f"<h3>{escape(first_upper(name))}</h3><div>{tags}</div>"
 
 
-def _origin(found: Predicted, comparison: Comparison, id: Any) -> str:
-    """Say which pictures these are, and whether they are of the plan in hand."""
+def first_upper(words: str) -> str:
+    """Begin with a capital letter."""
+    return words[:1].upper() + words[1:]
+
+
+def _origin(comparison: Comparison, id: Any) -> str:
+    """Say which pictures these are, and what the page calls both sides."""
     shown = f"The first {min(comparison.n, MOST_PICTURES)} of {comparison.n}, not picked."
     if not id or id == EXAMPLE:
         shown += " The example that comes with the model."
-    plan = comparison.b.plan or comparison.a.plan
-    if plan is not None and plan.cut != found.plan.cut:
-        shown += " They are of another plan than the one in hand."
-    return shown
+    return f"{shown} In 3 Compare: {comparison.a.name} and {comparison.b.name}."
 
 
-def _number(comparison: Comparison | None) -> Scene:
+def _number(comparison: Comparison | None, other: str, found: Predicted) -> Scene:
     title = "What it brings"
     if comparison is None:
         none = "Nothing was measured yet: press Compare in 3 Compare, then come back."
         return {"kind": "number", "title": title, "html": f"<p>{none}</p>"}
-    verdict = comparison.judged
+    a, b = plain_names(comparison)
+    verdict = replace(comparison.judged, a=f"the {a}", b=f"the {b}")
     if verdict.ratio is None or verdict.doubtful:
         saved = 1 - comparison.b.macs / comparison.a.macs
         big = _big(percent(abs(saved)), f"{'more' if saved < 0 else 'less'} work, counted")
     else:
-        big = _big(factor_text(verdict.ratio), "as fast, measured")
+        big = _big(factor_text(verdict.ratio), "faster, measured")
+    if other:
+        big = f'<div class="present-two">{big}{_foretold(found)}</div>'
+    said = first_upper(spaced(verdict.sentence).replace("multiply-accumulates", "multiplications"))
+    plain = FACTS.sub("", said)
+    facts = " ".join(FACTS.findall(said))
+    moved, _, distance = spaced(comparison.distance).partition(": ")
     html = (
-        f"{big}<p>{escape(comparison.verdict)}</p><p>{escape(comparison.distance)}</p>"
-        f'<p class="tour-note">{escape(_made_of(comparison))}</p>'
+        f"{_other(other)}{big}<p>{escape(plain)}</p><p>{escape(moved.rstrip('.'))}.</p>"
+        f'<p class="tour-note">{escape(_small(comparison, facts, distance))}</p>'
     )
     return {"kind": "number", "title": title, "html": html}
+
+
+def _foretold(found: Predicted) -> str:
+    """Write what is predicted of the plan in hand, as large as what was measured of another."""
+    prediction = found.prediction
+    if prediction.speedup_seconds is None:
+        saved = percent(1 - prediction.macs / prediction.macs_dense)
+        return _big(saved, "less work with the plan in hand, counted")
+    factor = factor_text(prediction.speedup_seconds)
+    return _big(factor, "faster with the plan in hand, predicted")
+
+
+def _small(comparison: Comparison, facts: str, distance: str) -> str:
+    """Write the facts of a number for those who know the words of the field."""
+    said = [facts.strip(" ()"), distance.rstrip("."), _made_of(comparison).rstrip(".")]
+    return ". ".join(first_upper(one) for one in said if one) + "."
 
 
 def _made_of(comparison: Comparison) -> str:
@@ -184,7 +275,10 @@ def _made_of(comparison: Comparison) -> str:
 
 
 def _cost(shared: Shared, found: Predicted, comparison: Comparison | None) -> Scene:
-    """Tell what the pictures lose, and that fewer steps are the rival, with what was measured."""
+    """Tell what the pictures lose, and that fewer steps are the rival, with what was measured.
+
+    comparison: of the plan in hand, or None.
+    """
     title = "Is it worth it? The rival: fewer steps"
     study = shared.workshop.study()
     saved = 1 - found.prediction.macs / found.prediction.macs_dense
@@ -194,22 +288,41 @@ def _cost(shared: Shared, found: Predicted, comparison: Comparison | None) -> Sc
     if not rows:
         said = (
             "Leaving steps out saves work as well. What is better for this model at this work was"
-            " not studied: in 3 Compare choose “Dense, fewer steps” for one side and see."
+            " not studied: in 3 Compare give one side fewer steps and see."
         )
         return {"kind": "cost", "title": title, "html": f"<p>{said}</p>"}
     best, most = min(row.fid for row in rows), max(row.fid for row in rows)
     bars = "".join(_bar(row, most, row.fid == best) for row in rows)
     base = rows[0].base_steps
-    sentence = next((s for s in verdicts(study) if _speaks_of(s, base, rows)), "")
     html = (
-        "<p>Leaving steps out saves work as well, without pruning. FID: distance to real pictures,"
-        f' shorter is better.</p><div class="present-bars">{bars}</div>'
-        f"<p>{escape(sentence)}</p>"
-        f'<p class="tour-note">The study that comes with the model: {base} steps, n = {rows[0].n},'
-        f" {plural(rows[0].seeds, 'seed')}, guidance {rows[0].guidance:g}. Not this visit's own"
-        " measurement.</p>"
+        "<p>Leaving steps out saves work as well, without pruning. The bars: distance to real"
+        f' pictures, shorter is better.</p><div class="present-bars">{bars}</div>'
+        f"<p>{_judgement(study, base, rows)}</p>{_other(_of_study(shared, found, rows))}"
+        f'<p class="tour-note">The study that comes with the model, not this visit\'s own'
+        f" measurement: FID, {base} steps, n = {rows[0].n} pictures,"
+        f" {plural(rows[0].seeds, 'seed')}, guidance {rows[0].guidance:g}.</p>"
     )
     return {"kind": "cost", "title": title, "html": html}
+
+
+def _judgement(study: list[Finding], base: int, rows: list[Finding]) -> str:
+    """Say in plain words what the study found better; nothing where it does not say."""
+    sentence = next((s for s in verdicts(study) if _speaks_of(s, base, rows)), "")
+    found = re.search(r"FID [^(]*\(([^)]*)\)", sentence)
+    return f"At the same work: {found[1]}." if found else ""
+
+
+def _of_study(shared: Shared, found: Predicted, rows: list[Finding]) -> str:
+    """Say what the study was of, where that is not the plan in hand; else nothing."""
+    row = next(row for row in rows if row.family == "MosaicDiff")
+    timesteps, target = found.timesteps, row.target or 0.0
+    studied = propose_plan(shared.workshop.schedule, target, timesteps).plan
+    if studied.counted(timesteps).cut == found.plan.cut and row.base_steps == found.asked:
+        return ""
+    return (
+        f"The study is of the plan by the rule, {percent(row.saved)} less work in {row.base_steps}"
+        " steps, not of the plan in hand."
+    )
 
 
 def rival_rows(study: list[Finding], steps: int, saved: float) -> list[Finding]:
@@ -240,7 +353,7 @@ def _speaks_of(sentence: str, base: int, rows: list[Finding]) -> bool:
 def _bar(row: Finding, most: float, best: bool) -> str:
     """Write one method's FID as a bar, the shortest marked."""
     whole = row.family == "dense" and row.target is None
-    name = f"dense, {row.steps} steps" if row.family == "dense" else RIVALS[row.family]
+    name = f"whole network, {row.steps} steps" if row.family == "dense" else RIVALS[row.family]
     colour = "var(--present-dense)" if row.family == "dense" else "var(--body-text-color)"
     note = "all the work" if whole else f"{percent(row.saved)} less work"
     return (

@@ -1,6 +1,6 @@
 // The guided tour: one step at a time, each with one control. Left and right go from step to step, up and down move what slides, Enter
 // presses what has the focus, Esc leaves. Every picture is asked of the server when its step is opened.
-const FRAME_MS = 260, SETTLE_MS = 180, POLL_MS = 700;
+const FRAME_MS = 260, SETTLE_MS = 180;
 const moving = () => !matchMedia('(prefers-reduced-motion: reduce)').matches;
 
 async function tour(back) {
@@ -8,21 +8,21 @@ async function tour(back) {
   const shown = {}; // what a step has found, by kind, for as long as the tour is open
   const go = by => { if (facts?.steps[at + by]) { at += by; show(); } else if (facts && by > 0 && at === facts.steps.length - 1) dialog.close(); };
   const slide = by => {
-    const range = view.querySelector('.tour-todo input[type=range]');
-    if (!range || document.activeElement?.type === 'range' && document.activeElement !== range) return slideOf(document.activeElement, by);
-    slideOf(range, by);
+    const ranges = [...todo.querySelectorAll('input[type=range]')];
+    slideOf(ranges.find(one => one === document.activeElement) ?? ranges[0], by);
   };
   const keys = { ArrowRight: () => go(1), ArrowLeft: () => go(-1), ArrowUp: () => slide(1), ArrowDown: () => slide(-1) };
-  const { dialog, view } = openDialog('tour', 'Tour', keys, leave, back);
+  const { dialog, view } = openDialog('tour', 'Tour', keys, leave, back, '.tour-next');
   const title = make('h2'), text = make('p', 'tour-text'), todo = make('div', 'tour-todo'), said = make('p', 'tour-said'), stage = make('div', 'tour-stage');
   const where = make('span', 'tour-where'), before = press('Back', () => go(-1)), after = press('Next', () => go(1), 'tour-next');
+  const hint = make('span', 'tour-keys');
   const close = press('×', () => dialog.close(), 'tour-close');
   close.setAttribute('aria-label', 'Leave the tour');
   title.tabIndex = -1;
   said.setAttribute('role', 'status');
   view.append(
     make('div', 'tour-words', title, text, todo, said), stage,
-    make('div', 'tour-foot', where, make('span', 'tour-keys', '← → steps · ↑ ↓ move · Esc leaves'), before, after), close,
+    make('div', 'tour-foot', where, hint, measuringLine('Preparing steps 5 to 7:', 'tour-behind'), before, after), close,
   );
   after.focus();
 
@@ -32,7 +32,8 @@ async function tour(back) {
   }
 
   function slideOf(range, by) {
-    if (by > 0) range.stepUp(); else range.stepDown();
+    if (!range) return; // this step has nothing that slides
+    range.value = +range.value + by * (range.dataset.stride ?? 1);
     range.dispatchEvent(new Event('input', { bubbles: true }));
   }
 
@@ -46,30 +47,34 @@ async function tour(back) {
     if (mine !== asked || step !== at || !dialog.isConnected || found.stopped) return null;
     stage.classList.remove('is-busy');
     if (!found.said) return found;
-    said.textContent = `${found.said}${found.calibrate ? '' : ' The tour goes on.'}`;
+    if (found.calibrate) return await prepared(mine) ? ask(kind, what) : null;
+    said.textContent = `${found.said} The tour goes on.`;
     stage.classList.add('is-empty');
-    if (found.calibrate) offerCalibration();
     return null;
   }
 
-  function offerCalibration() {
-    const go = press('Calibrate now', async () => {
-      go.disabled = true;
-      let state = await server.tour_ask([visitor, 'calibrate', []]);
-      while (state.going && dialog.isConnected) {
-        said.textContent = `${Math.round(100 * state.share)} % · ${state.text}`;
-        await new Promise(done => setTimeout(done, POLL_MS));
-        state = await server.tour_ask([visitor, 'calibrating', []]);
+  // shows in the step how far the calibration is; true when it is done, and nobody has gone on
+  async function prepared(mine) {
+    const words = 'First the whole network is measured once, so that what stays can make up for what goes. This step fills in by itself; leaving the tour does not stop it.';
+    for (;;) {
+      if (!measuring.stopping || measuring.run) { // whoever has stopped it begins it again
+        stage.replaceChildren(make('div', 'tour-wait', make('p', '', words), measuringLine('Calibrating:', 'has-rail')));
+        const state = await calibrate();
+        if (mine !== asked || !dialog.isConnected) return false;
+        if (state.done) return true;
+        said.textContent = state.said ?? '';
       }
-      said.textContent = state.said ?? '';
-      if (!state.said && dialog.isConnected) show();
-    });
-    said.append(' It takes about half a minute. ', go, ' The tour goes on without as well.');
-    go.focus();
+      await new Promise(pressed => stage.replaceChildren(make('div', 'tour-wait', make('p', '', 'Nothing is pruned here before the network is measured.'), make('div', 'tour-do', press('Calibrate now', pressed)))));
+      if (mine !== asked || !dialog.isConnected) return false;
+      measuring.stopping = false;
+      said.textContent = '';
+      after.focus(); // the button that had it is gone
+    }
   }
 
-  function range(label, min, max, value, moved, step = 1) {
-    const input = Object.assign(document.createElement('input'), { type: 'range', min, max, step, value });
+  function range(label, min, max, value, moved, stride = 1) {
+    const input = Object.assign(document.createElement('input'), { type: 'range', min, max, value });
+    input.dataset.stride = stride; // of one press of an arrow key
     const row = make('label', 'tour-range', make('span', '', label), input, make('output'));
     const tell = () => { row.querySelector('output').textContent = moved(+input.value, input) ?? ''; };
     input.addEventListener('input', tell);
@@ -85,6 +90,8 @@ async function tour(back) {
     if (dense?.seed === seed) return dense;
     const found = await ask('film', [seed]);
     if (found) dense = { ...found, seed };
+    if (found && facts.calibrates && !measuring.stopping) calibrate(); // in good time for the last steps
+    facts.calibrates &&= !found;
     return found && dense;
   }
 
@@ -137,6 +144,7 @@ async function tour(back) {
       };
       const heads = () => {
         const away = gone.get(layer) ?? new Set(), { heads: count } = facts.layers[layer];
+        const focused = [...row.children].indexOf(document.activeElement);
         row.replaceChildren(...Array.from({ length: count }, (_, k) => {
           const one = press(`${k + 1}`, () => {
             if (!away.delete(k) && away.size < count - 1) away.add(k);
@@ -148,6 +156,7 @@ async function tour(back) {
           one.setAttribute('aria-label', `Take head ${k + 1} away`);
           return one;
         }));
+        if (focused >= 0) row.children[Math.min(focused, count - 1)].focus();
       };
       if (!facts.layers.length) { said.textContent = 'This model has no attention heads that could go. The tour goes on.'; return; }
       todo.append(range('Block', 1, facts.layers.length, 1, value => {
@@ -162,26 +171,28 @@ async function tour(back) {
 
     async stages() {
       const curve = filled('div', 'tour-drawing', facts.curve), strip = make('div', 'tour-strip');
-      const { total } = facts;
-      const place = (which, value) => {
-        const [low, high] = picked();
+      const { total, timesteps } = facts, stride = Math.max(1, Math.round(total / 50));
+      // the sliders run as the picture does, from noise at the left to the finished picture
+      const place = (which, from) => {
+        const [low, high] = picked(), value = total - from;
         cuts = which ? [Math.min(low, value - 1), value] : [value, Math.max(high, value + 1)];
         draw();
-        return `t = ${value}`;
+        return told(value);
       };
+      const told = t => `step ${timesteps.filter(at => at >= t).length}, t = ${t}`;
       const draw = () => {
         const [low, high] = picked(), widths = { late: low, middle: high - low, early: total - high };
         for (const band of curve.querySelectorAll('.tour-band')) band.style.flexGrow = widths[band.dataset.stage];
-        facts.timesteps.forEach((t, i) => { if (strip.children[i]) strip.children[i].dataset.stage = t < low ? 'late' : t < high ? 'middle' : 'early'; });
+        timesteps.forEach((t, i) => { if (strip.children[i]) strip.children[i].dataset.stage = t < low ? 'late' : t < high ? 'middle' : 'early'; });
         for (const [k, input] of [...todo.querySelectorAll('input')].entries()) {
-          input.value = [high, low][k];
-          input.parentElement.querySelector('output').textContent = `t = ${input.value}`;
+          input.value = total - [high, low][k];
+          input.parentElement.querySelector('output').textContent = told([high, low][k]);
         }
       };
       stage.replaceChildren(curve, strip);
       todo.append(
-        range('Early to middle', 2, total - 1, picked()[1], value => place(1, value), Math.max(1, Math.round(total / 50))),
-        range('Middle to late', 1, total - 2, picked()[0], value => place(0, value), Math.max(1, Math.round(total / 50))),
+        range('Early to middle', 1, total - 2, total - picked()[1], from => place(1, from), stride),
+        range('Middle to late', 2, total - 1, total - picked()[0], from => place(0, from), stride),
       );
       if (await withDense()) { strip.replaceChildren(...dense.frames.map((one, i) => make('span', '', ...pictures(one.guess.slice(0, 1), `Step ${i + 1}`)))); draw(); }
     },
@@ -217,7 +228,7 @@ async function tour(back) {
       let turn = 0;
       const look = async share => {
         const found = await ask('push', [seed, picked(), share]);
-        if (found) beside(found, 'Whole network', `${Math.round(100 * share)} % of every layer gone`, found.far, found);
+        if (found) beside(found, 'Whole network', `${Math.round(100 * share)} % removed`, found.far, found);
       };
       todo.append(range('Removed', 0, facts.shares.length - 1, 2, value => {
         clearTimeout(timer);
@@ -233,7 +244,7 @@ async function tour(back) {
   function beside(found, left, right, words, all = null) {
     stage.classList.remove('is-empty');
     stage.replaceChildren(pair(figure(left, pictures(found.whole, left)), figure(right, pictures(found.images, right))), make('p', 'tour-at', words));
-    if (all) stage.append(make('p', 'tour-fine', `${all.work}.`));
+    if (all) stage.append(make('p', 'tour-fine', `${all.saved} less work, counted.`));
   }
 
   function numbers(found) {
@@ -252,7 +263,7 @@ async function tour(back) {
       bars.append(item);
     }
     stage.classList.remove('is-empty');
-    stage.replaceChildren(bars, pair(figure('Whole network', pictures(found.whole, 'Whole')), figure('Pruned network', pictures(found.images, 'Pruned'))), make('p', 'tour-fine', `${found.saved} of the work is gone. ${found.made}`));
+    stage.replaceChildren(bars, pair(figure('Whole network', pictures(found.whole, 'Whole')), figure('Pruned network', pictures(found.images, 'Pruned'))), make('p', 'tour-fine', `${found.saved} of the work of these ${facts.timesteps.length} steps is gone. ${found.made}`));
   }
 
   function show() {
@@ -269,6 +280,8 @@ async function tour(back) {
     before.disabled = at === 0;
     after.textContent = at === facts.steps.length - 1 ? 'Done' : 'Next';
     dialog.dataset.step = step.kind;
+    const slides = ['curve', 'head', 'stages', 'push'].includes(step.kind);
+    hint.textContent = `← → steps · ${slides ? '↑ ↓ move' : 'Enter presses'} · Esc leaves`;
     after.focus();
     steps[step.kind]();
   }

@@ -14,6 +14,8 @@ MEANINGS = {
     "step": "One run of the network, which takes some of the noise away.",
     "network": "The trained model: layers of numbers that turn one picture into another.",
     "block": "A layer group of the network. All blocks are built alike and run one after another.",
+    "t": "How noisy the picture is: the timestep, counted from pure noise down to the finished"
+    " picture at 0. One step of this run passes many of them.",
     "head": "A part of a layer that lets patches of the picture take notice of each other.",
     "stage": "A part of the way from noise to picture that has a network of its own.",
     "pruning": "Taking parts of a network away for good, so that it has less to compute.",
@@ -22,6 +24,13 @@ MEANINGS = {
     "work": "Multiplications that the network does. Less work is often, not always, less time.",
     "PSNR": "How near two pictures are, in dB: above 40 hardly any difference, under 20 other"
     " pictures.",
+}
+# what the rule of the plan does, by whether the paper's rule had to be left for ours
+RULE = {
+    False: "The rule of the paper puts the boundaries where the line has fallen to about half of"
+    " its peak.",
+    True: "The rule of the paper leaves a stage empty here, so each stage has a third of what"
+    " is learned.",
 }
 MARK = re.compile(r"\[\[([^\]|]+)(?:\|([^\]]+))?\]\]")
 
@@ -48,7 +57,8 @@ STEPS = (
         "curve",
         "It learned fast only in the middle",
         "The line shows how fast the model learned in training. At first there is only noise, in"
-        " the end only fine detail; in between the picture gets its content.",
+        " the end only fine detail; in between the picture gets its content. Noise is at the left,"
+        " as sampling goes; 1 Explore has the line turned round.",
         "Move along the steps and watch the guess.",
     ),
     Step(
@@ -62,7 +72,7 @@ STEPS = (
         "stages",
         "Cut the way into three stages",
         "Early steps are noisy, late ones almost clean. Each [[stage]] may have a smaller network"
-        " of its own. The rule of the paper puts the boundaries where the line is low.",
+        " of its own. {rule} [[t]] beside a step says how noisy the picture is.",
         "Move the two boundaries.",
     ),
     Step(
@@ -74,7 +84,7 @@ STEPS = (
     ),
     Step(
         "flip",
-        "Same picture, less work",
+        "Same noise, less work",
         "Both began with the same noise. The pruned one did less [[work]]. The number below the"
         " picture, [[PSNR]], says how far it moved.",
         "Flip between the whole and the pruned network.",
