@@ -183,7 +183,7 @@ def test_a_cluster_gives_the_numbers_of_this_machine_although_a_worker_dies(
             pictures = [folder / one["picture"] for folder in (here, tmp_path / "out")]
             assert pictures[0].read_bytes() == pictures[1].read_bytes()
             run = RunStore(tmp_path / "data").get(other["run"])
-            assert run.status == "finished" and run.name == f"Sweep: sparsity.early {other['x']}"
+            assert run.status == "finished" and run.name == f"sparsity.early {other['x']} (sweep)"
     # the same command without a cluster runs what failed, and nothing else
     code, out, _ = verb(capsys, *command)
     again = json.loads(out)["cells"]
