@@ -228,20 +228,24 @@ def orders(suite: Suite) -> dict[str, Any]:
     """
     from .orders import orders_benchmark
 
-    large = suite.where.type == "cuda" and not suite.quick
-    neurons = (96, 24, 3) if suite.quick else (1024, 256, 4)
-    heads = (96, 96, 3, 24) if suite.quick else (1152, 1152, 4, 72)
-    if large:
-        neurons, heads = (4608, 1152, 28), (1152, 1152, 28, 72)
+    # columns, outputs, layers, columns per group
+    neurons, heads = (1024, 256, 4, 1), (1152, 1152, 4, 72)
+    if suite.quick:
+        neurons, heads = (96, 24, 3, 1), (96, 96, 3, 24)
+    elif suite.where.type == "cuda":
+        neurons, heads = (4608, 1152, 28, 1), (1152, 1152, 28, 72)
     found = [
         orders_benchmark(
-            *sizes,
+            n,
+            d,
+            layers,
+            group_size,
             rounds=2 if suite.quick else rounds,
             device=str(suite.where),
             progress=suite.progress,
             stop=suite.stop,
         )
-        for sizes, rounds in ((neurons, 3), (heads, 5))
+        for (n, d, layers, group_size), rounds in ((neurons, 3), (heads, 5))
     ]
     return found[0] | {key: found[0][key] + found[1][key] for key in ("times", "ratios")}
 
