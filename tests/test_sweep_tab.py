@@ -141,7 +141,10 @@ def test_cells_and_predicted_time_are_said_before_anything_is_written(
     assert len(drawn) == 2 and seconds == pytest.approx(sum(own) + sum(drawn))
     monkeypatch.setattr(inputs, "whole_seconds", lambda workshop, cells: 100.0 * len(cells))
     said = ahead(studio, *wish())
-    assert "4 cells (2 rows of 2 columns)" in said and "About 7 min, predicted" in said
+    assert (
+        "4 cells (2 rows of 2 columns)" in said
+        and "The denoiser takes about 7 min of it, predicted" in said
+    )
     assert "2 images" in said and "nothing is timed" in said and "measured" not in said
     assert not shelf.folder.exists()
     crossing = wish(inputs.SweepWish("boundaries.high", "50,600", "", ""))

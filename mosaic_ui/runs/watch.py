@@ -71,7 +71,8 @@ def strip_html(found: list[Seen]) -> str:
     where = "" if first.here else " It runs in another program, which alone can stop it."
     said = first.said[:1].upper() + first.said[1:]
     return (
-        f'<div class="job ongoing" role="progressbar" aria-valuemin="0" aria-valuemax="100"'
+        f'<div class="job ongoing" data-of="{first.kind}" role="progressbar" aria-valuemin="0"'
+        f' aria-valuemax="100"'
         f' aria-valuenow="{percent}" aria-label="A {first.kind} goes on"><p><span><b>A {first.kind}'
         f" goes on</b>: {escape(first.title)}. {escape(said)}.{others}{where}</span>"
         f' <span>{percent}&nbsp;%</span></p><div class="rail"><div style="width:{percent}%"></div>'
