@@ -157,7 +157,7 @@ def head(page: Page) -> None:
     page.keyboard.press("ArrowDown")
     expect(page.locator(".tour-range output")).to_have_text("block 1")
     assert page.evaluate(FOCUS)
-    settled(page)
+    expect(page.get_by_text("Without head 2")).to_be_visible()
 
 
 def cut(page: Page) -> None:

@@ -242,7 +242,7 @@ def test_the_scenes_tell_the_plan_in_hand_and_the_comparison_of_the_page(
     assert found["plan"].count("<rect") == 10 * blocks
     assert found["pictures"].count("<img") == 4
     for kind in ("pictures", "number"):  # in large type
-        assert 'class="present-other">This is another plan (early 55 %' in found[kind]
+        assert 'class="present-other">Another plan (early 55 %' in found[kind]
     assert "with the plan in hand" in found["number"]
     assert len(re.findall("[0-9]%", "".join(found.values()))) == 0
     mine = {

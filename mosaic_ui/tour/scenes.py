@@ -90,14 +90,14 @@ def other_run(found: Predicted, comparison: Comparison) -> str:
     sides = [(k, side) for k, side in enumerate((comparison.a, comparison.b)) if side.plan]
     mine = [(k, side) for k, side in sides if side.plan.cut == found.plan.cut]
     if sides and not mine:
-        return f"This is another plan ({whose(sides[-1][1].plan)}), not the one in hand."
+        return f"Another plan ({whose(sides[-1][1].plan)}), not the one in hand."
     steps = comparison.settings.steps_of(mine[-1][0] if mine else 1)
     if steps != found.asked:
-        return f"This is a run of {steps} steps, not of the {found.asked} in hand."
+        return f"A run of {steps} steps, not of the {found.asked} in hand."
     # the sampler in hand shows in the timesteps that it visits
     same = not mine or list(mine[-1][1].timesteps) == list(found.timesteps)
     sampler = comparison.settings.scheduler
-    return "" if same else f"This is a run of {sampler}, not of the sampler in hand."
+    return "" if same else f"A run of {sampler}, not of the sampler in hand."
 
 
 def whose(plan: StagePlan) -> str:
@@ -159,7 +159,7 @@ def _plan(shared: Shared, found: Predicted) -> Scene:
     what = f"{plural(kept.shape[1], 'block')} of the network by {plural(len(stages), 'step')}"
     removed = "".join(
         f'<li style="--stage:{STAGE_COLOURS[stage]}"><b>{stage}:</b> {percent(share)} removed'
-        f"<small>in {plural(counted[stage], 'step')}</small></li>"
+        f"<small>{plural(counted[stage], 'step')}</small></li>"
         for stage, share in reversed(list(zip(STAGES, plan.sparsity, strict=True)))
     )
     html = (
@@ -319,10 +319,7 @@ def _of_study(shared: Shared, found: Predicted, rows: list[Finding]) -> str:
     studied = propose_plan(shared.workshop.schedule, target, timesteps).plan
     if studied.counted(timesteps).cut == found.plan.cut and row.base_steps == found.asked:
         return ""
-    return (
-        f"The study is of the plan by the rule, {percent(row.saved)} less work in {row.base_steps}"
-        " steps, not of the plan in hand."
-    )
+    return f"Studied was the rule's plan at {percent(row.saved)} less work, not the plan in hand."
 
 
 def rival_rows(study: list[Finding], steps: int, saved: float) -> list[Finding]:
