@@ -4,6 +4,7 @@ trained weights.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what every test has: libraries, and the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def make_pipeline(
