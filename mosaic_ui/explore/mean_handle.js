@@ -79,9 +79,9 @@ element.addEventListener('pointermove', event => {
   if (!grab || event.pointerId !== grab.id) return;
   if (want(grab.from + (event.clientX - grab.x) / PIXELS)) sendSoon('input', Math.max(0, SEND_EVERY_MS - (performance.now() - lastSent)));
 });
-for (const end of ['pointerup', 'pointercancel']) {
-  element.addEventListener(end, event => { if (grab && event.pointerId === grab.id) drop(false); });
-}
+element.addEventListener('pointerup', event => { if (grab && event.pointerId === grab.id) drop(false); });
+// The browser took the touch, to scroll the page: the hand did not mean the number.
+element.addEventListener('pointercancel', event => { if (grab && event.pointerId === grab.id) drop(true); });
 element.addEventListener('keydown', event => {
   const one = handle();
   if (!one || event.target !== one || grab) return;
