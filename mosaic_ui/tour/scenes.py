@@ -87,15 +87,17 @@ def _comparison(shared: Shared, id: Any) -> Comparison | None:
 
 def other_run(found: Predicted, comparison: Comparison) -> str:
     """Say in one sentence that a comparison is not of what is in hand; nothing where it is."""
-    sides = [(k, side) for k, side in enumerate((comparison.a, comparison.b)) if side.plan]
-    mine = [(k, side) for k, side in sides if side.plan.cut == found.plan.cut]
-    if sides and not mine:
-        return f"Another plan ({whose(sides[-1][1].plan)}), not the one in hand."
-    steps = comparison.settings.steps_of(mine[-1][0] if mine else 1)
+    sides = (comparison.a, comparison.b)
+    plans = [(k, side.plan) for k, side in enumerate(sides) if side.plan is not None]
+    mine = [k for k, plan in plans if plan.cut == found.plan.cut]
+    if plans and not mine:
+        return f"Another plan ({whose(plans[-1][1])}), not the one in hand."
+    side = mine[-1] if mine else 1
+    steps = comparison.settings.steps_of(side)
     if steps != found.asked:
         return f"A run of {steps} steps, not of the {found.asked} in hand."
     # the sampler in hand shows in the timesteps that it visits
-    same = not mine or list(mine[-1][1].timesteps) == list(found.timesteps)
+    same = not mine or list(sides[side].timesteps) == list(found.timesteps)
     sampler = comparison.settings.scheduler
     return "" if same else f"A run of {sampler}, not of the sampler in hand."
 
