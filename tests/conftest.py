@@ -144,13 +144,21 @@ def workshop(model_folder, small_settings, tmp_path_factory):
     return calibrated(model_folder, small_settings, tmp_path_factory.mktemp("cache"), "auto")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """A Chromium for the tests of one file."""
+@pytest.fixture(scope="session")
+def one_browser():
+    """A Chromium for all tests of a process: its first page is the dearest."""
     from browser import chromium
 
     with chromium() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def browser(one_browser):
+    """The Chromium, without any page of another file."""
+    yield one_browser
+    for context in list(one_browser.contexts):
+        context.close()
 
 
 @pytest.fixture(scope="module")

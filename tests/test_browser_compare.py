@@ -10,14 +10,14 @@ import re
 import pytest
 
 pytest.importorskip("playwright")
-from browser import SLOW, Watch, chromium, serve
+from browser import SLOW, Watch, serve
 from playwright.sync_api import expect
 
 
 @pytest.fixture(scope="module")
-def compared(workshop, tmp_path_factory):
+def compared(workshop, browser, tmp_path_factory):
     """A page at 1280 x 720 after one comparison of four images."""
-    with serve(workshop) as url, chromium() as browser:
+    with serve(workshop) as url:
         context = browser.new_context(viewport={"width": 1280, "height": 720})
         page = context.new_page()
         page.set_default_timeout(SLOW)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from browser import Watch, chromium, serve
+from browser import Watch, serve
 from playwright.sync_api import expect
 from tiny_sdxl import make_sdxl
 
@@ -37,8 +37,8 @@ def number(page, label: str, value: str) -> None:
     box.press("Enter")
 
 
-def test_calibrate_prune_and_compare_a_text_model(fresh):
-    with serve(fresh) as url, chromium() as browser:
+def test_calibrate_prune_and_compare_a_text_model(fresh, browser):
+    with serve(fresh) as url:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(SLOW)
         watch = Watch(page)
