@@ -202,7 +202,7 @@ def test_names_of_plans_say_their_guidance():
     named = SimpleNamespace(**{**vars(run), "name": "night"})
     for one, title in ((run, "B 50/25/50 %"), (named, "night")):
         cell = run_columns()[0].cell(one)
-        assert cell == f"<b>{title}</b><small>guidance off early</small>"
+        assert cell == f'<b title="{title}">{title}</b><small>guidance off early</small>'
     assert "guidance off early" in plan_words(HALF) and "guidance" not in plan_words(PLAN)
 
 

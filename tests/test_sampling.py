@@ -466,7 +466,7 @@ def test_a_slower_plan_is_called_slower(pair):
     found.a.predicted_seconds, found.b.predicted_seconds = [0.1] * 10, [0.05] * 10
     found.a.step_seconds, found.b.step_seconds = [[0.1] * 10] * 3, [[0.2] * 10] * 3
     assert (
-        "is slower: it took 100% more" in found.verdict
+        "is slower: it took 100 % more" in found.verdict
         and "compare again" in found.verdict
         and found.speedup_measured == pytest.approx(0.5)
         and found.speedup_spread == 0
