@@ -271,7 +271,7 @@ def test_only_a_measured_gain_that_can_be_believed_is_shown_as_one(tour, worksho
     )
     untimed = replace(sure, a=replace(sure.a, step_seconds=[]), b=replace(sure.b, step_seconds=[]))
     same = replace(sure, b=replace(sure.b, step_seconds=slow))
-    assert "<b>×1.30</b><span>faster, measured" in number(sure)
+    assert "<b>×1.30</b><span>as fast, measured" in number(sure)
     for doubtful in (untimed, same):
         html = number(doubtful)
         assert "measured</span>" not in html and "counted</span>" in html

@@ -38,7 +38,7 @@ class Spread(NamedTuple):
     embedding: Tensor  # (batch, d)
     blocks: Tensor  # (blocks, batch, 6 d)
     # of every block: shift, 1 + scale and gate of attention and MLP, (batch, 1, d) each
-    parts: list[Sequence[Tensor]]
+    parts: Sequence[Sequence[Tensor]]
 
 
 class OnceEmbedder(nn.Module):
@@ -184,7 +184,7 @@ def spread(given: Modulation) -> Spread:
     """Return a modulation taken apart, with all scales made factors at once."""
     six = given.blocks.unflatten(2, (6, 1, -1)).transpose(1, 2)  # (blocks, 6, batch, 1, d)
     factors = 1 + six[:, 1::3]  # (blocks, 2, batch, 1, d)
-    parts = []
+    parts: list[Sequence[Tensor]] = []
     for vectors, pair in zip(six.unbind(), factors.unbind(), strict=True):
         shift, _, gate, shift_mlp, _, gate_mlp = vectors.unbind()
         factor, factor_mlp = pair.unbind()

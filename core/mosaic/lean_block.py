@@ -10,8 +10,8 @@ layer before has just made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from diffusers.models.activations import GELU
@@ -49,7 +49,7 @@ class LeanBlock(BasicTransformerBlock):
             return super().forward(hidden_states, *args, **kwargs)
         labels = kwargs.get("class_labels")
         if isinstance(labels, Spread) and _makes_its_own(self, labels.blocks.dtype):
-            return _in_place(self, hidden_states, labels.parts[self.norm1.index])
+            return _in_place(self, hidden_states, labels)
         normed, gate, shift, scale, gate_mlp = self.norm1(
             hidden_states, kwargs.get("timestep"), labels, hidden_dtype=hidden_states.dtype
         )
@@ -72,13 +72,11 @@ def lean(network: nn.Module) -> nn.Module:
     return graft(network, parts) if parts else network
 
 
-def _in_place(block: LeanBlock, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """Return a block's output (batch, tokens, d), each product and sum over what was just made.
-
-    parts: of the block in a `Spread`.
-    """
-    shift, factor, gate, shift_mlp, factor_mlp, gate_mlp = parts
-    normed = block.norm1.norm(x).mul_(factor).add_(shift)
+def _in_place(block: LeanBlock, x: Tensor, given: Spread) -> Tensor:
+    """Return a block's output (batch, tokens, d), each product and sum over what was just made."""
+    first = cast(ReadyNorm, block.norm1)
+    shift, factor, gate, shift_mlp, factor_mlp, gate_mlp = given.parts[first.index]
+    normed = first.norm(x).mul_(factor).add_(shift)
     x = _attend(block.attn1, normed).mul_(gate).add_(x)
     normed = block.norm3(x).mul_(factor_mlp).add_(shift_mlp)
     return _feed_forward(block.ff, normed).mul_(gate_mlp).add_(x)

@@ -233,7 +233,7 @@ def _number(comparison: Comparison | None, other: str, found: Predicted) -> Scen
         saved = 1 - comparison.b.macs / comparison.a.macs
         big = _big(percent(abs(saved)), f"{'more' if saved < 0 else 'less'} work, counted")
     else:
-        big = _big(factor_text(verdict.ratio), "faster, measured")
+        big = _big(factor_text(verdict.ratio), "as fast, measured")
     if other:
         big = f'<div class="present-two">{big}{_foretold(found)}</div>'
     said = first_upper(spaced(verdict.sentence).replace("multiply-accumulates", "multiplications"))
@@ -254,7 +254,7 @@ def _foretold(found: Predicted) -> str:
         saved = percent(1 - prediction.macs / prediction.macs_dense)
         return _big(saved, "less work with the plan in hand, counted")
     factor = factor_text(prediction.speedup_seconds)
-    return _big(factor, "faster with the plan in hand, predicted")
+    return _big(factor, "as fast with the plan in hand, predicted")
 
 
 def _small(comparison: Comparison, facts: str, distance: str) -> str:
