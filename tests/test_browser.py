@@ -400,7 +400,7 @@ def test_a_finger_drags_too(browser, studio):
     handle = page.get_by_role("slider", name="Stage boundary 2")
     expect(handle).to_be_visible(timeout=SLOW)
     handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
+    box = steady(handle)
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     touch = context.new_cdp_session(page)
     touch.send(

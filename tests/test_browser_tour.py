@@ -98,6 +98,7 @@ def test_the_tour_is_walked_by_keyboard_from_start_to_end(page):
         expect(page.locator(".tour-where")).to_have_text(f"{at} of 7")
         settled(page)
         acts[kind](page)
+        settled(page)  # what waits is paler
         bad += fits(page, kind) + faults(page, kind)
         assert page.evaluate(FOCUS)
         page.keyboard.press("ArrowRight")

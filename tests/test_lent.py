@@ -49,10 +49,12 @@ from core.workshop.comparison import Comparison
 from core.workshop.compare import compare
 from core.workshop.sample_settings import SampleSettings
 from core.workshop.workshop import get_workshop
+from mosaic_ui.compare import run as comparing
 from mosaic_ui.compare.inputs import Request
 from mosaic_ui.compare.run import stream
 from mosaic_ui.runs.record import store
 
+comparing.PREVIEW_SECONDS = 0.0  # a quick run is over before a second one would be shown
 model, folder = sys.argv[1], Path(sys.argv[2])
 few = CalibrationSettings(edges=(0, 100, 300, 600, 1000), images=32, held_out=16)
 shop = get_workshop(model, "cpu", settings=few)

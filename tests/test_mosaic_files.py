@@ -225,8 +225,9 @@ def fresh(code: str, folder: Path) -> np.ndarray:
     as its place -> the picture.
     """
     code += (
-        "\nimport sys, numpy\nassert not {'gradio', 'plotly', 'pandas', 'optuna'} &"
-        " set(sys.modules)\nnumpy.save('image.npy', image)\n"
+        "\nimport sys, numpy\n"
+        "assert not [x for x in ('gradio', 'plotly', 'pandas', 'optuna') if sys.modules.get(x)]\n"
+        "numpy.save('image.npy', image)\n"
     )
     # sums depend on the threads
     environment = os.environ | {
