@@ -83,11 +83,11 @@ def table_forward(network, mosaic):
 
 
 @pytest.fixture
-def in_place(monkeypatch):
-    """How many blocks overwrote what their layers made since the last look."""
+def in_parts(monkeypatch):
+    """How many blocks took vectors that were apart since the last look."""
     seen = []
-    short = lean_block._in_place  # noqa: SLF001
-    monkeypatch.setattr(lean_block, "_in_place", lambda *x: seen.append(1) or short(*x))
+    short = lean_block._from_parts  # noqa: SLF001
+    monkeypatch.setattr(lean_block, "_from_parts", lambda *x: seen.append(1) or short(*x))
 
     def look():
         count = len(seen)
@@ -99,41 +99,29 @@ def in_place(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
-def test_with_a_table_a_block_overwrites_what_it_made_and_has_the_same_bits(
-    model, dtype, in_place, monkeypatch
+def test_vectors_of_a_table_that_are_taken_apart_give_the_same_bits(
+    model, dtype, in_parts, monkeypatch
 ):
     mosaic, counts = mosaic_of(model.to(dtype)), []
     for network in mosaic.networks():
         found = table_forward(network, mosaic)
-        counts.append(in_place())
+        counts.append(in_parts())
         with monkeypatch.context() as patch:
-            patch.setattr(LeanBlock, "takes_parts", False)
-            assert torch.equal(found, table_forward(network, mosaic)) and in_place() == 0
+            patch.setattr(LeanBlock, "rows_in_parts", 2)  # fewer than there are
+            assert torch.equal(found, table_forward(network, mosaic)) and in_parts() == 0
     # the early stage lost a whole layer of each block, so these run as diffusers wrote them
     assert sorted(counts) == [0, 2, 2, 2]
 
 
-PARTS = {
-    "the first norm": lambda block: block.norm1.norm,
-    "the attention's last layer": lambda block: block.attn1.to_out[0],
-    "the second norm": lambda block: block.norm3,
-    "the MLP's last layer": lambda block: block.ff.net[2],
-}
-
-
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 @torch.inference_mode()
-def test_what_a_hook_keeps_of_a_layer_is_not_overwritten(model, part, in_place):
+def test_a_hook_on_the_first_norm_is_called_with_a_table_too(model, in_parts):
     mosaic = mosaic_of(model)
-    expected, kept = table_forward(mosaic.full, mosaic), []
-    in_place()
-    part(mosaic.full.transformer_blocks[0]).register_forward_hook(
-        lambda layer, given, made: kept.append((given[0].clone(), made))
+    before = table_forward(mosaic.full, mosaic)
+    in_parts()
+    mosaic.full.transformer_blocks[0].norm1.register_forward_hook(
+        lambda layer, given, made: (made[0] * 2, *made[1:])
     )
-    assert torch.equal(table_forward(mosaic.full, mosaic), expected) and in_place() == 1
-    layer = part(mosaic.full.transformer_blocks[0])
-    layer._forward_hooks.clear()
-    assert torch.equal(layer(kept[0][0]), kept[0][1])
+    assert not torch.equal(table_forward(mosaic.full, mosaic), before) and in_parts() == 1
 
 
 def break_processor(block):

@@ -158,8 +158,8 @@ def embed_first(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Replace class labels (batch,) by the embeddings (batch, d) that every block needs.
 
-    A `Modulation` is taken apart where blocks know what to do with its parts. Forward pre-hook of a
-    DiT with a `OnceEmbedder`.
+    A `Modulation` of few rows is taken apart where blocks know what to do with its parts. Forward
+    pre-hook of a DiT with a `OnceEmbedder`.
     """
     names = ("hidden_states", "timestep", "class_labels")
     given = kwargs | dict(zip(names, args, strict=False))
@@ -168,7 +168,8 @@ def embed_first(
         return args, kwargs
     if isinstance(labels, Modulation):
         first = cast(_Denoiser, network).transformer_blocks[0]
-        if not getattr(type(first), "takes_parts", False) or torch.compiler.is_compiling():
+        most = getattr(type(first), "rows_in_parts", 0)
+        if labels.blocks.shape[1] > most or torch.compiler.is_compiling():
             return args, kwargs
         found: Spread | Tensor = spread(labels)
     else:
