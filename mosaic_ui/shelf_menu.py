@@ -91,6 +91,10 @@ class ShelfMenu(Generic[K]):
             self.question: gr.update(visible=False),
         }
 
+    def as_asked(self, offered: Views) -> Views:
+        """Return what `offer` gave without the question, which a look at the same one leaves."""
+        return {one: value for one, value in offered.items() if one is not self.question}
+
     def lock(self, busy: bool) -> Views:
         """Return the menu while the page's own job runs, which shows itself, or afterwards."""
         shut: Views = {self.question: gr.update(visible=False), self.picked: ""} if busy else {}

@@ -401,20 +401,23 @@ def test_a_finger_drags_too(browser, studio):
     expect(handle).to_be_visible(timeout=SLOW)
     # the last of the first answers: until then what stands above the chart may grow
     expect(page.locator('#stage-table table[data-exact="true"]')).to_have_count(1)
-    handle.scroll_into_view_if_needed()
-    box = steady(handle)
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     touch = context.new_cdp_session(page)
-    touch.send(
-        "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
-    )
-    for k in range(1, 7):
-        touch.send(
-            "Input.dispatchTouchEvent",
-            {"type": "touchMove", "touchPoints": [{"x": x + 8 * k, "y": y}]},
-        )
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    expect(handle).not_to_have_attribute("aria-valuenow", "550")
+
+    def swipe() -> None:
+        handle.scroll_into_view_if_needed()
+        box = steady(handle)
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        for kind, at in (("touchStart", x), *(("touchMove", x + 8 * k) for k in range(1, 7))):
+            touch.send(
+                "Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": at, "y": y}]}
+            )
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_timeout(300)
+
+    for _ in range(5):  # on a loaded machine the page still grows above the chart
+        swipe()
+        if handle.get_attribute("aria-valuenow") != "550":
+            break
     assert settled(page)[1] > 560
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
         "the page scrolls sideways on a phone"

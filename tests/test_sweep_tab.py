@@ -366,6 +366,7 @@ def test_an_earlier_sweep_is_chosen_shown_and_deleted_and_its_runs_stay(studio, 
     assert json.loads(chosen[tab.grid])["id"] == earlier and chosen[menu.picked] == earlier
     still = tab.on_look(chosen[tab.shown], earlier, VISITOR)  # a look does not take it back
     assert tab.grid not in still and still[menu.menu]["value"] == earlier
+    assert menu.question not in still  # nor a question that was asked meanwhile
     asked = menu.on_delete(earlier)
     assert asked[menu.question]["visible"] and "Its runs stay in Runs." in asked[menu.words]
     assert shelf.folder_of(earlier).exists()  # asked, not done

@@ -304,6 +304,8 @@ class SweepTab:
         except StudioError as error:
             return {self.job: tables.message(page_sentence(error), "bad")}
         if kept is None or _mark(kept, running=False) == swept:
+            if kept is not None:
+                offered = self.shelf.as_asked(offered)
             return {**self._buttons(busy=False, kept=kept), **offered}
         return {**self._view(kept), **offered}
 

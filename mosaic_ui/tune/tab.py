@@ -276,6 +276,8 @@ class TuneTab:
         except StudioError as error:
             return {self.job: tables.message(page_sentence(error), "bad")}
         if tune is None or _seen(tune, running=False) == shown:
+            if tune is not None:
+                offered = self.shelf.as_asked(offered)
             return {**self._buttons(busy=False), **offered}
         return {**self._view(tune), **offered}
 
