@@ -78,22 +78,21 @@ class ShelfMenu(Generic[K]):
         self.no.click(self.on_no, None, self.question, **AT_ONCE)
         return chosen
 
-    def offer(self, id: str) -> Views:
-        """Return the menu with one in sight; nothing where none is kept. Raises StudioError."""
+    def offer(self, id: str, another: bool = True) -> Views:
+        """Return the menu with one in sight; nothing where none is kept. Raises StudioError.
+
+        another: than was in sight; a question about that one is taken back.
+        """
         shelf = self.how.shelf()
         kept = list(islice(shelf.of(self.model_key), MOST))
         choices = [(self._label(shelf, one), one.id) for one in kept]
         value = id if any(id == one for _, one in choices) else None
-        return {
+        views: Views = {self.question: gr.update(visible=False)} if another else {}
+        return views | {
             self.row: gr.update(visible=bool(kept)),
             self.menu: gr.update(choices=choices, value=value, interactive=True),
             self.delete: gr.update(interactive=True),
-            self.question: gr.update(visible=False),
         }
-
-    def as_asked(self, offered: Views) -> Views:
-        """Return what `offer` gave without the question, which a look at the same one leaves."""
-        return {one: value for one, value in offered.items() if one is not self.question}
 
     def lock(self, busy: bool) -> Views:
         """Return the menu while the page's own job runs, which shows itself, or afterwards."""

@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 
 from playwright.sync_api import (
     Browser,
+    CDPSession,
     FloatRect,
     Locator,
     Page,
@@ -136,6 +137,12 @@ def back_to_suggestion(page: Page) -> None:
     )
     expect(page.locator('#stage-table table[data-exact="true"]')).to_have_count(1, timeout=SLOW)
     page.evaluate("scrollTo(0, 0)")
+
+
+def touch(session: CDPSession, kind: str, *place: float) -> None:
+    """Send one touch of one finger, or its end."""
+    points = [dict(zip("xy", place, strict=True))] if place else []
+    session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
 
 def steady(handle: Locator) -> FloatRect:

@@ -8,7 +8,7 @@ import re
 import time
 
 import pytest
-from browser import SLOW, alone, boundaries, drag, settled, steady
+from browser import SLOW, alone, boundaries, drag, settled, steady, touch
 from playwright.sync_api import expect
 
 
@@ -401,17 +401,15 @@ def test_a_finger_drags_too(browser, studio):
     expect(handle).to_be_visible(timeout=SLOW)
     # the last of the first answers: until then what stands above the chart may grow
     expect(page.locator('#stage-table table[data-exact="true"]')).to_have_count(1)
-    touch = context.new_cdp_session(page)
+    session = context.new_cdp_session(page)
 
     def swipe() -> None:
         handle.scroll_into_view_if_needed()
         box = steady(handle)
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         for kind, at in (("touchStart", x), *(("touchMove", x + 8 * k) for k in range(1, 7))):
-            touch.send(
-                "Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": at, "y": y}]}
-            )
-        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+            touch(session, kind, at, y)
+        touch(session, "touchEnd")
         page.wait_for_timeout(300)
 
     for _ in range(5):  # on a loaded machine the page still grows above the chart

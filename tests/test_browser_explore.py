@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from browser import SLOW, alone, boundaries, settled, steady
+from browser import SLOW, alone, boundaries, settled, steady, touch
 from playwright.sync_api import expect
 
 
@@ -246,12 +246,6 @@ def test_the_number_in_the_sentence_is_dragged_and_moved_by_keys(page):
     assert page.locator("#page-redo").is_enabled()  # nothing new was edited
 
 
-def touch(session, kind: str, *place: float) -> None:
-    """Send one touch of one finger, or its end."""
-    points = [dict(zip("xy", place, strict=True))] if place else []
-    session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-
 def test_on_a_phone_the_sentence_comes_first_and_its_number_is_dragged_by_touch(page):
     page.set_viewport_size({"width": 390, "height": 844})
     mean = page.get_by_role("slider", name="Share removed on average")
@@ -281,7 +275,7 @@ def test_on_a_phone_the_sentence_comes_first_and_its_number_is_dragged_by_touch(
     touch(session, "touchEnd")
     page.wait_for_function("scrollY > 40", timeout=SLOW)
     expect(mean).to_have_text("33 %")
-    assert page.locator("#page-redo").is_enabled()  # nothing new was edited
+    expect(page.locator("#page-redo")).to_be_enabled()  # nothing new was edited
 
 
 def test_bars_begin_together_and_no_arrow_lies_on_the_words_of_a_menu(page):

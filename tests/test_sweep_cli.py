@@ -26,14 +26,18 @@ def cache(tmp_path_factory):
         yield
 
 
+def usual(model_folder, folder: Path, monkeypatch) -> list[str]:
+    """The verb with its usual arguments; runs are kept in a folder of this test."""
+    monkeypatch.setenv("MOSAIC_DATA", str(folder / "data"))
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps(PLAN))
+    given = ["--model", str(model_folder), "--device", "cpu", "--plan", str(plan), *SMALL]
+    return ["sweep", *given, "--out", str(folder / "out")]
+
+
 @pytest.fixture
 def command(model_folder, tmp_path, monkeypatch):
-    """The verb with its usual arguments; runs are kept in a folder of this test."""
-    monkeypatch.setenv("MOSAIC_DATA", str(tmp_path / "data"))
-    plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps(PLAN))
-    usual = ["--model", str(model_folder), "--device", "cpu", "--plan", str(plan), *SMALL]
-    return ["sweep", *usual, "--out", str(tmp_path / "out")]
+    return usual(model_folder, tmp_path, monkeypatch)
 
 
 def verb(capsys, *arguments: str) -> tuple[int, str, str]:

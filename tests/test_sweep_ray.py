@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_sweep_cli import ROOT, SMALL, refused, refused_last, verb
+from test_sweep_cli import ROOT, refused, refused_last, usual, verb
 
 from core.runs.store import RunStore
 from core.sweep import remote
@@ -32,7 +32,6 @@ from core.sweep import remote
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed"
 )
-PLAN = {"boundaries": [300, 600], "sparsity": {"late": 0.25, "middle": 0.25, "early": 0.25}}
 X = ["--x", "sparsity.early=0.25,0.5,0.75"]
 PATIENCE = 240  # seconds that a loaded machine may take for what takes ten
 
@@ -123,12 +122,7 @@ def cluster(surroundings):
 
 @pytest.fixture
 def command(model_folder, tmp_path, monkeypatch):
-    """The verb with its usual arguments; runs are kept in a folder of this test."""
-    monkeypatch.setenv("MOSAIC_DATA", str(tmp_path / "data"))
-    plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps(PLAN))
-    usual = ["--model", str(model_folder), "--device", "cpu", "--plan", str(plan), *SMALL]
-    return ["sweep", *usual, "--out", str(tmp_path / "out"), *X, "--json"]
+    return [*usual(model_folder, tmp_path, monkeypatch), *X, "--json"]
 
 
 @contextmanager

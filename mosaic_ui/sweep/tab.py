@@ -300,12 +300,11 @@ class SweepTab:
         """Return the views of the sweep to show while none goes on, as far as they are new."""
         try:
             kept = self.shelf.in_sight(picked)
-            offered = self.shelf.offer("" if kept is None else kept.id)
+            same = kept is not None and _mark(kept, running=False) == swept
+            offered = self.shelf.offer("" if kept is None else kept.id, another=not same)
         except StudioError as error:
             return {self.job: tables.message(page_sentence(error), "bad")}
-        if kept is None or _mark(kept, running=False) == swept:
-            if kept is not None:
-                offered = self.shelf.as_asked(offered)
+        if kept is None or same:
             return {**self._buttons(busy=False, kept=kept), **offered}
         return {**self._view(kept), **offered}
 

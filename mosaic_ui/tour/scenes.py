@@ -129,11 +129,6 @@ def plain_names(comparison: Comparison) -> tuple[str, str]:
     return a, b
 
 
-def spaced(text: str) -> str:
-    """Write every percentage with a space, which does not break, before its sign."""
-    return re.sub(r"(\d)%", "\\1\u00a0%", text)
-
-
 def _idea(shared: Shared, found: Predicted) -> Scene:
     score = curves(shared.workshop.schedule).score
     counted = found.plan.steps_per_stage(found.timesteps)
@@ -236,10 +231,10 @@ def _number(comparison: Comparison | None, other: str, found: Predicted) -> Scen
         big = _big(factor_text(verdict.ratio), "as fast, measured")
     if other:
         big = f'<div class="present-two">{big}{_foretold(found)}</div>'
-    said = first_upper(spaced(verdict.sentence).replace("multiply-accumulates", "multiplications"))
+    said = first_upper(verdict.sentence.replace("multiply-accumulates", "multiplications"))
     plain = FACTS.sub("", said)
     facts = " ".join(FACTS.findall(said))
-    moved, _, distance = spaced(comparison.distance).partition(": ")
+    moved, _, distance = comparison.distance.partition(": ")
     html = (
         f"{_other(other)}{big}<p>{escape(plain)}</p><p>{escape(moved.rstrip('.'))}.</p>"
         f'<p class="tour-note">{escape(_small(comparison, facts, distance))}</p>'

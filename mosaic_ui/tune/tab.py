@@ -272,12 +272,11 @@ class TuneTab:
         """Return the views of the tune to show while none goes on, as far as they are new."""
         try:
             tune = self.shelf.in_sight(picked)
-            offered = self.shelf.offer("" if tune is None else tune.id)
+            same = tune is not None and _seen(tune, running=False) == shown
+            offered = self.shelf.offer("" if tune is None else tune.id, another=not same)
         except StudioError as error:
             return {self.job: tables.message(page_sentence(error), "bad")}
-        if tune is None or _seen(tune, running=False) == shown:
-            if tune is not None:
-                offered = self.shelf.as_asked(offered)
+        if tune is None or same:
             return {**self._buttons(busy=False), **offered}
         return {**self._view(tune), **offered}
 
