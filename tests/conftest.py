@@ -156,9 +156,10 @@ def one_browser():
 @pytest.fixture(scope="module")
 def browser(one_browser):
     """The Chromium, without any page of another file."""
+    from browser import close_all
+
     yield one_browser
-    for context in list(one_browser.contexts):
-        context.close()
+    close_all(one_browser)
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +177,11 @@ def quiet_visitor(browser, studio) -> Iterator[Page]:
 
     Whatever the test does, nothing may leave the machine and the console must stay clean.
     """
-    from browser import visitor
+    from browser import leave, visitor
 
     opened, watch = visitor(browser, studio)
     yield opened
-    opened.context.close()
+    leave(opened)
     assert watch.hosts <= {"127.0.0.1"}, watch.hosts
     assert not watch.errors, watch.errors
 

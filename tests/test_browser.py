@@ -5,23 +5,30 @@ from __future__ import annotations
 import copy
 import json
 import re
+import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from browser import SLOW, alone, boundaries, drag, settled, steady, touch
 from playwright.sync_api import expect
 
 
-def slowed(workshop, seconds: float):
-    """Return the same workshop as on a busy machine: every prediction comes late."""
+@contextmanager
+def slowed(browser, workshop, seconds: float):
+    """Open a page, and from then on let every prediction come late, as on a busy machine."""
     slow, predict = copy.copy(workshop), workshop.predict
+    opened = threading.Event()
 
     def later(*arguments, **options):
-        time.sleep(seconds)
+        time.sleep(seconds if opened.is_set() else 0)
         return predict(*arguments, **options)
 
     slow.predict = later
-    return slow
+    with alone(browser, slow) as page:
+        expect(page.locator('#stage-table table[data-exact="true"]')).to_be_visible(timeout=SLOW)
+        opened.set()
+        yield page
 
 
 @pytest.fixture
@@ -151,7 +158,7 @@ def test_keyboard_and_number_box_move_a_boundary_exactly(same_page):
 
 
 def test_typing_right_after_a_drop_outlives_the_late_answers(browser, workshop):
-    with alone(browser, slowed(workshop, 0.7)) as page:
+    with slowed(browser, workshop, 0.7) as page:
         drag(page, "Stage boundary 1", 40)
         low = page.get_by_role("slider", name="Stage boundary 1").get_attribute("aria-valuenow")
         assert low != "93"
@@ -198,7 +205,7 @@ def test_a_refused_or_snapped_boundary_is_shown_as_it_stands(page):
 
 
 def test_two_sliders_moved_in_a_row_both_count(browser, workshop):
-    with alone(browser, slowed(workshop, 0.7)) as page:
+    with slowed(browser, workshop, 0.7) as page:
         page.get_by_role("tab", name="2 Prune").click()
         boxes = {
             name: page.get_by_label(f"number input for {name} stage sparsity")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import threading
 import time
 
 import pytest
@@ -130,10 +131,10 @@ def test_the_button_goes_to_the_best_place(page):
 
 
 def test_the_curve_of_an_old_plan_is_marked_at_once_and_until_the_next_one(browser, workshop):
-    slow = copy.copy(workshop)
+    slow, opened = copy.copy(workshop), threading.Event()
 
     def later(*arguments, **options):
-        if not options.get("exact"):
+        if opened.is_set() and not options.get("exact"):
             time.sleep(0.7)
         return workshop.predict(*arguments, **options)
 
@@ -141,6 +142,8 @@ def test_the_curve_of_an_old_plan_is_marked_at_once_and_until_the_next_one(brows
     with alone(browser, slow) as page:
         drawn = page.locator("#places .places")
         expect(drawn.locator(".here")).to_be_visible(timeout=SLOW)
+        expect(page.locator('#stage-table table[data-exact="true"]')).to_be_visible(timeout=SLOW)
+        opened.set()
         x, y = grab(page, "Stage boundary 2")
         page.mouse.move(x + 80, y, steps=2)
         old = "document.querySelector('#places .is-old') !== null"

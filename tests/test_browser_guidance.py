@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from browser import SLOW, alone, visitor
+from browser import SLOW, alone, leave, visitor
 from playwright.sync_api import expect
 
 TILES = """() => { const [, , early] = document.querySelector('#mosaic .js-plotly-plot').data;
@@ -65,4 +65,4 @@ def test_a_typed_number_counts_and_what_is_none_goes_back(browser, studio):
     expect(page.locator("#outcome .guided")).to_have_text("g 3")
     page.get_by_role("tab", name="2 Prune").click()
     expect(box(page)).to_have_value("3", timeout=SLOW)
-    page.context.close()
+    leave(page)

@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from browser import SLOW, alone, boundaries, drag, serve, settled, visitor
+from browser import SLOW, alone, boundaries, drag, leave, serve, settled, visitor
 from playwright.sync_api import expect
 from proxy import behind_proxy
 from run_cases import tiny
@@ -68,7 +68,7 @@ def test_two_visitors_do_not_share_a_plan(browser, studio, page):
     drag(page, "Stage boundary 2", 80)
     assert settled(page)[1] > 560
     assert boundaries(other) == [93, 550]
-    other.context.close()
+    leave(other)
 
 
 def compare_with(page, images: str, steps: str) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from browser import SLOW, back_to_suggestion, boundaries, drag, serve, settled, visitor
+from browser import SLOW, back_to_suggestion, boundaries, drag, leave, serve, settled, visitor
 from conftest import quiet_visitor
 from playwright.sync_api import Page, expect
 from run_cases import tiny
@@ -34,7 +34,7 @@ def page(browser, studio):
     opened, watch = visitor(browser, studio)
     opened.wait_for_url("**tab=explore**")
     yield opened
-    opened.context.close()
+    leave(opened)
     assert watch.hosts <= {"127.0.0.1"}
     reload = re.compile("AbortError|Connection errored out|Failed to fetch")
     assert [words for words in watch.errors if not reload.search(words)] == []
@@ -235,7 +235,7 @@ def test_a_plan_that_is_kept_is_a_side_for_all_until_it_is_deleted(browser, in_t
     other.locator("#cmp-start").click()  # a page that has not heard of it
     expect(other.locator("#cmp-live")).to_contain_text("it was deleted", timeout=SLOW)
     expect(other.get_by_label("A runs")).to_have_value(words)
-    other.context.close()
+    leave(other)
     assert watch.errors == []
 
 

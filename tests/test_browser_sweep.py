@@ -9,7 +9,7 @@ import threading
 import pytest
 
 pytest.importorskip("playwright")
-from browser import SLOW, serve, visitor
+from browser import SLOW, leave, serve, visitor
 from playwright.sync_api import expect
 
 from core.sweep.engine import Sweep
@@ -100,7 +100,7 @@ def test_a_sweep_is_stopped_reloaded_and_resumed_and_its_table_is_taken_along(
     page.get_by_role("button", name="Delete it").click()
     expect(page.get_by_text("Nothing swept yet")).to_be_visible(timeout=SLOW)
     expect(shelf).to_be_hidden()
-    page.context.close()
+    leave(page)
     assert watch.hosts <= {"127.0.0.1"}
     reload = re.compile("AbortError|Connection errored out|Failed to fetch")
     assert [words for words in watch.errors if not reload.search(words)] == []

@@ -7,7 +7,7 @@ import re
 import pytest
 
 pytest.importorskip("playwright")
-from browser import SLOW, serve, visitor
+from browser import SLOW, leave, serve, visitor
 from playwright.sync_api import expect
 
 from mosaic_ui.tune import inputs
@@ -27,7 +27,7 @@ def page(browser, studio):
     """Open the page for a fresh visitor; the console stays clean but for what a reload breaks."""
     opened, watch = visitor(browser, studio)
     yield opened
-    opened.context.close()
+    leave(opened)
     assert watch.hosts <= {"127.0.0.1"}
     reload = re.compile("AbortError|Connection errored out|Failed to fetch")
     assert [words for words in watch.errors if not reload.search(words)] == []

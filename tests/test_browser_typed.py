@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from browser import SLOW, drag, serve, settled, visitor
+from browser import SLOW, drag, leave, serve, settled, visitor
 from conftest import make_pipeline
 from playwright.sync_api import expect
 
@@ -60,7 +60,7 @@ def visit(browser, studio):
 
     yield visit
     for page, _ in opened:
-        page.context.close()
+        leave(page)
     assert all(not watch.errors and watch.hosts <= {"127.0.0.1"} for _, watch in opened), [
         watch.errors for _, watch in opened
     ]
