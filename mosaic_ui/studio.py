@@ -255,4 +255,6 @@ def launch_options(root: str = "") -> dict[str, Any]:
         "ssr_mode": False,  # GRADIO_SSR_MODE would put a Node server in front
         # the one request is to this machine over http: certificates that are not found do no harm
         "ssl_verify": False,
+        # Gradio would give up, and blame a proxy, where the first answer takes more than 3 seconds
+        "_frontend": False,
     }

@@ -344,6 +344,28 @@ def test_the_page_is_asked_without_a_proxy(monkeypatch):
     )
 
 
+def test_a_page_whose_first_answer_is_late_is_opened_all_the_same(monkeypatch):
+    import gradio as gr
+    import httpx
+
+    from mosaic_ui.studio import launch_options
+
+    with gr.Blocks() as page:
+        gr.Markdown("here")
+    monkeypatch.setattr(gr.networking, "url_ok", lambda url: False)  # as after its 3 seconds
+    _, url, _ = page.launch(
+        server_name="127.0.0.1",
+        prevent_thread_lock=True,
+        quiet=True,
+        inbrowser=False,
+        **launch_options(),
+    )
+    try:
+        assert httpx.get(url, timeout=60).status_code == 200
+    finally:
+        page.close(verbose=False)
+
+
 def test_gradios_numbers_are_read_or_refused(monkeypatch):
     monkeypatch.setenv("GRADIO_SERVER_PORT", "7999")
     monkeypatch.setenv("GRADIO_NUM_PORTS", "")
