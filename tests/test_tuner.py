@@ -5,10 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -16,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import APP, Forked
 from judges import random_judge
 
 from core.curves.plan import StagePlan
@@ -31,7 +29,6 @@ from core.tuner.record import Evaluation, Journal, front
 from core.tuner.search import Report, Tune, Tuned
 from core.tuner.space import Space
 
-ROOT = Path(__file__).resolve().parent.parent
 REFERENCE_STEPS = 16
 EFFORT = Effort(seconds=600, evaluations=9, images=6, held_out=4)
 
@@ -364,39 +361,27 @@ def test_a_named_encoder_judges(workshop, tmp_path):
 # ------------------------------------------------------------ the command line
 
 
-def command(model_folder, out, *more) -> list[str]:
-    asked = ["--speedup", "3", "--steps", "16", "--images", "4", "--held-out", "4"]
-    asked += ["--evaluations", "6", "--seconds", "500", "--out", str(out), "--json", *more]
-    return [sys.executable, "app.py", "tune", "--model", str(model_folder), *asked]
-
-
-def test_a_killed_tune_goes_on(model_folder, tmp_path):
+def test_a_killed_tune_goes_on(model_folder, tmp_path, monkeypatch):
     """SIGKILL as soon as three evaluations are on the disk; the same command then ends well."""
-    out, environment = tmp_path / "t", os.environ | {"MOSAIC_CACHE": str(tmp_path / "cache")}
-    first = subprocess.Popen(
-        command(model_folder, out, "--bins", "3", "--images-per-bin", "12"),
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    monkeypatch.setenv("MOSAIC_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "t"
+    asked = ["tune", "--model", str(model_folder), "--speedup", "3", "--steps", "16"]
+    asked += ["--images", "4", "--held-out", "4", "--evaluations", "6", "--seconds", "500"]
+    asked += ["--bins", "3", "--images-per-bin", "12", "--out", str(out), "--json"]
+    first = Forked(APP, *asked)
     lines = out / "evaluations.jsonl"
     deadline = time.monotonic() + 120
     while not (lines.exists() and len(lines.read_text().splitlines()) >= 3):
-        assert first.poll() is None and time.monotonic() < deadline, first.communicate()
+        assert first.poll() is None and time.monotonic() < deadline, first.communicate(1)
         time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    first.communicate()
     before = lines.read_text().splitlines()[:3]
-    again = subprocess.run(
-        command(model_folder, out, "--bins", "3", "--images-per-bin", "12"),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    result = json.loads(again.stdout)
+    again = Forked(APP, *asked)
+    said, errors = again.communicate()
+    assert again.returncode == 0, errors
+    result = json.loads(said)
     assert lines.read_text().splitlines()[:3] == before
     configurations = [
         json.dumps(json.loads(line)["configuration"])
