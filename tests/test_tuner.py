@@ -37,9 +37,11 @@ def reference(**other) -> Configuration:
     return replace(Configuration(None, "DDIM", REFERENCE_STEPS, 1.5, "dense"), **other)
 
 
-def tune_of(workshop, goal=None, effort=EFFORT, folder=None, stop=None, quality=None, **space):
+def tune_of(
+    workshop, goal=None, effort=EFFORT, folder=None, stop=None, quality=None, whole=None, **space
+):
     goal = goal or Goal(speedup=4)
-    own = Space(workshop, reference(), cost=goal.counts, **space)
+    own = Space(workshop, whole or reference(), cost=goal.counts, **space)
     judged = quality or usual_quality(workshop, own.reference)
     return Tune(workshop, goal, replace(own, moves=judged.moves), judged, effort, folder, stop)
 
@@ -146,13 +148,21 @@ def test_distances_are_those_of_the_latents(workshop, found):
     assert all(not e.configuration.plan.sets_guidance for e in found[1].front[:-1])
 
 
-def test_features_let_guidance_change(workshop, judge):
+@pytest.fixture
+def lean(monkeypatch):
+    """Nothing is drawn to fill the front, and two finalists, where each costs 200 pictures."""
+    monkeypatch.setattr(search, "LADDER", ())
+    monkeypatch.setattr(search, "FINALISTS", 2)
+
+
+def test_features_let_guidance_change(workshop, judge, lean):
     quality = FeatureQuality(judge)
-    effort = replace(EFFORT, images=200, held_out=200, evaluations=4)
-    tuned = finish(tune_of(workshop, effort=effort, quality=quality, steps=5))
+    effort, few = replace(EFFORT, images=200, held_out=200, evaluations=4), reference(steps=8)
+    tune = tune_of(workshop, Goal(speedup=3), effort, quality=quality, whole=few, steps=4)
+    tuned = finish(tune)
     plans = [e.configuration.plan for e in tuned.evaluations if e.params is not None]
     assert any(plan.guidance[2] == 1 for plan in plans)
-    assert {e.configuration.steps for e in tuned.evaluations if e.params} == {5}
+    assert {e.configuration.steps for e in tuned.evaluations if e.params} == {4}
     for one in tuned.evaluations[:2]:
         images = draw(workshop, one.configuration, 200, 0).images
         assert one.quality == pytest.approx(judge.fid(images), rel=1e-2)
@@ -160,10 +170,14 @@ def test_features_let_guidance_change(workshop, judge):
         tune_of(workshop, effort=EFFORT, quality=quality)
 
 
-def test_as_good_as_dense(workshop, judge):
+def test_as_good_as_dense(workshop, judge, lean):
     """Whatever is found is no worse on held-out noises, or it is said that nothing was."""
     effort = replace(EFFORT, images=200, held_out=200, evaluations=5)
-    tuned = finish(tune_of(workshop, Goal(match_dense=True), effort, quality=FeatureQuality(judge)))
+    few = reference(steps=6)
+    tune = tune_of(
+        workshop, Goal(match_dense=True), effort, quality=FeatureQuality(judge), whole=few
+    )
+    tuned = finish(tune)
     if tuned.notes:
         assert "Nothing cheaper" in tuned.notes[0]
     else:
