@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import torch
+from forked import Forked
 
 from core.curves.plan import StagePlan
 from core.workshop.comparison import Comparison, SampleSettings, Side
 
-ROOT = Path(__file__).resolve().parent.parent
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.55), name="mine")
 SETTINGS = SampleSettings(labels=(0, 1), steps=2, guidance=1.5, seed=7, repeats=3)
 BEGUN = {"model": "tiny", "model_key": "key", "device": "CPU"}
@@ -62,18 +57,7 @@ def tiny(name: str = "mine", n: int = 2, **changes) -> Comparison:
     return Comparison(**{**values, **changes})
 
 
-def child(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
-    """Start Python code in another process that finds core and the tests."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def killed_when_it_speaks(process: subprocess.Popen[str]) -> str:
+def killed_when_it_speaks(process: Forked) -> str:
     """Kill a process (SIGKILL) as soon as it has printed a line, and return the line."""
     try:
         said = process.stdout.readline()

@@ -8,7 +8,8 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from run_cases import ROOT, tiny
+from forked import ROOT
+from run_cases import tiny
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError

@@ -4,6 +4,7 @@ table. No clock is judged here.
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 
@@ -56,6 +57,20 @@ TINY = {
     "num_embeds_ada_norm": 1000,
 }
 TWICE = Effort(0.0, 2, 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def macs_once():
+    """Count the MACs of DiT-XL/2 once for the whole file."""
+    counted, known = SUITE["macs"], []
+
+    def part(suite: Suite) -> dict:
+        known[:] = known or [counted(suite)]
+        return copy.deepcopy(known[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(suite_module.PARTS, "macs", part)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import APP, Forked, completed
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -286,21 +287,9 @@ def test_help_shows_what_a_verb_uses(capsys):
 
 def test_curves_as_a_process():
     """The real thing once: stdout is the object and nothing else."""
-    done = subprocess.run(
-        [sys.executable, "app.py", "curves", "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = completed(Forked(APP, "curves", "--json"))
     assert done.returncode == 0 and json.loads(done.stdout)["boundaries"] == [93, 550]
-    bad = subprocess.run(
-        [sys.executable, "app.py", "curves", "--beta-schedule", "x"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    bad = completed(Forked(APP, "curves", "--beta-schedule", "x"))
     assert (
         bad.returncode == 2
         and bad.stdout == ""

@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 from safetensors import safe_open
 
 from core.calibration.settings import CalibrationSettings
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = CalibrationSettings(edges=(0, 200, 500, 1000), images=6, held_out=2)
 CHILD = """
-import sys, threading
+import sys, threading, time
+from pathlib import Path
 import torch
 from core.calibration.settings import CalibrationSettings
 from core.models.checkpoints import load_checkpoint
 from core.workshop.workshop import Workshop
 
-model, cache, where, least, edges, images, held_out = sys.argv[1:]
+model, cache, where, least, whole, edges, images, held_out = sys.argv[1:]
 settings = CalibrationSettings(tuple(map(int, edges.split(","))), int(images), int(held_out))
 
 seen = []
@@ -36,6 +35,8 @@ seen = []
 def progress(done, total, text):
     seen.append(text.startswith(where))
     if sum(seen) >= int(least):
+        while len(list(Path(cache).rglob("bin-??.safetensors"))) < int(whole):
+            time.sleep(0.01)  # bins are written in the background
         print(sum(seen), flush=True)
         threading.Event().wait()
 
@@ -43,37 +44,28 @@ Workshop(load_checkpoint(model, "cpu", dtype=torch.float32), settings, cache).ca
 """
 
 
-def kill_at(where: str, least: int, model: Path, cache: Path) -> None:
+def kill_at(where: str, least: int, whole: int, model: Path, cache: Path) -> None:
     """Calibrate in another process and kill it.
 
-    The process waits as soon as its progress says `where` for the `least`th time.
+    The process waits as soon as its progress says `where` for the `least`th time, with the files of
+    `whole` bins on the disk.
     """
     arguments = [
         model,
         cache,
         where,
         str(least),
+        str(whole),
         ",".join(map(str, TINY.edges)),
         str(TINY.images),
         str(TINY.held_out),
     ]
-    # sums depend on the threads
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        "PYTHONPATH": str(ROOT),
-    }
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        try:
-            said = child.stdout.readline()  # nothing when it ends without having come there
-        finally:
-            child.kill()
-        errors = child.communicate()[1]
+    child = Forked(CHILD, *arguments)
+    try:
+        said = child.stdout.readline()  # nothing when it ends without having come there
+    finally:
+        child.kill()
+    errors = child.communicate()[1]
     assert said == f"{least}\n" and child.returncode == -signal.SIGKILL, errors
 
 
@@ -115,7 +107,7 @@ def assert_same_end(shop: Workshop, whole: Workshop) -> None:
 
 def test_killed_inside_the_second_bin(model_folder, whole, tmp_path):
     # two chunks a bin: the second bin's file is begun in the background, and not whole
-    kill_at("measuring the model at timesteps 200 to 499", 2, model_folder, tmp_path)
+    kill_at("measuring the model at timesteps 200 to 499", 2, 1, model_folder, tmp_path)
     shop = open_workshop(model_folder, tmp_path)
     before = written(shop.folder)
     assert list(before) == ["bin-00.safetensors"] and shop.bins_kept == 1 and not shop.calibrated
@@ -140,7 +132,7 @@ def test_killed_inside_the_second_bin(model_folder, whole, tmp_path):
 
 def test_killed_while_ordering_the_third_layer(model_folder, whole, tmp_path):
     third = f"finding what can go first in {whole.layers[2].name}"
-    kill_at(third, 1, model_folder, tmp_path)
+    kill_at(third, 1, TINY.bins, model_folder, tmp_path)
     shop = open_workshop(model_folder, tmp_path)
     before, then, texts = written(shop.folder), {}, []
     assert sorted(before) == [f"bin-{b:02d}.safetensors" for b in range(TINY.bins)] + [

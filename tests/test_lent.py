@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from run_cases import ROOT
+from forked import ROOT
 
 from mosaic_ui import lent
 

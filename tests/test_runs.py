@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from PIL import Image
-from run_cases import BEGUN, PLAN, SETTINGS, child, tiny
+from run_cases import BEGUN, PLAN, SETTINGS, tiny
 
 from core import __version__
 from core.errors import StudioError
@@ -318,7 +319,7 @@ def test_threads_write_into_one_store(store):
 
 
 def test_processes_write_into_one_new_folder(tmp_path):
-    writers = [child(WRITER, tmp_path / "data", k) for k in "ab"]
+    writers = [Forked(WRITER, tmp_path / "data", k) for k in "ab"]
     for writer in writers:
         errors = writer.communicate(timeout=120)[1]
         assert writer.returncode == 0, errors
@@ -396,13 +397,6 @@ def test_the_front_is_that_of_the_definition():
 def test_a_time_within_the_spread_of_both_decides_nothing(seconds, stands):
     """The other one took 10 s and is nearer; both spreads are 0.5 s."""
     assert standings([Point(10.0, 0.5, 1.0), Point(seconds, 0.5, 2.0)]) == ["front", stands]
-
-
-def test_nothing_of_the_page_is_loaded(tmp_path):
-    code = "import sys, core.runs.store, core.runs.export, core.runs.differences\n"
-    code += "print([m for m in ('gradio', 'plotly') if m in sys.modules])"
-    out, errors = child(code).communicate(timeout=120)
-    assert out.strip() == "[]", errors
 
 
 def test_a_database_on_a_place_that_cannot_be_made_is_one_sentence(tmp_path):

@@ -11,7 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from run_cases import BEGUN, PLAN, SETTINGS, child, killed_when_it_speaks, tiny
+from forked import Forked
+from run_cases import BEGUN, PLAN, SETTINGS, killed_when_it_speaks, tiny
 from safetensors import SafetensorError
 
 from core.errors import StudioError
@@ -93,7 +94,7 @@ def age(folder: Path) -> None:
 
 
 def test_killed_in_the_files_leaves_a_part_that_is_swept_later(folder):
-    killed_when_it_speaks(child(IN_THE_FILES, folder))
+    killed_when_it_speaks(Forked(IN_THE_FILES, folder))
     store = RunStore(folder)
     (half,) = names(folder)  # young: it might be that of a run that goes on
     assert half.endswith(".part") and store.runs() == []
@@ -102,7 +103,7 @@ def test_killed_in_the_files_leaves_a_part_that_is_swept_later(folder):
 
 
 def test_killed_between_files_and_row_loses_nothing(folder):
-    killed_when_it_speaks(child(BEFORE_THE_ROW, folder))
+    killed_when_it_speaks(Forked(BEFORE_THE_ROW, folder))
     store = RunStore(folder)
     assert store.runs() == [] and len(names(folder)) == 1
     age(folder)
@@ -113,7 +114,7 @@ def test_killed_between_files_and_row_loses_nothing(folder):
 
 def test_killed_in_a_transaction_changes_nothing_and_frees_the_lock(folder):
     run = RunStore(folder).add(tiny(), "key", name="whole")
-    killed_when_it_speaks(child(IN_THE_ROW, folder))
+    killed_when_it_speaks(Forked(IN_THE_ROW, folder))
     start = time.monotonic()
     store = RunStore(folder)
     assert store.runs() == [run] and store.rename(run.id, "new").name == "new"
@@ -121,7 +122,7 @@ def test_killed_in_a_transaction_changes_nothing_and_frees_the_lock(folder):
 
 
 def test_a_run_goes_on_until_its_process_is_killed(folder):
-    process = child(WHILE_IT_RUNS, folder)
+    process = Forked(WHILE_IT_RUNS, folder)
     assert process.stdout.readline() == "here\n"
     store = RunStore(folder)
     assert [(r.done, r.total, r.said) for r in store.running()] == [(1, 2, "half")]
@@ -144,7 +145,7 @@ def test_a_run_of_another_machine_ends_after_an_hour_without_a_word(folder):
 
 
 def test_killed_while_it_finishes_is_finished_from_its_files(folder):
-    killed_when_it_speaks(child(WHILE_IT_FINISHES, folder))
+    killed_when_it_speaks(Forked(WHILE_IT_FINISHES, folder))
     (run,) = RunStore(folder).runs()
     assert (run.status, run.name, run.speedup) == ("finished", "named", 2.0)
     assert RunStore(folder).comparison(run.id).n == 2

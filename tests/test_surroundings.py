@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import APP, Forked, completed
 from safetensors import SafetensorError
 
 from core.cache import cache_root
@@ -39,14 +40,13 @@ def bare(monkeypatch, tmp_path):
     return monkeypatch
 
 
-def program(*arguments: str, out=subprocess.PIPE, **env: str) -> subprocess.CompletedProcess:
+def program(*arguments: str, **env: str) -> subprocess.CompletedProcess:
     """`python app.py ...` as a process of its own, with buffered streams as shells start it."""
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     return subprocess.run(
         [sys.executable, "app.py", *arguments],
         cwd=ROOT,
-        stdout=out,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         env=inherited | env,
         timeout=120,
     )
@@ -263,10 +263,12 @@ def test_what_a_console_cannot_say_is_said_plainly(encoding, sees):
     ],
 )
 def test_refusals_and_results_reach_every_console(env):
-    done = program("curves", "--beta-schedule", "×", **env)
+    # refused before anything heavy is loaded
+    done = program("curves", "--model", "~no-×/x", **env)
     assert (
         done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1
     )
+    assert done.stderr.startswith(b"app.py: --model ") and b"there is no user" in done.stderr
     code = (
         "from core.output import prepare_streams, say\nprepare_streams()\nsay('\\xd72.00 faster')"
     )
@@ -287,20 +289,18 @@ def test_a_pipe_that_nobody_reads_ends_quietly(arguments):
     read, write = os.pipe()
     os.close(read)
     try:
-        done = program(*arguments, out=write)
+        done = completed(Forked(APP, *arguments, out=write))
     finally:
         os.close(write)
-    assert done.returncode == 141 and done.stderr == b""
+    assert done.returncode == 141 and done.stderr == ""
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [("curves", "--json"), ("--help",)])
 def test_a_full_disk_behind_standard_output_is_said(arguments):
     with open("/dev/full", "wb") as full:
-        done = program(*arguments, out=full)
-    assert (
-        done.returncode == 2 and b"No space left" in done.stderr and done.stderr.count(b"\n") == 1
-    )
+        done = completed(Forked(APP, *arguments, out=full.fileno()))
+    assert done.returncode == 2 and "No space left" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")

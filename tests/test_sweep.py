@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from forked import Forked
 from PIL import Image
-from run_cases import child
 
 from core.curves.plan import StagePlan
 from core.errors import StudioError
@@ -444,7 +444,7 @@ def test_a_kill_loses_no_cell_and_nothing_is_drawn_twice(
     if workshop.device.type != "cpu":
         pytest.skip("the child runs on the CPU")
     out, data = tmp_path / "s", tmp_path / "data"
-    other = child(CHILD, model_folder, workshop.cache, out, data, where)
+    other = Forked(CHILD, model_folder, workshop.cache, out, data, where)
     try:
         said = other.stdout.readline()
         # while that process lives, nobody else runs its sweep

@@ -5,10 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -16,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import APP, Forked
 from judges import random_judge
 
 from core.curves.plan import StagePlan
@@ -31,7 +29,6 @@ from core.tuner.record import Evaluation, Journal, front
 from core.tuner.search import Report, Tune, Tuned
 from core.tuner.space import Space
 
-ROOT = Path(__file__).resolve().parent.parent
 REFERENCE_STEPS = 16
 EFFORT = Effort(seconds=600, evaluations=9, images=6, held_out=4)
 
@@ -40,9 +37,11 @@ def reference(**other) -> Configuration:
     return replace(Configuration(None, "DDIM", REFERENCE_STEPS, 1.5, "dense"), **other)
 
 
-def tune_of(workshop, goal=None, effort=EFFORT, folder=None, stop=None, quality=None, **space):
+def tune_of(
+    workshop, goal=None, effort=EFFORT, folder=None, stop=None, quality=None, whole=None, **space
+):
     goal = goal or Goal(speedup=4)
-    own = Space(workshop, reference(), cost=goal.counts, **space)
+    own = Space(workshop, whole or reference(), cost=goal.counts, **space)
     judged = quality or usual_quality(workshop, own.reference)
     return Tune(workshop, goal, replace(own, moves=judged.moves), judged, effort, folder, stop)
 
@@ -149,13 +148,21 @@ def test_distances_are_those_of_the_latents(workshop, found):
     assert all(not e.configuration.plan.sets_guidance for e in found[1].front[:-1])
 
 
-def test_features_let_guidance_change(workshop, judge):
+@pytest.fixture
+def lean(monkeypatch):
+    """Nothing is drawn to fill the front, and two finalists, where each costs 200 pictures."""
+    monkeypatch.setattr(search, "LADDER", ())
+    monkeypatch.setattr(search, "FINALISTS", 2)
+
+
+def test_features_let_guidance_change(workshop, judge, lean):
     quality = FeatureQuality(judge)
-    effort = replace(EFFORT, images=200, held_out=200, evaluations=4)
-    tuned = finish(tune_of(workshop, effort=effort, quality=quality, steps=5))
+    effort, few = replace(EFFORT, images=200, held_out=200, evaluations=4), reference(steps=8)
+    tune = tune_of(workshop, Goal(speedup=3), effort, quality=quality, whole=few, steps=4)
+    tuned = finish(tune)
     plans = [e.configuration.plan for e in tuned.evaluations if e.params is not None]
     assert any(plan.guidance[2] == 1 for plan in plans)
-    assert {e.configuration.steps for e in tuned.evaluations if e.params} == {5}
+    assert {e.configuration.steps for e in tuned.evaluations if e.params} == {4}
     for one in tuned.evaluations[:2]:
         images = draw(workshop, one.configuration, 200, 0).images
         assert one.quality == pytest.approx(judge.fid(images), rel=1e-2)
@@ -163,10 +170,14 @@ def test_features_let_guidance_change(workshop, judge):
         tune_of(workshop, effort=EFFORT, quality=quality)
 
 
-def test_as_good_as_dense(workshop, judge):
+def test_as_good_as_dense(workshop, judge, lean):
     """Whatever is found is no worse on held-out noises, or it is said that nothing was."""
     effort = replace(EFFORT, images=200, held_out=200, evaluations=5)
-    tuned = finish(tune_of(workshop, Goal(match_dense=True), effort, quality=FeatureQuality(judge)))
+    few = reference(steps=6)
+    tune = tune_of(
+        workshop, Goal(match_dense=True), effort, quality=FeatureQuality(judge), whole=few
+    )
+    tuned = finish(tune)
     if tuned.notes:
         assert "Nothing cheaper" in tuned.notes[0]
     else:
@@ -364,39 +375,27 @@ def test_a_named_encoder_judges(workshop, tmp_path):
 # ------------------------------------------------------------ the command line
 
 
-def command(model_folder, out, *more) -> list[str]:
-    asked = ["--speedup", "3", "--steps", "16", "--images", "4", "--held-out", "4"]
-    asked += ["--evaluations", "6", "--seconds", "500", "--out", str(out), "--json", *more]
-    return [sys.executable, "app.py", "tune", "--model", str(model_folder), *asked]
-
-
-def test_a_killed_tune_goes_on(model_folder, tmp_path):
+def test_a_killed_tune_goes_on(model_folder, tmp_path, monkeypatch):
     """SIGKILL as soon as three evaluations are on the disk; the same command then ends well."""
-    out, environment = tmp_path / "t", os.environ | {"MOSAIC_CACHE": str(tmp_path / "cache")}
-    first = subprocess.Popen(
-        command(model_folder, out, "--bins", "3", "--images-per-bin", "12"),
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    monkeypatch.setenv("MOSAIC_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "t"
+    asked = ["tune", "--model", str(model_folder), "--speedup", "3", "--steps", "16"]
+    asked += ["--images", "4", "--held-out", "4", "--evaluations", "6", "--seconds", "500"]
+    asked += ["--bins", "3", "--images-per-bin", "12", "--out", str(out), "--json"]
+    first = Forked(APP, *asked)
     lines = out / "evaluations.jsonl"
     deadline = time.monotonic() + 120
     while not (lines.exists() and len(lines.read_text().splitlines()) >= 3):
-        assert first.poll() is None and time.monotonic() < deadline, first.communicate()
+        assert first.poll() is None and time.monotonic() < deadline, first.communicate(1)
         time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    first.communicate()
     before = lines.read_text().splitlines()[:3]
-    again = subprocess.run(
-        command(model_folder, out, "--bins", "3", "--images-per-bin", "12"),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    result = json.loads(again.stdout)
+    again = Forked(APP, *asked)
+    said, errors = again.communicate()
+    assert again.returncode == 0, errors
+    result = json.loads(said)
     assert lines.read_text().splitlines()[:3] == before
     configurations = [
         json.dumps(json.loads(line)["configuration"])
