@@ -78,7 +78,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "squared cosine": ("DDIMScheduler", DIT | {"beta_schedule": "squaredcos_cap_v2"}),
     "100 timesteps": ("DDIMScheduler", DIT | {"num_train_timesteps": 100}),
     "500 timesteps": ("DDIMScheduler", SDXL | {"num_train_timesteps": 500}),
-    "4000 timesteps": ("DDPMScheduler", DIT | {"num_train_timesteps": 4000}),
+    "2000 timesteps": ("DDPMScheduler", DIT | {"num_train_timesteps": 2000}),
 }
 FEW = (1, 2, 3, 4, 5, 7, 10, 25, 50)
 MANY = (61, 103, 250, -2, -1)  # -2: all timesteps but one, -1: all of them
