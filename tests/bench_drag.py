@@ -77,7 +77,7 @@ def main(drops: int) -> None:
         page.wait_for_timeout(4000)
         page.evaluate(CLOCK)
         for i in range(drops):
-            drag(page, "Stage boundary 2", 40 if i % 2 == 0 else -40)
+            drag(page, "Stage boundary 2", 40 if i % 2 == 0 else -40, steps=12)
             settled(page)
             page.wait_for_function("window.stage === 2", timeout=60_000)
             page.wait_for_timeout(300)

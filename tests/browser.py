@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ SLOW = 60_000  # ms; a machine that runs other things must not fail a test
 expect.set_options(timeout=SLOW)
 # the shell draws no window round the page: a quarter less work per page
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+CUT_OFF = re.compile("AbortError|Connection errored out|Failed to fetch")
 
 _port = 0  # of this process, once it has one
 _left: list[BrowserContext] = []  # as new, but for the files of the page
@@ -53,6 +55,10 @@ class Watch:
         page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         page.on("response", self._look)
         page.on("pageerror", lambda e: self.errors.append(str(e)))
+
+    def complaints(self) -> list[str]:
+        """Return the errors without those of calls that a reload or another address cut off."""
+        return [words for words in self.errors if not CUT_OFF.search(words)]
 
     def _look(self, response: Response) -> None:
         """Note what a failed call asked for: the console only says that one failed."""
@@ -211,7 +217,7 @@ def steady(handle: Locator) -> FloatRect:
     return box
 
 
-def drag(page: Page, name: str, pixels: int, steps: int = 12) -> None:
+def drag(page: Page, name: str, pixels: int, steps: int = 6) -> None:
     """Drag a boundary handle sideways with the mouse."""
     handle = page.get_by_role("slider", name=name)
     handle.scroll_into_view_if_needed()

@@ -44,6 +44,8 @@ TABS = {  # what has to be there before a tab is looked at
     "6 Sweep": "#sweep-grid button.is-done img",
 }
 RUN_AXE = """async ([context, dark]) => {
+  const panels = [...document.querySelectorAll('[role=tabpanel]')];
+  context ??= panels.find(panel => panel.checkVisibility());  // of the tab that is open
   const only = dark ? { runOnly: ['color-contrast'] } : {};  // nothing else depends on the theme
   const found = await axe.run(context, { ...only, resultTypes: ['violations'] });
   return found.violations.flatMap(rule => rule.nodes.map(node => [rule.impact,
@@ -85,7 +87,7 @@ def ready(page: Page) -> None:
     page.evaluate(f"{AXE_SCRIPT}; 0")
 
 
-def faults(page: Page, where: str, dark: bool, part: str = "body") -> list[str]:
+def faults(page: Page, where: str, dark: bool, part: str | None) -> list[str]:
     found = page.evaluate(RUN_AXE, [part, dark])
     return [f"{where}: {words}" for impact, words in found if impact in GRAVE]
 
@@ -95,7 +97,7 @@ def is_dark(page: Page) -> bool:
 
 
 def test_no_tab_has_a_serious_fault_in_light_and_dark(page):
-    found = []
+    found, last = [], [*TABS][-1]
     for theme in ("Light", "Dark"):
         dark = theme == "Dark"
         page.get_by_role("radio", name=theme).check()
@@ -118,7 +120,8 @@ def test_no_tab_has_a_serious_fault_in_light_and_dark(page):
                 for box in page.locator("#runs-table tbody input").all():
                     box.check()
                 expect(page.locator(".runs-pictures img")).to_have_count(4, timeout=SLOW)
-            found += faults(page, where, dark)
+            # what stands above all tabs is looked at once
+            found += faults(page, where, dark, "body" if tab == last else None)
     assert not found, "\n".join(found)
 
 

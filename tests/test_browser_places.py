@@ -211,4 +211,4 @@ def test_below_the_path_of_a_proxy_and_in_a_frame_all_addresses_are_right(
         expect(inside.locator("body.dark")).to_have_count(1)
         page.context.close()
         assert set(proxy.outside) <= {"/favicon.ico"} and watch.hosts <= {"127.0.0.1", "localhost"}
-        assert not [e for e in watch.errors if "favicon" not in e], watch.errors
+        assert not [e for e in watch.complaints() if "favicon" not in e], watch.errors
