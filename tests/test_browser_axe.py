@@ -78,7 +78,7 @@ def page(browser, workshop, tmp_path_factory):
             ready(opened)
             yield opened
             opened.context.close()
-            assert watch.hosts <= {"127.0.0.1"} and not watch.errors, watch.errors
+            assert watch.hosts <= {"127.0.0.1"} and not watch.complaints(), watch.errors
 
 
 def ready(page: Page) -> None:
