@@ -49,7 +49,9 @@ ARRIVED = """() => {
 SEED = "(seed) => { window.mosaic?.seed(seed); }"
 COPY = "() => { window.mosaic?.copy(); }"
 
-History = dict[str, Any]  # {"plans": plans as JSON, "at": the one in hand, "mark": of its edit}
+# {"plans": plans as JSON, "at": the one in hand, "mark": of its edit, "step": of the last step back
+# or forth}
+History = dict[str, Any]
 
 
 def link_of(asked: Asked, seed: object) -> str:
@@ -75,30 +77,31 @@ def read_draft(shared: Shared) -> str:
 
 def begun(plan: StagePlan) -> History:
     """Return the history of a page that opens with a plan; no hand has touched it (mark 0)."""
-    return {"plans": [plan.to_json()], "at": 0, "mark": 0}
+    return {"plans": [plan.to_json()], "at": 0, "mark": 0, "step": -1}
 
 
 def after_edit(history: History, plan: StagePlan, mark: int) -> History:
     """Return the history after an edit.
 
     Edits of one mark, as of one drag or one series of keys, are one step. What was undone is gone.
+    A plan that a step back brought is no edit, also where it is told after the next step.
     """
     plans, at = history["plans"], history["at"]
     now = plan.to_json()
-    if now == plans[at]:
+    if now == plans[at] or (mark <= history["step"] and now in plans):
         return history
     kept = plans[:at] if mark == history["mark"] else plans[: at + 1]
     kept = [*kept, now][-MOST:]
-    return {"plans": kept, "at": len(kept) - 1, "mark": mark}
+    return {**history, "plans": kept, "at": len(kept) - 1, "mark": mark}
 
 
-def moved(history: History, by: int) -> History:
+def moved(history: History, by: int, mark: int) -> History:
     """Return the history one step back (-1) or forth (1), or as it is at its end.
 
-    The next edit is a step of its own, whatever its mark.
+    mark: of the key or the press. The next edit is a step of its own, whatever its mark.
     """
     at = min(max(history["at"] + by, 0), len(history["plans"]) - 1)
-    return {**history, "at": at, "mark": -1}
+    return {**history, "at": at, "mark": -1, "step": mark}
 
 
 class Memory:
@@ -136,8 +139,9 @@ class Memory:
         ).then(None, self.link, None, js=FOLLOW, **QUIET)
         seed.change(None, seed, None, js=SEED, **QUIET)
         steps = [*buttons, shared.plan, shared.edited]
-        self.undo.click(self.on_undo, [self.history, *asked], steps, **EACH)
-        self.redo.click(self.on_redo, [self.history, *asked], steps, **EACH)
+        step = [self.history, self.mark, *asked]
+        self.undo.click(self.on_undo, step, steps, js=MARKED, **EACH)
+        self.redo.click(self.on_redo, step, steps, js=MARKED, **EACH)
         self.copy.click(None, None, None, js=COPY, **QUIET)
 
     @plain_errors
@@ -148,17 +152,19 @@ class Memory:
         return {self.history: history, **self._buttons(history), self.link: link}
 
     @plain_errors
-    def on_undo(self, history: History, asked: Asked, request: gr.Request) -> Views:
+    def on_undo(self, history: History, mark: int, asked: Asked, request: gr.Request) -> Views:
         """Take the plan before the last edit in hand."""
-        return self._move(history, -1, asked, request)
+        return self._move(history, -1, mark, asked, request)
 
     @plain_errors
-    def on_redo(self, history: History, asked: Asked, request: gr.Request) -> Views:
+    def on_redo(self, history: History, mark: int, asked: Asked, request: gr.Request) -> Views:
         """Take the plan in hand that was undone last."""
-        return self._move(history, 1, asked, request)
+        return self._move(history, 1, mark, asked, request)
 
-    def _move(self, history: History, by: int, asked: Asked, request: gr.Request) -> Views:
-        after = moved(history, by)
+    def _move(
+        self, history: History, by: int, mark: int, asked: Asked, request: gr.Request
+    ) -> Views:
+        after = moved(history, by, mark)
         if after["at"] == history["at"]:
             return NOTHING
         found = asked._replace(plan=_plan_at(after))

@@ -170,9 +170,9 @@ def test_guidance_goes_to_another_models_page_and_through_undo(studio, predictio
     found = carried(predictions, studio.shared, {**query, "plan": impossible.dumps_short()})
     assert found.asked.plan.plain and found.asked.plan.guidance == (None, None, 1)
     history = {"plans": [PLAN.to_json(), HALF.to_json()], "at": 1, "mark": 1}
-    back = studio.memory.on_undo(history, HALF.to_json(), "DDIM", 50, VISITOR)
+    back = studio.memory.on_undo(history, 2, HALF.to_json(), "DDIM", 50, VISITOR)
     assert "guidance" not in back[studio.shared.plan]
-    forth = studio.memory.on_redo({**history, "at": 0}, PLAN.to_json(), "DDIM", 50, VISITOR)
+    forth = studio.memory.on_redo({**history, "at": 0}, 3, PLAN.to_json(), "DDIM", 50, VISITOR)
     assert forth[studio.shared.plan]["guidance"] == {"early": 1}
 
 

@@ -52,10 +52,20 @@ def test_undo_goes_back_redo_forth_and_an_edit_forgets_what_was_undone():
     history = begun(PLAN)
     for low in (100, 110, 120):
         history = after_edit(history, plan(low), low)
-    back = moved(moved(history, -1), -1)
-    assert back["at"] == 1 and moved(back, 1)["at"] == 2
-    assert moved(begun(PLAN), -1)["at"] == moved(begun(PLAN), 1)["at"] == 0
-    assert lows(after_edit(back, plan(300), 120)) == [93, 100, 300]
+    back = moved(moved(history, -1, 121), -1, 122)
+    assert back["at"] == 1 and moved(back, 1, 123)["at"] == 2
+    assert moved(begun(PLAN), -1, 1)["at"] == moved(begun(PLAN), 1, 1)["at"] == 0
+    assert lows(after_edit(back, plan(300), 123)) == [93, 100, 300]
+
+
+def test_a_step_back_that_is_told_after_the_next_one_is_no_edit():
+    history = begun(PLAN)
+    for low in (100, 110, 120):
+        history = after_edit(history, plan(low), low)
+    back = moved(moved(history, -1, 121), -1, 122)  # the page still holds the plan between
+    assert after_edit(back, plan(110), 122) == back and moved(back, 1, 123)["at"] == 2
+    dragged = after_edit(back, plan(110), 124)  # a hand moved a line to where it was before
+    assert lows(dragged) == [93, 100, 110] and dragged["at"] == 2
 
 
 def test_a_hundred_plans_are_remembered():
@@ -68,12 +78,12 @@ def test_a_hundred_plans_are_remembered():
 def test_undo_sets_the_plan_as_every_edit_does(studio):
     shared, page = studio.shared, studio.memory
     history = after_edit(begun(PLAN), plan(200), 1)
-    found = page.on_undo(history, plan(200).to_json(), "DDIM", 50, VISITOR)
+    found = page.on_undo(history, 2, plan(200).to_json(), "DDIM", 50, VISITOR)
     assert found[shared.plan] == PLAN.to_json() and found[shared.edited]
     assert not found[page.undo]["interactive"] and found[page.redo]["interactive"]
-    again = page.on_redo(found[page.history], PLAN.to_json(), "DDIM", 50, VISITOR)
+    again = page.on_redo(found[page.history], 3, PLAN.to_json(), "DDIM", 50, VISITOR)
     assert StagePlan.from_json(again[shared.plan]).boundaries == (200, 550)
-    assert page.on_undo(begun(PLAN), PLAN.to_json(), "DDIM", 50, VISITOR) == gr.skip()
+    assert page.on_undo(begun(PLAN), 1, PLAN.to_json(), "DDIM", 50, VISITOR) == gr.skip()
 
 
 @pytest.mark.parametrize(
@@ -82,10 +92,10 @@ def test_undo_sets_the_plan_as_every_edit_does(studio):
 )
 def test_what_is_no_history_is_refused(studio, history):
     with pytest.raises(gr.Error):
-        studio.memory.on_undo(history, PLAN.to_json(), "DDIM", 50, VISITOR)
+        studio.memory.on_undo(history, 1, PLAN.to_json(), "DDIM", 50, VISITOR)
     broken = {"plans": [{"boundaries": "x"}, PLAN.to_json()], "at": 1, "mark": 0}
     with pytest.raises(gr.Error, match="no such step"):
-        studio.memory.on_undo(broken, PLAN.to_json(), "DDIM", 50, VISITOR)
+        studio.memory.on_undo(broken, 1, PLAN.to_json(), "DDIM", 50, VISITOR)
 
 
 def test_a_link_brings_plan_sampler_and_tab_back(studio):
