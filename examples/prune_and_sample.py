@@ -25,9 +25,9 @@ from core.workshop.comparison import Comparison, SampleSettings, grid
 STEPS = 10
 TARGET = 0.33  # mean share of heads and neurons removed over the sampling steps
 SMALL = CalibrationSettings(  # 4 tokens per column and bin, the least that is not a warning
-    edges=(0, 93, 550, 1000),
+    edges=(0, 93, 550, 1000),  # a bin per stage of the plan below
     images=128,
-    held_out=40,  # a bin per stage of the plan below
+    held_out=40,
 )
 
 

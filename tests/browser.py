@@ -123,12 +123,13 @@ def chromium() -> Iterator:
 
 def visitor(browser: Browser, url: str, **options) -> tuple[Page, Watch]:
     """One visitor more, in a context of their own with `options`, with the first screen open."""
-    known = [] if options else [context for context in _left if context.browser == browser]
-    context = known[0] if known else None
-    page = (context or browser.new_context(viewport=FIRST_SIZE, **options)).new_page()
-    if context is not None:
-        _left.remove(context)
+    left = [] if options else [context for context in _left if context.browser == browser]
+    if left:
+        _left.remove(left[0])
+        page = left[0].new_page()
         forget(page, url)
+    else:
+        page = browser.new_context(viewport=FIRST_SIZE, **options).new_page()
     page.set_default_timeout(SLOW)
     watch = Watch(page)
     page.goto(url)
@@ -150,7 +151,7 @@ def forget(page: Page, url: str) -> None:
 
 
 def leave(page: Page) -> None:
-    """End a visit of `visitor` without options; the next visitor loads the page in half the time.
+    """End a visit of `visitor` without options; the next visitor finds the page's files loaded.
 
     Not where a test put a script or a route into the context.
     """

@@ -7,11 +7,11 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from forked import APP, Forked, completed
 
 from core.calibration.data import DataOptions
 from core.calibration.settings import CalibrationSettings
@@ -26,6 +26,7 @@ from core.workshop.compare import compare
 from core.workshop.comparison import Comparison, SampleSettings
 from core.workshop.workshop import get_workshop
 
+ROOT = Path(__file__).resolve().parents[1]
 # a name that a shell, JSON and Python would each trip over
 PLAN = StagePlan((93, 550), (0.4, 0.1, 0.5), name='it\'s "$HOME" `x` \\ ü\n', scope="run")
 OTHER = StagePlan((100, 400), (0.2, 0.1, 0.3))
@@ -51,21 +52,25 @@ def made(opened) -> Comparison:
     return found
 
 
-def words_of(command: str, tmp_path: Path) -> list[str]:
-    """Return what a fresh shell hands to `python` when it runs a command line."""
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" > '{tmp_path}/words'\n")
-    python.chmod(0o755)
+def pasted(text: str, tmp_path: Path, interpreter: str) -> str:
+    """Run a text in a fresh shell or Python, in the checkout; return what it printed."""
+    (tmp_path / "python").symlink_to(sys.executable)
     paths = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run(["bash"], input=command, env=paths, text=True, check=True, timeout=60)
-    return (tmp_path / "words").read_text().split("\0")[:-1]
+    done = subprocess.run(
+        [interpreter],
+        input=text,
+        cwd=ROOT,
+        env=paths | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 def test_the_command_line_runs_as_pasted_and_finds_the_same_numbers(opened, made, tmp_path):
-    name, *words = words_of(as_command(recipe_of(made, opened)), tmp_path)
-    done = completed(Forked(APP, *words))
-    assert name == "app.py" and done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    found = json.loads(pasted(as_command(recipe_of(made, opened)), tmp_path, "bash"))
     own = made.to_json()
     for key in ("psnr", "ssim", "latent_mse", "n", "steps", "side_steps", "seed", "guidance"):
         assert found[key] == own[key], key
@@ -74,10 +79,8 @@ def test_the_command_line_runs_as_pasted_and_finds_the_same_numbers(opened, made
     assert found["mosaic"]["name"] == PLAN.name and found["tabulated"]
 
 
-def test_the_program_runs_as_pasted_and_finds_the_same_numbers(opened, made):
-    done = completed(Forked(as_python(recipe_of(made, opened))))
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = done.stdout
+def test_the_program_runs_as_pasted_and_finds_the_same_numbers(opened, made, tmp_path):
+    said = pasted(as_python(recipe_of(made, opened)), tmp_path, sys.executable)
     assert f"latent MSE {made.latent_mse}\n" in said and made.distance in said
     assert f"MACs of A and of B {made.a.macs} {made.b.macs}\n" in said
 
