@@ -22,6 +22,8 @@ from .encoder import ImageEncoder
 BATCH = 128  # images that are drawn together
 HALF = (torch.bfloat16, torch.float16)
 QUICKER = 1.3  # times that a precision must be faster to be worth it
+PRODUCTS = (128, 1024)  # columns of the products that are timed
+HOPELESS = 4  # times slower at the small one, after which the large one is not tried
 
 
 @dataclass
@@ -79,14 +81,17 @@ def draw(
 def quick_dtype(workshop: Workshop) -> torch.dtype | None:
     """Return bfloat16 where it clearly beats the model's fp32 on this device, else None.
 
-    By a matrix product of both, timed in turn: a processor may have no units for it.
+    By matrix products of both, timed in turn: a processor may have no units for it, and then a
+    large product takes seconds.
     """
     if workshop.dtype != torch.float32:
         return None
-    random = torch.randn(1024, 1024, device=workshop.device)
-    both = [random, random.bfloat16()]
-    calls = [lambda x=x: x @ x for x in both]
-    full, half = measure_alternating(calls, workshop.device, repeats=5)
+    for size in PRODUCTS:
+        random = torch.randn(size, size, device=workshop.device)
+        calls = [lambda x=x: x @ x for x in (random, random.bfloat16())]
+        full, half = measure_alternating(calls, workshop.device, repeats=5)
+        if workshop.device.type == "cpu" and min(half) > HOPELESS * min(full):
+            return None
     return torch.bfloat16 if min(full) > QUICKER * min(half) else None
 
 
