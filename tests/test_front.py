@@ -12,6 +12,7 @@ from conftest import calibrated, make_pipeline
 from judges import random_judge
 
 from core.bench import front as study
+from core.bench import front_table
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.tuner import front_rows
@@ -56,7 +57,7 @@ def test_contenders_have_the_work_that_they_name(workshop):
     # the adaLN vectors, made once per run, are not halved
     assert early.macs(workshop) / whole == pytest.approx(1 - steps["early"] / 20, abs=0.01)
     assert found["reuse 2"].plan.reuse == (2, 2, 2)
-    few = {c.label for c in study.contenders(workshop, "DDIM", 5, 1.5)}
+    few = {c.label for c in study.contenders(workshop, "DDIM", 4, 1.5)}
     assert few == {name for name in found if "reuse" not in name}
 
 
@@ -86,19 +87,47 @@ def test_ahead_is_by_more_than_the_deviation_of_paired_differences():
     for seed, noise in ((100, 0.0), (101, 2.0), (102, -2.0)):  # common to all of one seed
         for what in (ROWS[1], ROWS[3], ROWS[4], ROWS[5], ROWS[6]):
             rows.append(what | {"stage": "judge", "seed": seed, "fid": what["fid"] + noise})
-    sentences = study.budget_sentences(study.judged(rows))
-    assert len(sentences) == 3  # budgets .7, .6 and .5; nothing is as cheap as .4
-    assert "0.7 of dense UniPC 10: pruned ahead" in sentences[0]
-    assert "paired difference 3.00 ± 0.00" in sentences[0]
-    assert "pruned ahead" in sentences[2] and "24.00" in sentences[2]
+    lines = front_table.budget_table(study.judged(rows)).splitlines()[2:]
+    assert len(lines) == 3  # budgets .7, .6 and .5; nothing is as cheap as .4
+    assert lines[0].startswith("| 0.7 |") and lines[0].endswith("| +3.0 ± 0.0 | **pruned** |")
+    assert "**pruned**" in lines[2] and "| 24.0 ± 2.0 |" in lines[2]
     rows[-1]["fid"] += 40  # formula 0.5 on one seed
-    assert "no clear difference" in study.budget_sentences(study.judged(rows))[2]
+    assert "too close to call" in front_table.budget_table(study.judged(rows)).splitlines()[-1]
     reused = row("reuse 2", "UniPC", 10, 5.0, 1.0, "judge", plan=PRUNED.with_sparsity(0, 0, 0))
     with_reuse = study.judged([*rows, *(reused | {"seed": s} for s in (100, 101, 102))])
-    assert "reuse" not in " ".join(study.budget_sentences(with_reuse))  # it prunes nothing
-    table = study.markdown(rows)
-    assert table.count("\n|") == 6 and "± 2.00" in table
-    assert study.markdown([]) == "Nothing was judged yet."
+    last = front_table.budget_table(with_reuse).splitlines()[-1]  # it prunes nothing
+    assert "| reuse 2, UniPC 10 (0.00 G) |" in last and last.endswith("| the whole network |")
+    table = front_table.contender_table(rows)
+    assert table.count("\n|") == 6 and "± 2.0" in table
+
+
+def test_before_anything_is_judged_the_tables_are_of_the_choice():
+    table = front_table.contender_table(ROWS)
+    assert table.count("\n|") == 8 and "| 500 × 1 |" in table and "±" not in table
+    # formula .33 in 10 steps against 7 dense ones
+    first = front_table.budget_table(front_rows.shown(ROWS)).splitlines()[2]
+    assert first.endswith("| 22.0 | formula 0.33, UniPC 10 (0.00 G) | 19.0 | +3.0 | **pruned** |")
+
+
+def test_the_cheapest_way_that_is_as_good():
+    rows = [
+        what | {"stage": "judge", "seed": seed, "fid": what["fid"] + extra}
+        for what, extras in (
+            (ROWS[1], (0.0, 0.0, 0.0)),
+            (ROWS[2], (0.0, 0.0, 0.0)),
+            (ROWS[5], (-0.5, 3.5, 0.0)),  # 2 above the anchor, and 2.2 around
+            (ROWS[4], (0.0, 0.0, 0.0)),
+        )
+        for seed, extra in enumerate(extras)
+    ]
+    found = study.judged(rows)
+    assert front_table.as_good_sentences(found) == [
+        "As good as the whole network with UniPC in 10 steps (FID 18.0 ± 0.0): formula 0.33,"
+        " UniPC 10 (0.00 G), 20.0 ± 2.0, for 0.67 of its work.",
+        "As good as the whole network with DDIM in 50 steps (FID 25.0 ± 0.0): formula 0.33,"
+        " UniPC 10 (0.00 G), 20.0 ± 2.0, for 0.13 of its work.",
+    ]
+    assert front_table.as_good_sentences(found[:1]) == []
 
 
 def test_the_page_draws_every_contender_and_says_who_is_ahead():
@@ -114,6 +143,8 @@ def test_the_page_draws_every_contender_and_says_who_is_ahead():
         (1e-8, 18.0),
     ]
     words = front_view.front_words(found)
+    assert line["text"] == ["1", "2", "3"]
+    assert words.count("<li>") == 3 and words.index("formula 0.5") < words.index("formula 0.33")
     assert "pruning is ahead at 3 of 3 amounts of work" in words
     assert "FID 30.0" in words and "with 24.0" in words and "one seed" in words
     assert front_view.front_figure(found, "seconds") == front_view.EMPTY  # nothing was timed
@@ -161,18 +192,18 @@ def judged_workshop(tmp_path_factory, small_settings):
 
 def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "SOLVERS", ("UniPC",))
-    monkeypatch.setattr(study, "STEPS", (10, 5))
+    monkeypatch.setattr(study, "STEPS", (10, 4))
     monkeypatch.setattr(study, "SCALES", (1.0,))
     monkeypatch.setattr(study, "TARGETS", (0.33,))
     monkeypatch.setattr(study, "CHOOSING", {"n": 200, "seeds": (7,)})
-    monkeypatch.setattr(study, "JUDGING", {"n": 200, "seeds": (100, 101)})
+    monkeypatch.setattr(study, "JUDGING", {"n": 200, "seeds": (0, 1)})
     monkeypatch.setattr(study, "BATCH", 2)
     monkeypatch.setattr(study, "ROUNDS", 1)
     path = tmp_path / "front.json"
     assert not study.run_stage(judged_workshop, "choose", study.Rows(path), 0.0, torch.float32)
     assert study.run_stage(judged_workshop, "choose", study.Rows(path), 1.0, torch.float32)
     rows = json.loads(path.read_text())
-    assert len(rows) == len(list(study.everything(judged_workshop))) == 15
+    assert len(rows) == len(list(study.everything(judged_workshop))) == 16
     # three rows lost: only they are drawn again
     path.write_text(json.dumps(rows[:-3]))
     drawn = []
@@ -184,7 +215,7 @@ def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monk
     assert [r["fid"] for r in again] == pytest.approx([r["fid"] for r in rows])
     for stage in ("judge", "time"):
         assert study.run_stage(judged_workshop, stage, study.Rows(path), 1.0, torch.float32)
-    table = study.markdown(study.Rows(path).rows)
+    table = front_table.contender_table(study.Rows(path).rows)
     assert "| dense | UniPC 10 | 1.5 |" in table and " ± " in table and "- |" not in table
     path.write_text("[")
     with pytest.raises(StudioError, match="is damaged"):

@@ -14,46 +14,48 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from .. import __version__
 from ..curves.plan import StagePlan
 from ..curves.proposals import presets
 from ..errors import StudioError
-from ..files import write_whole
 from ..models.bundled import BUNDLED
-from ..models.checkpoints import local_folder
 from ..sampling.timing import measure_alternating, spread
 from ..tuner.configuration import Configuration
 from ..tuner.front_rows import (
     ANCHOR,
     BUDGETS,
     FILE,
+    USUAL,
     Row,
     at_best_guidance,
-    dense_and_pruned,
-    duels,
     judged,
     kind_of,
     read_rows,
+    shown,
     unbeaten_rows,
+    whole_and_pruned,
 )
 from ..tuner.quality import draw
+from ..tuner.record import TOLERANCE
+from ..workshop.study import load_study
 from ..workshop.workshop import Workshop, get_workshop
-from .studies import picture_scores, print_progress
+from .front_table import budget_table, contender_table
+from .row_file import RowFile, circumstances, file_beside
+from .studies import AUTO, DTYPES, STUDIES, dtype_of, picture_scores, print_progress
 
 SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
-STEPS = (10, 7, 5, 20, 50)  # in the order of worth
+STEPS = (10, 7, 5, 4, 20, 50)  # in the order of worth
 LONG = 20  # from so many steps a row costs as much as three
 TARGETS = (0.33, 0.5)
 SCALES = (1.0, 0.8, 1.3)  # of the model's own guidance
 CHOOSING = {"n": 500, "seeds": (7,)}
-JUDGING = {"n": 2000, "seeds": (100, 101, 102)}
-REUSE_FROM = 10  # sampling steps
+JUDGING = {"n": 2000, "seeds": (0, 1, 2)}
+REUSE_FROM = 5  # sampling steps
 OFF = ", guidance off early"
 ROUNDS, BATCH = 5, 16  # of the timing
 
@@ -62,55 +64,60 @@ def contenders(workshop: Workshop, solver: str, steps: int, guidance: float) -> 
     """Return every contender of one solver, number of steps and guidance scale."""
     bare = Configuration(None, solver, steps, guidance)
     timesteps = bare.timesteps(workshop)
-    plans: dict[str, StagePlan] = {}
-    for target in TARGETS:
-        known = presets(workshop.schedule, target, timesteps)
-        plans[f"formula {target}"] = known["Formula"]
-        plans[f"uniform {target}"] = known["Uniform"]
-    formula = plans["formula 0.33"]
-    plans["dense"] = formula.with_sparsity(0, 0, 0)
+    known = {target: presets(workshop.schedule, target, timesteps) for target in TARGETS}
+    formula = known[0.33]["Formula"]
+    plans: dict[str, StagePlan] = {"dense": formula.with_sparsity(0, 0, 0)}
+    for target, own in known.items():
+        plans[f"formula {target}"] = own["Formula"]
+        plans[f"uniform {target}"] = own["Uniform"]
     for name, plan in list(plans.items()):
         plans[name + OFF] = plan.with_guidance(early=1)
     if steps >= REUSE_FROM:
         every_second: dict[str, Any] = {"reuse": (2, 2, 2)}
-        nothing = plans["dense"]
-        plans["reuse 2"] = replace(nothing, **every_second)
-        plans["reuse 2, forecast"] = replace(nothing, **every_second, reuse_order=1)
-        both = replace(formula, **every_second, reuse_order=1).with_guidance(early=1)
-        plans[f"formula 0.33, reuse 2, forecast{OFF}"] = both
+        forecast = every_second | {"reuse_order": 1}
+        plans["reuse 2"] = replace(plans["dense"], **every_second)
+        plans["reuse 2, forecast"] = replace(plans["dense"], **forecast)
+        plans[f"reuse 2, forecast{OFF}"] = replace(plans["dense" + OFF], **forecast)
+        for target in TARGETS:
+            name = f"formula {target}"
+            plans[f"{name}, reuse 2, forecast{OFF}"] = replace(plans[name + OFF], **forecast)
     return [
         replace(bare, plan=None if name == "dense" else replace(plan, name=""), label=name)
         for name, plan in plans.items()
     ]
 
 
-def everything(workshop: Workshop) -> Iterator[Configuration]:
-    """Yield all contenders: few steps at every guidance, then many, the model's own first."""
-    for share, steps in sorted(product(SCALES, STEPS), key=lambda pair: pair[1] >= LONG):
+class Only(NamedTuple):
+    """What a choice is held to; None: everything of the study."""
+
+    steps: Sequence[int] | None = None
+    solvers: Sequence[str] | None = None
+    scales: Sequence[float] | None = None  # of the model's own guidance
+
+
+def everything(workshop: Workshop, only: Only | None = None) -> Iterator[Configuration]:
+    """Yield all contenders: few steps at every guidance, then many.
+
+    The model's own guidance comes first, and each contender with every solver before the next one.
+    """
+    only = only or Only()
+    pairs = product(only.scales or SCALES, only.steps or STEPS)
+    for share, own in sorted(pairs, key=lambda pair: pair[1] >= LONG):
         guidance = round(share * workshop.guidance, 2)
-        for solver in SOLVERS:
-            yield from contenders(workshop, solver, steps, guidance)
+        by_solver = [contenders(workshop, s, own, guidance) for s in only.solvers or SOLVERS]
+        yield from chain(*zip(*by_solver, strict=True))
 
 
-class Rows:
-    """The rows of a study in one file, written whole after every row."""
+class Rows(RowFile):
+    """The rows of the front. Raises StudioError for a file that is damaged."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self.rows = read_rows(path)
+        super().__init__(path)
+        read_rows(path)  # checks what each row holds
 
-    def has(self, stage: str, what: Configuration, seed: int) -> bool:
+    def has_drawn(self, stage: str, what: Configuration, seed: int) -> bool:
         """Say whether a row is there."""
-        return any(
-            r["stage"] == stage and r["seed"] == seed and r["configuration"] == what.to_json()
-            for r in self.rows
-        )
-
-    def add(self, row: Row) -> None:
-        """Add a row and write the file."""
-        self.rows.append(row)
-        text = json.dumps(self.rows, indent=1) + "\n"
-        write_whole(self.path, lambda part: part.write_text(text))
+        return self.has(stage=stage, seed=seed, configuration=what.to_json())
 
 
 def measured(
@@ -128,10 +135,7 @@ def measured(
         "seed": seed,
         "took": time.perf_counter() - start,
         "dtype": str(dtype).removeprefix("torch."),
-        "model": workshop.name,
-        "device": workshop.device_text,
-        "version": __version__,
-        "when": time.strftime("%Y-%m-%d %H:%M"),
+        **circumstances(workshop),
     }
 
 
@@ -141,79 +145,78 @@ def measured(
 def quoted(rows: Sequence[Row]) -> list[Configuration]:
     """Return the contenders that tables quote, by the rows of `choose`.
 
-    Dense DDIM in 50 and UniPC in 10 steps, the front, and for every budget the best dense and the
-    best pruned contender within it.
+    Dense DDIM in 50 and UniPC in 10 steps, the front down to the smallest budget, and for every
+    budget the best contender within it that prunes and the best that does not.
     """
     best = at_best_guidance(rows)
     anchor = next((r for r in best if kind_of(r) == ANCHOR), None)
     if anchor is None:
         raise StudioError("Dense UniPC in 10 steps was not drawn yet: run the stage choose first.")
-    chosen = [anchor, *(r for r in best if kind_of(r) == ("dense", "DDIM", 50))]
-    chosen += unbeaten_rows(best)
+    chosen = [anchor, *(r for r in best if kind_of(r) == USUAL)]
+    least = min(BUDGETS) * anchor["macs"] / TOLERANCE
+    chosen += [r for r in unbeaten_rows(best) if r["macs"] >= least]
     for share in BUDGETS:
-        for own in dense_and_pruned(best, share * anchor["macs"]):
+        for own in whole_and_pruned(best, share * anchor["macs"]):
             chosen += sorted(own, key=lambda r: r["fid"])[:1]
     unique = {json.dumps(r["configuration"]): r["configuration"] for r in chosen}
     return [Configuration.from_json(what) for what in unique.values()]
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Return the table of what was judged, and a sentence for every budget."""
-    found = judged(rows)
-    if not found:
-        return "Nothing was judged yet."
-    lines = [
-        "| contender | solver, steps | guidance | GMACs an image | seconds for 16 | FID | n × seeds"
-        " |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for r in found:
-        what = r["configuration"]
-        seconds = "-" if r["seconds"] is None else f"{r['seconds']:.2f} ± {r['seconds_spread']:.2f}"
-        lines.append(
-            f"| {what['label']} | {what['scheduler']} {what['steps']} | {what['guidance']:g} |"
-            f" {r['macs'] / 1e9:.2f} | {seconds} | {r['fid']:.2f} ± {r['fid_spread']:.2f} |"
-            f" {r['n']} × {r['seeds']} |"
-        )
-    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in budget_sentences(found))])
-
-
-def budget_sentences(found: Sequence[Row]) -> list[str]:
-    """Return for every budget which is ahead, the best pruned or the best dense contender.
-
-    Ahead: a mean FID lower by more than the deviation of the paired difference over seeds.
-    """
-    sentences = []
-    for duel in duels(found):
-        verdict = f"{duel.ahead} ahead" if duel.ahead else "no clear difference"
-        around = float("nan") if duel.around is None else duel.around
-        sentences.append(
-            f"{duel.share:g} of dense UniPC 10: {verdict}, FID {duel.pruned['fid']:.2f}"
-            f" ({_where(duel.pruned)}) against {duel.dense['fid']:.2f} ({_where(duel.dense)}),"
-            f" paired difference {duel.difference:.2f} ± {around:.2f}."
-        )
-    return sentences
-
-
-def _where(row: Row) -> str:
-    """Return a row's contender in a few words."""
-    label, solver, steps = kind_of(row)
-    return f"{label}, {solver} {steps}"
-
-
 # ------------------------------------------------------------ running it
 
 
-def run_stage(workshop: Workshop, stage: str, rows: Rows, hours: float, dtype: torch.dtype) -> bool:
-    """Add the missing rows of a stage, for at most so many hours; say whether it is complete."""
+def from_study(workshop: Workshop) -> list[Row]:
+    """Return rows of `judge` for dense DDIM in 50 steps, where the study of the model has them.
+
+    They are of the same noise and number of pictures, so they need not be drawn again.
+    """
+    folder = workshop.checkpoint.folder
+    file = None if folder is None else Path(folder) / STUDIES["quality"].file
+    own = load_study(file) if file is not None and file.exists() else []
+    what = Configuration(None, USUAL[1], USUAL[2], workshop.guidance, USUAL[0])
+    return [
+        {
+            "stage": "judge",
+            "configuration": what.to_json(),
+            "macs": what.macs(workshop),
+            **{name: r[name] for name in ("fid", "class_accuracy", "variance_ratio", "n", "seed")},
+            **{name: r[name] for name in ("dtype", "device", "when")},
+            "model": workshop.name,
+            "of": "the study",
+        }
+        for r in own
+        if (r["method"], r["base_steps"], r["n"]) == (USUAL[0], USUAL[2], JUDGING["n"])
+        and r["seed"] in JUDGING["seeds"]
+        and r.get("guidance", workshop.guidance) == workshop.guidance
+    ]
+
+
+def run_stage(
+    workshop: Workshop,
+    stage: str,
+    rows: Rows,
+    hours: float,
+    dtype: torch.dtype,
+    only: Only | None = None,
+) -> bool:
+    """Add the missing rows of a stage, for at most so many hours; say whether it is complete.
+
+    only: what `choose` is held to; None: all.
+    """
     end = time.monotonic() + 3600 * hours
     if stage == "time":
         return _time(workshop, rows)
     settings: dict[str, Any] = CHOOSING if stage == "choose" else JUDGING
-    wanted = list(everything(workshop)) if stage == "choose" else quoted(rows.rows)
+    if stage == "choose":
+        wanted = list(everything(workshop, only))
+    else:
+        wanted = quoted(rows.rows)
+        for row in from_study(workshop):
+            if not rows.has(stage=stage, seed=row["seed"], configuration=row["configuration"]):
+                rows.add(row)
     for seed in settings["seeds"]:
         for i, what in enumerate(wanted):
-            if rows.has(stage, what, seed):
+            if rows.has_drawn(stage, what, seed):
                 continue
             if time.monotonic() > end:
                 return False
@@ -249,9 +252,7 @@ def _time(workshop: Workshop, rows: Rows) -> bool:
                 "seed": 0,
                 "fid": None,
                 "dtype": str(workshop.dtype).removeprefix("torch."),
-                "device": workshop.device_text,
-                "version": __version__,
-                "when": time.strftime("%Y-%m-%d %H:%M"),
+                **circumstances(workshop),
             }
         )
     return True
@@ -264,19 +265,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="the study's file (default: beside the model)")
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    for name, kind, choices in (
+        ("--steps", int, STEPS),
+        ("--solvers", str, SOLVERS),
+        ("--scales", float, SCALES),
+    ):
+        parser.add_argument(
+            name, type=kind, nargs="+", choices=choices, help="of the stage choose (all)"
+        )
+    parser.add_argument("--dtype", default=AUTO, choices=DTYPES)
     parser.add_argument(
         "--hours", type=float, default=4.0, help="stop after so many, to go on later"
     )
     args = parser.parse_args(arguments)
-    folder = local_folder(args.model)
-    if args.out is None and folder is None:
-        raise StudioError(f"{args.model} has no folder on this machine: give --out.")
-    rows = Rows(args.out or folder / FILE)  # type: ignore[operator]  # not None, see above
+    rows = Rows(file_beside(args.model, FILE, args.out))
     if args.stage == "table":
-        print(markdown(rows.rows))
+        print(budget_table(shown(rows.rows)), "", contender_table(rows.rows), sep="\n")
         return
     workshop = get_workshop(args.model, args.device)
     workshop.calibrate(print_progress)
-    done = run_stage(workshop, args.stage, rows, args.hours, getattr(torch, args.dtype))
+    dtype = dtype_of(args.dtype, workshop)
+    only = Only(args.steps, args.solvers, args.scales)
+    done = run_stage(workshop, args.stage, rows, args.hours, dtype, only)
     print("complete" if done else "stopped by --hours; the same command goes on")

@@ -6,8 +6,9 @@
     python -m core.bench weighting                 # the weightings of calibration rows
     python -m core.bench table --out study.json    # the README's table and its sentences
 
-`quality` samples in bf16 by default (twice as fast on CPUs that have it); it prints the latent MSE
-that bf16 alone causes, so that no difference below that floor is mistaken for a result. `speed` and
+`quality` samples in bf16 where that is quicker than fp32 (twice on CPUs that have units for it, a
+hundred times slower on others); it prints the latent MSE that bf16 alone causes, so that no
+difference below that floor is mistaken for a result. `speed` and
 `quality` need the processor for themselves. All other ratios, on one page, are `python app.py
 bench`.
 """
@@ -36,12 +37,15 @@ from ..models.bundled import BUNDLED
 from ..models.checkpoints import local_folder
 from ..sampling.denoise import decode
 from ..sampling.metrics import latent_mse, psnr, ssim
+from ..tuner.quality import quick_dtype
 from ..workshop.drawing import draw_latents
 from ..workshop.prediction import TableLabels
 from ..workshop.study import findings, load_study, markdown, verdicts
 from ..workshop.workshop import Workshop, get_workshop
 from .realised import TARGETS, speed_benchmark, timesteps_of
 
+AUTO = "auto"
+DTYPES = (AUTO, "float32", "bfloat16")
 SHARING_RUNS = ((10, 2000, (0, 1, 2)),)
 # steps, images, seeds
 RUNS = ((50, 2000, (0, 1, 2)), (10, 2000, (0, 1, 2)), (20, 1000, (0,)), (7, 1000, (0,)))
@@ -115,6 +119,14 @@ def weighers(workshop: Workshop, steps: int, _seed: int) -> Iterator[Contender]:
             yield Contender(f"{name} {target}", plan, steps, own)
 
 
+def dtype_of(name: str, workshop: Workshop) -> torch.dtype:
+    """Return the precision of a study's denoiser; "auto": bfloat16 where it is quicker."""
+    if name == AUTO:
+        return quick_dtype(workshop) or workshop.dtype
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
 def print_progress(done: int, total: int, text: str) -> None:
     """Print the progress of a long run to standard error."""
     print(f"[{done}/{total}] {text}", file=sys.stderr, flush=True)
@@ -127,7 +139,8 @@ def quality(args: argparse.Namespace) -> None:
     workshop.calibrate(print_progress)
     rows = json.loads(args.out.read_text()) if args.out.exists() else []
     done = {(r["method"], r["base_steps"], r["seed"]) for r in rows}
-    dtype = getattr(torch, args.dtype)
+    dtype = dtype_of(args.dtype, workshop)
+    named = str(dtype).removeprefix("torch.")
     for steps, n, seed in plan_of_runs(args):
         dense: Samples | None = None
         for contender in make(workshop, steps, seed):
@@ -146,7 +159,7 @@ def quality(args: argparse.Namespace) -> None:
                 | scores(workshop, samples, dense)
                 | {
                     "guidance": workshop.guidance,
-                    "dtype": args.dtype,
+                    "dtype": named,
                     "device": workshop.device_text,
                     "plan": None if plan is None else plan.to_json(),
                     "when": time.strftime("%Y-%m-%d %H:%M"),
@@ -155,9 +168,9 @@ def quality(args: argparse.Namespace) -> None:
             text = json.dumps(rows, indent=1) + "\n"
             write_whole(args.out, partial(_write_text, text))
             print(_row_text(rows[-1]), flush=True)
-    if args.dtype != "float32":
+    if dtype != torch.float32:
         floor = rounding_floor(workshop, dtype)
-        print(f"latent MSE that {args.dtype} alone causes (dense, 50 steps, n = 200): {floor:.6f}")
+        print(f"latent MSE that {named} alone causes (dense, 50 steps, n = 200): {floor:.6f}")
 
 
 def picture_scores(workshop: Workshop, images: Tensor) -> dict[str, float | None]:
@@ -327,7 +340,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, help="the study's file (default: beside the model)")
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default=AUTO, choices=DTYPES)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--only",

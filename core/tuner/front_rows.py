@@ -20,6 +20,7 @@ Row = dict[str, Any]
 FILE = "front.json"  # beside the model
 BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)  # of dense UniPC in 10 steps with full guidance
 ANCHOR = ("dense", "UniPC", 10)
+USUAL = ("dense", "DDIM", 50)  # how the papers sample
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -50,15 +51,19 @@ def at_best_guidance(rows: Sequence[Row]) -> list[Row]:
     return list(best.values())
 
 
-def dense_and_pruned(rows: Sequence[Row], budget: float) -> tuple[list[Row], list[Row]]:
-    """Return the rows within a budget of work that run the dense network, and those that prune.
+def prunes(row: Row) -> bool:
+    """Say whether a row's plan takes anything away."""
+    plan = row["configuration"]["plan"]
+    return bool(plan) and any(plan["sparsity"].values())
 
-    Reuse on its own is neither.
+
+def whole_and_pruned(rows: Sequence[Row], budget: float) -> tuple[list[Row], list[Row]]:
+    """Return the rows within a budget of work that run the whole network, and those that prune.
+
+    The whole network may leave out guidance and reuse what earlier steps gave, as a pruned one may.
     """
     own = [row for row in rows if row["macs"] <= TOLERANCE * budget]
-    dense = [row for row in own if row["configuration"]["label"].startswith("dense")]
-    plans = [(row, row["configuration"]["plan"]) for row in own]
-    return dense, [row for row, plan in plans if plan and any(plan["sparsity"].values())]
+    return [r for r in own if not prunes(r)], [r for r in own if prunes(r)]
 
 
 def judged(rows: Sequence[Row]) -> list[Row]:
@@ -100,7 +105,7 @@ def unbeaten_rows(rows: Sequence[Row], cost: str = "macs") -> list[Row]:
 
 @dataclass(frozen=True)
 class Duel:
-    """The best dense and the best pruned way within one budget of work."""
+    """The best way with the whole network and the best pruned one within one budget of work."""
 
     share: float  # of the anchor's work
     dense: Row
@@ -118,6 +123,36 @@ class Duel:
         return "pruned" if self.difference > 0 else "dense"
 
 
+def paired(a: Row, b: Row) -> tuple[float, float | None]:
+    """Return the mean of FID a minus FID b over common seeds, and its standard deviation.
+
+    The deviation is None for one seed; without a common seed the mean is nan.
+    """
+    of_a, of_b = (r.get("fids", {str(r["seed"]): r["fid"]}) for r in (a, b))
+    differences = [of_a[seed] - of_b[seed] for seed in sorted(of_a.keys() & of_b.keys())]
+    if not differences:
+        return float("nan"), None
+    around = statistics.stdev(differences) if len(differences) > 1 else None
+    return statistics.fmean(differences), around
+
+
+def as_good(rows: Sequence[Row], kind: tuple[str, str, int]) -> tuple[Row, Row] | None:
+    """Return a way, and the cheapest one whose pictures are at least as good as that one's.
+
+    At least as good: a mean FID not higher by more than the deviation of the paired difference.
+    None where the way is not among the rows.
+    """
+    whole = next((r for r in rows if kind_of(r) == kind), None)
+    if whole is None:
+        return None
+
+    def good(row: Row) -> bool:
+        more, around = paired(row, whole)
+        return row is whole or more <= (around or 0.0)
+
+    return whole, min((r for r in rows if good(r)), key=lambda r: r["macs"])
+
+
 def duels(rows: Sequence[Row]) -> list[Duel]:
     """Return a duel for every budget that has both sides, the largest budget first.
 
@@ -128,12 +163,9 @@ def duels(rows: Sequence[Row]) -> list[Duel]:
         return []
     found = []
     for share in BUDGETS:
-        dense, pruned = dense_and_pruned(rows, share * whole)
+        dense, pruned = whole_and_pruned(rows, share * whole)
         if not dense or not pruned:
             continue
         a, b = (min(own, key=lambda r: r["fid"]) for own in (dense, pruned))
-        of_a, of_b = (r.get("fids", {str(r["seed"]): r["fid"]}) for r in (a, b))
-        differences = [of_a[seed] - of_b[seed] for seed in sorted(of_a.keys() & of_b.keys())]
-        around = statistics.stdev(differences) if len(differences) > 1 else None
-        found.append(Duel(share, a, b, statistics.fmean(differences), around))
+        found.append(Duel(share, a, b, *paired(a, b)))
     return found

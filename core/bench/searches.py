@@ -1,0 +1,257 @@
+"""Compare ways to find a plan for one budget of work: the tuner, evolution, the formula and others.
+
+    python -m core.bench searches --model fashion-dit --speedup 10
+
+Every way keeps the same budget, a share of dense DDIM in 50 steps. The tuner and the evolution see
+256 pictures of one seed per evaluation, the tuner 60 of them; the evolution over the sparsities of
+the three stages has as many and, from the same run, ten times as many. The tuner's three best are
+judged on held-out noises before it answers, which the evolution's are not. What was found is then
+judged with pictures of other seeds, those that the formula and the others are judged on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..curves.plan import STAGES, StagePlan
+from ..errors import StudioError
+from ..models.bundled import BUNDLED
+from ..tuner.configuration import Configuration
+from ..tuner.found import Tuned
+from ..tuner.goal import Effort, Goal
+from ..tuner.quality import draw, usual_quality
+from ..tuner.search import Tune
+from ..tuner.space import FEWEST, MOST, Params, Space
+from ..workshop.workshop import Workshop, get_workshop
+from .row_file import Row, RowFile, circumstances, file_beside
+from .studies import AUTO, dtype_of, picture_scores, print_progress
+
+FILE = "searches.json"  # beside the model
+REFERENCE = ("DDIM", 50)
+SEEDS = (0, 1, 2)
+EVALUATIONS, MANY = 60, 600
+IMAGES, SECONDS = 256, 1800.0  # of one evaluation; of one tune, so that its evaluations bind
+POPULATION, PARENTS = 12, 4
+MUTATION = 0.2  # deviation of a stage's share of the cut
+JUDGED = {"n": 2000, "seeds": (100, 101, 102)}
+TUNER, EVOLUTION = "tuner", "evolution"
+MOST_TRIES = 50  # offspring in a row that keep no budget
+
+
+def contenders(space: Space, budget: float) -> dict[str, Configuration]:
+    """Return what needs no search, each at this budget: formula, uniform, and the dense ways.
+
+    The formula and uniform pruning run in as many UniPC steps as keep the budget with a third or a
+    half removed, with and without guidance in the early stage; the dense ones in as many steps as
+    they can.
+    """
+    found = {}
+    for label, params in space.seeds(budget):
+        what = space.configuration(params, budget, label) if label else None
+        if what is not None:
+            found[label] = what
+    reused = _most_steps(space, budget, (2, 2, 2))
+    return found | ({} if reused is None else {reused.label: reused})
+
+
+def _most_steps(space: Space, budget: float, reuse: tuple[int, int, int]) -> Configuration | None:
+    """Return the dense network with reuse alone, in the most UniPC steps that keep a budget."""
+    total = len(space.workshop.schedule)
+    plan = StagePlan((1, total - 1), (0.0,) * 3, num_train_timesteps=total, reuse=reuse)
+    for steps in range(MOST, FEWEST - 1, -1):
+        what = Configuration(plan, "UniPC", steps, space.reference.guidance, "reuse 2")
+        try:
+            if space.spend(what) <= budget:
+                return what
+        except StudioError:  # steps that the solver cannot do
+            continue
+    return None
+
+
+def evolve(
+    space: Space, start: Params, budget: float, seed: int, most: int
+) -> Iterator[Configuration]:
+    """Yield configurations to be judged; send back the quality of each, lower is better.
+
+    A plain evolution of the shares that the three stages lose, everything else as `start` has it:
+    the best of what was seen are the parents, a child is a parent with noise on every share.
+    """
+    random = np.random.default_rng(seed)
+    seen: list[tuple[float, np.ndarray]] = []
+    known: set[Configuration] = set()
+    tries = 0
+    while len(seen) < most and tries < MOST_TRIES:
+        if len(seen) < POPULATION:
+            shape = random.uniform(0, 1, 3)
+        else:
+            parents = sorted(seen, key=lambda one: one[0])[:PARENTS]
+            parent = parents[random.integers(PARENTS)][1]
+            shape = np.clip(parent + random.normal(0, MUTATION, 3), 0, 1)
+        params = start | dict(zip(STAGES, shape.tolist(), strict=True))
+        what = space.configuration(params, budget)
+        if what is None or what in known:
+            tries += 1
+            continue
+        tries = 0
+        known.add(what)
+        quality = yield what
+        seen.append((quality, shape))
+
+
+def evolution(
+    workshop: Workshop, space: Space, budget: float, seed: int, counts: Sequence[int]
+) -> dict[int, tuple[Configuration, float]]:
+    """Return the best configuration and the seconds so far after each of some evaluation counts."""
+    quality = usual_quality(workshop, space.reference)
+    starts = (p for label, p in space.seeds(budget) if label.startswith("formula"))
+    start = next(starts, None)
+    if start is None:
+        raise StudioError("The formula keeps no budget as small as that: ask for less.")
+    search = evolve(space, start, budget, seed, max(counts))
+    dtype = dtype_of(AUTO, workshop)
+    best: tuple[float, Configuration] | None = None
+    found, began = {}, time.perf_counter()
+    what = next(search, None)
+    for done in range(1, max(counts) + 1):
+        if what is None:
+            break
+        drawn = draw(workshop, what, IMAGES, seed, dtype=dtype)
+        score = quality.score(drawn, seed)
+        best = (score, what) if best is None or score < best[0] else best
+        if done in counts:
+            found[done] = best[1], time.perf_counter() - began
+            print_progress(done, max(counts), f"evolution, seed {seed}: {best[0]:.2f}")
+        try:
+            what = search.send(score)
+        except StopIteration:
+            break
+    return found
+
+
+def tuned(workshop: Workshop, space: Space, goal: Goal, seed: int, folder: Path) -> Tuned:
+    """Return what the tuner finds; a stopped one goes on from its folder."""
+    effort = Effort(seconds=SECONDS, evaluations=EVALUATIONS, images=IMAGES, seed=seed)
+    search = Tune(workshop, goal, space, usual_quality(workshop, space.reference), effort, folder)
+    found = None
+    for item in search.run():
+        if isinstance(item, Tuned):
+            found = item
+        else:
+            print_progress(item.done, item.total, f"tuner, seed {seed}: {item.text}")
+    assert found is not None  # `run` ends with one, or raises
+    return found
+
+
+def find(
+    workshop: Workshop, kept: RowFile, speedup: float, seeds: Sequence[int], many: bool
+) -> None:
+    """Add what every way finds at a budget, where it is missing."""
+    reference = Configuration(None, *REFERENCE, workshop.guidance, "dense")
+    space = Space(workshop, reference)
+    goal = Goal(speedup=speedup)
+    budget = goal.budget(reference.macs(workshop))
+
+    def add(way: str, seed: int | None, what: Configuration, **more: Any) -> None:
+        key = {"stage": "found", "way": way, "speedup": speedup, "seed": seed}
+        costs = {"macs": what.macs(workshop), "configuration": what.to_json()}
+        kept.add(key | costs | more | circumstances(workshop))
+
+    def missing(way: str, seed: int | None) -> bool:
+        return not kept.has(stage="found", way=way, speedup=speedup, seed=seed)
+
+    for label, what in contenders(space, budget).items():
+        if missing(label, None):
+            add(label, None, what)
+    for seed in seeds:
+        if missing(TUNER, seed):
+            folder = kept.path.with_name(f"{kept.path.stem}-tuner-{speedup:g}-{seed}")
+            one = tuned(workshop, space, goal, seed, folder)
+            counted = {"evaluations": len(one.evaluations), "seconds": one.seconds}
+            add(TUNER, seed, replace(one.best.configuration, label=TUNER), **counted)
+        counts = [n for n in (EVALUATIONS, MANY)[: 1 + many] if missing(f"{EVOLUTION}, {n}", seed)]
+        if counts:
+            for n, (what, seconds) in evolution(workshop, space, budget, seed, counts).items():
+                way = f"{EVOLUTION}, {n}"
+                add(way, seed, replace(what, label=way), evaluations=n, seconds=seconds)
+
+
+def judge(workshop: Workshop, kept: RowFile) -> None:
+    """Add the FID of everything that was found, on every seed of judging, where it is missing.
+
+    The k-th search is judged on the k-th seed; what was not searched for, on all of them.
+    """
+    dtype = dtype_of(AUTO, workshop)
+    for row in [r for r in kept.rows if r["stage"] == "found"]:
+        what = Configuration.from_json(row["configuration"])
+        for k, seed in enumerate(JUDGED["seeds"]):
+            if row["seed"] not in (None, SEEDS[k]):
+                continue
+            key = {name: row[name] for name in ("way", "speedup", "seed")}
+            key |= {"stage": "judged", "judged_on": seed}
+            if kept.has(**key):
+                continue
+            drawn = draw(workshop, what, JUDGED["n"], seed, dtype=dtype)
+            scores = picture_scores(workshop, drawn.images)
+            facts = {"n": JUDGED["n"], "macs": row["macs"]}
+            facts["dtype"] = str(dtype).removeprefix("torch.")
+            kept.add(key | scores | facts | circumstances(workshop))
+            print_progress(k + 1, len(JUDGED["seeds"]), f"{row['way']}: FID {scores['fid']:.2f}")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return mean FID and spread of every way at every budget, as Markdown."""
+    lines = [
+        "| DDIM 50 over budget | way | what it is | GMACs an image | FID | evaluations, seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    found = [r for r in rows if r["stage"] == "found"]
+    for speedup, way in dict.fromkeys((r["speedup"], r["way"]) for r in found):
+        own = [r for r in found if (r["speedup"], r["way"]) == (speedup, way)]
+        fids = [
+            r["fid"]
+            for r in rows
+            if r["stage"] == "judged" and (r["speedup"], r["way"]) == (speedup, way)
+        ]
+        if not fids:
+            continue
+        around = f" ± {(max(fids) - min(fids)) / 2:.2f}" if len(fids) > 1 else ""
+        steps = sorted(
+            {(r["configuration"]["scheduler"], r["configuration"]["steps"]) for r in own}
+        )
+        where = ", ".join(f"{solver} {n}" for solver, n in steps)
+        macs = statistics.fmean(r["macs"] for r in own) / 1e9
+        cost = "-"
+        if "seconds" in own[0]:
+            cost = f"{own[0]['evaluations']}, {statistics.median(r['seconds'] for r in own):.0f}"
+        fid = f"{statistics.fmean(fids):.2f}{around}"
+        lines.append(f"| ×{speedup:g} | {way} | {where} | {macs:.2f} | {fid} | {cost} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="the rows' file (default: beside the model)")
+    parser.add_argument("--speedup", type=float, nargs="+", default=[10.0])
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many")
+    parser.add_argument("--many", action="store_true", help=f"{MANY} evaluations of evolution too")
+    args = parser.parse_args(arguments)
+    kept = RowFile(file_beside(args.model, FILE, args.out))
+    workshop = get_workshop(args.model, args.device)
+    workshop.calibrate(print_progress)
+    for halves in (2, 1):
+        workshop.measure_latency(workshop.usual_images, halves, print_progress)
+    for speedup in args.speedup:
+        find(workshop, kept, speedup, SEEDS[: args.seeds], args.many)
+    judge(workshop, kept)
+    print(table(kept.rows))
