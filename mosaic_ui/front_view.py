@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from core.errors import StudioError
-from core.tuner.front_rows import FILE, Row, duels, kind_of, read_rows, shown, unbeaten_rows
+from core.tuner.front_rows import FILE, Row, duels, kind_of, prunes, read_rows, shown, unbeaten_rows
 from core.workshop.workshop import Workshop
 
 from .events import QUIET, Views
@@ -51,10 +51,13 @@ def front_figure(rows: Sequence[Row], cost: str = "macs") -> dict[str, Any]:
     data: list[dict[str, Any]] = [
         {
             "type": "scatter",
-            "mode": "lines",
+            "mode": "lines+text",
             "name": "front: nothing beats it in both",
             "x": [_plain(r[cost] / unit) for r in front],
             "y": [_plain(r["fid"]) for r in front],
+            "text": [str(i) for i in range(1, len(front) + 1)],
+            "textposition": "bottom left",
+            "textfont": {"color": "INK"},
             "line": {"color": "INK", "width": 1.5, "shape": "hv"},
             "hoverinfo": "skip",
         }
@@ -101,8 +104,7 @@ def _points(
 
 
 def _symbol(row: Row) -> str:
-    plan = row["configuration"]["plan"]
-    if plan and any(plan["sparsity"].values()):
+    if prunes(row):
         return PRUNED
     return REUSED if "reuse" in row["configuration"]["label"] else DENSE
 
@@ -129,16 +131,25 @@ def _hover(row: Row) -> str:
     return "<br>".join(lines)
 
 
-def front_words(rows: Sequence[Row]) -> str:
-    """Say how to read the plot, who is ahead at equal work, and what was measured."""
+def front_words(rows: Sequence[Row], cost: str = "macs") -> str:
+    """Say how to read the plot, name the front, say who is ahead, and what was measured."""
     reading = (
         "Each point is one way to draw: a solver, its number of steps, and what is left out"
         " (circle: the whole network; diamond: pruned; cross: block outputs reused from step to"
         " step). Further left is less work, lower is nearer to real pictures, and the line joins"
-        " the ways that no other one beats in both."
+        " the ways that no other one beats in both:"
     )
-    said = [reading, *_ahead(rows)]
-    return "".join(f"<p>{escape(s)}</p>" for s in said) + f'<p class="fine">{_facts(rows)}</p>'
+    names = "".join(f"<li>{escape(_said(r))}</li>" for r in unbeaten_rows(rows, cost))
+    ahead = "".join(f"<p>{escape(s)}</p>" for s in _ahead(rows))
+    return f'<p>{reading}</p><ol>{names}</ol>{ahead}<p class="fine">{_facts(rows)}</p>'
+
+
+def _said(row: Row) -> str:
+    """Return a row's name with its work, its time where it was measured, and its FID."""
+    costs = f"{row['macs'] / GIGA:.2f} GMACs per picture"
+    if row.get("seconds") is not None:
+        costs += f", {row['seconds']:.2f} s for 16"
+    return f"{_name(row)}: {costs}, FID {row['fid']:.1f}"
 
 
 def _ahead(rows: Sequence[Row]) -> list[str]:
@@ -215,5 +226,5 @@ class FrontCard:
         return {
             self.cost: gr.update(visible=timed),
             self.chart: gr.update(figure=figure_text(figure)),
-            self.words: front_words(rows),
+            self.words: front_words(rows, cost),
         }
