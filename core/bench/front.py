@@ -56,6 +56,7 @@ SCALES = (1.0, 0.8, 1.3)  # of the model's own guidance
 CHOOSING = {"n": 500, "seeds": (7,)}
 JUDGING = {"n": 2000, "seeds": (0, 1, 2)}
 REUSE_FROM = 5  # sampling steps
+TIE = 1.02  # of the lowest FID: nearer is no difference in so few pictures
 OFF = ", guidance off early"
 ROUNDS, BATCH = 5, 16  # of the timing
 
@@ -145,14 +146,17 @@ def measured(
 def quoted(rows: Sequence[Row]) -> list[Configuration]:
     """Return the contenders that tables quote, by the rows of `choose`.
 
-    Dense DDIM in 50 and UniPC in 10 steps, the front down to the smallest budget, and for every
-    budget the best contender within it that prunes and the best that does not.
+    Dense DDIM in 50 and UniPC in 10 steps, the latter at every guidance between which few pictures
+    cannot decide, the front down to the smallest budget, and for every budget the best contender
+    within it that prunes and the best that does not.
     """
     best = at_best_guidance(rows)
     anchor = next((r for r in best if kind_of(r) == ANCHOR), None)
     if anchor is None:
         raise StudioError("Dense UniPC in 10 steps was not drawn yet: run the stage choose first.")
-    chosen = [anchor, *(r for r in best if kind_of(r) == USUAL)]
+    chosen = [r for r in rows if r["stage"] == "choose" and kind_of(r) == ANCHOR]
+    chosen = [r for r in chosen if r["fid"] <= TIE * anchor["fid"]]
+    chosen += [r for r in best if kind_of(r) == USUAL]
     least = min(BUDGETS) * anchor["macs"] / TOLERANCE
     chosen += [r for r in unbeaten_rows(best) if r["macs"] >= least]
     for share in BUDGETS:

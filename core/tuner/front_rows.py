@@ -142,9 +142,10 @@ def as_good(rows: Sequence[Row], kind: tuple[str, str, int]) -> tuple[Row, Row] 
     At least as good: a mean FID not higher by more than the deviation of the paired difference.
     None where the way is not among the rows.
     """
-    whole = next((r for r in rows if kind_of(r) == kind), None)
-    if whole is None:
+    named = [r for r in rows if kind_of(r) == kind]
+    if not named:
         return None
+    whole = min(named, key=lambda r: r["fid"])  # at its best guidance
 
     def good(row: Row) -> bool:
         more, around = paired(row, whole)
