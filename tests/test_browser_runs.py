@@ -6,15 +6,19 @@ import json
 import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from browser import SLOW, back_to_suggestion, boundaries, drag, leave, serve, settled, visitor
 from conftest import quiet_visitor
+from front_cases import ROWS
 from playwright.sync_api import Page, expect
 from run_cases import tiny
 
 from core.curves.plan import StagePlan
+from core.tuner.front_rows import FILE
 from mosaic_ui import lent
+from mosaic_ui.front_view import TITLE
 from mosaic_ui.runs import record
 
 OTHER = StagePlan((200, 700), (0.3, 0.1, 0.4), name="the other")
@@ -24,8 +28,13 @@ OTHER = StagePlan((200, 700), (0.3, 0.1, 0.4), name="the other")
 def studio(workshop, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOSAIC_DATA", str(tmp_path_factory.mktemp("runs") / "data"))
-        with serve(workshop) as url:
-            yield url
+        front = Path(workshop.checkpoint.folder) / FILE
+        front.write_text(json.dumps(ROWS))
+        try:
+            with serve(workshop) as url:
+                yield url
+        finally:
+            front.unlink()
 
 
 @pytest.fixture
@@ -245,6 +254,11 @@ def test_a_table_of_runs_that_is_cut_says_that_it_scrolls(in_turn, workshop):
     expect(hint).to_be_visible(timeout=SLOW)
     frame.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
     expect(hint).to_be_hidden(timeout=SLOW)
+    # the front of the model is one click away, and its numbers stand in the list below it
+    in_turn.get_by_role("button", name=TITLE).locator("visible=true").click()
+    front = in_turn.locator("#runs-model-front")
+    expect(front.locator(".point")).to_have_count(len(ROWS) - 1, timeout=SLOW)
+    expect(front.locator(".textpoint")).to_have_count(3)
     assert in_turn.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
