@@ -51,13 +51,10 @@ def front_figure(rows: Sequence[Row], cost: str = "macs") -> dict[str, Any]:
     data: list[dict[str, Any]] = [
         {
             "type": "scatter",
-            "mode": "lines+text",
+            "mode": "lines",
             "name": "front: nothing beats it in both",
             "x": [_plain(r[cost] / unit) for r in front],
             "y": [_plain(r["fid"]) for r in front],
-            "text": [str(i) for i in range(1, len(front) + 1)],
-            "textposition": "bottom left",
-            "textfont": {"color": "INK"},
             "line": {"color": "INK", "width": 1.5, "shape": "hv"},
             "hoverinfo": "skip",
         }
@@ -65,7 +62,7 @@ def front_figure(rows: Sequence[Row], cost: str = "macs") -> dict[str, Any]:
     for solver, colour in COLOURS.items():
         own = [r for r in rows if kind_of(r)[1] == solver]
         if own:
-            data.append(_points(solver, colour, own, cost, unit))
+            data.append(_points(solver, colour, own, cost, unit) | _numbers(own, front))
     title = (
         "GMACs per picture, whole run, counted"
         if cost == "macs"
@@ -88,7 +85,6 @@ def _points(
 ) -> dict[str, Any]:
     return {
         "type": "scatter",
-        "mode": "markers",
         "name": solver,
         "x": [_plain(r[cost] / unit) for r in rows],
         "y": [_plain(r["fid"]) for r in rows],
@@ -100,6 +96,17 @@ def _points(
             "color": colour,
             "line": {"width": 1.5, "color": colour},
         },
+    }
+
+
+def _numbers(rows: Sequence[Row], front: Sequence[Row]) -> dict[str, Any]:
+    """Return the numbers that points on the front have in the list below the plot."""
+    places = {id(row): str(i) for i, row in enumerate(front, 1)}
+    return {
+        "mode": "markers+text",
+        "text": [places.get(id(row), "") for row in rows],
+        "textposition": "bottom left",
+        "textfont": {"color": "INK"},
     }
 
 
@@ -160,8 +167,8 @@ def _ahead(rows: Sequence[Row]) -> list[str]:
     one = min(found, key=lambda duel: abs(duel.share - 0.5))
     wins = [duel.ahead for duel in found]
     pruned, dense = wins.count("pruned"), wins.count("dense")
-    score = f"pruning is ahead at {pruned} of {len(wins)} amounts of work, the whole network in"
-    score += f" fewer steps at {dense}, too close to call are {wins.count(None)}"
+    score = f"pruning is ahead at {pruned} of {len(wins)} amounts of work, the whole network at"
+    score += f" {dense}, too close to call are {wins.count(None)}"
     return [
         f"At equal work {score}. With {percent(one.share)} of the work of 10 UniPC steps, the"
         f" best way with the whole network is “{_name(one.dense)}” with FID"

@@ -117,7 +117,8 @@ def test_the_page_draws_every_contender_and_says_who_is_ahead():
         (1e-8, 18.0),
     ]
     words = front_view.front_words(found)
-    assert line["text"] == ["1", "2", "3"]
+    numbers = {n: x for t in solvers for n, x in zip(t["text"], t["x"], strict=True) if n}
+    assert sorted(numbers) == ["1", "2", "3"] and list(line["x"]) == [numbers[n] for n in "123"]
     assert words.count("<li>") == 3 and words.index("formula 0.5") < words.index("formula 0.33")
     assert "pruning is ahead at 3 of 3 amounts of work" in words
     assert "FID 30.0" in words and "with 24.0" in words and "one seed" in words

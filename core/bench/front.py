@@ -49,9 +49,9 @@ from .row_file import RowFile, circumstances, file_beside
 from .studies import AUTO, DTYPES, STUDIES, dtype_of, picture_scores, print_progress
 
 SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
-STEPS = (10, 7, 5, 4, 20, 50)  # in the order of worth
+STEPS = (10, 8, 7, 5, 4, 20, 50)  # in the order of worth
 LONG = 20  # from so many steps a row costs as much as three
-TARGETS = (0.33, 0.5)
+TARGETS = (0.33, 0.5, 0.2)
 SCALES = (1.0, 0.8, 1.3)  # of the model's own guidance
 CHOOSING = {"n": 500, "seeds": (7,)}
 JUDGING = {"n": 2000, "seeds": (0, 1, 2)}
@@ -94,6 +94,7 @@ class Only(NamedTuple):
     steps: Sequence[int] | None = None
     solvers: Sequence[str] | None = None
     scales: Sequence[float] | None = None  # of the model's own guidance
+    labels: Sequence[str] | None = None  # of contenders
 
 
 def everything(workshop: Workshop, only: Only | None = None) -> Iterator[Configuration]:
@@ -106,7 +107,9 @@ def everything(workshop: Workshop, only: Only | None = None) -> Iterator[Configu
     for share, own in sorted(pairs, key=lambda pair: pair[1] >= LONG):
         guidance = round(share * workshop.guidance, 2)
         by_solver = [contenders(workshop, s, own, guidance) for s in only.solvers or SOLVERS]
-        yield from chain(*zip(*by_solver, strict=True))
+        for what in chain(*zip(*by_solver, strict=True)):
+            if only.labels is None or what.label in only.labels:
+                yield what
 
 
 class Rows(RowFile):
@@ -273,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("--steps", int, STEPS),
         ("--solvers", str, SOLVERS),
         ("--scales", float, SCALES),
+        ("--labels", str, None),
     ):
         parser.add_argument(
             name, type=kind, nargs="+", choices=choices, help="of the stage choose (all)"
@@ -289,6 +293,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workshop = get_workshop(args.model, args.device)
     workshop.calibrate(print_progress)
     dtype = dtype_of(args.dtype, workshop)
-    only = Only(args.steps, args.solvers, args.scales)
+    only = Only(args.steps, args.solvers, args.scales, args.labels)
     done = run_stage(workshop, args.stage, rows, args.hours, dtype, only)
     print("complete" if done else "stopped by --hours; the same command goes on")
