@@ -189,7 +189,7 @@ def _facts(rows: Sequence[Row]) -> str:
             " nothing here: for choosing, not for quoting."
         )
     else:
-        fact += f"{seeds} seeds, other ones than the guidance was chosen on."
+        fact += f"{seeds} seeds, other ones than the ways were chosen on."
     return escape(fact + " FID is on the model's own feature network.")
 
 

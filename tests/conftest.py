@@ -149,6 +149,16 @@ def workshop(model_folder, small_settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def judged_workshop(small_settings, tmp_path_factory):
+    """A tiny model with a random feature network beside it."""
+    from judges import random_judge
+
+    folder = make_pipeline(tmp_path_factory.mktemp("judged") / "tiny")
+    random_judge().save(folder / "features")
+    return calibrated(folder, small_settings, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
 def one_browser():
     """A Chromium for all tests of a process: its first page is the dearest."""
     from browser import chromium

@@ -254,11 +254,17 @@ def test_a_table_of_runs_that_is_cut_says_that_it_scrolls(in_turn, workshop):
     expect(hint).to_be_visible(timeout=SLOW)
     frame.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
     expect(hint).to_be_hidden(timeout=SLOW)
-    # the front of the model is one click away, and its numbers stand in the list below it
+    assert in_turn.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_front_of_the_model_is_one_click_away(in_turn):
+    in_turn.set_viewport_size({"width": 390, "height": 844})
+    open_runs(in_turn)
     in_turn.get_by_role("button", name=TITLE).locator("visible=true").click()
     front = in_turn.locator("#runs-model-front")
     expect(front.locator(".point")).to_have_count(len(ROWS) - 1, timeout=SLOW)
     expect(front.locator(".textpoint").filter(has_text=re.compile(r"\d"))).to_have_count(3)
+    expect(in_turn.locator("ol li").filter(has_text="GMACs per picture")).to_have_count(3)
     assert in_turn.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import core
+from core.bench.front_table import as_good_sentences, budget_table, contender_table
 from core.curves.plan import StagePlan
 from core.models.bundled import BUNDLED, FASHION
+from core.tuner.front_rows import FILE, read_rows, shown
 from core.workshop.study import Finding, findings, load_study, markdown, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +74,7 @@ def test_the_studies_sentences_are_the_generated_ones(model):
 
 @pytest.mark.parametrize("steps", [50, 10])
 @pytest.mark.parametrize("target", [0.33, 0.5])
-def test_the_readmes_rows_are_the_studys(steps, target):
+def test_the_short_table_has_the_studys_rows(steps, target):
     def fid(f: Finding) -> str:
         return f"{f.fid:.2f} ± {f.fid_spread:.2f}" if f.seeds > 1 else f"{f.fid:.2f}"
 
@@ -87,10 +89,29 @@ def test_the_readmes_rows_are_the_studys(steps, target):
         )
     )
     (fewer,) = [f for f in rows if f.family == "dense" and f.target == target]
-    (line,) = [x for x in text("README.md").splitlines() if f"| {steps} steps, {target} |" in x]
+    page = text("docs/study.md")
+    (line,) = [x for x in page.splitlines() if x.startswith(f"| {steps} steps, {target} |")]
     assert line.split(" | ")[1] == f"{pruned.saved:.0%}"
     fids = " | ".join(map(fid, (dense, pruned, uniform, magnitude)))
     assert line.endswith(f"| {fids} | {fid(fewer)} ({fewer.steps} steps) |")
+
+
+@pytest.mark.parametrize("model", [BUNDLED, FASHION], ids=lambda m: m.name)
+def test_the_tables_of_the_front_are_the_generated_ones(model):
+    found = shown(read_rows(model / FILE))
+    page = text("docs/study.md")
+    assert contender_table(found) in page and budget_table(found) in page
+    for sentence in as_good_sentences(found):
+        assert f"- {sentence}" in page
+
+
+def test_the_readmes_first_table_is_the_front_of_the_bundled_model():
+    found = shown(read_rows(BUNDLED / FILE))
+    page = text("README.md")
+    assert budget_table(found) in page
+    assert page.index("front.png") < page.index("| work of dense UniPC 10 |")
+    for sentence in as_good_sentences(found):
+        assert sentence in page
 
 
 def test_every_field_of_a_plan_has_a_row():

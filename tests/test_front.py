@@ -8,14 +8,13 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 import torch
-from conftest import calibrated, make_pipeline
 from front_cases import PRUNED, ROWS, row
-from judges import random_judge
 
 from core.bench import front as study
 from core.bench import front_table
 from core.errors import StudioError
 from core.tuner import front_rows
+from core.tuner.configuration import Configuration
 from mosaic_ui import front_view
 
 
@@ -36,7 +35,7 @@ def test_contenders_have_the_work_that_they_name(workshop):
 
 
 def test_each_contender_is_taken_at_its_best_guidance():
-    best = study.at_best_guidance(ROWS)
+    best = front_rows.chosen_from(ROWS)
     assert len(best) == 7 and {r["fid"] for r in best if r["configuration"]["steps"] == 10} >= {
         18.0
     }
@@ -54,6 +53,10 @@ def test_what_is_quoted():
     }
     with pytest.raises(StudioError, match="run the stage choose first"):
         study.quoted(ROWS[2:])
+    # two guidances of the anchor that few pictures cannot tell apart are both judged
+    near = row("dense", "UniPC", 10, 10.0, 18.3, guidance=2.5)
+    anchors = [c for c in study.quoted([*ROWS, near]) if (c.label, c.steps) == ("dense", 10)]
+    assert sorted(c.guidance for c in anchors) == [2.0, 2.5]
 
 
 def test_ahead_is_by_more_than_the_deviation_of_paired_differences():
@@ -61,22 +64,22 @@ def test_ahead_is_by_more_than_the_deviation_of_paired_differences():
     for seed, noise in ((100, 0.0), (101, 2.0), (102, -2.0)):  # common to all of one seed
         for what in (ROWS[1], ROWS[3], ROWS[4], ROWS[5], ROWS[6]):
             rows.append(what | {"stage": "judge", "seed": seed, "fid": what["fid"] + noise})
-    lines = front_table.budget_table(study.judged(rows)).splitlines()[2:]
+    lines = front_table.budget_table(front_rows.shown(rows)).splitlines()[2:]
     assert len(lines) == 3  # budgets .7, .6 and .5; nothing is as cheap as .4
     assert lines[0].startswith("| 0.7 |") and lines[0].endswith("| +3.0 ± 0.0 | **pruned** |")
     assert "**pruned**" in lines[2] and "| 24.0 ± 2.0 |" in lines[2]
     rows[-1]["fid"] += 40  # formula 0.5 on one seed
-    assert "too close to call" in front_table.budget_table(study.judged(rows)).splitlines()[-1]
+    assert "too close to call" in front_table.budget_table(front_rows.shown(rows)).splitlines()[-1]
     reused = row("reuse 2", "UniPC", 10, 5.0, 1.0, "judge", plan=PRUNED.with_sparsity(0, 0, 0))
-    with_reuse = study.judged([*rows, *(reused | {"seed": s} for s in (100, 101, 102))])
+    with_reuse = front_rows.shown([*rows, *(reused | {"seed": s} for s in (100, 101, 102))])
     last = front_table.budget_table(with_reuse).splitlines()[-1]  # it prunes nothing
     assert "| reuse 2, UniPC 10 (0.00 G) |" in last and last.endswith("| the whole network |")
-    table = front_table.contender_table(rows)
+    table = front_table.contender_table(front_rows.shown(rows))
     assert table.count("\n|") == 6 and "± 2.0" in table
 
 
 def test_before_anything_is_judged_the_tables_are_of_the_choice():
-    table = front_table.contender_table(ROWS)
+    table = front_table.contender_table(front_rows.shown(ROWS))
     assert table.count("\n|") == 8 and "| 500 × 1 |" in table and "±" not in table
     # formula .33 in 10 steps against 7 dense ones
     first = front_table.budget_table(front_rows.shown(ROWS)).splitlines()[2]
@@ -94,7 +97,7 @@ def test_the_cheapest_way_that_is_as_good():
         )
         for seed, extra in enumerate(extras)
     ]
-    found = study.judged(rows)
+    found = front_rows.shown(rows)
     assert front_table.as_good_sentences(found) == [
         "As good as the whole network with UniPC in 10 steps (FID 18.0 ± 0.0): formula 0.33,"
         " UniPC 10 (0.00 G), 20.0 ± 2.0, for 0.67 of its work.",
@@ -102,6 +105,15 @@ def test_the_cheapest_way_that_is_as_good():
         " UniPC 10 (0.00 G), 20.0 ± 2.0, for 0.13 of its work.",
     ]
     assert front_table.as_good_sentences(found[:1]) == []
+
+
+def test_ways_without_a_common_seed_are_not_compared():
+    one, other = (
+        row(label, "UniPC", steps, 5.0, fid, "judge", seed=seed, plan=plan)
+        for label, steps, fid, seed, plan in (("dense", 5, 3.0, 1, None), ("f", 10, 2.0, 2, PRUNED))
+    )
+    (duel, *_) = front_rows.duels([row("dense", "UniPC", 10, 10.0, 9.0, "judge"), one, other])
+    assert duel.ahead is None
 
 
 def test_the_page_draws_every_contender_and_says_who_is_ahead():
@@ -157,12 +169,22 @@ def test_a_card_stands_where_a_model_has_a_study(workshop, tmp_path):
         assert not front_view.FrontCard(workshop, "none").there
 
 
-@pytest.fixture(scope="module")
-def judged_workshop(tmp_path_factory, small_settings):
-    """A tiny model with a random feature network beside it."""
-    folder = make_pipeline(tmp_path_factory.mktemp("front") / "tiny")
-    random_judge().save(folder / "features")
-    return calibrated(folder, small_settings, tmp_path_factory.mktemp("cache"))
+def test_dense_rows_of_the_study_are_taken(tmp_path, judged_workshop, monkeypatch):
+    kept = {"method": "dense", "base_steps": 50, "steps": 50, "seed": 1, "n": 2000, "macs": 1.0}
+    kept |= {"fid": 9.0, "class_accuracy": 1.0, "variance_ratio": 1.0, "dtype": "bfloat16"}
+    kept |= {"device": "CPU", "when": "2026-11-28 12:00", "guidance": judged_workshop.guidance}
+    others = ({"n": 500}, {"seed": 9}, {"method": "uniform OBS 0.5"}, {"guidance": 7.0})
+    (tmp_path / "study.json").write_text(json.dumps([kept, *(kept | other for other in others)]))
+    place = SimpleNamespace(
+        **{name: getattr(judged_workshop, name) for name in ("guidance", "name")},
+        checkpoint=SimpleNamespace(folder=tmp_path),
+    )
+    monkeypatch.setattr(Configuration, "macs", lambda *_: 50.0)
+    (row,) = study.from_study(place)
+    assert (row["stage"], row["seed"], row["fid"], row["macs"]) == ("judge", 1, 9.0, 50.0)
+    assert front_rows.kind_of(row) == front_rows.USUAL
+    place.checkpoint.folder = tmp_path / "none"
+    assert study.from_study(place) == []
 
 
 def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monkeypatch):
@@ -179,6 +201,11 @@ def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monk
     assert study.run_stage(judged_workshop, "choose", study.Rows(path), 1.0, torch.float32)
     rows = json.loads(path.read_text())
     assert len(rows) == len(list(study.everything(judged_workshop))) == 16
+    with pytest.raises(StudioError, match="No contender"):
+        other = study.Only(labels=("densed",))
+        study.run_stage(judged_workshop, "choose", study.Rows(path), 1.0, torch.float32, other)
+    one = study.Only(steps=(4,), labels=("dense",))
+    assert [what.label for what in study.everything(judged_workshop, one)] == ["dense"]
     # three rows lost: only they are drawn again
     path.write_text(json.dumps(rows[:-3]))
     drawn = []
@@ -190,7 +217,7 @@ def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monk
     assert [r["fid"] for r in again] == pytest.approx([r["fid"] for r in rows])
     for stage in ("judge", "time"):
         assert study.run_stage(judged_workshop, stage, study.Rows(path), 1.0, torch.float32)
-    table = front_table.contender_table(study.Rows(path).rows)
+    table = front_table.contender_table(front_rows.shown(study.Rows(path).rows))
     assert "| dense | UniPC 10 | 1.5 |" in table and " ± " in table and "- |" not in table
     path.write_text("[")
     with pytest.raises(StudioError, match="is damaged"):

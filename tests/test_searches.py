@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import calibrated, make_pipeline
-from judges import random_judge
 
 from core.bench import halves, searches
 from core.bench.row_file import RowFile, file_beside
+from core.calibration.row_weights import RowWeights
 from core.curves.plan import StagePlan
 from core.errors import StudioError
 from core.tuner.configuration import Configuration
 from core.tuner.space import Space
 
 PLAN = StagePlan((90, 550), (0.25, 0.25, 0.5)).with_guidance(early=1)
-
-
-@pytest.fixture(scope="module")
-def judged_workshop(tmp_path_factory, small_settings):
-    """A tiny model with a random feature network beside it."""
-    folder = make_pipeline(tmp_path_factory.mktemp("searches") / "tiny")
-    random_judge().save(folder / "features")
-    return calibrated(folder, small_settings, tmp_path_factory.mktemp("cache"))
 
 
 # ------------------------------------------------------------ rows of a stage without guidance
@@ -48,19 +40,12 @@ def test_only_the_early_stage_comes_from_the_conditional_rows(judged_workshop):
     assert any(not torch.equal(a, b) for a, b in different)
 
 
-def test_rows_of_guidance_one_are_the_conditional_half_alone(judged_workshop):
-    """Its Grams are those of a calibration whose unconditional rows count nothing."""
-    shops = halves.calibrations(judged_workshop)
-    alone, both = shops[halves.CONDITIONAL], judged_workshop
-    alone.calibrate()
-    settings = alone.settings
-    assert (settings.weighting, settings.guidance) == ("guidance", 1.0)
-    low, high = settings.edges[0], settings.edges[-1]
-    for layer in range(len(both.layers)):
-        whole, half = (shop.bank.gram(layer, low, high)[0] for shop in (both, alone))
-        # what is left of the sum is the unconditional half: a Gram matrix as well
-        rest = torch.linalg.eigvalsh((whole - half / 2).double())
-        assert rest.min() > -1e-4 * rest.max()
+def test_with_guidance_one_the_unconditional_rows_count_nothing(judged_workshop):
+    alone = halves.calibrations(judged_workshop)[halves.CONDITIONAL].settings
+    weights = RowWeights(
+        judged_workshop.transformer, judged_workshop.layers, alone.weighting, alone.guidance
+    )
+    assert weights.of(0, 4).tolist() == [1.0, 1.0, 0.0, 0.0]  # conditional rows come first
 
 
 def test_halves_resume_and_fill_a_table(judged_workshop, tmp_path, monkeypatch):
@@ -76,7 +61,7 @@ def test_halves_resume_and_fill_a_table(judged_workshop, tmp_path, monkeypatch):
     assert [r["fid"] for r in again] == pytest.approx([r["fid"] for r in rows])
     both = np.mean([r["fid"] for r in rows if r["early"] == halves.BOTH])
     last = halves.table(rows).splitlines()[-1]
-    assert last.startswith(f"| formula 0.33 | 4 | {both:.2f} | ") and last.count(" ± ") == 3
+    assert last.startswith(f"| formula 0.33 | 4 | 200 | {both:.2f} | ") and last.count(" ± ") == 3
 
 
 # ------------------------------------------------------------ searches
@@ -120,7 +105,42 @@ def test_evolution_keeps_the_budget_and_gets_nearer(space):
 
 def test_evolution_from_a_budget_that_the_formula_cannot_keep(judged_workshop, space):
     with pytest.raises(StudioError, match="ask for less"):
-        searches.evolution(judged_workshop, space, space.spend(space.reference) / 500, 0, (3,))
+        next(
+            searches.evolution(judged_workshop, space, space.spend(space.reference) / 500, 0, (3,))
+        )
+
+
+real = searches.evolve
+
+
+def few(search):
+    """Four configurations of a search, and no more."""
+    score = None
+    for _ in range(4):
+        score = yield search.send(score)
+
+
+def test_evolution_that_runs_out_or_cannot_draw_says_what_it_has(
+    judged_workshop, space, monkeypatch
+):
+    drawn = []
+
+    def one_fails(workshop, what, *_args, **_more):
+        drawn.append(what)
+        if len(drawn) == 1:
+            raise StudioError("NaN")
+        return what
+
+    monkeypatch.setattr(searches, "draw", one_fails)
+    monkeypatch.setattr(searches, "MOST_TRIES", 3)
+    score = SimpleNamespace(score=lambda what, seed: sum(what.plan.sparsity))
+    monkeypatch.setattr(searches, "usual_quality", lambda *_: score)
+    monkeypatch.setattr(searches, "evolve", lambda *a, **k: few(real(*a, **k)))
+    budget = space.spend(space.reference) / 8
+    found = list(searches.evolution(judged_workshop, space, budget, 0, (2, 9)))
+    assert [n for n, _, _ in found] == [2, 9] and len(drawn) == 4
+    assert found[0][1] == drawn[1]  # the first was not drawn
+    assert found[1][1] == min(drawn[1:], key=lambda what: sum(what.plan.sparsity))
 
 
 def test_a_study_of_searches_resumes(judged_workshop, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from ..tuner.front_rows import (
     FILE,
     USUAL,
     Row,
-    at_best_guidance,
+    chosen_from,
     judged,
     kind_of,
     read_rows,
@@ -44,18 +44,18 @@ from ..tuner.quality import draw
 from ..tuner.record import TOLERANCE
 from ..workshop.study import load_study
 from ..workshop.workshop import Workshop, get_workshop
-from .front_table import budget_table, contender_table
+from .front_table import as_good_sentences, budget_table, contender_table
 from .row_file import RowFile, circumstances, file_beside
 from .studies import AUTO, DTYPES, STUDIES, dtype_of, picture_scores, print_progress
 
 SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
-STEPS = (10, 8, 7, 5, 4, 20, 50)  # in the order of worth
+STEPS = (10, 8, 7, 6, 5, 4, 20, 50)  # in the order of worth
 LONG = 20  # from so many steps a row costs as much as three
 TARGETS = (0.33, 0.5, 0.2)
 SCALES = (1.0, 0.8, 1.3)  # of the model's own guidance
-CHOOSING = {"n": 500, "seeds": (7,)}
-JUDGING = {"n": 2000, "seeds": (0, 1, 2)}
-REUSE_FROM = 5  # sampling steps
+CHOOSING: dict[str, Any] = {"n": 500, "seeds": (7,)}
+JUDGING: dict[str, Any] = {"n": 2000, "seeds": (0, 1, 2)}
+REUSED_FROM = 5  # sampling steps
 TIE = 1.02  # of the lowest FID: nearer is no difference in so few pictures
 OFF = ", guidance off early"
 ROUNDS, BATCH = 5, 16  # of the timing
@@ -73,7 +73,7 @@ def contenders(workshop: Workshop, solver: str, steps: int, guidance: float) -> 
         plans[f"uniform {target}"] = own["Uniform"]
     for name, plan in list(plans.items()):
         plans[name + OFF] = plan.with_guidance(early=1)
-    if steps >= REUSE_FROM:
+    if steps >= REUSED_FROM:
         every_second: dict[str, Any] = {"reuse": (2, 2, 2)}
         forecast = every_second | {"reuse_order": 1}
         plans["reuse 2"] = replace(plans["dense"], **every_second)
@@ -153,7 +153,7 @@ def quoted(rows: Sequence[Row]) -> list[Configuration]:
     cannot decide, the front down to the smallest budget, and for every budget the best contender
     within it that prunes and the best that does not.
     """
-    best = at_best_guidance(rows)
+    best = chosen_from(rows)
     anchor = next((r for r in best if kind_of(r) == ANCHOR), None)
     if anchor is None:
         raise StudioError("Dense UniPC in 10 steps was not drawn yet: run the stage choose first.")
@@ -175,7 +175,8 @@ def quoted(rows: Sequence[Row]) -> list[Configuration]:
 def from_study(workshop: Workshop) -> list[Row]:
     """Return rows of `judge` for dense DDIM in 50 steps, where the study of the model has them.
 
-    They are of the same noise and number of pictures, so they need not be drawn again.
+    They are of the same noise and number of pictures, so they need not be drawn again. Each says
+    the precision of its denoiser; the VAE ran in its own.
     """
     folder = workshop.checkpoint.folder
     file = None if folder is None else Path(folder) / STUDIES["quality"].file
@@ -208,6 +209,7 @@ def run_stage(
 ) -> bool:
     """Add the missing rows of a stage, for at most so many hours; say whether it is complete.
 
+    Raises StudioError where nothing was chosen yet, or where `only` leaves nothing.
     only: what `choose` is held to; None: all.
     """
     end = time.monotonic() + 3600 * hours
@@ -216,6 +218,8 @@ def run_stage(
     settings: dict[str, Any] = CHOOSING if stage == "choose" else JUDGING
     if stage == "choose":
         wanted = list(everything(workshop, only))
+        if not wanted:
+            raise StudioError("No contender has this name: see `contenders` for those there are.")
     else:
         wanted = quoted(rows.rows)
         for row in from_study(workshop):
@@ -288,7 +292,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     rows = Rows(file_beside(args.model, FILE, args.out))
     if args.stage == "table":
-        print(budget_table(shown(rows.rows)), "", contender_table(rows.rows), sep="\n")
+        found = shown(rows.rows)
+        print(budget_table(found), "", contender_table(found), "", sep="\n")
+        print(*(f"- {sentence}" for sentence in as_good_sentences(found)), sep="\n")
         return
     workshop = get_workshop(args.model, args.device)
     workshop.calibrate(print_progress)

@@ -10,18 +10,15 @@ from ..tuner.front_rows import (
     Duel,
     Row,
     as_good,
-    at_best_guidance,
     duels,
-    judged,
     kind_of,
 )
 
 GIGA = 1e9
 
 
-def contender_table(rows: Sequence[Row]) -> str:
-    """Return the table of what was judged; where nothing was, of the choice."""
-    found = judged(rows) or sorted(at_best_guidance(rows), key=lambda r: r["macs"])
+def contender_table(found: Sequence[Row]) -> str:
+    """Return all contenders as a table. found: one row per contender, cheapest first."""
     lines = [
         "| contender | solver, steps | guidance | GMACs an image | seconds for 16 | FID | n × seeds"
         " |",

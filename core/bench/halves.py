@@ -20,16 +20,17 @@ from pathlib import Path
 
 import torch
 
-from ..curves.plan import StagePlan
+from ..curves.plan import STAGES, StagePlan
 from ..curves.proposals import presets
 from ..models.bundled import BUNDLED
 from ..mosaic.transformer import MosaicTransformer
 from ..pruning.cuts import Cut
 from ..sampling.denoise import decode
 from ..tuner.configuration import Configuration
+from ..tuner.front_rows import Row
 from ..workshop.drawing import draw_latents
 from ..workshop.workshop import Workshop, get_workshop
-from .row_file import Row, RowFile, circumstances, file_beside
+from .row_file import RowFile, circumstances, file_beside
 from .studies import AUTO, dtype_of, picture_scores, print_progress
 
 FILE = "halves.json"  # beside the model
@@ -69,7 +70,7 @@ def built_from(workshop: Workshop, early: Workshop, plan: StagePlan) -> MosaicTr
     widths = workshop.predictor.widths(plan)
     cuts: list[list[Cut] | None] = []
     for stage, removed in enumerate(widths):
-        shop = early if stage == 2 else workshop
+        shop = early if STAGES[stage] == "early" else workshop
         low, high = shop.predictor.calibrated_range(plan, stage)
         own = [shop.pruner.cut(i, low, high, gone, plan.method) for i, gone in enumerate(removed)]
         cuts.append(own if any(removed) else None)
@@ -98,7 +99,8 @@ def halves_rows(
         plan = presets(workshop.schedule, target, timesteps)[shape].with_guidance(early=1)
         plan = plan.counted(timesteps)
         for name, early in shops.items():
-            key = {"plan": f"{shape.lower()} {target}", "steps": count, "early": name, "seed": seed}
+            named = f"{shape.lower()} {target}"
+            key = {"plan": named, "steps": count, "early": name, "seed": seed, "n": n}
             if kept.has(**key):
                 continue
             model = built_from(workshop, early, plan)
@@ -106,27 +108,30 @@ def halves_rows(
                 workshop, model, "UniPC", count, workshop.guidance, n, seed, BATCH, dtype
             )
             scores = picture_scores(workshop, decode(workshop.vae, latents))
-            facts = {"n": n, "dtype": str(dtype).removeprefix("torch."), **circumstances(workshop)}
+            facts = {"dtype": str(dtype).removeprefix("torch."), **circumstances(workshop)}
             kept.add(key | scores | facts)
             print_progress(len(kept.rows), 0, f"{key}: FID {scores['fid']:.2f}")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the mean FID of every plan, early cuts from both halves and from one, as Markdown."""
+    """Return FID with early cuts from both halves, and how much other cuts move it, as Markdown.
+
+    Means over the seeds, and the standard deviation of the paired differences.
+    """
     lines = [
-        "| plan, guidance off early | UniPC steps | both halves | conditional rows |"
+        "| plan, guidance off early | UniPC steps | n | both halves | conditional rows |"
         " twice the images | another draw of both |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
-    for plan, steps in dict.fromkeys((r["plan"], r["steps"]) for r in rows):
-        own = [r for r in rows if (r["plan"], r["steps"]) == (plan, steps)]
+    for group in dict.fromkeys((r["plan"], r["steps"], r["n"]) for r in rows):
+        own = [r for r in rows if (r["plan"], r["steps"], r["n"]) == group]
         base = {r["seed"]: r["fid"] for r in own if r["early"] == BOTH}
         cells = [f"{statistics.fmean(base.values()):.2f}"]
         for name in (CONDITIONAL, TWICE, AGAIN):
             moved = [r["fid"] - base[r["seed"]] for r in own if r["early"] == name]
             around = f" ± {statistics.stdev(moved):.2f}" if len(moved) > 1 else ""
             cells.append(f"{statistics.fmean(moved):+.2f}{around}")
-        lines.append(f"| {plan} | {steps} | " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join([*map(str, group), *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -136,7 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default=BUNDLED)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="the rows' file (default: beside the model)")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many")
+    parser.add_argument(
+        "--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1), help="how many"
+    )
     parser.add_argument("--images", type=int, default=IMAGES)
     args = parser.parse_args(arguments)
     kept = RowFile(file_beside(args.model, FILE, args.out))

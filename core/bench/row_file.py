@@ -11,9 +11,8 @@ from .. import __version__
 from ..errors import StudioError
 from ..files import write_whole
 from ..models.checkpoints import local_folder
+from ..tuner.front_rows import Row
 from ..workshop.workshop import Workshop
-
-Row = dict[str, Any]
 
 
 class RowFile:

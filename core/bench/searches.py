@@ -2,9 +2,9 @@
 
     python -m core.bench searches --model fashion-dit --speedup 10
 
-Every way keeps the same budget, a share of dense DDIM in 50 steps. The tuner and the evolution see
-256 pictures of one seed per evaluation, the tuner 60 of them; the evolution over the sparsities of
-the three stages has as many and, from the same run, ten times as many. The tuner's three best are
+Every way keeps the same budget, a share of dense DDIM in 50 steps. The tuner has 60 evaluations of
+256 pictures of one seed, the reference among them; the evolution over the sparsities of the three
+stages has as many and, from the same run, ten times as many. The tuner's three best are
 judged on held-out noises before it answers, which the evolution's are not. What was found is then
 judged with pictures of other seeds, those that the formula and the others are judged on.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,34 +24,37 @@ import numpy as np
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
 from ..models.bundled import BUNDLED
+from ..sampling.timing import spread
 from ..tuner.configuration import Configuration
 from ..tuner.found import Tuned
+from ..tuner.front_rows import Row
 from ..tuner.goal import Effort, Goal
 from ..tuner.quality import draw, usual_quality
 from ..tuner.search import Tune
 from ..tuner.space import FEWEST, MOST, Params, Space
 from ..workshop.workshop import Workshop, get_workshop
-from .row_file import Row, RowFile, circumstances, file_beside
+from .row_file import RowFile, circumstances, file_beside
 from .studies import AUTO, dtype_of, picture_scores, print_progress
 
 FILE = "searches.json"  # beside the model
-REFERENCE = ("DDIM", 50)
+REFERENCE = ("DDIM", 50)  # solver, steps
 SEEDS = (0, 1, 2)
 EVALUATIONS, MANY = 60, 600
-IMAGES, SECONDS = 256, 1800.0  # of one evaluation; of one tune, so that its evaluations bind
+IMAGES = 256  # of one evaluation
+SECONDS = 1800.0  # of one tune: more than its evaluations take
 POPULATION, PARENTS = 12, 4
 MUTATION = 0.2  # deviation of a stage's share of the cut
-JUDGED = {"n": 2000, "seeds": (100, 101, 102)}
+JUDGED: dict[str, Any] = {"n": 2000, "seeds": (100, 101, 102)}
 TUNER, EVOLUTION = "tuner", "evolution"
-MOST_TRIES = 50  # offspring in a row that keep no budget
+MOST_TRIES = 50  # children in a row that keep no budget or were seen before
 
 
 def contenders(space: Space, budget: float) -> dict[str, Configuration]:
     """Return what needs no search, each at this budget: formula, uniform, and the dense ways.
 
-    The formula and uniform pruning run in as many UniPC steps as keep the budget with a third or a
-    half removed, with and without guidance in the early stage; the dense ones in as many steps as
-    they can.
+    The formula runs in as many UniPC steps as keep the budget with a third or a half removed, with
+    and without guidance in the early stage, uniform pruning with a third and with guidance; the
+    dense ones, one with reuse alone, run in as many steps as they can.
     """
     found = {}
     for label, params in space.seeds(budget):
@@ -78,7 +81,7 @@ def _most_steps(space: Space, budget: float, reuse: tuple[int, int, int]) -> Con
 
 def evolve(
     space: Space, start: Params, budget: float, seed: int, most: int
-) -> Iterator[Configuration]:
+) -> Generator[Configuration, float, None]:
     """Yield configurations to be judged; send back the quality of each, lower is better.
 
     A plain evolution of the shares that the three stages lose, everything else as `start` has it:
@@ -108,32 +111,35 @@ def evolve(
 
 def evolution(
     workshop: Workshop, space: Space, budget: float, seed: int, counts: Sequence[int]
-) -> dict[int, tuple[Configuration, float]]:
-    """Return the best configuration and the seconds so far after each of some evaluation counts."""
-    quality = usual_quality(workshop, space.reference)
+) -> Iterator[tuple[int, Configuration, float]]:
+    """Yield after each of some evaluation counts: the count, the best so far, and the seconds.
+
+    Where fewer configurations keep the budget, the last ones have what was found in all of them.
+    What cannot be drawn counts as worst. Raises StudioError for a budget below the formula's.
+    """
+    quality, dtype = usual_quality(workshop, space.reference), dtype_of(AUTO, workshop)
     starts = (p for label, p in space.seeds(budget) if label.startswith("formula"))
     start = next(starts, None)
     if start is None:
         raise StudioError("The formula keeps no budget as small as that: ask for less.")
     search = evolve(space, start, budget, seed, max(counts))
-    dtype = dtype_of(AUTO, workshop)
     best: tuple[float, Configuration] | None = None
-    found, began = {}, time.perf_counter()
-    what = next(search, None)
-    for done in range(1, max(counts) + 1):
-        if what is None:
-            break
-        drawn = draw(workshop, what, IMAGES, seed, dtype=dtype)
-        score = quality.score(drawn, seed)
+    waiting, began = sorted(counts), time.perf_counter()
+    what, done = next(search, None), 0
+    while what is not None:
+        try:
+            score = quality.score(draw(workshop, what, IMAGES, seed, dtype=dtype), seed)
+        except StudioError:  # a solver that ends in NaN, say
+            score = float("inf")
         best = (score, what) if best is None or score < best[0] else best
-        if done in counts:
-            found[done] = best[1], time.perf_counter() - began
-            print_progress(done, max(counts), f"evolution, seed {seed}: {best[0]:.2f}")
+        done += 1
         try:
             what = search.send(score)
         except StopIteration:
-            break
-    return found
+            what = None
+        while waiting and (done == waiting[0] or what is None):
+            print_progress(done, max(counts), f"evolution, seed {seed}: {best[0]:.2f}")
+            yield waiting.pop(0), best[1], time.perf_counter() - began
 
 
 def tuned(workshop: Workshop, space: Space, goal: Goal, seed: int, folder: Path) -> Tuned:
@@ -151,7 +157,7 @@ def tuned(workshop: Workshop, space: Space, goal: Goal, seed: int, folder: Path)
 
 
 def find(
-    workshop: Workshop, kept: RowFile, speedup: float, seeds: Sequence[int], many: bool
+    workshop: Workshop, kept: RowFile, speedup: float, seeds: Sequence[int], *, many: bool
 ) -> None:
     """Add what every way finds at a budget, where it is missing."""
     reference = Configuration(None, *REFERENCE, workshop.guidance, "dense")
@@ -178,7 +184,7 @@ def find(
             add(TUNER, seed, replace(one.best.configuration, label=TUNER), **counted)
         counts = [n for n in (EVALUATIONS, MANY)[: 1 + many] if missing(f"{EVOLUTION}, {n}", seed)]
         if counts:
-            for n, (what, seconds) in evolution(workshop, space, budget, seed, counts).items():
+            for n, what, seconds in evolution(workshop, space, budget, seed, counts):
                 way = f"{EVOLUTION}, {n}"
                 add(way, seed, replace(what, label=way), evaluations=n, seconds=seconds)
 
@@ -222,7 +228,7 @@ def table(rows: Sequence[Row]) -> str:
         ]
         if not fids:
             continue
-        around = f" ± {(max(fids) - min(fids)) / 2:.2f}" if len(fids) > 1 else ""
+        around = f" ± {spread(fids):.2f}" if len(fids) > 1 else ""
         steps = sorted(
             {(r["configuration"]["scheduler"], r["configuration"]["steps"]) for r in own}
         )
@@ -243,7 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="the rows' file (default: beside the model)")
     parser.add_argument("--speedup", type=float, nargs="+", default=[10.0])
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many")
+    parser.add_argument(
+        "--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1), help="how many"
+    )
     parser.add_argument("--many", action="store_true", help=f"{MANY} evaluations of evolution too")
     args = parser.parse_args(arguments)
     kept = RowFile(file_beside(args.model, FILE, args.out))
@@ -252,6 +260,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for halves in (2, 1):
         workshop.measure_latency(workshop.usual_images, halves, print_progress)
     for speedup in args.speedup:
-        find(workshop, kept, speedup, SEEDS[: args.seeds], args.many)
+        find(workshop, kept, speedup, SEEDS[: args.seeds], many=args.many)
     judge(workshop, kept)
     print(table(kept.rows))

@@ -6,11 +6,10 @@
     python -m core.bench weighting                 # the weightings of calibration rows
     python -m core.bench table --out study.json    # the README's table and its sentences
 
-`quality` samples in bf16 where that is quicker than fp32 (twice on CPUs that have units for it, a
-hundred times slower on others); it prints the latent MSE that bf16 alone causes, so that no
-difference below that floor is mistaken for a result. `speed` and
-`quality` need the processor for themselves. All other ratios, on one page, are `python app.py
-bench`.
+`quality` samples in bf16 where that is quicker: twice as fast on CPUs with units for it, a hundred
+times slower on others, which take fp32. It prints the latent MSE that bf16 alone causes, so that no
+difference below that floor is mistaken for a result. `speed` and `quality` need the processor for
+themselves. All other ratios, on one page, are `python app.py bench`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +30,7 @@ from ..calibration.row_weights import WEIGHTINGS
 from ..curves.plan import StagePlan
 from ..curves.proposals import presets, propose_plan
 from ..errors import StudioError
-from ..files import write_whole
 from ..models.bundled import BUNDLED
-from ..models.checkpoints import local_folder
 from ..sampling.denoise import decode
 from ..sampling.metrics import latent_mse, psnr, ssim
 from ..tuner.quality import quick_dtype
@@ -43,6 +39,7 @@ from ..workshop.prediction import TableLabels
 from ..workshop.study import findings, load_study, markdown, verdicts
 from ..workshop.workshop import Workshop, get_workshop
 from .realised import TARGETS, speed_benchmark, timesteps_of
+from .row_file import RowFile, file_beside
 
 AUTO = "auto"
 DTYPES = (AUTO, "float32", "bfloat16")
@@ -137,8 +134,8 @@ def quality(args: argparse.Namespace) -> None:
     make = STUDIES[args.what].contenders
     workshop = get_workshop(args.model)
     workshop.calibrate(print_progress)
-    rows = json.loads(args.out.read_text()) if args.out.exists() else []
-    done = {(r["method"], r["base_steps"], r["seed"]) for r in rows}
+    kept = RowFile(args.out)
+    done = {(r["method"], r["base_steps"], r["seed"]) for r in kept.rows}
     dtype = dtype_of(args.dtype, workshop)
     named = str(dtype).removeprefix("torch.")
     for steps, n, seed in plan_of_runs(args):
@@ -153,7 +150,7 @@ def quality(args: argparse.Namespace) -> None:
             dense = samples if dense is None else dense
             if known:
                 continue
-            rows.append(
+            kept.add(
                 {"method": contender.name, "base_steps": steps, "steps": contender.steps}
                 | {"seed": seed, "n": n}
                 | scores(workshop, samples, dense)
@@ -165,9 +162,7 @@ def quality(args: argparse.Namespace) -> None:
                     "when": time.strftime("%Y-%m-%d %H:%M"),
                 }
             )
-            text = json.dumps(rows, indent=1) + "\n"
-            write_whole(args.out, partial(_write_text, text))
-            print(_row_text(rows[-1]), flush=True)
+            print(_row_text(kept.rows[-1]), flush=True)
     if dtype != torch.float32:
         floor = rounding_floor(workshop, dtype)
         print(f"latent MSE that {named} alone causes (dense, 50 steps, n = 200): {floor:.6f}")
@@ -200,11 +195,6 @@ def scores(workshop: Workshop, samples: Samples, dense: Samples) -> dict[str, fl
         "psnr": float(decibel.mean()) if len(decibel) else None,
         "ssim": float(ssim(images, dense.images).mean()),
     }
-
-
-def _write_text(text: str, part: Path) -> None:
-    """Write text to a file."""
-    part.write_text(text)
 
 
 def _row_text(row: dict[str, Any]) -> str:
@@ -323,14 +313,6 @@ def table(args: argparse.Namespace) -> None:
     print(markdown(found), *(f"- {sentence}" for sentence in verdicts(found)), sep="\n")
 
 
-def _study_file(what: str, model: str | Path) -> Path:
-    """Return the file of a study in a model's folder. Raises StudioError where there is none."""
-    folder = local_folder(model)
-    if folder is None:
-        raise StudioError(f"{model} has no folder on this machine: give the study's file as --out.")
-    return folder / STUDIES.get(what, STUDIES["quality"]).file
-
-
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -354,7 +336,8 @@ def main() -> None:
     if args.what == "speed":
         speed(args)
         return
-    args.out = args.out or _study_file(args.what, args.model)
+    file = STUDIES.get(args.what, STUDIES["quality"]).file
+    args.out = file_beside(args.model, file, args.out)
     if args.what == "table":
         table(args)
     else:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,13 +43,18 @@ def kind_of(row: Row) -> tuple[str, str, int]:
 
 
 def at_best_guidance(rows: Sequence[Row]) -> list[Row]:
-    """Return of every contender, solver and steps the row with the lowest FID."""
+    """Return of every contender, solver and steps the row with the lowest FID, cheapest first."""
     best: dict[tuple[str, str, int], Row] = {}
     for row in rows:
-        if row["stage"] == "choose" and row["fid"] is not None:
+        if row["fid"] is not None:
             known = best.get(kind_of(row))
             best[kind_of(row)] = row if known is None or row["fid"] < known["fid"] else known
-    return list(best.values())
+    return sorted(best.values(), key=lambda r: r["macs"])
+
+
+def chosen_from(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the choice, each contender at its best guidance."""
+    return at_best_guidance([r for r in rows if r["stage"] == "choose"])
 
 
 def prunes(row: Row) -> bool:
@@ -67,7 +73,7 @@ def whole_and_pruned(rows: Sequence[Row], budget: float) -> tuple[list[Row], lis
 
 
 def judged(rows: Sequence[Row]) -> list[Row]:
-    """Return one row for every contender that was judged: mean FID and spread over seeds."""
+    """Return one row for every configuration that was judged: mean FID and spread over seeds."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row["stage"] == "judge":
@@ -89,12 +95,10 @@ def judged(rows: Sequence[Row]) -> list[Row]:
 def shown(rows: Sequence[Row]) -> list[Row]:
     """Return one row per contender: what was judged, where that holds the anchor, else the choice.
 
-    The rows of the choice are of one seed and few pictures, each at its best guidance.
+    Each at its best guidance. The rows of the choice are of one seed and few pictures.
     """
-    found = judged(rows)
-    if any(kind_of(r) == ANCHOR for r in found):
-        return found
-    return sorted(at_best_guidance(rows), key=lambda r: r["macs"])
+    found = at_best_guidance(judged(rows))
+    return found if any(kind_of(r) == ANCHOR for r in found) else chosen_from(rows)
 
 
 def unbeaten_rows(rows: Sequence[Row], cost: str = "macs") -> list[Row]:
@@ -117,7 +121,12 @@ class Duel:
 
     @property
     def ahead(self) -> str | None:
-        """Return "pruned", "dense", or None where the deviation is as large as the difference."""
+        """Return "pruned", "dense", or None.
+
+        None where the deviation is as large as the difference, or where no seed is common.
+        """
+        if math.isnan(self.difference):
+            return None
         if self.around is not None and abs(self.difference) <= self.around:
             return None
         return "pruned" if self.difference > 0 else "dense"
@@ -142,10 +151,9 @@ def as_good(rows: Sequence[Row], kind: tuple[str, str, int]) -> tuple[Row, Row] 
     At least as good: a mean FID not higher by more than the deviation of the paired difference.
     None where the way is not among the rows.
     """
-    named = [r for r in rows if kind_of(r) == kind]
-    if not named:
+    whole = next((r for r in rows if kind_of(r) == kind), None)
+    if whole is None:
         return None
-    whole = min(named, key=lambda r: r["fid"])  # at its best guidance
 
     def good(row: Row) -> bool:
         more, around = paired(row, whole)
@@ -157,7 +165,7 @@ def as_good(rows: Sequence[Row], kind: tuple[str, str, int]) -> tuple[Row, Row] 
 def duels(rows: Sequence[Row]) -> list[Duel]:
     """Return a duel for every budget that has both sides, the largest budget first.
 
-    rows: one per contender, as `shown` or `judged` return them.
+    rows: one per contender, as `shown` returns them.
     """
     whole = next((r["macs"] for r in rows if kind_of(r) == ANCHOR), None)
     if whole is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ def quick_dtype(workshop: Workshop) -> torch.dtype | None:
         return None
     for size in PRODUCTS:
         random = torch.randn(size, size, device=workshop.device)
-        calls = [lambda x=x: x @ x for x in (random, random.bfloat16())]
+        calls = [partial(torch.matmul, x, x) for x in (random, random.bfloat16())]
         full, half = measure_alternating(calls, workshop.device, repeats=5)
         if workshop.device.type == "cpu" and min(half) > HOPELESS * min(full):
             return None
