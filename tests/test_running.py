@@ -157,7 +157,9 @@ def test_a_move_keeps_the_sharing_and_leaves_the_dense_model_alone(pipelines, ki
     )
     # cut from the model in bf16: the same weights, rounded once
     low = mosaic_of(copy.deepcopy(model).to(torch.bfloat16))
-    assert same(answers(mosaic, pipeline, torch.bfloat16), answers(low, pipeline, torch.bfloat16))
+    # a processor without units for bf16 sums up in another order where a tensor lies elsewhere
+    for a, b in zip(*(answers(m, pipeline, torch.bfloat16) for m in (mosaic, low)), strict=True):
+        assert torch.allclose(a.float(), b.float(), atol=0.02)
     mosaic.to("meta")
     assert mosaic.device.type == "meta" and model.device.type == "cpu"
     assert (
