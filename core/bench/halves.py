@@ -11,18 +11,15 @@ as many, which is as many rows. The last column says how much another draw of bo
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import torch
 
 from ..curves.plan import STAGES, StagePlan
 from ..curves.proposals import presets
-from ..models.bundled import BUNDLED
 from ..mosaic.transformer import MosaicTransformer
 from ..pruning.cuts import Cut
 from ..sampling.denoise import decode
@@ -30,7 +27,7 @@ from ..tuner.configuration import Configuration
 from ..tuner.front_rows import Row
 from ..workshop.drawing import draw_latents
 from ..workshop.workshop import Workshop, get_workshop
-from .row_file import RowFile, circumstances, file_beside
+from .row_file import RowFile, circumstances, file_beside, study_parser
 from .studies import AUTO, dtype_of, picture_scores, print_progress
 
 FILE = "halves.json"  # beside the model
@@ -137,13 +134,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default=BUNDLED)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="the rows' file (default: beside the model)")
-    parser.add_argument(
-        "--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1), help="how many"
-    )
+    parser = study_parser(__doc__, len(SEEDS))
     parser.add_argument("--images", type=int, default=IMAGES)
     args = parser.parse_args(arguments)
     kept = RowFile(file_beside(args.model, FILE, args.out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from .. import __version__
 from ..errors import StudioError
 from ..files import write_whole
+from ..models.bundled import BUNDLED
 from ..models.checkpoints import local_folder
 from ..tuner.front_rows import Row
 from ..workshop.workshop import Workshop
@@ -37,6 +39,18 @@ class RowFile:
         self.rows.append(row)
         text = json.dumps(self.rows, indent=1) + "\n"
         write_whole(self.path, lambda part: part.write_text(text))
+
+
+def study_parser(about: str | None, seeds: int) -> argparse.ArgumentParser:
+    """Return the command line of a study of rows: model, device, file and how many seeds."""
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
+    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="the rows' file (default: beside the model)")
+    parser.add_argument(
+        "--seeds", type=int, default=seeds, choices=range(1, seeds + 1), help="how many"
+    )
+    return parser
 
 
 def file_beside(model: str | Path, name: str, out: Path | None) -> Path:

@@ -11,7 +11,6 @@ judged with pictures of other seeds, those that the formula and the others are j
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -23,7 +22,6 @@ import numpy as np
 
 from ..curves.plan import STAGES, StagePlan
 from ..errors import StudioError
-from ..models.bundled import BUNDLED
 from ..sampling.timing import spread
 from ..tuner.configuration import Configuration
 from ..tuner.found import Tuned
@@ -33,7 +31,7 @@ from ..tuner.quality import draw, usual_quality
 from ..tuner.search import Tune
 from ..tuner.space import FEWEST, MOST, Params, Space
 from ..workshop.workshop import Workshop, get_workshop
-from .row_file import RowFile, circumstances, file_beside
+from .row_file import RowFile, circumstances, file_beside, study_parser
 from .studies import AUTO, dtype_of, picture_scores, print_progress
 
 FILE = "searches.json"  # beside the model
@@ -244,14 +242,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default=BUNDLED)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="the rows' file (default: beside the model)")
+    parser = study_parser(__doc__, len(SEEDS))
     parser.add_argument("--speedup", type=float, nargs="+", default=[10.0])
-    parser.add_argument(
-        "--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1), help="how many"
-    )
     parser.add_argument("--many", action="store_true", help=f"{MANY} evaluations of evolution too")
     args = parser.parse_args(arguments)
     kept = RowFile(file_beside(args.model, FILE, args.out))
