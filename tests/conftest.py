@@ -121,12 +121,12 @@ def calibrated(folder: Path, settings, cache: Path, device: str = "cpu"):
 def data_of_the_tests(tmp_path_factory) -> Iterator[Path]:
     """Keep runs and plans in a temporary folder: no test writes to the home.
 
-    A device is timed in few rounds: no test judges how fast it is.
+    A device is timed in one round: no test judges how fast it is.
     """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("data")
         patch.setenv("MOSAIC_DATA", str(folder))
-        patch.setattr("core.workshop.device_times.LATENCY_ROUNDS", 2)
+        patch.setattr("core.workshop.device_times.LATENCY_SECONDS", 0.0)
         yield folder
 
 

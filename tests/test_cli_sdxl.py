@@ -12,8 +12,6 @@ from PIL import Image
 from test_cli import PLAN, refused, verb
 from tiny_sdxl import make_sdxl
 
-from core.workshop import device_times
-
 FEW = ("--bins", "2", "--images-per-bin", "6", "--calibration-steps", "2", "--dtype", "float32")
 
 
@@ -31,7 +29,6 @@ def plan_file(tmp_path) -> str:
 
 def test_prune_and_compare_a_text_model(capsys, monkeypatch, model, plan_file, tmp_path):
     monkeypatch.setenv("MOSAIC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(device_times, "LATENCY_SECONDS", 0.0)  # one round: no time is judged
     common = ("--model", model, "--plan", plan_file, *FEW)
     out = tmp_path / "pruned"
     code, text, err = verb(capsys, "prune", *common, "--out", str(out), "--json")

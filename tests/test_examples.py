@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from core.workshop import device_times
-
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -21,7 +19,6 @@ def cache(tmp_path_factory):
     before = [*sys.path]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOSAIC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(device_times, "LATENCY_SECONDS", 0.0)  # one round: no time is judged
         yield
     sys.path[:] = before
 

@@ -187,6 +187,25 @@ def test_dense_rows_of_the_study_are_taken(tmp_path, judged_workshop, monkeypatc
     assert study.from_study(place) == []
 
 
+def test_what_the_tuner_found_is_judged_under_its_speedup(tmp_path):
+    path = tmp_path / "searches.json"
+    rows = [
+        row(way, "UniPC", steps, 1.0, 9.0, "found", seed) | {"way": way, "speedup": speedup}
+        for way, speedup, seed, steps in (
+            ("formula 0.33", 8.0, None, 5),
+            ("tuner", 8.0, 0, 6),
+            ("tuner", 8.0, 1, 7),  # one search for a budget is enough
+            ("tuner, nothing removed", 4.0, 0, 9),
+        )
+    ]
+    path.write_text(json.dumps(rows))
+    found = [(what.label, what.steps) for what in study.tuned(path)]
+    assert found == [("tuner ×8", 6), ("tuner ×4, nothing removed", 9)]
+    path.write_text(json.dumps(rows[:1]))
+    with pytest.raises(StudioError, match=r"searches.json has nothing that the tuner found"):
+        study.tuned(path)
+
+
 def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "SOLVERS", ("UniPC",))
     monkeypatch.setattr(study, "STEPS", (10, 4))
@@ -215,8 +234,11 @@ def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monk
     assert len(drawn) == 3
     again = json.loads(path.read_text())
     assert [r["fid"] for r in again] == pytest.approx([r["fid"] for r in rows])
+    one = study.Configuration(None, "UniPC", 3, 1.5, "tuner ×9")
     for stage in ("judge", "time"):
-        assert study.run_stage(judged_workshop, stage, study.Rows(path), 1.0, torch.float32)
+        rows, hours = study.Rows(path), 1.0
+        assert study.run_stage(judged_workshop, stage, rows, hours, torch.float32, more=[one])
+        assert rows.has(stage=stage, configuration=one.to_json())
     table = front_table.contender_table(front_rows.shown(study.Rows(path).rows))
     assert "| dense | UniPC 10 | 1.5 |" in table and " ± " in table and "- |" not in table
     path.write_text("[")

@@ -294,7 +294,6 @@ def test_compiling_is_in_no_predicted_time(workshop, monkeypatch):
         return counted(given, *arguments, **options)
 
     monkeypatch.setattr(device_times, "measure_alternating", measured)
-    monkeypatch.setattr(device_times, "LATENCY_SECONDS", 0.0)  # one round
     device_times.measure_forwards(workshop.dense, workshop.times, 2, tabulated=True)
     assert calls == [4]
     captured = MosaicTransformer(workshop.transformer, None, [None] * 3).accelerate(

@@ -158,13 +158,19 @@ def test_a_study_of_searches_resumes(judged_workshop, tmp_path, monkeypatch):
         searches.judge(judged_workshop, RowFile(path))
     rows = json.loads(path.read_text())
     found = [r for r in rows if r["stage"] == "found"]
-    assert [r["way"] for r in found] == [*two, "tuner", "evolution, 2", "evolution, 3"]
+    assert [r["way"] for r in found] == [
+        *two,
+        "tuner",
+        "tuner, nothing removed",
+        "evolution, 2",
+        "evolution, 3",
+    ]
     budget = Configuration(None, "DDIM", 10, judged_workshop.guidance).macs(judged_workshop) / 2
     assert all(r["macs"] <= 1.001 * budget for r in found)
     judged = [r for r in rows if r["stage"] == "judged"]
-    assert len(judged) == 2 * 2 + 3  # what was searched for has one seed, the others both
+    assert len(judged) == 2 * 2 + 4  # what was searched for has one seed, the others both
     table = searches.table(rows).splitlines()[2:]
-    assert len(table) == 5 and [" ± " in line for line in table] == [True] * 2 + [False] * 3
+    assert len(table) == 6 and [" ± " in line for line in table] == [True] * 2 + [False] * 4
 
 
 # ------------------------------------------------------------ their file

@@ -181,8 +181,10 @@ def test_plans_in_words():
     assert words.removed_words(None) == "nothing removed"
     assert words.removed_words(uniform).startswith("30 % removed in every stage")
     assert words.boundary_words(None) == ""
-    assert "1 of 3 steps in full in every stage" in words.plan_parts(
-        what(plan=replace(PLAN, reuse=(3, 3, 3)))
+    thirds = replace(PLAN, reuse=(3, 3, 3))
+    assert "1 of 3 steps in full in every stage" in words.plan_parts(what(plan=thirds))
+    assert "1 of 3 steps in full in every stage, the others forecast" in words.plan_parts(
+        what(plan=replace(thirds, reuse_order=1))
     )
 
 

@@ -198,6 +198,50 @@ def test_seconds_can_be_the_budget(workshop, monkeypatch):
     assert Goal(speedup=2, cost="seconds").budget(whole) == whole / 2
 
 
+def test_few_steps_are_reused_too(workshop):
+    space = Space(workshop, reference())
+    budget = space.spend(reference()) / 4
+    seeds = dict(space.seeds(budget))
+    wanted = {f"{who}reuse 2, forecast, guidance off early" for who in ("", "formula 0.2, ")}
+    assert wanted <= set(seeds)
+    for label in wanted:
+        what = space.configuration(seeds[label], budget, label)
+        assert what.plan.reuse == (2, 2, 2) and what.plan.reuse_order == 1
+        assert what.plan.guidance == (None, None, 1.0) and what.steps < 12
+        assert any(what.plan.sparsity) == ("formula" in label)
+        assert 0.5 * budget < what.macs(workshop) <= 1.001 * budget
+    last = space.configuration(seeds[label] | {"forecast": False}, budget)
+    assert last.plan.reuse == (2, 2, 2) and last.plan.reuse_order == 0
+    few = space.configuration(seeds[label] | {"steps": 4}, budget)
+    assert not few.plan.reuses and few.plan.reuse_order == 0
+
+
+def test_the_cheapest_is_the_cheapest_of_all_steps(workshop):
+    space = Space(workshop, reference())
+    every = [space.spend(replace(space, steps=n).cheapest()) for n in range(3, 51)]
+    assert space.spend(space.cheapest()) == min(every)
+    assert space.cheapest().plan.reuses  # three steps in full cost more
+
+
+def test_a_search_that_removes_nothing(workshop):
+    space = Space(workshop, reference(), cuts=False)
+    assert not {"early", "middle", "late", "dynamic"} & set(space.ranges())
+    assert not any(space.cheapest().plan.sparsity)
+    whole = space.spend(reference())
+    seeds = dict(space.seeds(whole / 4))
+    wanted = {"dense, fewer steps", "reuse 2, forecast"}
+    early = ", guidance off early"
+    assert set(seeds) == {"dense, fewer steps", *(one + early for one in wanted)}
+    tuned = finish(tune_of(workshop, effort=replace(EFFORT, evaluations=6), cuts=False))
+    assert len(tuned.evaluations) >= 6
+    assert not any(any(e.configuration.plan.sparsity) for e in tuned.evaluations[1:])
+    assert tuned.best.macs <= 1.001 * whole / 4
+    judged = usual_quality(workshop, reference())
+    asked = question(Goal(speedup=2), space, judged, EFFORT)
+    assert asked["cuts"] is False
+    assert "cuts" not in question(Goal(speedup=2), replace(space, cuts=True), judged, EFFORT)
+
+
 def test_a_mode_has_seconds_of_its_own_and_no_reuse(workshop, monkeypatch):
     asked = []
 

@@ -46,6 +46,7 @@ from ..workshop.study import load_study
 from ..workshop.workshop import Workshop, get_workshop
 from .front_table import as_good_sentences, budget_table, contender_table
 from .row_file import RowFile, circumstances, file_beside
+from .searches import TUNER, WHOLE
 from .studies import AUTO, DTYPES, STUDIES, dtype_of, picture_scores, print_progress
 
 SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
@@ -169,6 +170,22 @@ def quoted(rows: Sequence[Row]) -> list[Configuration]:
     return [Configuration.from_json(what) for what in unique.values()]
 
 
+def tuned(path: Path) -> list[Configuration]:
+    """Return what the tuner found by the rows of `searches`, the first search at every budget.
+
+    Raises StudioError for a damaged file, or one without such a row.
+    """
+    found: dict[str, Configuration] = {}
+    for row in RowFile(path).rows:
+        if row.get("stage") == "found" and row.get("way") in (TUNER, WHOLE):
+            label = row["way"].replace(TUNER, f"{TUNER} ×{row['speedup']:g}")
+            what = Configuration.from_json(row["configuration"])
+            found.setdefault(label, replace(what, label=label))
+    if not found:
+        raise StudioError(f"{path.name} has nothing that the tuner found.")
+    return list(found.values())
+
+
 # ------------------------------------------------------------ running it
 
 
@@ -206,11 +223,12 @@ def run_stage(
     hours: float,
     dtype: torch.dtype,
     only: Only | None = None,
+    more: Sequence[Configuration] = (),
 ) -> bool:
     """Add the missing rows of a stage, for at most so many hours; say whether it is complete.
 
     Raises StudioError where nothing was chosen yet, or where `only` leaves nothing.
-    only: what `choose` is held to; None: all.
+    only: what `choose` is held to; None: all. more: what is judged beside what tables quote.
     """
     end = time.monotonic() + 3600 * hours
     if stage == "time":
@@ -221,7 +239,7 @@ def run_stage(
         if not wanted:
             raise StudioError("No contender has this name: see `contenders` for those there are.")
     else:
-        wanted = quoted(rows.rows)
+        wanted = [*quoted(rows.rows), *more]
         for row in from_study(workshop):
             if not rows.has(stage=stage, seed=row["seed"], configuration=row["configuration"]):
                 rows.add(row)
@@ -285,6 +303,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(
             name, type=kind, nargs="+", choices=choices, help="of the stage choose (all)"
         )
+    parser.add_argument(
+        "--tuned", type=Path, help="rows of `searches`: judge what the tuner found too"
+    )
     parser.add_argument("--dtype", default=AUTO, choices=DTYPES)
     parser.add_argument(
         "--hours", type=float, default=4.0, help="stop after so many, to go on later"
@@ -296,9 +317,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(budget_table(found), "", contender_table(found), "", sep="\n")
         print(*(f"- {sentence}" for sentence in as_good_sentences(found)), sep="\n")
         return
+    more = tuned(args.tuned) if args.tuned else []
     workshop = get_workshop(args.model, args.device)
     workshop.calibrate(print_progress)
     dtype = dtype_of(args.dtype, workshop)
     only = Only(args.steps, args.solvers, args.scales, args.labels)
-    done = run_stage(workshop, args.stage, rows, args.hours, dtype, only)
+    done = run_stage(workshop, args.stage, rows, args.hours, dtype, only, more)
     print("complete" if done else "stopped by --hours; the same command goes on")

@@ -3,10 +3,11 @@
     python -m core.bench searches --model fashion-dit --speedup 10
 
 Every way keeps the same budget, a share of dense DDIM in 50 steps. The tuner has 60 evaluations of
-256 pictures of one seed, the reference among them; the evolution over the sparsities of the three
-stages has as many and, from the same run, ten times as many. The tuner's three best are
-judged on held-out noises before it answers, which the evolution's are not. What was found is then
-judged with pictures of other seeds, those that the formula and the others are judged on.
+256 pictures of one seed, the reference among them, once with pruning and once without: the second
+says what solver, guidance and reuse can do alone. The evolution over the sparsities of the three
+stages has as many and, from the same run, ten times as many. The tuner's three best are judged on
+held-out noises before it answers, which the evolution's are not. What was found is then judged with
+pictures of other seeds, those that the formula and the others are judged on.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ POPULATION, PARENTS = 12, 4
 MUTATION = 0.2  # deviation of a stage's share of the cut
 JUDGED: dict[str, Any] = {"n": 2000, "seeds": (100, 101, 102)}
 TUNER, EVOLUTION = "tuner", "evolution"
+WHOLE = f"{TUNER}, nothing removed"
 MOST_TRIES = 50  # children in a row that keep no budget or were seen before
 
 
@@ -51,8 +53,8 @@ def contenders(space: Space, budget: float) -> dict[str, Configuration]:
     """Return what needs no search, each at this budget: formula, uniform, and the dense ways.
 
     The formula runs in as many UniPC steps as keep the budget with a third or a half removed, with
-    and without guidance in the early stage, uniform pruning with a third and with guidance; the
-    dense ones, one with reuse alone, run in as many steps as they can.
+    and without guidance in the early stage, and with reuse; uniform pruning with a third and with
+    guidance; the dense ones, two with reuse, run in as many steps as they can.
     """
     found = {}
     for label, params in space.seeds(budget):
@@ -112,14 +114,15 @@ def evolution(
 ) -> Iterator[tuple[int, Configuration, float]]:
     """Yield after each of some evaluation counts: the count, the best so far, and the seconds.
 
-    Where fewer configurations keep the budget, the last ones have what was found in all of them.
-    What cannot be drawn counts as worst. Raises StudioError for a budget below the formula's.
+    Steps, boundaries and guidance are those of the formula, with reuse where it keeps the budget.
+    Where fewer configurations keep it, the last ones have what was found in all of them. What
+    cannot be drawn counts as worst. Raises StudioError for a budget below the formula's.
     """
     quality, dtype = usual_quality(workshop, space.reference), dtype_of(AUTO, workshop)
-    starts = (p for label, p in space.seeds(budget) if label.startswith("formula"))
-    start = next(starts, None)
-    if start is None:
+    starts = [p for label, p in space.seeds(budget) if label.startswith("formula")]
+    if not starts:
         raise StudioError("The formula keeps no budget as small as that: ask for less.")
+    start = next((p for p in starts if p["forecast"]), starts[0])
     search = evolve(space, start, budget, seed, max(counts))
     best: tuple[float, Configuration] | None = None
     waiting, began = sorted(counts), time.perf_counter()
@@ -141,7 +144,7 @@ def evolution(
 
 
 def tuned(workshop: Workshop, space: Space, goal: Goal, seed: int, folder: Path) -> Tuned:
-    """Return what the tuner finds; a stopped one goes on from its folder."""
+    """Return what the tuner finds; a stopped one goes on from its folder. Raises StudioError."""
     effort = Effort(seconds=SECONDS, evaluations=EVALUATIONS, images=IMAGES, seed=seed)
     search = Tune(workshop, goal, space, usual_quality(workshop, space.reference), effort, folder)
     found = None
@@ -175,11 +178,13 @@ def find(
         if missing(label, None):
             add(label, None, what)
     for seed in seeds:
-        if missing(TUNER, seed):
-            folder = kept.path.with_name(f"{kept.path.stem}-tuner-{speedup:g}-{seed}")
-            one = tuned(workshop, space, goal, seed, folder)
-            counted = {"evaluations": len(one.evaluations), "seconds": one.seconds}
-            add(TUNER, seed, replace(one.best.configuration, label=TUNER), **counted)
+        for way, cuts in ((TUNER, True), (WHOLE, False)):
+            if missing(way, seed):
+                name = f"{kept.path.stem}-{'tuner' if cuts else 'whole'}-{speedup:g}-{seed}"
+                own, folder = replace(space, cuts=cuts), kept.path.with_name(name)
+                one = tuned(workshop, own, goal, seed, folder)
+                counted = {"evaluations": len(one.evaluations), "seconds": one.seconds}
+                add(way, seed, replace(one.best.configuration, label=way), **counted)
         counts = [n for n in (EVALUATIONS, MANY)[: 1 + many] if missing(f"{EVOLUTION}, {n}", seed)]
         if counts:
             for n, what, seconds in evolution(workshop, space, budget, seed, counts):

@@ -39,13 +39,17 @@ def listed(stages: Sequence[str]) -> str:
 def own_reuse(plan: StagePlan | None) -> str:
     """Return where a plan reuses what its steps gave: "1 of 2 steps in full early and middle".
 
-    Empty where it does not, as for the dense model (None).
+    And whether the steps between are forecast from more than one of those. Empty where it does not
+    reuse, as for the dense model (None).
     """
     stages: dict[int, list[str]] = {}
     for stage, k in as_sampled((1, 1, 1) if plan is None else plan.reuse):
         if k > 1:
             stages.setdefault(k, []).append(stage)
-    return ", ".join(f"1 of {k} steps in full {listed(names)}" for k, names in stages.items())
+    parts = [f"1 of {k} steps in full {listed(names)}" for k, names in stages.items()]
+    if parts and plan is not None and plan.reuse_order:
+        parts.append("the others forecast")
+    return ", ".join(parts)
 
 
 def with_own_guidance(words: str, plan: StagePlan | None) -> str:

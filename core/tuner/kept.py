@@ -35,7 +35,9 @@ def question(goal: Goal, space: Space, quality: Quality, effort: Effort) -> dict
         "fixed": {"steps": space.steps, "scheduler": space.scheduler},
         "quality": quality.name,
         "effort": effort.to_json(),
-    } | ({} if space.mode == PLAIN else {"mode": space.mode})
+        **({} if space.mode == PLAIN else {"mode": space.mode}),
+        **({} if space.cuts else {"cuts": False}),
+    }
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from .configuration import Configuration
 from .goal import Goal
 from .record import Cost
 
+Params = dict[str, Any]
+
 SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
 FEWEST, MOST = 3, 50  # sampling steps
 MOST_REMOVED = 0.8  # of a stage
@@ -26,12 +28,12 @@ LOW, HIGH = (0.02, 0.45), (0.3, 0.97)  # where the boundaries may lie, as a shar
 NARROWEST = 0.05  # middle stage, as a share of the timesteps
 SCALES = (0.7, 1.8)  # of the run's guidance
 SAME = 0.03  # a scale so near to 1 is the run's own
-REUSE_FROM = 12  # steps below which nothing is reused
+REUSE_FROM = 5  # steps below which nothing is reused
 MOST_REUSE = 3
+CHEAP_STEPS = 2 * MOST_REUSE  # more of them, with as much reuse, cost more
+REUSED: Params = {f"reuse {stage}": 2 for stage in STAGES} | {"forecast": True}
 SHAPES = 48  # shapes of sparsity among which the error curves choose
 OVER = 1.0005  # rounding of a budget
-
-Params = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Space:
     reference: the dense configuration that budgets are shares of. steps, scheduler: fixed, or None.
     moves: whether guidance may differ from the reference's. batch: images of predicted seconds.
     mode: that networks will run in, one of `core.mosaic.modes.MODES`; steps are reused in plain
-    runs only.
+    runs only. cuts: whether anything may be removed from the network.
     """
 
     workshop: Workshop
@@ -63,6 +65,7 @@ class Space:
     moves: bool = True
     batch: int = 16
     mode: str = PLAIN
+    cuts: bool = True
 
     # ------------------------------------------------------------ numbers of the search
 
@@ -78,18 +81,20 @@ class Space:
             "steps": Range(self.steps or FEWEST, self.steps or MOST, whole=True, log=True),
             "low": Range(*LOW),
             "high": Range(*HIGH),
-            **{stage: Range() for stage in STAGES},
         }
+        if self.cuts:
+            found |= {stage: Range() for stage in STAGES}
         if self.guided:
             found |= {
                 "off early": Range(choices=(False, True)),
                 "off late": Range(choices=(False, True)),
                 "scale": Range(*SCALES),
             }
-        if self._curves_known:
+        if self.cuts and self._curves_known:
             found["dynamic"] = Range(choices=(False, True))
         if self._may_reuse(self.steps or MOST):
             found |= {f"reuse {stage}": Range(1, MOST_REUSE, whole=True) for stage in STAGES}
+            found["forecast"] = Range(choices=(False, True))
         return found
 
     def _may_reuse(self, steps: int) -> bool:
@@ -126,7 +131,7 @@ class Space:
         the budget cannot be kept with these numbers.
         """
         steps = int(params["steps"])
-        shape = np.array([params[stage] for stage in STAGES], dtype=float)
+        shape = np.array([params[stage] if self.cuts else 0 for stage in STAGES], dtype=float)
         bare = self._bare(params, steps)
         try:
             plan = self._within(bare, params["scheduler"], steps, shape, budget)
@@ -165,6 +170,7 @@ class Space:
             num_train_timesteps=total,
             guidance=(late, middle, early),
             reuse=(k_late, k_middle, k_early),
+            reuse_order=int(params.get("forecast", False) and max(k_late, k_middle, k_early) > 1),
         )
 
     def _named(self, plan: StagePlan, scheduler: str, steps: int, label: str = "") -> Configuration:
@@ -201,32 +207,40 @@ class Space:
         """Yield labels and numbers to begin a search with: dense in fewer steps, formula, uniform.
 
         Each with and without guidance in the early stage, where it may change; beside them the
-        shape of sparsity and the boundaries that the error curves like best.
+        shape of sparsity and the boundaries that the error curves like best, and dense and formula
+        with every second step reused.
         """
         timesteps = visited(self.workshop, SOLVERS[0], 10)
         plan = propose_plan(self.workshop.schedule, 0.33, timesteps).plan
         low, high = (b / len(self.workshop.schedule) for b in plan.boundaries)
         shares = [s / max(plan.sparsity) for s in plan.sparsity]
         base: Params = {"scheduler": self.scheduler or SOLVERS[0], "low": low, "high": high}
-        base |= {"scale": 1.0, "off late": False, "dynamic": False}
+        base |= {"scale": 1.0, "off late": False, "dynamic": False, "forecast": False}
         base |= {f"reuse {stage}": 1 for stage in STAGES}
         formula: Params = dict(zip(STAGES, shares, strict=True))
         dense: Params = dict.fromkeys(STAGES, 0.0)
+        third, half, fifth, none = (0.33, formula), (0.5, formula), (0.2, formula), (0.0, dense)
         for off in (True, False) if self.guided else (False,):
             start = base | {"off early": off}
             guided = ", guidance off early" if off else ""
-            for removed, shape in ((0.33, formula), (0.5, formula), (0.0, dense)):
+            for removed, shape in (third, half, none) if self.cuts else (none,):
                 steps = self._steps_for(start | shape, budget / (1 - removed))
                 if steps is None:
                     continue
                 what = f"formula {removed:g}" if removed else "dense, fewer steps"
                 yield what + guided, start | shape | {"steps": steps}
-                if removed == 0.33:
+                if removed == third[0]:
                     found = self._by_curves(start | {"steps": steps}, budget)
                     if found is not None:
                         yield "", found
+            for removed, shape in (fifth, third, none) if self.cuts else (none,):
+                steps = self._steps_for(start | shape | REUSED, budget / (1 - removed))
+                if (self.guided and not off) or steps is None or not self._may_reuse(steps):
+                    continue
+                what = f"formula {removed:g}, reuse 2" if removed else "reuse 2"
+                yield f"{what}, forecast{guided}", start | shape | REUSED | {"steps": steps}
         uniform = base | {"off early": False} | dict.fromkeys(STAGES, 1.0)
-        steps = self._steps_for(uniform, budget / 0.67)
+        steps = self._steps_for(uniform, budget / 0.67) if self.cuts else None
         if steps is not None:
             yield "uniform", uniform | {"steps": steps}
 
@@ -272,11 +286,16 @@ class Space:
 
         Raises StudioError for a scheduler that cannot do the steps.
         """
-        steps = self.steps or FEWEST
+        if self.steps is not None:
+            return self._cheapest_in(self.steps)
+        return min(map(self._cheapest_in, range(FEWEST, CHEAP_STEPS + 1)), key=self.spend)
+
+    def _cheapest_in(self, steps: int) -> Configuration:
+        """Return the cheapest configuration of so many steps. Raises StudioError."""
         k = MOST_REUSE if self._may_reuse(steps) else 1
         plan = StagePlan(
             (1, 2),
-            (MOST_REMOVED,) * 3,
+            (MOST_REMOVED if self.cuts else 0.0,) * 3,
             reuse=(k, k, k),
             num_train_timesteps=len(self.workshop.schedule),
             guidance=(1.0, 1.0, 1.0) if self.guided else (None, None, None),
@@ -293,7 +312,8 @@ class Space:
             return
         assert cheapest.plan is not None  # it removes what it can
         binds = [f"{cheapest.scheduler} in {cheapest.steps} steps"]
-        binds.append(f"{100 * cheapest.plan.sparsity[0]:.0f} % removed")
+        if self.cuts:
+            binds.append(f"{100 * cheapest.plan.sparsity[0]:.0f} % removed")
         if self.guided:
             binds.append("no guidance")
         if cheapest.plan.reuses:
