@@ -170,7 +170,14 @@ def test_a_study_of_searches_resumes(judged_workshop, tmp_path, monkeypatch):
     judged = [r for r in rows if r["stage"] == "judged"]
     assert len(judged) == 2 * 2 + 4  # what was searched for has one seed, the others both
     table = searches.table(rows).splitlines()[2:]
-    assert len(table) == 6 and [" ± " in line for line in table] == [True] * 2 + [False] * 4
+    assert len(table) == 6
+    for line in table:  # two seeds have a spread of FID, and one in common with the tuner
+        cells = line.strip("| ").split(" | ")
+        assert (" ± " in cells[4]) == (cells[1] in two) == cells[5].endswith("200 × 2")
+        assert (cells[6] == "-") == (cells[1] == "tuner") and " ± " not in cells[6]
+    assert [line.split(" | ")[4] for line in table] == sorted(
+        (line.split(" | ")[4] for line in table), key=lambda fid: float(fid.split()[0])
+    )
 
 
 # ------------------------------------------------------------ their file

@@ -12,6 +12,7 @@ pictures of other seeds, those that the formula and the others are judged on.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -26,7 +27,7 @@ from ..errors import StudioError
 from ..sampling.timing import spread
 from ..tuner.configuration import Configuration
 from ..tuner.found import Tuned
-from ..tuner.front_rows import Row
+from ..tuner.front_rows import Row, paired
 from ..tuner.goal import Effort, Goal
 from ..tuner.quality import draw, usual_quality
 from ..tuner.search import Tune
@@ -216,33 +217,62 @@ def judge(workshop: Workshop, kept: RowFile) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return mean FID and spread of every way at every budget, as Markdown."""
+    """Return mean FID and spread of every way at every budget, best first, as Markdown.
+
+    `above the tuner` is the mean of the paired differences over common seeds, and its deviation.
+    """
     lines = [
-        "| DDIM 50 over budget | way | what it is | GMACs an image | FID | evaluations, seconds |",
-        "|---|---|---|---|---|---|",
+        "| DDIM 50 over budget | way | what it is | GMACs an image | FID | n × seeds |"
+        " above the tuner | evaluations, seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     found = [r for r in rows if r["stage"] == "found"]
-    for speedup, way in dict.fromkeys((r["speedup"], r["way"]) for r in found):
-        own = [r for r in found if (r["speedup"], r["way"]) == (speedup, way)]
-        fids = [
-            r["fid"]
-            for r in rows
-            if r["stage"] == "judged" and (r["speedup"], r["way"]) == (speedup, way)
-        ]
-        if not fids:
-            continue
-        around = f" ± {spread(fids):.2f}" if len(fids) > 1 else ""
-        steps = sorted(
-            {(r["configuration"]["scheduler"], r["configuration"]["steps"]) for r in own}
-        )
-        where = ", ".join(f"{solver} {n}" for solver, n in steps)
-        macs = statistics.fmean(r["macs"] for r in own) / 1e9
-        cost = "-"
-        if "seconds" in own[0]:
-            cost = f"{own[0]['evaluations']}, {statistics.median(r['seconds'] for r in own):.0f}"
-        fid = f"{statistics.fmean(fids):.2f}{around}"
-        lines.append(f"| ×{speedup:g} | {way} | {where} | {macs:.2f} | {fid} | {cost} |")
+    for speedup in dict.fromkeys(r["speedup"] for r in found):
+        names = dict.fromkeys(r["way"] for r in found if r["speedup"] == speedup)
+        judged = (_judged_way(rows, speedup, name) for name in names)
+        ways = sorted((one for one in judged if one["fids"]), key=lambda one: one["fid"])
+        tuner = next((one for one in ways if one["way"] == TUNER), None)
+        lines += [_line(one, tuner) for one in ways]
     return "\n".join(lines)
+
+
+def _judged_way(rows: Sequence[Row], speedup: float, way: str) -> Row:
+    """Return what was found in one way, and its FID by seed of judging."""
+    own = [r for r in rows if (r["speedup"], r["way"]) == (speedup, way)]
+    judged = [r for r in own if r["stage"] == "judged"]
+    fids = {str(r["judged_on"]): r["fid"] for r in judged}
+    return {
+        "way": way,
+        "speedup": speedup,
+        "found": [r for r in own if r["stage"] == "found"],
+        "fids": fids,
+        "fid": statistics.fmean(fids.values()) if fids else None,
+        "n": judged[0]["n"] if judged else 0,
+    }
+
+
+def _line(one: Row, tuner: Row | None) -> str:
+    """Return the line of a way."""
+    own, fids = one["found"], list(one["fids"].values())
+    runs = {(r["configuration"]["scheduler"], r["configuration"]["steps"]) for r in own}
+    cost = above = "-"
+    if "seconds" in own[0]:
+        counted, took = (statistics.median(r[k] for r in own) for k in ("evaluations", "seconds"))
+        cost = f"{counted:.0f}, {took:.0f}"
+    more, around = (math.nan, None) if tuner is None or tuner is one else paired(one, tuner)
+    if not math.isnan(more):
+        above = f"{more:+.2f}" + ("" if around is None else f" ± {around:.2f}")
+    cells = [
+        f"×{one['speedup']:g}",
+        one["way"],
+        ", ".join(f"{solver} {n}" for solver, n in sorted(runs)),
+        f"{statistics.fmean(r['macs'] for r in own) / 1e9:.2f}",
+        f"{one['fid']:.2f}" + (f" ± {spread(fids):.2f}" if len(fids) > 1 else ""),
+        f"{one['n']} × {len(fids)}",
+        above,
+        cost,
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

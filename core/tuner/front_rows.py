@@ -137,7 +137,7 @@ def paired(a: Row, b: Row) -> tuple[float, float | None]:
 
     The deviation is None for one seed; without a common seed the mean is nan.
     """
-    of_a, of_b = (r.get("fids", {str(r["seed"]): r["fid"]}) for r in (a, b))
+    of_a, of_b = (r["fids"] if "fids" in r else {str(r["seed"]): r["fid"]} for r in (a, b))
     differences = [of_a[seed] - of_b[seed] for seed in sorted(of_a.keys() & of_b.keys())]
     if not differences:
         return float("nan"), None
