@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import core
+from core.bench import searches
 from core.bench.front_table import as_good_sentences, budget_table, contender_table
+from core.bench.row_file import RowFile
 from core.curves.plan import StagePlan
 from core.models.bundled import BUNDLED, FASHION
 from core.tuner.front_rows import FILE, read_rows, shown
@@ -103,6 +105,11 @@ def test_the_tables_of_the_front_are_the_generated_ones(model):
     assert contender_table(found) in page and budget_table(found) in page
     for sentence in as_good_sentences(found):
         assert f"- {sentence}" in page
+
+
+def test_the_table_of_searches_is_the_generated_one():
+    rows = RowFile(FASHION / searches.FILE).rows
+    assert searches.table(rows) in text("docs/study.md")
 
 
 def test_the_readmes_first_table_is_the_front_of_the_bundled_model():

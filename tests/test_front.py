@@ -76,6 +76,10 @@ def test_ahead_is_by_more_than_the_deviation_of_paired_differences():
     assert "| reuse 2, UniPC 10 (0.00 G) |" in last and last.endswith("| the whole network |")
     table = front_table.contender_table(front_rows.shown(rows))
     assert table.count("\n|") == 6 and "± 2.0" in table
+    own = row("found", "UniPC", 9, 5.0, 1.0, plan=PRUNED.with_guidance(early=1, middle=2.5))
+    assert "| UniPC 9 | off early, 2.5 middle |" in front_table.contender_table([own])
+    off = row("found", "UniPC", 9, 5.0, 1.0, plan=PRUNED.with_guidance(early=1))
+    assert "| UniPC 9 | 1.5 |" in front_table.contender_table([off])
 
 
 def test_before_anything_is_judged_the_tables_are_of_the_choice():
@@ -190,17 +194,23 @@ def test_dense_rows_of_the_study_are_taken(tmp_path, judged_workshop, monkeypatc
 def test_what_the_tuner_found_is_judged_under_its_speedup(tmp_path):
     path = tmp_path / "searches.json"
     rows = [
-        row(way, "UniPC", steps, 1.0, 9.0, "found", seed) | {"way": way, "speedup": speedup}
-        for way, speedup, seed, steps in (
-            ("formula 0.33", 8.0, None, 5),
-            ("tuner", 8.0, 0, 6),
-            ("tuner", 8.0, 1, 7),  # one search for a budget is enough
-            ("tuner, nothing removed", 4.0, 0, 9),
+        row(way, "UniPC", steps, 1.0, 9.0, "found", seed, plan=plan)
+        | {"way": way, "speedup": speedup}
+        for way, speedup, seed, steps, plan in (
+            ("formula 0.33", 8.0, None, 5, PRUNED),
+            ("tuner", 8.0, 0, 6, PRUNED),
+            ("tuner", 8.0, 1, 7, PRUNED),  # one search for a budget is enough
+            ("tuner, nothing removed", 4.0, 0, 9, PRUNED.with_sparsity(0, 0, 0)),
         )
     ]
     path.write_text(json.dumps(rows))
-    found = [(what.label, what.steps) for what in study.tuned(path)]
-    assert found == [("tuner ×8", 6), ("tuner ×4, nothing removed", 9)]
+    found = study.tuned(path)
+    assert [(what.label, what.steps) for what in found] == [
+        ("tuner ×8", 6),
+        ("tuner ×8, its cut left out", 6),
+        ("tuner ×4, nothing removed", 9),
+    ]
+    assert found[0].plan == PRUNED and found[1].plan == PRUNED.with_sparsity(0, 0, 0)
     path.write_text(json.dumps(rows[:1]))
     with pytest.raises(StudioError, match=r"searches.json has nothing that the tuner found"):
         study.tuned(path)
@@ -229,7 +239,7 @@ def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monk
     path.write_text(json.dumps(rows[:-3]))
     drawn = []
     real = study.draw
-    monkeypatch.setattr(study, "draw", lambda *a, **k: drawn.append(a[1]) or real(*a, **k))
+    monkeypatch.setattr(study, "draw", lambda *a, **k: drawn.append(k) or real(*a, **k))
     assert study.run_stage(judged_workshop, "choose", study.Rows(path), 1.0, torch.float32)
     assert len(drawn) == 3
     again = json.loads(path.read_text())
@@ -239,6 +249,7 @@ def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monk
         rows, hours = study.Rows(path), 1.0
         assert study.run_stage(judged_workshop, stage, rows, hours, torch.float32, more=[one])
         assert rows.has(stage=stage, configuration=one.to_json())
+    assert "model" in drawn[-1]  # no time holds the making of a network
     table = front_table.contender_table(front_rows.shown(study.Rows(path).rows))
     assert "| dense | UniPC 10 | 1.5 |" in table and " ± " in table and "- |" not in table
     path.write_text("[")

@@ -40,7 +40,7 @@ from ..tuner.front_rows import (
     unbeaten_rows,
     whole_and_pruned,
 )
-from ..tuner.quality import draw
+from ..tuner.quality import draw, networks_of
 from ..tuner.record import TOLERANCE
 from ..workshop.study import load_study
 from ..workshop.workshop import Workshop, get_workshop
@@ -173,7 +173,9 @@ def quoted(rows: Sequence[Row]) -> list[Configuration]:
 def tuned(path: Path) -> list[Configuration]:
     """Return what the tuner found by the rows of `searches`, the first search at every budget.
 
-    Raises StudioError for a damaged file, or one without such a row.
+    A plan that removes something is followed by itself without the cut, which costs more than the
+    budget: so much is the schedule's doing. Raises StudioError for a damaged file, or one without
+    such a row.
     """
     found: dict[str, Configuration] = {}
     for row in RowFile(path).rows:
@@ -181,6 +183,9 @@ def tuned(path: Path) -> list[Configuration]:
             label = row["way"].replace(TUNER, f"{TUNER} ×{row['speedup']:g}")
             what = Configuration.from_json(row["configuration"])
             found.setdefault(label, replace(what, label=label))
+            if what.plan is not None and any(what.plan.sparsity):
+                label, plan = f"{label}, its cut left out", what.plan.with_sparsity(0, 0, 0)
+                found.setdefault(label, replace(what, plan=plan, label=label))
     if not found:
         raise StudioError(f"{path.name} has nothing that the tuner found.")
     return list(found.values())
@@ -266,7 +271,12 @@ def _time(workshop: Workshop, rows: Rows) -> bool:
     wanted = [Configuration.from_json(r["configuration"]) for r in judged(rows.rows)]
     rows.rows = [r for r in rows.rows if r["stage"] != "time"]  # rows of one run compare
 
-    calls = [partial(draw, workshop, what, BATCH, 0) for what in wanted]
+    # all of them at hand: no run waits for a network that was dropped for another one
+    built = [networks_of(workshop, what) for what in wanted]
+    calls = [
+        partial(draw, workshop, what, BATCH, 0, model=model)
+        for what, model in zip(wanted, built, strict=True)
+    ]
     seconds = measure_alternating(calls, workshop.device, repeats=ROUNDS, warm_up=1)
     for what, times in zip(wanted, seconds, strict=True):
         rows.add(

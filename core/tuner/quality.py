@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import StudioError
 from ..mosaic.modes import PLAIN
+from ..mosaic.transformer import MosaicTransformer
 from ..sampling.denoise import decode
 from ..sampling.metrics import MIN_IMAGES_FOR_FID, Judge, frechet_distance, gaussian, latent_mse
 from ..sampling.timing import measure_alternating
@@ -46,6 +47,14 @@ class Drawn:
         return self._images
 
 
+def networks_of(
+    workshop: Workshop, what: Configuration, stop: threading.Event | None = None
+) -> MosaicTransformer:
+    """Return the networks that a configuration runs. Raises Stopped, StudioError."""
+    plan = what.plan and what.plan.counted(what.timesteps(workshop))
+    return workshop.dense if plan is None else workshop.build(plan, None, stop)
+
+
 def draw(
     workshop: Workshop,
     what: Configuration,
@@ -54,14 +63,15 @@ def draw(
     stop: threading.Event | None = None,
     dtype: torch.dtype | None = None,
     mode: str = PLAIN,
+    model: MosaicTransformer | None = None,
 ) -> Drawn:
     """Draw n seeded pictures, classes (or built-in prompts) in turn. Raises Stopped, StudioError.
 
     Every configuration starts from the same noise. dtype: of the denoiser, where it is another
-    than the model's. mode: that the networks run in.
+    than the model's. mode: that the networks run in. model: what `networks_of` returned; None: it
+    is built, or found where it was built lately.
     """
-    plan = what.plan and what.plan.counted(what.timesteps(workshop))
-    model = workshop.dense if plan is None else workshop.build(plan, None, stop)
+    model = model or networks_of(workshop, what, stop)
     latents = draw_latents(
         workshop,
         model.in_mode(mode),
