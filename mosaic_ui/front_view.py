@@ -13,7 +13,18 @@ from typing import Any
 import gradio as gr
 
 from core.errors import StudioError
-from core.tuner.front_rows import FILE, Row, duels, kind_of, prunes, read_rows, shown, unbeaten_rows
+from core.tuner.front_rows import (
+    FILE,
+    Row,
+    duels,
+    guidance_of,
+    kind_of,
+    prunes,
+    read_rows,
+    reuses,
+    shown,
+    unbeaten_rows,
+)
 from core.workshop.workshop import Workshop
 
 from .events import QUIET, Views
@@ -113,7 +124,7 @@ def _numbers(rows: Sequence[Row], front: Sequence[Row]) -> dict[str, Any]:
 def _symbol(row: Row) -> str:
     if prunes(row):
         return PRUNED
-    return REUSED if "reuse" in row["configuration"]["label"] else DENSE
+    return REUSED if reuses(row) else DENSE
 
 
 def _plain(value: float) -> float:
@@ -130,7 +141,7 @@ def _hover(row: Row) -> str:
     around = f" ± {row['fid_spread']:.1f}" if row.get("seeds", 1) > 1 else ""
     lines = [
         f"<b>{escape(_name(row))}</b>",
-        f"guidance {row['configuration']['guidance']:g}",
+        f"guidance {guidance_of(row)}",
         f"FID {row['fid']:.1f}{around}, {row['macs'] / GIGA:.2f} GMACs per picture",
     ]
     if row.get("seconds") is not None:
@@ -180,16 +191,16 @@ def _ahead(rows: Sequence[Row]) -> list[str]:
 def _facts(rows: Sequence[Row]) -> str:
     """Say what the points rest on."""
     n = sorted({r["n"] for r in rows})
-    seeds = max(r.get("seeds", 1) for r in rows)
+    seeds = sorted({r.get("seeds", 1) for r in rows})
     fact = f"Measured on this model: {len(rows)} ways, "
     fact += f"n = {' and '.join(map(str, n))} pictures per seed, "
-    if seeds == 1:
+    if seeds == [1]:
         fact += (
             "one seed, each way at the best guidance that was tried for it. Small differences mean"
             " nothing here: for choosing, not for quoting."
         )
     else:
-        fact += f"{seeds} seeds, other ones than the ways were chosen on."
+        fact += f"{' or '.join(map(str, seeds))} seeds, other ones than the ways were chosen on."
     return escape(fact + " FID is on the model's own feature network.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
@@ -118,6 +119,19 @@ def test_ways_without_a_common_seed_are_not_compared():
     )
     (duel, *_) = front_rows.duels([row("dense", "UniPC", 10, 10.0, 9.0, "judge"), one, other])
     assert duel.ahead is None
+
+
+def test_what_reuses_steps_is_a_cross_whatever_it_is_called():
+    reused = row("tuner ×9, nothing removed", "UniPC", 8, 4.0, 17.0, plan=PRUNED)
+    for plan, symbol in (
+        (PRUNED, front_view.PRUNED),
+        (PRUNED.with_sparsity(0, 0, 0), front_view.DENSE),
+        (replace(PRUNED.with_sparsity(0, 0, 0), reuse=(2, 1, 1)), front_view.REUSED),
+    ):
+        reused["configuration"]["plan"] = plan.with_guidance(middle=3).to_json()
+        points = front_view.front_figure([reused])["data"][1]
+        assert points["marker"]["symbol"] == [symbol]
+        assert "<br>guidance 3 middle<br>" in points["hovertext"][0]
 
 
 def test_the_page_draws_every_contender_and_says_who_is_ahead():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..curves.guidance_words import own_guidance
-from ..curves.plan import StagePlan
 from ..tuner.front_rows import (
     ANCHOR,
     USUAL,
@@ -13,6 +11,7 @@ from ..tuner.front_rows import (
     Row,
     as_good,
     duels,
+    guidance_of,
     kind_of,
 )
 
@@ -31,18 +30,10 @@ def contender_table(found: Sequence[Row]) -> str:
         timed = r.get("seconds") is not None
         seconds = f"{r['seconds']:.2f} ± {r['seconds_spread']:.2f}" if timed else "-"
         lines.append(
-            f"| {what['label']} | {what['scheduler']} {what['steps']} | {_guidance(what)} |"
+            f"| {what['label']} | {what['scheduler']} {what['steps']} | {guidance_of(r)} |"
             f" {r['macs'] / GIGA:.2f} | {seconds} | {_fid(r)} | {r['n']} × {r.get('seeds', 1)} |"
         )
     return "\n".join(lines)
-
-
-def _guidance(what: Row) -> str:
-    """Return a run's guidance, or what its plan sets where that is more than off in a stage."""
-    plan = what["plan"] and StagePlan.from_json(what["plan"])
-    if plan is not None and any(scale not in (None, 1) for scale in plan.guidance):
-        return own_guidance(plan)
-    return f"{what['guidance']:g}"
 
 
 def budget_table(found: Sequence[Row]) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..curves.guidance_words import own_guidance
+from ..curves.plan import StagePlan
 from ..errors import StudioError
 from ..sampling.timing import spread
 from .record import TOLERANCE, unbeaten
@@ -61,6 +63,21 @@ def prunes(row: Row) -> bool:
     """Say whether a row's plan takes anything away."""
     plan = row["configuration"]["plan"]
     return bool(plan) and any(plan["sparsity"].values())
+
+
+def reuses(row: Row) -> bool:
+    """Say whether a row's plan reuses what some of its steps gave."""
+    plan = row["configuration"]["plan"]
+    return bool(plan) and bool(plan.get("reuse"))
+
+
+def guidance_of(row: Row) -> str:
+    """Return a run's guidance, or what its plan sets where that is more than off in a stage."""
+    what = row["configuration"]
+    plan = StagePlan.from_json(what["plan"]) if what["plan"] else None
+    if plan is not None and any(scale not in (None, 1) for scale in plan.guidance):
+        return own_guidance(plan)
+    return f"{what['guidance']:g}"
 
 
 def whole_and_pruned(rows: Sequence[Row], budget: float) -> tuple[list[Row], list[Row]]:
