@@ -5,6 +5,7 @@ No components here, so it is tested without a browser.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -164,9 +165,10 @@ class Predictions:
     def rule_of(self, plan: StagePlan, timesteps: list[float]) -> Proposal | None:
         """Return the formula's proposal where the plan is that for its mean sparsity, else None."""
         for target in targets_of(plan, timesteps):
-            proposal = propose_plan(self.workshop.schedule, target, timesteps)
-            if plan == replace(proposal.plan, name=plan.name):
-                return proposal
+            with suppress(PlanError):  # more than the formula ever removes
+                proposal = propose_plan(self.workshop.schedule, target, timesteps)
+                if plan == replace(proposal.plan, name=plan.name):
+                    return proposal
         return None
 
     def suggested(self, target: float, timesteps: list[float], m: float, lam: float) -> Proposal:

@@ -375,7 +375,7 @@ def test_wrong_efforts_are_refused(wrong):
 
 
 def test_a_budget_nobody_can_meet_says_the_nearest(workshop):
-    with pytest.raises(StudioError, match=r"the nearest is ×\d.*UniPC in 3 steps"):
+    with pytest.raises(StudioError, match=r"the nearest is ×\d.*UniPC in 5 steps"):
         list(tune_of(workshop, Goal(speedup=5000)).run())
     with pytest.raises(StudioError, match="or leave the steps open"):
         list(tune_of(workshop, Goal(speedup=50), steps=REFERENCE_STEPS).run())

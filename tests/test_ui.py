@@ -22,6 +22,7 @@ from hostile import HOSTILE, Tags, harmless
 
 from core.curves.dynamics import DEFAULT_THRESHOLD, SampledCurves, curves, default_lambda
 from core.curves.plan import STAGES, StagePlan
+from core.curves.proposals import propose_plan
 from core.errors import PlanError, StudioError
 from core.models.checkpoints import load_checkpoint
 from core.runs.differences import differences, plan_words
@@ -198,6 +199,15 @@ def test_numbers_have_a_unit_and_no_exponent():
     assert [text.seconds_text(v) for v in (None, 0.05, 1.5)] == ["–", "50.0 ms", "1.50 s"]
     assert text.percent(None) == "–" and text.factor_text(None) == "not known"
     assert [text.plural(n, "image") for n in (1, 2)] == ["1 image", "2 images"]
+
+
+def test_a_plan_beyond_the_formula_is_nobodys(workshop):
+    predictions = Predictions(workshop)
+    timesteps = predictions.visited("UniPC", 39)
+    plan = StagePlan((93, 551), (0.8, 0.6563, 0.8), name="Tuned: UniPC, 39 steps")
+    assert predictions.rule_of(plan, timesteps) is None
+    rule = propose_plan(workshop.schedule, 0.33, timesteps)
+    assert predictions.rule_of(rule.plan, timesteps).plan == rule.plan
 
 
 def test_a_number_reads_the_same_on_every_tab(workshop):
