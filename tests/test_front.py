@@ -258,7 +258,7 @@ def test_a_study_resumes_and_every_stage_follows(judged_workshop, tmp_path, monk
     assert len(drawn) == 3
     again = json.loads(path.read_text())
     assert [r["fid"] for r in again] == pytest.approx([r["fid"] for r in rows])
-    one = study.Configuration(None, "UniPC", 3, 1.5, "tuner ×9")
+    one = Configuration(None, "UniPC", 3, 1.5, "tuner ×9")
     for stage in ("judge", "time"):
         rows, hours = study.Rows(path), 1.0
         assert study.run_stage(judged_workshop, stage, rows, hours, torch.float32, more=[one])

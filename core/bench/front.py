@@ -42,6 +42,7 @@ from ..tuner.front_rows import (
 )
 from ..tuner.quality import draw, networks_of
 from ..tuner.record import TOLERANCE
+from ..tuner.space import REUSE_FROM, SOLVERS
 from ..workshop.study import load_study
 from ..workshop.workshop import Workshop, get_workshop
 from .front_table import as_good_sentences, budget_table, contender_table
@@ -49,14 +50,12 @@ from .row_file import RowFile, circumstances, file_beside
 from .searches import TUNER, WHOLE
 from .studies import AUTO, DTYPES, STUDIES, dtype_of, picture_scores, print_progress
 
-SOLVERS = ("UniPC", "DPM-Solver++", "DDIM")
 STEPS = (10, 8, 7, 6, 5, 4, 20, 50)  # in the order of worth
 LONG = 20  # from so many steps a row costs as much as three
 TARGETS = (0.33, 0.5, 0.2)
 SCALES = (1.0, 0.8, 1.3)  # of the model's own guidance
 CHOOSING: dict[str, Any] = {"n": 500, "seeds": (7,)}
 JUDGING: dict[str, Any] = {"n": 2000, "seeds": (0, 1, 2)}
-REUSED_FROM = 5  # sampling steps
 TIE = 1.02  # of the lowest FID: nearer is no difference in so few pictures
 OFF = ", guidance off early"
 ROUNDS, BATCH = 5, 16  # of the timing
@@ -74,7 +73,7 @@ def contenders(workshop: Workshop, solver: str, steps: int, guidance: float) -> 
         plans[f"uniform {target}"] = own["Uniform"]
     for name, plan in list(plans.items()):
         plans[name + OFF] = plan.with_guidance(early=1)
-    if steps >= REUSED_FROM:
+    if steps >= REUSE_FROM:
         every_second: dict[str, Any] = {"reuse": (2, 2, 2)}
         forecast = every_second | {"reuse_order": 1}
         plans["reuse 2"] = replace(plans["dense"], **every_second)
